@@ -1,0 +1,57 @@
+"""What a result was measured with: versions and device, for every JSON that the project writes."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python, JAX, NumPy and this project, and the device that computes.
+
+    >>> environment()["jax"] == jax.__version__
+    True
+    """
+    device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    return {
+        "manual_grad": importlib.metadata.version("manual-grad"),
+        "python": platform.python_version(),
+        **versions,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "device": device.platform,
+        "device_kind": device.device_kind,
+        "threads": os.cpu_count(),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON under a temporary name in the same folder, then rename it.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written; nothing is left behind.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
+    ) as part:
+        try:
+            part.write(text)
+            part.close()
+            os.chmod(part.name, 0o666 & ~_umask())
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

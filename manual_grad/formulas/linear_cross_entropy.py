@@ -1,0 +1,92 @@
+"""The last linear layer and softmax cross-entropy as one, for many classes. Lectures A and D.
+
+    logits = H W        J = −(1/N) Σ_i ln softmax(logits_i)[y_i]
+
+The N×V logits would be the largest array of the whole network. Here they exist for a chunk of samples at a
+time, and the gradients are made in the same sweep, while those are at hand.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+from manual_grad.formulas.border import Scalar, checked, require, require_labels_in_range
+from manual_grad.formulas.softmax import (
+    softmax_cross_entropy_with_integer_labels_bwd,
+    softmax_cross_entropy_with_integer_labels_fwd,
+)
+
+
+@checked
+def linear_cross_entropy_fwd(
+    hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Integer[Array, " N"], *, chunk: int = 128
+):
+    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10] [B-13]
+
+    Args:
+        hidden: the last layer's input, (N, D).
+        W: its weights, (D, V).
+        labels: (N,), integers from 0 to V − 1.
+        chunk: how many samples at a time; chunk × V logits exist at once.
+    Returns:
+        ``(J, res)``: J scalar, ``res = (dhidden, dW)`` of the plain gradient.
+    Raises:
+        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
+    Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
+
+    >>> J, _ = linear_cross_entropy_fwd(jnp.eye(2), 1e4 * jnp.eye(2), jnp.array([0, 0]))
+    >>> float(J)
+    5000.0
+    """
+    N, V = len(hidden), W.shape[1]
+    require(
+        isinstance(chunk, int) and chunk >= 1,
+        f"linear_cross_entropy_fwd: chunk is {chunk!r}, expected 1 or more",
+    )
+    require_labels_in_range("linear_cross_entropy_fwd", labels, V)
+    n = min(chunk, N)
+    whole = N - N % n
+    wide = jnp.promote_types(W.dtype, jnp.float32)  # sums over many chunks, at least in float32
+
+    def sweep(total: tuple[Array, Array], part: tuple[Array, Array]):
+        J, dh, dW = _one_chunk(part[0], part[1], W, N)
+        return (total[0] + J, total[1] + dW), dh
+
+    total = jnp.zeros((), wide), jnp.zeros(W.shape, wide)
+    parts = hidden[:whole].reshape(-1, n, hidden.shape[1]), labels[:whole].reshape(-1, n)
+    total, dhidden = lax.scan(sweep, total, parts)
+    dhidden = dhidden.reshape(whole, -1)
+    if whole < N:
+        total, rest = sweep(total, (hidden[whole:], labels[whole:]))
+        dhidden = jnp.concatenate([dhidden, rest])
+    J, dW = total
+    return J.astype(hidden.dtype), (dhidden, dW.astype(W.dtype))
+
+
+def _one_chunk(h: Array, y: Array, W: Array, N: int) -> tuple[Array, Array, Array]:
+    """``(J, dh, dW)``: this chunk's part of the mean over all N samples."""
+    share = len(h) / N
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [B-13]
+    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, share)  # [A-10] [B-14]
+    return share * J, dlogits @ W.T, h.T @ dlogits
+
+
+@checked
+def linear_cross_entropy_bwd(res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar):
+    """Scale the gradients that the forward sweep has made by ``dJ``. [A-10]
+
+    Args:
+        res: ``(dhidden, dW)`` of the plain gradient.
+        dJ: cotangent of the loss.
+    Returns:
+        ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: as the forward pass.
+
+    >>> _, res = linear_cross_entropy_fwd(jnp.ones((1, 1)), jnp.zeros((1, 2)), jnp.array([0]))
+    >>> linear_cross_entropy_bwd(res, 4.0)[1].tolist()
+    [[-2.0, 2.0]]
+    """
+    dhidden, dW = res
+    return dJ * dhidden, dJ * dW

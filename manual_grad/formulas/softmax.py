@@ -1,0 +1,441 @@
+"""Softmax, cross-entropy and the two together, samples in rows and in columns. Lectures A, B and D.
+
+    ŷ = softmax(l)        J = −(1/N) Σ y ln ŷ        ∂J/∂l = −(1/N)(y − ŷ)
+
+Stable for every finite logit, by subtracting each sample's largest. At ±∞ the value is the limit where there
+is one (a lone +∞ takes all the probability, −∞ takes none) and NaN where there is none (two +∞, or all −∞).
+A term of the loss with label 0 is 0, whatever its probability.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from manual_grad.formulas.border import Label, Scalar, checked, require_labels_in_range
+
+
+def _normalise(logits: Float[Array, "... K"]):
+    """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum."""
+    top = logits.max(axis=-1, keepdims=True)
+    shifted = jnp.where(logits == top, 0, logits - top)  # 0 also at a lone +∞, where ∞ − ∞ is NaN
+    exps = jnp.exp(shifted)
+    total = exps.sum(axis=-1, keepdims=True)
+    return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
+
+
+def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
+    """y ln ŷ with 0 · ln 0 = 0."""
+    return jnp.where(labels == 0, 0, labels * logs)
+
+
+@checked
+def one_hot(
+    labels: Integer[Array, "*N"] | int | np.integer, K: int, dtype: Any = None
+) -> Float[Array, "*N K"]:
+    """1{k = y} for each class k; a row of NaN where y is no class, which no loss then hides. [B-10]
+
+    Args:
+        labels: integers from 0 to K − 1, any shape.
+        K: the number of classes.
+        dtype: floating-point dtype, by default JAX's.
+    Returns:
+        The shape of ``labels`` with an axis of K behind it.
+    Raises:
+        InputError: ``labels`` are not integers.
+    Source: Lecture B, page 3: 1[y = k].
+
+    >>> one_hot(jnp.array([1, 0]), 3).tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    y = jnp.asarray(labels)[..., None]
+    hot = (y == jnp.arange(K, dtype=y.dtype)).astype(dtype or jnp.result_type(float))
+    return jnp.where((y >= 0) & (y < K), hot, jnp.nan)  # [B-10]
+
+
+@checked
+def softmax_fwd(logits: Float[Array, "*N K"]):
+    """ŷ_k = e^{l_k} / Σ_j e^{l_j} over the last axis. [A-07] [D-03]
+
+    Args:
+        logits: (…, K).
+    Returns:
+        ``(probs, probs)``, (…, K); each row sums to 1.
+    Raises:
+        InputError: ``logits`` is no floating-point array with at least one axis.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> softmax_fwd(jnp.array([7.0, 7.0]))[0].tolist()
+    [0.5, 0.5]
+    """
+    _, exps, total = _normalise(logits)
+    probs = exps / total  # [A-07]
+    return probs, probs
+
+
+@checked
+def softmax_bwd(res: Float[Array, "*N K"], dprobs: Float[Array, "*N K"]):
+    """Pull ``dprobs`` back through softmax without its K×K Jacobian. [A-08]
+
+        ∂J/∂l_j = dŷ_j ŷ_j − ŷ_j Σ_k dŷ_k ŷ_k
+
+    Args:
+        res: probs, (…, K).
+        dprobs: cotangent dŷ, (…, K).
+    Returns:
+        ``(dlogits,)``, (…, K); each row sums to 0.
+    Raises:
+        InputError: the two are not of one shape and dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> softmax_bwd(jnp.array([0.5, 0.5]), jnp.array([4.0, 0.0]))[0].tolist()
+    [1.0, -1.0]
+    """
+    probs = res
+    dlogits = probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))  # [A-08]
+    return (dlogits,)
+
+
+@checked
+def jac_softmax_logits_blocks(logits: Float[Array, "*N K"]) -> Float[Array, "*N K K"]:
+    """One sample's softmax Jacobian for each sample: diag(ŷ) − ŷŷᵀ. [A-07] [D-05]
+
+        ∂ŷ_k/∂l_j = ŷ_j (1 − ŷ_j) where k = j, −ŷ_k ŷ_j elsewhere
+
+    Args:
+        logits: (…, K).
+    Returns:
+        (…, K, K), the blocks on the diagonal of :func:`jac_softmax_logits`.
+    Raises:
+        InputError: ``logits`` is no floating-point array with at least one axis.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jac_softmax_logits_blocks(jnp.array([7.0, 7.0])).tolist()
+    [[0.25, -0.25], [-0.25, 0.25]]
+    """
+    probs = softmax_fwd(logits)[0]
+    eye = jnp.eye(logits.shape[-1], dtype=probs.dtype)
+    return probs[..., None, :] * (eye - probs[..., :, None])  # [A-07]
+
+
+@checked
+def jac_softmax_logits(logits: Float[Array, "*N K"]) -> Float[Array, "..."]:
+    """∂ŷ/∂l of shape ``logits.shape + logits.shape``: block-diagonal over the samples. [A-07]
+
+    Args:
+        logits: (K,) or (…, K).
+    Returns:
+        (K, K) or (…, K, …, K); zero between different samples.
+    Raises:
+        InputError: ``logits`` is no floating-point array with at least one axis.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jac_softmax_logits(jnp.zeros((3, 2))).shape
+    (3, 2, 3, 2)
+    """
+    K = logits.shape[-1]
+    blocks = jac_softmax_logits_blocks(logits).reshape(-1, K, K)
+    same = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
+    return jnp.where(same, blocks[:, :, None, :], 0).reshape(logits.shape * 2)  # [A-07]
+
+
+@checked
+def cross_entropy_fwd(probs: Float[Array, "N K"], labels: Float[Array, "N K"]):
+    """J = −(1/N) Σ_i Σ_k y_ik ln ŷ_ik. [A-09] [D-04]
+
+    Args:
+        probs: ŷ, (N, K).
+        labels: y, (N, K), one-hot or any distribution.
+    Returns:
+        ``(J, res)``: J scalar.
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> round(float(cross_entropy_fwd(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]]))[0]), 4)
+    0.6931
+    """
+    J = -_labels_times(labels, jnp.log(probs)).sum(axis=-1).mean()  # [A-09]
+    return J, (probs, labels)
+
+
+@checked
+def cross_entropy_bwd(res: tuple[Float[Array, "N K"], Float[Array, "N K"]], dJ: Scalar):
+    """Pull ``dJ`` back through cross-entropy. [A-09] [D-04]
+
+        dŷ_k = −(1/N) y_k / ŷ_k
+
+    Args:
+        res: ``(probs, labels)``.
+        dJ: cotangent of the loss.
+    Returns:
+        ``(dprobs, dlabels)``, each (N, K).
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> res = cross_entropy_fwd(jnp.array([[0.25, 0.75]]), jnp.array([[1.0, 0.0]]))[1]
+    >>> cross_entropy_bwd(res, 1.0)[0].tolist()
+    [[-4.0, 0.0]]
+    """
+    probs, labels = res
+    N = len(probs)
+    dprobs = jnp.where(labels == 0, 0, -1 / N * dJ * labels / probs)  # [A-09]
+    dlabels = -1 / N * dJ * jnp.log(probs)
+    return dprobs, dlabels
+
+
+@checked
+def jac_cross_entropy_probs(probs: Float[Array, "N K"], labels: Float[Array, "N K"]) -> Float[Array, "N K"]:
+    """∂J/∂ŷ of the scalar loss: −(1/N) y/ŷ. [A-09]
+
+    Args:
+        probs, labels: (N, K).
+    Returns:
+        (N, K).
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jac_cross_entropy_probs(jnp.array([[0.25, 0.75]]), jnp.array([[1.0, 0.0]])).tolist()
+    [[-4.0, 0.0]]
+    """
+    return cross_entropy_bwd((probs, labels), 1.0)[0]  # [A-09]
+
+
+@checked
+def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, "N K"]):
+    """J = −(1/N) Σ y ln softmax(l). [A-10]
+
+    Args:
+        logits: (N, K).
+        labels: (N, K), one-hot, smoothed, or with rows of any sum.
+    Returns:
+        ``(J, res)``: J scalar, ``res = (probs, log_probs, labels)``.
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> J, _ = softmax_cross_entropy_fwd(jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1.0]]))
+    >>> float(J)
+    10000.0
+    """
+    shifted, exps, total = _normalise(logits)
+    log_probs = shifted - jnp.log(total)
+    J = -_labels_times(labels, log_probs).sum(axis=-1).mean()  # [A-10]
+    return J, (exps / total, log_probs, labels)
+
+
+@checked
+def softmax_cross_entropy_bwd(
+    res: tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]], dJ: Scalar
+):
+    """Pull ``dJ`` back through softmax and cross-entropy at once. [A-10] [D-06]
+
+        dlogits_ik = dJ/N (p_ik Σ_j y_ij − y_ik)        = −(1/N)(y − p) where each row of y sums to 1
+
+    Args:
+        res: ``(probs, log_probs, labels)``, each (N, K).
+        dJ: cotangent of the loss.
+    Returns:
+        ``(dlogits, dlabels)``, each (N, K). Each row of dlogits sums to 0.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: Lecture A, "The MOST important thing", the line before Σ y = 1 is used.
+
+    >>> res = softmax_cross_entropy_fwd(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]))[1]
+    >>> softmax_cross_entropy_bwd(res, 1.0)[0].tolist()
+    [[-0.5, 0.5]]
+    """
+    probs, log_probs, labels = res
+    N = len(probs)
+    dlogits = 1 / N * dJ * (probs * labels.sum(axis=-1, keepdims=True) - labels)  # [A-10]
+    dlabels = -1 / N * dJ * log_probs
+    return dlogits, dlabels
+
+
+@checked
+def jac_softmax_cross_entropy_logits(
+    logits: Float[Array, "N K"], labels: Float[Array, "N K"]
+) -> Float[Array, "N K"]:
+    """∂J/∂l as the product of the two Jacobians, (A-09)(A-07). [A-10]
+
+    Args:
+        logits, labels: (N, K).
+    Returns:
+        (N, K).
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jac_softmax_cross_entropy_logits(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
+    [[-0.5, 0.5]]
+    """
+    dJ_dprobs = jac_cross_entropy_probs(softmax_fwd(logits)[0], labels)
+    return jnp.tensordot(dJ_dprobs, jac_softmax_logits(logits), axes=2)  # [A-10]
+
+
+@checked
+def jac_softmax_cross_entropy_logits_one_hot(
+    logits: Float[Array, "N K"], labels: Float[Array, "N K"]
+) -> Float[Array, "N K"]:
+    """∂J/∂L = −(1/N)(Y − Ŷ), the lecture's last line. [A-10]
+
+    Holds only where each row of ``labels`` sums to 1 (one-hot, smoothed, a distribution): the caller's
+    promise. :func:`softmax_cross_entropy_bwd` holds for any labels.
+
+    Args:
+        logits: (N, K).
+        labels: (N, K), each row of sum 1.
+    Returns:
+        (N, K).
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jac_softmax_cross_entropy_logits_one_hot(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
+    [[-0.5, 0.5]]
+    """
+    Y, Y_hat = labels, softmax_fwd(logits)[0]
+    return -1 / len(Y) * (Y - Y_hat)  # [A-10]
+
+
+@checked
+def softmax_cross_entropy_with_integer_labels_fwd(logits: Float[Array, "N K"], labels: Integer[Array, " N"]):
+    """J = −(1/N) Σ_i ln p_{i, y_i}. [B-09] [B-13]
+
+    Args:
+        logits: (N, K).
+        labels: (N,), integers from 0 to K − 1.
+    Returns:
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.
+    Raises:
+        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+    Source: Lecture B, pages 3 and 5.
+
+    >>> J, _ = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[1e4, 0.0]]), jnp.array([1]))
+    >>> float(J)
+    10000.0
+    """
+    K = logits.shape[-1]
+    require_labels_in_range("softmax_cross_entropy_with_integer_labels_fwd", labels, K)
+    shifted, exps, total = _normalise(logits)
+    log_probs = shifted - jnp.log(total)
+    picked = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+    J = -jnp.where((labels >= 0) & (labels < K), picked, jnp.nan).mean()  # [B-13]
+    return J, (exps / total, labels)
+
+
+@checked
+def softmax_cross_entropy_with_integer_labels_bwd(
+    res: tuple[Float[Array, "N K"], Integer[Array, " N"]], dJ: Scalar
+):
+    """Pull ``dJ`` back through softmax cross-entropy with integer labels. [B-10] [B-14]
+
+        ∂J/∂s_k = (1/N)(p_k − 1{k = y})
+
+    Args:
+        res: ``(probs, labels)``.
+        dJ: cotangent of the loss.
+    Returns:
+        ``(dlogits,)``, (N, K): the integer labels have no cotangent. Where a label is no class its row is
+        NaN.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: Lecture B, pages 3 and 5, with the cases the right way round (B-E1).
+
+    >>> res = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[0.0, 0.0]]), jnp.array([0]))[1]
+    >>> softmax_cross_entropy_with_integer_labels_bwd(res, 1.0)[0].tolist()
+    [[-0.5, 0.5]]
+    """
+    probs, labels = res
+    N, K = probs.shape
+    dlogits = 1 / N * dJ * (probs - one_hot(labels, K, probs.dtype))  # [B-14]
+    return (dlogits,)
+
+
+@checked
+def softmax_cross_entropy_columns_fwd(Z: Float[Array, "K N"], Y: Float[Array, "K N"]):
+    """L = −(1/m) Σ y ln A with A = softmax(Z) over the classes, one sample a column. [D-03] [D-04]
+
+    Args:
+        Z: scores, (K, N).
+        Y: labels, (K, N).
+    Returns:
+        ``(L, res)``: L scalar.
+    Raises:
+        InputError: the two are not matrices of one shape and floating-point dtype.
+    Source: Lecture D, page 2.
+
+    >>> float(softmax_cross_entropy_columns_fwd(jnp.array([[1e4], [0.0]]), jnp.array([[0.0], [1.0]]))[0])
+    10000.0
+    """
+    return softmax_cross_entropy_fwd(Z.T, Y.T)  # [D-03] [D-04]
+
+
+@checked
+def softmax_cross_entropy_columns_bwd(
+    res: tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]], dL: Scalar
+):
+    """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14]
+
+    Args:
+        res: what the forward pass returned.
+        dL: cotangent of the loss.
+    Returns:
+        ``(dZ, dY)``, each (K, N).
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+    Source: Lecture D, page 3, with the 1/m that later pages drop (D-E4).
+
+    >>> res = softmax_cross_entropy_columns_fwd(jnp.zeros((2, 1)), jnp.array([[1.0], [0.0]]))[1]
+    >>> softmax_cross_entropy_columns_bwd(res, 1.0)[0].tolist()
+    [[-0.5], [0.5]]
+    """
+    dlogits, dlabels = softmax_cross_entropy_bwd(res, dL)
+    return dlogits.T, dlabels.T  # [D-06]
+
+
+@checked
+def cross_entropy_of_scores_fwd(s: Float[Array, " c"], y: Label):
+    """J = −ln(e^{s_y} / Σ_j e^{s_j}), one sample, by log-sum-exp. [B-09]
+
+    Args:
+        s: scores, (c,).
+        y: the class, an integer from 0 to c − 1.
+    Returns:
+        ``(J, res)``: J scalar; NaN under ``jit`` where y is no class.
+    Raises:
+        InputError: a shape or dtype does not fit; y is out of range (eagerly).
+    Source: Lecture B, page 3.
+
+    >>> float(cross_entropy_of_scores_fwd(jnp.array([1e4, 0.0]), 1)[0])
+    10000.0
+    """
+    require_labels_in_range("cross_entropy_of_scores_fwd", y, len(s))
+    J, (probs, labels) = softmax_cross_entropy_with_integer_labels_fwd(
+        s[None], jnp.asarray(y)[None]
+    )  # [B-09]
+    return J, (probs[0], labels[0])
+
+
+@checked
+def cross_entropy_of_scores_bwd(res: tuple[Float[Array, " c"], Label], dJ: Scalar):
+    """Pull ``dJ`` back to one sample's scores: p_k − 1{k = y}. [B-10]
+
+    Args:
+        res: ``(p, y)``.
+        dJ: cotangent of the loss.
+    Returns:
+        ``(ds,)``, (c,).
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: Lecture B, page 3, with the cases the right way round (B-E1).
+
+    >>> cross_entropy_of_scores_bwd(cross_entropy_of_scores_fwd(jnp.zeros(2), 0)[1], 1.0)[0].tolist()
+    [-0.5, 0.5]
+    """
+    p, y = res
+    ds = dJ * (p - one_hot(y, len(p), p.dtype))  # [B-10]
+    return (ds,)

@@ -1,0 +1,192 @@
+"""What a lecture's ledger is made of: equations, errata, the claims they make, and how inputs are drawn.
+
+A claim binds a hand-derived formula to a plain forward function in ``reference/``. It says nothing of how the
+two are compared: :mod:`manual_grad.verify` does that, with every oracle that fits the claim's kind.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Kind = Literal["value", "gradient", "jacobian"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random inputs of one dtype from one generator; every claim draws its own, so order does not matter.
+
+    >>> draw = Draw(np.random.default_rng(0), jnp.float32)
+    >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
+    ((2, 3), 'i', 1.0)
+    """
+
+    rng: np.random.Generator
+    dtype: Any = jnp.float64
+
+    def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:
+        """Gaussian entries with standard deviation ``scale``."""
+        return jnp.asarray(scale * self.rng.standard_normal(shape), self.dtype)
+
+    def positive(self, *shape: int) -> jax.Array:
+        """Entries between ½ and 2, of any sum."""
+        return jnp.asarray(self.rng.uniform(0.5, 2.0, shape), self.dtype)
+
+    def distribution(self, *shape: int) -> jax.Array:
+        """Positive entries whose last axis sums to 1."""
+        raw = self.rng.uniform(0.2, 1.0, shape)
+        return jnp.asarray(raw / raw.sum(axis=-1, keepdims=True), self.dtype)
+
+    def labels(self, N: int, K: int) -> jax.Array:
+        """N integer labels from 0 to K − 1."""
+        return jnp.asarray(self.rng.integers(0, K, N))
+
+    def one_hot(self, N: int, K: int) -> jax.Array:
+        """N one-hot rows."""
+        return jnp.asarray(np.eye(K)[self.rng.integers(0, K, N)], self.dtype)
+
+    def layers(self, *widths: int, rows: bool) -> list[tuple[jax.Array, jax.Array]]:
+        """Pairs (W, b) from width to width, W scaled so that the signal keeps its size."""
+        pairs = []
+        for fan_in, fan_out in itertools.pairwise(widths):
+            shape = (fan_in, fan_out) if rows else (fan_out, fan_in)
+            pairs.append((self.normal(*shape, scale=(2 / fan_in) ** 0.5), self.normal(fan_out, scale=0.3)))
+        return pairs
+
+    def like(self, tree: Any) -> Any:
+        """A Gaussian array for each array of ``tree``: a random cotangent."""
+        return jax.tree.map(lambda leaf: self.normal(*leaf.shape), tree)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that an equation says, in a form that can be run.
+
+    Attributes:
+        kind: ``value``: formula and reference give the same; ``gradient``: the formula pulls a cotangent back
+            as the reference's derivative does; ``jacobian``: the formula is the reference's Jacobian.
+        reference: the plain forward function; its parameters go by the names of the inputs.
+        wrt: the names of what is differentiated by (for a value: what it is called).
+        inputs: draws the inputs, name → array, pytree or setting.
+        formulas: every way in which the project computes it, name → function. A value or Jacobian is called
+            as ``formula(**inputs)``, a gradient as ``formula(dout, **inputs)``; a dict by name, a tuple in
+            the order of ``wrt``, or one array comes back.
+        at: where the reference takes other inputs than the formula (a hidden layer's value), those.
+        says: which of the equation's readings this is, where there are several.
+    """
+
+    kind: Kind
+    reference: Callable[..., Any]
+    wrt: tuple[str, ...]
+    inputs: Callable[[Draw], dict[str, Any]]
+    formulas: Mapping[str, Callable[..., Any]]
+    at: Callable[..., dict[str, Any]] | None = None
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An equation of a lecture: how it is printed, how it holds, and the claims that prove it.
+
+    Attributes:
+        tag: the ledger's tag, such as ``A-10``.
+        title: what it says, in a line.
+        section: where in the lecture.
+        printed: LaTeX as the lecture prints it.
+        claims: what is compared.
+        corrected: LaTeX as it holds, where that differs.
+        note: how the sources read, where they differ.
+    """
+
+    tag: str
+    title: str
+    section: str
+    printed: str
+    claims: Sequence[Claim]
+    corrected: str = ""
+    note: str = ""
+
+    @property
+    def lecture(self) -> str:
+        """The lecture's letter."""
+        return self.tag[0]
+
+
+@dataclass(frozen=True)
+class Erratum:
+    """An equation that a lecture prints wrongly, with both versions as claims that run.
+
+    Attributes:
+        tag: the ledger's tag, such as ``A-E1``.
+        title: what is wrong, in a line.
+        section: where in the lecture.
+        printed, corrected: LaTeX of both versions.
+        corrects: the tag of the equation that holds.
+        why: why the printed version is wrong.
+        claim: what both are held against; its formulas are those that hold.
+        as_printed: the printed version, called like the claim's formulas. It gives another number, another
+            shape, or an error because its shapes clash.
+        note: how the sources read, where they differ.
+    """
+
+    tag: str
+    title: str
+    section: str
+    printed: str
+    corrected: str
+    corrects: str
+    why: str
+    claim: Claim
+    as_printed: Callable[..., Any] = field(repr=False)
+    note: str = ""
+
+    @property
+    def lecture(self) -> str:
+        """The lecture's letter."""
+        return self.tag[0]
+
+
+def differentiable(value: Any) -> bool:
+    """Whether ``value`` is an array, or a pytree of arrays, of floating-point numbers.
+
+    >>> [differentiable(v) for v in (jnp.ones(2), [(jnp.ones(2),)], jnp.arange(2), "SAME", 2)]
+    [True, True, False, False, False]
+    """
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(jnp.issubdtype(getattr(v, "dtype", int), jnp.floating) for v in leaves)
+
+
+def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:
+    """A ``_fwd``/``_bwd`` pair as one formula: the cotangent of each floating-point input, by its name.
+
+    >>> from manual_grad.formulas.mse import mse_fwd, mse_bwd
+    >>> grads = pulled(mse_fwd, mse_bwd)(1.0, y_hat=jnp.ones(1), y=jnp.zeros(1))
+    >>> {name: g.tolist() for name, g in grads.items()}
+    {'y_hat': [2.0], 'y': [-2.0]}
+    """
+    order = list(inspect.signature(fwd).parameters)
+
+    def formula(dout: Any, **inputs: Any) -> dict[str, Any]:
+        names = [name for name in order if name in inputs and differentiable(inputs[name])]
+        return dict(zip(names, bwd(fwd(**inputs)[1], dout), strict=True))
+
+    return formula
+
+
+def named(fwd: Callable, grads: Callable) -> Callable[..., dict[str, Any]]:
+    """A ``_fwd``/``_grads`` pair as one formula: ``dW2`` comes back under the name ``W2``."""
+
+    def formula(dout: Any, **inputs: Any) -> dict[str, Any]:
+        return {name.removeprefix("d"): g for name, g in grads(fwd(**inputs)[1], dout).items()}
+
+    return formula
+
+
+def value_of(fwd: Callable) -> Callable[..., Any]:
+    """The output of a ``_fwd`` function, without its residuals."""
+    return lambda **inputs: fwd(**inputs)[0]

@@ -1,0 +1,1 @@
+"""Judges gradients: compares every claim of the lectures with the oracles in ``reference/``."""

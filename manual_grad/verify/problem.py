@@ -1,0 +1,180 @@
+"""A claim with its inputs drawn, and the oracles asked about it.
+
+The truth is computed in float64 from the very numbers that the formula is given, whatever their dtype.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.formulas.border import describe
+from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.verify.compare import TOLERANCES, Comparison, compare
+from reference import oracles
+
+PROJECTED_ABOVE = (
+    2048  # entries above which forward mode is asked for random projections, not for every entry
+)
+DIRECTIONS = 4
+
+Check = Callable[[tuple], list[Comparison]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A claim at one point.
+
+    Attributes:
+        claim: what is claimed.
+        dtype: the floating-point dtype of the formulas.
+        inputs: what the formulas are given.
+        at: what the reference is given, in float64.
+        dout: the random cotangent of the reference's output, in ``dtype``; None unless it takes one.
+    """
+
+    claim: Claim
+    dtype: Any
+    inputs: dict[str, Any]
+    at: dict[str, Any]
+    dout: Any
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative error that passes."""
+        return TOLERANCES[self.dtype.name]
+
+    @property
+    def primals(self) -> tuple:
+        """What the reference is differentiated by."""
+        return tuple(self.at[name] for name in self.claim.wrt)
+
+    def forward(self, *primals: Any) -> Any:
+        """The reference as a function of what it is differentiated by."""
+        return self.claim.reference(**{**self.at, **dict(zip(self.claim.wrt, primals, strict=True))})
+
+    def described(self) -> dict[str, str]:
+        """Name → dtype and shape of each input."""
+        return {
+            name + jax.tree_util.keystr(path): describe(leaf)
+            for name, value in self.inputs.items()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(value)
+        }
+
+    def answer_of(self, formula: Callable) -> tuple:
+        """What the formula gives, in the order of ``wrt``."""
+        wrt, dout = self.claim.wrt, () if self.dout is None else (self.dout,)
+        got = _compiled(lambda *dout, **inputs: formula(*dout, **inputs), *dout, **self.inputs)
+        if isinstance(got, dict) and set(wrt) <= set(got):
+            return tuple(got[name] for name in wrt)
+        return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
+
+
+def pose(claim: Claim, draw: Draw) -> Problem:
+    """Draw a claim's inputs, and a random cotangent where it needs one."""
+    inputs = claim.inputs(draw)
+    exact = jax.tree.map(_float64, inputs)
+    problem = Problem(claim, draw.dtype, inputs, claim.at(**exact) if claim.at else exact, None)
+    if claim.kind != "gradient":
+        return problem
+    out = jax.eval_shape(problem.forward, *problem.primals)
+    return Problem(claim, problem.dtype, inputs, problem.at, draw.like(out))
+
+
+def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
+    """Every oracle that fits the claim, asked once: name → what compares an answer with it."""
+    claim, fn = problem.claim, problem.forward
+    if claim.kind == "value":
+        return {"value": _leaf_by_leaf(problem, (_compiled(claim.reference, **problem.at),))}
+    if claim.kind == "jacobian":
+        return {
+            "reverse": _leaf_by_leaf(
+                problem, jax.jit(partial(oracles.jacobian_reverse, fn))(problem.primals)
+            ),
+            "forward": _leaf_by_leaf(
+                problem, jax.jit(partial(oracles.jacobian_forward, fn))(problem.primals)
+            ),
+        }
+    dout = jax.tree.map(_float64, problem.dout)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(problem.primals))
+    reverse = jax.jit(partial(oracles.reverse, fn))(problem.primals, dout)
+    if entries > PROJECTED_ABOVE:
+        return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _projected(problem, dout, draw)}
+    forward = jax.jit(partial(oracles.forward, fn))(problem.primals, dout)
+    return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _leaf_by_leaf(problem, forward)}
+
+
+def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
+    """Compares an answer with the truth, array by array."""
+
+    def check(got: tuple) -> list[Comparison]:
+        if len(got) != len(want):
+            detail = f"got {len(got)} results, expected {len(want)}"
+            return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
+        return [
+            comparison
+            for name, g, w in zip(problem.claim.wrt, got, want, strict=True)
+            for comparison in compare(g, w, problem.dtype, name)
+        ]
+
+    return check
+
+
+def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
+    """Compares an answer with forward mode along random directions: ⟨g, v⟩ with ⟨dout, J v⟩, array by array.
+
+    For Gaussian v the difference is Gaussian with the standard deviation ‖g − gradient‖, so over the norm of
+    the gradient it estimates the relative error in the 2-norm.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(problem.primals)
+    names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
+    leaves, tree = jax.tree.flatten(problem.primals)
+    drawn = [draw.rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
+    alone = [np.zeros((len(leaves), *v.shape)) for v in drawn]  # each leaf moves alone; all in one program
+    for i, v in enumerate(drawn):
+        alone[i][i] = v
+    directions = (jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone]),)
+    project = partial(oracles.forward_projections, lambda primals: problem.forward(*primals))
+    want = np.reshape(jax.jit(project)((problem.primals,), dout, directions)[0], (len(leaves), DIRECTIONS))
+
+    def check(got: tuple) -> list[Comparison]:
+        if str(jax.tree.structure(got)) != str(tree):
+            detail = f"got the structure {jax.tree.structure(got)}, expected {tree}"
+            return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
+        return [
+            _along(name, np.asarray(g, np.float64), v, w)
+            for name, g, v, w in zip(names, jax.tree.leaves(got), drawn, want, strict=True)
+        ]
+
+    return check
+
+
+def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray) -> Comparison:
+    if directions.shape[1:] != got.shape:
+        detail = f"got the shape {got.shape}, expected {directions.shape[1:]}"
+        return Comparison(name, float("inf"), detail)
+    along = directions.reshape(len(directions), -1) @ got.ravel()
+    scale = max(np.linalg.norm(got), np.sqrt(np.mean(want**2))) or 1.0
+    errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
+    worst = int(np.argmax(errors))
+    detail = f"along random direction {worst}: got {along[worst]:.6g}, expected {want[worst]:.6g}"
+    return Comparison(name, float(errors[worst]), detail)
+
+
+def _compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
+    """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are."""
+    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
+    arrays = {name: v for name, v in inputs.items() if name not in settings}
+    return jax.jit(lambda args, arrays: fn(*args, **arrays, **settings))(args, arrays)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array)
+
+
+def _float64(leaf: Any) -> Any:
+    return leaf.astype(jnp.float64) if jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating) else leaf

@@ -1,0 +1,123 @@
+"""The judges: the derivatives of `fn(*primals)` by JAX, in reverse and in forward mode.
+
+Only floating-point primals are differentiated. A primal with a leaf of any other type (integer labels, a
+Python int) is passed to `fn` as it is and has no entry in the result, so each result holds one entry for each
+floating-point primal, in order. Primals and outputs may be pytrees; every output must be floating-point.
+A primal without leaves (an empty list of layers) is answered with itself.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def reverse(fn: Callable, primals: tuple, dout: PyTree) -> tuple:
+    """The cotangents Jᵀ dout by reverse mode, `jax.vjp`: each of its primal's shape."""
+    fn, primals = _floating_only(fn, primals)
+    out, pullback = jax.vjp(fn, *primals)
+    return pullback(_like(out, dout))
+
+
+def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 64) -> tuple:
+    """The same cotangents by forward mode alone: entry k is ⟨dout, J e_k⟩, by `jax.jvp` on each basis vector.
+
+    No transposition rule takes part. It costs one forward pass an entry, `batch_size` of them at a time.
+    """
+    fn, primals = _floating_only(fn, primals)
+    dout = _like(jax.eval_shape(fn, *primals), dout)
+    leaves, tree = jax.tree.flatten(primals)
+
+    def cotangent(position: int) -> Array:
+        leaf = leaves[position]
+
+        def fn_of_leaf(value: Array) -> PyTree:
+            return fn(*jax.tree.unflatten(tree, [*leaves[:position], value, *leaves[position + 1 :]]))
+
+        def entry(k: Array) -> Array:
+            basis = jnp.zeros(leaf.size, leaf.dtype).at[k].set(1).reshape(leaf.shape)
+            return _inner(dout, jax.jvp(fn_of_leaf, (leaf,), (basis,))[1])
+
+        entries = jax.lax.map(entry, jnp.arange(leaf.size), batch_size=batch_size)
+        return entries.astype(leaf.dtype).reshape(leaf.shape)
+
+    return jax.tree.unflatten(tree, [cotangent(position) for position in range(len(leaves))])
+
+
+def forward_projections(
+    fn: Callable, primals: tuple, dout: PyTree, directions: tuple, batch_size: int = 64
+) -> tuple:
+    """For each floating-point primal, the array of ⟨dout, J v⟩ over its directions v, by `jax.jvp`.
+
+    `directions` holds one entry for each floating-point primal: the same tree, each leaf with a leading axis
+    that counts the directions.
+    """
+    fn, primals = _floating_only(fn, primals)
+    dout = _like(jax.eval_shape(fn, *primals), dout)
+
+    def projections(position: int) -> Array:
+        def fn_of_primal(value: PyTree) -> PyTree:
+            return fn(*primals[:position], value, *primals[position + 1 :])
+
+        def projection(v: PyTree) -> Array:
+            primal = primals[position]
+            return _inner(dout, jax.jvp(fn_of_primal, (primal,), (_like(primal, v),))[1])
+
+        return jax.lax.map(projection, jax.tree.map(jnp.asarray, directions[position]), batch_size=batch_size)
+
+    if len(directions) != len(primals):
+        raise ValueError(f"{len(primals)} floating-point primals, but {len(directions)} sets of directions")
+    return _each(projections, primals)
+
+
+def jacobian_reverse(fn: Callable, primals: tuple) -> tuple:
+    """The Jacobian for each primal by `jax.jacrev`: leaves of shape out.shape + primal.shape."""
+    fn, primals = _floating_only(fn, primals)
+    return _each(lambda position: jax.jacrev(fn, argnums=position)(*primals), primals)
+
+
+def jacobian_forward(fn: Callable, primals: tuple) -> tuple:
+    """The Jacobian for each primal by `jax.jacfwd`: leaves of shape out.shape + primal.shape."""
+    fn, primals = _floating_only(fn, primals)
+    return _each(lambda position: jax.jacfwd(fn, argnums=position)(*primals), primals)
+
+
+def _each(answer: Callable[[int], PyTree], primals: tuple) -> tuple:
+    """`answer(position)` for each primal; one without leaves stands as it is."""
+    return tuple(
+        answer(position) if jax.tree.leaves(primal) else primal for position, primal in enumerate(primals)
+    )
+
+
+def _floating_only(fn: Callable, primals: tuple) -> tuple[Callable, tuple]:
+    """`fn` as a function of its floating-point primals alone, and those primals as JAX arrays."""
+    floating = [
+        all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(primal))
+        for primal in primals
+    ]
+
+    def fn_of_floating(*values: PyTree) -> PyTree:
+        remaining = iter(values)
+        pairs = zip(floating, primals, strict=True)
+        return fn(*(next(remaining) if differentiated else fixed for differentiated, fixed in pairs))
+
+    kept = (primal for differentiated, primal in zip(floating, primals, strict=True) if differentiated)
+    return fn_of_floating, tuple(jax.tree.map(jnp.asarray, primal) for primal in kept)
+
+
+def _like(target: PyTree, value: PyTree) -> PyTree:
+    """`value` in the dtypes of `target`; a different shape is refused, never broadcast."""
+
+    def leaf_like(wanted: Array | jax.ShapeDtypeStruct, leaf: Array) -> Array:
+        if wanted.shape != jnp.shape(leaf):
+            raise ValueError(f"expected shape {wanted.shape}, got {jnp.shape(leaf)}")
+        return jnp.asarray(leaf, wanted.dtype)
+
+    return jax.tree.map(leaf_like, target, value)
+
+
+def _inner(left: PyTree, right: PyTree) -> Array:
+    """⟨left, right⟩ summed over all leaves."""
+    products = [jnp.sum(a * b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)]
+    return jnp.stack(products).sum()
