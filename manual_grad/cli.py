@@ -7,8 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -25,7 +27,9 @@ from manual_grad.lectures.digits import MissingExtra
 from manual_grad.verify import judge
 from manual_grad.verify.judge import Status, Verdict
 
-app = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(
+    no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+)
 
 
 class Dtype(StrEnum):
@@ -161,10 +165,14 @@ def _verify_all(entries: Sequence[Equation | Erratum], dtype: str, seed: int) ->
     verdicts = []
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("verifying", total=len(entries), at="")
-        for entry in entries:
-            progress.update(task, at=f"{entry.tag} {entry.title}")
-            verdicts.append(judge.verify(entry, dtype, seed))
-            progress.advance(task)
+        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
+        try:
+            results = pool.map(partial(judge.verify, dtype=dtype, seed=seed), entries)
+            for entry, verdict in zip(entries, results, strict=True):
+                progress.update(task, advance=1, at=f"{entry.tag} {entry.title}")
+                verdicts.append(verdict)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return verdicts
 
 

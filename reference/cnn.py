@@ -8,14 +8,16 @@ from reference.dense import dense_rows
 from reference.softmax import softmax_cross_entropy
 
 
-def cnn_scores(params: dict[str, Array], X: Float[Array, "N n_H n_W l_I"]) -> Float[Array, "N l_5"]:
-    """[A-11] X → Conv2D₁ → A¹ → Conv2D₂ → A² → flatten → Dense₄ → A⁴ → Dense₅ → Z⁵, VALID, stride 1.
-
-    ReLU after both convolutions and after Dense₄. params: K1, b1, K2, b2, W4, b4, W5, b5.
-    """
+def features(params: dict[str, Array], X: Float[Array, "N n_H n_W l_I"]) -> Float[Array, "N hwl"]:
+    """[A-11] X → Conv2D₁ → ReLU → A¹ → Conv2D₂ → ReLU → A² → flatten → A³; VALID, stride 1."""
     A1 = relu(conv2d(X, params["K1"], params["b1"]))  # [A-11]
     A2 = relu(conv2d(A1, params["K2"], params["b2"]))  # [A-11]
-    A3 = A2.reshape(A2.shape[0], -1)  # [A-11]
+    return A2.reshape(A2.shape[0], -1)  # [A-11]
+
+
+def cnn_scores(params: dict[str, Array], X: Float[Array, "N n_H n_W l_I"]) -> Float[Array, "N l_5"]:
+    """[A-11] X → … → A³ → Dense₄ → ReLU → A⁴ → Dense₅ → Z⁵. params: K1, b1, K2, b2, W4, b4, W5, b5."""
+    A3 = features(params, X)
     A4 = relu(dense_rows(A3, params["W4"], params["b4"]))  # [A-11]
     return dense_rows(A4, params["W5"], params["b5"])  # [A-11]
 

@@ -3,13 +3,13 @@
 Only floating-point primals are differentiated. A primal with a leaf of any other type (integer labels, a
 Python int) is passed to `fn` as it is and has no entry in the result, so each result holds one entry for each
 floating-point primal, in order. Primals and outputs may be pytrees; every output must be floating-point.
-A primal without leaves (an empty list of layers) is answered with itself.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 
@@ -27,67 +27,41 @@ def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 64) ->
     """
     fn, primals = _floating_only(fn, primals)
     dout = _like(jax.eval_shape(fn, *primals), dout)
-    leaves, tree = jax.tree.flatten(primals)
+    vector, unravel = ravel_pytree(primals)
 
-    def cotangent(position: int) -> Array:
-        leaf = leaves[position]
+    def entry(k: Array) -> Array:
+        basis = jnp.zeros_like(vector).at[k].set(1)
+        return _inner(dout, jax.jvp(fn, primals, unravel(basis))[1])
 
-        def fn_of_leaf(value: Array) -> PyTree:
-            return fn(*jax.tree.unflatten(tree, [*leaves[:position], value, *leaves[position + 1 :]]))
-
-        def entry(k: Array) -> Array:
-            basis = jnp.zeros(leaf.size, leaf.dtype).at[k].set(1).reshape(leaf.shape)
-            return _inner(dout, jax.jvp(fn_of_leaf, (leaf,), (basis,))[1])
-
-        entries = jax.lax.map(entry, jnp.arange(leaf.size), batch_size=batch_size)
-        return entries.astype(leaf.dtype).reshape(leaf.shape)
-
-    return jax.tree.unflatten(tree, [cotangent(position) for position in range(len(leaves))])
+    return unravel(jax.lax.map(entry, jnp.arange(vector.size), batch_size=batch_size).astype(vector.dtype))
 
 
 def forward_projections(
     fn: Callable, primals: tuple, dout: PyTree, directions: tuple, batch_size: int = 64
-) -> tuple:
-    """For each floating-point primal, the array of ⟨dout, J v⟩ over its directions v, by `jax.jvp`.
+) -> Array:
+    """⟨dout, J v⟩ for each direction v, by `jax.jvp`: what forward mode can say of many entries at once.
 
-    `directions` holds one entry for each floating-point primal: the same tree, each leaf with a leading axis
-    that counts the directions.
+    `directions` is built as the floating-point primals, each leaf with a leading axis that counts them.
     """
     fn, primals = _floating_only(fn, primals)
     dout = _like(jax.eval_shape(fn, *primals), dout)
 
-    def projections(position: int) -> Array:
-        def fn_of_primal(value: PyTree) -> PyTree:
-            return fn(*primals[:position], value, *primals[position + 1 :])
+    def projection(v: tuple) -> Array:
+        return _inner(dout, jax.jvp(fn, primals, _like(primals, v))[1])
 
-        def projection(v: PyTree) -> Array:
-            primal = primals[position]
-            return _inner(dout, jax.jvp(fn_of_primal, (primal,), (_like(primal, v),))[1])
-
-        return jax.lax.map(projection, jax.tree.map(jnp.asarray, directions[position]), batch_size=batch_size)
-
-    if len(directions) != len(primals):
-        raise ValueError(f"{len(primals)} floating-point primals, but {len(directions)} sets of directions")
-    return _each(projections, primals)
+    return jax.lax.map(projection, jax.tree.map(jnp.asarray, directions), batch_size=batch_size)
 
 
 def jacobian_reverse(fn: Callable, primals: tuple) -> tuple:
     """The Jacobian for each primal by `jax.jacrev`: leaves of shape out.shape + primal.shape."""
     fn, primals = _floating_only(fn, primals)
-    return _each(lambda position: jax.jacrev(fn, argnums=position)(*primals), primals)
+    return jax.jacrev(fn, argnums=tuple(range(len(primals))))(*primals)
 
 
 def jacobian_forward(fn: Callable, primals: tuple) -> tuple:
     """The Jacobian for each primal by `jax.jacfwd`: leaves of shape out.shape + primal.shape."""
     fn, primals = _floating_only(fn, primals)
-    return _each(lambda position: jax.jacfwd(fn, argnums=position)(*primals), primals)
-
-
-def _each(answer: Callable[[int], PyTree], primals: tuple) -> tuple:
-    """`answer(position)` for each primal; one without leaves stands as it is."""
-    return tuple(
-        answer(position) if jax.tree.leaves(primal) else primal for position, primal in enumerate(primals)
-    )
+    return jax.jacfwd(fn, argnums=tuple(range(len(primals))))(*primals)
 
 
 def _floating_only(fn: Callable, primals: tuple) -> tuple[Callable, tuple]:

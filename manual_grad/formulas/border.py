@@ -152,7 +152,7 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def require_labels_in_range(formula: str, labels: Any, K: int) -> None:
+def require_labels_in_range(formula: str, labels: Any, K: int, name: str = "labels") -> None:
     """Refuse integer labels outside 0…K−1, where their values can be seen.
 
     Under ``jit`` they cannot: there the loss and that sample's gradient become NaN (see
@@ -166,5 +166,5 @@ def require_labels_in_range(formula: str, labels: Any, K: int) -> None:
         where = ",".join(map(str, bad[0]))
         at = f"[{where}]" if where else ""
         raise InputError(
-            f"{formula}: labels{at} is {values[tuple(bad[0])]}, expected an integer from 0 to {K - 1}"
+            f"{formula}: {name}{at} is {values[tuple(bad[0])]}, expected an integer from 0 to {K - 1}"
         )

@@ -207,7 +207,7 @@ def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar):
     >>> float(product_of_sum_fwd(-2.0, 5.0, -4.0)[0])
     -12.0
     """
-    x, y, z = jnp.asarray(x), jnp.asarray(y), jnp.asarray(z)
+    x, y, z = (jnp.asarray(1.0 * v) for v in (x, y, z))  # an int becomes a float
     q = x + y
     f = q * z  # [C-01]
     return f, (q, z)

@@ -52,6 +52,7 @@ def cnn_fwd(params: dict[str, Any], X: Float[Array, "N H W C"], labels: Float[Ar
             is_float_array(params[name], ndim),
             f"cnn_fwd: params[{name!r}] is {describe(params[name])}, expected a float array with {ndim} axes",
         )
+    _check_shapes(params, X, labels.shape[1])
     K1, b1, K2, b2, W4, b4, W5, b5 = (params[name] for name in PARAMETERS)
     Z1, conv1 = conv2d_fwd(X, K1, b1)  # [A-11]
     A1, _ = relu_fwd(Z1)  # [A-11]
@@ -63,6 +64,27 @@ def cnn_fwd(params: dict[str, Any], X: Float[Array, "N H W C"], labels: Float[Ar
     Z5, _ = dense_rows_fwd(A4, W5, b5)  # [A-11]
     J, loss_res = softmax_cross_entropy_fwd(Z5, labels)  # [A-11]
     return J, (conv1, Z1, conv2, Z2, A3, W4, Z4, A4, W5, loss_res)
+
+
+def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
+    """Each parameter takes what the layer before it gives."""
+    (f1h, f1w, _, l1), (f2h, f2w, _, l2), l4 = params["K1"].shape, params["K2"].shape, params["W4"].shape[1]
+    h2, w2 = X.shape[1] - f1h - f2h + 2, X.shape[2] - f1w - f2w + 2
+    require(
+        h2 >= 1 and w2 >= 1,
+        f"cnn_fwd: params['K1'] is {describe(params['K1'])} and params['K2'] {describe(params['K2'])},"
+        f" expected both to fit into X {describe(X)}",
+    )
+    shapes = {
+        "K1": (f1h, f1w, X.shape[3], l1), "b1": (l1,), "K2": (f2h, f2w, l1, l2), "b2": (l2,),
+        "W4": (h2 * w2 * l2, l4), "b4": (l4,), "W5": (l4, K), "b5": (K,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        wanted = ",".join(map(str, shape))
+        require(
+            params[name].shape == shape,
+            f"cnn_fwd: params[{name!r}] is {describe(params[name])}, expected float[{wanted}]",
+        )
 
 
 CNNRes = tuple[

@@ -220,6 +220,7 @@ def network_squared_loss_fwd(
     >>> float(network_squared_loss_fwd([layer], jnp.array([3.0]), jnp.array([1.0]), activation="relu")[0])
     8.0
     """
+    _check_params("network_squared_loss_fwd", params, len(x), rows=False)
     z, res = mlp_columns_fwd(params, x[:, None], activation=activation)  # [C-02]
     y_hat = activation_pair("network_squared_loss_fwd", activation)[0](z[:, 0])[0]  # [C-02]
     require(
@@ -292,7 +293,7 @@ def flatten_columns_fwd(images: Float[Array, "N H W"]):
     Args:
         images: (N, H, W).
     Returns:
-        ``(X, (H, W))``: X (H·W, N).
+        ``(X, images)``: X (H·W, N).
     Raises:
         InputError: ``images`` is no floating-point array of three axes.
     Source: Lecture D, page 1.
@@ -301,28 +302,26 @@ def flatten_columns_fwd(images: Float[Array, "N H W"]):
     [[1.0], [2.0], [3.0], [4.0]]
     """
     N, H, W = images.shape
-    return images.reshape(N, H * W).T, (H, W)  # [D-01]
+    return images.reshape(N, H * W).T, images  # [D-01]
 
 
 @checked
-def flatten_columns_bwd(res: tuple[int, int], dX: Float[Array, "HW N"]):
+def flatten_columns_bwd(res: Float[Array, "N H W"], dX: Float[Array, "H*W N"]):
     """Pull ``dX`` back to the images: the same numbers, in their places. [D-01]
 
     Args:
-        res: ``(H, W)``.
+        res: images, (N, H, W), for their shape.
         dX: cotangent, (H·W, N).
     Returns:
         ``(dimages,)``, (N, H, W).
     Raises:
-        InputError: ``dX`` has not H·W rows.
+        InputError: ``dX`` has not the shape (H·W, N), or a dtype is wrong.
     Source: Lecture D, page 1.
 
-    >>> flatten_columns_bwd((2, 2), jnp.array([[1.0], [2.0], [3.0], [4.0]]))[0].tolist()
+    >>> flatten_columns_bwd(jnp.ones((1, 2, 2)), jnp.array([[1.0], [2.0], [3.0], [4.0]]))[0].tolist()
     [[[1.0, 2.0], [3.0, 4.0]]]
     """
-    H, W = res
-    require(dX.shape[0] == H * W, f"flatten_columns_bwd: dX is {describe(dX)}, expected float[{H * W},N]")
-    return (dX.T.reshape(-1, H, W),)  # [D-01]
+    return (dX.T.reshape(res.shape),)  # [D-01]
 
 
 @checked

@@ -413,7 +413,7 @@ def cross_entropy_of_scores_fwd(s: Float[Array, " c"], y: Label):
     >>> float(cross_entropy_of_scores_fwd(jnp.array([1e4, 0.0]), 1)[0])
     10000.0
     """
-    require_labels_in_range("cross_entropy_of_scores_fwd", y, len(s))
+    require_labels_in_range("cross_entropy_of_scores_fwd", y, len(s), "y")
     J, (probs, labels) = softmax_cross_entropy_with_integer_labels_fwd(
         s[None], jnp.asarray(y)[None]
     )  # [B-09]

@@ -220,7 +220,7 @@ def two_layer_cross_entropy_fwd(
     z = W1 @ x + b1  # [B-09]
     a, _ = relu_fwd(z)  # [B-09]
     s = W2 @ a + b2  # [B-09]
-    require_labels_in_range("two_layer_cross_entropy_fwd", y, len(s))
+    require_labels_in_range("two_layer_cross_entropy_fwd", y, len(s), "y")
     J, (p, y) = cross_entropy_of_scores_fwd(s, y)  # [B-09]
     return J, (W1, W2, x, z, a, p, y)
 
@@ -339,7 +339,7 @@ def two_layer_cross_entropy_columns_fwd(
     >>> round(float(J), 4)
     0.6931
     """
-    require_labels_in_range("two_layer_cross_entropy_columns_fwd", y, len(b2))
+    require_labels_in_range("two_layer_cross_entropy_columns_fwd", y, len(b2), "y")
     Z, _ = dense_columns_fwd(X, W1, b1)  # [B-13]
     A, _ = relu_fwd(Z)  # [B-13]
     S, _ = dense_columns_fwd(A, W2, b2)  # [B-13]
@@ -424,7 +424,7 @@ def two_layer_cross_entropy_rows_fwd(
     >>> round(float(two_layer_cross_entropy_rows_fwd(one, one[0], two, two[0], one, jnp.array([0]))[0]), 4)
     0.6931
     """
-    require_labels_in_range("two_layer_cross_entropy_rows_fwd", y, len(b2))
+    require_labels_in_range("two_layer_cross_entropy_rows_fwd", y, len(b2), "y")
     Z, _ = dense_rows_fwd(X, W1, b1)  # [B-16]
     A, _ = relu_fwd(Z)  # [B-16]
     S, _ = dense_rows_fwd(A, W2, b2)  # [B-16]

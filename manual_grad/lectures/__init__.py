@@ -1,4 +1,4 @@
-"""The ledger as data: every equation of the four lectures, and every erratum, with the claims that prove it."""
+"""The ledger as data: every equation and erratum of the four lectures, with the claims that prove it."""
 
 from manual_grad.lectures import lecture_a, lecture_b, lecture_c, lecture_d
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum

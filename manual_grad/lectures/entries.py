@@ -50,12 +50,23 @@ class Draw:
         """N one-hot rows."""
         return jnp.asarray(np.eye(K)[self.rng.integers(0, K, N)], self.dtype)
 
-    def layers(self, *widths: int, rows: bool) -> list[tuple[jax.Array, jax.Array]]:
-        """Pairs (W, b) from width to width, W scaled so that the signal keeps its size."""
+    def layers(
+        self, *widths: int, rows: bool, X: jax.Array | None = None
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
+
+        Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the widest gap
+        between its unit's pre-activations, so that rounding in a low precision moves none across it.
+        """
+        A = np.zeros((1, widths[0])) if X is None else np.asarray(X if rows else X.T, np.float64)
+        gaps = len(A) > 1
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):
-            shape = (fan_in, fan_out) if rows else (fan_out, fan_in)
-            pairs.append((self.normal(*shape, scale=(2 / fan_in) ** 0.5), self.normal(fan_out, scale=0.3)))
+            W = self.normal(fan_in, fan_out, scale=(2 / fan_in) ** 0.5)
+            Z = A @ np.asarray(W, np.float64)
+            b = jnp.asarray(-_widest_gap(Z), self.dtype) if gaps else self.normal(fan_out, scale=0.3)
+            A = np.maximum(Z + np.asarray(b, np.float64), 0)
+            pairs.append((W if rows else W.T, b))
         return pairs
 
     def like(self, tree: Any) -> Any:
@@ -149,6 +160,14 @@ class Erratum:
     def lecture(self) -> str:
         """The lecture's letter."""
         return self.tag[0]
+
+
+def _widest_gap(Z: np.ndarray) -> np.ndarray:
+    """For each column, the middle of the widest gap between its entries."""
+    ordered = np.sort(Z, axis=0)
+    gaps = np.diff(ordered, axis=0)
+    k, column = gaps.argmax(axis=0), np.arange(Z.shape[1])
+    return (ordered[k, column] + ordered[k + 1, column]) / 2
 
 
 def differentiable(value: Any) -> bool:

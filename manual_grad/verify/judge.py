@@ -10,8 +10,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum
-from manual_grad.verify.problem import oracle_checks, pose
+from manual_grad.lectures.entries import Draw, Equation, Erratum
+from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
 
 Status = Literal["verified", "erratum", "failed"]
 
@@ -61,27 +61,24 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
     verdict = Verdict(entry.tag, entry.lecture, entry.title)
     claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
     for number, claim in enumerate(claims):
-        _judge_claim(claim, _draw(entry.tag, number, dtype, seed), verdict)
-    if isinstance(entry, Erratum):
-        verdict.status = "erratum"
-        verdict.counterexample = _refute(entry, _draw(entry.tag, 0, dtype, seed))
-        if not verdict.counterexample:
-            verdict.failures.append("as printed: not refuted, it gives the right result")
+        draw = Draw(np.random.default_rng([seed, zlib.crc32(entry.tag.encode()), number]), jnp.dtype(dtype))
+        problem = pose(claim, draw)
+        checks = oracle_checks(problem, draw)
+        verdict.inputs.update(problem.described())
+        _judge(problem, checks, verdict)
+        if isinstance(entry, Erratum):
+            verdict.status = "erratum"
+            verdict.counterexample = _refute(entry, problem, checks)
+            if not verdict.counterexample:
+                verdict.failures.append("as printed: not refuted, it gives the right result")
     if verdict.failures:
         verdict.status = "failed"
     return verdict
 
 
-def _draw(tag: str, number: int, dtype: Any, seed: int) -> Draw:
-    return Draw(np.random.default_rng([seed, zlib.crc32(tag.encode()), number]), jnp.dtype(dtype))
-
-
-def _judge_claim(claim: Claim, draw: Draw, verdict: Verdict) -> None:
+def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None:
     """Add to ``verdict`` what the oracles say of each of the claim's formulas."""
-    problem = pose(claim, draw)
-    verdict.inputs.update(problem.described())
-    checks = oracle_checks(problem, draw)
-    for way, formula in claim.formulas.items():
+    for way, formula in problem.claim.formulas.items():
         try:
             got = problem.answer_of(formula)
         except Exception as error:  # a broken formula may raise anything; that is a verdict too
@@ -98,15 +95,13 @@ def _judge_claim(claim: Claim, draw: Draw, verdict: Verdict) -> None:
                 )
 
 
-def _refute(erratum: Erratum, draw: Draw) -> str:
+def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str:
     """How the printed version fails, in a line; empty where it does not."""
-    problem = pose(erratum.claim, draw)
     try:
         got = problem.answer_of(erratum.as_printed)
     except (TypeError, ValueError) as error:
         return f"its shapes clash: {_first_line(error)}"
-    check = next(iter(oracle_checks(problem, draw).values()))
-    worst = max(check(got), key=lambda comparison: comparison.error)
+    worst = max(next(iter(checks.values()))(got), key=lambda comparison: comparison.error)
     return f"{worst.name}: {worst.detail}" if worst.error > 10 * problem.tolerance else ""
 
 

@@ -21,6 +21,7 @@ PROJECTED_ABOVE = (
     2048  # entries above which forward mode is asked for random projections, not for every entry
 )
 DIRECTIONS = 4
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 Check = Callable[[tuple], list[Comparison]]
 
@@ -68,7 +69,7 @@ class Problem:
     def answer_of(self, formula: Callable) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
         wrt, dout = self.claim.wrt, () if self.dout is None else (self.dout,)
-        got = _compiled(lambda *dout, **inputs: formula(*dout, **inputs), *dout, **self.inputs)
+        got = compiled(formula, *dout, **self.inputs)
         if isinstance(got, dict) and set(wrt) <= set(got):
             return tuple(got[name] for name in wrt)
         return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
@@ -89,22 +90,16 @@ def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
     """Every oracle that fits the claim, asked once: name → what compares an answer with it."""
     claim, fn = problem.claim, problem.forward
     if claim.kind == "value":
-        return {"value": _leaf_by_leaf(problem, (_compiled(claim.reference, **problem.at),))}
+        return {"value": _leaf_by_leaf(problem, (compiled(claim.reference, **problem.at),))}
     if claim.kind == "jacobian":
-        return {
-            "reverse": _leaf_by_leaf(
-                problem, jax.jit(partial(oracles.jacobian_reverse, fn))(problem.primals)
-            ),
-            "forward": _leaf_by_leaf(
-                problem, jax.jit(partial(oracles.jacobian_forward, fn))(problem.primals)
-            ),
-        }
+        reverse = compiled(partial(oracles.jacobian_reverse, fn), problem.primals)
+        forward = compiled(partial(oracles.jacobian_forward, fn), problem.primals)
+        return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _leaf_by_leaf(problem, forward)}
     dout = jax.tree.map(_float64, problem.dout)
-    entries = sum(leaf.size for leaf in jax.tree.leaves(problem.primals))
-    reverse = jax.jit(partial(oracles.reverse, fn))(problem.primals, dout)
-    if entries > PROJECTED_ABOVE:
+    reverse = compiled(partial(oracles.reverse, fn), problem.primals, dout)
+    if sum(leaf.size for leaf in jax.tree.leaves(problem.primals)) > PROJECTED_ABOVE:
         return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _projected(problem, dout, draw)}
-    forward = jax.jit(partial(oracles.forward, fn))(problem.primals, dout)
+    forward = compiled(partial(oracles.forward, fn), problem.primals, dout)
     return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _leaf_by_leaf(problem, forward)}
 
 
@@ -134,12 +129,12 @@ def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
     names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
     leaves, tree = jax.tree.flatten(problem.primals)
     drawn = [draw.rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
-    alone = [np.zeros((len(leaves), *v.shape)) for v in drawn]  # each leaf moves alone; all in one program
+    alone = [np.zeros((len(leaves), *v.shape)) for v in drawn]  # each array moves alone; all in one program
     for i, v in enumerate(drawn):
         alone[i][i] = v
-    directions = (jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone]),)
-    project = partial(oracles.forward_projections, lambda primals: problem.forward(*primals))
-    want = np.reshape(jax.jit(project)((problem.primals,), dout, directions)[0], (len(leaves), DIRECTIONS))
+    directions = jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
+    flat = compiled(partial(oracles.forward_projections, problem.forward), problem.primals, dout, directions)
+    want = np.reshape(flat, (len(leaves), DIRECTIONS))
 
     def check(got: tuple) -> list[Comparison]:
         if str(jax.tree.structure(got)) != str(tree):
@@ -165,11 +160,17 @@ def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray)
     return Comparison(name, float(errors[worst]), detail)
 
 
-def _compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
-    """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are."""
+def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
+    """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
+
+    Everything here runs once on small inputs, so on a CPU the compiler is told to be quick.
+    """
     settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
     arrays = {name: v for name, v in inputs.items() if name not in settings}
-    return jax.jit(lambda args, arrays: fn(*args, **arrays, **settings))(args, arrays)
+    options = QUICK if jax.default_backend() == "cpu" else None
+    return jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)(
+        args, arrays
+    )
 
 
 def _is_array(leaf: Any) -> bool:
