@@ -51,18 +51,20 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (UsageError, MissingExtra) as error:
         code = _complain(str(error))
-    except KeyboardInterrupt:
-        code = _complain("interrupted; nothing was written", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for bad usage
             raise
         code = _complain(f"{error.format_message()} See manual-grad --help.")
+    if code == 130:  # Ctrl-C, which typer turns into an exit code
+        _complain("interrupted; nothing was written")
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(message: str, code: int = 2) -> int:
+def _complain(message: str) -> int:
     print(f"manual-grad: {message}", file=sys.stderr)
-    return code
+    return 2
 
 
 def _version(wanted: bool) -> None:
@@ -163,7 +165,8 @@ def _verify_all(entries: Sequence[Equation | Erratum], dtype: str, seed: int) ->
         TextColumn("{task.fields[at]}"),
     )
     verdicts = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar as progress:
         task = progress.add_task("verifying", total=len(entries), at="")
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:

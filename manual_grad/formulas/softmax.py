@@ -116,7 +116,7 @@ def jac_softmax_logits_blocks(logits: Float[Array, "*N K"]) -> Float[Array, "*N 
     """
     probs = softmax_fwd(logits)[0]
     eye = jnp.eye(logits.shape[-1], dtype=probs.dtype)
-    return probs[..., None, :] * (eye - probs[..., :, None])  # [A-07]
+    return probs[..., None, :] * (eye - probs[..., :, None])  # [A-07] [D-05]
 
 
 @checked

@@ -55,16 +55,16 @@ class Draw:
     ) -> list[tuple[jax.Array, jax.Array]]:
         """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
 
-        Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the widest gap
-        between its unit's pre-activations, so that rounding in a low precision moves none across it.
+        Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the
+        widest gap between its unit's pre-activations, so that rounding moves none of them across it.
         """
         A = np.zeros((1, widths[0])) if X is None else np.asarray(X if rows else X.T, np.float64)
-        gaps = len(A) > 1
+        several = len(A) > 1
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):
             W = self.normal(fan_in, fan_out, scale=(2 / fan_in) ** 0.5)
             Z = A @ np.asarray(W, np.float64)
-            b = jnp.asarray(-_widest_gap(Z), self.dtype) if gaps else self.normal(fan_out, scale=0.3)
+            b = jnp.asarray(-_widest_gap(Z), self.dtype) if several else self.normal(fan_out, scale=0.3)
             A = np.maximum(Z + np.asarray(b, np.float64), 0)
             pairs.append((W if rows else W.T, b))
         return pairs

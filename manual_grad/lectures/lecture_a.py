@@ -13,7 +13,7 @@ from manual_grad.formulas.chain_rule import (
     jac_square_x,
     jac_sum_of_squares_x,
 )
-from manual_grad.formulas.cnn import cnn_bwd, cnn_fwd
+from manual_grad.formulas.cnn import cnn_bwd, cnn_fwd, cnn_grads
 from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 from manual_grad.formulas.mse import (
     jac_affine_b,
@@ -80,17 +80,29 @@ def _images_and_cnn(draw: Draw) -> dict:
     """
     images, labels = load_digits_28()
     chosen = draw.rng.choice(len(images), 4, replace=False)
-    X = images[chosen, :, :27, None]
+    X = jnp.asarray(images[chosen, :, :27, None], draw.dtype)
     K1, b1 = draw.normal(3, 3, 1, 5, scale=(2 / 9) ** 0.5), draw.normal(5, scale=0.3)
     K2, b2 = draw.normal(4, 4, 5, 6, scale=(2 / 80) ** 0.5), draw.normal(6, scale=0.3)
     if draw.dtype.itemsize == 2:
-        X, K1, b1 = X > 0.5, jnp.sign(K1) / 4, jnp.full_like(b1, 1 / 8)
+        X, K1, b1 = jnp.round(X), jnp.sign(K1) / 4, jnp.full_like(b1, 1 / 8)
         K2, b2 = jnp.sign(K2) * (abs(K2) > 0.2) / 8, jnp.full_like(b2, -1 / 128)
-    X = jnp.asarray(X, draw.dtype)
     A3 = reference.cnn.features({"K1": K1, "b1": b1, "K2": K2, "b2": b2}, X)
     (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 10, rows=True, X=A3)
     params = {"K1": K1, "b1": b1, "K2": K2, "b2": b2, "W4": W4, "b4": b4, "W5": W5, "b5": b5}
     return {"params": params, "X": X, "labels": jnp.asarray(jnp.eye(10)[labels[chosen]], draw.dtype)}
+
+
+def _slide_shapes(params, X, labels):
+    """The slide's tensors, each zero, in the shapes that it states."""
+    (f1, _, l_I, l_1), (f2, _, _, l_2), (_, l_4) = (params[name].shape for name in ("K1", "K2", "W4"))
+    shapes = reference.cnn.cnn_shapes(*X.shape[:3], l_I, f1, l_1, f2, l_2, l_4, labels.shape[1])
+    return {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+
+def _gradient_shapes(params, X, labels):
+    """The gradients of the slide's tensors, times zero: a gradient has the shape of its tensor."""
+    grads = cnn_grads(cnn_fwd(params, X, labels)[1], 1.0)
+    return {name: 0 * grads[f"d{name}"] for name in _slide_shapes(params, X, labels)}
 
 
 def _a_e1_as_printed(dJ, logits, labels):
@@ -481,6 +493,14 @@ EQUATIONS = (
                 _images_and_cnn,
                 {"cnn_bwd": pulled(cnn_fwd, cnn_bwd)},
                 says="eight parameters, X and labels; real digits",
+            ),
+            Claim(
+                "value",
+                _slide_shapes,
+                ("gradients",),
+                _images_and_cnn,
+                {"cnn_grads": _gradient_shapes},
+                says="every tensor's shape, as on the slide",
             ),
         ),
     ),

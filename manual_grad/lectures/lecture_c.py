@@ -52,7 +52,7 @@ _NETWORK = pulled(network_squared_loss_fwd, network_squared_loss_bwd)
 _CORRELATE = pulled(correlate2d_fwd, correlate2d_bwd)
 _WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
 
-_GEOMETRIES = (
+_GEOMETRIES: tuple[dict, ...] = (
     {},
     {"strides": (2, 3)},
     {"padding": "SAME", "strides": (3, 2)},

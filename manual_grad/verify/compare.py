@@ -60,7 +60,8 @@ def _compare_arrays(got: Any, want: Any, dtype: Any, name: str) -> Comparison:
             name, float("inf"), f"got the dtype {jnp.result_type(got)}, expected {jnp.dtype(dtype)}"
         )
     g, w = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    difference = np.where((g == w) | (np.isnan(g) & np.isnan(w)), 0.0, np.abs(g - w))
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        difference = np.where((g == w) | (np.isnan(g) & np.isnan(w)), 0.0, np.abs(g - w))
     difference = np.where(np.isnan(difference), np.inf, difference)
     worst = np.unravel_index(np.argmax(difference), difference.shape)
     scale = np.max(np.abs(w), initial=0.0, where=np.isfinite(w))

@@ -3,6 +3,7 @@
 The truth is computed in float64 from the very numbers that the formula is given, whatever their dtype.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,11 @@ PROJECTED_ABOVE = (
     2048  # entries above which forward mode is asked for random projections, not for every entry
 )
 DIRECTIONS = 4
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 Check = Callable[[tuple], list[Comparison]]
 
@@ -92,15 +97,19 @@ def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
     if claim.kind == "value":
         return {"value": _leaf_by_leaf(problem, (compiled(claim.reference, **problem.at),))}
     if claim.kind == "jacobian":
-        reverse = compiled(partial(oracles.jacobian_reverse, fn), problem.primals)
-        forward = compiled(partial(oracles.jacobian_forward, fn), problem.primals)
-        return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _leaf_by_leaf(problem, forward)}
+        asked = {"reverse": oracles.jacobian_reverse, "forward": oracles.jacobian_forward}
+        return _ask(problem, {name: partial(oracle, fn) for name, oracle in asked.items()}, problem.primals)
     dout = jax.tree.map(_float64, problem.dout)
-    reverse = compiled(partial(oracles.reverse, fn), problem.primals, dout)
-    if sum(leaf.size for leaf in jax.tree.leaves(problem.primals)) > PROJECTED_ABOVE:
-        return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _projected(problem, dout, draw)}
-    forward = compiled(partial(oracles.forward, fn), problem.primals, dout)
-    return {"reverse": _leaf_by_leaf(problem, reverse), "forward": _leaf_by_leaf(problem, forward)}
+    asked = {"reverse": partial(oracles.reverse, fn)}
+    if sum(leaf.size for leaf in jax.tree.leaves(problem.primals)) <= PROJECTED_ABOVE:
+        return _ask(problem, asked | {"forward": partial(oracles.forward, fn)}, problem.primals, dout)
+    return _ask(problem, asked, problem.primals, dout) | {"forward": _projected(problem, dout, draw)}
+
+
+def _ask(problem: Problem, asked: dict[str, Callable], *args: Any) -> dict[str, Check]:
+    """Put the same question to several oracles, in one program."""
+    answers = compiled(lambda *args: {name: oracle(*args) for name, oracle in asked.items()}, *args)
+    return {name: _leaf_by_leaf(problem, answer) for name, answer in answers.items()}
 
 
 def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
@@ -163,14 +172,24 @@ def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray)
 def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
     """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
 
-    Everything here runs once on small inputs, so on a CPU the compiler is told to be quick.
+    Everything here runs once on small inputs, so the compiler is told to be quick.
     """
     settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
     arrays = {name: v for name, v in inputs.items() if name not in settings}
-    options = QUICK if jax.default_backend() == "cpu" else None
-    return jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)(
-        args, arrays
-    )
+    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=_quick())
+    return run(args, arrays)
+
+
+@functools.cache
+def _quick() -> dict[str, Any] | None:
+    """``QUICK``, where this version of XLA knows these options and they are for its device."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=QUICK)(0.0)
+    except Exception:  # an unknown option; what is raised differs between versions
+        return None
+    return QUICK
 
 
 def _is_array(leaf: Any) -> bool:

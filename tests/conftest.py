@@ -1,0 +1,32 @@
+import jax
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def x64():
+    """float64 for the tests only: the doctests of the same run show what a user sees without it.
+
+    Compiling costs most of the time here, so it is done without most optimizations.
+    """
+    ours = {"jax_enable_x64": True, "jax_disable_most_optimizations": True}
+    before = {name: jax.config.read(name) for name in ours}
+    _configure(ours)
+    yield
+    _configure(before)
+
+
+@pytest.fixture
+def x32():
+    """What a user has who enabled nothing."""
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+def _configure(values):
+    for name, value in values.items():
+        jax.config.update(name, value)

@@ -1,0 +1,323 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import manual_grad as mg
+
+from .comparing import cotangent, run_by_hand
+from .scenarios import cnn_inputs, draw, each_scenario, mlp_inputs_rows, named
+
+zeros, ones = np.zeros, np.ones
+
+
+def _message(fn, *args, **kwargs):
+    """The one line with which ``fn`` refuses."""
+    with pytest.raises(mg.InputError) as caught:
+        fn(*args, **kwargs)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def _messages(fn, inputs, settings):
+    message = _message(fn, **inputs, **dict(settings))
+    assert re.search(rf"\b({'|'.join(map(re.escape, inputs))})\b", message), message
+    assert message.startswith(f"{fn.__name__}: "), message
+
+
+def test_input_error_is_a_type_check_error():
+    """A canary: were the checks switched off, nothing here would raise."""
+    assert issubclass(mg.InputError, jaxtyping.TypeCheckError)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        mg.mse_fwd(ones(2), ones(3))
+
+
+# ---------------------------------------------------------------- every pair
+
+
+def _leaves(inputs):
+    """(argument, put): ``put`` makes the inputs with another array in one leaf's place."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(inputs)
+    for place, (path, leaf) in enumerate(leaves):
+        values = [value for _, value in leaves]
+
+        def put(new, place=place, values=values):
+            return jax.tree.unflatten(tree, [*values[:place], new, *values[place + 1 :]])
+
+        yield path[0].key, leaf, put
+
+
+def _grown(leaf, axis):
+    return np.concatenate([leaf, np.take(leaf, [0], axis)], axis)
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_another_axis_is_refused(scenario):
+    for _, leaf, put in _leaves(draw(scenario, seed=0)):
+        if not _takes_any_rank(scenario):
+            _messages(scenario.fwd, put(np.asarray(leaf)[..., None]), scenario.settings)
+
+
+def _takes_any_rank(scenario):
+    return scenario.fwd.__name__.removesuffix("_fwd") in {*mg.ACTIVATIONS, "softmax"}
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_a_larger_axis_is_refused_unless_it_is_free(scenario):
+    """Free: a batch where nothing else counts the samples, image and kernel sizes, the number of classes."""
+    for name, leaf, put in _leaves(draw(scenario, seed=0)):
+        for axis in range(leaf.ndim):
+            inputs = put(_grown(leaf, axis))
+            if (name, axis) in scenario.free:
+                jax.eval_shape(functools.partial(scenario.fwd, **dict(scenario.settings)), **inputs)
+            else:
+                _messages(scenario.fwd, inputs, scenario.settings)
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_another_cotangent_is_refused(scenario):
+    primals = tuple(draw(scenario, seed=0).values())
+    dout = np.asarray(cotangent(scenario, primals, seed=0))
+    run = functools.partial(jax.eval_shape, functools.partial(run_by_hand, scenario), primals)
+    for wrong in (dout[..., None], dout.astype(int), *(_grown(dout, axis) for axis in range(dout.ndim))):
+        if not (dout.ndim == 0 and wrong.ndim == 0):  # an int is a scalar
+            assert _message(run, wrong).startswith(f"{scenario.bwd.__name__}: ")
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_the_other_kind_of_number_is_refused(scenario):
+    """Integers where floats are wanted, floats where integers are, and complex numbers."""
+    for _, leaf, put in _leaves(draw(scenario, seed=0)):
+        other = int if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float64
+        for dtype in (other, jnp.complex128):
+            _messages(scenario.fwd, put(np.asarray(leaf).astype(dtype)), scenario.settings)
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_mixed_dtypes_are_refused(scenario):
+    leaves = [(leaf, put) for _, leaf, put in _leaves(draw(scenario, seed=0))]
+    floats = [(leaf, put) for leaf, put in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    for leaf, put in floats if len(floats) > 1 else []:
+        _messages(scenario.fwd, put(np.asarray(leaf).astype(np.float32)), scenario.settings)
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_lists_and_objects_are_refused(scenario):
+    for _, leaf, put in _leaves(draw(scenario, seed=0)):
+        if leaf.ndim:
+            _messages(scenario.fwd, put(leaf.tolist()), scenario.settings)
+        _messages(scenario.fwd, put(np.asarray(leaf).astype(object)), scenario.settings)
+        _messages(scenario.fwd, put(None), scenario.settings)
+
+
+# ---------------------------------------------------------------- whole messages
+
+a = functools.partial(ones, dtype=np.float32)
+WHOLE = {
+    "mse_fwd: y is float32[3,1], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a((3, 1))),
+    "mse_fwd: y is float32[4], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a(4)),
+    "mse_fwd: y_hat is [1.0, 2.0], expected float[N]; y is float32[2]": lambda: mg.mse_fwd([1.0, 2.0], a(2)),
+    "mse_fwd: y is bfloat16[3], expected float32 as y_hat is; cast one of them": lambda: mg.mse_fwd(
+        a(3), ones(3, jnp.bfloat16)
+    ),
+    "mse_fwd: y_hat is float32[0], expected at least one element": lambda: mg.mse_fwd(a(0), a(0)),
+    "mse_fwd: y_hat is object[2], expected an array of numbers": lambda: mg.mse_fwd(ones(2, object), a(2)),
+    "mse_bwd: dJ is float32[1], expected float[] or float or int; res is float32[3]": lambda: mg.mse_bwd(
+        a(3), a(1)
+    ),
+    "dense_rows_fwd: W is float32[4,5], expected float[d,m]; X is float32[2,3]; b is float32[5]": lambda: (
+        mg.dense_rows_fwd(a((2, 3)), a((4, 5)), a(5))
+    ),
+    "softmax_cross_entropy_with_integer_labels_fwd: labels is float32[2], expected int[N]; "
+    "logits is float32[2,3]": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(a((2, 3)), a(2)),
+    "softmax_cross_entropy_fwd: labels is int64[2,3], expected float[N,K]; logits is float32[2,3]": lambda: (
+        mg.softmax_cross_entropy_fwd(a((2, 3)), ones((2, 3), int))
+    ),
+    "correlate2d_fwd: f is float32[2,4], expected no larger than the image, float32[3,3]": lambda: (
+        mg.correlate2d_fwd(a((3, 3)), a((2, 4)))
+    ),
+    "convolve2d_fwd: w is float32[2,4], expected no larger than the image, float32[3,3]": lambda: (
+        mg.convolve2d_fwd(a((3, 3)), a((2, 4)), mode="valid")
+    ),
+    "convolve2d_fwd: mode is 'same', expected 'full' or 'valid'; x is float32[3,3]; w is float32[2,2]": (
+        lambda: mg.convolve2d_fwd(a((3, 3)), a((2, 2)), mode="same")
+    ),
+    "correlate2d_bwd: dO is float32[3,3], expected float[2,2]": lambda: mg.correlate2d_bwd(
+        mg.correlate2d_fwd(a((3, 3)), a((2, 2)))[1], a((3, 3))
+    ),
+    "mlp_rows_fwd: activation is 'gelu', expected one of relu, sigmoid, tanh, softplus, identity": lambda: (
+        mg.mlp_rows_fwd([(a((2, 1)), a(1))], a((3, 2)), activation="gelu")
+    ),
+    "mlp_rows_fwd: params is empty, expected at least one pair (W, b)": lambda: mg.mlp_rows_fwd(
+        [], a((3, 2))
+    ),
+    "mlp_rows_fwd: params[1][0] is float32[4,2], expected W to take the 5 features before it": lambda: (
+        mg.mlp_rows_fwd([(a((3, 5)), a(5)), (a((4, 2)), a(2))], a((6, 3)))
+    ),
+    "mlp_columns_fwd: params[0][1] is float32[3], expected float[5] to match W": lambda: mg.mlp_columns_fwd(
+        [(a((5, 3)), a(3))], a((3, 6))
+    ),
+    "mlp_rows_fwd: params[0] is [[[1.0]], [1.0]], expected a pair (W, b), (float[d,m], float[m])": lambda: (
+        mg.mlp_rows_fwd([[[[1.0]], [1.0]]], a((1, 1)))
+    ),
+    "mlp_rows_fwd: params[0] is [float32[2,1]], expected a pair (W, b), (float[d,m], float[m])": lambda: (
+        mg.mlp_rows_fwd([[a((2, 1))]], a((3, 2)))
+    ),
+    "linear_cross_entropy_fwd: chunk is 0, expected 1 or more": lambda: mg.linear_cross_entropy_fwd(
+        a((2, 3)), a((3, 4)), ones(2, int), chunk=0
+    ),
+    "chain: inner is float32[3,2], expected a shape that begins with (2,)": lambda: mg.chain(
+        a((4, 2)), a((3, 2)), mid=(2,)
+    ),
+    "multiply_out: 2 jacobians and 2 mids, expected one fewer mids": lambda: mg.multiply_out(
+        [a(2), a((2, 2))], [(2,), (2,)]
+    ),
+    "gradient_descent: dparams holds float32[3], expected the shape of float32[2]": lambda: (
+        mg.gradient_descent([a(2)], [a(3)], 0.1)
+    ),
+    "jac_powers_x: m is 0, expected at least 1": lambda: mg.jac_powers_x(2.0, 0),
+}
+
+
+@pytest.mark.parametrize("message", WHOLE, ids=lambda message: message.split(":")[0])
+def test_the_whole_message(message):
+    assert _message(WHOLE[message]) == message
+
+
+# ---------------------------------------------------------------- labels that are no class
+
+INTEGER_LABELS = {
+    "softmax_cross_entropy_with_integer_labels": "labels",
+    "linear_cross_entropy-chunk_not_dividing": "labels",
+    "two_layer_cross_entropy_rows": "y",
+    "two_layer_cross_entropy_columns": "y",
+}
+
+
+@pytest.mark.parametrize("bad", [-1, 99])
+@pytest.mark.parametrize("id", INTEGER_LABELS)
+def test_a_label_out_of_range_is_refused(id, bad):
+    scenario, name = named(id), INTEGER_LABELS[id]
+    inputs = draw(scenario, seed=0)
+    inputs[name] = inputs[name].at[2].set(bad)
+    message = _message(scenario.fwd, **inputs, **dict(scenario.settings))
+    expected = rf"{scenario.fwd.__name__}: {name}\[2\] is {bad}, expected an integer from 0 to \d+"
+    assert re.fullmatch(expected, message), message
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+@pytest.mark.parametrize("id", ["cross_entropy_of_scores", "two_layer_cross_entropy"])
+def test_one_label_out_of_range_is_refused(id, bad):
+    scenario = named(f"-{id}")
+    inputs = draw(scenario, seed=0)
+    name = "y"
+    inputs = {k: v[:4] if k == "s" else v for k, v in inputs.items()}
+    message = f"{id}_fwd: {name} is {bad}, expected an integer from 0 to 3"
+    assert _message(scenario.fwd, **inputs | {name: bad}) == message
+    assert _message(scenario.fwd, **inputs | {name: jnp.asarray(bad)}) == message
+
+
+@pytest.mark.parametrize("bad", [-1, 99])
+@pytest.mark.parametrize("id", INTEGER_LABELS)
+def test_a_label_out_of_range_is_nan_once_compiled(id, bad):
+    scenario, name = named(id), INTEGER_LABELS[id]
+    inputs = draw(scenario, seed=0)
+    inputs[name] = inputs[name].at[2].set(bad)
+
+    @jax.jit
+    def run(inputs):
+        J, res = scenario.fwd(**inputs, **dict(scenario.settings))
+        return J, scenario.bwd(res, 1.0)
+
+    J, grads = run(inputs)
+    of_samples = grads[0] if name == "labels" else grads[-1]
+    samples = of_samples.T if "columns" in id else of_samples
+    assert np.isnan(J)
+    assert np.isnan(samples).any(axis=1).tolist() == [i == 2 for i in range(len(samples))]
+    assert np.isnan(samples[2]).all()
+
+
+# ---------------------------------------------------------------- conv2d, cnn, layers
+
+
+def _conv2d(x=(2, 5, 6, 4), kernel=(3, 2, 4, 6), bias=6, **settings):
+    return _message(mg.conv2d_fwd, a(x), a(kernel), a(bias), **settings)
+
+
+@pytest.mark.parametrize("bad", [0, -1, "a", 1.5, (1, 0), (1, 2, 3), True, None])
+@pytest.mark.parametrize("setting", ["strides", "dilation"])
+def test_conv2d_refuses_strides_and_dilation(setting, bad):
+    message = _conv2d(**{setting: bad})
+    assert message.startswith(f"conv2d_fwd: {setting} is {bad!r}, expected")
+
+
+@pytest.mark.parametrize("groups", [0, -2, "a", 2.0])
+def test_conv2d_refuses_groups(groups):
+    assert _conv2d(groups=groups).startswith(f"conv2d_fwd: groups is {groups!r}, expected")
+
+
+def test_conv2d_refuses_groups_that_do_not_divide():
+    assert _conv2d(groups=3) == "conv2d_fwd: groups is 3, expected a divisor of x's 4 channels"
+    message = _conv2d(kernel=(3, 2, 1, 6), groups=4)
+    assert message == "conv2d_fwd: groups is 4, expected a divisor of the kernel's 6 outputs"
+    assert _conv2d(groups=2).startswith("conv2d_fwd: kernel is float32[3,2,4,6], expected [kh,kw,2,O]")
+
+
+@pytest.mark.parametrize(
+    "padding", ["FULL", 1, (1, 2), ((1, 1),), ((1, 1), (1, "a")), ((1, 1, 1), (1, 1, 1))]
+)
+def test_conv2d_refuses_padding(padding):
+    assert _conv2d(padding=padding).startswith(f"conv2d_fwd: padding is {padding!r}, expected")
+
+
+def test_conv2d_refuses_a_kernel_larger_than_the_padded_image():
+    message = "conv2d_fwd: kernel has height 6 (dilation included), expected at most that of the padded image"
+    assert _conv2d(kernel=(6, 2, 4, 6)) == f"{message}, 5"
+    assert _conv2d(kernel=(6, 2, 4, 6), padding=((1, -2), (0, 0))) == f"{message}, 4"
+    assert "kernel has width 7 (dilation included)" in _conv2d(dilation=(1, 6))
+
+
+@pytest.mark.parametrize("change", [{"K1": None}, {"b3": ones(2)}], ids=["missing", "extra"])
+def test_cnn_refuses_keys(change):
+    inputs = cnn_inputs(np.random.default_rng(0), jnp.float64)
+    changed = inputs["params"] | change
+    inputs["params"] = {key: value for key, value in changed.items() if value is not None}
+    keys = "['K1', 'K2', 'W4', 'W5', 'b1', 'b2', 'b4', 'b5']"
+    message = f"cnn_fwd: params has the keys {sorted(inputs['params'])}, expected {keys}"
+    assert _message(mg.cnn_fwd, **inputs) == message
+
+
+@pytest.mark.parametrize("value", ["a", 1.0, [1.0, 2.0], None])
+def test_cnn_refuses_what_is_no_array(value):
+    inputs = cnn_inputs(np.random.default_rng(0), jnp.float64)
+    inputs["params"]["b4"] = value
+    expected = f"cnn_fwd: params['b4'] is {value!r}, expected a float array with 1 axes"
+    assert _message(mg.cnn_fwd, **inputs) == expected
+
+
+@pytest.mark.parametrize("params", [None, "params", 3, [None], [(ones((7, 2)), None)], [3], {"W": ones(2)}])
+def test_mlp_refuses_what_are_no_layers(params):
+    X = mlp_inputs_rows(np.random.default_rng(0), jnp.float64)["X"]
+    assert _message(mg.mlp_rows_fwd, params, X).startswith("mlp_rows_fwd: params")
+
+
+def test_five_layers_are_five():
+    inputs = draw(named("five_layer"), seed=0)
+    inputs["params"] = inputs["params"][:4]
+    message = "five_layer_fwd: params has 4 layers, expected five pairs (W, b)"
+    assert _message(mg.five_layer_fwd, **inputs) == message
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_an_empty_batch_is_refused(scenario):
+    inputs = draw(scenario, seed=0)
+    leaf = next(v for v in reversed(inputs.values()) if not isinstance(v, list | dict))
+    if leaf.ndim:
+        inputs = {n: v[:0] if getattr(v, "shape", ())[:1] == leaf.shape[:1] else v for n, v in inputs.items()}
+        _messages(scenario.fwd, inputs, scenario.settings)

@@ -1,0 +1,220 @@
+"""Numbers that anyone can check by hand, and the limits; no oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import manual_grad as mg
+
+inf, nan = np.inf, np.nan
+
+
+def _rng_normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def _softmax_cross_entropy(logits, labels):
+    """(J, dlogits) of the pair that fits the labels: a matrix of floats or a vector of integers."""
+    labels = np.asarray(labels)
+    suffix = "" if labels.ndim == 2 else "_with_integer_labels"
+    J, res = getattr(mg, f"softmax_cross_entropy{suffix}_fwd")(np.asarray(logits, float), labels)
+    return float(J), np.asarray(getattr(mg, f"softmax_cross_entropy{suffix}_bwd")(res, 1.0)[0])
+
+
+def test_product_of_sum_at_the_lectures_point():
+    """[C-01]"""
+    f, res = mg.product_of_sum_fwd(-2, 5, -4)
+    assert float(f) == -12
+    assert [float(d) for d in mg.product_of_sum_bwd(res, 1)] == [-4, -4, 3]
+
+
+def test_four_jacobians_by_hand():
+    """[A-01]"""
+    assert mg.jac_square_x(3.0).shape == ()
+    assert mg.jac_sum_of_squares_x(np.array([1.0, 2.0, 3.0])).tolist() == [2, 4, 6]
+    assert mg.jac_powers_x(2.0, 3).tolist() == [1, 4, 12]
+    assert mg.jac_powers_x(0.0, 3).tolist() == [1, 0, 0]
+    M = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert mg.jac_linear_map_x(M, np.ones(3)).tolist() == M.tolist()
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_relu_has_slope_0_at_0(zero):
+    """[B-06]"""
+    x = np.array([zero])
+    assert mg.relu_prime(x).tolist() == [0]
+    assert mg.relu_bwd(x, np.array([7.0]))[0].tolist() == [0]
+    assert mg.jac_relu_x(x).tolist() == [[0]]
+
+
+def test_relu_that_is_off_stops_infinity():
+    """[B-06]"""
+    assert mg.relu_bwd(np.array([-1.0, 0.0, 1.0]), np.array([inf, nan, 2.0]))[0].tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softplus"])
+def test_activations_saturate_without_nan(name):
+    """[C-02]"""
+    x = np.array([-1e4, -40.0, 40.0, 1e4, -inf, inf])
+    out, res = mg.ACTIVATIONS[name][0](x)
+    low, high = {"sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, inf)}[name]
+    assert (out[4], out[5]) == (low, high)
+    (dx,) = mg.ACTIVATIONS[name][1](res, np.ones(6))
+    slope = 1.0 if name == "softplus" else 0.0
+    assert dx[jnp.array([0, 4])].tolist() == [0, 0]
+    assert dx[jnp.array([3, 5])].tolist() == [slope, slope]
+    assert dx[1] > 0
+
+
+def test_tanh_slope_does_not_cancel():
+    """[C-02] 1 − tanh² rounds to 0 at 20; the slope is 4e⁻⁴⁰."""
+    assert float(mg.tanh_prime(np.array([20.0]))[0]) == pytest.approx(4 * np.exp(-40.0), rel=1e-12)
+
+
+def test_softmax_rows_sum_to_1_and_their_gradients_to_0():
+    """[A-07] [A-08] [A-10]"""
+    logits, dprobs, labels = 3 * _rng_normal(4, 6), _rng_normal(4, 6) ** 2, _rng_normal(4, 6)
+    probs, res = mg.softmax_fwd(logits)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-14)
+    np.testing.assert_allclose(mg.softmax_bwd(res, dprobs)[0].sum(axis=1), 0, atol=1e-14)
+    for y in (labels, np.array([1, 0, 5, 2])):
+        np.testing.assert_allclose(_softmax_cross_entropy(logits, y)[1].sum(axis=1), 0, atol=1e-14)
+
+
+def test_gradient_is_0_where_probs_are_the_labels():
+    """[A-10]"""
+    logits = _rng_normal(4, 6)
+    _, dlogits = _softmax_cross_entropy(logits, np.asarray(mg.softmax_fwd(logits)[0]))
+    np.testing.assert_allclose(dlogits, 0, atol=1e-15)
+
+
+def test_gradient_is_0_where_predictions_are_the_targets():
+    """[A-04] [A-05] [A-06] [C-03]"""
+    y = _rng_normal(5)
+    assert not any(d.any() for d in mg.mse_bwd(mg.mse_fwd(y, y)[1], 1.0))
+    x = np.array([1.0, 2.0, 4.0])
+    _, res = mg.linear_regression_fwd(3, 1, x, 3 * x + 1)
+    assert not any(d.any() for d in mg.linear_regression_bwd(res, 1))
+    layer = (np.array([[2.0]]), np.array([1.0]))
+    J, res = mg.network_squared_loss_fwd([layer], np.array([3.0]), np.array([7.0]), activation="identity")
+    assert float(J) == 0
+    assert not any(d.any() for d in jax.tree.leaves(mg.network_squared_loss_bwd(res, 1.0)))
+
+
+def test_lecture_mse_by_hand():
+    """[A-02] [A-03] [A-04]"""
+    J, res = mg.mse_fwd(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 1.0, 8.0]))
+    assert float(J) == (1 + 0 + 4 + 16) / 4
+    assert mg.mse_bwd(res, 1.0)[0].tolist() == [-0.5, 0, 1, -2]
+
+
+@pytest.mark.parametrize("x", [1e4, -1e4])
+@pytest.mark.parametrize("labels", [[[0.0, 1.0, 0.0]], [1]], ids=["one_hot", "integer"])
+def test_huge_logits_are_finite(x, labels):
+    """[A-10] [B-09]"""
+    J, dlogits = _softmax_cross_entropy([[x, 0, 0]], labels)
+    assert pytest.approx(x if x > 0 else np.log(2)) == J
+    assert dlogits.tolist() == [[1, -1, 0]] if x > 0 else [[0, -0.5, 0.5]]
+    assert mg.softmax_fwd(np.array([x, 0.0]))[0].tolist() == ([1, 0] if x > 0 else [0, 1])
+
+
+@pytest.mark.parametrize("labels", [[[1.0, 0.0, 0.0]], [0]], ids=["one_hot", "integer"])
+def test_a_lone_infinite_logit_takes_everything(labels):
+    """[A-07] [A-10]"""
+    assert mg.softmax_fwd(np.array([inf, 5.0, -inf]))[0].tolist() == [1, 0, 0]
+    J, dlogits = _softmax_cross_entropy([[inf, 5, -inf]], labels)
+    assert J == 0
+    assert dlogits.tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("labels", [[[1.0, 0.0, 0.0]], [0]], ids=["one_hot", "integer"])
+def test_minus_infinity_is_a_class_that_cannot_be(labels):
+    """[A-07] [A-09] [A-10]"""
+    assert mg.softmax_fwd(np.array([2.0, 2.0, -inf]))[0].tolist() == [0.5, 0.5, 0]
+    J, dlogits = _softmax_cross_entropy([[2, 2, -inf]], labels)
+    assert pytest.approx(np.log(2)) == J
+    assert dlogits.tolist() == [[-0.5, 0.5, 0]]
+    J, res = mg.cross_entropy_fwd(np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 0.0, 0.0]]))
+    assert pytest.approx(np.log(2)) == float(J)
+    assert mg.cross_entropy_bwd(res, 1.0)[0].tolist() == [[-2, 0, 0]]
+
+
+@pytest.mark.parametrize("logits", [[inf, inf, 0], [-inf, -inf, -inf]])
+def test_no_limit_is_nan(logits):
+    """[A-07] [A-10]"""
+    assert np.isnan(mg.softmax_fwd(np.array(logits))[0]).any()
+    for labels in ([[1.0, 0.0, 0.0]], [0]):
+        J, dlogits = _softmax_cross_entropy([logits], labels)
+        assert np.isnan(J)
+        assert np.isnan(dlogits).any()
+
+
+@pytest.mark.parametrize("labels", [np.eye(4)[[0, 1, 2]], np.array([0, 1, 2])], ids=["one_hot", "integer"])
+def test_nan_stays_in_its_sample(labels):
+    """[A-10] [B-14]"""
+    logits = _rng_normal(3, 4)
+    logits[1, 2] = nan
+    J, dlogits = _softmax_cross_entropy(logits, labels)
+    assert np.isnan(J)
+    assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False]
+
+
+def test_nan_stays_in_its_sample_of_a_network():
+    """[B-16]"""
+    X = _rng_normal(3, 4)
+    X[1, 2] = nan
+    layers = _rng_normal(4, 5), np.ones(5), _rng_normal(5, 2), np.ones(2)
+    _, res = mg.two_layer_cross_entropy_rows_fwd(*layers, X, np.array([0, 1, 1]))
+    dX = mg.two_layer_cross_entropy_rows_bwd(res, 1.0)[-1]
+    rows = np.isfinite(dX).all(axis=1)
+    assert rows[0]
+    assert rows[2]
+
+
+@pytest.mark.parametrize("labels", [[[1.0]], [0]], ids=["one_hot", "integer"])
+def test_one_class(labels):
+    """[A-10]"""
+    assert _softmax_cross_entropy([[3.0]], labels) == (0, [[0]])
+
+
+def test_one_sample_of_one_pixel():
+    """[A-11] [C-08] [D-01]"""
+    x = np.full((1, 1, 1, 1), 3.0)
+    Z, res = mg.conv2d_fwd(x, np.full((1, 1, 1, 1), 2.0), np.array([1.0]))
+    assert Z.ravel().tolist() == [7]
+    assert [d.ravel().tolist() for d in mg.conv2d_bwd(res, np.full((1, 1, 1, 1), 10.0))] == [[20], [30], [10]]
+    O, res = mg.correlate2d_fwd(x[0, 0], np.array([[2.0]]))
+    assert [d.tolist() for d in mg.correlate2d_bwd(res, O)] == [[[12]], [[18]]]
+    assert mg.flatten_columns_fwd(x[0])[0].tolist() == [[3]]
+
+
+def test_lecture_correlation_by_hand():
+    """[C-08] 3×3 ⊗ 2×2 = 2×2, all four entries."""
+    X, F = np.arange(1.0, 10).reshape(3, 3), np.array([[1000.0, 100.0], [10.0, 1.0]])
+    assert mg.correlate2d_fwd(X, F)[0].tolist() == [[1245, 2356], [4578, 5689]]
+
+
+def test_lecture_convolution_by_hand():
+    """[C-07] The kernel turned round: a lone 1 in the image leaves the kernel as it is."""
+    w = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert mg.convolve2d_fwd(np.array([[1.0]]), w)[0].tolist() == w.tolist()
+    X = np.arange(1.0, 10).reshape(3, 3)
+    valid = mg.convolve2d_fwd(X, np.array([[1.0, 10.0], [100.0, 1000.0]]), mode="valid")[0]
+    assert valid.tolist() == [[1245, 2356], [4578, 5689]]
+
+
+def test_gradient_descent_steps_against_the_gradient():
+    """[D-11]"""
+    params = [(np.array([[1.0, 2.0]]), np.array([3.0]))]
+    (W, b), *_ = mg.gradient_descent(params, [(np.array([[10.0, 20.0]]), np.array([30.0]))], 0.1)
+    assert (W.tolist(), b.tolist()) == ([[0, 0]], [0])
+
+
+def test_one_hot():
+    """[B-10] [D-01]"""
+    labels = np.array([2, 0])
+    assert mg.one_hot(labels, 3).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert mg.one_hot_columns(labels, 3).tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert np.isnan(mg.one_hot(np.array([-1, 0, 3]), 3)).all(axis=1).tolist() == [True, False, True]
+    assert mg.one_hot(labels, 3, jnp.bfloat16).dtype == jnp.bfloat16

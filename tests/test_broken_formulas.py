@@ -1,0 +1,39 @@
+"""Break one formula by hand, as a reader would, in each family: ``manual-grad verify`` names the tag."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BREAKS = {  # file: (line, what it becomes, a tag that must fail)
+    "chain_rule": ("dq = df * z  # [C-01]", "dq = df * q  # [C-01]", "C-01"),
+    "mse": ("dy_hat = -2 / len(error) * dJ * error", "dy_hat = -2 * dJ * error", "A-04"),
+    "activations": ("dx = jnp.where(x > 0, dout, 0)", "dx = jnp.where(x < 0, dout, 0)", "B-06"),
+    "softmax": ("(dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))", "dprobs", "A-08"),
+    "dense": ("dW = dZ @ X.T  # [B-15] [D-07]", "dW = -(dZ @ X.T)  # [B-15] [D-07]", "D-07"),
+    "two_layer": ("db1 = dz  # [B-08]", "db1 = da  # [B-08]", "B-08"),
+    "mlp": ("W.T @ deltas[-1])[0])  # [C-05]", "W.T @ deltas[0])[0])  # [C-05]", "C-05"),
+    "conv2d": ("_correlate(_pad(dO, f), _rot180(f))", "_correlate(_pad(dO, f), f)", "C-10"),
+    "cnn": ("(dZ1,) = relu_bwd(Z1, dA1)", "(dZ1,) = relu_bwd(dA1, dA1)", "A-11"),
+    "linear_cross_entropy": ("(total[0] + J, total[1] + dW), dh", "(J, dW), dh", "A-10"),
+}
+
+
+@pytest.mark.parametrize("family", BREAKS)
+def test_a_broken_formula_is_named(family, tmp_path):
+    right, wrong, tag = BREAKS[family]
+    for package in ("manual_grad", "reference"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "manual_grad" / "formulas" / f"{family}.py"
+    assert path.read_text().count(right) == 1
+    path.write_text(path.read_text().replace(right, wrong))
+    words = [sys.executable, "-m", "manual_grad", "verify", "--tag", tag]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"failed ({tag})" in done.stdout

@@ -1,0 +1,167 @@
+"""The console script as its user meets it: exit codes, one clear line for bad usage, JSON beside tables."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from manual_grad import cli, lectures
+from manual_grad.lectures import EQUATIONS, ERRATA, digits
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call the console script with these words: (exit code, standard output, standard error)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["manual-grad", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+def test_one_equation_is_verified(run, tmp_path):
+    code, out, _ = run("verify", "--tag", "a-10", "--json", tmp_path / "v.json")
+    assert code == 0
+    assert "A-10" in out
+    assert "1 equations verified, 0 errata refuted, 0 failed" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["passed"] is True
+    assert {"jax", "jaxlib", "numpy", "python", "device", "dtype", "seed"} <= set(found["environment"])
+    (equation,) = found["equations"]
+    assert equation["tag"] == "A-10"
+    assert equation["lecture"] == "A"
+    assert equation["status"] == "verified"
+    assert equation["title"]
+    assert equation["inputs"]["logits"] == "float64[5,7]"
+    assert set(equation["oracles"]) == {"value", "reverse", "forward"}
+    for oracle in equation["oracles"].values():
+        assert oracle["passed"] is True
+        assert 0 <= oracle["max_error"] <= 1e-12
+    assert list(tmp_path.iterdir()) == [tmp_path / "v.json"]
+
+
+def test_an_erratum_shows_its_counterexample(run, tmp_path):
+    code, out, _ = run("verify", "--tag", "B-E1", "--tag", "B-E2", "--json", tmp_path / "v.json")
+    assert code == 0
+    assert "refuted" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert [e["status"] for e in found["equations"]] == ["erratum", "erratum"]
+    assert all(e["counterexample"] for e in found["equations"])
+
+
+def test_a_lecture_is_all_its_tags(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        cli.judge, "verify", lambda entry, **_: cli.Verdict(entry.tag, entry.lecture, entry.title)
+    )
+    run("verify", "--lecture", "c", "--lecture", "B", "--json", tmp_path / "v.json")
+    tags = [e["tag"] for e in json.loads((tmp_path / "v.json").read_text())["equations"]]
+    assert tags == [e.tag for e in (*EQUATIONS, *ERRATA) if e.tag[0] in "BC"]
+
+
+def test_seed_and_dtype_are_used(run, tmp_path):
+    def inputs_and_error(*words):
+        assert run("verify", "--tag", "A-08", *words, "--json", tmp_path / "v.json")[0] == 0
+        (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
+        return equation["inputs"]["logits"], equation["oracles"]["reverse"]["max_error"]
+
+    assert inputs_and_error("--dtype", "bfloat16")[0] == "bfloat16[5,7]"
+    first = inputs_and_error("--dtype", "float32")
+    assert first == inputs_and_error("--dtype", "float32")
+    assert first[1] != inputs_and_error("--dtype", "float32", "--seed", "5")[1]
+
+
+def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
+    verdict = cli.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
+    verdict.oracles["value"] = cli.judge.OracleVerdict(float("inf"), passed=False)
+    monkeypatch.setattr(cli.judge, "verify", lambda entry, **_: verdict)
+    code, out, _ = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
+    assert code == 1
+    assert "failed (A-02)" in out
+    assert "[off] by a lot" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["passed"] is False
+    assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "passed": False}
+
+
+BAD_USAGE = {
+    "--tag A-1": "A-10",
+    "--tag nonsense": "no such equation",
+    "--lecture E": "expected one of A, B, C, D",
+    "--tag A-10 --lecture B": "is not in --lecture B",
+    "--dtype int8": "--dtype",
+    "--seed x": "--seed",
+    "--seed -1": "--seed",
+    "--nonsense": "--nonsense",
+    "--tag A-02 --json .": "a folder",
+    "--tag A-02 --json nowhere/v.json": "no folder",
+}
+
+
+@pytest.mark.parametrize("words", BAD_USAGE)
+def test_bad_usage_is_one_clear_line(run, words):
+    code, out, err = run("verify", *words.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("manual-grad: ")
+    assert err.count("\n") == 1
+    assert BAD_USAGE[words] in err
+
+
+@pytest.mark.parametrize("words", [["nonsense"], []])
+def test_an_unknown_command_is_one_clear_line(run, words):
+    code, _, err = run(*words)
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(run, monkeypatch):
+    digits.load_digits_28.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    code, _, err = run("verify", "--tag", "A-11")
+    assert code == 2
+    assert "pip install 'manual-grad[digits]'" in err
+    assert err.count("\n") == 1
+    digits.load_digits_28.cache_clear()
+
+
+def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
+    assert code == 2
+    assert "No space left on device" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_teaches(run):
+    code, out, _ = run("verify", "--help")
+    assert code == 0
+    for word in ("--lecture", "--tag", "--dtype", "--seed", "--json", "Examples", "jax.vjp"):
+        assert word in out
+    assert run("--version")[1].startswith("manual-grad ")
+
+
+def test_ctrl_c_writes_nothing_and_says_so(tmp_path):
+    words = [sys.executable, "-m", "manual_grad", "verify", "--json", str(tmp_path / "v.json")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_lectures_are_named():
+    assert set(lectures.LECTURES) == set("ABCD")

@@ -1,0 +1,193 @@
+"""The house stands: floors import downwards, formulas stay clear of autodiff, tags tie it all together."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import manual_grad
+from manual_grad.lectures import EQUATIONS, ERRATA
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    "manual_grad.formulas": {"manual_grad.formulas"},
+    "reference": {"reference"},
+    "manual_grad.lectures": {"manual_grad.formulas", "manual_grad.lectures", "reference"},
+    "manual_grad.verify": {
+        "manual_grad.formulas",
+        "manual_grad.lectures",
+        "manual_grad.verify",
+        "reference",
+    },
+    "manual_grad.environment": set(),
+}
+AUTODIFF = {
+    "grad", "value_and_grad", "vjp", "jvp", "jacobian", "jacrev", "jacfwd", "hessian", "linearize",
+    "linear_transpose", "custom_vjp", "custom_jvp", "custom_gradient", "checkpoint", "remat", "ad",
+}  # fmt: skip
+TAGS = [entry.tag for entry in (*EQUATIONS, *ERRATA)]
+LEDGER = [
+    *(f"A-{n:02}" for n in range(1, 12)), *(f"B-{n:02}" for n in range(1, 17)),
+    *(f"C-{n:02}" for n in range(1, 12)), *(f"D-{n:02}" for n in range(1, 12)),
+    "A-E1", "B-E1", "B-E2", "B-E3", "C-E1", *(f"D-E{n}" for n in range(1, 9)),
+]  # fmt: skip
+
+
+def sources(package):
+    path = ROOT.joinpath(*package.split("."))
+    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def imported(tree):
+    """Every module that a syntax tree imports of this project."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in ("manual_grad", "reference", "tests"))
+
+
+def forbidden_imports(tree, allowed):
+    return [n for n in imported(tree) if not any(n == a or n.startswith(a + ".") for a in allowed)]
+
+
+def autodiff_names(tree):
+    """Where a syntax tree reaches for autodiff, be it by import, attribute or string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in AUTODIFF:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            for alias in node.names:
+                yield from (part for part in alias.name.split(".") if part in AUTODIFF)
+                yield from (
+                    part for part in (getattr(node, "module", "") or "").split(".") if part in AUTODIFF
+                )
+        elif isinstance(node, ast.Constant) and node.value in AUTODIFF:
+            yield node.value
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_floors_import_downwards(floor):
+    for path in sources(floor):
+        assert not forbidden_imports(ast.parse(path.read_text()), FLOORS[floor]), path
+
+
+@pytest.mark.parametrize("line", ["import reference", "from manual_grad.lectures import EQUATIONS"])
+def test_an_import_upwards_is_seen(line):
+    assert forbidden_imports(ast.parse(line), FLOORS["manual_grad.formulas"])
+
+
+@pytest.mark.parametrize("path", sources("manual_grad.formulas"), ids=lambda path: path.name)
+def test_formulas_never_differentiate(path):
+    assert not list(autodiff_names(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jax.grad(f)",
+        "from jax import vjp",
+        "import jax.interpreters.ad",
+        "getattr(jax, 'jvp')",
+        "from jax import linearize as f",
+    ],
+)
+def test_autodiff_is_seen(line):
+    assert list(autodiff_names(ast.parse(line)))
+
+
+def test_formulas_use_no_other_numerics():
+    """Only jax.numpy and jax.lax compute there; numpy converts at the border."""
+    allowed = {"jax", "jax.lax", "jax.numpy", "jaxtyping", "beartype", "numpy", "collections", "dataclasses"}
+    allowed |= {"functools", "inspect", "math", "types", "typing", "manual_grad"}
+    for path in sources("manual_grad.formulas"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert {n if n in allowed else n.split(".")[0] for n in names} <= allowed, path
+
+
+def test_the_ledger_is_complete():
+    assert sorted(TAGS) == sorted(LEDGER)
+    assert len(set(TAGS)) == len(TAGS)
+
+
+def code_tags():
+    """Tags at the ends of lines of code, and tags in docstrings, of all formulas."""
+    code, docs = set(), set()
+    for path in sources("manual_grad.formulas"):
+        text = path.read_text()
+        code |= {tag for comment in re.findall(r"#.*", text) for tag in tags_in(comment)}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                docs |= set(tags_in(ast.get_docstring(node) or ""))
+    return code, docs
+
+
+def tags_in(text):
+    """[A-10], and the range [B-03] … [B-08]."""
+    for first, last in re.findall(r"\[([A-D]-\d\d)\](?: … \[([A-D]-\d\d)\])?", text):
+        numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
+        yield from (f"{first[0]}-{n:02}" for n in numbers)
+
+
+def test_every_equation_is_tagged_in_code_and_docstring():
+    equations = {tag for tag in LEDGER if "E" not in tag}
+    code, docs = code_tags()
+    assert code == equations
+    assert docs == equations
+
+
+def readme_index():
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"^\| ([A-D]-E?\d+) \| (.*?) \| (.*?) \|$", text, flags=re.MULTILINE)
+
+
+def test_the_readme_indexes_every_tag_with_its_title():
+    assert {tag: title for tag, title, _ in readme_index()} == {e.tag: e.title for e in (*EQUATIONS, *ERRATA)}
+
+
+def test_the_readme_names_functions_that_prove_the_tag():
+    claims = {e.tag: e.claims for e in EQUATIONS} | {e.tag: (e.claim,) for e in ERRATA}
+    for tag, _, functions in readme_index():
+        ways = {way for claim in claims[tag] for way in claim.formulas}
+        named = set(re.findall(r"`(\w+)`", functions))
+        assert named == {way for way in ways if way in manual_grad.__all__}, tag
+
+
+def public_functions():
+    for path in sources("manual_grad.formulas"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield pytest.param(path.stem, node, id=f"{path.stem}.{node.name}")
+
+
+@pytest.mark.parametrize(("module", "node"), list(public_functions()))
+def test_public_functions_explain_themselves(module, node):
+    doc = ast.get_docstring(node) or ""
+    if module == "border":
+        assert doc
+        return
+    for section in ("Args:", "Returns:", "Raises:", "Source:", ">>> "):
+        assert section in doc, f"{node.name} has no {section}"
+
+
+def test_every_public_function_is_exported():
+    helpers = {"activation_pair"}
+    names = {param.values[1].name for param in public_functions() if param.values[0] != "border"}
+    assert names - helpers <= set(manual_grad.__all__)
+    assert all(hasattr(manual_grad, name) for name in manual_grad.__all__)
+
+
+def test_every_exported_function_is_held_against_the_reference():
+    """Each public function is named in some lecture's claims, or builds one that is."""
+    lectures = "".join(path.read_text() for path in sources("manual_grad.lectures"))
+    formulas = "".join(path.read_text() for path in sources("manual_grad.formulas"))
+    for name in manual_grad.__all__:
+        if name[0].islower() and not re.search(rf"\b{name}\b", lectures):
+            assert len(re.findall(rf"\b{name}\(", formulas)) > 1, f"{name} is proved by no claim"
