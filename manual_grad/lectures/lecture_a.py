@@ -43,17 +43,19 @@ from manual_grad.formulas.softmax import (
 from manual_grad.lectures.digits import load_digits_28
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, pulled, value_of
 
+# Targets lie off to one side of the predictions: no sum of errors cancels, and each keeps its digits.
+
 
 def _vectors(draw: Draw) -> dict:
-    return {"y_hat": draw.normal(7), "y": draw.normal(7)}
+    return {"y_hat": draw.normal(7), "y": 4 + draw.normal(7)}
 
 
 def _one_feature(draw: Draw) -> dict:
-    return {"w": draw.normal(), "b": draw.normal(), "x": draw.normal(7), "y": draw.normal(7)}
+    return {"w": draw.normal(), "b": draw.normal(), "x": draw.normal(7), "y": 4 + draw.normal(7)}
 
 
 def _many_features(draw: Draw) -> dict:
-    return {"w": draw.normal(3), "b": draw.normal(), "x": draw.normal(7, 3), "y": draw.normal(7)}
+    return {"w": draw.normal(3), "b": draw.normal(), "x": draw.normal(7, 3), "y": 4 + draw.normal(7)}
 
 
 def _logits(draw: Draw) -> dict:
@@ -94,8 +96,9 @@ def _images_and_cnn(draw: Draw) -> dict:
 
 def _slide_shapes(params, X, labels):
     """The slide's tensors, each zero, in the shapes that it states."""
-    (f1, _, l_I, l_1), (f2, _, _, l_2), (_, l_4) = (params[name].shape for name in ("K1", "K2", "W4"))
-    shapes = reference.cnn.cnn_shapes(*X.shape[:3], l_I, f1, l_1, f2, l_2, l_4, labels.shape[1])
+    N, n_H, n_W, l_I = X.shape
+    (f1, l_1), (f2, l_2), l_4 = params["K1"].shape[1::2], params["K2"].shape[1::2], params["W4"].shape[1]
+    shapes = reference.cnn.cnn_shapes(N, n_H, n_W, l_I, f1, l_1, f2, l_2, l_4, labels.shape[1])
     return {name: jnp.zeros(shape) for name, shape in shapes.items()}
 
 

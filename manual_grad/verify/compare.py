@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# 1e-12 in float64; elsewhere sixteen times the dtype's rounding error, several times what was measured.
-TOLERANCES = {"float64": 1e-12} | {
-    name: 16 * float(jnp.finfo(name).eps) for name in ("float32", "bfloat16", "float16")
+# In the half precisions sixteen times the rounding error: four times what was measured.
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5} | {
+    name: 16 * float(jnp.finfo(name).eps) for name in ("bfloat16", "float16")
 }
 
 

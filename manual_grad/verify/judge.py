@@ -53,15 +53,16 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
-        dtype: the floating-point dtype of the formulas.
+        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64.
         seed: with the tag, it decides the random inputs.
     Returns:
         The verdict; its status says what was shown.
     """
     verdict = Verdict(entry.tag, entry.lecture, entry.title)
     claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
+    dtype = jnp.dtype(dtype if isinstance(entry, Equation) else jnp.float64)
     for number, claim in enumerate(claims):
-        draw = Draw(np.random.default_rng([seed, zlib.crc32(entry.tag.encode()), number]), jnp.dtype(dtype))
+        draw = Draw(np.random.default_rng([seed, zlib.crc32(entry.tag.encode()), number]), dtype)
         problem = pose(claim, draw)
         checks = oracle_checks(problem, draw)
         verdict.inputs.update(problem.described())
