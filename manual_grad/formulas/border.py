@@ -48,7 +48,10 @@ def checked(formula: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(formula)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{formula.__name__}: {error}") from None
         given = {name: _to_jax(formula, name, value) for name, value in bound.arguments.items()}
         _check(formula.__name__, hints, given)
         bound.arguments.update(given)

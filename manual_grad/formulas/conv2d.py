@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, SupportsIndex, TypeGuard
+from typing import Any, Literal, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 
 from manual_grad.formulas.border import InputError, checked, describe, require
 
-Pair = int | Sequence[int]
-Padding = str | Sequence[Sequence[int]]
+Pair = Any  # an int or two of them: _pair says what is wrong with others
+Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
 
 
 def _rot180(f: Array) -> Array:

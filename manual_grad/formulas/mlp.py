@@ -24,7 +24,7 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_columns_fwd,
 )
 
-Params = Sequence[Sequence[Any]]  # pairs (W, b); _check_params looks at each
+Params = Any  # a sequence of pairs (W, b): _check_params says what is wrong with others
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("params", "As", "Zs"), meta_fields=("activation",))
@@ -40,11 +40,17 @@ class MLPResiduals:
 
 def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
     """Each layer is a pair (W, b) whose width continues the one before; ``width`` is the input's."""
-    require(len(params) > 0, f"{formula}: params is empty, expected at least one pair (W, b)")
+    require(
+        isinstance(params, Sequence) and len(params) > 0,
+        f"{formula}: params is {describe(params)}, expected at least one pair (W, b) in a list or tuple",
+    )
     pair = "(float[d,m], float[m])" if rows else "(float[m,d], float[m])"
     for i, layer in enumerate(params):
         require(
-            len(layer) == 2 and is_float_array(layer[0], 2) and is_float_array(layer[1], 1),
+            isinstance(layer, Sequence)
+            and len(layer) == 2
+            and is_float_array(layer[0], 2)
+            and is_float_array(layer[1], 1),
             f"{formula}: params[{i}] is {describe(layer)}, expected a pair (W, b), {pair}",
         )
         W, b = layer
@@ -362,8 +368,8 @@ def five_layer_fwd(params: Params, X: Float[Array, "d N"], Y: Float[Array, "K N"
     >>> float(five_layer_fwd([layer] * 5, jnp.array([[1e4], [0.0]]), jnp.array([[0.0], [1.0]]))[0])
     10000.0
     """
-    require(len(params) == 5, f"five_layer_fwd: params has {len(params)} layers, expected five pairs (W, b)")
     _check_params("five_layer_fwd", params, X.shape[0], rows=False)
+    require(len(params) == 5, f"five_layer_fwd: params has {len(params)} layers, expected five pairs (W, b)")
     (W1, b1), (W2, b2), (W3, b3), (W4, b4), (W5, b5) = params
     require(len(b5) == len(Y), f"five_layer_fwd: Y is {describe(Y)}, expected float[{len(b5)},N]")
     Z1, _ = dense_columns_fwd(X, W1, b1)  # [D-02]

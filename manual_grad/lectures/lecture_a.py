@@ -85,7 +85,7 @@ def _images_and_cnn(draw: Draw) -> dict:
     X = jnp.asarray(images[chosen, :, :27, None], draw.dtype)
     K1, b1 = draw.normal(3, 3, 1, 5, scale=(2 / 9) ** 0.5), draw.normal(5, scale=0.3)
     K2, b2 = draw.normal(4, 4, 5, 6, scale=(2 / 80) ** 0.5), draw.normal(6, scale=0.3)
-    if draw.dtype.itemsize == 2:
+    if jnp.dtype(draw.dtype).itemsize == 2:
         X, K1, b1 = jnp.round(X), jnp.sign(K1) / 4, jnp.full_like(b1, 1 / 8)
         K2, b2 = jnp.sign(K2) * (abs(K2) > 0.2) / 8, jnp.full_like(b2, -1 / 128)
     A3 = reference.cnn.features({"K1": K1, "b1": b1, "K2": K2, "b2": b2}, X)
