@@ -113,7 +113,9 @@ def verify(
     equations, errata = _chosen(lecture, tag)
     if json:
         _require_writable(json)
+    _require_device()
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
     started = time.perf_counter()
     verdicts = _verify_all(equations + errata, dtype.value, seed)
     seconds = time.perf_counter() - started
@@ -234,6 +236,16 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     for oracle in content["oracles"].values():
         oracle["max_error"] = oracle["max_error"] if math.isfinite(oracle["max_error"]) else None
     return content
+
+
+def _require_device() -> None:
+    """Refuse a device that is not there, such as JAX_PLATFORMS=cuda on a machine without one."""
+    try:
+        jax.devices()
+    except Exception as error:  # what JAX raises differs with the platform and the version
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}") from None
 
 
 def _require_writable(path: Path) -> None:

@@ -151,15 +151,24 @@ def test_help_teaches(run):
     assert run("--version")[1].startswith("manual-grad ")
 
 
-def test_ctrl_c_writes_nothing_and_says_so(tmp_path):
-    words = [sys.executable, "-m", "manual_grad", "verify", "--json", str(tmp_path / "v.json")]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; nothing was written" in err
-    assert "Traceback" not in err
+def test_a_device_that_is_not_there_is_one_clear_line():
+    words = [sys.executable, "-m", "manual_grad", "verify", "--tag", "A-02"]
+    done = subprocess.run(words, env=os.environ | {"JAX_PLATFORMS": "rocm"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "JAX finds no device (JAX_PLATFORMS is 'rocm')" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
+    def interrupted(entry, **_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return cli.Verdict(entry.tag, entry.lecture, entry.title)
+
+    monkeypatch.setattr(cli.judge, "verify", interrupted)
+    code, _, err = run("verify", "--json", tmp_path / "v.json")
+    assert code == 130
+    assert err == "manual-grad: interrupted; nothing was written\n"
     assert not list(tmp_path.iterdir())
 
 

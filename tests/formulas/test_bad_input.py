@@ -154,8 +154,8 @@ WHOLE = {
     "mlp_rows_fwd: activation is 'gelu', expected one of relu, sigmoid, tanh, softplus, identity": lambda: (
         mg.mlp_rows_fwd([(a((2, 1)), a(1))], a((3, 2)), activation="gelu")
     ),
-    "mlp_rows_fwd: params is [], expected at least one pair (W, b) in a list or tuple": lambda: mg.mlp_rows_fwd(
-        [], a((3, 2))
+    "mlp_rows_fwd: params is [], expected at least one pair (W, b) in a list or tuple": lambda: (
+        mg.mlp_rows_fwd([], a((3, 2)))
     ),
     "mlp_rows_fwd: params[1][0] is float32[4,2], expected W to take the 5 features before it": lambda: (
         mg.mlp_rows_fwd([(a((3, 5)), a(5)), (a((4, 2)), a(2))], a((6, 3)))
