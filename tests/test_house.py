@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,10 @@ def test_every_exported_function_is_held_against_the_reference():
     for name in manual_grad.__all__:
         if name[0].islower() and not re.search(rf"\b{name}\b", lectures):
             assert len(re.findall(rf"\b{name}\(", formulas)) > 1, f"{name} is proved by no claim"
+
+
+def test_every_tag_names_a_test():
+    words = [sys.executable, "-m", "pytest", "-o", "addopts=", "--collect-only", "-q", "tests/lectures"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    ids = set(re.findall(r"\[([A-D]-E?\d+)\]", done.stdout))
+    assert ids == set(LEDGER)

@@ -21,7 +21,7 @@ from manual_grad.formulas.softmax import (
 def linear_cross_entropy_fwd(
     hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Integer[Array, " N"], *, chunk: int = 128
 ):
-    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10] [B-13]
+    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10]
 
     Args:
         hidden: the last layer's input, (N, D).
@@ -66,8 +66,8 @@ def linear_cross_entropy_fwd(
 def _one_chunk(h: Array, y: Array, W: Array, N: int) -> tuple[Array, Array, Array]:
     """``(J, dh, dW)``: this chunk's part of the mean over all N samples."""
     share = len(h) / N
-    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [B-13]
-    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, share)  # [A-10] [B-14]
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [A-10]
+    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, share)  # [A-10]
     return share * J, dlogits @ W.T, h.T @ dlogits
 
 

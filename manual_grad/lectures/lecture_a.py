@@ -74,6 +74,11 @@ def _logits_and_one_hot(draw: Draw) -> dict:
     return {"logits": draw.normal(5, 7), "labels": draw.one_hot(5, 7)}
 
 
+def _last_layer(draw: Draw) -> dict:
+    arrays = {"hidden": draw.normal(7, 5), "W": draw.normal(5, 11), "labels": draw.labels(7, 11)}
+    return arrays | {"chunk": 3}
+
+
 def _images_and_cnn(draw: Draw) -> dict:
     """Four real digits of 28×27 pixels and a network for them.
 
@@ -196,6 +201,7 @@ EQUATIONS = (
                 _vectors,
                 {"jac_squared_errors_y_hat": jac_squared_errors_y_hat},
             ),
+            Claim("value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}),
         ),
     ),
     Equation(
@@ -448,15 +454,19 @@ EQUATIONS = (
                 says="one-hot labels: product of the Jacobians, and the short form",
             ),
             Claim(
+                "value",
+                reference.linear_cross_entropy.linear_cross_entropy,
+                ("J",),
+                _last_layer,
+                {"linear_cross_entropy_fwd": value_of(linear_cross_entropy_fwd)},
+                at=lambda hidden, W, labels, chunk: {"hidden": hidden, "W": W, "labels": labels},
+                says="fused with the last layer, in chunks",
+            ),
+            Claim(
                 "gradient",
                 reference.linear_cross_entropy.linear_cross_entropy,
                 ("hidden", "W"),
-                lambda draw: {
-                    "hidden": draw.normal(7, 5),
-                    "W": draw.normal(5, 11),
-                    "labels": draw.labels(7, 11),
-                    "chunk": 3,
-                },
+                _last_layer,
                 {"linear_cross_entropy_bwd": pulled(linear_cross_entropy_fwd, linear_cross_entropy_bwd)},
                 at=lambda hidden, W, labels, chunk: {"hidden": hidden, "W": W, "labels": labels},
                 says="fused with the last layer, in chunks",

@@ -394,6 +394,22 @@ EQUATIONS = (
         claims=(
             _delta_claim(1, "sigmoid"),
             *(_delta_claim(0, name) for name in _PRIMES),  # the first layer's, through every layer behind it
+            Claim(
+                "gradient",
+                reference.mlp.mlp_rows,
+                ("X",),
+                partial(_batch, activation="tanh", rows=True),
+                {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)},
+                says="a batch, a sample a row: down to the input",
+            ),
+            Claim(
+                "gradient",
+                reference.mlp.mlp_columns,
+                ("X",),
+                partial(_batch, activation="tanh", rows=False),
+                {"mlp_columns_bwd": pulled(mlp_columns_fwd, mlp_columns_bwd)},
+                says="a batch, a sample a column: down to the input",
+            ),
         ),
     ),
     Equation(

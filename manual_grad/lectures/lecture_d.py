@@ -32,6 +32,8 @@ from manual_grad.formulas.mlp import (
     gradient_descent,
     mlp_columns_bwd,
     mlp_columns_fwd,
+    mlp_rows_bwd,
+    mlp_rows_fwd,
     one_hot_columns,
 )
 from manual_grad.formulas.softmax import (
@@ -63,6 +65,11 @@ def _network(draw: Draw, m: int = 12) -> dict:
     Y = jnp.asarray(np.eye(10)[:, digits["labels"]], draw.dtype)
     X = digits["images"].reshape(m, 784).T
     return {"params": draw.layers(*_WIDTHS, rows=False, X=X), "X": X, "Y": Y}
+
+
+def _network_in_rows(draw: Draw) -> dict:
+    network = _network(draw)
+    return {"params": [(W.T, b) for W, b in network["params"]], "X": network["X"].T}
 
 
 def _network_and_rate(draw: Draw, m: int = 12) -> dict:
@@ -342,6 +349,14 @@ EQUATIONS = (
                 {"mlp_columns_fwd": lambda params, X, Y: mlp_columns_fwd(params, X)[0]},
                 at=lambda params, X, Y: {"params": params, "X": X},
                 says="Z5",
+            ),
+            Claim(
+                "value",
+                reference.mlp.five_layer,
+                ("L",),
+                _network,
+                {"five_layer_fwd": value_of(five_layer_fwd)},
+                says="through to the loss",
             ),
             Claim(
                 "gradient",
@@ -650,6 +665,14 @@ EQUATIONS = (
                 _network,
                 {"five_layer_bwd": pulled(five_layer_fwd, five_layer_bwd)},
                 says="dW1 to dW5 and db1 to db5, dX and dY",
+            ),
+            Claim(
+                "gradient",
+                reference.mlp.mlp_rows,
+                ("params", "X"),
+                _network_in_rows,
+                {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)},
+                says="the same layers, a sample a row",
             ),
         ),
     ),
