@@ -213,11 +213,6 @@ EQUATIONS = (
             r"\frac{\partial \vec{J}_0}{\partial \vec{\hat{y}}} = -\frac{2}{N} \begin{pmatrix} y^{(1)} "
             r"- \hat{y}^{(1)} & y^{(2)} - \hat{y}^{(2)} & \dots & y^{(N)} - \hat{y}^{(N)} \end{pmatrix}"
         ),
-        note=(
-            "Source 000 has a stray '= (x^(1))' under this line; it is the head of the column in A-05, "
-            "read by the transcription as a line of its own, and is left out. Source 002 does not have "
-            "it."
-        ),
         claims=(
             Claim(
                 "gradient",
@@ -365,10 +360,7 @@ EQUATIONS = (
             r"\frac{\partial J}{\partial l_j^{(i)}} = d\hat{y}_j^{(i)} \hat{y}_j^{(i)} - "
             r"\hat{y}_j^{(i)} \sum_{k=1}^{K} d\hat{y}_k^{(i)} \cdot \hat{y}_k^{(i)}"
         ),
-        note=(
-            "In the expansion before this line source 000 once writes the last class as a small k "
-            "(dŷ_k beside ŷ_K); source 002 writes K both times, which is what is meant."
-        ),
+        note="One copy of the slides once writes the last class as a small k (dŷ_k beside ŷ_K); K is meant.",
         claims=(
             Claim(
                 "gradient",
@@ -386,7 +378,7 @@ EQUATIONS = (
         printed=r"d\hat{y}_k^{(i)} = -\frac{1}{N} \frac{y_k^{(i)}}{\hat{y}_k^{(i)}}",
         note=(
             "The lecture has no line of its own for this: it is what is put in for dŷ in the step "
-            "after A-08 (with both hats in source 002, without them in source 000, see A-E1)."
+            "after A-08 (one copy of the slides has both hats there, the other neither, see A-E1)."
         ),
         claims=(
             Claim(
@@ -423,8 +415,8 @@ EQUATIONS = (
         ),
         note=(
             "The first form holds for any labels. The second takes each sample's labels to sum to 1, "
-            "which the lecture uses without saying so. Only source 002 prints the matrix form; source "
-            "000 ends with the entry, printed twice."
+            "which the lecture uses without saying so. Only one copy of the slides prints the matrix form; "
+            "the other ends with the entry, printed twice."
         ),
         claims=(
             Claim(
@@ -493,7 +485,7 @@ EQUATIONS = (
         ),
         note=(
             "The slide gives shapes only. ReLU after both convolutions and after the first dense "
-            "layer, VALID padding and stride 1 are the ledger's reading. From the flattening on, the "
+            "layer, VALID padding and stride 1 are our reading. From the flattening on, the "
             "slide's tensors carry a transpose sign but are one sample a row; K and l_5 are the same "
             "number."
         ),
@@ -540,8 +532,8 @@ ERRATA = (
             "next line does not follow."
         ),
         note=(
-            "The ledger names y_j/y_j only; source 000 drops the hat in the sum too (y_k/y_k). Source "
-            "002 has both hats."
+            "One copy of the slides drops the hat in the sum too (y_k/y_k), the other has both hats. "
+            "Refuted here is y_j/y_j alone; a test refutes the reading with y_k/y_k as well."
         ),
         claim=Claim(
             "gradient",

@@ -1,5 +1,8 @@
 """Every equation and erratum of the ledger, by tag, on other inputs than the command's default."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,3 +55,15 @@ def test_digits_are_real_digits():
     assert images.dtype == np.float64
     assert 0 <= images.min() < images.max() <= 1
     assert np.bincount(labels).min() > 170
+
+
+def test_the_other_reading_of_a_e1_is_wrong_too():
+    """With both hats missing: −(1/N) [y_j/y_j · ŷ_j − ŷ_j Σ_k y_k/y_k · ŷ_k]."""
+    (erratum,) = (e for e in ERRATA if e.tag == "A-E1")
+
+    def as_printed(dJ, logits, labels):
+        y_hat, hot = jax.nn.softmax(logits), (labels != 0).astype(logits.dtype)
+        return -dJ / len(labels) * (hot * y_hat - y_hat * (hot * y_hat).sum(axis=1, keepdims=True))
+
+    verdict = judge.verify(replace(erratum, as_printed=as_printed), jnp.float64, seed=1)
+    assert verdict.status == "erratum", verdict.failures
