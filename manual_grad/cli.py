@@ -144,8 +144,9 @@ def _chosen(
             raise UsageError(f"--lecture is {letter!r}, expected one of {', '.join(LECTURES)}")
     for tag in tags or ():
         if tag.upper() not in known:
-            close = difflib.get_close_matches(tag.upper(), known, n=3) or known[:1] + known[-1:]
-            raise UsageError(f"--tag is {tag!r}, no such equation; close to it: {', '.join(close)}")
+            close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
+            hint = f"close to it: {close}" if close else f"expected {known[0]} to {known[-1]}"
+            raise UsageError(f"--tag is {tag!r}, no such equation; {hint}")
     letters = {letter.upper() for letter in lectures or LECTURES}
     wanted = {tag.upper() for tag in tags or known}
 

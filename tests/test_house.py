@@ -159,6 +159,7 @@ def test_the_readme_names_functions_that_prove_the_tag():
     for tag, _, functions in readme_index():
         ways = {way for claim in claims[tag] for way in claim.formulas}
         named = set(re.findall(r"`(\w+)`", functions))
+        assert named, f"{tag} names no function"
         assert named == {way for way in ways if way in manual_grad.__all__}, tag
 
 

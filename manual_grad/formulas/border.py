@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Scalar = Float[Array, ""] | float | int
-Label = Integer[Array, ""] | int | np.integer
+Label = Integer[Array, ""] | int
 
 
 class InputError(TypeCheckError, ValueError):
@@ -55,18 +55,24 @@ def checked(formula: Callable[P, R]) -> Callable[P, R]:
         given = {name: _to_jax(formula, name, value) for name, value in bound.arguments.items()}
         _check(formula.__name__, hints, given)
         bound.arguments.update(given)
-        return formula(*bound.args, **bound.kwargs)
+        try:
+            return formula(*bound.args, **bound.kwargs)
+        except InputError as error:  # of a formula inside: say who was called
+            inside = "" if str(error).startswith(f"{formula.__name__}:") else f"{formula.__name__}: in "
+            raise InputError(f"{inside}{error}") from None
 
     return call
 
 
 def _to_jax(formula: Callable, name: str, value: Any) -> Any:
     def convert(leaf: Any) -> Any:
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.floating) else leaf
+        if isinstance(leaf, np.generic):
+            return leaf.item()
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     try:
         return jax.tree.map(convert, value)
-    except TypeError:
+    except (TypeError, ValueError):  # an array of objects; a dict whose keys cannot be sorted
         found = describe(value)
         raise InputError(f"{formula.__name__}: {name} is {found}, expected an array of numbers") from None
 
@@ -74,16 +80,16 @@ def _to_jax(formula: Callable, name: str, value: Any) -> Any:
 def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
     with jaxtyped("context"):  # one scope of axis names for the whole call
         for name, hint in hints.items():
-            if name in given and not is_bearable(given[name], hint):
+            if name in given and (isinstance(given[name], bool) or not is_bearable(given[name], hint)):
                 others = "".join(
                     f"; {other} is {describe(value)}"
                     for other, value in given.items()
-                    if other != name and _arrays(value)
+                    if other != name and _arrays(other, value)
                 )
                 raise InputError(
                     f"{formula}: {name} is {describe(given[name])}, expected {expected(hint)}{others}"
                 )
-    arrays = [(name, array) for name, value in given.items() for array in _arrays(value)]
+    arrays = [pair for name, value in given.items() for pair in _arrays(name, value)]
     first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
     for name, array in arrays:
         if array.size == 0:
@@ -95,8 +101,10 @@ def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
             )
 
 
-def _arrays(value: Any) -> list[jax.Array]:
-    return [leaf for leaf in jax.tree.leaves(value) if isinstance(leaf, jax.Array)]
+def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:
+    """Each array in an argument, with its place there, such as ``params[1][0]``."""
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves if isinstance(leaf, jax.Array)]
 
 
 def _has_own_float_dtype(array: jax.Array) -> bool:
@@ -113,7 +121,8 @@ def describe(value: Any) -> str:
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, tuple | list):
         inner = ", ".join(describe(v) for v in value)
-        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+        comma = "," * (len(value) == 1)
+        return f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
     if value is None or isinstance(value, str | int | float):
         return repr(value)
     return f"a {type(value).__name__}"
@@ -129,6 +138,8 @@ def expected(hint: Any) -> str:
         dtype = hint.dtype.__name__.lower()
         return f"{'int' if dtype == 'integer' else dtype}[{','.join(hint.dim_str.split())}]"
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"tuple of {expected(args[0])}"
     if origin is tuple:
         return f"({', '.join(expected(arg) for arg in args)})"
     if origin in (typing.Union, types.UnionType):
@@ -153,6 +164,12 @@ def require(condition: bool, message: str) -> None:
     """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise InputError(message)
+
+
+def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:
+    """Refuse an array that has not this shape: a cotangent that is not shaped as the output."""
+    wanted = ",".join(map(str, shape))
+    require(array.shape == tuple(shape), f"{formula}: {name} is {describe(array)}, expected float[{wanted}]")
 
 
 def require_labels_in_range(formula: str, labels: Any, K: int, name: str = "labels") -> None:

@@ -79,7 +79,7 @@ def jac_square_x(x: Scalar) -> Float[Array, ""]:
     >>> float(jac_square_x(3.0))
     6.0
     """
-    return 2 * jnp.asarray(x)  # [A-01]
+    return jnp.asarray(2.0 * x)  # [A-01]
 
 
 @checked
@@ -117,7 +117,7 @@ def jac_powers_x(x: Scalar, m: int) -> Float[Array, " m"]:
     [1.0, 4.0, 12.0, 32.0]
     """
     require(m >= 1, f"jac_powers_x: m is {m}, expected at least 1")
-    x = jnp.asarray(x)
+    x = jnp.asarray(1.0 * x)  # an int becomes a float
     return jnp.stack([k * x ** (k - 1) for k in range(1, m + 1)])  # [A-01]
 
 
@@ -275,7 +275,7 @@ def as_matrix(jacobian: Float[Array, "..."], out_ndim: int) -> Float[Array, "out
         (out.size, in.size).
     Raises:
         InputError: ``out_ndim`` is larger than the Jacobian's rank.
-    Source: the ledger's convention for all four lectures.
+    Source: the layout of ∂f⃗/∂x⃗ in Lecture A, "Jacobian Matrices".
 
     >>> as_matrix(jnp.ones((2, 3, 4, 5)), 2).shape
     (6, 20)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import InputError, checked, describe, require
+from manual_grad.formulas.border import InputError, checked, describe, require, require_shape
 
 Pair = Any  # an int or two of them: _pair says what is wrong with others
 Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
@@ -88,17 +88,10 @@ def correlate2d_bwd(res: tuple[Float[Array, "H W"], Float[Array, "kh kw"]], dO: 
     [[[10.0, 1001.0, 100.0]], [[201.0, 302.0]]]
     """
     x, f = res
-    _require_out_shape(
-        "correlate2d_bwd", "dO", dO, [n - k + 1 for n, k in zip(x.shape, f.shape, strict=True)]
-    )
+    require_shape("correlate2d_bwd", "dO", dO, [n - k + 1 for n, k in zip(x.shape, f.shape, strict=True)])
     df = _correlate(x, dO)  # [C-09]
     dx = _correlate(_pad(dO, f), _rot180(f))  # [C-10]
     return dx, df
-
-
-def _require_out_shape(formula: str, name: str, dout: Array, shape: Sequence[int]) -> None:
-    expected = ",".join(map(str, shape))
-    require(dout.shape == tuple(shape), f"{formula}: {name} is {describe(dout)}, expected float[{expected}]")
 
 
 @checked
@@ -227,7 +220,7 @@ def convolve2d_bwd(res: Convolve2DResiduals, dY: Float[Array, "h w"]):
     x, w = res.x, res.w
     sign = 1 if res.mode == "full" else -1
     out_shape = [n + sign * (k - 1) for n, k in zip(x.shape, w.shape, strict=True)]
-    _require_out_shape("convolve2d_bwd", "dY", dY, out_shape)
+    require_shape("convolve2d_bwd", "dY", dY, out_shape)
     if res.mode == "full":
         return _correlate(dY, w), _correlate(dY, x)  # [C-07]
     return _correlate(_pad(dY, w), w), _rot180(_correlate(x, dY))  # [C-07]
@@ -286,14 +279,8 @@ def conv2d_fwd(
     [101.0, 105.0]
     """
     res = _conv2d_geometry(x, kernel, strides, padding, dilation, groups)
-    Z = bias + lax.conv_general_dilated(  # [A-11] [C-08]
-        x,
-        kernel,
-        window_strides=res.strides,
-        padding=res.pads,
-        rhs_dilation=res.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
+    Z = bias + _xla_conv(  # [A-11] [C-08]
+        x, kernel, res.pads, rhs_dilation=res.dilation, window_strides=res.strides, feature_group_count=groups
     )
     return Z, res
 
@@ -320,7 +307,7 @@ def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
     >>> [d.ravel().tolist() for d in conv2d_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
-    _require_out_shape("conv2d_bwd", "dZ", dZ, (len(res.x), *_conv2d_out_size(res), res.kernel.shape[-1]))
+    require_shape("conv2d_bwd", "dZ", dZ, (len(res.x), *_conv2d_out_size(res), res.kernel.shape[-1]))
     dbias = dZ.sum(axis=(0, 1, 2))  # [A-11]
     return _conv2d_dx(res, dZ), _conv2d_dkernel(res, dZ), dbias
 
@@ -337,14 +324,12 @@ def _conv2d_dx(res: Conv2DResiduals, dZ: Array) -> Array:
             (H, W), dZ.shape[1:3], _reach(res), res.strides, res.pads, strict=True
         )
     ]
-    return lax.conv_general_dilated(  # [C-10]
+    return _xla_conv(  # [C-10]
         dZ,
         swapped.reshape(kh, kw, O // g, g * Cg),
-        window_strides=(1, 1),
-        padding=pads,
-        lhs_dilation=res.strides,
+        pads,
+        spread=res.strides,
         rhs_dilation=res.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=g,
     )
 
@@ -357,14 +342,42 @@ def _conv2d_dkernel(res: Conv2DResiduals, dZ: Array) -> Array:
             res.x.shape[1:3], dZ.shape[1:3], _reach(res), res.strides, res.pads, strict=True
         )
     ]
-    return lax.conv_general_dilated(  # [C-09]
+    return _xla_conv(  # [C-09]
         res.x,
         dZ,
-        window_strides=res.dilation,
-        padding=pads,
+        pads,
         rhs_dilation=res.strides,
+        window_strides=res.dilation,
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         batch_group_count=res.groups,
+    )
+
+
+def _xla_conv(
+    x: Array,
+    kernel: Array,
+    pads: Sequence[tuple[int, int]],
+    spread: tuple[int, int] = (1, 1),
+    window_strides: tuple[int, int] = (1, 1),
+    dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
+    **settings: Any,
+) -> Array:
+    """XLA's convolution of ``x``, its entries ``spread`` apart, padded, cropped where a pad is negative.
+
+    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not, so what is
+    cropped is cropped beforehand.
+    """
+    if min(p for pair in pads for p in pair) < 0:
+        config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(pads, spread, strict=True)), (0, 0, 0)]
+        x, pads, spread = lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0)), (1, 1)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides,
+        pads,
+        lhs_dilation=spread,
+        dimension_numbers=dimension_numbers,
+        **settings,
     )
 
 
@@ -389,7 +402,8 @@ def _conv2d_geometry(
     s, d = _pair("strides", strides), _pair("dilation", dilation)
     C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
     require(
-        _is_int(groups) and groups >= 1, f"conv2d_fwd: groups is {groups!r}, expected an int of at least 1"
+        _is_int(groups) and groups >= 1,
+        f"conv2d_fwd: groups is {describe(groups)}, expected an int of at least 1",
     )
     require(C % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of x's {C} channels")
     require(
@@ -419,7 +433,9 @@ def _pair(name: str, value: Pair) -> tuple[int, int]:
     pair = (value, value) if _is_int(value) else value
     if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_int(v) and int(v) >= 1 for v in pair):
         return int(pair[0]), int(pair[1])
-    raise InputError(f"conv2d_fwd: {name} is {value!r}, expected an int of at least 1, or a pair of them")
+    raise InputError(
+        f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
+    )
 
 
 def _pads(
@@ -436,7 +452,8 @@ def _pads(
         if len(flat) == 4 and all(_is_int(n) for n in flat):
             return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
     raise InputError(
-        f"conv2d_fwd: padding is {padding!r}, expected 'VALID', 'SAME' or ((top, bottom), (left, right))"
+        f"conv2d_fwd: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
+        " ((top, bottom), (left, right))"
     )
 
 

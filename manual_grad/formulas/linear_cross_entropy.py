@@ -29,7 +29,7 @@ def linear_cross_entropy_fwd(
         labels: (N,), integers from 0 to V − 1.
         chunk: how many samples at a time; chunk × V logits exist at once.
     Returns:
-        ``(J, res)``: J scalar, ``res = (dhidden, dW)`` of the plain gradient.
+        ``(J, res)``: J scalar; ``res = (dhidden, dW)`` of the sum over the samples.
     Raises:
         InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
@@ -46,10 +46,10 @@ def linear_cross_entropy_fwd(
     require_labels_in_range("linear_cross_entropy_fwd", labels, V)
     n = min(chunk, N)
     whole = N - N % n
-    wide = jnp.promote_types(W.dtype, jnp.float32)  # sums over many chunks, at least in float32
+    wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
 
     def sweep(total: tuple[Array, Array], part: tuple[Array, Array]):
-        J, dh, dW = _one_chunk(part[0], part[1], W, N)
+        J, dh, dW = _one_chunk(part[0], part[1], W)
         return (total[0] + J, total[1] + dW), dh
 
     total = jnp.zeros((), wide), jnp.zeros(W.shape, wide)
@@ -60,23 +60,23 @@ def linear_cross_entropy_fwd(
         total, rest = sweep(total, (hidden[whole:], labels[whole:]))
         dhidden = jnp.concatenate([dhidden, rest])
     J, dW = total
-    return J.astype(hidden.dtype), (dhidden, dW.astype(W.dtype))
+    return (J / N).astype(W.dtype), (dhidden, dW.astype(W.dtype))
 
 
-def _one_chunk(h: Array, y: Array, W: Array, N: int) -> tuple[Array, Array, Array]:
-    """``(J, dh, dW)``: this chunk's part of the mean over all N samples."""
-    share = len(h) / N
+def _one_chunk(h: Array, y: Array, W: Array) -> tuple[Array, Array, Array]:
+    """``(J, dh, dW)`` of this chunk's sum. Not yet over N, which in float16 would leave zeros behind."""
+    n = len(h)
     J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [A-10]
-    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, share)  # [A-10]
-    return share * J, dlogits @ W.T, h.T @ dlogits
+    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, n)  # [A-10]
+    return n * J.astype(jnp.promote_types(J.dtype, jnp.float32)), dlogits @ W.T, h.T @ dlogits
 
 
 @checked
 def linear_cross_entropy_bwd(res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar):
-    """Scale the gradients that the forward sweep has made by ``dJ``. [A-10]
+    """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10]
 
     Args:
-        res: ``(dhidden, dW)`` of the plain gradient.
+        res: ``(dhidden, dW)`` of the sum over the samples.
         dJ: cotangent of the loss.
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
@@ -89,4 +89,5 @@ def linear_cross_entropy_bwd(res: tuple[Float[Array, "N D"], Float[Array, "D V"]
     [[-2.0, 2.0]]
     """
     dhidden, dW = res
-    return dJ * dhidden, dJ * dW
+    share = 1 / len(dhidden) * dJ
+    return share * dhidden, share * dW  # [A-10]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.formulas.activations import activation_pair, relu_bwd, relu_fwd
-from manual_grad.formulas.border import InputError, Scalar, checked, describe, is_float_array, require
+from manual_grad.formulas.border import Scalar, checked, describe, is_float_array, require, require_shape
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.softmax import (
     one_hot,
@@ -27,15 +27,18 @@ from manual_grad.formulas.softmax import (
 Params = Any  # a sequence of pairs (W, b): _check_params says what is wrong with others
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("params", "As", "Zs"), meta_fields=("activation",))
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("params", "As", "Zs"), meta_fields=("activation", "rows")
+)
 @dataclass(frozen=True)
 class MLPResiduals:
-    """What the backward pass needs: parameters, each layer's input A, pre-activations Z, and f's name."""
+    """What the backward pass needs: parameters, each layer's input A, hidden Z, f's name, the layout."""
 
     params: Any
     As: tuple[Array, ...]
     Zs: tuple[Array, ...]
     activation: str
+    rows: bool
 
 
 def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
@@ -85,13 +88,8 @@ def mlp_rows_fwd(params: Params, X: Float[Array, "N d"], *, activation: str = "r
     >>> mlp_rows_fwd([layer, layer], jnp.array([[3.0], [-3.0]]))[0].tolist()
     [[9.0], [-1.0]]
     """
-    f_fwd, _ = activation_pair("mlp_rows_fwd", activation)
     _check_params("mlp_rows_fwd", params, X.shape[1], rows=True)
-    As, Zs = [X], []
-    for W, b in params:
-        Zs.append(dense_rows_fwd(As[-1], W, b)[0])  # [D-02]
-        As.append(f_fwd(Zs[-1])[0])  # [D-02]
-    return Zs[-1], MLPResiduals(params, tuple(As[:-1]), tuple(Zs[:-1]), activation)
+    return _mlp_fwd("mlp_rows_fwd", params, X, activation, rows=True)
 
 
 @checked
@@ -115,15 +113,9 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]):
     >>> dX.tolist()
     [[4.0]]
     """
-    _check_cotangent("mlp_rows_bwd", dZ, (len(res.As[0]), len(res.params[-1][1])))
-    _, f_bwd = activation_pair("mlp_rows_bwd", res.activation)
-    dlayers, delta = [], dZ
-    for l in reversed(range(len(res.params))):
-        dA, dW, db = dense_rows_bwd((res.As[l], res.params[l][0]), delta)  # [D-10]
-        dlayers.append((dW, db))
-        if l > 0:
-            (delta,) = f_bwd(res.Zs[l - 1], dA)  # [C-05]
-    return _like_params(res.params, dlayers[::-1]), dA
+    require(res.rows, "mlp_rows_bwd: res is of mlp_columns_fwd, expected that of mlp_rows_fwd")
+    require_shape("mlp_rows_bwd", "dZ", dZ, (len(res.As[0]), len(res.params[-1][1])))
+    return _mlp_bwd(res, dZ)
 
 
 @checked
@@ -145,13 +137,8 @@ def mlp_columns_fwd(params: Params, X: Float[Array, "d N"], *, activation: str =
     >>> mlp_columns_fwd([layer, layer], jnp.array([[3.0, -3.0]]))[0].tolist()
     [[9.0, -1.0]]
     """
-    f_fwd, _ = activation_pair("mlp_columns_fwd", activation)
     _check_params("mlp_columns_fwd", params, X.shape[0], rows=False)
-    As, Zs = [X], []
-    for W, b in params:
-        Zs.append(dense_columns_fwd(As[-1], W, b)[0])  # [D-02]
-        As.append(f_fwd(Zs[-1])[0])  # [D-02]
-    return Zs[-1], MLPResiduals(params, tuple(As[:-1]), tuple(Zs[:-1]), activation)
+    return _mlp_fwd("mlp_columns_fwd", params, X, activation, rows=False)
 
 
 @checked
@@ -175,28 +162,34 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]):
     >>> dX.tolist()
     [[4.0]]
     """
-    _check_cotangent("mlp_columns_bwd", dZ, (len(res.params[-1][1]), res.As[0].shape[1]))
-    deltas = _deltas_columns(res, dZ)
-    dlayers = [dense_columns_bwd((A, W), d) for A, (W, _), d in zip(res.As, res.params, deltas, strict=True)]
-    return _like_params(res.params, [(dW, db) for _, dW, db in dlayers]), dlayers[0][0]  # [C-06]
+    require(not res.rows, "mlp_columns_bwd: res is of mlp_rows_fwd, expected that of mlp_columns_fwd")
+    require_shape("mlp_columns_bwd", "dZ", dZ, (len(res.params[-1][1]), res.As[0].shape[1]))
+    return _mlp_bwd(res, dZ)
 
 
-def _deltas_columns(res: MLPResiduals, dZ: Array) -> list[Array]:
-    """δ of each layer, first layer first, given that of the last."""
-    _, f_bwd = activation_pair("mlp_columns_bwd", res.activation)
-    deltas = [dZ]
-    for l in reversed(range(1, len(res.params))):
-        W, _ = res.params[l]
-        deltas.append(f_bwd(res.Zs[l - 1], W.T @ deltas[-1])[0])  # [C-05]
-    return deltas[::-1]
+def _mlp_fwd(formula: str, params: Params, X: Array, activation: str, rows: bool):
+    """Both layouts: only the dense layer differs."""
+    dense_fwd = dense_rows_fwd if rows else dense_columns_fwd
+    f_fwd, _ = activation_pair(formula, activation)
+    A, As, Zs = X, [X], []
+    for W, b in params[:-1]:
+        Zs.append(dense_fwd(A, W, b)[0])  # [D-02]
+        A, _ = f_fwd(Zs[-1])  # [D-02]
+        As.append(A)
+    Z, _ = dense_fwd(A, *params[-1])  # [D-02]
+    return Z, MLPResiduals(params, tuple(As), tuple(Zs), activation, rows)
 
 
-def _check_cotangent(formula: str, dout: Array, shape: tuple[int, ...]) -> None:
-    wanted = ",".join(map(str, shape))
-    require(
-        dout.shape == shape,
-        f"{formula}: the cotangent is {describe(dout)}, expected the output's shape [{wanted}]",
-    )
+def _mlp_bwd(res: MLPResiduals, delta: Array):
+    """``(dparams, dX)`` in both layouts: only the dense layer differs."""
+    dense_bwd = dense_rows_bwd if res.rows else dense_columns_bwd
+    dlayers = []
+    for l in reversed(range(len(res.params))):
+        dA, dW, db = dense_bwd((res.As[l], res.params[l][0]), delta)  # [C-06] [D-10]
+        dlayers.append((dW, db))
+        if l > 0:
+            (delta,) = activation_pair("mlp_bwd", res.activation)[1](res.Zs[l - 1], dA)  # [C-05] [D-10]
+    return _like_params(res.params, dlayers[::-1]), dA
 
 
 def _like_params(params: Params, dlayers: Sequence[tuple[Array, Array]]) -> Any:
@@ -227,8 +220,9 @@ def network_squared_loss_fwd(
     8.0
     """
     _check_params("network_squared_loss_fwd", params, len(x), rows=False)
+    f_fwd, _ = activation_pair("network_squared_loss_fwd", activation)
     z, res = mlp_columns_fwd(params, x[:, None], activation=activation)  # [C-02]
-    y_hat = activation_pair("network_squared_loss_fwd", activation)[0](z[:, 0])[0]  # [C-02]
+    y_hat = f_fwd(z[:, 0])[0]  # [C-02]
     require(
         y.shape == y_hat.shape, f"network_squared_loss_fwd: y is {describe(y)}, expected {describe(y_hat)}"
     )
@@ -262,7 +256,11 @@ def network_squared_loss_deltas(
     layers, z, error = res
     f_bwd = activation_pair("network_squared_loss_deltas", layers.activation)[1]
     (delta,) = f_bwd(z, dL * error)  # [C-04]
-    return [d[:, 0] for d in _deltas_columns(layers, delta[:, None])]
+    deltas = [delta]
+    for l in reversed(range(1, len(layers.params))):
+        W, _ = layers.params[l]
+        deltas.append(f_bwd(layers.Zs[l - 1][:, 0], W.T @ deltas[-1])[0])  # [C-05]
+    return deltas[::-1]
 
 
 @checked
@@ -385,8 +383,22 @@ def five_layer_fwd(params: Params, X: Float[Array, "d N"], Y: Float[Array, "K N"
     return L, (params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), loss_res)
 
 
+FiveLayerRes = tuple[  # params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), the loss's
+    Any,
+    tuple[
+        Float[Array, "d N"],
+        Float[Array, "m1 N"],
+        Float[Array, "m2 N"],
+        Float[Array, "m3 N"],
+        Float[Array, "m4 N"],
+    ],
+    tuple[Float[Array, "m1 N"], Float[Array, "m2 N"], Float[Array, "m3 N"], Float[Array, "m4 N"]],
+    tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]],
+]
+
+
 @checked
-def five_layer_grads(res: tuple, dL: Scalar) -> dict[str, Array]:
+def five_layer_grads(res: FiveLayerRes, dL: Scalar) -> dict[str, Array]:
     """Lecture D's steps ① to ⑤, every array by its name there. [D-06] [D-07] [D-08] [D-10]
 
         dZ5 = (A5 − Y)/m      dW_l = dZ_l A_{l−1}ᵀ      db_l = dZ_l 1      dZ_{l−1} = relu_back(W_lᵀ dZ_l)
@@ -405,8 +417,8 @@ def five_layer_grads(res: tuple, dL: Scalar) -> dict[str, Array]:
     >>> five_layer_grads(res, 1.0)["dZ1"].tolist()
     [[-0.5], [0.5]]
     """
-    if len(res) != 4:
-        raise InputError(f"five_layer_grads: res has {len(res)} parts, expected the forward pass's four")
+    _check_params("five_layer_grads", res[0], len(res[1][0]), rows=False)
+    require(len(res[0]) == 5, f"five_layer_grads: res has {len(res[0])} layers, expected five pairs (W, b)")
     ((W1, _), (W2, _), (W3, _), (W4, _), (W5, _)), (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), loss_res = res
     dZ5, dY = softmax_cross_entropy_columns_bwd(loss_res, dL)  # [D-06]
     dA4, dW5, db5 = dense_columns_bwd((A4, W5), dZ5)  # step ① [D-07] [D-08]
@@ -428,7 +440,7 @@ def five_layer_grads(res: tuple, dL: Scalar) -> dict[str, Array]:
 
 
 @checked
-def five_layer_bwd(res: tuple, dL: Scalar):
+def five_layer_bwd(res: FiveLayerRes, dL: Scalar):
     """Pull ``dL`` back through lecture D's network. [D-10]
 
     Args:
@@ -473,4 +485,6 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
             jnp.shape(p) == jnp.shape(dp),
             f"gradient_descent: dparams holds {describe(dp)}, expected the shape of {describe(p)}",
         )
-    return jax.tree.map(lambda p, dp: p - learning_rate * dp, params, dparams)  # [D-11]
+    return jax.tree.map(
+        lambda p, dp: (p - learning_rate * dp).astype(jnp.result_type(p)), params, dparams
+    )  # [D-11]

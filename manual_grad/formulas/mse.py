@@ -5,11 +5,15 @@
 ∂J/∂ŷ = ∂J/∂J⃗0 · ∂J⃗0/∂ŷ = (1/N … 1/N) · diag(−2(y − ŷ)) = −(2/N)(y − ŷ)ᵀ
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from manual_grad.formulas.border import Scalar, checked, describe, require
 from manual_grad.formulas.chain_rule import chain, diagonal
+
+Slope = Float[Array, "*d"] | float | int
 
 
 @checked
@@ -134,9 +138,7 @@ def jac_mse_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Arr
 
 
 @checked
-def linear_regression_fwd(
-    w: Float[Array, "*d"] | float | int, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
-):
+def linear_regression_fwd(w: Slope, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]):
     """J = mean((y − ŷ)²) with ŷ = x w + b. [A-05]
 
     Args:
@@ -154,14 +156,18 @@ def linear_regression_fwd(
     >>> float(linear_regression_fwd(1.0, 0.0, x, y)[0])
     4.0
     """
-    w, b = jnp.asarray(w, x.dtype), jnp.asarray(b, x.dtype)
-    require(w.ndim <= 1, f"linear_regression_fwd: w is {describe(w)}, expected float[] or float[d]")
-    require(
-        x.ndim == w.ndim + 1, f"linear_regression_fwd: x is {describe(x)}, expected float[N] as w is a scalar"
-    )
+    w, b = _affine_parameters("linear_regression_fwd", w, b, x)
     y_hat = (x @ w if w.ndim else x * w) + b  # [A-05]
     J, error = mse_fwd(y_hat, y)
     return J, (w, x, error)
+
+
+def _affine_parameters(formula: str, w: Any, b: Any, x: Array) -> tuple[Array, Array]:
+    """w and b in the dtype of x, if w is a scalar beside a vector or a vector beside a matrix."""
+    w, b = jnp.asarray(w, x.dtype), jnp.asarray(b, x.dtype)
+    require(w.ndim <= 1, f"{formula}: w is {describe(w)}, expected float[] or float[d]")
+    require(x.ndim == w.ndim + 1, f"{formula}: x is {describe(x)}, expected float[N] as w is a scalar")
+    return w, b
 
 
 @checked
@@ -195,7 +201,7 @@ def linear_regression_bwd(
 
 
 @checked
-def jac_affine_w(w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, "N *d"]:
+def jac_affine_w(w: Slope, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, "N *d"]:
     """∂ŷ/∂w of ŷ = x w + b: the inputs x. [A-05]
 
     Args:
@@ -209,11 +215,12 @@ def jac_affine_w(w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d
     >>> jac_affine_w(2.0, 1.0, jnp.array([3.0, 4.0])).tolist()
     [3.0, 4.0]
     """
+    _affine_parameters("jac_affine_w", w, b, x)
     return x  # [A-05]
 
 
 @checked
-def jac_affine_b(w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, " N"]:
+def jac_affine_b(w: Slope, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, " N"]:
     """∂ŷ/∂b of ŷ = x w + b: a column of ones. [A-06]
 
     Args:
@@ -227,12 +234,13 @@ def jac_affine_b(w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d
     >>> jac_affine_b(2.0, 1.0, jnp.array([3.0, 4.0])).tolist()
     [1.0, 1.0]
     """
+    _affine_parameters("jac_affine_b", w, b, x)
     return jnp.ones_like(x, shape=x.shape[:1])  # [A-06]
 
 
 @checked
 def jac_linear_regression_w(
-    w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
+    w: Slope, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
 ) -> Float[Array, "*d"]:
     """∂J/∂w as the product (A-04) · ∂ŷ/∂w. [A-05]
 
@@ -253,7 +261,7 @@ def jac_linear_regression_w(
 
 @checked
 def jac_linear_regression_b(
-    w: Float[Array, "*d"] | float, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
+    w: Slope, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
 ) -> Float[Array, ""]:
     """∂J/∂b as the product (A-04) · 1. [A-06]
 

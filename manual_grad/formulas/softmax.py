@@ -10,10 +10,9 @@ A term of the loss with label 0 is 0, whatever its probability.
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.formulas.border import Label, Scalar, checked, require_labels_in_range
+from manual_grad.formulas.border import Label, Scalar, checked, require, require_labels_in_range
 
 
 def _normalise(logits: Float[Array, "... K"]):
@@ -25,16 +24,20 @@ def _normalise(logits: Float[Array, "... K"]):
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
 
 
+def _log_softmax(logits: Float[Array, "... K"]):
+    """``(log_probs, probs)``."""
+    shifted, exps, total = _normalise(logits)
+    return shifted - jnp.log(total), exps / total
+
+
 def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
     """y ln ŷ with 0 · ln 0 = 0."""
     return jnp.where(labels == 0, 0, labels * logs)
 
 
 @checked
-def one_hot(
-    labels: Integer[Array, "*N"] | int | np.integer, K: int, dtype: Any = None
-) -> Float[Array, "*N K"]:
-    """1{k = y} for each class k; a row of NaN where y is no class, which no loss then hides. [B-10]
+def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Float[Array, "*N K"]:
+    """1{k = y} for each class k; under ``jit`` a row of NaN where y is no class. [B-10]
 
     Args:
         labels: integers from 0 to K − 1, any shape.
@@ -43,15 +46,27 @@ def one_hot(
     Returns:
         The shape of ``labels`` with an axis of K behind it.
     Raises:
-        InputError: ``labels`` are not integers.
+        InputError: ``labels`` are not integers or are out of range (eagerly), ``K`` is below 1, ``dtype`` is
+            no floating-point dtype.
     Source: Lecture B, page 3: 1[y = k].
 
     >>> one_hot(jnp.array([1, 0]), 3).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
-    y = jnp.asarray(labels)[..., None]
-    hot = (y == jnp.arange(K, dtype=y.dtype)).astype(dtype or jnp.result_type(float))
-    return jnp.where((y >= 0) & (y < K), hot, jnp.nan)  # [B-10]
+    require(K >= 1, f"one_hot: K is {K}, expected at least 1")
+    dtype = jnp.dtype(dtype or jnp.result_type(float))
+    require(jnp.issubdtype(dtype, jnp.floating), f"one_hot: dtype is {dtype}, expected a float dtype")
+    require_labels_in_range("one_hot", labels, K)
+    y, valid = _classes(labels, K)
+    hot = (y[..., None] == jnp.arange(K)).astype(dtype)
+    return jnp.where(valid[..., None], hot, jnp.nan)  # [B-10]
+
+
+def _classes(labels: Any, K: int) -> tuple[Array, Array]:
+    """The labels in a dtype that holds K, as uint8 does not hold 256, and whether each is a class."""
+    y = jnp.asarray(labels)
+    y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
+    return y, (y >= 0) & (y < K)
 
 
 @checked
@@ -221,10 +236,9 @@ def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, 
     >>> float(J)
     10000.0
     """
-    shifted, exps, total = _normalise(logits)
-    log_probs = shifted - jnp.log(total)
+    log_probs, probs = _log_softmax(logits)
     J = -_labels_times(labels, log_probs).sum(axis=-1).mean()  # [A-10]
-    return J, (exps / total, log_probs, labels)
+    return J, (probs, log_probs, labels)
 
 
 @checked
@@ -320,11 +334,11 @@ def softmax_cross_entropy_with_integer_labels_fwd(logits: Float[Array, "N K"], l
     """
     K = logits.shape[-1]
     require_labels_in_range("softmax_cross_entropy_with_integer_labels_fwd", labels, K)
-    shifted, exps, total = _normalise(logits)
-    log_probs = shifted - jnp.log(total)
-    picked = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
-    J = -jnp.where((labels >= 0) & (labels < K), picked, jnp.nan).mean()  # [B-13]
-    return J, (exps / total, labels)
+    log_probs, probs = _log_softmax(logits)
+    y, valid = _classes(labels, K)
+    picked = jnp.take_along_axis(log_probs, y[:, None], axis=-1)[:, 0]
+    J = -jnp.where(valid, picked, jnp.nan).mean()  # [B-13]
+    return J, (probs, labels)
 
 
 @checked

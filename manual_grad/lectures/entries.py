@@ -111,7 +111,7 @@ class Equation:
         printed: LaTeX as the lecture prints it.
         claims: what is compared.
         corrected: LaTeX as it holds, where that differs.
-        note: how the sources read, where they differ.
+        note: what else to know about the printed line.
     """
 
     tag: str
@@ -142,7 +142,7 @@ class Erratum:
         claim: what both are held against; its formulas are those that hold.
         as_printed: the printed version, called like the claim's formulas. It gives another number, another
             shape, or an error because its shapes clash.
-        note: how the sources read, where they differ.
+        note: what else to know about the printed line.
     """
 
     tag: str

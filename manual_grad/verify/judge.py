@@ -3,6 +3,7 @@
 The truth is always computed in float64 from the very numbers that the formula is given, in whatever dtype.
 """
 
+import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -101,6 +102,8 @@ def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str
     try:
         got = problem.answer_of(erratum.as_printed)
     except (TypeError, ValueError) as error:
+        if not re.search(r"shape|\(\d+, ?\d+\)", str(error)):
+            raise  # not for the printed reason
         return f"its shapes clash: {_first_line(error)}"
     worst = max(next(iter(checks.values()))(got), key=lambda comparison: comparison.error)
     return f"{worst.name}: {worst.detail}" if worst.error > 10 * problem.tolerance else ""

@@ -1,0 +1,141 @@
+"""What once went wrong without a word, each as it was met."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import manual_grad as mg
+import reference.conv2d
+
+RNG = np.random.default_rng(11)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "K"), [("uint8", 256), ("uint8", 300), ("int8", 128), ("int8", 200), ("int16", 40000)]
+)
+def test_labels_too_narrow_for_the_number_of_classes(dtype, K):
+    """[B-13] [B-14] A byte holds the label 10 but not K = 300: comparing in bytes made 266 a hit as well."""
+    logits, labels = jnp.asarray(RNG.standard_normal((2, K))), np.array([10, 3])
+    fwd, bwd = (
+        mg.softmax_cross_entropy_with_integer_labels_fwd,
+        mg.softmax_cross_entropy_with_integer_labels_bwd,
+    )
+    want, got = ((fwd(logits, y)[0], bwd(fwd(logits, y)[1], 2.0)[0]) for y in (labels, labels.astype(dtype)))
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+    np.testing.assert_allclose(got[1].sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("padding", "strides"),
+    [
+        (((3, 0), (0, 0)), 1),
+        (((-3, 2), (0, 0)), 1),
+        (((-2, 1), (1, -1)), 1),
+        (((1, 0), (0, 1)), 2),
+        (((4, -1), (-1, 3)), 2),
+    ],
+)
+def test_cropping_and_padding_one_axis_at_once(padding, strides):
+    """[A-11] XLA:CPU's float32 convolution reads outside its memory there, forward and backward."""
+    x, kernel = RNG.standard_normal((2, 5, 6, 3)), RNG.standard_normal((2, 3, 3, 4))
+    (top, bottom), (left, right) = padding
+    outer = [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]
+    rows, columns = (slice(max(-lo, 0), -max(-hi, 0) or None) for lo, hi in padding)
+
+    def forward(x, kernel, bias):
+        cropped = jnp.pad(x[:, rows, columns], outer)
+        return reference.conv2d.conv2d(cropped, kernel, bias, strides)
+
+    primals = jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(RNG.standard_normal(4))
+    want, pullback = jax.vjp(forward, *primals)
+    dout = jnp.asarray(RNG.standard_normal(want.shape))
+    for _ in range(4):
+        narrow = [p.astype(jnp.float32) for p in primals]
+        got, res = mg.conv2d_fwd(*narrow, padding=padding, strides=strides)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        for g, w in zip(mg.conv2d_bwd(res, dout.astype(jnp.float32)), pullback(dout), strict=True):
+            np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
+
+
+def test_loss_scaling_saves_small_gradients_in_float16():
+    """[A-10] With 1/N inside, most of dW rounded to zero before the cotangent could lift it."""
+    hidden = jnp.asarray(RNG.standard_normal((256, 8)), jnp.float16)
+    W = jnp.asarray(0.1 * RNG.standard_normal((8, 4000)), jnp.float16)
+    labels = jnp.asarray(RNG.integers(0, 50, 256))
+    _, res = mg.linear_cross_entropy_fwd(hidden, W, labels)
+    _, dW = mg.linear_cross_entropy_bwd(res, jnp.float16(2**15))
+    assert np.isfinite(dW).all()
+    assert (np.asarray(dW[:, 50:]) == 0).mean() < 0.01
+
+
+def test_integers_do_not_overflow_in_powers():
+    """[A-01]"""
+    assert float(mg.jac_powers_x(10, 12)[-1]) == 12e11
+    assert mg.jac_square_x(3).dtype == jnp.zeros(()).dtype
+
+
+@pytest.mark.parametrize(("fwd", "bwd"), [("columns", "rows"), ("rows", "columns")])
+def test_residuals_of_the_other_layout_are_refused(fwd, bwd):
+    """[D-10] Square layers fit both ways, and the gradients were wrong."""
+    layer = (jnp.eye(3), jnp.ones(3))
+    Z, res = getattr(mg, f"mlp_{fwd}_fwd")([layer, layer], jnp.ones((3, 3)))
+    with pytest.raises(mg.InputError, match=f"mlp_{bwd}_bwd: res is of mlp_{fwd}_fwd"):
+        getattr(mg, f"mlp_{bwd}_bwd")(res, Z)
+
+
+@pytest.mark.parametrize("rate", [0.5, np.float64(0.5), jnp.float32(0.5)])
+def test_gradient_descent_keeps_the_dtype(rate):
+    """[D-11]"""
+    (new,) = mg.gradient_descent([jnp.ones(2, jnp.bfloat16)], [jnp.ones(2, jnp.bfloat16)], rate)
+    assert new.dtype == jnp.bfloat16
+
+
+def test_a_refusal_from_inside_names_who_was_called():
+    with pytest.raises(mg.InputError, match=r"^jac_linear_regression_w: in linear_regression_fwd: x is"):
+        mg.jac_linear_regression_w(1.0, 0.0, jnp.ones((2, 3)), jnp.ones(2))
+    with pytest.raises(mg.InputError, match=r"^network_squared_loss_fwd: activation is 'gelu'"):
+        mg.network_squared_loss_fwd([(jnp.eye(2), jnp.ones(2))], jnp.ones(2), jnp.ones(2), activation="gelu")
+
+
+def test_a_dtype_in_a_pytree_is_named_by_its_place():
+    params = [(jnp.ones((2, 3)), jnp.ones(3)), (jnp.ones((3, 2), jnp.bfloat16), jnp.ones(2))]
+    with pytest.raises(mg.InputError, match=r"params\[1\]\[0\] is bfloat16\[3,2\], expected float64"):
+        mg.mlp_rows_fwd(params, jnp.ones((4, 2)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mg.two_layer_cross_entropy_fwd(
+            jnp.ones((2, 3)), jnp.ones(2), jnp.ones((4, 2)), jnp.ones(4), jnp.ones(3), True
+        ),
+        lambda: mg.mse_bwd(jnp.ones(2), True),
+        lambda: mg.jac_affine_w(1.0, 0.0, jnp.ones((2, 3))),
+        lambda: mg.chain(jnp.ones(3), jnp.ones(3), 3),
+        lambda: mg.five_layer_bwd((1, 2, 3, 4), 1.0),
+        lambda: mg.one_hot(jnp.array([0]), 0),
+        lambda: mg.one_hot(jnp.array([0]), 2, jnp.int32),
+        lambda: mg.cnn_fwd({"K1": 1, 2: 3}, jnp.ones((1, 2, 2, 1)), jnp.ones((1, 2))),
+    ],
+)
+def test_odd_input_is_refused_in_one_line(call):
+    with pytest.raises(mg.InputError) as refusal:
+        call()
+    assert "\n" not in str(refusal.value)
+
+
+def test_numpy_scalars_are_numbers():
+    y_hat, y = jnp.ones(3, jnp.float16), jnp.zeros(3, jnp.float16)
+    _, res = mg.mse_fwd(y_hat, y)
+    for one in (np.float64(1), np.float32(1), np.int64(1)):
+        assert mg.mse_bwd(res, one)[0].dtype == jnp.float16
+    Z, _ = mg.conv2d_fwd(
+        jnp.ones((1, 4, 4, 2)),
+        jnp.ones((2, 2, 1, 2)),
+        jnp.ones(2),
+        groups=np.int64(2),
+        strides=(np.int64(2), 1),
+    )
+    assert Z.shape == (1, 2, 3, 2)
