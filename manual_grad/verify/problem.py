@@ -74,7 +74,7 @@ class Problem:
     def answer_of(self, formula: Callable) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
         wrt, dout = self.claim.wrt, () if self.dout is None else (self.dout,)
-        got = compiled(formula, *dout, **self.inputs)
+        got = compiled(formula, *dout, quick=False, **self.inputs)
         if isinstance(got, dict) and set(wrt) <= set(got):
             return tuple(got[name] for name in wrt)
         return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
@@ -169,14 +169,16 @@ def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray)
     return Comparison(name, float(errors[worst]), detail)
 
 
-def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
+def compiled(fn: Callable, *args: Any, quick: bool = True, **inputs: Any) -> Any:
     """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
 
-    Everything here runs once on small inputs, so the compiler is told to be quick.
+    An oracle runs once on small inputs, so the compiler is told to be quick; a formula is judged as its user
+    compiles it.
     """
     settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
     arrays = {name: v for name, v in inputs.items() if name not in settings}
-    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=_quick())
+    options = _quick() if quick else None
+    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)
     return run(args, arrays)
 
 
