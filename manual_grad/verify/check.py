@@ -114,13 +114,10 @@ class _Question:
         owners = [i for i, arg in enumerate(self.args) for _ in jax.tree.leaves(arg)]
         values = jax.tree.leaves(self.args)
         wrt = [i for i, v in enumerate(values) if is_float(v) and owners[i] in self.positions]
-        for name, value in {
-            "owners": owners,
-            "leaf_names": nearby.leaf_names(self.names, self.args),
-            "values": values,
-            "wrt": wrt,
-        }.items():
-            object.__setattr__(self, name, tuple(value))
+        leaf_names = nearby.leaf_names(self.names, self.args)
+        derived: dict[str, Any] = {"owners": owners, "leaf_names": leaf_names, "values": values, "wrt": wrt}
+        for name, leaves in derived.items():
+            object.__setattr__(self, name, tuple(leaves))
 
     def point(self, values: Sequence[Any], dout: Sequence[Any]) -> Point:
         """The same in float64."""
@@ -309,7 +306,7 @@ def forward_named(name: str) -> Callable[..., Any]:
     >>> float(forward_named("mse")(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     2.0
     """
-    known = {}
+    known: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.iter_modules(plain.__path__):
         if module.name != "oracles":
             members = vars(importlib.import_module(f"reference.{module.name}"))
@@ -499,7 +496,7 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
         raise InputError(
             f"{question.who}: {question.judged} returned {what} for {name}, expected {_described(arg)}"
         )
-    found = []
+    found: list[Any] = []
     for got, leaf in zip(jax.tree.leaves(entry, is_leaf=lambda leaf: leaf is None), expected, strict=True):
         if not is_float(leaf):
             continue

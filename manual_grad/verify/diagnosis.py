@@ -20,6 +20,7 @@ from manual_grad.verify.truth import Point, at_values, planted, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
+SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0,),), 2: ((0, 1),), 3: ((0,), (2,)), 4: ((0, 1), (2, 3))}
 Explanation = Callable[["Evidence"], str]
 
 
@@ -152,8 +153,21 @@ def not_finite(e: Evidence) -> str:
 
 
 def zero(e: Evidence) -> str:
-    """Zero everywhere."""
-    return "zero" if e.got.shape == e.want.shape and not np.any(e.got) else ""
+    """Zero everywhere, up to rounding; of a softmax a cotangent of ones gives that too."""
+    if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
+        return ""
+    if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
+        return "zero\ncotangent ignored (a cotangent of ones gives zero here)"
+    return "zero"
+
+
+def _negligible(e: Evidence) -> float:
+    return 1e-3 * e.tolerance * float(np.max(np.abs(e.want), initial=0.0))
+
+
+def _with_ones(e: Evidence) -> list[np.ndarray]:
+    """The gradient for a cotangent of ones."""
+    return e.once("ones", lambda: pulled(e.point, [np.ones(np.shape(d)) for d in e.point.dout]))
 
 
 # --- the shape --------------------------------------------------------------------------------------------
@@ -225,7 +239,7 @@ def wrong_shape(e: Evidence) -> str:
 
 def imprecise(e: Evidence) -> str:
     """Right, but not to the digits of its dtype."""
-    if e.tolerance > 1e-6 or np.ndim(e.got) == 0:
+    if e.tolerance > 1e-6 or e.got.shape != e.want.shape or not e.got.ndim:
         return ""
     scale = np.max(np.abs(e.want), initial=0.0)
     error = np.max(np.abs(e.got - e.want), initial=0.0) / scale if scale else 1.0
@@ -336,12 +350,8 @@ def cotangent_ignored(e: Evidence) -> str:
     """The gradient for a cotangent of ones, whatever the cotangent."""
     if e.scalar:
         return ""
-    ones = e.once("ones", lambda: pulled(e.point, [np.ones(np.shape(d)) for d in e.point.dout]))
-    return (
-        "cotangent ignored (this is the gradient for a cotangent of ones)"
-        if e.same(e.got, ones[e.leaf])
-        else ""
-    )
+    same = e.same(e.got, _with_ones(e)[e.leaf])
+    return "cotangent ignored (this is the gradient for a cotangent of ones)" if same else ""
 
 
 def cotangent_misused(e: Evidence) -> str:
@@ -441,7 +451,8 @@ def one_sample_only(e: Evidence) -> str:
         values = [v[at : at + 1] if np.ndim(v) and np.shape(v)[0] == n else v for v in e.point.values]
         dout = [d[at : at + 1] if np.ndim(d) and np.shape(d)[0] == n else d for d in e.point.dout]
         try:
-            want = e.once(f"only {at}", lambda v=values, d=dout: pulled(at_values(e.point, v), d))[e.leaf]
+            ask = functools.partial(pulled, at_values(e.point, values), dout)
+            want = e.once(f"only {at}", ask)[e.leaf]
         except Exception:  # see above
             continue
         if e.same(e.got, want) or e.same(e.got, want / n):
@@ -533,8 +544,7 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if value.ndim == 2 and value.shape[0] == value.shape[1]:
         yield "transposed: {} is used for its transpose", value.T
     kernel = "rotated or flipped kernel: {} must be rotated on the way back"
-    spatial = {1: [(0,)], 2: [(0, 1)], 3: [(0,), (2,)], 4: [(0, 1), (2, 3)]}.get(value.ndim, [])
-    for axes in spatial:
+    for axes in SPATIAL.get(value.ndim, ()):
         yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
 
 

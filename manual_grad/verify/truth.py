@@ -5,6 +5,7 @@ what a person who overlooks something would write. So the wrong gradient of any 
 compared with the one that is judged.
 """
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Plant = dict[int, Callable[[list, list, dict], list]]
+Step = Callable[[list, list, dict], list]
+Plant = dict[int, Step]
 
 STEPS = 60  # of a jaxpr; beyond, a missing path is not looked for
 WRAPPERS = {
@@ -32,7 +34,7 @@ WRAPPERS = {
 }
 ELEMENTWISE = {
     "tanh", "logistic", "sin", "cos", "exp", "exp2", "log", "log1p", "expm1", "sqrt", "rsqrt", "erf", "abs",
-    "square", "integer_pow", "pow", "max", "min", "select_n",
+    "max", "min", "select_n",
 }  # fmt: skip
 
 
@@ -71,11 +73,8 @@ class Point:
 
 def exact() -> AbstractContextManager:
     """float64 inside a ``with`` block, and the caller's setting again after it."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64()
+    home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return home.enable_x64(True)
 
 
 def is_float(leaf: Any) -> bool:
@@ -162,7 +161,8 @@ def _inner(eqn: Any) -> Any:
 
 
 def _bind(eqn: Any, ins: Sequence[Any]) -> list:
-    functions, params = eqn.primitive.get_bind_params(eqn.params)
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # differs between versions of JAX
     outs = eqn.primitive.bind(*functions, *ins, **params)
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
@@ -171,6 +171,7 @@ def _plants(record: list) -> Iterator[tuple[str, Plant]]:
     """Every mistake that this sequence of steps offers, the telling ones first."""
     yield from _softmax_diagonals(record)
     yield from _derivatives_left_out(record)
+    yield from _exponents_left_out(record)
     yield from _kernels_not_rotated(record)
     yield from _matrices_not_transposed(record)
     yield from _paths_missing(record)
@@ -185,11 +186,13 @@ def _softmax_diagonals(record: list) -> Iterator[tuple[str, Plant]]:
         for at, (other, exp_ins, exp_outs) in enumerate(record[:step] if name == "div" else record):
             mine = exp_outs[0] if name == "div" else exp_ins[0]
             if other.primitive.name == "exp" and mine is ins[0] and np.shape(mine) == np.shape(outs[0]):
-                if name == "div":
-                    yield phrase, {step: lambda i, o, seen, at=at: _diagonal(seen[at][1][0], o[0], o[0])}
-                else:
-                    yield phrase, {step: lambda i, o, seen: _diagonal(i[0], o[0], None)}
+                yield phrase, {step: partial(_by_own_score, at if name == "div" else None)}
                 break
+
+
+def _by_own_score(exp: int | None, ins: list, outs: list, seen: dict) -> list:
+    """Softmax (whose numerator is made at the step ``exp``) or its logarithm, without off-diagonal terms."""
+    return _diagonal(ins[0], outs[0], None) if exp is None else _diagonal(seen[exp][1][0], outs[0], outs[0])
 
 
 def _diagonal(z: Any, out: Any, probs: Any) -> list:
@@ -212,10 +215,22 @@ def _derivatives_left_out(record: list) -> Iterator[tuple[str, Plant]]:
             f"missing mask (of {_said(name)})" if masks else f"the derivative of {_said(name)} is left out"
         )
 
-        plants = {step: partial(_straight, which) for step, which in steps}
+        plants: Plant = {step: partial(_straight, which) for step, which in steps}
         yield phrase, plants
         if len(steps) > 1:
             yield from ((f"{phrase} in one place", {step: plants[step]}) for step, _ in steps[:6])
+
+
+def _exponents_left_out(record: list) -> Iterator[tuple[str, Plant]]:
+    for step, (eqn, _, _) in enumerate(record):
+        n = {"square": 2, "integer_pow": eqn.params.get("y")}.get(eqn.primitive.name)
+        if n not in (None, 0, 1):
+            yield f"the factor {n} from a power's derivative is missing", {step: partial(_less, 1 / n)}
+
+
+def _less(factor: float, ins: list, outs: list, seen: dict) -> list:
+    """The value of a step, and a part of its slope."""
+    return [lax.stop_gradient((1 - factor) * outs[0]) + factor * outs[0]]
 
 
 def _straight(which: int, ins: list, outs: list, seen: dict) -> list:
@@ -289,5 +304,5 @@ def _paths_missing(record: list) -> Iterator[tuple[str, Plant]]:
         return
     for step, (eqn, _, outs) in enumerate(record):
         if is_float(outs[0]):
-            phrase = f"a path is missing: nothing flows back through {_said(eqn.primitive.name)}"
+            phrase = f"a path is missing: nothing flows back through {eqn.primitive.name}"
             yield phrase, {step: lambda ins, outs, seen: [lax.stop_gradient(o) for o in outs]}
