@@ -125,7 +125,7 @@ class _Question:
         return nearby.point_at(self.fn, tree, values, self.leaf_names, self.wrt, dout)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Answer:
     """What came at one point, and the truth there."""
 
@@ -576,7 +576,7 @@ def _truth(question: _Question, point: Point) -> list[np.ndarray]:
     keyword = "against" if question.scalar else "reference"
     try:
         out = jax.eval_shape(point.forward, *point.at)
-        if [o.shape for o in out] == [np.shape(d) for d in point.dout]:
+        if out and [o.shape for o in out] == [np.shape(d) for d in point.dout]:
             return pulled(point)
     except Exception as error:  # a user's function may raise anything
         if question.fn_name in ("loss", "fwd"):
@@ -669,7 +669,7 @@ def _finding(question: _Question, leaf: int, answers: list[_Answer], notes: list
     dtype = _wrong_dtype(answers[0].gots[leaf], question.values[index])
     if not wrong:
         return Finding(argument, name, not dtype, dtype, worst[1], None)
-    if answers[0] not in wrong:
+    if answers[0] not in wrong and len(answers) > 1:
         notes.append(f"{name} is right at the given point and wrong near it")
     with exact():
         diagnosis = diagnose([_evidence(question, answer, leaf) for answer in wrong])

@@ -20,7 +20,12 @@ from manual_grad.verify.truth import Point, at_values, planted, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
-SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0,),), 2: ((0, 1),), 3: ((0,), (2,)), 4: ((0, 1), (2, 3))}
+SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((0,),),
+    2: ((0, 1),),
+    3: ((0,), (2,)),
+    4: ((0, 1), (2, 3)),
+}
 Explanation = Callable[["Evidence"], str]
 
 
@@ -606,10 +611,10 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (not_finite,),
     (zero, imprecise),
     (
+        sign,
         wrong_order,
         not_summed,
         transposed_shape,
-        sign,
         scale_of_the_problem,
         transposed,
         flipped,
