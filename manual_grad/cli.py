@@ -1,4 +1,4 @@
-"""The console script ``manual-grad``. Exit codes: 0 all well, 1 something judged is wrong, 2 bad usage or input."""
+"""The console script ``manual-grad``. Exit codes: 0 all well, 1 something is wrong, 2 bad usage or input."""
 
 import difflib
 import importlib.metadata

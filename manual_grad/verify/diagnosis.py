@@ -108,17 +108,19 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
     for tier in tiers or TIERS:
         fitting = [phrase for explanation in tier for phrase in _agreed(explanation, evidence)]
         if fitting:
-            return " or ".join(list(dict.fromkeys(fitting))[:3])
+            telling = [p for i, p in enumerate(fitting) if i == 0 or not p.startswith("a path is missing")]
+            return " or ".join(list(dict.fromkeys(telling))[:3])
     return ""
 
 
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """What an explanation says at every point; alternatives stand on lines of their own."""
     try:
-        said = [explanation(e).splitlines() for e in evidence]
+        phrases = explanation(evidence[0]).splitlines()
+        others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
     except (TypeError, ValueError, IndexError):  # the function cannot be asked this
         return []
-    return [phrase for phrase in said[0] if all(phrase in others for others in said)]
+    return [phrase for phrase in phrases if all(phrase in other for other in others)]
 
 
 def _explain_scaled(evidence: Sequence[Evidence]) -> str:
@@ -555,11 +557,13 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def planted_mistake(e: Evidence) -> str:
     """The truth of the function with one step's derivative wrong."""
-    for phrase, wants in e.once("planted", lambda: list(planted(e.point))):
-        want = wants[e.leaf]
-        if not e.same(want, e.want) and e.same(e.got, want):
-            return phrase
-    return ""
+    every = e.once("planted", lambda: list(planted(e.point)))
+    fitting = [
+        phrase
+        for phrase, wants in every
+        if not e.same(wants[e.leaf], e.want) and e.same(e.got, wants[e.leaf])
+    ]
+    return "\n".join(dict.fromkeys(fitting))
 
 
 # --- what little can be said ------------------------------------------------------------------------------
