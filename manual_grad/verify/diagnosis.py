@@ -297,6 +297,11 @@ def _sizes(e: Evidence) -> Iterator[tuple[float, str]]:
     for name, value in zip(e.point.names, e.point.values, strict=True):
         if np.size(value) > 1:
             sizes.setdefault(int(np.size(value)), f"all of {name}")
+    for d in e.point.dout:
+        for axis, size in enumerate(np.shape(d)):
+            sizes.setdefault(size, f"axis {axis} of the output")
+        if np.ndim(d) > 1:
+            sizes.setdefault(int(np.prod(np.shape(d)[:-1])), "all of the output's axes but the last")
     sizes.setdefault(total, "the output's size")
     for size, what in sizes.items():
         if size > 2 and size != n:
@@ -319,6 +324,8 @@ def _compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
 
 def transposed(e: Evidence) -> str:
     """The axes of the truth in another order, the shape unchanged."""
+    if e.got.shape != e.want.shape:
+        return ""
     for axes in itertools.permutations(range(e.want.ndim)):
         turned = e.want.transpose(axes)
         if axes != tuple(range(e.want.ndim)) and not e.same(turned, e.want) and e.same(e.got, turned):

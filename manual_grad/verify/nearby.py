@@ -12,7 +12,7 @@ from manual_grad.verify.truth import Point, is_float, to_float64
 
 SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the array's size
 
-PARAMETERS = r"[WwbKkFf]\d*\b|theta|param|weight|bias|kernel|filter|beta|gamma|scale|shift"
+PARAMETERS = r"[WwbKkFf]\d*\b|theta|param|weight|bias|kernel|filter|ga$|be$|beta|gamma|scale|shift"
 
 
 def nearby(values: Sequence[Any], rng: np.random.Generator, kinks: Sequence[int] = ()) -> list[Any]:
@@ -159,10 +159,28 @@ def batch(point: Point) -> tuple[int, str]:
     for name, shape, value in shaped:
         if not is_float(value) and len(shape) == 1:
             return shape[0], f"axis 0 of {name}"
+    parameters = [entry for entry in shaped if re.match(PARAMETERS, entry[0])]
     data = [entry for entry in shaped if not re.match(PARAMETERS, entry[0])] or shaped
+    features = {shape[-1] for _, shape, _ in data if len(shape) > 1} - {
+        s[0] for _, s, _ in data if len(s) > 1
+    }
+    data = [entry for entry in data if len(entry[1]) > 1 or entry[1][0] not in features] or data
+    columns = _in_columns(data, parameters)
+    if columns is not None:
+        return columns
     first = [shape[0] for _, shape, _ in data]
     n = max(first, key=first.count, default=0)
     return n, next((f"axis 0 of {name}" for name, shape, _ in data if shape[0] == n), "")
+
+
+def _in_columns(data: Sequence[Any], parameters: Sequence[Any]) -> tuple[int, str] | None:
+    """The number of columns where a matrix of weights is multiplied by the data from the left."""
+    weights = [shape for _, shape, _ in parameters if len(shape) == 2]
+    for name, shape, _ in data:
+        rows = any(shape[-1] == w[0] for w in weights)
+        if len(shape) == 2 and not rows and any(shape[0] == w[1] for w in weights):
+            return shape[1], f"axis 1 of {name}"
+    return None
 
 
 def leaf_names(names: Sequence[str], args: Sequence[Any]) -> list[str]:

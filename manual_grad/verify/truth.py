@@ -7,7 +7,7 @@ compared with the one that is judged.
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Step = Callable[[list, list, dict], list]
-Plant = dict[int, Step]
+Plant = Mapping[int, Callable[[list, list, dict], list]]  # step of a jaxpr → what stands in its place
 
-STEPS = 60  # of a jaxpr; beyond, a missing path is not looked for
+STEPS = 40  # of a jaxpr; beyond, a missing path is not looked for
 WRAPPERS = {
     "jit",
     "pjit",
@@ -171,6 +170,8 @@ def _plants(record: list) -> Iterator[tuple[str, Plant]]:
     """Every mistake that this sequence of steps offers, the telling ones first."""
     yield from _softmax_diagonals(record)
     yield from _derivatives_left_out(record)
+    yield from _slopes_mistaken(record)
+    yield from _masks_of_another_layer(record)
     yield from _exponents_left_out(record)
     yield from _kernels_not_rotated(record)
     yield from _matrices_not_transposed(record)
@@ -219,6 +220,43 @@ def _derivatives_left_out(record: list) -> Iterator[tuple[str, Plant]]:
         yield phrase, plants
         if len(steps) > 1:
             yield from ((f"{phrase} in one place", {step: plants[step]}) for step, _ in steps[:6])
+
+
+def _slopes_mistaken(record: list) -> Iterator[tuple[str, Plant]]:
+    """The derivative of an activation at its output instead of its input, or half of it."""
+    for name in ("tanh", "logistic"):
+        steps = [step for step, (eqn, _, _) in enumerate(record) if eqn.primitive.name == name]
+        if steps:
+            at_output = {step: partial(_slope_at_output, record[step][0]) for step in steps}
+            yield f"the derivative of {_said(name)} is taken at its output instead of its input", at_output
+            formula = "1 − a for 1 − a²" if name == "tanh" else "a for a(1 − a)"
+            half = dict.fromkeys(steps, partial(_half_a_slope, name))
+            yield f"the derivative of {_said(name)} is wrong: {formula}", half
+
+
+def _slope_at_output(eqn: Any, ins: list, outs: list, seen: dict) -> list:
+    moved = _bind(eqn, [lax.stop_gradient(outs[0]) + ins[0] - lax.stop_gradient(ins[0])])[0]
+    return [lax.stop_gradient(outs[0]) + moved - lax.stop_gradient(moved)]
+
+
+def _half_a_slope(name: str, ins: list, outs: list, seen: dict) -> list:
+    a = lax.stop_gradient(outs[0])
+    slope = 1 - a if name == "tanh" else a
+    return [a + slope * (ins[0] - lax.stop_gradient(ins[0]))]
+
+
+def _masks_of_another_layer(record: list) -> Iterator[tuple[str, Plant]]:
+    steps = [step for step, (eqn, _, _) in enumerate(record) if eqn.primitive.name == "max"]
+    for first, step in itertools.combinations(steps[:6], 2):
+        which, other = (_through("max", *record[s][1:]) for s in (step, first))
+        if None in (which, other) or np.shape(record[first][2][0]) != np.shape(record[step][2][0]):
+            continue
+
+        def wrong(ins: list, outs: list, seen: dict, which: Any = which, at: tuple = (first, other)) -> list:
+            mask = lax.stop_gradient(seen[at[0]][1][at[1]]) > 0
+            return [lax.stop_gradient(outs[0]) + mask * (ins[which] - lax.stop_gradient(ins[which]))]
+
+        yield "mask taken from the wrong layer", {step: wrong}
 
 
 def _exponents_left_out(record: list) -> Iterator[tuple[str, Plant]]:
@@ -281,22 +319,26 @@ def _kernels_not_rotated(record: list) -> Iterator[tuple[str, Plant]]:
 
 def _matrices_not_transposed(record: list) -> Iterator[tuple[str, Plant]]:
     phrase = "transposed: a square matrix stands for its transpose"
-    for step, (eqn, ins, _) in enumerate(record):
-        if eqn.primitive.name != "dot_general":
-            continue
-        for side in (0, 1):
-            shape = np.shape(ins[side])
-            if len(shape) == 2 and shape[0] == shape[1] > 1:
+    found = [
+        (step, partial(_not_transposed, eqn, side))
+        for step, (eqn, ins, _) in enumerate(record)
+        for side in (0, 1)
+        if eqn.primitive.name == "dot_general"
+        and len(np.shape(ins[side])) == 2
+        and len(set(np.shape(ins[side]))) == 1 < np.shape(ins[side])[0]
+    ]
+    yield from ((phrase, {step: wrong}) for step, wrong in found[:8])
+    if len(found) > 1:
+        yield phrase, dict(found)
 
-                def wrong(ins: list, outs: list, seen: dict, eqn: Any = eqn, side: int = side) -> list:
-                    stopped = [lax.stop_gradient(x) for x in ins]
-                    by_matrix, by_other = list(stopped), list(stopped)
-                    by_matrix[side] = ins[side] - stopped[side]
-                    by_other[1 - side] = ins[1 - side] - stopped[1 - side]
-                    by_other[side] = stopped[side].T
-                    return [lax.stop_gradient(outs[0]) + _bind(eqn, by_matrix)[0] + _bind(eqn, by_other)[0]]
 
-                yield phrase, {step: wrong}
+def _not_transposed(eqn: Any, side: int, ins: list, outs: list, seen: dict) -> list:
+    stopped = [lax.stop_gradient(x) for x in ins]
+    by_matrix, by_other = list(stopped), list(stopped)
+    by_matrix[side] = ins[side] - stopped[side]
+    by_other[1 - side] = ins[1 - side] - stopped[1 - side]
+    by_other[side] = stopped[side].T
+    return [lax.stop_gradient(outs[0]) + _bind(eqn, by_matrix)[0] + _bind(eqn, by_other)[0]]
 
 
 def _paths_missing(record: list) -> Iterator[tuple[str, Plant]]:
@@ -305,4 +347,11 @@ def _paths_missing(record: list) -> Iterator[tuple[str, Plant]]:
     for step, (eqn, _, outs) in enumerate(record):
         if is_float(outs[0]):
             phrase = f"a path is missing: nothing flows back through {eqn.primitive.name}"
-            yield phrase, {step: lambda ins, outs, seen: [lax.stop_gradient(o) for o in outs]}
+            yield phrase, {step: _stopped}
+    sums = [s for s, (eqn, _, o) in enumerate(record) if eqn.primitive.name == "reduce_sum" and np.ndim(o[0])]
+    if len(sums) > 1:
+        yield "a path is missing: nothing flows back through the sums", dict.fromkeys(sums, _stopped)
+
+
+def _stopped(ins: list, outs: list, seen: dict) -> list:
+    return [lax.stop_gradient(out) for out in outs]

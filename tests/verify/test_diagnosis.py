@@ -171,8 +171,101 @@ def softmax_pair(df):
 
 SQUARE_X, SQUARE_W, SQUARE_T = (RNG.standard_normal((4, 4)) for _ in range(3))
 
+
+def batchnorm(x, scale, shift):
+    centred = x - x.mean(0)
+    return scale * centred / jnp.sqrt((centred**2).mean(0) + 1e-5) + shift
+
+
+def batchnorm_bwd(statistics=True, swap=False, mean=False):
+    def bwd(res, dout):
+        x, scale = (np.asarray(r) for r in res)
+        s = np.sqrt(x.var(0) + 1e-5)
+        h, dh = (x - x.mean(0)) / s, dout * scale
+        dx = (dh - dh.mean(0) - h * (dh * h).mean(0)) / s if statistics else dh / s
+        dscale, dshift = (dout * h).sum(0), dout.mean(0) if mean else dout.sum(0)
+        return (dx, dshift, dscale) if swap else (dx, dscale, dshift)
+
+    return bwd
+
+
+def batchnorm_fwd(x, scale, shift):
+    return batchnorm(x, scale, shift), (x, scale)
+
+
+def recurrent(W, h0):
+    h = h0
+    for _ in range(3):
+        h = jnp.tanh(h @ W)
+    return (h**2).sum()
+
+
+def recurrent_grad(transpose=True):
+    def grad(W, h0):
+        hs = [h0]
+        for _ in range(3):
+            hs.append(np.tanh(hs[-1] @ W))
+        d, dW = 2 * hs[-1], 0
+        for h, before in zip(hs[:0:-1], hs[-2::-1], strict=True):
+            d = d * (1 - h**2)
+            dW = dW + np.outer(before, d)
+            d = d @ (W.T if transpose else W)
+        return dW, d
+
+    return grad
+
+
+def deep(W1, W2, X):
+    return (jax.nn.relu(jax.nn.relu(X @ W1) @ W2) * V[0]).sum()
+
+
+def deep_with_the_first_mask_twice(W1, W2, X):
+    Z1 = X @ W1
+    A1 = np.maximum(Z1, 0)
+    d2 = V[0] * (Z1 > 0)
+    return X.T @ ((d2 @ W2.T) * (Z1 > 0)), A1.T @ d2, None
+
+
 # case: what the diagnosis of the first wrong leaf must start with
 CASES = {
+    "batchnorm statistics constant": (
+        "a path is missing",
+        vjp((batchnorm_fwd, batchnorm_bwd(statistics=False)), T, V[0], b),
+    ),
+    "batchnorm order": (
+        "arguments in the wrong order",
+        vjp((batchnorm_fwd, batchnorm_bwd(swap=True)), T, V[0], b),
+    ),
+    "batchnorm mean": ("scaled by 1/N", vjp((batchnorm_fwd, batchnorm_bwd(mean=True)), T, V[0], b)),
+    "recurrent transposed": (
+        "transposed",
+        grad(recurrent, recurrent_grad(transpose=False), Q, RNG.standard_normal(4)),
+    ),
+    "recurrent right but for the sign": (
+        "sign",
+        grad(recurrent, lambda *a: (-recurrent_grad()(*a)[0], recurrent_grad()(*a)[1]), Q, Q[1]),
+    ),
+    "columns bias mean": (
+        "scaled by 1/N, N = 8",
+        vjp(
+            (lambda W, X, b: (W @ X + b[:, None], (W, X)), lambda r, d: (d @ r[1].T, r[0].T @ d, d.mean(1))),
+            W.T,
+            X.T,
+            b,
+        ),
+    ),
+    "mask of another layer": (
+        "mask taken from the wrong layer",
+        grad(deep, deep_with_the_first_mask_twice, W, V, X, argnums=(0, 1)),
+    ),
+    "sigmoid slope a": (
+        "the derivative of sigmoid is wrong",
+        vjp(elementwise(jax.nn.sigmoid, lambda x, d: d * jax.nn.sigmoid(x)), T),
+    ),
+    "tanh slope at its output": (
+        "the derivative of tanh is taken at its output",
+        vjp(elementwise(jnp.tanh, lambda x, d: d * (1 - jnp.tanh(jnp.tanh(x)) ** 2)), T),
+    ),
     "mse sign": ("sign", grad(mse, lambda p, t: (-dmse(p, t), -dmse(p, t)), x, y)),
     "mse both signs": (
         "sign flipped or arguments in the wrong order",
