@@ -536,13 +536,19 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
         kinks, disagreements = nearby.kinks(given.point, given.wants, rng)
     names = question.leaf_names
     notes += [f"{names[i]} sits on a kink: {what}; judged near it instead" for i, what in kinks.items()]
-    notes += [f"{names[i]}: {what}" for i, what in disagreements.items()]
-    answers = [] if kinks else [given]
-    for _ in range(max(draws - 1, 1 if kinks else 0)):
-        answer = _near(question, rng, tuple(kinks), notes)
-        answers += [answer] if answer else []
-    findings = [_finding(question, leaf, answers or [given], notes) for leaf in range(len(question.wrt))]
-    return Report(tuple(findings), tuple(dict.fromkeys(notes)), len(answers or [given]), seed)
+    notes += [f"{names[i]}: {what}; judged near it instead" for i, what in disagreements.items()]
+    near = [_near(question, rng, (), notes) for _ in range(draws - 1)]
+    plain = [given, *(answer for answer in near if answer)]
+    doubtful = {**kinks, **disagreements}
+    moved = (
+        [_near(question, rng, tuple(doubtful), notes) for _ in range(max(draws - 1, 1))] if doubtful else []
+    )
+    off = [answer for answer in moved if answer] or plain
+    findings = [
+        _finding(question, leaf, off if i in doubtful else plain, notes)
+        for leaf, i in enumerate(question.wrt)
+    ]
+    return Report(tuple(findings), tuple(dict.fromkeys(notes)), len(plain), seed)
 
 
 def _near(
@@ -669,7 +675,7 @@ def _finding(question: _Question, leaf: int, answers: list[_Answer], notes: list
     dtype = _wrong_dtype(answers[0].gots[leaf], question.values[index])
     if not wrong:
         return Finding(argument, name, not dtype, dtype, worst[1], None)
-    if answers[0] not in wrong and len(answers) > 1:
+    if answers[0] not in wrong:
         notes.append(f"{name} is right at the given point and wrong near it")
     with exact():
         diagnosis = diagnose([_evidence(question, answer, leaf) for answer in wrong])
