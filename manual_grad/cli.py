@@ -1,4 +1,4 @@
-"""The console script ``manual-grad``. Exit codes: 0 all well, 1 a formula is wrong, 2 bad usage or input."""
+"""The console script ``manual-grad``. Exit codes: 0 all well, 1 something is wrong, 2 bad usage or input."""
 
 import difflib
 import importlib.metadata
@@ -21,10 +21,12 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from manual_grad import user_code
 from manual_grad.environment import environment, write_json
+from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.lectures.digits import MissingExtra
-from manual_grad.verify import judge
+from manual_grad.verify import Report, check_grad, judge
 from manual_grad.verify.judge import Status, Verdict
 
 app = typer.Typer(
@@ -49,8 +51,8 @@ def main() -> None:
     """Run the console script: one clear line for bad usage, no traceback."""
     try:
         code = app(standalone_mode=False)
-    except (UsageError, MissingExtra) as error:
-        code = _complain(str(error))
+    except (UsageError, MissingExtra, InputError) as error:
+        code = _complain(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -132,6 +134,153 @@ def verify(
         }
         _write(json, content)
     raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def check(
+    loss: Annotated[str, typer.Argument(help="A scalar loss, as [bold]file.py:function[/].")],
+    grad: Annotated[
+        str, typer.Argument(help="Its gradient: a tuple, one array for each floating-point argument.")
+    ],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A random argument: x=8x3, x=positive:8x3, y=onehot:8x5, labels=int:0..9:8. In the loss's "
+            "order, or by its parameters' names. Repeat it."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="An .npz archive with the arguments, by the parameters' names.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="The loss in JAX, where yours is NumPy: a lecture formula's name, such as "
+            "softmax_cross_entropy, or file.py:function."
+        ),
+    ] = None,
+    wrt: Annotated[
+        list[str] | None, typer.Option(help="Differentiated by this parameter (all floating-point ones).")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the floating-point arguments (float64; an archive's own).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random arguments and the points near.")] = 0,
+    draws: Annotated[int, typer.Option(min=1, help="At how many points it is judged.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+) -> None:
+    """Judge your own gradient: which argument is wrong, where, by how much, and why.
+
+    The truth is jax.vjp in float64, at the given arguments and at points near them.
+
+    Examples:
+
+    manual-grad check mine.py:loss mine.py:grad --input x=8x3 --input y=8
+
+    manual-grad check mine.py:loss mine.py:grad --inputs batch.npz --against softmax_cross_entropy
+    """
+    if json:
+        _require_writable(json)
+    jax.config.update("jax_enable_x64", True)
+    other = [against] if against and ":" in against else []
+    functions = user_code.load_functions([loss, grad, *other])
+    arguments = _arguments(functions[0], loss, input, inputs, dtype.value if dtype else None, seed)
+    report = check_grad(
+        functions[0],
+        functions[1],
+        *arguments.values(),
+        against=functions[2] if other else against,
+        argnums=_argnums(wrt, list(arguments)),
+        seed=seed,
+        draws=draws,
+        names=list(arguments),
+    )
+    _print_report(Console(width=None if sys.stdout.isatty() else 132), report)
+    if json:
+        _write(json, _report_as_json(report, arguments))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _arguments(
+    loss: Any, path: str, shapes: list[str] | None, archive: Path | None, dtype: str | None, seed: int
+) -> dict[str, Any]:
+    """The loss's arguments, by name, in its order."""
+    if (not shapes) == (archive is None):
+        raise UsageError(
+            "give the arguments either as --input name=shape, one for each, or as --inputs file.npz"
+        )
+    if archive:
+        return user_code.load_archive(archive, user_code.parameters(loss, path), dtype)
+    arrays = user_code.draw_inputs(shapes or [], dtype or "float64", seed)
+    wanted = user_code.parameters(loss, path)
+    if len(arrays) != len(wanted):
+        raise UsageError(
+            f"{path} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
+        )
+    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays
+
+
+def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
+    for name in wrt or ():
+        if name not in names:
+            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(names)}")
+    return [names.index(name) for name in wrt] if wrt else None
+
+
+def _print_report(console: Console, report: Report) -> None:
+    table = Table(title="Gradients against jax.vjp in float64", title_justify="left")
+    table.add_column("argument", no_wrap=True)
+    for name in ("largest relative error", "where"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for f in report.findings:
+        where = ""
+        if f.where is not None and not f.ok:
+            index, got, expected = f.where
+            at = f"at [{','.join(map(str, index))}] " if index else ""
+            where = f"{at}got {got:.6g}, expected {expected:.6g}"
+        verdict = "[green]right[/]" if f.ok else f"[bold red]wrong[/]: {escape(f.diagnosis)}"
+        table.add_row(escape(f.name), f"{f.max_error:.1e}", escape(where), verdict)
+    console.print(table)
+    for note in report.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+    wrong = [f.name for f in report.findings if not f.ok]
+    last = (
+        f"{len(wrong)} of {len(report.findings)} gradients wrong: {', '.join(wrong)}"
+        if wrong
+        else (f"all {len(report.findings)} gradients right")
+    )
+    points = f"{report.points} point{'s' if report.points > 1 else ''}"
+    console.print(
+        escape(f"{last} ({points}, seed {report.seed})"),
+        style="bold red" if wrong else "green",
+        highlight=False,
+    )
+
+
+def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A report as JSON has it: no infinities, no NaN."""
+
+    def finite(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    findings = [
+        asdict(f)
+        | {
+            "max_error": finite(f.max_error),
+            "where": f.where
+            and {"index": list(f.where[0]), "got": finite(f.where[1]), "expected": finite(f.where[2])},
+        }
+        for f in report.findings
+    ]
+    return {
+        "environment": environment() | {"seed": report.seed},
+        "inputs": {name: describe(value) for name, value in arguments.items()},
+        "findings": findings,
+        "notes": list(report.notes),
+        "points": report.points,
+        "passed": report.ok,
+    }
 
 
 def _chosen(

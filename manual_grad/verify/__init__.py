@@ -1,1 +1,12 @@
-"""Judges gradients: compares every claim of the lectures with the oracles in ``reference/``."""
+"""Judges gradients: every claim of the lectures, and anyone's own."""
+
+from manual_grad.verify.check import (
+    Finding,
+    Report,
+    assert_grad_matches,
+    assert_vjp_matches,
+    check_grad,
+    check_vjp,
+)
+
+__all__ = ["Finding", "Report", "assert_grad_matches", "assert_vjp_matches", "check_grad", "check_vjp"]

@@ -1,0 +1,638 @@
+"""Why a gradient is wrong: every known mistake as a small function that says whether it explains it.
+
+An explanation is given one leaf at one point, an :class:`Evidence`, and returns a phrase, or "" where it does
+not fit; of several phrases, each on a line. It is believed only if it says the same at every point where the
+leaf is wrong. They are asked in tiers, the telling ones first; where several of a tier fit, all are named.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.verify.nearby import batch
+from manual_grad.verify.truth import Point, at_values, planted, pulled
+
+UNEXPLAINED = "no known mistake explains it"
+JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
+SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((0,),),
+    2: ((0, 1),),
+    3: ((0,), (2,)),
+    4: ((0, 1), (2, 3)),
+}
+Explanation = Callable[["Evidence"], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One leaf of a judged gradient at one point.
+
+    Attributes:
+        leaf: which of the leaves that are differentiated by.
+        gots: the judged gradient, all leaves (None where nothing came), in float64.
+        wants: the truth, all leaves.
+        names: what the leaves are called.
+        point: where, and what can be asked about the function there.
+        tolerance: relative error up to which two gradients are the same.
+        scalar: whether the function is a loss, whose cotangent is 1.
+    """
+
+    leaf: int
+    gots: Sequence[Any]
+    wants: Sequence[np.ndarray]
+    names: Sequence[str]
+    point: Point
+    tolerance: float
+    scalar: bool = False
+    kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
+
+    @property
+    def got(self) -> np.ndarray:
+        """What was got for this leaf."""
+        return self.gots[self.leaf]
+
+    @property
+    def want(self) -> np.ndarray:
+        """The truth of this leaf."""
+        return self.wants[self.leaf]
+
+    def same(self, left: Any, right: Any) -> bool:
+        """Whether two arrays are equal up to rounding."""
+        return same(left, right, self.tolerance)
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """``compute()``, remembered under ``key``."""
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return self.kept[key]
+
+
+def same(left: Any, right: Any, tolerance: float) -> bool:
+    """Whether two arrays have one shape and differ by no more than ``tolerance`` times the largest entry.
+
+    >>> same(np.array([1.0, 2.0]), np.array([1.0, 2.001]), 1e-3), same(np.ones(1), np.ones((1, 1)), 1e-3)
+    (True, False)
+    """
+    if np.shape(left) != np.shape(right):
+        return False
+    scale = max(np.max(np.abs(right), initial=0.0), np.max(np.abs(left), initial=0.0))
+    return bool(np.max(np.abs(left - right), initial=0.0) <= tolerance * scale)
+
+
+def diagnose(evidence: Sequence[Evidence]) -> str:
+    """Explain why a leaf is wrong.
+
+    Args:
+        evidence: the leaf at every point where it is wrong.
+    Returns:
+        A short phrase; "A or B" where two explanations fit equally, and ``UNEXPLAINED`` where none does.
+
+    >>> x = np.array([1.0, -2.0, 3.0])
+    >>> point = Point(lambda x: (x**2).sum(), jax.tree.structure((x,)), (x,), ("x",), (0,), (1.0,))
+    >>> diagnose([Evidence(0, [-2 * x], [2 * x], ["x"], point, 1e-6, scalar=True)])
+    'sign flipped'
+    """
+    phrase = _explain(evidence)
+    if phrase or any(e.got is None or e.got.shape != e.want.shape for e in evidence):
+        return phrase or UNEXPLAINED
+    return _explain_scaled(evidence) or UNEXPLAINED
+
+
+def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]] = ()) -> str:
+    for tier in tiers or TIERS:
+        fitting = [phrase for explanation in tier for phrase in _agreed(explanation, evidence)]
+        if fitting:
+            telling = [p for i, p in enumerate(fitting) if i == 0 or not p.startswith("a path is missing")]
+            return " or ".join(list(dict.fromkeys(telling))[:3])
+    return ""
+
+
+def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
+    """What an explanation says at every point; alternatives stand on lines of their own."""
+    try:
+        phrases = explanation(evidence[0]).splitlines()
+        others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
+    except (TypeError, ValueError, IndexError):  # the function cannot be asked this
+        return []
+    return [phrase for phrase in phrases if all(phrase in other for other in others)]
+
+
+def _explain_scaled(evidence: Sequence[Evidence]) -> str:
+    """Two mistakes at once: a factor, and something else."""
+    factors = {"sign flipped": -1.0}
+    n, _ = batch(evidence[0].point)
+    if n > 1:
+        factors |= {"scaled by N": float(n), "scaled by 1/N": 1 / n}
+    factors |= {"scaled by 2": 2.0, "scaled by 1/2": 0.5}
+    for said, factor in factors.items():
+        scaled = []
+        for e in evidence:
+            gots = list(e.gots)
+            gots[e.leaf] = e.got / factor
+            scaled.append(replace(e, gots=gots))
+        phrase = _explain(scaled, ((transposed, flipped, cotangent_ignored), *ELSEWHERE))
+        if phrase:
+            return f"{said}, and {phrase}"
+    return ""
+
+
+# --- what is not a number, or not there -------------------------------------------------------------------
+
+
+def missing(e: Evidence) -> str:
+    """Nothing came back."""
+    return "no gradient was returned (None)" if e.got is None else ""
+
+
+def not_finite(e: Evidence) -> str:
+    """NaN or infinite where the truth is not."""
+    if e.got.shape == e.want.shape and np.any(np.isnan(e.got) & ~np.isnan(e.want)):
+        return "NaN" if np.isnan(e.got).all() else "NaN in some entries"
+    if e.got.shape != e.want.shape and np.isnan(e.got).any():
+        return "NaN, and wrong shape"
+    return "infinite" if np.any(np.isinf(e.got)) and not np.any(np.isinf(e.want)) else ""
+
+
+def zero(e: Evidence) -> str:
+    """Zero everywhere, up to rounding; of a softmax a cotangent of ones gives that too."""
+    if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
+        return ""
+    if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
+        return "zero\ncotangent ignored (a cotangent of ones gives zero here)"
+    return "zero"
+
+
+def _negligible(e: Evidence) -> float:
+    return 1e-3 * e.tolerance * float(np.max(np.abs(e.want), initial=0.0))
+
+
+def _with_ones(e: Evidence) -> list[np.ndarray]:
+    """The gradient for a cotangent of ones."""
+    return e.once("ones", lambda: pulled(e.point, [np.ones(np.shape(d)) for d in e.point.dout]))
+
+
+# --- the shape --------------------------------------------------------------------------------------------
+
+
+def _shapes(e: Evidence) -> str:
+    return f"wrong shape: got {e.got.shape}, expected {e.want.shape}"
+
+
+def wrong_order(e: Evidence) -> str:
+    """Another argument's gradient stands here."""
+    for other, want in enumerate(e.wants):
+        got = e.gots[other]
+        displaced = got is not None and not e.same(got, want)
+        if other != e.leaf and displaced and e.same(e.got, want) and not e.same(e.want, want):
+            return f"arguments in the wrong order: this is the gradient of {e.names[other]}"
+    return ""
+
+
+def not_summed(e: Evidence) -> str:
+    """An axis too many, whose sum or mean is the truth."""
+    if e.got.ndim != e.want.ndim + 1:
+        return ""
+    for axis in range(e.got.ndim):
+        if e.got.shape[axis] > 1 and e.same(e.got.sum(axis), e.want):
+            return f"not summed over the batch (axis {axis}); {_shapes(e)}"
+        if e.got.shape[axis] > 1 and e.same(e.got.mean(axis), e.want):
+            return f"not averaged over the batch (axis {axis}); {_shapes(e)}"
+    return ""
+
+
+def transposed_shape(e: Evidence) -> str:
+    """The axes in another order."""
+    if e.got.shape == e.want.shape or sorted(e.got.shape) != sorted(e.want.shape):
+        return ""
+    for axes in itertools.permutations(range(e.want.ndim)):
+        if e.same(e.got, e.want.transpose(axes)):
+            return f"{_permuted(axes)}; {_shapes(e)}"
+    return ""
+
+
+def reshaped(e: Evidence) -> str:
+    """The right numbers in another shape."""
+    if e.got.shape != e.want.shape and e.got.size == e.want.size and e.same(e.got.ravel(), e.want.ravel()):
+        return f"{_shapes(e)}; the numbers are right"
+    return ""
+
+
+def over_wrong_axes(e: Evidence) -> str:
+    """A sum over other axes than the truth's, or over too many."""
+    if e.got.shape == e.want.shape:
+        return ""
+    if e.got.size < e.want.size and e.got.ndim < e.want.ndim:
+        for axes in _subsets(range(e.want.ndim)):
+            if e.same(e.want.sum(axes), e.got):
+                return f"summed over too many axes {_listed(axes)}; {_shapes(e)}"
+    if e.got.ndim == e.want.ndim and e.same(e.got.sum(), e.want.sum()):
+        return f"summed over the wrong axes: the total is right; {_shapes(e)}"
+    return ""
+
+
+def wrong_shape(e: Evidence) -> str:
+    """Another shape, for no reason that is seen."""
+    return _shapes(e) if e.got.shape != e.want.shape else ""
+
+
+# --- the truth, moved, turned or scaled -------------------------------------------------------------------
+
+
+def imprecise(e: Evidence) -> str:
+    """Right, but not to the digits of its dtype."""
+    if e.tolerance > 1e-6 or e.got.shape != e.want.shape or not e.got.ndim:
+        return ""
+    scale = np.max(np.abs(e.want), initial=0.0)
+    error = np.max(np.abs(e.got - e.want), initial=0.0) / scale if scale else 1.0
+    return "imprecise: right, but computed in a lower precision or by differences" if error < 1e-5 else ""
+
+
+def sign(e: Evidence) -> str:
+    """The truth, negated."""
+    return "sign flipped" if e.same(e.got, -e.want) else ""
+
+
+def scale_of_the_problem(e: Evidence) -> str:
+    """The truth times a number that is a size of the problem."""
+    factor = _factor(e)
+    if factor is None or abs(abs(factor) - 1) <= e.tolerance:
+        return ""
+    prefix = "sign flipped and " if factor < 0 else ""
+    for sizes in (_sizes(e), _compound_sizes(e)):
+        said = [prefix + phrase for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
+        if said:
+            return "\n".join(said[:3])
+    return ""
+
+
+def _factor(e: Evidence) -> float | None:
+    """The number that the truth is multiplied by."""
+    square = float(np.vdot(e.want, e.want))
+    if not square or e.got.shape != e.want.shape:
+        return None
+    factor = float(np.vdot(e.want, e.got)) / square
+    return factor if factor and e.same(e.got, factor * e.want) else None
+
+
+def _sizes(e: Evidence) -> Iterator[tuple[float, str]]:
+    """Numbers that a gradient is scaled by in error, and what each means; the usual ones first."""
+    n, where = batch(e.point)
+    total = sum(np.size(d) for d in e.point.dout)
+    if n > 1:
+        yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
+        yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean for sum, or 1/N is there twice"
+    yield 2, "scaled by 2"
+    yield 0.5, "scaled by 1/2 (the factor 2 is missing)"
+    sizes: dict[int, str] = {}
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        for axis, size in enumerate(np.shape(value)):
+            sizes.setdefault(size, f"axis {axis} of {name}")
+    sizes.setdefault(int(np.size(e.want)), f"all of {e.names[e.leaf]}")
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        if np.size(value) > 1:
+            sizes.setdefault(int(np.size(value)), f"all of {name}")
+    for d in e.point.dout:
+        for axis, size in enumerate(np.shape(d)):
+            sizes.setdefault(size, f"axis {axis} of the output")
+        if np.ndim(d) > 1:
+            sizes.setdefault(int(np.prod(np.shape(d)[:-1])), "all of the output's axes but the last")
+    sizes.setdefault(total, "the output's size")
+    for size, what in sizes.items():
+        if size > 2 and size != n:
+            yield size, f"scaled by {size} ({what}): summed where a mean is taken"
+            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
+
+
+def _compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
+    """The rarer ones."""
+    n, _ = batch(e.point)
+    if n > 1:
+        for factor in (Fraction(n, n - 1), Fraction(n - 1, n), Fraction(n * n), Fraction(1, n * n)):
+            yield float(factor), f"scaled by {factor}, N = {n}"
+        yield n / 2, f"scaled by N/2, N = {n}: loss summed instead of averaged, and the factor 2 is missing"
+        yield 2 / n, f"scaled by 2/N, N = {n}"
+        yield 2 * n, f"scaled by 2N, N = {n}"
+        yield n**0.5, f"scaled by √N, N = {n}"
+        yield n**-0.5, f"scaled by 1/√N, N = {n}"
+
+
+def transposed(e: Evidence) -> str:
+    """The axes of the truth in another order, the shape unchanged."""
+    if e.got.shape != e.want.shape:
+        return ""
+    for axes in itertools.permutations(range(e.want.ndim)):
+        turned = e.want.transpose(axes)
+        if axes != tuple(range(e.want.ndim)) and not e.same(turned, e.want) and e.same(e.got, turned):
+            return _permuted(axes)
+    return ""
+
+
+def _permuted(axes: tuple[int, ...]) -> str:
+    return "transposed" if axes == (1, 0) else f"permuted axes: {axes}"
+
+
+def flipped(e: Evidence) -> str:
+    """The truth with axes reversed: a kernel rotated, or not rotated."""
+    for axes in sorted(_subsets(range(e.want.ndim)), key=len):
+        turned = np.flip(e.want, axes)
+        if not e.same(turned, e.want) and e.same(e.got, turned):
+            what = "rotated by 180°" if len(axes) == 2 else "flipped"
+            return f"rotated or flipped kernel: {what}, {_listed(axes)} reversed"
+    return ""
+
+
+def shifted(e: Evidence) -> str:
+    """The truth moved along an axis: an index or a padding off by one."""
+    for axis, by in itertools.product(range(e.want.ndim), (-1, 1)):
+        if e.want.shape[axis] < 3:
+            continue
+        rolled = np.roll(e.want, by, axis)
+        inner = [slice(None)] * e.want.ndim
+        inner[axis] = slice(1, -1)
+        if e.same(e.got[tuple(inner)], rolled[tuple(inner)]) and not e.same(rolled, e.want):
+            return f"shifted by {by} along axis {axis}: an index or the padding is off by one"
+    return ""
+
+
+def cotangent_ignored(e: Evidence) -> str:
+    """The gradient for a cotangent of ones, whatever the cotangent."""
+    if e.scalar:
+        return ""
+    same = e.same(e.got, _with_ones(e)[e.leaf])
+    return "cotangent ignored (this is the gradient for a cotangent of ones)" if same else ""
+
+
+def cotangent_misused(e: Evidence) -> str:
+    """The cotangent squared, summed or averaged before use."""
+    if e.scalar:
+        return ""
+    wrong = {
+        "cotangent used twice": [np.square(d) for d in e.point.dout],
+        "the cotangent's sum stands for each of its entries": [
+            np.full(np.shape(d), np.sum(d)) for d in e.point.dout
+        ],
+        "the cotangent's mean stands for each of its entries": [
+            np.full(np.shape(d), np.mean(d)) for d in e.point.dout
+        ],
+    }
+    for phrase, dout in wrong.items():
+        if any(np.size(d) > 1 for d in dout) or phrase.endswith("twice"):
+            pull = functools.partial(pulled, e.point, dout)
+            if e.same(e.got, e.once(phrase, pull)[e.leaf]):
+                return phrase
+    return ""
+
+
+# --- parts of the truth -----------------------------------------------------------------------------------
+
+
+def missing_mask(e: Evidence) -> str:
+    """Right where the truth is not zero, and something else where a mask makes it zero."""
+    masked = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
+    if not masked.any() or masked.all() or not np.any(e.got[masked]):
+        return ""
+    return "missing mask: not zero where the truth is" if e.same(e.got[~masked], e.want[~masked]) else ""
+
+
+def cotangent_unchanged(e: Evidence) -> str:
+    """The cotangent passed on as it is."""
+    if e.scalar or len(e.point.dout) != 1 or not e.same(e.got, np.asarray(e.point.dout[0])):
+        return ""
+    return "missing mask or derivative: the cotangent is passed on unchanged"
+
+
+def mask_inverted(e: Evidence) -> str:
+    """Zero exactly where the truth is not."""
+    zeros = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
+    if zeros.any() and not zeros.all() and not np.any(e.got[~zeros]) and np.all(e.got[zeros]):
+        return "mask inverted: zero exactly where the truth is not"
+    return ""
+
+
+def sample_dropped(e: Evidence) -> str:
+    """One slice of the leaf zero, or the truth without the first or last sample."""
+    for axis, at in itertools.product(range(e.want.ndim), (-1, 0)):
+        if e.want.shape[axis] > 1:
+            less = e.want.copy()
+            np.moveaxis(less, axis, 0)[at] = 0
+            if not e.same(less, e.want) and _scaled_same(e, less, e.want.shape[axis]):
+                what = "one sample" if e.want.shape[axis] == batch(e.point)[0] else "one slice"
+                return f"{what} dropped: the {'last' if at else 'first'} along axis {axis} is zero"
+    for (size, at), (what, wants) in e.once("dropped", lambda: dict(_without_a_sample(e.point))).items():
+        want = wants[e.leaf]
+        if not e.same(want, e.want) and _scaled_same(e, want, size):
+            return f"one sample dropped: the {'last' if at else 'first'} of {size} ({what})"
+    return ""
+
+
+def _scaled_same(e: Evidence, want: np.ndarray, size: int) -> bool:
+    return any(e.same(e.got, f * want) for f in (1.0, (size - 1) / size, size / (size - 1)))
+
+
+def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str, list[np.ndarray]]]]:
+    """The gradients with the last or the first slice of every axis of one size left out of all arguments."""
+    sizes = {size for value in point.values for size in np.shape(value) if size > 1}
+    n, _ = batch(point)
+    for size, at in itertools.product(sorted(sizes, key=lambda s: (s != n, s)), (-1, 0)):
+        axes = [next((a for a, s in enumerate(np.shape(v)) if s == size), None) for v in point.values]
+        kept = slice(0, -1) if at else slice(1, None)
+
+        def cut(v: Any, axis: int | None, kept: slice = kept) -> Any:
+            return v if axis is None else v[(slice(None),) * axis + (kept,)]
+
+        values = [cut(v, axis) for v, axis in zip(point.values, axes, strict=True)]
+        dout = [cut(d, next((a for a, s in enumerate(np.shape(d)) if s == size), None)) for d in point.dout]
+        what = ", ".join(f"axis {a} of {n}" for a, n in zip(axes, point.names, strict=True) if a is not None)
+        try:
+            wants = pulled(at_values(point, values), dout)
+        except Exception:  # a function that does not take fewer samples may raise anything
+            continue
+        yield (size, at), (what, wants)
+
+
+def one_sample_only(e: Evidence) -> str:
+    """The gradient of a single sample for that of the batch."""
+    n, where = batch(e.point)
+    if n < 2:
+        return ""
+    for at in (0, n - 1):
+        values = [v[at : at + 1] if np.ndim(v) and np.shape(v)[0] == n else v for v in e.point.values]
+        dout = [d[at : at + 1] if np.ndim(d) and np.shape(d)[0] == n else d for d in e.point.dout]
+        try:
+            ask = functools.partial(pulled, at_values(e.point, values), dout)
+            want = e.once(f"only {at}", ask)[e.leaf]
+        except Exception:  # see above
+            continue
+        if e.same(e.got, want) or e.same(e.got, want / n):
+            return f"only the {'last' if at else 'first'} sample counted ({where})"
+    return ""
+
+
+def off_diagonal_zero(e: Evidence) -> str:
+    """Zero in some entries, right in the others; of softmax: right at the true class alone."""
+    nonzero = e.got != 0
+    if nonzero.all() or not nonzero.any() or not e.same(e.got[nonzero], e.want[nonzero]):
+        return ""
+    for axis in range(e.want.ndim):
+        if np.all(nonzero.sum(axis) == 1) and e.same(
+            np.abs(e.want.sum(axis)) + 1, np.ones_like(e.want.sum(axis))
+        ):
+            return "softmax without its off-diagonal terms: zero but at the true class"
+    return "entries left out: zero in some, right in the others"
+
+
+def off_diagonal_of_jacobian(e: Evidence) -> str:
+    """The diagonal of the Jacobian times the cotangent."""
+    if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != e.want.shape:
+        return ""
+    if not 1 < e.want.size <= JACOBIAN_UP_TO:
+        return ""
+    (dout,) = (np.asarray(d) for d in e.point.dout)
+    diagonals = e.once(f"diagonal {e.leaf}", lambda: _diagonal(e.point, e.leaf, dout.shape))
+    if not e.same(diagonals * dout, e.want) and e.same(e.got, diagonals * dout):
+        return "off-diagonal terms of the Jacobian missing (softmax without its off-diagonal terms)"
+    return ""
+
+
+def _diagonal(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
+    size = int(np.prod(shape))
+    rows = np.eye(size).reshape(size, *shape)
+    return np.array([pulled(point, [row])[leaf].ravel()[i] for i, row in enumerate(rows)]).reshape(shape)
+
+
+def cases_swapped(e: Evidence) -> str:
+    """p at the true class and p − 1 elsewhere: off by one number, with one sign at the true class."""
+    difference = e.got - e.want
+    if not difference.size > 2 or not e.same(
+        np.abs(difference), np.full_like(difference, np.abs(difference).max())
+    ):
+        return ""
+    positive = difference > 0
+    if any(np.all(positive.sum(axis) == 1) for axis in range(e.want.ndim)):
+        return "the two cases swapped: p at the true class, p − 1 elsewhere"
+    return ""
+
+
+def label_not_subtracted(e: Evidence) -> str:
+    """Off by one number at one entry of each row: p where p − y belongs."""
+    difference = np.where(np.abs(e.got - e.want) > e.tolerance * np.max(np.abs(e.want)), e.got - e.want, 0)
+    at = difference != 0
+    for axis in range(e.want.ndim):
+        if (
+            e.want.shape[axis] > 2
+            and np.all(at.sum(axis) == 1)
+            and e.same(e.want.sum(axis) + 1, np.ones_like(e.want.sum(axis)))
+        ):
+            values = difference[at]
+            if e.same(values, np.full_like(values, values[0])):
+                return "the one-hot labels are not subtracted: p where p − y belongs"
+    return ""
+
+
+def transposed_factor(e: Evidence) -> str:
+    """The truth with another argument transposed or turned around."""
+    for other, i in enumerate(e.point.wrt):
+        value = e.point.values[i]
+        if other == e.leaf or np.ndim(value) == 0:
+            continue
+        for phrase, turned in _turned(np.asarray(value)):
+            values = list(e.point.values)
+            values[i] = jax.numpy.asarray(turned)
+
+            def ask(values: list = values) -> list[np.ndarray]:
+                return pulled(at_values(e.point, values))
+
+            want = e.once(f"{phrase} {other}", ask)[e.leaf]
+            if not e.same(want, e.want) and e.same(e.got, want):
+                return phrase.format(e.names[other])
+    return ""
+
+
+def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if value.ndim == 2 and value.shape[0] == value.shape[1]:
+        yield "transposed: {} is used for its transpose", value.T
+    kernel = "rotated or flipped kernel: {} must be rotated on the way back"
+    for axes in SPATIAL.get(value.ndim, ()):
+        yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
+
+
+def planted_mistake(e: Evidence) -> str:
+    """The truth of the function with one step's derivative wrong."""
+    every = e.once("planted", lambda: list(planted(e.point)))
+    fitting = [
+        phrase
+        for phrase, wants in every
+        if not e.same(wants[e.leaf], e.want) and e.same(e.got, wants[e.leaf])
+    ]
+    return "\n".join(dict.fromkeys(fitting))
+
+
+# --- what little can be said ------------------------------------------------------------------------------
+
+
+def any_scale(e: Evidence) -> str:
+    """The truth times a number of no meaning that is known."""
+    factor = _factor(e)
+    return f"scaled by {factor:.4g}, which is no size of the problem" if factor and e.want.size > 1 else ""
+
+
+def reordered(e: Evidence) -> str:
+    """The right numbers in the wrong places, or the right total."""
+    if e.want.size > 1 and e.same(np.sort(e.got, None), np.sort(e.want, None)):
+        return "the right numbers in the wrong places"
+    return ""
+
+
+def constant_added(e: Evidence) -> str:
+    """Off by one number everywhere."""
+    difference = e.got - e.want
+    if e.want.size > 2 and e.same(difference, np.full_like(difference, difference.flat[0])):
+        return "off by the same number everywhere"
+    return ""
+
+
+def _subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
+    return [s for r in range(1, len(items) + 1) for s in itertools.combinations(items, r)]
+
+
+def _listed(axes: Sequence[int]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else "axes " + ", ".join(map(str, axes))
+
+
+ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
+    (
+        missing_mask,
+        cotangent_unchanged,
+        sample_dropped,
+        off_diagonal_of_jacobian,
+        cases_swapped,
+        one_sample_only,
+    ),
+    (transposed_factor, planted_mistake, label_not_subtracted, cotangent_misused),
+    (off_diagonal_zero, mask_inverted, shifted),
+)
+TIERS: tuple[tuple[Explanation, ...], ...] = (
+    (missing,),
+    (not_finite,),
+    (zero, imprecise),
+    (
+        sign,
+        wrong_order,
+        not_summed,
+        transposed_shape,
+        scale_of_the_problem,
+        transposed,
+        flipped,
+        cotangent_ignored,
+    ),
+    (reshaped, over_wrong_axes),
+    (wrong_shape,),
+    *ELSEWHERE,
+    (any_scale, reordered, constant_added),
+)

@@ -1,0 +1,531 @@
+"""The judge names the mistake: one is planted in each gradient here, in NumPy or JAX, lectures or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from manual_grad.verify import check_grad, check_vjp
+
+RNG = np.random.default_rng(7)
+X, W, b = RNG.standard_normal((8, 3)), RNG.standard_normal((3, 5)), RNG.standard_normal(5)
+T, V = RNG.standard_normal((8, 5)), RNG.standard_normal((5, 5))
+x, y = RNG.standard_normal(7), RNG.standard_normal(7)
+LABELS = RNG.integers(0, 5, 8)
+Y = np.eye(5)[LABELS]
+Q = RNG.standard_normal((4, 4))
+IMAGE, KERNEL = RNG.standard_normal((6, 7)), RNG.standard_normal((3, 3))
+IMAGES, KERNELS = RNG.standard_normal((2, 6, 7, 3)), RNG.standard_normal((3, 3, 3, 4))
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# --- losses and pairs -------------------------------------------------------------------------------------
+
+
+def mse(p, t):
+    return ((p - t) ** 2).mean()
+
+
+def dmse(p, t):
+    return 2 * (p - t) / p.size
+
+
+def ce(z, labels):
+    return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(len(labels)), labels])
+
+
+def ce_soft(z, Y):
+    return -jnp.sum(Y * jnp.log(jax.nn.softmax(z))) / z.shape[0]
+
+
+def ce_lse(z, labels):
+    return jnp.mean(jax.scipy.special.logsumexp(z, axis=1) - z[jnp.arange(len(labels)), labels])
+
+
+def ridge(W, X, t):
+    return ((X @ W - t) ** 2).sum() / (2 * len(X)) + 0.1 * (W**2).sum()
+
+
+def dense_loss(X, W, b, T):
+    return ((X @ W + b - T) ** 2).sum() / X.shape[0]
+
+
+def dense_grads(X, W, b, T):
+    R = 2 * (X @ W + b - T) / len(X)
+    return R @ W.T, X.T @ R, R.sum(0), -R
+
+
+def wrong_dense(*, dX=None, dW=None, db=None, dT=None):
+    """The dense layer's gradients with some of them wrong."""
+
+    def grad(X, W, b, T):
+        R = 2 * (X @ W + b - T) / len(X)
+        right = dense_grads(X, W, b, T)
+        wrong = (dX, dW, db, dT)
+        return tuple(f(R, X, W) if f else g for f, g in zip(wrong, right, strict=True))
+
+    return grad
+
+
+def mlp(params, X, t):
+    return jnp.mean((jnp.maximum(X @ params["W1"] + params["b1"], 0) @ params["W2"] - t) ** 2)
+
+
+def mlp_grads(mask=lambda Z: Z > 0, transpose=True):
+    def grad(params, X, t):
+        Z = X @ params["W1"] + params["b1"]
+        A = np.maximum(Z, 0)
+        d2 = 2 * (A @ params["W2"] - t) / t.size
+        dZ = d2 @ params["W2"].T * mask(Z)
+        return {"W1": X.T @ dZ, "b1": dZ.sum(0), "W2": A.T @ d2}, None, None
+
+    return grad
+
+
+PARAMS = {"W1": W, "b1": b, "W2": RNG.standard_normal((5, 2))}
+T2 = RNG.standard_normal((8, 2))
+
+
+def conv(x, k):
+    return lax.conv_general_dilated(x[None, None], k[None, None], (1, 1), "VALID")[0, 0]
+
+
+def correlate(x, k):
+    h, w = x.shape[0] - k.shape[0] + 1, x.shape[1] - k.shape[1] + 1
+    return sum(k[i, j] * x[i : i + h, j : j + w] for i in range(k.shape[0]) for j in range(k.shape[1]))
+
+
+def correlate_bwd(rotate=True, rotate_dk=False, shift=0):
+    def bwd(res, dout):
+        x, k = (np.asarray(r) for r in res)
+        h, w = dout.shape
+        dk = np.array(
+            [[(dout * x[i : i + h, j : j + w]).sum() for j in range(k.shape[1])] for i in range(k.shape[0])]
+        )
+        dx = np.zeros_like(x)
+        f = k if rotate else k[::-1, ::-1]
+        for i in range(k.shape[0]):
+            for j in range(k.shape[1]):
+                dx[i : i + h, j : j + w] += f[i, j] * dout
+        return np.roll(dx, shift, 1) if shift else dx, dk[::-1, ::-1] if rotate_dk else dk
+
+    return bwd
+
+
+def correlate_fwd(x, k):
+    return correlate(x, k), (x, k)
+
+
+def nhwc(x, k):
+    return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def elementwise(f, df):
+    return (lambda x: (f(x), x)), (lambda x, dout: (df(x, dout),))
+
+
+def layernorm(x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def layernorm_bwd(mean=True, variance=True):
+    def bwd(x, dout):
+        x = np.asarray(x)
+        s = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        h = (x - x.mean(-1, keepdims=True)) / s
+        out = dout - (dout.mean(-1, keepdims=True) if mean else 0)
+        return ((out - (h * (dout * h).mean(-1, keepdims=True) if variance else 0)) / s,)
+
+    return bwd
+
+
+def product_of_squares(params):
+    return (params[0] ** 2).sum() * (params[1][0] ** 2).sum()
+
+
+def vjp(pair, *args, **settings):
+    return lambda: check_vjp(*pair, *args, **settings)
+
+
+def grad(loss, wrong, *args, **settings):
+    return lambda: check_grad(loss, wrong, *args, **settings)
+
+
+def dense_case(**wrong):
+    return grad(dense_loss, wrong_dense(**wrong), X, W, b, T)
+
+
+def relu_pair(df):
+    return elementwise(lambda x: jnp.maximum(x, 0), df)
+
+
+def softmax_pair(df):
+    return (lambda z: (jax.nn.softmax(z), z)), (lambda z, dout: (df(softmax(np.asarray(z)), dout),))
+
+
+SQUARE_X, SQUARE_W, SQUARE_T = (RNG.standard_normal((4, 4)) for _ in range(3))
+
+
+def batchnorm(x, scale, shift):
+    centred = x - x.mean(0)
+    return scale * centred / jnp.sqrt((centred**2).mean(0) + 1e-5) + shift
+
+
+def batchnorm_bwd(statistics=True, swap=False, mean=False):
+    def bwd(res, dout):
+        x, scale = (np.asarray(r) for r in res)
+        s = np.sqrt(x.var(0) + 1e-5)
+        h, dh = (x - x.mean(0)) / s, dout * scale
+        dx = (dh - dh.mean(0) - h * (dh * h).mean(0)) / s if statistics else dh / s
+        dscale, dshift = (dout * h).sum(0), dout.mean(0) if mean else dout.sum(0)
+        return (dx, dshift, dscale) if swap else (dx, dscale, dshift)
+
+    return bwd
+
+
+def batchnorm_fwd(x, scale, shift):
+    return batchnorm(x, scale, shift), (x, scale)
+
+
+def recurrent(W, h0):
+    h = h0
+    for _ in range(3):
+        h = jnp.tanh(h @ W)
+    return (h**2).sum()
+
+
+def recurrent_grad(transpose=True):
+    def grad(W, h0):
+        hs = [h0]
+        for _ in range(3):
+            hs.append(np.tanh(hs[-1] @ W))
+        d, dW = 2 * hs[-1], 0
+        for h, before in zip(hs[:0:-1], hs[-2::-1], strict=True):
+            d = d * (1 - h**2)
+            dW = dW + np.outer(before, d)
+            d = d @ (W.T if transpose else W)
+        return dW, d
+
+    return grad
+
+
+def deep(W1, W2, X):
+    return (jax.nn.relu(jax.nn.relu(X @ W1) @ W2) * V[0]).sum()
+
+
+def deep_with_the_first_mask_twice(W1, W2, X):
+    Z1 = X @ W1
+    A1 = np.maximum(Z1, 0)
+    d2 = V[0] * (Z1 > 0)
+    return X.T @ ((d2 @ W2.T) * (Z1 > 0)), A1.T @ d2, None
+
+
+# case: what the diagnosis of the first wrong leaf must start with
+CASES = {
+    "batchnorm statistics constant": (
+        "a path is missing",
+        vjp((batchnorm_fwd, batchnorm_bwd(statistics=False)), T, V[0], b),
+    ),
+    "batchnorm order": (
+        "arguments in the wrong order",
+        vjp((batchnorm_fwd, batchnorm_bwd(swap=True)), T, V[0], b),
+    ),
+    "batchnorm mean": ("scaled by 1/N", vjp((batchnorm_fwd, batchnorm_bwd(mean=True)), T, V[0], b)),
+    "recurrent transposed": (
+        "transposed",
+        grad(recurrent, recurrent_grad(transpose=False), Q, RNG.standard_normal(4)),
+    ),
+    "recurrent right but for the sign": (
+        "sign",
+        grad(recurrent, lambda *a: (-recurrent_grad()(*a)[0], recurrent_grad()(*a)[1]), Q, Q[1]),
+    ),
+    "columns bias mean": (
+        "scaled by 1/N, N = 8",
+        vjp(
+            (lambda W, X, b: (W @ X + b[:, None], (W, X)), lambda r, d: (d @ r[1].T, r[0].T @ d, d.mean(1))),
+            W.T,
+            X.T,
+            b,
+        ),
+    ),
+    "mask of another layer": (
+        "mask taken from the wrong layer",
+        grad(deep, deep_with_the_first_mask_twice, W, V, X, argnums=(0, 1)),
+    ),
+    "sigmoid slope a": (
+        "the derivative of sigmoid is wrong",
+        vjp(elementwise(jax.nn.sigmoid, lambda x, d: d * jax.nn.sigmoid(x)), T),
+    ),
+    "tanh slope at its output": (
+        "the derivative of tanh is taken at its output",
+        vjp(elementwise(jnp.tanh, lambda x, d: d * (1 - jnp.tanh(jnp.tanh(x)) ** 2)), T),
+    ),
+    "mse sign": ("sign", grad(mse, lambda p, t: (-dmse(p, t), -dmse(p, t)), x, y)),
+    "mse both signs": (
+        "sign flipped or arguments in the wrong order",
+        grad(mse, lambda p, t: (-dmse(p, t), dmse(p, t)), x, y),
+    ),
+    "mse sum": ("scaled by N = 7", grad(mse, lambda p, t: (2 * (p - t), -dmse(p, t)), x, y)),
+    "mse 1/N twice": ("scaled by 1/N", grad(mse, lambda p, t: (dmse(p, t) / p.size, -dmse(p, t)), x, y)),
+    "mse half": ("scaled by 1/2", grad(mse, lambda p, t: (dmse(p, t) / 2, -dmse(p, t)), x, y)),
+    "mse neither 2 nor 1/N": ("scaled by N/2", grad(mse, lambda p, t: (p - t, -dmse(p, t)), x, y)),
+    "mse ddof": ("scaled by 7/6", grad(mse, lambda p, t: (2 * (p - t) / 6, -dmse(p, t)), x, y)),
+    "mse last dropped": (
+        "one sample dropped: the last",
+        grad(mse, lambda p, t: (np.append(dmse(p, t)[:-1], 0.0), -dmse(p, t)), x, y),
+    ),
+    "sum of 3 as mean": (
+        "scaled by 1/5",
+        grad(
+            lambda W: (jnp.tanh(W) ** 2).sum(1).mean(), lambda W: 2 * np.tanh(W) / np.cosh(W) ** 2 / W.size, T
+        ),
+    ),
+    "zero": ("zero", dense_case(dW=lambda R, X, W: 0 * W)),
+    "nan": ("NaN", dense_case(dW=lambda R, X, W: W * np.nan)),
+    "some nan": ("NaN in some", dense_case(dX=lambda R, X, W: np.where(X > 0, np.nan, R @ W.T))),
+    "int zero": ("zero; also wrong dtype", dense_case(db=lambda R, X, W: np.zeros(5, int))),
+    "dtype": ("wrong dtype: got float32", dense_case(db=lambda R, X, W: R.sum(0).astype(np.float32))),
+    "transposed shape": ("transposed", dense_case(dW=lambda R, X, W: R.T @ X)),
+    "bias not summed": ("not summed over the batch", dense_case(db=lambda R, X, W: R)),
+    "bias mean": ("scaled by 1/N", dense_case(db=lambda R, X, W: R.mean(0))),
+    "bias wrong axis": ("summed over the wrong axes", dense_case(db=lambda R, X, W: R.sum(1))),
+    "bias all axes": ("summed over too many axes", dense_case(db=lambda R, X, W: R.sum())),
+    "bias keepdims": (
+        "wrong shape: got (1, 5), expected (5,)",
+        dense_case(db=lambda R, X, W: R.sum(0, keepdims=True)),
+    ),
+    "bias last dropped": ("one sample dropped: the last", dense_case(db=lambda R, X, W: R[:-1].sum(0))),
+    "weights first dropped": (
+        "one sample dropped: the first",
+        dense_case(dW=lambda R, X, W: X[1:].T @ R[1:]),
+    ),
+    "weights of one": ("only the first sample", dense_case(dW=lambda R, X, W: np.outer(X[0], R[0]))),
+    "order": (
+        "arguments in the wrong order: this is the gradient of b",
+        grad(lambda a, b: (a**2 * b).sum(), lambda a, b: (a**2, 2 * a * b), x, y),
+    ),
+    "order of shapes": (
+        "arguments in the wrong order",
+        grad(
+            dense_loss, lambda *a: (dense_grads(*a)[1], dense_grads(*a)[0], *dense_grads(*a)[2:]), X, W, b, T
+        ),
+    ),
+    "square transposed": (
+        "transposed",
+        grad(
+            lambda W, X, t: ((X @ W - t) ** 2).sum(),
+            lambda W, X, t: (2 * (X @ W - t).T @ X, None, None),
+            SQUARE_W,
+            SQUARE_X,
+            SQUARE_T,
+            argnums=0,
+        ),
+    ),
+    "square factor transposed": (
+        "transposed: ",
+        grad(dense_loss, wrong_dense(dX=lambda R, X, W: R @ W), SQUARE_X, SQUARE_W, Q[0], SQUARE_T),
+    ),
+    "ce sign": ("sign", grad(ce, lambda z, l: -(softmax(z) - Y) / 8, T, LABELS)),
+    "ce sum": ("scaled by N = 8", grad(ce, lambda z, l: softmax(z) - Y, T, LABELS)),
+    "ce one-hot forgotten": ("the one-hot labels", grad(ce, lambda z, l: softmax(z) / 8, T, LABELS)),
+    "ce cases swapped": (
+        "the two cases swapped",
+        grad(ce, lambda z, l: (softmax(z) - (1 - Y)) / 8, T, LABELS),
+    ),
+    "ce off-diagonal": (
+        "softmax without its off-diagonal",
+        grad(ce, lambda z, l: -Y * (1 - softmax(z)) / 8, T, LABELS),
+    ),
+    "ce soft off-diagonal": (
+        "softmax without its off-diagonal",
+        grad(ce_soft, lambda z, Y: (-Y * (1 - softmax(z)) / 8, -np.log(softmax(z)) / 8), T, softmax(T**2)),
+    ),
+    "ce lse off-diagonal": (
+        "softmax without its off-diagonal",
+        grad(ce_lse, lambda z, l: -Y * (1 - softmax(z)) / 8, T, LABELS),
+    ),
+    "numpy ce against": (
+        "softmax without its off-diagonal",
+        grad(
+            lambda z, Y: -(Y * np.log(softmax(z))).sum() / 8,
+            lambda z, Y: (-Y * (1 - softmax(z)) / 8, -np.log(softmax(z)) / 8),
+            T,
+            Y,
+            against="softmax_cross_entropy",
+        ),
+    ),
+    "softmax diagonal": (
+        "off-diagonal terms of the Jacobian",
+        vjp(softmax_pair(lambda p, d: p * (1 - p) * d), T),
+    ),
+    "softmax p dout": ("a path is missing", vjp(softmax_pair(lambda p, d: p * d), T)),
+    "softmax cotangent ignored": (
+        "zero",
+        vjp(softmax_pair(lambda p, d: p - p * p.sum(-1, keepdims=True)), T),
+    ),
+    "tanh cotangent ignored": (
+        "cotangent ignored",
+        vjp(elementwise(jnp.tanh, lambda x, d: 1 - jnp.tanh(x) ** 2), T),
+    ),
+    "tanh of sum": (
+        "cotangent ignored",
+        vjp(((lambda x: (jnp.tanh(x).sum(), x)), lambda x, d: (1 - jnp.tanh(x) ** 2,)), T),
+    ),
+    "cotangent twice": (
+        "cotangent used twice",
+        vjp(elementwise(jnp.sin, lambda x, d: jnp.cos(x) * d * d), T),
+    ),
+    "relu mask": ("missing mask", vjp(relu_pair(lambda x, d: d), T)),
+    "relu inverted": ("mask inverted", vjp(relu_pair(lambda x, d: d * (x < 0)), T)),
+    "relu without cotangent": ("cotangent ignored", vjp(relu_pair(lambda x, d: (x > 0) * 1.0), T)),
+    "hidden mask": ("missing mask", grad(mlp, mlp_grads(mask=lambda Z: 1.0), PARAMS, X, T2, argnums=0)),
+    "dropout mask": (
+        "missing mask",
+        grad(lambda w: (w * (T > 0) * jnp.sin(w)).sum(), lambda w: np.sin(w) + w * np.cos(w), T + 0.1),
+    ),
+    "leaky": (
+        "a path is missing",
+        vjp(elementwise(lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x, d: jnp.where(x > 0, d, 0)), T),
+    ),
+    "tanh slope": ("missing mask or derivative", vjp(elementwise(jnp.tanh, lambda x, d: d), T)),
+    "inner tanh slope": (
+        "the derivative of tanh is left out",
+        grad(
+            lambda W, X: (jnp.tanh(X @ W) ** 2).sum(),
+            lambda W, X: (2 * X.T @ np.tanh(X @ W), None),
+            W,
+            X,
+            argnums=0,
+        ),
+    ),
+    "kernel gradient rotated": (
+        "rotated or flipped kernel",
+        vjp((correlate_fwd, correlate_bwd(rotate_dk=True)), IMAGE, KERNEL),
+    ),
+    "kernel not rotated": (
+        "rotated or flipped kernel",
+        vjp((correlate_fwd, correlate_bwd(rotate=False)), IMAGE, KERNEL),
+    ),
+    "conv not rotated in jax": (
+        "rotated or flipped kernel",
+        vjp(((lambda x, k: (conv(x, k), (x, k))), correlate_bwd(rotate=False)), IMAGE, KERNEL),
+    ),
+    "conv shifted": ("shifted by 1", vjp((correlate_fwd, correlate_bwd(shift=1)), IMAGE, KERNEL)),
+    "image batch kernel": (
+        "rotated or flipped kernel",
+        vjp(
+            (
+                (lambda x, k: (nhwc(x, k), (x, k))),
+                lambda res, d: jax.vjp(lambda x, k: nhwc(x, jnp.flip(k, (0, 1))), *res)[1](d),
+            ),
+            IMAGES,
+            KERNELS,
+        ),
+    ),
+    "kernel axes": (
+        "permuted axes",
+        vjp(
+            (
+                (lambda x, k: (nhwc(x, k), (x, k))),
+                lambda res, d: (lambda dx, dk: (dx, dk.transpose(1, 0, 2, 3)))(*jax.vjp(nhwc, *res)[1](d)),
+            ),
+            IMAGES,
+            KERNELS,
+        ),
+    ),
+    "layernorm mean": (
+        "a path is missing",
+        vjp(((lambda x: (layernorm(x), x)), layernorm_bwd(mean=False)), T),
+    ),
+    "layernorm variance": (
+        "a path is missing",
+        vjp(((lambda x: (layernorm(x), x)), layernorm_bwd(variance=False)), T),
+    ),
+    "product rule": ("a path is missing", grad(lambda a: (a * jnp.sin(a)).sum(), lambda a: np.sin(a), x)),
+    "regulariser": (
+        "a path is missing",
+        grad(ridge, lambda W, X, t: (X.T @ (X @ W - t) / 8, None, None), W, X, T, argnums=[0]),
+    ),
+    "regulariser's 2": (
+        "the factor 2 from a power",
+        grad(ridge, lambda W, X, t: (X.T @ (X @ W - t) / 8 + 0.1 * W, None, None), W, X, T, argnums=[0]),
+    ),
+    "pytree leaf": (
+        "sign",
+        grad(
+            product_of_squares,
+            lambda p: [2 * p[0] * (p[1][0] ** 2).sum(), (-2 * p[1][0] * (p[0] ** 2).sum(),)],
+            [x, (T,)],
+        ),
+    ),
+    "jitted": (
+        "scaled by N = 7",
+        grad(jax.jit(mse), jax.jit(lambda p, t: (2 * (p - t), -dmse(p, t))), jnp.array(x), jnp.array(y)),
+    ),
+    "none": ("no gradient was returned", grad(mse, lambda p, t: (dmse(p, t), None), x, y)),
+    "finite differences": (
+        "imprecise",
+        grad(lambda a: (a**3).sum(), lambda a: ((a + 1e-5) ** 3 - (a - 1e-5) ** 3) / 2e-5 + 1e-7 * a, x),
+    ),
+    "random": ("no known mistake", grad(lambda a: (a**3).sum(), lambda a: 3 * a**2 + 0.1 * np.cos(a), x)),
+    "constant factor": ("scaled by 0.37", grad(lambda a: (a**3).sum(), lambda a: 0.37 * 3 * a**2, x)),
+    "sign and sum": (
+        "sign flipped and scaled by N",
+        grad(mse, lambda p, t: (-2 * (p - t), -dmse(p, t)), x, y),
+    ),
+    "sum and mask": (
+        "scaled by N, and missing mask",
+        grad(
+            mlp,
+            lambda p, X, t: (
+                jax.tree.map(lambda g: 8 * g, mlp_grads(mask=lambda Z: 1.0)(p, X, t)[0]),
+                None,
+                None,
+            ),
+            PARAMS,
+            X,
+            T2,
+            argnums=0,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_true_cause_is_named_first(case):
+    start, ask = CASES[case]
+    report = ask()
+    assert not report.ok
+    wrong = next(f for f in report.findings if not f.ok)
+    assert wrong.diagnosis.startswith(start), str(report)
+
+
+def test_what_no_mistake_explains_is_not_guessed():
+    """A matrix taken for symmetric: 2 Q q for (Q + Qᵀ) q."""
+    report = check_grad(lambda q, Q: q @ Q @ q, lambda q, Q: (2 * Q @ q, np.outer(q, q)), Q[0], Q)
+    assert report.findings[0].diagnosis == "no known mistake explains it"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "case", ["sign", "scaled by N = 8", "one sample dropped: the last", "softmax without its off"]
+)
+def test_causes_are_named_in_lower_precision(dtype, case):
+    def wrong(z, labels):
+        p = jax.nn.softmax(z)
+        right = (p - jax.nn.one_hot(labels, 5, dtype=z.dtype)) / 8
+        return {
+            "sign": -right,
+            "scaled by N = 8": 8 * right,
+            "one sample dropped: the last": right.at[-1].set(0),
+            "softmax without its off": jnp.where(right < 0, right, 0),
+        }[case]
+
+    report = check_grad(ce, wrong, jnp.asarray(T, dtype), jnp.asarray(LABELS))
+    assert report.findings[0].diagnosis.startswith(case), str(report)
