@@ -1,5 +1,7 @@
 """Lecture D: the five-layer MNIST network, one sample a column."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,20 +51,33 @@ from manual_grad.lectures.digits import load_digits_28
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 _WIDTHS = (784, 128, 50, 50, 25, 10)
+_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (3, 4, 2, 3, 4, 3)}
 _GRADS = named(five_layer_fwd, five_layer_grads)
 
 
 def _digits(draw: Draw, m: int = 12) -> dict:
+    if draw.style != "real":
+        return {"images": draw.exactly(3, 4, 5), "labels": jnp.asarray(draw.rng.integers(0, 10, 3))}
     images, labels = load_digits_28()
     chosen = draw.rng.choice(len(images), m, replace=False)
     return {"images": jnp.asarray(images[chosen], draw.dtype), "labels": jnp.asarray(labels[chosen])}
 
 
 def _network(draw: Draw, m: int = 12) -> dict:
+    if draw.style != "real":
+        return _small_network(draw, 4 if draw.style == "integers" else 2)
     digits = _digits(draw, m)
     Y = jnp.asarray(np.eye(10)[:, digits["labels"]], draw.dtype)
     X = digits["images"].reshape(m, 784).T
     return {"params": draw.layers(*_WIDTHS, rows=False, X=X), "X": X, "Y": Y}
+
+
+def _small_network(draw: Draw, m: int) -> dict:
+    """Five narrow layers, and no digits: they are neither drawn uniformly nor integers."""
+    widths = _SMALL_WIDTHS[draw.style]
+    pairs = [(draw.exactly(fan_out, fan_in), draw.exactly(fan_out)) for fan_in, fan_out in pairwise(widths)]
+    Y = jnp.asarray(np.eye(widths[-1])[:, draw.rng.integers(0, widths[-1], m)], draw.dtype)
+    return {"params": pairs, "X": draw.exactly(widths[0], m), "Y": Y}
 
 
 def _network_and_rate(draw: Draw, m: int = 12) -> dict:
@@ -185,7 +200,7 @@ def _block_times_dA5(logits, labels):
 def _row_by_row(logits, labels):
     """−y_i (1 − a_i) + a_i Σ_{k≠i} y_k, each row as the notes write it out."""
     a, y = softmax_fwd(logits)[0][0], labels[0]
-    return jnp.stack([-y[i] * (1 - a[i]) + a[i] * (y.sum() - y[i]) for i in range(10)])[None]
+    return jnp.stack([-y[i] * (1 - a[i]) + a[i] * (y.sum() - y[i]) for i in range(len(a))])[None]
 
 
 def _by_kronecker(dZ, X, W, b):
@@ -276,6 +291,7 @@ EQUATIONS = (
                 lambda draw: {"images": _digits(draw)["images"]},
                 {"flatten_columns_fwd": value_of(flatten_columns_fwd)},
                 says="real digits",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -284,6 +300,7 @@ EQUATIONS = (
                 lambda draw: {"images": draw.normal(3, 4, 5)},
                 {"flatten_columns_fwd": value_of(flatten_columns_fwd)},
                 says="height and width differ",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -292,6 +309,7 @@ EQUATIONS = (
                 lambda draw: {"images": draw.normal(3, 4, 5)},
                 {"flatten_columns_bwd": pulled(flatten_columns_fwd, flatten_columns_bwd)},
                 says="height and width differ",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -331,6 +349,7 @@ EQUATIONS = (
                     {"five_layer_fwd": lambda params, X, Y, l=l: five_layer_fwd(params, X, Y)[1][2][l - 1]},
                     at=lambda params, X, Y, l=l: {"params": params[:l], "X": X},
                     says=f"Z{l}",
+                    polynomial=True,
                 )
                 for l in (1, 2, 3, 4)
             ),
@@ -342,6 +361,7 @@ EQUATIONS = (
                 {"mlp_columns_fwd": lambda params, X, Y: mlp_columns_fwd(params, X)[0]},
                 at=lambda params, X, Y: {"params": params, "X": X},
                 says="Z5",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -355,6 +375,7 @@ EQUATIONS = (
                 },
                 at=lambda params, X, Y: {"params": params, "X": X},
                 says="Z5",
+                polynomial=True,
             ),
         ),
     ),
@@ -570,6 +591,7 @@ EQUATIONS = (
                     _columns,
                     {jac.__name__: jac},
                     says=says,
+                    polynomial=True,
                 )
                 for name, jac, says in (
                     ("W", jac_dense_columns_W, "columns, Xᵀ ⊗ I"),
@@ -578,7 +600,15 @@ EQUATIONS = (
                 )
             ),
             *(
-                Claim("jacobian", reference.dense.dense_rows, (name,), _rows, {jac.__name__: jac}, says=says)
+                Claim(
+                    "jacobian",
+                    reference.dense.dense_rows,
+                    (name,),
+                    _rows,
+                    {jac.__name__: jac},
+                    says=says,
+                    polynomial=True,
+                )
                 for name, jac, says in (
                     ("W", jac_dense_rows_W, "rows, X ⊗ I"),
                     ("X", jac_dense_rows_X, "rows, I ⊗ Wᵀ"),
@@ -595,6 +625,7 @@ EQUATIONS = (
                     "vec(dZ)ᵀ ∂vec Z": _by_kronecker,
                 },
                 says="columns, contracted: Wᵀ dZ and dZ Xᵀ",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -609,6 +640,7 @@ EQUATIONS = (
                     ),
                 },
                 says="rows, contracted: dZ Wᵀ and Xᵀ dZ",
+                polynomial=True,
             ),
         ),
     ),
@@ -704,6 +736,7 @@ ERRATA = (
             ("Z1",),
             _first_layer,
             {"dense_columns_fwd": value_of(dense_columns_fwd)},
+            polynomial=True,
         ),
         as_printed=_d_e1_as_printed,
     ),

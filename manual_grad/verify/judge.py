@@ -4,24 +4,37 @@ The truth is always computed in float64 from the very numbers that the formula i
 """
 
 import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Draw, Equation, Erratum
+from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum
+from manual_grad.verify.compare import Comparison
+from manual_grad.verify.exact import judge_exactly
 from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
 
 Status = Literal["verified", "erratum", "failed"]
+ORACLES = ("value", "reverse", "forward", "exact")
 
 
 @dataclass
 class OracleVerdict:
-    """The largest error that one oracle found in any array of any formula of any claim."""
+    """The largest error that one oracle found in any array of any formula of any claim.
+
+    Attributes:
+        max_error: relative; 0 where formula and oracle are equal to the last bit.
+        passed: whether every error was small enough.
+        facts: what else the oracle says of itself, the largest number of any claim; of ``exact``, its
+            ``draws`` and the ``survival_probability`` of a wrong polynomial.
+    """
 
     max_error: float = 0.0
     passed: bool = True
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,13 +61,15 @@ class Verdict:
     counterexample: str = ""
 
 
-def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
+def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection[str] = ORACLES) -> Verdict:
     """Hold every claim of an equation against every oracle that fits it; of an erratum, both versions.
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
-        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64.
+        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64. ``exact`` speaks of
+            float64 only, and is not asked about another.
         seed: with the tag, it decides the random inputs.
+        oracles: which of :data:`ORACLES` to ask.
     Returns:
         The verdict; its status says what was shown.
     """
@@ -62,11 +77,14 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
     claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
     dtype = jnp.dtype(dtype if isinstance(entry, Equation) else jnp.float64)
     for number, claim in enumerate(claims):
-        draw = Draw(np.random.default_rng([seed, zlib.crc32(entry.tag.encode()), number]), dtype)
+        origin = [seed, zlib.crc32(entry.tag.encode()), number]
+        draw = Draw(np.random.default_rng(origin), dtype)
         problem = pose(claim, draw)
         checks = oracle_checks(problem, draw)
         verdict.inputs.update(problem.described())
-        _judge(problem, checks, verdict)
+        _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
+        if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
+            _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
         if isinstance(entry, Erratum):
             verdict.status = "erratum"
             verdict.counterexample = _refute(entry, problem, checks)
@@ -87,13 +105,34 @@ def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None
             continue
         for oracle, check in checks.items():
             worst = max(check(got), key=lambda comparison: comparison.error)
-            found = verdict.oracles.setdefault(oracle, OracleVerdict())
-            found.max_error = max(found.max_error, worst.error)
-            if worst.error > problem.tolerance:
-                found.passed = False
-                verdict.failures.append(
-                    f"{way}: {worst.name} against {oracle}: relative error {worst.error:.1e}; {worst.detail}"
-                )
+            _record(verdict, oracle, way, worst, problem.tolerance)
+
+
+def _judge_exactly(claim: Claim, rng: np.random.Generator, verdict: Verdict) -> None:
+    """Add to ``verdict`` what integers say, where nothing rounds and nothing is tolerated."""
+    for way, found in judge_exactly(claim, rng).items():
+        facts = {"survival_probability": found.survival, "draws": found.draws}
+        _record(verdict, "exact", way, found.worst, 0.0, facts)
+
+
+def _record(
+    verdict: Verdict,
+    oracle: str,
+    way: str,
+    worst: Comparison,
+    tolerance: float,
+    facts: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """Add one oracle's word on one formula."""
+    found = verdict.oracles.setdefault(oracle, OracleVerdict())
+    found.max_error = max(found.max_error, worst.error)
+    for name, value in facts.items():
+        found.facts[name] = max(value, found.facts.get(name, value))
+    if not worst.error <= tolerance:
+        found.passed = False
+        verdict.failures.append(
+            f"{way}: {worst.name} against {oracle}: relative error {worst.error:.1e}; {worst.detail}"
+        )
 
 
 def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str:

@@ -73,11 +73,20 @@ class Problem:
 
     def answer_of(self, formula: Callable) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
-        wrt, dout = self.claim.wrt, () if self.dout is None else (self.dout,)
-        got = compiled(formula, *dout, **self.inputs)
-        if isinstance(got, dict) and set(wrt) <= set(got):
-            return tuple(got[name] for name in wrt)
-        return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
+        return _in_order(
+            self.claim.wrt, compiled(formula, *(() if self.dout is None else (self.dout,)), **self.inputs)
+        )
+
+
+def _in_order(wrt: tuple[str, ...], got: Any) -> tuple:
+    if isinstance(got, dict) and set(wrt) <= set(got):
+        return tuple(got[name] for name in wrt)
+    return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
+
+
+def answer_in_order(claim: Claim, formula: Callable, dout: Any, inputs: dict[str, Any]) -> tuple:
+    """What a formula gives, in the order of ``wrt``; ``dout`` is None unless it takes one."""
+    return _in_order(claim.wrt, formula(*(() if dout is None else (dout,)), **inputs))
 
 
 def pose(claim: Claim, draw: Draw) -> Problem:
@@ -89,6 +98,28 @@ def pose(claim: Claim, draw: Draw) -> Problem:
         return problem
     out = jax.eval_shape(problem.forward, *problem.primals)
     return Problem(claim, problem.dtype, inputs, problem.at, draw.like(out))
+
+
+def drawn(claim: Claim, draw: Draw) -> tuple[Any, dict[str, Any]]:
+    """A random cotangent, or None, and a claim's inputs."""
+    problem = pose(claim, draw)
+    return problem.dout, problem.inputs
+
+
+def oracle_of(claim: Claim) -> Callable[[Any, dict[str, Any]], tuple]:
+    """Reverse mode, or the value, as a function of the cotangent (or None) and the formula's inputs."""
+
+    def truth(dout: Any, inputs: dict[str, Any]) -> tuple:
+        problem = Problem(
+            claim, jnp.dtype(jnp.float64), inputs, claim.at(**inputs) if claim.at else inputs, dout
+        )
+        if claim.kind == "value":
+            return (claim.reference(**problem.at),)
+        if claim.kind == "jacobian":
+            return oracles.jacobian_reverse(problem.forward, problem.primals)
+        return oracles.reverse(problem.forward, problem.primals, dout)
+
+    return truth
 
 
 def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
@@ -174,14 +205,19 @@ def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
 
     Everything here runs once on small inputs, so the compiler is told to be quick.
     """
-    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
-    arrays = {name: v for name, v in inputs.items() if name not in settings}
-    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=_quick())
+    arrays, settings = split_settings(inputs)
+    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=quick())
     return run(args, arrays)
 
 
+def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inputs that are arrays, or made of them, and those that are not."""
+    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
+    return {name: v for name, v in inputs.items() if name not in settings}, settings
+
+
 @functools.cache
-def _quick() -> dict[str, Any] | None:
+def quick() -> dict[str, Any] | None:
     """``QUICK``, where this version of XLA knows these options and they are for its device."""
     if jax.default_backend() != "cpu":
         return None
