@@ -103,8 +103,9 @@ def verify(
 
     For each: the hand-derived formula, the largest relative error against each oracle, and the verdict.
     [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev, [bold]forward[/] is
-    jax.jvp and jax.jacfwd, [bold]exact[/] is reverse mode on integers, where nothing rounds and formula and
-    reference must be equal to the last bit. Then the lectures' misprints, each shown to be wrong.
+    jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is reverse mode on
+    integers, where nothing rounds and formula and reference must be equal to the last bit. Then the lectures'
+    misprints, each shown to be wrong.
 
     Examples:
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum
 from manual_grad.verify.compare import Comparison
+from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import judge_exactly
 from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
 
 Status = Literal["verified", "erratum", "failed"]
-ORACLES = ("value", "reverse", "forward", "exact")
+ORACLES = ("value", "reverse", "forward", "differences", "exact")
 
 
 @dataclass
@@ -29,7 +30,8 @@ class OracleVerdict:
         max_error: relative; 0 where formula and oracle are equal to the last bit.
         passed: whether every error was small enough.
         facts: what else the oracle says of itself, the largest number of any claim; of ``exact``, its
-            ``draws`` and the ``survival_probability`` of a wrong polynomial.
+            ``draws`` and the ``survival_probability`` of a wrong polynomial; of ``differences``, the
+            ``estimate`` of their own error and the ``tolerance`` made of it.
     """
 
     max_error: float = 0.0
@@ -80,7 +82,10 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection
         origin = [seed, zlib.crc32(entry.tag.encode()), number]
         draw = Draw(np.random.default_rng(origin), dtype)
         problem = pose(claim, draw)
-        checks = oracle_checks(problem, draw)
+        asked = isinstance(entry, Erratum) or not {"value", "reverse", "forward"}.isdisjoint(oracles)
+        checks = oracle_checks(problem, draw) if asked else {}
+        if "differences" in oracles and claim.kind != "value":
+            checks["differences"] = differences_check(problem, np.random.default_rng([*origin, 2]))
         verdict.inputs.update(problem.described())
         _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
         if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
@@ -104,8 +109,8 @@ def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None
             verdict.failures.append(f"{way}: {type(error).__name__}: {_first_line(error)}")
             continue
         for oracle, check in checks.items():
-            worst = max(check(got), key=lambda comparison: comparison.error)
-            _record(verdict, oracle, way, worst, problem.tolerance)
+            worst = max(check(got), key=lambda c: c.error / (c.tolerance or problem.tolerance))
+            _record(verdict, oracle, way, worst, worst.tolerance or problem.tolerance, worst.facts)
 
 
 def _judge_exactly(claim: Claim, rng: np.random.Generator, verdict: Verdict) -> None:

@@ -85,6 +85,42 @@ def test_exact_reports_a_formula_that_raises():
     assert "KeyError" in alone("exact", claim, lambda dJ, **p: p["nothing"]).failures[0]
 
 
+# As above; a ReLU exactly at 0, a deep network, a Jacobian, a problem with a logarithm.
+DIFFERENCES = {"A-04": 0, "A-10": 1, "A-09": 1, "B-06": 0, "B-12": 2, "C-06": 1, "C-11": 0, "D-10": 1}
+
+
+@pytest.mark.parametrize("tag", DIFFERENCES)
+def test_differences_pass_the_right_formula(tag):
+    verdict = alone("differences", CLAIMS[tag][DIFFERENCES[tag]])
+    assert verdict.status == "verified", verdict.failures
+    found = verdict.oracles["differences"]
+    assert found.max_error <= found.facts["tolerance"] <= 1e-6
+    assert found.facts["estimate"] <= 1e-7
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
+def test_differences_see_a_planted_mistake(tag, mistake):
+    claim = CLAIMS[tag][DIFFERENCES[tag]]
+    assert alone("differences", claim, planted(claim, MISTAKES[mistake])).status == "failed"
+
+
+def test_differences_do_not_judge_a_kink():
+    """A function with a kink along every direction: no verdict in the formula's favour."""
+
+    start = jnp.array([0.3, -0.7, 1.1])
+    claim = Claim(
+        "gradient",
+        lambda x: jnp.sqrt(jnp.sum((x - start) ** 2)),
+        ("x",),
+        lambda draw: {"x": start},
+        {"zero": lambda dout, x: 0 * x},
+    )
+    verdict = alone("differences", claim)
+    assert verdict.status == "failed"
+    assert "kink" in verdict.failures[0]
+
+
 def test_magnitudes_degree_and_unit_are_followed():
     x, W = jnp.array([3.0, -2.0]), jnp.array([[1.0, -5.0], [7.0, 0.0]])
     out, peak, degree = exact.evaluate(lambda v: jnp.sum((v[0] @ jnp.maximum(v[1], 0)) ** 2) / 4, (W, x))
