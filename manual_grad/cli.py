@@ -26,6 +26,7 @@ from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.verify import judge
 from manual_grad.verify.judge import Status, Verdict
+from manual_grad.verify.symbolic import load_symbolic
 
 app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -104,8 +105,9 @@ def verify(
     For each: the hand-derived formula, the largest relative error against each oracle, and the verdict.
     [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev, [bold]forward[/] is
     jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is reverse mode on
-    integers, where nothing rounds and formula and reference must be equal to the last bit. Then the lectures'
-    misprints, each shown to be wrong.
+    integers, where nothing rounds and formula and reference must be equal to the last bit,
+    [bold]symbolic[/] is SymPy on the definition in plain loops. Then the lectures' misprints, each shown
+    to be wrong.
 
     Examples:
 
@@ -167,7 +169,10 @@ def _chosen_oracles(names: Sequence[str] | None) -> tuple[str, ...]:
     for name in names or ():
         if name not in judge.ORACLES:
             raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(judge.ORACLES)}")
-    return tuple(name for name in judge.ORACLES if name in (names or judge.ORACLES))
+    chosen = tuple(name for name in judge.ORACLES if name in (names or judge.ORACLES))
+    if "symbolic" in chosen:
+        load_symbolic()  # says which extra is missing before the work, not after it
+    return chosen
 
 
 def _verify_all(

@@ -41,7 +41,7 @@ def test_one_equation_is_verified(run, tmp_path):
     assert equation["status"] == "verified"
     assert equation["title"]
     assert equation["inputs"]["logits"] == "float64[5,7]"
-    assert set(equation["oracles"]) == {"value", "reverse", "forward", "differences"}
+    assert set(equation["oracles"]) == {"value", "reverse", "forward", "differences", "symbolic"}
     differences = equation["oracles"].pop("differences")
     assert differences["passed"] is True
     assert differences["max_error"] <= differences["tolerance"] <= 1e-6
@@ -146,6 +146,17 @@ def test_a_missing_extra_is_named(run, monkeypatch):
     assert "pip install 'manual-grad[digits]'" in err
     assert err.count("\n") == 1
     digits.load_digits_28.cache_clear()
+
+
+def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "reference.symbolic", raising=False)
+    monkeypatch.delattr(sys.modules["reference"], "symbolic", raising=False)
+    monkeypatch.setitem(sys.modules, "sympy", None)
+    code, out, err = run("verify", "--tag", "A-02")
+    assert (code, out) == (2, "")
+    assert "pip install 'manual-grad[symbolic]'" in err
+    assert err.count("\n") == 1
+    assert run("verify", "--tag", "A-02", "--oracle", "reverse", "--oracle", "exact")[0] == 0
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):

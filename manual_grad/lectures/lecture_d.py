@@ -51,7 +51,7 @@ from manual_grad.lectures.digits import load_digits_28
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 _WIDTHS = (784, 128, 50, 50, 25, 10)
-_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (3, 4, 2, 3, 4, 3)}
+_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3)}
 _GRADS = named(five_layer_fwd, five_layer_grads)
 
 
@@ -214,6 +214,12 @@ def _by_kronecker(dZ, X, W, b):
 def _step(params, X, Y, learning_rate):
     dparams, _, _ = five_layer_bwd(five_layer_fwd(params, X, Y)[1], 1.0)
     return gradient_descent(params, dparams, learning_rate)
+
+
+def _step_back(dL, params, X, Y, learning_rate):
+    """(W − W′)/α, the gradient that a step was made of."""
+    after = _step(params, X, Y, learning_rate)
+    return (jax.tree.map(lambda W, moved: dL * (W - moved) / learning_rate, params, after),)
 
 
 def _descent(params, X, Y, learning_rate):
@@ -713,6 +719,18 @@ EQUATIONS = (
                 {"gradient_descent": _step},
                 at=_descent,
                 says="one step on a mini-batch, of 5 digits",
+            ),
+            Claim(
+                "gradient",
+                reference.mlp.five_layer,
+                ("params",),
+                lambda draw: {
+                    **_network(draw),
+                    "learning_rate": 64.0,
+                },  # long, so that W − W′ keeps its digits
+                {"(W − W′)/α": _step_back},
+                at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},
+                says="the step, over the rate, is the gradient",
             ),
         ),
     ),

@@ -17,9 +17,10 @@ from manual_grad.verify.compare import Comparison
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import judge_exactly
 from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
+from manual_grad.verify.symbolic import definition_of, judge_symbolically
 
 Status = Literal["verified", "erratum", "failed"]
-ORACLES = ("value", "reverse", "forward", "differences", "exact")
+ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
 
 
 @dataclass
@@ -68,8 +69,8 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
-        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64. ``exact`` speaks of
-            float64 only, and is not asked about another.
+        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64. ``exact`` and
+            ``symbolic`` speak of float64 only, and are not asked about another.
         seed: with the tag, it decides the random inputs.
         oracles: which of :data:`ORACLES` to ask.
     Returns:
@@ -90,6 +91,9 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection
         _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
         if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
             _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
+        if "symbolic" in oracles and dtype == jnp.float64 and definition_of(claim):
+            for way, worst in judge_symbolically(claim, np.random.default_rng([*origin, 3])).items():
+                _record(verdict, "symbolic", way, worst, problem.tolerance)
         if isinstance(entry, Erratum):
             verdict.status = "erratum"
             verdict.counterexample = _refute(entry, problem, checks)

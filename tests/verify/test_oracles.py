@@ -1,5 +1,6 @@
 """Every oracle alone passes the right formula and sees each mistake that is planted in it."""
 
+import inspect
 from dataclasses import replace
 
 import jax
@@ -11,6 +12,7 @@ from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Draw, Equation
 from manual_grad.verify import judge
 from manual_grad.verify.problem import drawn, oracle_of, split_settings
+from manual_grad.verify.symbolic import definition_of
 from reference import exact
 
 CLAIMS = {e.tag: e.claims for e in EQUATIONS}
@@ -119,6 +121,46 @@ def test_differences_do_not_judge_a_kink():
     verdict = alone("differences", claim)
     assert verdict.status == "failed"
     assert "kink" in verdict.failures[0]
+
+
+SYMBOLIC = {"A-04": 0, "A-05": 1, "A-10": 1, "B-08": 1, "B-12": 2, "C-07": 1, "C-11": 0, "D-03": 1, "C-03": 0}
+
+
+@pytest.mark.parametrize("tag", SYMBOLIC)
+def test_symbolic_passes_the_right_formula(tag):
+    verdict = alone("symbolic", CLAIMS[tag][SYMBOLIC[tag]])
+    assert verdict.status == "verified", verdict.failures
+    assert verdict.oracles["symbolic"].max_error <= 1e-12
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
+def test_symbolic_sees_a_planted_mistake(tag, mistake):
+    claim = CLAIMS[tag][SYMBOLIC[tag]]
+    assert alone("symbolic", claim, planted(claim, MISTAKES[mistake])).status == "failed"
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
+def test_every_equation_has_three_independent_oracles(equation):
+    """Four where a claim of it is polynomial; that they agree is what test_claims shows."""
+    asked = set()
+    for claim in equation.claims:
+        if claim.kind != "value":
+            asked |= {"reverse", "forward", "differences"}
+        if definition_of(claim):
+            asked.add("symbolic")
+        if claim.polynomial:
+            asked.add("exact")
+    assert len(asked) >= 3 + any(claim.polynomial for claim in equation.claims)
+
+
+def test_definitions_in_loops_take_what_the_reference_takes():
+    for equation in EQUATIONS:
+        for claim in equation.claims:
+            definition, reference = definition_of(claim), claim.reference
+            if definition and reference.__module__ != "reference.activations":
+                ours, theirs = inspect.signature(definition), inspect.signature(reference)
+                assert list(ours.parameters) == list(theirs.parameters), reference.__name__
 
 
 def test_magnitudes_degree_and_unit_are_followed():
