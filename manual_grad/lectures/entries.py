@@ -25,8 +25,8 @@ class Draw:
     Attributes:
         rng, dtype: of the entries.
         style: ``real``; ``integers``, on which sums and products are exact, with a batch of 7 turned into one
-            of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of two to
-            four entries an axis, for an oracle that takes its time over each entry.
+            of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of at most
+            three entries an axis, for an oracle that takes its time over each entry.
         among: for integers, from a set of how many they are drawn, uniformly.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
@@ -46,7 +46,7 @@ class Draw:
         if self.style == "integers":
             return 8 if n == 7 else n
         if self.style == "tiny":
-            return 2 if n in (4, 5) else 4 if n > 7 else min(n, 3)
+            return 2 if n in (4, 5, 7) else min(n, 3)
         return n
 
     def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:

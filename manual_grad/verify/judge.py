@@ -91,7 +91,7 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection
         _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
         if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
             _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
-        if "symbolic" in oracles and dtype == jnp.float64 and definition_of(claim):
+        if "symbolic" in oracles and _speaks_symbolically(entry, claim, dtype):
             for way, worst in judge_symbolically(claim, np.random.default_rng([*origin, 3])).items():
                 _record(verdict, "symbolic", way, worst, problem.tolerance)
         if isinstance(entry, Erratum):
@@ -102,6 +102,11 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection
     if verdict.failures:
         verdict.status = "failed"
     return verdict
+
+
+def _speaks_symbolically(entry: Equation | Erratum, claim: Claim, dtype: Any) -> bool:
+    """An erratum's claim is the equation's that it corrects, which SymPy is asked about there."""
+    return isinstance(entry, Equation) and dtype == jnp.float64 and definition_of(claim) is not None
 
 
 def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None:
