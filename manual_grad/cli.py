@@ -28,6 +28,7 @@ from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.verify import Report, check_grad, judge
 from manual_grad.verify.judge import Status, Verdict
+from manual_grad.verify.symbolic import load_symbolic
 
 app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -92,6 +93,12 @@ def verify(
     tag: Annotated[
         list[str] | None, typer.Option(help="Only this equation or erratum, such as A-10. May be repeated.")
     ] = None,
+    oracle: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ask this oracle, such as exact, or all. May be repeated. [value, reverse, forward]"
+        ),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
         Dtype.float64
     ),
@@ -102,24 +109,28 @@ def verify(
 
     For each: the hand-derived formula, the largest relative error against each oracle, and the verdict.
     [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev, [bold]forward[/] is
-    jax.jvp and jax.jacfwd. Then the lectures' misprints, each shown to be wrong.
+    jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is reverse mode on
+    integers, where nothing rounds and formula and reference must be equal to the last bit,
+    [bold]symbolic[/] is SymPy on the definition in plain loops. Then the lectures' misprints, each shown
+    to be wrong.
 
     Examples:
 
     manual-grad verify
 
-    manual-grad verify --lecture B --json b.json
+    manual-grad verify --lecture B --oracle all --json b.json
 
     manual-grad verify --tag A-10 --tag A-E1 --dtype float32 --seed 7
     """
     equations, errata = _chosen(lecture, tag)
+    oracles = _chosen_oracles(oracle)
     if json:
         _require_writable(json)
     _require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
     started = time.perf_counter()
-    verdicts = _verify_all(equations + errata, dtype.value, seed)
+    verdicts = _verify_all(equations + errata, dtype.value, seed, oracles)
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 132)
     _print_verdicts(console, verdicts)
@@ -308,7 +319,21 @@ def _chosen(
     return equations, errata
 
 
-def _verify_all(entries: Sequence[Equation | Erratum], dtype: str, seed: int) -> list[Verdict]:
+def _chosen_oracles(names: Sequence[str] | None) -> tuple[str, ...]:
+    """These oracles; the quick ones where none is named."""
+    for name in names or ():
+        if name not in (*judge.ORACLES, "all"):
+            raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(judge.ORACLES)}, all")
+    wanted = judge.ORACLES if "all" in (names or ()) else names or judge.QUICK_ORACLES
+    chosen = tuple(name for name in judge.ORACLES if name in wanted)
+    if "symbolic" in chosen:
+        load_symbolic()  # says which extra is missing before the work, not after it
+    return chosen
+
+
+def _verify_all(
+    entries: Sequence[Equation | Erratum], dtype: str, seed: int, oracles: Sequence[str]
+) -> list[Verdict]:
     """One verdict an entry, with a progress bar on the terminal."""
     columns = (
         SpinnerColumn(),
@@ -322,7 +347,7 @@ def _verify_all(entries: Sequence[Equation | Erratum], dtype: str, seed: int) ->
         task = progress.add_task("verifying", total=len(entries), at="")
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
-            results = pool.map(partial(judge.verify, dtype=dtype, seed=seed), entries)
+            results = pool.map(partial(judge.verify, dtype=dtype, seed=seed, oracles=oracles), entries)
             for entry, verdict in zip(entries, results, strict=True):
                 progress.update(task, advance=1, at=f"{entry.tag} {entry.title}")
                 verdicts.append(verdict)
@@ -335,9 +360,7 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     equations = [v for v in verdicts if "-E" not in v.tag]
     errata = [v for v in verdicts if "-E" in v.tag]
     if equations:
-        oracles = sorted(
-            {name for v in equations for name in v.oracles}, key=("value", "reverse", "forward").index
-        )
+        oracles = [name for name in judge.ORACLES if any(name in v.oracles for v in equations)]
         table = Table(title="Equations: largest relative error against each oracle", title_justify="left")
         table.add_column("tag", no_wrap=True)
         table.add_column("what it says")
@@ -345,7 +368,7 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for v in equations:
-            errors = [f"{v.oracles[name].max_error:.1e}" if name in v.oracles else "" for name in oracles]
+            errors = [_error(v.oracles[name].max_error) if name in v.oracles else "" for name in oracles]
             table.add_row(v.tag, escape(v.title), *errors, _coloured(v.status))
         console.print(table)
     if errata:
@@ -360,6 +383,15 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     for v in verdicts:
         for failure in v.failures:
             console.print(f"[bold red]{v.tag}[/] {escape(failure)}", highlight=False)
+
+
+def _error(error: float) -> str:
+    """An error in few letters.
+
+    >>> _error(2.9e-16), _error(0.0)
+    ('3e-16', '0')
+    """
+    return f"{error:.0e}" if error else "0"
 
 
 def _coloured(status: str) -> str:
@@ -385,6 +417,7 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     content = asdict(verdict)
     for oracle in content["oracles"].values():
         oracle["max_error"] = oracle["max_error"] if math.isfinite(oracle["max_error"]) else None
+        oracle.update(oracle.pop("facts"))
     return content
 
 

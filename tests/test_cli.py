@@ -41,11 +41,26 @@ def test_one_equation_is_verified(run, tmp_path):
     assert equation["status"] == "verified"
     assert equation["title"]
     assert equation["inputs"]["logits"] == "float64[5,7]"
-    assert set(equation["oracles"]) == {"value", "reverse", "forward"}
+    assert set(equation["oracles"]) == {"value", "reverse", "forward", "differences", "symbolic"}
+    differences = equation["oracles"].pop("differences")
+    assert differences["passed"] is True
+    assert differences["max_error"] <= differences["tolerance"] <= 1e-6
+    assert 0 < differences["estimate"] <= differences["tolerance"]
     for oracle in equation["oracles"].values():
         assert oracle["passed"] is True
         assert 0 <= oracle["max_error"] <= 1e-12
     assert list(tmp_path.iterdir()) == [tmp_path / "v.json"]
+
+
+def test_the_exact_oracle_says_how_sure_it_is(run, tmp_path):
+    code, _, _ = run("verify", "--tag", "A-04", "--oracle", "exact", "--json", tmp_path / "v.json")
+    assert code == 0
+    (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
+    assert set(equation["oracles"]) == {"exact"}
+    exact = equation["oracles"]["exact"]
+    assert exact["max_error"] == 0
+    assert 0 < exact["survival_probability"] < 1e-15
+    assert exact["draws"] >= 2
 
 
 def test_an_erratum_shows_its_counterexample(run, tmp_path):
@@ -97,6 +112,7 @@ BAD_USAGE = {
     "--lecture E": "expected one of A, B, C, D",
     "--tag A-10 --lecture B": "is not in --lecture B",
     "--dtype int8": "--dtype",
+    "--oracle nonsense": "expected one of value, reverse",
     "--seed x": "--seed",
     "--seed -1": "--seed",
     "--nonsense": "--nonsense",
@@ -130,6 +146,17 @@ def test_a_missing_extra_is_named(run, monkeypatch):
     assert "pip install 'manual-grad[digits]'" in err
     assert err.count("\n") == 1
     digits.load_digits_28.cache_clear()
+
+
+def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "reference.symbolic", raising=False)
+    monkeypatch.delattr(sys.modules["reference"], "symbolic", raising=False)
+    monkeypatch.setitem(sys.modules, "sympy", None)
+    code, out, err = run("verify", "--tag", "A-02")
+    assert (code, out) == (2, "")
+    assert "pip install 'manual-grad[symbolic]'" in err
+    assert err.count("\n") == 1
+    assert run("verify", "--tag", "A-02", "--oracle", "reverse", "--oracle", "exact")[0] == 0
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):

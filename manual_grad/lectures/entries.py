@@ -15,39 +15,73 @@ import jax.numpy as jnp
 import numpy as np
 
 Kind = Literal["value", "gradient", "jacobian"]
+Style = Literal["real", "integers", "tiny"]
 
 
 @dataclass(frozen=True)
 class Draw:
     """Random inputs of one dtype from one generator; every claim draws its own, so order does not matter.
 
+    Attributes:
+        rng, dtype: of the entries.
+        style: ``real``; ``integers``, on which sums and products are exact, with a batch of 7 turned into one
+            of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of at most
+            three entries an axis, for an oracle that takes its time over each entry.
+        among: for integers, from a set of how many they are drawn, uniformly.
+
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
     >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
     ((2, 3), 'i', 1.0)
+    >>> Draw(np.random.default_rng(0), jnp.float32, "integers", 8).normal(3).tolist()
+    [2.0, 1.0, 0.0]
     """
 
     rng: np.random.Generator
     dtype: Any = jnp.float64
+    style: Style = "real"
+    among: int = 2
+
+    def size(self, n: int) -> int:
+        """The length of an axis, in this style, that real inputs have of length ``n``."""
+        if self.style == "integers":
+            return 8 if n == 7 else n
+        if self.style == "tiny":
+            return 2 if n in (4, 5, 7) else min(n, 3)
+        return n
 
     def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:
-        """Gaussian entries with standard deviation ``scale``."""
+        """Gaussian entries with standard deviation ``scale``; in the other styles, theirs."""
+        return self.exactly(*map(self.size, shape), scale=scale)
+
+    def exactly(self, *shape: int, scale: float = 1.0) -> jax.Array:
+        """As :meth:`normal`, of this very shape in every style."""
+        if self.style == "integers":
+            return jnp.asarray(self.rng.integers(-self.among // 2, self.among // 2, shape), self.dtype)
+        if self.style == "tiny":
+            return jnp.asarray((2 * self.rng.integers(-12, 12, shape) + 1) / 16, self.dtype)
         return jnp.asarray(scale * self.rng.standard_normal(shape), self.dtype)
 
     def positive(self, *shape: int) -> jax.Array:
-        """Entries between ½ and 2, of any sum."""
+        """Entries between ½ and 2, of any sum; integers from 1 on."""
+        shape = tuple(map(self.size, shape))
+        if self.style == "integers":
+            return jnp.asarray(self.rng.integers(1, self.among + 1, shape), self.dtype)
+        if self.style == "tiny":
+            return jnp.asarray(self.rng.integers(8, 33, shape) / 16, self.dtype)
         return jnp.asarray(self.rng.uniform(0.5, 2.0, shape), self.dtype)
 
     def distribution(self, *shape: int) -> jax.Array:
         """Positive entries whose last axis sums to 1."""
-        raw = self.rng.uniform(0.2, 1.0, shape)
+        raw = self.rng.uniform(0.2, 1.0, tuple(map(self.size, shape)))
         return jnp.asarray(raw / raw.sum(axis=-1, keepdims=True), self.dtype)
 
     def labels(self, N: int, K: int) -> jax.Array:
         """N integer labels from 0 to K − 1."""
-        return jnp.asarray(self.rng.integers(0, K, N))
+        return jnp.asarray(self.rng.integers(0, self.size(K), self.size(N)))
 
     def one_hot(self, N: int, K: int) -> jax.Array:
         """N one-hot rows."""
+        N, K = self.size(N), self.size(K)
         return jnp.asarray(np.eye(K)[self.rng.integers(0, K, N)], self.dtype)
 
     def layers(
@@ -58,7 +92,9 @@ class Draw:
         Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the
         widest gap between its unit's pre-activations, so that rounding moves none of them across it.
         """
-        A = np.zeros((1, widths[0])) if X is None else np.asarray(X if rows else X.T, np.float64)
+        if self.style != "real":
+            X = None  # nothing rounds
+        A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X if rows else X.T, np.float64)
         several = len(A) > 1
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):
@@ -70,8 +106,8 @@ class Draw:
         return pairs
 
     def like(self, tree: Any) -> Any:
-        """A Gaussian array for each array of ``tree``: a random cotangent."""
-        return jax.tree.map(lambda leaf: self.normal(*leaf.shape), tree)
+        """An array for each array of ``tree``, of its shape: a random cotangent."""
+        return jax.tree.map(lambda leaf: self.exactly(*leaf.shape), tree)
 
 
 @dataclass(frozen=True)
@@ -89,6 +125,8 @@ class Claim:
             the order of ``wrt``, or one array comes back.
         at: where the reference takes other inputs than the formula (a hidden layer's value), those.
         says: which of the equation's readings this is, where there are several.
+        polynomial: formula and reference are made of sums, products and selections alone, so that both are
+            exact on integers.
     """
 
     kind: Kind
@@ -98,6 +136,7 @@ class Claim:
     formulas: Mapping[str, Callable[..., Any]]
     at: Callable[..., dict[str, Any]] | None = None
     says: str = ""
+    polynomial: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def _images_and_cnn(draw: Draw) -> dict:
     In a half precision the pixels are 0 or 1, the kernels 0 or ± a power of two, and no sum of theirs cancels
     the biases: then no rounding moves a pre-activation across ReLU's kink.
     """
+    if draw.style != "real":
+        return _small_images_and_cnn(draw)
     images, labels = load_digits_28()
     chosen = draw.rng.choice(len(images), 4, replace=False)
     X = jnp.asarray(images[chosen, :, :27, None], draw.dtype)
@@ -97,6 +99,26 @@ def _images_and_cnn(draw: Draw) -> dict:
     (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 10, rows=True, X=A3)
     params = {"K1": K1, "b1": b1, "K2": K2, "b2": b2, "W4": W4, "b4": b4, "W5": W5, "b5": b5}
     return {"params": params, "X": X, "labels": jnp.asarray(jnp.eye(10)[labels[chosen]], draw.dtype)}
+
+
+def _small_images_and_cnn(draw: Draw) -> dict:
+    """Two images of 4×5 or of 3×4 pixels, and a network of few channels."""
+    H, W = (3, 4) if draw.style == "tiny" else (4, 5)
+    shapes = {"K1": (2, 2, 1, 2), "b1": (2,), "K2": (2, 2, 2, 1), "b2": (1,), "W4": ((H - 2) * (W - 2), 4)}
+    shapes |= {"b4": (4,), "W5": (4, 3), "b5": (3,)}
+    params = {name: draw.exactly(*shape) for name, shape in shapes.items()}
+    return {
+        "params": params,
+        "X": draw.exactly(2, H, W, 1),
+        "labels": jnp.asarray(jnp.eye(3)[:2], draw.dtype),
+    }
+
+
+def _backward_from_scores(dZ5, params, X, labels):
+    """:func:`cnn_grads` on any cotangent of the scores: with ŷ = 0 and y = −N dZ5, A-10 gives just that."""
+    *network, (probs, log_probs, _) = cnn_fwd(params, X, labels)[1]
+    grads = cnn_grads((*network, (jnp.zeros_like(probs), log_probs, -len(X) * dZ5)), 1.0)
+    return {name: grads[f"d{name}"] for name in params}, grads["dX"]
 
 
 def _slide_shapes(params, X, labels):
@@ -138,6 +160,7 @@ EQUATIONS = (
                 lambda draw: {"x": draw.normal()},
                 {"jac_square_x": jac_square_x},
                 says="scalar by scalar, 1×1",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -146,6 +169,7 @@ EQUATIONS = (
                 lambda draw: {"x": draw.normal(3)},
                 {"jac_sum_of_squares_x": jac_sum_of_squares_x},
                 says="scalar by vector, 1×n",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -154,6 +178,7 @@ EQUATIONS = (
                 lambda draw: {"x": draw.normal(), "m": 4},
                 {"jac_powers_x": jac_powers_x},
                 says="vector by scalar, m×1",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -162,6 +187,7 @@ EQUATIONS = (
                 lambda draw: {"M": draw.normal(4, 3), "x": draw.normal(3)},
                 {"jac_linear_map_x": jac_linear_map_x},
                 says="vector by vector, m×n",
+                polynomial=True,
             ),
         ),
     ),
@@ -180,8 +206,11 @@ EQUATIONS = (
                 ("J0",),
                 lambda draw: {"J0": draw.normal(7)},
                 {"jac_mean_J0": jac_mean_J0},
+                polynomial=True,
             ),
-            Claim("value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}),
+            Claim(
+                "value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}, polynomial=True
+            ),
         ),
     ),
     Equation(
@@ -200,6 +229,7 @@ EQUATIONS = (
                 ("y_hat",),
                 _vectors,
                 {"jac_squared_errors_y_hat": jac_squared_errors_y_hat},
+                polynomial=True,
             ),
             Claim("value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}),
         ),
@@ -221,6 +251,7 @@ EQUATIONS = (
                 _vectors,
                 {"mse_bwd": pulled(mse_fwd, mse_bwd)},
                 says="contracted",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -229,6 +260,7 @@ EQUATIONS = (
                 _vectors,
                 {"jac_mse_y_hat": jac_mse_y_hat},
                 says="product of the two Jacobians",
+                polynomial=True,
             ),
         ),
     ),
@@ -251,6 +283,7 @@ EQUATIONS = (
                 _one_feature,
                 {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
                 says="one feature",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -259,6 +292,7 @@ EQUATIONS = (
                 _many_features,
                 {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
                 says="d features",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -267,6 +301,7 @@ EQUATIONS = (
                 _many_features,
                 {"jac_linear_regression_w": jac_linear_regression_w},
                 says="product of the Jacobians",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -275,6 +310,7 @@ EQUATIONS = (
                 lambda draw: {"w": draw.normal(3), "b": draw.normal(), "x": draw.normal(7, 3)},
                 {"jac_affine_w": jac_affine_w},
                 says="∂ŷ/∂w",
+                polynomial=True,
             ),
         ),
     ),
@@ -295,6 +331,7 @@ EQUATIONS = (
                 ("b",),
                 _one_feature,
                 {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -303,6 +340,7 @@ EQUATIONS = (
                 _many_features,
                 {"jac_linear_regression_b": jac_linear_regression_b},
                 says="product of the Jacobians",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -311,6 +349,7 @@ EQUATIONS = (
                 lambda draw: {"w": draw.normal(), "b": draw.normal(), "x": draw.normal(7)},
                 {"jac_affine_b": jac_affine_b},
                 says="∂ŷ/∂b",
+                polynomial=True,
             ),
         ),
     ),
@@ -498,6 +537,16 @@ EQUATIONS = (
                 _images_and_cnn,
                 {"cnn_bwd": pulled(cnn_fwd, cnn_bwd)},
                 says="eight parameters, X and labels; real digits",
+            ),
+            Claim(
+                "gradient",
+                reference.cnn.cnn_scores,
+                ("params", "X"),
+                _images_and_cnn,
+                {"cnn_grads": _backward_from_scores},
+                at=lambda params, X, labels: {"params": params, "X": X},
+                says="up to the scores, any cotangent of theirs",
+                polynomial=True,
             ),
             Claim(
                 "value",

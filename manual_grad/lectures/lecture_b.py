@@ -49,7 +49,8 @@ def _quadratic_maps(draw: Draw) -> dict:
 def _parameters(draw: Draw, c: int, rows: bool = False) -> dict:
     """Most hidden units on, no class near certain: no gradient is a small difference of large numbers."""
     (W1, _), (W2, b2) = draw.layers(3, 7, c, rows=rows)
-    return {"W1": W1, "b1": draw.positive(7), "W2": W2 / 2, "b2": b2}
+    W2 = W2 / 2 if draw.style == "real" else W2
+    return {"W1": W1, "b1": draw.positive(7), "W2": W2, "b2": b2}
 
 
 def _squared_loss(draw: Draw) -> dict:
@@ -228,6 +229,7 @@ EQUATIONS = (
                 lambda draw: {"A": draw.normal(4, 3), "B": draw.normal(4, 3, 3), "theta": draw.normal(3)},
                 {"jac_quadratic_map_theta": jac_quadratic_map_theta},
                 says="∂g/∂θ of any g up to second order",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -236,6 +238,7 @@ EQUATIONS = (
                 _quadratic_maps,
                 {"jac_chain_theta": jac_chain_theta},
                 says="∂J/∂g times ∂g/∂θ",
+                polynomial=True,
             ),
         ),
     ),
@@ -255,6 +258,7 @@ EQUATIONS = (
                 _matrix_with_zeros,
                 {"relu_fwd": value_of(relu_fwd)},
                 says="ReLU",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -262,6 +266,7 @@ EQUATIONS = (
                 ("J",),
                 _squared_loss,
                 {"two_layer_squared_loss_fwd": value_of(two_layer_squared_loss_fwd)},
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -270,6 +275,7 @@ EQUATIONS = (
                 _squared_loss,
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
                 says="by every input",
+                polynomial=True,
             ),
         ),
     ),
@@ -285,6 +291,7 @@ EQUATIONS = (
                 ("W2",),
                 _squared_loss,
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
+                polynomial=True,
             ),
         ),
     ),
@@ -305,6 +312,7 @@ EQUATIONS = (
                 _SQUARED_LOSS_GRADS,
                 at=_at_o,
                 says="∂J/∂o",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -313,6 +321,7 @@ EQUATIONS = (
                 _squared_loss,
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
                 says="∂J/∂b²",
+                polynomial=True,
             ),
         ),
     ),
@@ -329,6 +338,7 @@ EQUATIONS = (
                 _squared_loss,
                 _SQUARED_LOSS_GRADS,
                 at=_at_a,
+                polynomial=True,
             ),
         ),
     ),
@@ -348,6 +358,7 @@ EQUATIONS = (
                 _matrix_with_zeros,
                 {"relu_bwd": pulled(relu_fwd, relu_bwd)},
                 says="any cotangent, zeros included",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -356,6 +367,7 @@ EQUATIONS = (
                 _matrix_with_zeros,
                 {"jac_relu_x": jac_relu_x, "diagonal of relu_prime": lambda x: diagonal(relu_prime(x))},
                 says="∂a/∂z, zeros included",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -365,6 +377,7 @@ EQUATIONS = (
                 _SQUARED_LOSS_GRADS,
                 at=_at_z,
                 says="∂J/∂z",
+                polynomial=True,
             ),
         ),
     ),
@@ -380,6 +393,7 @@ EQUATIONS = (
                 ("W1",),
                 _squared_loss,
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
+                polynomial=True,
             ),
         ),
     ),
@@ -399,6 +413,7 @@ EQUATIONS = (
                 ("b1",),
                 _squared_loss,
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -407,6 +422,7 @@ EQUATIONS = (
                 _squared_loss,
                 {"jac_two_layer_squared_loss": jac_two_layer_squared_loss},
                 says="B-03 to B-08 as products of the Jacobians",
+                polynomial=True,
             ),
         ),
     ),
@@ -594,6 +610,7 @@ EQUATIONS = (
                 _columns_layer,
                 {"dense_columns_fwd": value_of(dense_columns_fwd)},
                 says="one layer",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -745,6 +762,7 @@ EQUATIONS = (
                 _columns_layer,
                 {"dense_columns_bwd": pulled(dense_columns_fwd, dense_columns_bwd)},
                 says="one layer, any cotangent",
+                polynomial=True,
             ),
         ),
     ),
@@ -786,6 +804,7 @@ EQUATIONS = (
                 _rows_layer,
                 {"dense_rows_fwd": value_of(dense_rows_fwd)},
                 says="one layer",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -794,6 +813,7 @@ EQUATIONS = (
                 _rows_layer,
                 {"dense_rows_bwd": pulled(dense_rows_fwd, dense_rows_bwd)},
                 says="one layer, any cotangent",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -928,6 +948,7 @@ ERRATA = (
             lambda draw: {"A": draw.normal(7, 4), "W2": draw.normal(5, 7), "b2": draw.normal(5)},
             {"dense_columns_fwd": lambda A, W2, b2: dense_columns_fwd(A, W2, b2)[0]},
             at=lambda A, W2, b2: {"X": A, "W": W2, "b": b2},
+            polynomial=True,
         ),
         as_printed=_b_e3_as_printed,
     ),

@@ -50,6 +50,7 @@ _PRIMES = {
 _PRODUCT_OF_SUM = pulled(product_of_sum_fwd, product_of_sum_bwd)
 _NETWORK = pulled(network_squared_loss_fwd, network_squared_loss_bwd)
 _CORRELATE = pulled(correlate2d_fwd, correlate2d_bwd)
+_POLYNOMIAL = ("relu", "identity")
 _WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
 
 _GEOMETRIES: tuple[dict, ...] = (
@@ -98,19 +99,26 @@ def _image_and_kernel(draw: Draw, mode: str) -> dict:
 
 
 def _conv2d(draw: Draw, **geometry) -> dict:
-    x, kernel = draw.normal(5, 14, 17, 4 * geometry.get("groups", 1)), draw.normal(2, 3, 4, 6)
-    return {"x": x, "kernel": kernel, "bias": draw.normal(6), **geometry}
+    groups = geometry.get("groups", 1)
+    if draw.style == "tiny":
+        x, kernel = draw.exactly(2, 5, 6, groups), draw.exactly(2, 2, 1, groups)
+    else:
+        x, kernel = draw.normal(5, 14, 17, 4 * groups), draw.normal(2, 3, 4, 6)
+    return {"x": x, "kernel": kernel, "bias": draw.exactly(kernel.shape[-1]), **geometry}
 
 
 def _activation_claims(name: str) -> tuple[Claim, ...]:
     (fwd, bwd), prime, f = ACTIVATIONS[name], _PRIMES[name], reference.activations.ACTIVATIONS[name]
+    exact = name in _POLYNOMIAL
     jacobians = {f"{name}_prime": lambda x: diagonal(prime(x))}
     if name == "relu":
         jacobians["jac_relu_x"] = jac_relu_x
     return (
-        Claim("value", f, ("a",), _matrix, {f"{name}_fwd": value_of(fwd)}, says=name),
-        Claim("gradient", f, ("x",), _matrix, {f"{name}_bwd": pulled(fwd, bwd)}, says=name),
-        Claim("jacobian", f, ("x",), _matrix, jacobians, says=f"{name}, f′ on the diagonal"),
+        Claim("value", f, ("a",), _matrix, {f"{name}_fwd": value_of(fwd)}, says=name, polynomial=exact),
+        Claim("gradient", f, ("x",), _matrix, {f"{name}_bwd": pulled(fwd, bwd)}, says=name, polynomial=exact),
+        Claim(
+            "jacobian", f, ("x",), _matrix, jacobians, says=f"{name}, f′ on the diagonal", polynomial=exact
+        ),
     )
 
 
@@ -118,12 +126,21 @@ def _batch_claims(activation: str) -> tuple[Claim, ...]:
     rows = partial(_batch, activation=activation, rows=True)
     columns = partial(_batch, activation=activation, rows=False)
     mlp_rows, mlp_columns = reference.mlp.mlp_rows, reference.mlp.mlp_columns
+    exact = activation in _POLYNOMIAL
     in_rows, in_columns = f"{activation}, a sample a row", f"{activation}, a sample a column"
     backward_rows = {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)}
     backward_columns = {"mlp_columns_bwd": pulled(mlp_columns_fwd, mlp_columns_bwd)}
     return (
-        Claim("value", mlp_rows, ("Z",), rows, {"mlp_rows_fwd": value_of(mlp_rows_fwd)}, says=in_rows),
-        Claim("gradient", mlp_rows, ("params", "X"), rows, backward_rows, says=in_rows),
+        Claim(
+            "value",
+            mlp_rows,
+            ("Z",),
+            rows,
+            {"mlp_rows_fwd": value_of(mlp_rows_fwd)},
+            says=in_rows,
+            polynomial=exact,
+        ),
+        Claim("gradient", mlp_rows, ("params", "X"), rows, backward_rows, says=in_rows, polynomial=exact),
         Claim(
             "value",
             mlp_columns,
@@ -131,8 +148,17 @@ def _batch_claims(activation: str) -> tuple[Claim, ...]:
             columns,
             {"mlp_columns_fwd": value_of(mlp_columns_fwd)},
             says=in_columns,
+            polynomial=exact,
         ),
-        Claim("gradient", mlp_columns, ("params", "X"), columns, backward_columns, says=in_columns),
+        Claim(
+            "gradient",
+            mlp_columns,
+            ("params", "X"),
+            columns,
+            backward_columns,
+            says=in_columns,
+            polynomial=exact,
+        ),
     )
 
 
@@ -167,6 +193,7 @@ def _delta_claim(l: int, activation: str, **more_formulas) -> Claim:
         {"network_squared_loss_deltas": deltas, **more_formulas},
         at=from_z,
         says=f"layer {l + 2}, {activation}",
+        polynomial=activation in _POLYNOMIAL,
     )
 
 
@@ -180,6 +207,7 @@ def _conv2d_claims(*wrt: str) -> tuple[Claim, ...]:
             partial(_conv2d, **geometry),
             {"conv2d_bwd": pulled(conv2d_fwd, conv2d_bwd)} if wrt else {"conv2d_fwd": value_of(conv2d_fwd)},
             says="Conv2D layer, " + (", ".join(f"{k} {v}" for k, v in geometry.items()) or "stride 1, VALID"),
+            polynomial=True,
         )
         for geometry in _GEOMETRIES
     )
@@ -196,8 +224,11 @@ def _convolve2d_claims(mode: str, sizes: str) -> tuple[Claim, ...]:
             inputs,
             {"convolve2d_fwd": value_of(convolve2d_fwd), "X ⋆ rot180(W)": _correlate_with_turned},
             says=says,
+            polynomial=True,
         ),
-        Claim("gradient", reference.conv2d.convolve2d, ("x", "w"), inputs, backward, says=says),
+        Claim(
+            "gradient", reference.conv2d.convolve2d, ("x", "w"), inputs, backward, says=says, polynomial=True
+        ),
     )
 
 
@@ -282,6 +313,7 @@ EQUATIONS = (
                 _three_numbers,
                 {"product_of_sum_fwd": value_of(product_of_sum_fwd)},
                 says="anywhere",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -290,6 +322,7 @@ EQUATIONS = (
                 _three_numbers,
                 {"product_of_sum_bwd": _PRODUCT_OF_SUM},
                 says="anywhere",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -354,6 +387,7 @@ EQUATIONS = (
                     partial(_sample, activation=name),
                     {"network_squared_loss_fwd": value_of(network_squared_loss_fwd)},
                     says=name,
+                    polynomial=name in _POLYNOMIAL,
                 )
                 for name in _PRIMES
             ),
@@ -437,6 +471,7 @@ EQUATIONS = (
                     partial(_sample, activation=name),
                     {"network_squared_loss_bwd": _NETWORK},
                     says=name,
+                    polynomial=name in _POLYNOMIAL,
                 )
                 for name in _PRIMES
             ),
@@ -483,6 +518,7 @@ EQUATIONS = (
                 _lecture_image_and_filter,
                 {"correlate2d_fwd": value_of(correlate2d_fwd), "O11 to O22 written out": _four_sums},
                 says="3×3 and 2×2",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -491,6 +527,7 @@ EQUATIONS = (
                 _image_and_filter,
                 {"correlate2d_fwd": value_of(correlate2d_fwd)},
                 says="any size",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -499,6 +536,7 @@ EQUATIONS = (
                 _image_and_filter,
                 {"correlate2d_bwd": _CORRELATE},
                 says="any size",
+                polynomial=True,
             ),
             *_conv2d_claims(),
             *_conv2d_claims("x", "kernel", "bias")[-1:],
@@ -533,6 +571,7 @@ EQUATIONS = (
                     "X ⋆ dO": lambda dO, x, f: correlate2d_fwd(x, dO)[0],
                     "dO · ∂O/∂F": lambda dO, x, f: jnp.tensordot(dO, jac_correlate2d_f(x, f), axes=2),
                 },
+                polynomial=True,
             ),
             *_conv2d_claims("kernel"),
         ),
@@ -568,6 +607,7 @@ EQUATIONS = (
                     "dO ∗ F, full": lambda dO, x, f: convolve2d_fwd(dO, f, mode="full")[0],
                     "dO · ∂O/∂X": lambda dO, x, f: jnp.tensordot(dO, jac_correlate2d_x(x, f), axes=2),
                 },
+                polynomial=True,
             ),
             *_conv2d_claims("x"),
         ),
@@ -593,6 +633,7 @@ EQUATIONS = (
                 _image_and_filter,
                 {"jac_correlate2d_x": jac_correlate2d_x, "Σ_a S_a ⊗ T_a": _doubly_toeplitz},
                 says="∂O/∂X",
+                polynomial=True,
             ),
             Claim(
                 "jacobian",
@@ -601,6 +642,7 @@ EQUATIONS = (
                 _image_and_filter,
                 {"jac_correlate2d_f": jac_correlate2d_f},
                 says="∂O/∂F",
+                polynomial=True,
             ),
         ),
     ),
@@ -632,6 +674,7 @@ ERRATA = (
             ("x",),
             _image_and_filter,
             {"correlate2d_bwd": _CORRELATE},
+            polynomial=True,
         ),
         as_printed=_c_e1_as_printed,
     ),

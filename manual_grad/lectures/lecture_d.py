@@ -1,5 +1,7 @@
 """Lecture D: the five-layer MNIST network, one sample a column."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,16 +53,21 @@ from manual_grad.lectures.digits import load_digits_28
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 _WIDTHS = (784, 128, 50, 50, 25, 10)
+_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3)}
 _GRADS = named(five_layer_fwd, five_layer_grads)
 
 
 def _digits(draw: Draw, m: int = 12) -> dict:
+    if draw.style != "real":
+        return {"images": draw.exactly(3, 4, 5), "labels": jnp.asarray(draw.rng.integers(0, 10, 3))}
     images, labels = load_digits_28()
     chosen = draw.rng.choice(len(images), m, replace=False)
     return {"images": jnp.asarray(images[chosen], draw.dtype), "labels": jnp.asarray(labels[chosen])}
 
 
 def _network(draw: Draw, m: int = 12) -> dict:
+    if draw.style != "real":
+        return _small_network(draw, 4 if draw.style == "integers" else 2)
     digits = _digits(draw, m)
     Y = jnp.asarray(np.eye(10)[:, digits["labels"]], draw.dtype)
     X = digits["images"].reshape(m, 784).T
@@ -70,6 +77,14 @@ def _network(draw: Draw, m: int = 12) -> dict:
 def _network_in_rows(draw: Draw) -> dict:
     network = _network(draw)
     return {"params": [(W.T, b) for W, b in network["params"]], "X": network["X"].T}
+
+
+def _small_network(draw: Draw, m: int) -> dict:
+    """Five narrow layers, and no digits: they are neither drawn uniformly nor integers."""
+    widths = _SMALL_WIDTHS[draw.style]
+    pairs = [(draw.exactly(fan_out, fan_in), draw.exactly(fan_out)) for fan_in, fan_out in pairwise(widths)]
+    Y = jnp.asarray(np.eye(widths[-1])[:, draw.rng.integers(0, widths[-1], m)], draw.dtype)
+    return {"params": pairs, "X": draw.exactly(widths[0], m), "Y": Y}
 
 
 def _network_and_rate(draw: Draw, m: int = 12) -> dict:
@@ -192,7 +207,7 @@ def _block_times_dA5(logits, labels):
 def _row_by_row(logits, labels):
     """−y_i (1 − a_i) + a_i Σ_{k≠i} y_k, each row as the notes write it out."""
     a, y = softmax_fwd(logits)[0][0], labels[0]
-    return jnp.stack([-y[i] * (1 - a[i]) + a[i] * (y.sum() - y[i]) for i in range(10)])[None]
+    return jnp.stack([-y[i] * (1 - a[i]) + a[i] * (y.sum() - y[i]) for i in range(len(a))])[None]
 
 
 def _by_kronecker(dZ, X, W, b):
@@ -206,6 +221,12 @@ def _by_kronecker(dZ, X, W, b):
 def _step(params, X, Y, learning_rate):
     dparams, _, _ = five_layer_bwd(five_layer_fwd(params, X, Y)[1], 1.0)
     return gradient_descent(params, dparams, learning_rate)
+
+
+def _step_back(dL, params, X, Y, learning_rate):
+    """(W − W′)/α, the gradient that a step was made of."""
+    after = _step(params, X, Y, learning_rate)
+    return (jax.tree.map(lambda W, moved: dL * (W - moved) / learning_rate, params, after),)
 
 
 def _descent(params, X, Y, learning_rate):
@@ -283,6 +304,7 @@ EQUATIONS = (
                 lambda draw: {"images": _digits(draw)["images"]},
                 {"flatten_columns_fwd": value_of(flatten_columns_fwd)},
                 says="real digits",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -291,6 +313,7 @@ EQUATIONS = (
                 lambda draw: {"images": draw.normal(3, 4, 5)},
                 {"flatten_columns_fwd": value_of(flatten_columns_fwd)},
                 says="height and width differ",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -299,6 +322,7 @@ EQUATIONS = (
                 lambda draw: {"images": draw.normal(3, 4, 5)},
                 {"flatten_columns_bwd": pulled(flatten_columns_fwd, flatten_columns_bwd)},
                 says="height and width differ",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -338,6 +362,7 @@ EQUATIONS = (
                     {"five_layer_fwd": lambda params, X, Y, l=l: five_layer_fwd(params, X, Y)[1][2][l - 1]},
                     at=lambda params, X, Y, l=l: {"params": params[:l], "X": X},
                     says=f"Z{l}",
+                    polynomial=True,
                 )
                 for l in (1, 2, 3, 4)
             ),
@@ -349,6 +374,7 @@ EQUATIONS = (
                 {"mlp_columns_fwd": lambda params, X, Y: mlp_columns_fwd(params, X)[0]},
                 at=lambda params, X, Y: {"params": params, "X": X},
                 says="Z5",
+                polynomial=True,
             ),
             Claim(
                 "value",
@@ -370,6 +396,7 @@ EQUATIONS = (
                 },
                 at=lambda params, X, Y: {"params": params, "X": X},
                 says="Z5",
+                polynomial=True,
             ),
         ),
     ),
@@ -585,6 +612,7 @@ EQUATIONS = (
                     _columns,
                     {jac.__name__: jac},
                     says=says,
+                    polynomial=True,
                 )
                 for name, jac, says in (
                     ("W", jac_dense_columns_W, "columns, Xᵀ ⊗ I"),
@@ -593,7 +621,15 @@ EQUATIONS = (
                 )
             ),
             *(
-                Claim("jacobian", reference.dense.dense_rows, (name,), _rows, {jac.__name__: jac}, says=says)
+                Claim(
+                    "jacobian",
+                    reference.dense.dense_rows,
+                    (name,),
+                    _rows,
+                    {jac.__name__: jac},
+                    says=says,
+                    polynomial=True,
+                )
                 for name, jac, says in (
                     ("W", jac_dense_rows_W, "rows, X ⊗ I"),
                     ("X", jac_dense_rows_X, "rows, I ⊗ Wᵀ"),
@@ -610,6 +646,7 @@ EQUATIONS = (
                     "vec(dZ)ᵀ ∂vec Z": _by_kronecker,
                 },
                 says="columns, contracted: Wᵀ dZ and dZ Xᵀ",
+                polynomial=True,
             ),
             Claim(
                 "gradient",
@@ -624,6 +661,7 @@ EQUATIONS = (
                     ),
                 },
                 says="rows, contracted: dZ Wᵀ and Xᵀ dZ",
+                polynomial=True,
             ),
         ),
     ),
@@ -705,6 +743,18 @@ EQUATIONS = (
                 at=_descent,
                 says="one step on a mini-batch, of 5 digits",
             ),
+            Claim(
+                "gradient",
+                reference.mlp.five_layer,
+                ("params",),
+                lambda draw: {
+                    **_network(draw),
+                    "learning_rate": 64.0,
+                },  # long, so that W − W′ keeps its digits
+                {"(W − W′)/α": _step_back},
+                at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},
+                says="the step, over the rate, is the gradient",
+            ),
         ),
     ),
 )
@@ -727,6 +777,7 @@ ERRATA = (
             ("Z1",),
             _first_layer,
             {"dense_columns_fwd": value_of(dense_columns_fwd)},
+            polynomial=True,
         ),
         as_printed=_d_e1_as_printed,
     ),

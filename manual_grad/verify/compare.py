@@ -1,6 +1,6 @@
 """What "equal" means: structure, shape and dtype first, then the largest relative error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,11 +21,15 @@ class Comparison:
         name: which array, such as ``params[0][1]``.
         error: max |got − want| / max |want|; infinite where structure, shape, dtype or a NaN differs.
         detail: what differs, or where the largest error is.
+        tolerance: the largest error that passes, where it is this comparison's own.
+        facts: what else an oracle says of itself.
     """
 
     name: str
     error: float
     detail: str
+    tolerance: float | None = field(default=None, repr=False)
+    facts: dict[str, float] = field(default_factory=dict, repr=False)
 
 
 def compare(got: Any, want: Any, dtype: Any, name: str = "") -> list[Comparison]:

@@ -5,24 +5,41 @@ The truth is always computed in float64 from the very numbers that the formula i
 
 import re
 import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Draw, Equation, Erratum
+from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum
+from manual_grad.verify.compare import Comparison
+from manual_grad.verify.differences import differences_check
+from manual_grad.verify.exact import judge_exactly
 from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
+from manual_grad.verify.symbolic import definition_of, judge_symbolically
 
 Status = Literal["verified", "erratum", "failed"]
+ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
+QUICK_ORACLES = ORACLES[:3]  # asked by default: the others take longer than the rest together
 
 
 @dataclass
 class OracleVerdict:
-    """The largest error that one oracle found in any array of any formula of any claim."""
+    """The largest error that one oracle found in any array of any formula of any claim.
+
+    Attributes:
+        max_error: relative; 0 where formula and oracle are equal to the last bit.
+        passed: whether every error was small enough.
+        facts: what else the oracle says of itself, the largest number of any claim; of ``exact``, its
+            ``draws`` and the ``survival_probability`` of a wrong polynomial; of ``differences``, the
+            ``estimate`` of their own error and the ``tolerance`` made of it.
+    """
 
     max_error: float = 0.0
     passed: bool = True
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,13 +66,17 @@ class Verdict:
     counterexample: str = ""
 
 
-def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
+def verify(
+    entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection[str] = QUICK_ORACLES
+) -> Verdict:
     """Hold every claim of an equation against every oracle that fits it; of an erratum, both versions.
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
-        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64.
+        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64. ``exact`` and
+            ``symbolic`` speak of float64 only, and are not asked about another.
         seed: with the tag, it decides the random inputs.
+        oracles: which of :data:`ORACLES` to ask; the quick ones by default.
     Returns:
         The verdict; its status says what was shown.
     """
@@ -63,11 +84,20 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
     claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
     dtype = jnp.dtype(dtype if isinstance(entry, Equation) else jnp.float64)
     for number, claim in enumerate(claims):
-        draw = Draw(np.random.default_rng([seed, zlib.crc32(entry.tag.encode()), number]), dtype)
+        origin = [seed, zlib.crc32(entry.tag.encode()), number]
+        draw = Draw(np.random.default_rng(origin), dtype)
         problem = pose(claim, draw)
-        checks = oracle_checks(problem, draw)
+        asked = isinstance(entry, Erratum) or not {"value", "reverse", "forward"}.isdisjoint(oracles)
+        checks = oracle_checks(problem, draw) if asked else {}
+        if "differences" in oracles and claim.kind != "value":
+            checks["differences"] = differences_check(problem, np.random.default_rng([*origin, 2]))
         verdict.inputs.update(problem.described())
-        _judge(problem, checks, verdict)
+        _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
+        if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
+            _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
+        if "symbolic" in oracles and _speaks_symbolically(entry, claim, dtype):
+            for way, worst in judge_symbolically(claim, np.random.default_rng([*origin, 3])).items():
+                _record(verdict, "symbolic", way, worst, problem.tolerance)
         if isinstance(entry, Erratum):
             verdict.status = "erratum"
             verdict.counterexample = _refute(entry, problem, checks)
@@ -76,6 +106,11 @@ def verify(entry: Equation | Erratum, dtype: Any, seed: int) -> Verdict:
     if verdict.failures:
         verdict.status = "failed"
     return verdict
+
+
+def _speaks_symbolically(entry: Equation | Erratum, claim: Claim, dtype: Any) -> bool:
+    """An erratum's claim is the equation's that it corrects, which SymPy is asked about there."""
+    return isinstance(entry, Equation) and dtype == jnp.float64 and definition_of(claim) is not None
 
 
 def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None:
@@ -87,14 +122,35 @@ def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None
             verdict.failures.append(f"{way}: {type(error).__name__}: {_first_line(error)}")
             continue
         for oracle, check in checks.items():
-            worst = max(check(got), key=lambda comparison: comparison.error)
-            found = verdict.oracles.setdefault(oracle, OracleVerdict())
-            found.max_error = max(found.max_error, worst.error)
-            if worst.error > problem.tolerance:
-                found.passed = False
-                verdict.failures.append(
-                    f"{way}: {worst.name} against {oracle}: relative error {worst.error:.1e}; {worst.detail}"
-                )
+            worst = max(check(got), key=lambda c: c.error / (c.tolerance or problem.tolerance))
+            _record(verdict, oracle, way, worst, worst.tolerance or problem.tolerance, worst.facts)
+
+
+def _judge_exactly(claim: Claim, rng: np.random.Generator, verdict: Verdict) -> None:
+    """Add to ``verdict`` what integers say, where nothing rounds and nothing is tolerated."""
+    for way, found in judge_exactly(claim, rng).items():
+        facts = {"survival_probability": found.survival, "draws": found.draws}
+        _record(verdict, "exact", way, found.worst, 0.0, facts)
+
+
+def _record(
+    verdict: Verdict,
+    oracle: str,
+    way: str,
+    worst: Comparison,
+    tolerance: float,
+    facts: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """Add one oracle's word on one formula."""
+    found = verdict.oracles.setdefault(oracle, OracleVerdict())
+    found.max_error = max(found.max_error, worst.error)
+    for name, value in facts.items():
+        found.facts[name] = max(value, found.facts.get(name, value))
+    if not worst.error <= tolerance:
+        found.passed = False
+        verdict.failures.append(
+            f"{way}: {worst.name} against {oracle}: relative error {worst.error:.1e}; {worst.detail}"
+        )
 
 
 def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str:

@@ -73,11 +73,19 @@ class Problem:
 
     def answer_of(self, formula: Callable) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
-        wrt, dout = self.claim.wrt, () if self.dout is None else (self.dout,)
-        got = compiled(formula, *dout, quick=False, **self.inputs)
-        if isinstance(got, dict) and set(wrt) <= set(got):
-            return tuple(got[name] for name in wrt)
-        return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
+        dout = () if self.dout is None else (self.dout,)
+        return _in_order(self.claim.wrt, compiled(formula, *dout, quickly=False, **self.inputs))
+
+
+def _in_order(wrt: tuple[str, ...], got: Any) -> tuple:
+    if isinstance(got, dict) and set(wrt) <= set(got):
+        return tuple(got[name] for name in wrt)
+    return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
+
+
+def answer_in_order(claim: Claim, formula: Callable, dout: Any, inputs: dict[str, Any]) -> tuple:
+    """What a formula gives, in the order of ``wrt``; ``dout`` is None unless it takes one."""
+    return _in_order(claim.wrt, formula(*(() if dout is None else (dout,)), **inputs))
 
 
 def pose(claim: Claim, draw: Draw) -> Problem:
@@ -89,6 +97,28 @@ def pose(claim: Claim, draw: Draw) -> Problem:
         return problem
     out = jax.eval_shape(problem.forward, *problem.primals)
     return Problem(claim, problem.dtype, inputs, problem.at, draw.like(out))
+
+
+def drawn(claim: Claim, draw: Draw) -> tuple[Any, dict[str, Any]]:
+    """A random cotangent, or None, and a claim's inputs."""
+    problem = pose(claim, draw)
+    return problem.dout, problem.inputs
+
+
+def oracle_of(claim: Claim) -> Callable[[Any, dict[str, Any]], tuple]:
+    """Reverse mode, or the value, as a function of the cotangent (or None) and the formula's inputs."""
+
+    def truth(dout: Any, inputs: dict[str, Any]) -> tuple:
+        problem = Problem(
+            claim, jnp.dtype(jnp.float64), inputs, claim.at(**inputs) if claim.at else inputs, dout
+        )
+        if claim.kind == "value":
+            return (claim.reference(**problem.at),)
+        if claim.kind == "jacobian":
+            return oracles.jacobian_reverse(problem.forward, problem.primals)
+        return oracles.reverse(problem.forward, problem.primals, dout)
+
+    return truth
 
 
 def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
@@ -169,21 +199,26 @@ def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray)
     return Comparison(name, float(errors[worst]), detail)
 
 
-def compiled(fn: Callable, *args: Any, quick: bool = True, **inputs: Any) -> Any:
+def compiled(fn: Callable, *args: Any, quickly: bool = True, **inputs: Any) -> Any:
     """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
 
     An oracle runs once on small inputs, so the compiler is told to be quick; a formula is judged as its user
     compiles it.
     """
-    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
-    arrays = {name: v for name, v in inputs.items() if name not in settings}
-    options = _quick() if quick else None
+    arrays, settings = split_settings(inputs)
+    options = quick() if quickly else None
     run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)
     return run(args, arrays)
 
 
+def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inputs that are arrays, or made of them, and those that are not."""
+    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
+    return {name: v for name, v in inputs.items() if name not in settings}, settings
+
+
 @functools.cache
-def _quick() -> dict[str, Any] | None:
+def quick() -> dict[str, Any] | None:
     """``QUICK``, where this version of XLA knows these options and they are for its device."""
     if jax.default_backend() != "cpu":
         return None

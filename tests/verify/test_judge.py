@@ -140,7 +140,7 @@ def test_seed_and_tag_decide_the_inputs():
     first = equation(spy)
     noisy = replace(first, claims=(replace(first.claims[0], inputs=inputs),))
     for tag, seed in (("A-04", 0), ("A-04", 0), ("A-04", 1), ("A-05", 0)):
-        judge.verify(replace(noisy, tag=tag), jnp.float64, seed)
+        judge.verify(replace(noisy, tag=tag), jnp.float64, seed, ("reverse",))
     assert (seen[0] == seen[1]).all()
     assert not (seen[0] == seen[2]).any()
     assert not (seen[0] == seen[3]).any()

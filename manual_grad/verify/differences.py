@@ -1,0 +1,106 @@
+"""The oracle of finite differences: the formula along random directions, array by array, with no autodiff.
+
+The forward function alone is evaluated, in float64, and chooses its own step: see
+:mod:`reference.differences`. A discrepancy passes within ten times the estimated error of the difference.
+Where a direction meets a kink, or the difference is not trusted to 1e-6, another is drawn, in which the
+entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.verify.compare import Comparison
+from manual_grad.verify.problem import Check, Problem, quick
+from reference import differences
+
+DIRECTIONS = 2  # for each array
+FINEST = 1e-8  # relative; a discrepancy below this passes
+TRUSTED = 1e-6  # relative; a difference with a larger error says too little
+ATTEMPTS = 4
+
+
+def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
+    """What compares an answer, a gradient or a Jacobian, with differences of the reference's values.
+
+    Args:
+        problem: a gradient or a Jacobian to be judged.
+        rng: decides the directions, and of a Jacobian the weights of its outputs.
+    """
+    weights = _weights(problem, rng)
+    paths = jax.tree_util.tree_leaves_with_path(problem.primals)
+    names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
+    directions, estimates = _trusted(problem, weights, rng)
+
+    def check(got: tuple) -> list[Comparison]:
+        structure = jax.tree.structure(problem.primals)
+        if str(jax.tree.structure(got)) != str(structure):
+            detail = f"got the structure {jax.tree.structure(got)}, expected {structure}"
+            return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
+        return [
+            _along(problem, name, np.asarray(leaf, np.float64), weights, v, found)
+            for name, leaf, v, found in zip(names, jax.tree.leaves(got), directions, estimates, strict=True)
+        ]
+
+    return check
+
+
+def _weights(problem: Problem, rng: np.random.Generator) -> Any:
+    """The cotangent, or random weights of the outputs whose Jacobian is asked for."""
+    if problem.dout is not None:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), problem.dout)
+    out = jax.eval_shape(problem.forward, *problem.primals)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), out)
+
+
+def _trusted(problem: Problem, weights: Any, rng: np.random.Generator) -> tuple[list, list]:
+    """For each array its directions, and an estimate for each of them."""
+    leaves, tree = jax.tree.flatten(problem.primals)
+    run = jax.jit(partial(differences.line_values, problem.forward), compiler_options=quick())
+    directions = [rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
+    for attempt in range(ATTEMPTS):
+        alone = [np.zeros((len(leaves), *v.shape)) for v in directions]  # each array moves alone
+        for i, v in enumerate(directions):
+            alone[i][i] = v
+        stacked = jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
+        values, size = run(problem.primals, weights, stacked)
+        found = differences.estimates(np.asarray(values), float(size))
+        by_leaf = [found[i * DIRECTIONS : (i + 1) * DIRECTIONS] for i in range(len(leaves))]
+        doubtful = [any(e.kink or not _is_trusted(e, problem) for e in es) for es in by_leaf]
+        if not any(doubtful) or attempt == ATTEMPTS - 1:
+            break
+        for i in (i for i, doubt in enumerate(doubtful) if doubt):
+            directions[i] = rng.standard_normal(directions[i].shape) * (np.asarray(leaves[i]) != 0)
+    return directions, by_leaf
+
+
+def _is_trusted(estimate: differences.Estimate, problem: Problem) -> bool:
+    return 10 * estimate.error <= max(TRUSTED, problem.tolerance) * abs(estimate.value) or not estimate.value
+
+
+def _along(
+    problem: Problem, name: str, got: np.ndarray, weights: Any, directions: np.ndarray, found: list
+) -> Comparison:
+    """One array of an answer along its directions."""
+    if problem.claim.kind == "jacobian" and got.shape[: weights.ndim] == weights.shape:
+        got = np.tensordot(np.asarray(weights), got, axes=weights.ndim)
+    if directions.shape[1:] != got.shape:
+        detail = f"got the shape {got.shape}, expected {directions.shape[1:]}"
+        return Comparison(name, float("inf"), detail)
+    along = directions.reshape(len(directions), -1) @ got.ravel()
+    want = np.array([estimate.value for estimate in found])
+    scale = max(np.linalg.norm(got), np.sqrt(np.mean(want**2))) or 1.0
+    errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
+    estimates = np.array([estimate.error for estimate in found]) / scale
+    tolerances = np.maximum(max(FINEST, problem.tolerance), 10 * estimates)
+    worst = int(np.argmax(errors / tolerances))
+    detail = f"along random direction {worst}: got {along[worst]:.9g}, expected {want[worst]:.9g}"
+    if found[worst].kink:
+        return Comparison(name, float("inf"), f"a kink along every direction tried; {detail}")
+    if estimates[worst] * 10 > max(TRUSTED, problem.tolerance):
+        return Comparison(name, float("inf"), f"no difference is fine enough; {detail}")
+    facts = {"tolerance": float(tolerances[worst]), "estimate": float(estimates[worst])}
+    return Comparison(name, float(errors[worst]), detail, float(tolerances[worst]), facts)

@@ -1,0 +1,124 @@
+"""The exact oracle: on integers, formula and reference must be equal to the last bit.
+
+Claims made of sums, products and selections alone are run again on integers in float64, drawn uniformly from
+a set of S of them. Nothing rounds there, which :mod:`reference.exact` checks for each draw, so that a
+difference of any size is a mistake. A formula that is wrong by a polynomial of degree d survives a draw with
+a probability of at most d/S (by one polynomial on all the pieces drawn, where there is a ReLU); draws follow
+until the product is below 1e-15.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.verify.compare import Comparison, compare
+from manual_grad.verify.problem import answer_in_order, drawn, oracle_of, quick, split_settings
+from reference import exact
+
+SURVIVAL = 1e-15
+SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)
+SLACK = 4  # by how much the largest magnitude must stay below 2⁵³ when every entry is as large as most can be
+
+
+@dataclass
+class Exactness:
+    """What became of one formula.
+
+    Attributes:
+        worst: the comparison that is furthest from equal, over all draws; of infinite error where the formula
+            could not be judged.
+        survival: the probability that a wrong polynomial would have survived these draws, at most.
+        draws: how many there were.
+    """
+
+    worst: Comparison = field(default_factory=lambda: Comparison("", 0.0, ""))
+    survival: float = 1.0
+    draws: int = 0
+
+
+def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness]:
+    """Hold each formula of a polynomial claim against reverse mode, or the value, on integers.
+
+    Args:
+        claim: one with ``polynomial`` set.
+        rng: decides the integers.
+    Returns:
+        What became of each formula, by its name in the claim.
+    """
+    sample = _integers(claim, rng, 1 << 4)
+    oracle = _program(oracle_of(claim), sample)
+    return {way: _judge(claim, formula, oracle, sample, rng) for way, formula in claim.formulas.items()}
+
+
+def _judge(claim: Claim, formula: Callable, oracle: Callable, sample: tuple, rng: Any) -> Exactness:
+    found = Exactness()
+    try:
+        answer = _program(lambda dout, inputs: answer_in_order(claim, formula, dout, inputs), sample)
+        among = _widest_set(claim, (oracle, answer), rng)
+        while found.survival > SURVIVAL or found.draws < 2:
+            inputs = _integers(claim, rng, among)
+            (want, peak, degree), (got, own_peak, own_degree) = oracle(inputs), answer(inputs)
+            if max(peak, own_peak) >= exact.LARGEST:
+                raise exact.NotExactError("a sum reaches 2⁵³")
+            _note(found, claim, got, want)
+            found.survival *= max(degree, own_degree) / among
+            found.draws += 1
+    except Exception as error:  # a broken formula may raise anything; that is a verdict too
+        detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        found.worst = Comparison(", ".join(claim.wrt), float("inf"), detail)
+    return found
+
+
+def _program(fn: Callable, sample: tuple) -> Callable:
+    """``fn(dout, inputs)`` compiled once for all draws: its result, its largest magnitude, its degree."""
+    settings = split_settings(sample[1])[1]
+
+    def followed(dout: Any, arrays: Any) -> tuple:
+        return exact.evaluate(lambda both: fn(both[0], {**both[1], **settings}), (dout, arrays))
+
+    run = jax.jit(followed, compiler_options=quick())
+    return lambda point: jax.device_get(run(point[0], split_settings(point[1])[0]))
+
+
+def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, dict[str, Any]]:
+    """A cotangent and inputs whose floating-point entries are integers."""
+    dout, inputs = drawn(claim, Draw(rng, jnp.dtype(jnp.float64), "integers", among))
+    if any(exact.unit_of(leaf) for leaf in jax.tree.leaves((dout, split_settings(inputs)[0]))):
+        raise exact.NotExactError("the inputs drawn are no integers")
+    return dout, inputs
+
+
+def _widest_set(claim: Claim, programs: tuple, rng: np.random.Generator) -> int:
+    """The largest set of integers on which every program stays well below 2⁵³, every entry at its largest."""
+    for among in SETS:
+        trial = jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among))
+        answers = [program(trial) for program in programs]
+        peak, degree = (max(answer[k] for answer in answers) for k in (1, 2))
+        if peak * SLACK < exact.LARGEST and 2 * degree <= among:
+            return among
+    raise exact.NotExactError("no set of integers is small enough for 2⁵³ and large enough for the degree")
+
+
+def _filled(leaf: Any, among: int) -> Any:
+    """An array with every entry as large as any may be; a mode or a label stays what it is."""
+    if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
+        return leaf
+    return jnp.full_like(leaf, max(among / 2, float(jnp.max(abs(leaf), initial=0.0))))
+
+
+def _note(found: Exactness, claim: Claim, got: Any, want: tuple) -> None:
+    """Keep the comparison that is furthest from equal."""
+    if len(got) != len(want):
+        detail = f"got {len(got)} results, expected {len(want)}"
+        found.worst = Comparison(", ".join(claim.wrt), float("inf"), detail)
+        return
+    for name, g, w in zip(claim.wrt, got, want, strict=True):
+        for comparison in compare(g, w, jnp.float64, name):
+            if comparison.error > found.worst.error or not found.worst.name:
+                found.worst = comparison

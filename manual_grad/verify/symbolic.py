@@ -1,0 +1,113 @@
+"""The symbolic oracle: SymPy's derivative of the lecture's definition in plain loops, at small sizes.
+
+The claim's inputs are drawn tiny. What the formula makes of them in float64 is held against
+:mod:`reference.symbolic`, which has a definition by the name of the claim's reference, no arrays and no JAX.
+"""
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.lectures.digits import MissingExtra
+from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.verify.compare import Comparison, compare
+from manual_grad.verify.problem import Problem, pose
+
+_ONE_AT_A_TIME = threading.Lock()  # SymPy's caches are not made for threads
+
+
+def load_symbolic() -> ModuleType:
+    """:mod:`reference.symbolic`.
+
+    Raises:
+        MissingExtra: SymPy is not installed.
+    """
+    try:
+        import reference.symbolic
+    except ImportError:
+        raise MissingExtra(
+            "the symbolic oracle needs SymPy: pip install 'manual-grad[symbolic]' (or pick others: --oracle)"
+        ) from None
+    return reference.symbolic
+
+
+def definition_of(claim: Claim) -> Callable | None:
+    """The definition in loops of a claim's reference, which goes by the same name; or None."""
+    return getattr(load_symbolic(), claim.reference.__name__.lstrip("_"), None)
+
+
+def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:
+    """Hold each formula of a claim against SymPy's derivative, or value, of the definition.
+
+    Args:
+        claim: one with a definition.
+        rng: decides the tiny inputs.
+    Returns:
+        The comparison that is furthest from equal, for each formula by its name in the claim.
+    """
+    problem = pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
+    want = _truth(problem)
+    return {way: _judge(problem, formula, want) for way, formula in claim.formulas.items()}
+
+
+def _judge(problem: Problem, formula: Callable, want: list) -> Comparison:
+    wrt = problem.claim.wrt
+    try:
+        got = problem.answer_of(formula)
+        names, leaves = _leaves(wrt, got)
+        if len(leaves) != len(want):
+            return Comparison(", ".join(wrt), float("inf"), f"got {len(leaves)} arrays, expected {len(want)}")
+        pairs = zip(names, leaves, want, strict=True)
+        found = [c for name, g, w in pairs for c in compare(g, w, jnp.float64, name)]
+        return max(found, key=lambda comparison: comparison.error)
+    except Exception as error:  # a broken formula may raise anything; that is a verdict too
+        detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return Comparison(", ".join(wrt), float("inf"), detail)
+
+
+def _truth(problem: Problem) -> list[np.ndarray]:
+    """What each array of an answer should be."""
+    claim, symbolic = problem.claim, load_symbolic()
+    definition = definition_of(claim)
+    point = {name: _listed(value) for name, value in problem.at.items()}
+    out = jax.tree.leaves(jax.eval_shape(lambda: claim.reference(**problem.at)))
+    if claim.kind == "value":
+        with _ONE_AT_A_TIME:
+            return _cut(np.array(symbolic.value(definition, point)), [leaf.shape for leaf in out])
+    with _ONE_AT_A_TIME:
+        slopes = np.array(symbolic.derivative(definition, point, claim.wrt))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(problem.primals)]
+    if claim.kind == "gradient":
+        weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(problem.dout)])
+        return _cut(slopes @ weights, shapes)
+    parts = _cut(slopes, [(*shape, *out[0].shape) for shape in shapes])  # by what comes first
+    return [
+        np.moveaxis(part, range(len(shape)), range(-len(shape), 0))
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
+def _cut(entries: np.ndarray, shapes: list) -> list[np.ndarray]:
+    """A vector of all entries as the arrays that it is made of."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    parts = np.split(entries.ravel(), ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _leaves(wrt: tuple[str, ...], got: tuple) -> tuple[list[str], list]:
+    found = jax.tree_util.tree_leaves_with_path(got)
+    named = wrt if len(wrt) == len(got) else ("",) * len(got)
+    names = [named[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in found]
+    return names, [leaf for _, leaf in found]
+
+
+def _listed(value: Any) -> Any:
+    """Arrays as nested lists of Python numbers; a setting as it is."""
+    if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
+        return value
+    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), value)

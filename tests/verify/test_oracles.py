@@ -1,0 +1,199 @@
+"""Every oracle alone passes the right formula and sees each mistake that is planted in it."""
+
+import inspect
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manual_grad.lectures import EQUATIONS
+from manual_grad.lectures.entries import Claim, Draw, Equation
+from manual_grad.verify import judge
+from manual_grad.verify.problem import drawn, oracle_of, split_settings
+from manual_grad.verify.symbolic import definition_of
+from reference import exact
+
+CLAIMS = {e.tag: e.claims for e in EQUATIONS}
+
+
+def alone(oracle, claim, formula=None):
+    """The verdict of one oracle on a claim, its formula replaced."""
+    if formula:
+        claim = replace(claim, formulas={"tried": formula})
+    return judge.verify(Equation("A-04", "t", "s", "p", (claim,)), jnp.float64, 0, (oracle,))
+
+
+def planted(claim, change):
+    """The first formula of a claim, with `change` made to the largest array it gives."""
+    formula = next(iter(claim.formulas.values()))
+
+    def wrong(*dout, **inputs):
+        got = formula(*dout, **inputs)
+        leaves, tree = jax.tree.flatten(got)
+        k = max(range(len(leaves)), key=lambda k: leaves[k].size)
+        return jax.tree.unflatten(tree, [change(g) if i == k else g for i, g in enumerate(leaves)])
+
+    return wrong
+
+
+MISTAKES = {
+    "sign": lambda g: -g,
+    "scale": lambda g: (1 + 1e-6) * g,
+    "twice": lambda g: 2 * g,
+    "zero": lambda g: 0 * g,
+    "one entry": lambda g: g.at[(0,) * g.ndim].add(jnp.where(g[(0,) * g.ndim] == 0, 1, g[(0,) * g.ndim])),
+    "transposed": lambda g: g[::-1].T.reshape(g.shape),
+}
+# An equation and which of its claims: polynomial ones, and with softmax.
+EXACT = {"A-04": 0, "A-05": 1, "B-02": 2, "B-15": 3, "C-10": 0, "C-11": 0, "A-01": 3, "C-08": 2}
+
+
+@pytest.mark.parametrize("tag", EXACT)
+def test_exact_passes_the_right_formula(tag):
+    verdict = alone("exact", CLAIMS[tag][EXACT[tag]])
+    assert verdict.status == "verified", verdict.failures
+    found = verdict.oracles["exact"]
+    assert found.max_error == 0
+    assert found.facts["survival_probability"] < 1e-15
+    assert found.facts["draws"] >= 2
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("tag", ["A-04", "B-15", "C-10"])
+def test_exact_sees_a_planted_mistake(tag, mistake):
+    claim = CLAIMS[tag][EXACT[tag]]
+    verdict = alone("exact", claim, planted(claim, MISTAKES[mistake]))
+    assert verdict.status == "failed"
+    assert not verdict.oracles["exact"].passed
+
+
+def test_exact_sees_the_last_bit():
+    claim = CLAIMS["A-04"][0]
+    verdict = alone("exact", claim, planted(claim, lambda g: (1 + 2.0**-22) * g))
+    assert verdict.status == "failed"
+    assert 1e-8 < verdict.oracles["exact"].max_error < 1e-6
+
+
+def test_exact_refuses_what_is_no_polynomial():
+    claim = CLAIMS["A-04"][0]
+    verdict = alone("exact", claim, planted(claim, jnp.tanh))
+    assert "no polynomial" in verdict.failures[0]
+
+
+def test_exact_reports_a_formula_that_raises():
+    claim = CLAIMS["A-04"][0]
+    assert "KeyError" in alone("exact", claim, lambda dJ, **p: p["nothing"]).failures[0]
+
+
+# As above; a ReLU exactly at 0, a deep network, a Jacobian, a problem with a logarithm.
+DIFFERENCES = {"A-04": 0, "A-10": 1, "A-09": 1, "B-06": 0, "B-12": 2, "C-06": 1, "C-11": 0, "D-10": 1}
+
+
+@pytest.mark.parametrize("tag", DIFFERENCES)
+def test_differences_pass_the_right_formula(tag):
+    verdict = alone("differences", CLAIMS[tag][DIFFERENCES[tag]])
+    assert verdict.status == "verified", verdict.failures
+    found = verdict.oracles["differences"]
+    assert found.max_error <= found.facts["tolerance"] <= 1e-6
+    assert found.facts["estimate"] <= 1e-7
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
+def test_differences_see_a_planted_mistake(tag, mistake):
+    claim = CLAIMS[tag][DIFFERENCES[tag]]
+    assert alone("differences", claim, planted(claim, MISTAKES[mistake])).status == "failed"
+
+
+def test_differences_do_not_judge_a_kink():
+    """A function with a kink along every direction: no verdict in the formula's favour."""
+
+    start = jnp.array([0.3, -0.7, 1.1])
+    claim = Claim(
+        "gradient",
+        lambda x: jnp.sqrt(jnp.sum((x - start) ** 2)),
+        ("x",),
+        lambda draw: {"x": start},
+        {"zero": lambda dout, x: 0 * x},
+    )
+    verdict = alone("differences", claim)
+    assert verdict.status == "failed"
+    assert "kink" in verdict.failures[0]
+
+
+SYMBOLIC = {"A-04": 0, "A-05": 1, "A-10": 1, "B-08": 1, "B-12": 2, "C-07": 1, "C-11": 0, "D-03": 1, "C-03": 0}
+
+
+@pytest.mark.parametrize("tag", SYMBOLIC)
+def test_symbolic_passes_the_right_formula(tag):
+    verdict = alone("symbolic", CLAIMS[tag][SYMBOLIC[tag]])
+    assert verdict.status == "verified", verdict.failures
+    assert verdict.oracles["symbolic"].max_error <= 1e-12
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
+def test_symbolic_sees_a_planted_mistake(tag, mistake):
+    claim = CLAIMS[tag][SYMBOLIC[tag]]
+    assert alone("symbolic", claim, planted(claim, MISTAKES[mistake])).status == "failed"
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
+def test_every_equation_has_three_independent_oracles(equation):
+    """Four where a claim of it is polynomial; that they agree is what test_claims shows."""
+    asked = set()
+    for claim in equation.claims:
+        if claim.kind != "value":
+            asked |= {"reverse", "forward", "differences"}
+        if definition_of(claim):
+            asked.add("symbolic")
+        if claim.polynomial:
+            asked.add("exact")
+    assert len(asked) >= 3 + any(claim.polynomial for claim in equation.claims)
+
+
+def test_definitions_in_loops_take_what_the_reference_takes():
+    for equation in EQUATIONS:
+        for claim in equation.claims:
+            definition, reference = definition_of(claim), claim.reference
+            if definition and reference.__module__ != "reference.activations":
+                ours, theirs = inspect.signature(definition), inspect.signature(reference)
+                assert list(ours.parameters) == list(theirs.parameters), reference.__name__
+
+
+def test_magnitudes_degree_and_unit_are_followed():
+    x, W = jnp.array([3.0, -2.0]), jnp.array([[1.0, -5.0], [7.0, 0.0]])
+    out, peak, degree = exact.evaluate(lambda v: jnp.sum((v[0] @ jnp.maximum(v[1], 0)) ** 2) / 4, (W, x))
+    assert (float(out), int(degree)) == ((3**2 + 21**2) / 4, 4)
+    assert peak == (3 + 10) ** 2 + 21**2  # in quarters, with every sign turned to plus
+    assert exact.evaluate(lambda v: (v**3).sum() * 2.0**50, x)[1] > exact.LARGEST
+
+
+@pytest.mark.parametrize("fn", [jnp.exp, lambda x: x / 3, lambda x: 0.1 * x, lambda x: 1 / x])
+def test_what_float64_rounds_is_refused(fn):
+    with pytest.raises(exact.NotExactError):
+        exact.evaluate(fn, jnp.ones(3))
+
+
+def test_steps_that_the_result_does_not_need_are_left_out():
+    assert exact.evaluate(lambda x: [2 * x, jnp.exp(x)][0], jnp.ones(3))[2] == 1
+
+
+def is_polynomial(claim: Claim) -> bool:
+    """Whether `exact` could follow the reference's value or derivative."""
+    dout, inputs = drawn(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64), "integers", 4))
+    arrays, settings = split_settings(inputs)
+    try:
+        out = exact.evaluate(lambda v: oracle_of(claim)(v[0], {**v[1], **settings}), (dout, arrays))
+    except exact.NotExactError:
+        return False
+    return out[2] > 0
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
+def test_claims_say_rightly_whether_they_are_polynomial(equation):
+    for claim in equation.claims:
+        if claim.polynomial:
+            assert is_polynomial(claim) or claim.kind == "jacobian", claim.says
