@@ -95,9 +95,7 @@ def verify(
     ] = None,
     oracle: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Ask this oracle, such as exact, or all. May be repeated. [value, reverse, forward]"
-        ),
+        typer.Option(help="Ask this oracle, or all; value, reverse, forward by default. May be repeated."),
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
         Dtype.float64
