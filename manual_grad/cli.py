@@ -22,6 +22,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad import user_code
+from manual_grad.cli_golden import golden
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
@@ -33,6 +34,7 @@ from manual_grad.verify.symbolic import load_symbolic
 app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
+app.add_typer(golden, name="golden")
 
 
 class Dtype(StrEnum):
