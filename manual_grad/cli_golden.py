@@ -20,7 +20,7 @@ from manual_grad.verify.golden import Golden, Judged
 from manual_grad.verify.golden_formulas import FORMULAS
 
 golden = typer.Typer(
-    no_args_is_help=True,
+    no_args_is_help=False,
     rich_markup_mode="rich",
     help="Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, judge by them.",
 )

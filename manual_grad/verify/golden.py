@@ -8,8 +8,9 @@ part.
 import difflib
 import importlib.metadata
 import json
+import textwrap
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ FORMAT = 1
 CASES = ("random", "ties", "extreme")
 LAYOUT = (
     "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
-    "number counts the layers from 0. Integers are int32, truths and budgets float64, inputs and cotangent of "
-    "the dtype above. In .safetensors bfloat16 is BF16. NumPy has no bfloat16, so in .npz it is float32 that "
-    "holds exactly bfloat16 numbers: the upper 16 bits are the number, the lower 16 are 0 (its bits in NumPy: "
-    "(x.view('<u4') >> 16).astype('<u2'))."
+    "number counts the layers from 0. Integers are int32, truths and budgets float64, inputs and cotangent "
+    "of the dtype above. In .safetensors bfloat16 is BF16. NumPy has no bfloat16, so in .npz it is float32 "
+    "that holds exactly bfloat16 numbers: the upper 16 bits are the number, the lower 16 are 0 (its bits in "
+    "NumPy: (x.view('<u4') >> 16).astype('<u2'))."
 )
 SAFETENSORS = (
     "A .safetensors file is 8 bytes (little-endian) that give the length of a JSON header, that header "
@@ -119,18 +120,35 @@ class _Question:
             n for n, v in self.inputs.items() if differentiable(v) and n in (self.formula.wrt or self.inputs)
         ]
 
-    def forward(self, **floats: Any) -> Any:
+    def forward(self, floats: list[Any]) -> Any:
         """The plain function of what it is differentiated by."""
-        return self.formula.forward_in(self.case)(**{**self.inputs, **self.settings, **floats})
+        given = {**self.inputs, **self.settings, **dict(zip(self.wrt, floats, strict=True))}
+        return self.formula.forward_in(self.case)(**given)
 
-    def answers(self, floats: dict[str, Any], dout: Any) -> dict[str, Any]:
+    @property
+    def floats(self) -> list[Any]:
+        """Their values."""
+        return [self.inputs[name] for name in self.wrt]
+
+    def answers(self, floats: list[Any], dout: Any) -> dict[str, Any]:
         """Every truth: output and gradients, Jacobians, or the value alone."""
         if self.formula.kind == "value":
-            return {"out": self.forward(**floats)}
+            return {"out": self.forward(floats)}
         if self.formula.kind == "jacobian":
-            return {"jac": jax.jacrev(lambda at: self.forward(**at))(floats)}
-        out, pull = jax.vjp(lambda at: self.forward(**at), floats)
+            return {"jac": jax.jacrev(self.forward)(floats)}
+        out, pull = jax.vjp(self.forward, floats)
         return {"out": out, "grad": pull(dout)[0]}
+
+    def named(self, answers: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Answers by the names that an archive has for them, gradients in the order of the inputs."""
+        found: dict[str, np.ndarray] = {}
+        for key in sorted(answers):  # grad or jac, then out
+            entries = {key: answers[key]}
+            if key != "out":
+                entries = {f"{key}/{n}": a for n, a in zip(self.wrt, answers[key], strict=True)}
+            for prefix, tree in entries.items():
+                found |= _named(prefix, tree)
+        return found
 
 
 def formula_named(name: str) -> Formula:
@@ -185,18 +203,14 @@ def export(
         rng = np.random.default_rng([seed, zlib.crc32(formula.name.encode())])
         draw = Draw(rng, jnp.dtype(dtype))
         inputs, settings = split_settings(formula.cases[case].draw(draw, **formula.variants[variant]))
-        question = _Question(
-            formula, case, jax.tree.map(to_float64, jax.tree.map(np.asarray, inputs)), settings
-        )
+        written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
+        wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
+        question = _Question(formula, case, wide, settings)
         dout = _cotangent(question, draw)
-        out, allowed = _truths(question, dout, dtype)
-    written = dict(_named("in", jax.tree.map(_written, inputs)))
-    written |= {} if dout is None else {"dout": np.asarray(dout)}
-    arrays = (
-        written
-        | out
-        | {f"budget/{n.removeprefix('grad/').removeprefix('jac/')}": a for n, a in allowed.items()}
-    )
+        truth, allowed = _truths(question, dout, dtype)
+    arrays = {n: a for name, value in written.items() for n, a in _named(f"in/{name}", value).items()}
+    arrays |= {} if dout is None else {"dout": np.asarray(dout)}
+    arrays |= truth | {_budget_of(n): a for n, a in allowed.items()}
     meta = {
         "format": FORMAT,
         "formula": formula.name,
@@ -237,23 +251,19 @@ def _cotangent(question: _Question, draw: Draw) -> Any:
     """A random cotangent of a pair's output, in the dtype; of anything else None."""
     if question.formula.kind != "pair":
         return None
-    floats = {name: question.inputs[name] for name in question.wrt}
-    return draw.like(jax.eval_shape(lambda at: question.forward(**at), floats))
+    return draw.like(jax.eval_shape(question.forward, question.floats))
 
 
 def _truths(
     question: _Question, dout: Any, dtype: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Truths and the absolute errors that they allow, by name."""
-    floats = {name: question.inputs[name] for name in question.wrt}
-    out, allowed = allowance(
-        question.answers, floats, None if dout is None else to_float64(np.asarray(dout)), dtype
-    )
-    named = [{n: a for key, leaf in tree.items() for n, a in _named(key, leaf)} for tree in (out, allowed)]
-    for name, array in named[0].items():
-        if not (np.isfinite(array).all() and np.isfinite(named[1][name]).all()):
+    wide = None if dout is None else to_float64(np.asarray(dout))
+    truth, allowed = map(question.named, allowance(question.answers, question.floats, wide, dtype))
+    for name, array in truth.items():
+        if not (np.isfinite(array).all() and np.isfinite(allowed[name]).all()):
             raise RuntimeError(f"{question.formula.name}, {question.case}: {name} is not finite")
-    return named[0], named[1]
+    return truth, allowed
 
 
 def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tuple[Any, Any]:
@@ -273,19 +283,26 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
     )
 
 
+def _budget_of(name: str) -> str:
+    """What a truth's budget is called: ``budget/x`` for ``grad/x`` or ``jac/x``, else ``budget/out``."""
+    return f"budget/{name.removeprefix('grad/').removeprefix('jac/')}"
+
+
 def _written(leaf: Any) -> np.ndarray:
     """An input as it is written: integers as int32."""
     array = np.asarray(leaf)
     return array.astype(np.int32) if array.dtype.kind == "i" else array
 
 
-def _named(prefix: str, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
+def _named(prefix: str, tree: Any) -> dict[str, np.ndarray]:
     """A name for each leaf: ``in/params/0/W``, a pair in a sequence being (W, b)."""
+    named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
-        if len(keys) > 2 and keys[-2].isdigit() and keys[-1] in ("0", "1"):
-            keys[-1] = "Wb"[int(keys[-1])]
-        yield "/".join([prefix, *keys]), np.asarray(leaf)
+        if len(keys) == 2 and keys[0].isdigit() and keys[1] in ("0", "1"):
+            keys[1] = "Wb"[int(keys[1])]
+        named["/".join([prefix, *keys])] = np.asarray(leaf)
+    return named
 
 
 def _tree(named: Mapping[str, Any]) -> Any:
@@ -321,7 +338,7 @@ def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
         if name.split("/")[0] in ("grad", "jac", "out")
         and (formula.kind != "pair" or name.startswith("grad"))
     )
-    budget = f"budget/{first.removeprefix('grad/').removeprefix('jac/')}"
+    budget = _budget_of(first)
     return "\n".join([
         title, "=" * len(title), "",
         f"Equations {', '.join(formula.tags)} of the lectures. Case {meta['case']}, dtype {meta['dtype']}, "
@@ -329,10 +346,10 @@ def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
         "THE OPERATION", "", *_indented(formula.explained), "",
         "SETTINGS", "", *settings, "",
         "ARRAYS", "", *rows, "",
-        *_indented(LAYOUT), "",
-        "THE INPUTS", "", *_indented(formula.cases[meta["case"]].says), "",
+        *_wrapped(LAYOUT), "",
+        "THE INPUTS", "", *_wrapped(formula.cases[meta["case"]].says), "",
         "THE TRUTH", "",
-        *_indented(
+        *_wrapped(
             f"The inputs were rounded to {meta['dtype']} first. The truth is {truth} in float64, of the very "
             f"numbers written here, applied to a plain forward function ({module}), not to a hand-derived "
             "formula. The cotangent dout is random, never ones: with ones many mistakes cancel."
@@ -341,7 +358,7 @@ def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
             "written here, from plain forward functions and JAX's derivatives of them."
         ), "",
         "THE TOLERANCE", "",
-        *_indented(_tolerance(meta["dtype"])), "",
+        *_wrapped(_tolerance(meta["dtype"])), "",
         "HOW TO JUDGE YOURS", "",
         "    import numpy as np",
         "    golden = np.load('golden.npz')                  # settings as JSON: golden['golden.json']",
@@ -352,22 +369,19 @@ def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
         f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others by their names here"
         + ("; out if you like" if formula.kind == "pair" else ""),
         "    manual-grad golden compare golden.npz mine.npz", "",
-        *_indented(SAFETENSORS), "",
+        *_wrapped(SAFETENSORS), "",
         "VERSIONS", "", f"    {', '.join(f'{name} {v}' for name, v in meta['versions'].items())}", "",
     ])  # fmt: skip
 
 
 def _indented(text: str) -> list[str]:
-    """The lines of a text, those that are too long broken, four spaces in."""
-    lines: list[str] = []
-    for line in text.splitlines():
-        margin = " " * (len(line) - len(line.lstrip()))
-        while len(line) > 100 and " " in line[len(margin) : 100]:
-            at = line.rindex(" ", len(margin), 100)
-            lines.append(line[:at])
-            line = margin + line[at + 1 :]
-        lines.append(line)
-    return [f"    {line}".rstrip() for line in lines]
+    """The lines of a text, four spaces in."""
+    return [f"    {line}".rstrip() for line in text.splitlines()]
+
+
+def _wrapped(text: str) -> list[str]:
+    """A paragraph, four spaces in."""
+    return textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _meaning(name: str, formula: Formula) -> str:
@@ -527,7 +541,7 @@ class _Judge:
     def judged(self, name: str, gots: Mapping[str, np.ndarray]) -> Judged:
         """One array against its budget."""
         want, got = self.golden.arrays[name], gots[name].astype(np.float64)
-        allowed = self.golden.arrays[f"budget/{name.removeprefix('grad/').removeprefix('jac/')}"]
+        allowed = self.golden.arrays[_budget_of(name)]
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             error = np.where(got == want, 0.0, np.abs(got - want))
             share = np.where(error == 0, 0.0, error / allowed)
@@ -578,9 +592,7 @@ class _Judge:
             return forward(**dict(zip(inputs, args, strict=True)), **settings)
 
         leaves = [leaf for value in inputs.values() for leaf in jax.tree.leaves(value)]
-        names = [
-            n.removeprefix("in/") for name, value in inputs.items() for n, _ in _named(f"in/{name}", value)
-        ]
+        names = [n.removeprefix("in/") for name, value in inputs.items() for n in _named(f"in/{name}", value)]
         owners = [name for name, value in inputs.items() for _ in jax.tree.leaves(value)]
         wrt = [i for i, owner in enumerate(owners) if owner in self.question.wrt]
         douts = tuple(to_float64(leaf) for leaf in float_leaves(jax.tree.map(np.asarray, dout)))
@@ -608,8 +620,7 @@ class _Judge:
     def _why_jacobian(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
         """Of a Jacobian: what is wrong with it as it is, or with its products with random cotangents."""
         wants = self._truths()
-        floats = {n: self.question.inputs[n] for n in self.question.wrt}
-        out = jax.eval_shape(lambda at: self.question.forward(**at), floats)
+        out = jax.eval_shape(self.question.forward, self.question.floats)
         rng = np.random.default_rng(0)
         douts = [rng.standard_normal(out.shape) if out.shape else np.ones(()) for _ in range(2)]
         phrase = diagnose([self._evidence(name, gots, wants, douts[0])])

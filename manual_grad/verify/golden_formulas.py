@@ -47,8 +47,8 @@ RELU_TIES = (
     "cotangent through, jnp.maximum(x, 0) half of it; both are wrong here."
 )
 EQUAL_LOGITS = (
-    "Equal logits (the first sample), two equal maxima (the second), 0 beside −0.0 (the third); with a single "
-    "sample, two equal maxima. Softmax is smooth, so there is nothing to choose: p is equal where the "
+    "Equal logits (the first sample), two equal maxima (the second), 0 beside −0.0 (the third); with a "
+    "single sample, two equal maxima. Softmax is smooth, so there is nothing to choose: p is equal where the "
     "logits are. What is subtracted for safety must cancel in the gradient, whichever maximum it was."
 )
 EXTREME_LOGITS = (
@@ -57,6 +57,10 @@ EXTREME_LOGITS = (
     "sample, the first kind). The right answer is finite: p = e^(l − max) / Σ e^(l − max), and −log p = "
     "log Σ e^(l − max) − (l − max). exp over sum as printed overflows to NaN, and log(softmax) gives ∞; the "
     "truth is computed by the shifted forms in reference/stable.py."
+)
+PRODUCT_UNDEFINED = (
+    "The lecture's product of the two Jacobians is −y/p times p: where p underflows to 0 it is NaN, this "
+    "project's formula of this name included. The answer is (p Σ_k y_k − y) / N all the same."
 )
 SHIFTED = (
     "{} times 2^k and {} times 2^−k, with k = 500 in float64, 100 in float32 and bfloat16, 6 in float16. "
@@ -310,7 +314,7 @@ def _network(
     drawn: Callable[..., Inputs], tied: Callable[..., Inputs], up: str, down: str, keys: tuple = ()
 ) -> dict[str, Case]:
     first = f"the first layer's {'kernel' if keys == ('K1',) else 'W'}"
-    hidden = "in each layer before a ReLU the weights into the first two units are 0, and their biases are 0 and −0.0"
+    hidden = "in each layer before a ReLU the first two units have weights 0 and the biases 0 and −0.0"
     return {
         "random": Case(drawn, RANDOM),
         "ties": Case(tied, RELU_TIES.format(hidden)),
@@ -409,7 +413,8 @@ def _five_layers_tied(draw: Draw) -> Inputs:
 def _cnn(draw: Draw) -> Inputs:
     """Two images of 6×5 pixels in three channels; every bias in a wide gap, as in the dense layers."""
     X = draw.normal(2, 6, 5, 3)
-    A, params = np.asarray(X, np.float64), {}
+    params: dict[str, jax.Array] = {}
+    A = np.asarray(X, np.float64)
     for layer, K in enumerate((draw.normal(2, 2, 3, 4, scale=0.4), draw.normal(3, 3, 4, 5, scale=0.25)), 1):
         Z = _correlated(A, np.asarray(K, np.float64))
         b = _clear_biases(Z, draw)
@@ -758,6 +763,7 @@ def _jacobians() -> list[Formula]:
     chain, mse, softmax, dense = reference.chain_rule, reference.mse, reference.softmax, reference.dense
     one_hot = functools.partial(_labelled, one_hot=True), functools.partial(_labelled_tied, one_hot=True)
     labelled = _logit_cases(_labelled, _labelled_tied, _labelled_extreme)
+    labelled["extreme"] = Case(_labelled_extreme, f"{EXTREME_LOGITS} {PRODUCT_UNDEFINED}")
     hot = _logit_cases(*one_hot, _labelled_extreme)
     plain: list[tuple[str, Callable[..., Any], Callable[..., Inputs]]] = [
         ("jac_square_x", chain.square, lambda draw: {"x": draw.normal()}),
