@@ -26,7 +26,7 @@ from manual_grad.verify.check import FIT
 from manual_grad.verify.compare import TOLERANCES
 from manual_grad.verify.diagnosis import UNEXPLAINED, Evidence, diagnose
 from manual_grad.verify.golden_formulas import FORMULAS, Formula
-from manual_grad.verify.problem import split_settings
+from manual_grad.verify.problem import compiled, split_settings
 from manual_grad.verify.truth import Point, exact, float_leaves, is_float, to_float64
 
 README, META = "README.txt", "golden.json"
@@ -277,7 +277,7 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
     Returns:
         ``(out, allowed)``, of one structure, in float64.
     """
-    out = jax.tree.map(lambda a: np.asarray(a, np.float64), jax.jit(fn)(floats, dout))
+    out = jax.tree.map(lambda a: np.asarray(a, np.float64), compiled(fn, floats, dout))
     return out, jax.tree.map(
         lambda a: np.full(a.shape, TOLERANCES[dtype] * np.max(np.abs(a), initial=0.0)), out
     )

@@ -114,7 +114,9 @@ class Formula:
     @property
     def tags(self) -> list[str]:
         """The equations of the lectures that it computes."""
-        return sorted(set(re.findall(r"\[([A-D]-\d\d)\]", self.explained)))
+        found = re.findall(r"\[([A-D])-(\d\d)\](?: … \[[A-D]-(\d\d)\])?", self.explained)
+        spans = [(letter, range(int(first), int(last or first) + 1)) for letter, first, last in found]
+        return sorted({f"{letter}-{n:02}" for letter, numbers in spans for n in numbers})
 
     def forward_in(self, case: str) -> Callable[..., Any]:
         """The function that is differentiated in a case."""
