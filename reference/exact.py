@@ -18,7 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
+
+from reference.walk import bind, floating, walk
 
 LARGEST = 2.0**53  # up to here every integer is a float64
 # Primitives that move, copy or add entries: the magnitudes go the same way.
@@ -29,7 +31,6 @@ _MOVES = {
 }  # fmt: skip
 _PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 _SAME = {"neg", "abs"}
-_CALLS = {"pjit", "jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat", "checkpoint"}
 
 
 class NotExactError(ValueError):
@@ -78,75 +79,41 @@ def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(inputs)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
-    bounds = [Bound(abs(leaf), 1, 0) if _floating(leaf) else None for leaf in leaves]
+    bounds = [Bound(abs(leaf), 1, 0) if floating(leaf) else None for leaf in leaves]
     peaks = [jnp.zeros((), jnp.float64)]
-    out, known = _walk(closed, leaves, bounds, peaks)
-    degree = max((bound.degree for bound in known if bound), default=0)
-    return jax.tree.unflatten(jax.tree.structure(shapes), out), jnp.stack(peaks).max(), degree
 
+    def step(eqn: Any, given: list, known: list) -> list[tuple]:
+        results = _step(eqn, given, known)
+        peaks.extend(jnp.max(b.size, initial=0.0) * 2.0**b.unit for _, b in results if b)
+        return results
 
-def _walk(closed: ClosedJaxpr, values: list, bounds: list, peaks: list) -> tuple[list, list]:
-    """The values of a program's outputs, and what is known of them."""
-    jaxpr = closed.jaxpr
-    env: dict[Any, tuple] = {}
-    env.update(zip(jaxpr.constvars, [(c, _constant(c)) for c in closed.consts], strict=True))
-    env.update(zip(jaxpr.invars, zip(values, bounds, strict=True), strict=True))
-
-    def read(atom: Any) -> tuple:
-        return (atom.val, _constant(atom.val)) if isinstance(atom, Literal) else env[atom]
-
-    for eqn in _needed(jaxpr):
-        arguments = [read(atom) for atom in eqn.invars]
-        given, known = [a for a, _ in arguments], [b for _, b in arguments]
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        if eqn.primitive.name in _CALLS and inner is not None:
-            closed_inner = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-            results = list(zip(*_walk(closed_inner, given, known, peaks), strict=True))
-        else:
-            results = _step(eqn, given, known)
-            peaks.extend(jnp.max(b.size, initial=0.0) * 2.0**b.unit for _, b in results if b)
-        env.update(zip(eqn.outvars, results, strict=True))
-    read_out = [read(atom) for atom in jaxpr.outvars]
-    return [a for a, _ in read_out], [b for _, b in read_out]
-
-
-def _needed(jaxpr: Any) -> list:
-    """The steps on which the outputs depend; the others may do what they like."""
-    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
-    steps = []
-    for eqn in reversed(jaxpr.eqns):
-        if wanted.intersection(eqn.outvars):
-            wanted.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
-            steps.append(eqn)
-    return steps[::-1]
+    found = walk(closed, leaves, bounds, step, _constant)
+    degree = max((bound.degree for _, bound in found if bound), default=0)
+    out = jax.tree.unflatten(jax.tree.structure(shapes), [value for value, _ in found])
+    return out, jnp.stack(peaks).max(), degree
 
 
 def _step(eqn: Any, given: list, known: list) -> list[tuple]:
     """One primitive: each output's value, and what is known of it where it is floating-point."""
-
-    def bind(*operands: Any) -> list:
-        out = eqn.primitive.bind(*operands, **eqn.params)
-        return list(out) if eqn.primitive.multiple_results else [out]
-
-    values = bind(*given)
-    if not _floating(values[0]):
+    values = bind(eqn, given)
+    if not floating(values[0]):
         return [(value, None) for value in values]
-    floating = [bound for bound in known if bound]
-    name = eqn.primitive.name
-    if not floating:  # out of integers or booleans: a mask, an index
+    bounds = [bound for bound in known if bound]
+    if not bounds:  # out of integers or booleans: a mask, an index
         return [(value, Bound(abs(value), 0, 0)) for value in values]
-    sizes, degree, unit = _rule(name, eqn, given, known, floating, bind)
+    sizes, degree, unit = _rule(eqn, given, known, bounds)
     return [(value, Bound(size, degree, unit)) for value, size in zip(values, sizes, strict=True)]
 
 
-def _rule(name: str, eqn: Any, given: list, known: list, floating: list, bind: Callable) -> tuple:
+def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
     """The sizes, the degree and the unit of what a primitive gives."""
+    name = eqn.primitive.name
     operands = [bound.size if bound else value for value, bound in zip(given, known, strict=True)]
-    degree, unit = max(b.degree for b in floating), max(b.unit for b in floating)
+    degree, unit = max(b.degree for b in bounds), max(b.unit for b in bounds)
     if name in _MOVES:
-        return bind(*operands), degree, unit
+        return bind(eqn, operands), degree, unit
     if name in _PRODUCTS:
-        return bind(*operands), sum(b.degree for b in floating), sum(b.unit for b in floating)
+        return bind(eqn, operands), sum(b.degree for b in bounds), sum(b.unit for b in bounds)
     if name in _SAME:
         return operands, degree, unit
     if name == "sub":
@@ -171,8 +138,4 @@ def _rule(name: str, eqn: Any, given: list, known: list, floating: list, bind: C
 
 
 def _constant(value: Any) -> Bound | None:
-    return Bound(np.abs(value), 0, unit_of(value)) if _floating(value) else None
-
-
-def _floating(value: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
+    return Bound(np.abs(value), 0, unit_of(value)) if floating(value) else None

@@ -3,12 +3,16 @@
 Nothing here is an array, and JAX takes no part: a vector is a list, a matrix a list of rows. Each definition
 has the name and the parameters of the forward function in this package that it defines anew. `derivative`
 makes one entry at a time a symbol, the others being rational numbers, differentiates, and evaluates to 30
-digits.
+digits. Run as a program, this file answers questions on its standard input, so that SymPy can work in a
+process of its own.
 """
 
 import itertools
 import math
+import pickle
+import sys
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -117,7 +121,7 @@ class _ReLU(sympy.Function):
 
 
 _ACTIVATIONS: dict[str, Callable] = {
-    "relu": _ReLU,
+    "relu": lambda z: _ReLU(z) if isinstance(z, sympy.Basic) else max(z, 0),
     "sigmoid": lambda z: 1 / (1 + sympy.exp(-z)),
     "tanh": sympy.tanh,
     "softplus": lambda z: sympy.log(1 + sympy.exp(z)),
@@ -483,7 +487,7 @@ def derivative(definition: Callable, point: dict[str, Entries], wrt: tuple[str, 
     columns = []
     for name in wrt:
         for position in range(len(_flat(exact[name]))):
-            t = sympy.Symbol("t", real=True)
+            t = sympy.Symbol("t")
             at, moved = _with(exact[name], position, t)
             outputs = _flat(definition(**{**exact, name: moved}))
             columns.append([_slope(entry, t, at) for entry in outputs])
@@ -501,13 +505,13 @@ def _slope(entry: Any, t: sympy.Symbol, at: sympy.Rational) -> float:
 
 
 def _number(entry: Any) -> float:
-    return float(sympy.N(entry, DIGITS))
+    return float(entry if isinstance(entry, Fraction) else sympy.N(entry, DIGITS))
 
 
 def _exact(entries: Any) -> Any:
     """Floats as the rational numbers that they are; integers, strings and the like as they are."""
     if isinstance(entries, float):
-        return sympy.Rational(*entries.as_integer_ratio())
+        return Fraction(entries)
     if isinstance(entries, dict):
         return {name: _exact(entry) for name, entry in entries.items()}
     if isinstance(entries, list):
@@ -554,3 +558,21 @@ def _transposed(matrix: Entries) -> Entries:
 
 def _of(entries: Entries) -> range:
     return range(len(entries))
+
+
+def answer_questions() -> None:
+    """Read triples (definition's name, point, wrt or None for its value), write derivatives or the value."""
+    while True:
+        try:
+            name, point, wrt = pickle.load(sys.stdin.buffer)
+        except (EOFError, KeyboardInterrupt):
+            return
+        definition = globals()[name]
+        pickle.dump(
+            value(definition, point) if wrt is None else derivative(definition, point, wrt), sys.stdout.buffer
+        )
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    answer_questions()

@@ -41,10 +41,11 @@ def test_one_equation_is_verified(run, tmp_path):
     assert equation["status"] == "verified"
     assert equation["title"]
     assert equation["inputs"]["logits"] == "float64[5,7]"
-    assert set(equation["oracles"]) == {"value", "reverse", "forward"}
-    for oracle in equation["oracles"].values():
+    assert set(equation["oracles"]) == {"value", "reverse", "forward", "differences", "symbolic"}
+    for name, oracle in equation["oracles"].items():
         assert oracle["passed"] is True
-        assert 0 <= oracle["max_error"] <= 1e-12
+        assert 0 <= oracle["max_error"] <= (1e-8 if name == "differences" else 1e-12)
+        assert 0 <= oracle["share"] <= 1
     assert list(tmp_path.iterdir()) == [tmp_path / "v.json"]
 
 
@@ -101,7 +102,7 @@ def test_seed_and_dtype_are_used(run, tmp_path):
 
 def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
     verdict = cli.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
-    verdict.oracles["value"] = cli.judge.OracleVerdict(float("inf"), passed=False)
+    verdict.oracles["value"] = cli.judge.OracleVerdict(float("inf"), float("inf"), passed=False)
     monkeypatch.setattr(cli.judge, "verify", lambda entry, **_: verdict)
     code, out, _ = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
     assert code == 1
@@ -109,7 +110,7 @@ def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
     assert "[off] by a lot" in out
     found = json.loads((tmp_path / "v.json").read_text())
     assert found["passed"] is False
-    assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "passed": False}
+    assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "share": None, "passed": False}
 
 
 BAD_USAGE = {
@@ -119,6 +120,7 @@ BAD_USAGE = {
     "--tag A-10 --lecture B": "is not in --lecture B",
     "--dtype int8": "--dtype",
     "--oracle nonsense": "expected one of value, reverse",
+    "--quick --oracle exact": "expected no --oracle beside it",
     "--seed x": "--seed",
     "--seed -1": "--seed",
     "--nonsense": "--nonsense",
@@ -163,6 +165,10 @@ def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
     assert "pip install 'manual-grad[symbolic]'" in err
     assert err.count("\n") == 1
     assert run("verify", "--tag", "A-02", "--oracle", "reverse", "--oracle", "exact")[0] == 0
+    code, out, err = run("verify", "--tag", "A-02")
+    assert code == 0
+    assert "symbolic" not in out
+    assert "going on without it" in err
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):

@@ -749,7 +749,7 @@ EQUATIONS = (
                 ("params",),
                 lambda draw: {
                     **_network(draw),
-                    "learning_rate": 64.0,
+                    "learning_rate": 2.0**14,
                 },  # long, so that W − W′ keeps its digits
                 {"(W − W′)/α": _step_back},
                 at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},

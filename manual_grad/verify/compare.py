@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# In the half precisions sixteen times the rounding error: four times what was measured.
-TOLERANCES = {"float64": 1e-12, "float32": 1e-5} | {
+FLOAT64 = 1e-12  # relative to the largest entry; where an oracle knows more, each entry has its own budget
+TOLERANCES = {"float64": FLOAT64, "float32": 1e-5} | {
     name: 16 * float(jnp.finfo(name).eps) for name in ("bfloat16", "float16")
-}
+}  # for anyone's function, of which there is no budget
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,19 @@ class Comparison:
     Attributes:
         name: which array, such as ``params[0][1]``.
         error: max |got − want| / max |want|; infinite where structure, shape, dtype or a NaN differs.
-        detail: what differs, or where the largest error is.
-        tolerance: the largest error that passes, where it is this comparison's own.
+        detail: what differs, or where most of what is allowed was used.
+        share: the largest error of any entry over what that entry is allowed; up to 1 it passes.
         facts: what else an oracle says of itself.
     """
 
     name: str
     error: float
     detail: str
-    tolerance: float | None = field(default=None, repr=False)
+    share: float = float("inf")
     facts: dict[str, float] = field(default_factory=dict, repr=False)
 
 
-def compare(got: Any, want: Any, dtype: Any, name: str = "") -> list[Comparison]:
+def compare(got: Any, want: Any, dtype: Any, name: str = "", allowed: Any = None) -> list[Comparison]:
     """Compare two pytrees of arrays leaf by leaf.
 
     Args:
@@ -40,23 +40,27 @@ def compare(got: Any, want: Any, dtype: Any, name: str = "") -> list[Comparison]
         want: the truth, of the same structure and shapes, in any dtype.
         dtype: the dtype that ``got`` must have.
         name: what to call the whole.
+        allowed: built as ``want``, the absolute error that each entry may have; without it all entries may
+            have the largest magnitude in ``want`` times 1e-12.
     Returns:
         One comparison a leaf; a single one of infinite error where the structures differ.
 
-    >>> compare(jnp.array([1.0, 2.5]), np.array([1.0, 2.0]), jnp.float32, "dW")
-    [Comparison(name='dW', error=0.25, detail='at [1]: got 2.5, expected 2')]
+    >>> found = compare(jnp.array([1.0, 2.5]), np.array([1.0, 2.0]), jnp.float32, "dW", np.array([1.0, 1.0]))
+    >>> found
+    [Comparison(name='dW', error=0.25, detail='at [1]: got 2.5, expected 2', share=0.5)]
     """
     got_leaves, got_tree = jax.tree_util.tree_flatten_with_path(got)
     want_leaves, want_tree = jax.tree_util.tree_flatten_with_path(want)
     if str(got_tree) != str(want_tree):
         return [Comparison(name, float("inf"), f"got the structure {got_tree}, expected {want_tree}")]
+    budgets = [None] * len(want_leaves) if allowed is None else jax.tree.leaves(allowed)
     return [
-        _compare_arrays(g, w, dtype, name + jax.tree_util.keystr(path))
-        for (path, g), (_, w) in zip(got_leaves, want_leaves, strict=True)
+        _compare_arrays(g, w, budget, dtype, name + jax.tree_util.keystr(path))
+        for (path, g), (_, w), budget in zip(got_leaves, want_leaves, budgets, strict=True)
     ]
 
 
-def _compare_arrays(got: Any, want: Any, dtype: Any, name: str) -> Comparison:
+def _compare_arrays(got: Any, want: Any, allowed: Any, dtype: Any, name: str) -> Comparison:
     if np.shape(got) != np.shape(want):
         return Comparison(name, float("inf"), f"got the shape {np.shape(got)}, expected {np.shape(want)}")
     if jnp.result_type(got) != jnp.dtype(dtype):
@@ -64,11 +68,24 @@ def _compare_arrays(got: Any, want: Any, dtype: Any, name: str) -> Comparison:
             name, float("inf"), f"got the dtype {jnp.result_type(got)}, expected {jnp.dtype(dtype)}"
         )
     g, w = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if not w.size:
+        return Comparison(name, 0.0, "no entries", 0.0)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         difference = np.where((g == w) | (np.isnan(g) & np.isnan(w)), 0.0, np.abs(g - w))
     difference = np.where(np.isnan(difference), np.inf, difference)
-    worst = np.unravel_index(np.argmax(difference), difference.shape)
-    scale = np.max(np.abs(w), initial=0.0, where=np.isfinite(w))
-    error = float(difference[worst] / scale) if scale else float(difference[worst])
+    scale = np.max(np.abs(w), initial=0.0, where=np.isfinite(w)) or 1.0
+    shares = share_of(difference, FLOAT64 * scale if allowed is None else np.asarray(allowed))
+    worst = np.unravel_index(np.argmax(shares), shares.shape)
     at = f"at [{','.join(map(str, worst))}]: " if worst else ""
-    return Comparison(name, error, f"{at}got {g[worst]:.6g}, expected {w[worst]:.6g}")
+    detail = f"{at}got {g[worst]:.6g}, expected {w[worst]:.6g}"
+    return Comparison(name, float(np.max(difference) / scale), detail, float(shares[worst]))
+
+
+def share_of(difference: np.ndarray, allowed: Any) -> np.ndarray:
+    """How much of what it is allowed each difference uses; where nothing is allowed, all or nothing.
+
+    >>> share_of(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 4.0])).tolist()
+    [0.0, inf, 0.25]
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(difference == 0, 0.0, difference / allowed)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.verify.compare import Comparison
-from manual_grad.verify.problem import Check, Problem, quick
+from manual_grad.verify.problem import Check, Problem, allowed_along, quick
 from reference import differences
 
 DIRECTIONS = 2  # for each array
@@ -41,8 +41,10 @@ def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
             detail = f"got the structure {jax.tree.structure(got)}, expected {structure}"
             return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
         return [
-            _along(problem, name, np.asarray(leaf, np.float64), weights, v, found)
-            for name, leaf, v, found in zip(names, jax.tree.leaves(got), directions, estimates, strict=True)
+            _along(problem, name, np.asarray(leaf, np.float64), weights, v, found, budget)
+            for name, leaf, v, found, budget in zip(
+                names, jax.tree.leaves(got), directions, estimates, problem.allowed_leaves, strict=True
+            )
         ]
 
     return check
@@ -69,7 +71,7 @@ def _trusted(problem: Problem, weights: Any, rng: np.random.Generator) -> tuple[
         values, size = run(problem.primals, weights, stacked)
         found = differences.estimates(np.asarray(values), float(size))
         by_leaf = [found[i * DIRECTIONS : (i + 1) * DIRECTIONS] for i in range(len(leaves))]
-        doubtful = [any(e.kink or not _is_trusted(e, problem) for e in es) for es in by_leaf]
+        doubtful = [any(e.kink or not _is_trusted(e) for e in es) for es in by_leaf]
         if not any(doubtful) or attempt == ATTEMPTS - 1:
             break
         for i in (i for i, doubt in enumerate(doubtful) if doubt):
@@ -77,16 +79,24 @@ def _trusted(problem: Problem, weights: Any, rng: np.random.Generator) -> tuple[
     return directions, by_leaf
 
 
-def _is_trusted(estimate: differences.Estimate, problem: Problem) -> bool:
-    return 10 * estimate.error <= max(TRUSTED, problem.tolerance) * abs(estimate.value) or not estimate.value
+def _is_trusted(estimate: differences.Estimate) -> bool:
+    return 10 * estimate.error <= TRUSTED * abs(estimate.value) or not estimate.value
 
 
 def _along(
-    problem: Problem, name: str, got: np.ndarray, weights: Any, directions: np.ndarray, found: list
+    problem: Problem,
+    name: str,
+    got: np.ndarray,
+    weights: Any,
+    directions: np.ndarray,
+    found: list,
+    budget: Any,
 ) -> Comparison:
     """One array of an answer along its directions."""
     if problem.claim.kind == "jacobian" and got.shape[: weights.ndim] == weights.shape:
         got = np.tensordot(np.asarray(weights), got, axes=weights.ndim)
+        if budget is not None:
+            budget = np.sqrt(np.tensordot(np.asarray(weights) ** 2, np.asarray(budget) ** 2, weights.ndim))
     if directions.shape[1:] != got.shape:
         detail = f"got the shape {got.shape}, expected {directions.shape[1:]}"
         return Comparison(name, float("inf"), detail)
@@ -95,12 +105,14 @@ def _along(
     scale = max(np.linalg.norm(got), np.sqrt(np.mean(want**2))) or 1.0
     errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
     estimates = np.array([estimate.error for estimate in found]) / scale
-    tolerances = np.maximum(max(FINEST, problem.tolerance), 10 * estimates)
+    tolerances = np.maximum(FINEST, 10 * estimates)
+    if budget is not None:
+        tolerances += allowed_along(budget, directions) / scale
     worst = int(np.argmax(errors / tolerances))
     detail = f"along random direction {worst}: got {along[worst]:.9g}, expected {want[worst]:.9g}"
     if found[worst].kink:
         return Comparison(name, float("inf"), f"a kink along every direction tried; {detail}")
-    if estimates[worst] * 10 > max(TRUSTED, problem.tolerance):
+    if estimates[worst] * 10 > TRUSTED:
         return Comparison(name, float("inf"), f"no difference is fine enough; {detail}")
     facts = {"tolerance": float(tolerances[worst]), "estimate": float(estimates[worst])}
-    return Comparison(name, float(errors[worst]), detail, float(tolerances[worst]), facts)
+    return Comparison(name, float(errors[worst]), detail, float(errors[worst] / tolerances[worst]), facts)

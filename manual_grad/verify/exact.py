@@ -37,7 +37,7 @@ class Exactness:
         draws: how many there were.
     """
 
-    worst: Comparison = field(default_factory=lambda: Comparison("", 0.0, ""))
+    worst: Comparison = field(default_factory=lambda: Comparison("", 0.0, "", 0.0))
     survival: float = 1.0
     draws: int = 0
 
@@ -119,6 +119,7 @@ def _note(found: Exactness, claim: Claim, got: Any, want: tuple) -> None:
         found.worst = Comparison(", ".join(claim.wrt), float("inf"), detail)
         return
     for name, g, w in zip(claim.wrt, got, want, strict=True):
-        for comparison in compare(g, w, jnp.float64, name):
+        nothing = jax.tree.map(np.zeros_like, w)
+        for comparison in compare(g, w, jnp.float64, name, nothing):
             if comparison.error > found.worst.error or not found.worst.name:
                 found.worst = comparison

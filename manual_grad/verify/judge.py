@@ -22,7 +22,7 @@ from manual_grad.verify.symbolic import definition_of, judge_symbolically
 
 Status = Literal["verified", "erratum", "failed"]
 ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
-QUICK_ORACLES = ORACLES[:3]  # asked by default: the others take longer than the rest together
+QUICK_ORACLES = ORACLES[:3]  # the others take twice as long as these together
 
 
 @dataclass
@@ -31,6 +31,7 @@ class OracleVerdict:
 
     Attributes:
         max_error: relative; 0 where formula and oracle are equal to the last bit.
+        share: the largest part that any entry used of the error that it is allowed; up to 1 it passes.
         passed: whether every error was small enough.
         facts: what else the oracle says of itself, the largest number of any claim; of ``exact``, its
             ``draws`` and the ``survival_probability`` of a wrong polynomial; of ``differences``, the
@@ -38,6 +39,7 @@ class OracleVerdict:
     """
 
     max_error: float = 0.0
+    share: float = 0.0
     passed: bool = True
     facts: dict[str, float] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ def verify(
             _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
         if "symbolic" in oracles and _speaks_symbolically(entry, claim, dtype):
             for way, worst in judge_symbolically(claim, np.random.default_rng([*origin, 3])).items():
-                _record(verdict, "symbolic", way, worst, problem.tolerance)
+                _record(verdict, "symbolic", way, worst)
         if isinstance(entry, Erratum):
             verdict.status = "erratum"
             verdict.counterexample = _refute(entry, problem, checks)
@@ -122,15 +124,15 @@ def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None
             verdict.failures.append(f"{way}: {type(error).__name__}: {_first_line(error)}")
             continue
         for oracle, check in checks.items():
-            worst = max(check(got), key=lambda c: c.error / (c.tolerance or problem.tolerance))
-            _record(verdict, oracle, way, worst, worst.tolerance or problem.tolerance, worst.facts)
+            worst = max(check(got), key=lambda comparison: comparison.share)
+            _record(verdict, oracle, way, worst, worst.facts)
 
 
 def _judge_exactly(claim: Claim, rng: np.random.Generator, verdict: Verdict) -> None:
     """Add to ``verdict`` what integers say, where nothing rounds and nothing is tolerated."""
     for way, found in judge_exactly(claim, rng).items():
         facts = {"survival_probability": found.survival, "draws": found.draws}
-        _record(verdict, "exact", way, found.worst, 0.0, facts)
+        _record(verdict, "exact", way, found.worst, facts)
 
 
 def _record(
@@ -138,15 +140,15 @@ def _record(
     oracle: str,
     way: str,
     worst: Comparison,
-    tolerance: float,
     facts: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Add one oracle's word on one formula."""
     found = verdict.oracles.setdefault(oracle, OracleVerdict())
     found.max_error = max(found.max_error, worst.error)
+    found.share = max(found.share, worst.share)
     for name, value in facts.items():
         found.facts[name] = max(value, found.facts.get(name, value))
-    if not worst.error <= tolerance:
+    if not worst.share <= 1:
         found.passed = False
         verdict.failures.append(
             f"{way}: {worst.name} against {oracle}: relative error {worst.error:.1e}; {worst.detail}"
@@ -161,8 +163,8 @@ def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str
         if not re.search(r"shape|\(\d+, ?\d+\)", str(error)):
             raise  # not for the printed reason
         return f"its shapes clash: {_first_line(error)}"
-    worst = max(next(iter(checks.values()))(got), key=lambda comparison: comparison.error)
-    return f"{worst.name}: {worst.detail}" if worst.error > 10 * problem.tolerance else ""
+    worst = max(next(iter(checks.values()))(got), key=lambda comparison: comparison.share)
+    return f"{worst.name}: {worst.detail}" if worst.share > 10 else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from manual_grad.formulas.border import describe
 from manual_grad.lectures.entries import Claim, Draw
-from manual_grad.verify.compare import TOLERANCES, Comparison, compare
+from manual_grad.verify.budget import budgets
+from manual_grad.verify.compare import FLOAT64, Comparison, compare, share_of
 from reference import oracles
 
 PROJECTED_ABOVE = (
@@ -49,10 +50,25 @@ class Problem:
     at: dict[str, Any]
     dout: Any
 
+    @functools.cached_property
+    def allowed(self) -> tuple | None:
+        """The absolute error that each entry of an answer may have; None in float64."""
+        if self.dtype == jnp.float64:
+            return None
+        arrays, settings = split_settings(self.inputs)
+
+        truth = partial(_truth, self.claim, settings=settings)
+
+        def allowed(dout: Any, arrays: dict[str, Any]) -> tuple:
+            return budgets(truth, dout, arrays, dtype=self.dtype)[1]
+
+        return compiled(allowed, *jax.tree.map(_float64, (self.dout, arrays)))
+
     @property
-    def tolerance(self) -> float:
-        """The largest relative error that passes."""
-        return TOLERANCES[self.dtype.name]
+    def allowed_leaves(self) -> list:
+        """The same, array by array."""
+        leaves = jax.tree.leaves(self.primals)
+        return [None for _ in leaves] if self.allowed is None else jax.tree.leaves(self.allowed)
 
     @property
     def primals(self) -> tuple:
@@ -71,10 +87,10 @@ class Problem:
             for path, leaf in jax.tree_util.tree_leaves_with_path(value)
         }
 
-    def answer_of(self, formula: Callable) -> tuple:
+    def answer_of(self, formula: Callable, quickly: bool = False) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
         dout = () if self.dout is None else (self.dout,)
-        return _in_order(self.claim.wrt, compiled(formula, *dout, quickly=False, **self.inputs))
+        return _in_order(self.claim.wrt, compiled(formula, *dout, quickly=quickly, **self.inputs))
 
 
 def _in_order(wrt: tuple[str, ...], got: Any) -> tuple:
@@ -108,17 +124,17 @@ def drawn(claim: Claim, draw: Draw) -> tuple[Any, dict[str, Any]]:
 def oracle_of(claim: Claim) -> Callable[[Any, dict[str, Any]], tuple]:
     """Reverse mode, or the value, as a function of the cotangent (or None) and the formula's inputs."""
 
-    def truth(dout: Any, inputs: dict[str, Any]) -> tuple:
-        problem = Problem(
-            claim, jnp.dtype(jnp.float64), inputs, claim.at(**inputs) if claim.at else inputs, dout
-        )
-        if claim.kind == "value":
-            return (claim.reference(**problem.at),)
-        if claim.kind == "jacobian":
-            return oracles.jacobian_reverse(problem.forward, problem.primals)
-        return oracles.reverse(problem.forward, problem.primals, dout)
+    return partial(_truth, claim, settings={})
 
-    return truth
+
+def _truth(claim: Claim, dout: Any, inputs: dict[str, Any], settings: dict[str, Any]) -> tuple:
+    inputs = {**inputs, **settings}
+    problem = Problem(claim, jnp.dtype(jnp.float64), inputs, claim.at(**inputs) if claim.at else inputs, dout)
+    if claim.kind == "value":
+        return (claim.reference(**problem.at),)
+    if claim.kind == "jacobian":
+        return oracles.jacobian_reverse(problem.forward, problem.primals)
+    return oracles.reverse(problem.forward, problem.primals, dout)
 
 
 def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
@@ -149,10 +165,11 @@ def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
         if len(got) != len(want):
             detail = f"got {len(got)} results, expected {len(want)}"
             return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
+        allowed = problem.allowed or [None] * len(want)
         return [
             comparison
-            for name, g, w in zip(problem.claim.wrt, got, want, strict=True)
-            for comparison in compare(g, w, problem.dtype, name)
+            for name, g, w, budget in zip(problem.claim.wrt, got, want, allowed, strict=True)
+            for comparison in compare(g, w, problem.dtype, name, budget)
         ]
 
     return check
@@ -180,23 +197,32 @@ def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
             detail = f"got the structure {jax.tree.structure(got)}, expected {tree}"
             return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
         return [
-            _along(name, np.asarray(g, np.float64), v, w)
-            for name, g, v, w in zip(names, jax.tree.leaves(got), drawn, want, strict=True)
+            _along(name, np.asarray(g, np.float64), v, w, budget)
+            for name, g, v, w, budget in zip(
+                names, jax.tree.leaves(got), drawn, want, problem.allowed_leaves, strict=True
+            )
         ]
 
     return check
 
 
-def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray) -> Comparison:
+def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray, budget: Any) -> Comparison:
     if directions.shape[1:] != got.shape:
         detail = f"got the shape {got.shape}, expected {directions.shape[1:]}"
         return Comparison(name, float("inf"), detail)
     along = directions.reshape(len(directions), -1) @ got.ravel()
     scale = max(np.linalg.norm(got), np.sqrt(np.mean(want**2))) or 1.0
-    errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
-    worst = int(np.argmax(errors))
+    differences = np.nan_to_num(np.abs(along - want), nan=np.inf)
+    shares = share_of(differences, FLOAT64 * scale if budget is None else allowed_along(budget, directions))
+    worst = int(np.argmax(shares))
     detail = f"along random direction {worst}: got {along[worst]:.6g}, expected {want[worst]:.6g}"
-    return Comparison(name, float(errors[worst]), detail)
+    return Comparison(name, float(np.max(differences) / scale), detail, float(shares[worst]))
+
+
+def allowed_along(budget: Any, directions: np.ndarray) -> np.ndarray:
+    """What an array's inner product with each direction may be off by, entry errors independent."""
+    axes = tuple(range(1, directions.ndim))
+    return np.sqrt(np.sum((directions * np.asarray(budget)) ** 2, axis=axes))
 
 
 def compiled(fn: Callable, *args: Any, quickly: bool = True, **inputs: Any) -> Any:

@@ -1,0 +1,68 @@
+"""A program of JAX walked step by step, with something known of each array carried along beside its value."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal
+
+_CALLS = {"pjit", "jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat", "checkpoint"}
+
+
+def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_constant: Callable) -> list:
+    """Evaluate a program, calls inlined; what no output depends on is left out.
+
+    Args:
+        closed: the program.
+        values: of its inputs.
+        known: what is known of each input.
+        step: `step(eqn, values, known)` gives the outputs of one primitive, each a pair (value, known).
+        of_constant: what is known of a constant of the program.
+    Returns:
+        A pair (value, known) for each output.
+    """
+    jaxpr = closed.jaxpr
+    env: dict[Any, tuple] = {}
+    env.update(zip(jaxpr.constvars, [(c, of_constant(c)) for c in closed.consts], strict=True))
+    env.update(zip(jaxpr.invars, zip(values, known, strict=True), strict=True))
+
+    def read(atom: Any) -> tuple:
+        return (atom.val, of_constant(atom.val)) if isinstance(atom, Literal) else env[atom]
+
+    for eqn in _needed(jaxpr):
+        arguments = [read(atom) for atom in eqn.invars]
+        given, said = [value for value, _ in arguments], [what for _, what in arguments]
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        if eqn.primitive.name in _CALLS and inner is not None:
+            program = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+            results = walk(program, given, said, step, of_constant)
+        else:
+            results = step(eqn, given, said)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def bind(eqn: Any, operands: list) -> list:
+    """The outputs of one step's primitive, on other operands."""
+    out = eqn.primitive.bind(*operands, **eqn.params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def floating(value: Any) -> bool:
+    """Whether an array is of floating-point numbers.
+
+    >>> floating(1.0), floating(jnp.arange(2))
+    (True, False)
+    """
+    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
+
+
+def _needed(jaxpr: Any) -> list:
+    """The steps on which the outputs depend; the others may do what they like."""
+    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    steps = []
+    for eqn in reversed(jaxpr.eqns):
+        if wanted.intersection(eqn.outvars):
+            wanted.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+            steps.append(eqn)
+    return steps[::-1]
