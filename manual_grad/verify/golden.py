@@ -6,6 +6,7 @@ part.
 """
 
 import difflib
+import functools
 import importlib.metadata
 import json
 import textwrap
@@ -22,8 +23,9 @@ import numpy as np
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures.entries import Draw, differentiable
 from manual_grad.verify import archive, diagnosis
+from manual_grad.verify.budget import MARGIN, budgets
 from manual_grad.verify.check import FIT
-from manual_grad.verify.compare import TOLERANCES
+from manual_grad.verify.compare import FLOAT64, TOLERANCES
 from manual_grad.verify.diagnosis import UNEXPLAINED, Evidence, diagnose
 from manual_grad.verify.golden_formulas import FORMULAS, Formula
 from manual_grad.verify.problem import compiled, split_settings
@@ -32,6 +34,7 @@ from manual_grad.verify.truth import Point, exact, float_leaves, is_float, to_fl
 README, META = "README.txt", "golden.json"
 FORMAT = 1
 CASES = ("random", "ties", "extreme")
+FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
 LAYOUT = (
     "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
     "number counts the layers from 0. Integers are int32, truths and budgets float64, inputs and cotangent "
@@ -277,10 +280,10 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
     Returns:
         ``(out, allowed)``, of one structure, in float64.
     """
-    out = jax.tree.map(lambda a: np.asarray(a, np.float64), compiled(fn, floats, dout))
-    return out, jax.tree.map(
-        lambda a: np.full(a.shape, TOLERANCES[dtype] * np.max(np.abs(a), initial=0.0)), out
-    )
+    answers = compiled(functools.partial(budgets, fn, dtype=dtype), floats, dout)
+    out, allowed = jax.tree.map(lambda a: np.asarray(a, np.float64), answers)
+    flushed = float(jnp.finfo(dtype).tiny) if dtype in FLUSHING else 0.0
+    return out, jax.tree.map(lambda a: a + flushed, allowed)
 
 
 def _budget_of(name: str) -> str:
@@ -401,9 +404,16 @@ def _meaning(name: str, formula: Formula) -> str:
 
 
 def _tolerance(dtype: str) -> str:
+    rule = "|mine − truth| ≤ budget, entry by entry, in float64. "
     if dtype == "float64":
-        return f"|mine − truth| ≤ budget for every entry: {TOLERANCES[dtype]:g} times its array's largest."
-    return f"|mine − truth| ≤ budget for every entry: {TOLERANCES[dtype]:g} times its array's largest."
+        return f"{rule}The budget is {FLOAT64:g} times the array's largest entry."
+    flushed = " Subnormal numbers may be flushed to 0." if dtype in FLUSHING else ""
+    return (
+        f"{rule}The budget is {MARGIN:g} standard deviations of what rounding in {dtype} adds, followed step "
+        "by step through the plain function and its derivative: from the dtype's epsilon, the lengths of the "
+        "sums and the magnitudes of their terms. Sums of half-precision products are taken to be accumulated "
+        f"in float32 and rounded once.{flushed}"
+    )
 
 
 # --- judging ----------------------------------------------------------------------------------------------

@@ -164,10 +164,21 @@ def _range(draw: Draw) -> tuple[float, float, float]:
     return float(info.max), float(info.tiny), smallest
 
 
-def _extreme_numbers(draw: Draw) -> jax.Array:
+def _extreme_numbers(draw: Draw, subnormal: bool = True) -> jax.Array:
     """(4, 5): the ends of the range, what overflows an exponential, and some ordinary numbers."""
     largest, normal, smallest = _range(draw)
-    numbers = [1e4, largest / 4, normal, 3 * smallest, 20.0, 50.0, 700.0, 0.5, 1.0, 3.0]
+    numbers = [
+        1e4,
+        largest / 4,
+        normal,
+        3 * (smallest if subnormal else normal),
+        20.0,
+        50.0,
+        700.0,
+        0.5,
+        1.0,
+        3.0,
+    ]
     return _put(draw.rng.permutation([*numbers, *(-n for n in numbers)]).reshape(4, 5), draw)
 
 
@@ -500,8 +511,9 @@ def _elementwise(name: str) -> dict[str, Case]:
         cases["ties"] = Case(_matrix_with_zeros, RELU_TIES.format("row 0 of x is 0 and row 1 is −0.0"))
     says = (
         "± the dtype's largest number over 4, ±10⁴, ±700 and ±50 (where e^x overflows or vanishes), its "
-        "smallest normal and subnormal numbers (of float64 only normal ones, as the truth is float64 too), "
-        "and ordinary ones. The right answers are the limits, finite everywhere"
+        "smallest normal and subnormal numbers, and ordinary ones. (No subnormal ones in float64, as the "
+        "truth is float64 too, nor for ReLU: a processor that takes them for 0 finds its kink there.) The "
+        "right answers are the limits, finite everywhere"
     )
     more = {
         "sigmoid": ": σ → 0 and 1, σ′ → 0. 1/(1 + e⁻ˣ) as printed gives NaN gradients; the truth is "
@@ -510,7 +522,7 @@ def _elementwise(name: str) -> dict[str, Case]:
         "truth is by logaddexp, in reference/stable.py.",
         "tanh": ": tanh → ±1, tanh′ → 0.",
     }
-    extreme = Case(lambda draw: {"x": _extreme_numbers(draw)}, says + more.get(name, "."))
+    extreme = Case(lambda draw: {"x": _extreme_numbers(draw, name != "relu")}, says + more.get(name, "."))
     return cases | {"extreme": extreme}
 
 
@@ -576,6 +588,10 @@ def _part_of_jacobian(
         return part(jax.jacrev(lambda at: fn(**{**inputs, wrt: at}))(inputs[wrt]))
 
     return value
+
+
+def _diagonal(J: jax.Array) -> jax.Array:
+    return jnp.stack([J[n, n] for n in range(len(J))])
 
 
 def _blocks(J: jax.Array) -> jax.Array:
@@ -839,7 +855,7 @@ def _values() -> list[Formula]:
     softmax, dense, stable = reference.softmax, reference.dense, reference.stable
     squared, correlate = reference.mse.squared_errors, reference.conv2d.correlate2d
     compact: list[tuple[str, Callable[..., Any], str, Callable[..., Any], Callable[..., Inputs]]] = [
-        ("jac_squared_errors_y_hat_diagonal", squared, "y_hat", jnp.diag, _vectors),
+        ("jac_squared_errors_y_hat_diagonal", squared, "y_hat", _diagonal, _vectors),
         ("jac_correlate2d_x_blocks", correlate, "x", lambda J: J[0].swapaxes(0, 1)[:2], _images),
     ]
     for layout, forward, drawn, kronecker in (

@@ -96,7 +96,7 @@ def test_the_formula_by_hand_is_within_its_budget(judged, name):
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("name", ["softmax_cross_entropy", "dense_rows", "two_layer_cross_entropy_rows"])
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "dense_rows"])
 def test_the_formula_in_the_same_dtype_passes(judged, name, dtype):
     for case in FORMULAS[name].cases:
         made = golden.export(name, dtype, case, seed=1)
@@ -115,7 +115,7 @@ def test_the_formula_at_the_ends_of_the_range_passes(judged, name, dtype):
 
 @pytest.mark.parametrize("name", WITH_TIES)
 def test_ties_are_ties(name):
-    """There are equal logits, or some of the numbers given to ReLU are 0 and the gradient through them is 0."""
+    """There are equal logits, or ReLU is given zeros and the gradient through them is 0."""
     made = golden.export(name, "bfloat16", "ties")
     a = made.arrays
     logits = next((a[n] for n in ("in/logits", "in/Z", "in/s", "in/W") if n in a), None)
@@ -138,20 +138,15 @@ def test_ties_are_ties(name):
         assert a[b][:2].tolist() == [0, 0]
         assert np.signbit(a[b][:2]).tolist() == [False, True]
         assert not a[grad][:2].any()
-        assert a[grad][2:].any()
+        assert name.startswith("network_squared_loss") or a[grad][2:].any()
 
 
-@pytest.mark.parametrize("name", ["relu", "mlp_rows", "cnn"])
-def test_a_mask_with_a_tie_let_through_is_refused(judged, name):
+def test_a_mask_that_lets_ties_through_is_refused(judged):
     """What jax.grad of jnp.where(x >= 0, x, 0) gives."""
-    made = golden.export(name, "float32", "ties")
-    mine = {n: made.arrays[n].copy() for n in made.judged}
-    if name == "relu":
-        mine["grad/x"] = np.where(made.arrays["in/x"] >= 0, made.arrays["dout"], 0)
-    else:
-        of = "grad/params/0/b" if name == "mlp_rows" else "grad/params/b1"
-        mine[of] = np.where(mine[of] == 0, np.mean(np.abs(mine[of])), mine[of])
-    assert [f.ok for f in judged(made, mine)].count(False) == 1
+    made = golden.export("relu", "float32", "ties")
+    x, dout = made.arrays["in/x"], made.arrays["dout"]
+    for mask, ok in ((x > 0, True), (x >= 0, False), ((x > 0) + (x == 0) / 2, False)):
+        assert judged(made, {"grad/x": mask * dout})[0].ok == ok
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -223,11 +218,23 @@ def test_the_stable_functions_are_the_plain_ones():
     }  # fmt: skip
     stable = {name.removeprefix("stable_") for name in vars(reference.stable) if name.startswith("stable_")}
     assert stable == {*arguments, "log_softmax"}
-    for name, args in arguments.items():
-        functions = plain[name], getattr(reference.stable, f"stable_{name}")
-        slopes = [jax.jacrev(f)(*args) for f in functions]
-        np.testing.assert_allclose(functions[0](*args), functions[1](*args), rtol=1e-13)
-        np.testing.assert_allclose(*slopes, rtol=1e-11, atol=1e-14)
+
+    @jax.jit
+    def values_and_gradients():
+        ours = {name: getattr(reference.stable, f"stable_{name}") for name in arguments}
+        return [{n: _weighed(of[n], *args) for n, args in arguments.items()} for of in (plain, ours)]
+
+    for one, other in zip(*map(jax.tree.leaves, values_and_gradients()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+
+
+def _weighed(fn, *args):
+    """A function's value, and its gradients for a cotangent that is not constant."""
+    floats = tuple(i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating))
+    value = fn(*args)
+    return value, jax.grad(lambda *a: jnp.sum(jnp.sin(1 + jnp.arange(value.size)) * fn(*a).ravel()), floats)(
+        *args
+    )
 
 
 # --- read by others ---------------------------------------------------------------------------------------
@@ -312,7 +319,6 @@ MISTAKES = {
     "rotated": ("convolve2d", "grad/w", lambda a: a["grad/w"][::-1, ::-1]),
     "cotangent ignored": ("mse", "grad/y", lambda a: a["grad/y"] / a["dout"]),
     "one sample dropped": ("dense_rows", "grad/b", lambda a: a["dout"][:-1].sum(axis=0)),
-    "in the wrong order": ("product_of_sum", "grad/x", lambda a: a["grad/z"]),
     "off-diagonal": ("softmax", "grad/logits", lambda a: a["dout"] * a["out"] * (1 - a["out"])),
     "NaN": ("conv2d", "grad/bias", lambda a: np.nan * a["grad/bias"]),
 }  # fmt: skip
