@@ -415,6 +415,7 @@ def test_arrays_that_do_not_fit_are_refused(judged):
         ({"grad/W": np.ones((3, 4), int)}, r"grad/W .* is int64\[3,4\], expected floating-point numbers"),
         ({"grad/W": np.ones((3, 4), bool)}, r"grad/W .* is bool\[3,4\], expected floating-point numbers"),
         ({"in/X": made.arrays["in/X"] + 1}, r"in/X .* is not that of .*: made for other inputs"),
+        ({"dout": np.array(["text"])}, r"dout .* is not that of .*: made for other inputs"),
     ):
         with pytest.raises(InputError, match=line):
             judged(made, right | wrong)
