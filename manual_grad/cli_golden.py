@@ -113,7 +113,8 @@ def list_formulas(
     if json:
         _require_folder("--json", json)
     table = Table(title="Golden vectors can be had of", title_justify="left")
-    for name in ("formula", "what is in it", "cases", "variants, the first by default", "equations"):
+    table.add_column("formula", no_wrap=True)
+    for name in ("what is in it", "cases", "variants, the first by default", "equations"):
         table.add_column(name)
     holds = {"pair": "out, gradients", "jacobian": "the Jacobian", "value": "the value"}
     for f in FORMULAS.values():

@@ -268,6 +268,8 @@ def _weighed(fn, *args):
 def test_npz_is_read_by_numpy_alone(tmp_path):
     made = golden.export("conv2d", "bfloat16", variant="strides")
     (tmp_path / "g.npz").write_bytes(golden.packed(made, ".npz"))
+    with zipfile.ZipFile(tmp_path / "g.npz") as members:
+        assert {member.date_time for member in members.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     with np.load(tmp_path / "g.npz") as read:
         assert set(read.files) == {*made.arrays, "golden.json", "README.txt"}
         for name, array in made.arrays.items():
