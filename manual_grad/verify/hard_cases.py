@@ -1,8 +1,8 @@
 """The hard inputs: what each is, what the right answer is and why, and where JAX answers differently."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -64,7 +64,7 @@ from manual_grad.formulas.two_layer import (
     two_layer_squared_loss_bwd,
     two_layer_squared_loss_fwd,
 )
-from manual_grad.verify.hard import Arrays, Hard
+from manual_grad.verify.hard import Arrays, Hard, nothing_else
 from reference import activations, cnn, decimals, dense, mlp, mse, softmax, two_layer
 from reference.linear_cross_entropy import linear_cross_entropy
 
@@ -76,7 +76,7 @@ Rng = np.random.Generator
 # ---------------------------------------------------------------- right answers
 
 
-def _by_definition(definition: Callable, lost: tuple[str, tuple] | None = None, digits: int = 80) -> Right:
+def _by_definition(definition: Callable, lost: tuple[str, tuple] | None = None, digits: int = 60) -> Right:
     """The definition in decimals; ``lost``: where samples stand that have no answer, as after a NaN."""
 
     def right(point: Arrays, dout: np.ndarray) -> tuple:
@@ -133,7 +133,9 @@ def _cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
     p, y = (value.astype(np.longdouble) for value in point.values())
     with np.errstate(all="ignore"):
         J = -np.where(y == 0, 0, y * np.log(p)).sum() / len(p)
-        return tuple(map(_rounded, (J, np.where(y == 0, 0, -dout / len(p) * y / p), -dout / len(p) * np.log(p))))
+        return tuple(
+            map(_rounded, (J, np.where(y == 0, 0, -dout / len(p) * y / p), -dout / len(p) * np.log(p)))
+        )
 
 
 def _mse_right(point: Arrays, dout: np.ndarray) -> tuple:
@@ -148,6 +150,15 @@ def _softmax_cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
     p, N = exps / exps.sum(axis=1, keepdims=True), len(y)
     slope = dout / N * (p * y.sum(axis=1, keepdims=True) - y)
     return tuple(map(_rounded, (-(y * np.log(p)).sum() / N, slope, -dout / N * np.log(p))))
+
+
+def _last_layer_right(point: Arrays, dout: np.ndarray) -> tuple:
+    hidden, W = (point[name].astype(np.longdouble) for name in ("hidden", "W"))
+    y, N = point["labels"], len(hidden)
+    exps = np.exp(hidden @ W)
+    p = exps / exps.sum(axis=1, keepdims=True)
+    slope = dout / N * (p - np.eye(W.shape[1])[y])
+    return tuple(map(_rounded, (-np.log(p[np.arange(N), y]).mean(), slope @ W.T, hidden.T @ slope)))
 
 
 def _rounded(values: Any) -> np.ndarray:
@@ -182,7 +193,10 @@ def _squared_loss_by_maximum(W1: Any, b1: Any, W2: Any, b2: Any, x: Any, y: Any)
 
 
 def _conv(x: Any, kernel: Any, bias: Any) -> Any:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+    return (
+        lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        + bias
+    )
 
 
 RELUS = {
@@ -212,7 +226,7 @@ def _case(
     ways: dict[str, Callable],
     differs: tuple[str, ...] = (),
     why: str = "",
-    digits: int = 80,
+    digits: int = 60,
     **more: Any,
 ) -> Hard:
     """One whose right answer is the definition's of the same name."""
@@ -235,7 +249,7 @@ def _of_logits(
     differs: tuple[str, ...] = (),
     why: str = "",
     *,
-    row: int = 0,
+    row: Any = 0,
     lost: tuple[int, ...] = (),
     dtype: str = "float64",
 ) -> list[Hard]:
@@ -258,7 +272,7 @@ def _of_logits(
         own = tuple(way for way in ways if way in differs)
         return Hard(
             name, says, pair, draw, _by_definition(definition, gone), ways, own, why if own else "",
-            dtype=dtype, show=("", at), **({"also": _each_limit(definition)} if lost else {}),
+            dtype=dtype, show=("", at), also=_each_limit(definition) if lost else nothing_else,
         )  # fmt: skip
 
     fused = softmax_cross_entropy_fwd, softmax_cross_entropy_bwd
@@ -267,9 +281,7 @@ def _of_logits(
     return [
         case((softmax_fwd, softmax_bwd), lambda rng: {"logits": logits(rng)}, decimals.softmax, SOFTMAX),
         case(fused, with_labels, decimals.softmax_cross_entropy, FUSED),
-        case(
-            columns, in_columns, decimals.softmax_cross_entropy_columns, FUSED_COLUMNS, (slice(None), row)
-        ),
+        case(columns, in_columns, decimals.softmax_cross_entropy_columns, FUSED_COLUMNS, (slice(None), row)),
         case(integer, with_integers, decimals.softmax_cross_entropy_with_integer_labels, INTEGER),
     ]
 
@@ -282,7 +294,7 @@ def _first_rows(*rows: list[float]) -> Callable[[Rng], np.ndarray]:
 LOGITS = [
     *_of_logits(
         "logits of ±1e4",
-        "p = e^{l−max}/Σ: 1 for a class that leads by 1e4, 0 for the others, and J = max − l of the true one, "
+        "p is 1 for a class that leads by 1e4, 0 for the rest, and J = max − l of the true one: "
         "all finite; a gap of 1 between two large logits counts as between small ones.",
         _first_rows([1e4, 9999, -1e4, 0], [-1e4, -1e4, 1e4, 0], [-1e4, -9998, -9999, -1e4]),
         NAIVE,
@@ -314,7 +326,7 @@ LOGITS = [
     ),
     *_of_logits(
         "NaN in one sample",
-        "A sample's logits enter its own term of the loss only: J is NaN and so is that sample's row, no other.",
+        "A sample's logits enter its own term of the loss only: J is NaN, that sample's row is, no other is.",
         _first_rows([1, nan, 0, 2], [0, 1, 3, 2]),
         row=1,
     ),
@@ -325,7 +337,7 @@ LOGITS = [
         NAIVE,
         "e^{10000}/Σ is ∞/∞, e^{−10000}/Σ is 0/0",
         row=1,
-    ),
+    )[:2],
     *_of_logits(
         "one class",
         "p = 1 and J = 0 whatever the logit: no gradient, not even at ±∞, where e^l/e^l is 1 in the limit.",
@@ -334,9 +346,7 @@ LOGITS = [
         "∞ − ∞ and ∞/∞ once more, for a result that is always 1",
         row=slice(None),
     ),
-    *_of_logits(
-        "one sample", "As any sample: N = 1.", lambda rng: rng.standard_normal((1, 4))
-    ),
+    *_of_logits("one sample", "As any sample: N = 1.", lambda rng: rng.standard_normal((1, 4)))[1:2],
 ]  # fmt: skip
 
 
@@ -407,9 +417,9 @@ LABELS = [
     ),
     _of_probs(
         "subnormal numbers",
-        "A probability of 1e-310 is a number, ln p = −714 and −y/p beyond the largest float64; where the device "
-        "takes subnormals for 0, as XLA:CPU does, it is the answer for 0, J = ∞. Before softmax there is no "
-        "such trouble: that is what the fused loss is for.",
+        "A probability of 1e-310 is a number, ln p = −714 and −y/p beyond the largest float64; on a device "
+        "that takes subnormals for 0, as XLA:CPU does, it is the answer for 0, J = ∞. The fused loss, which "
+        "starts from the logits, never meets it.",
         [[0.5, 0.5, 1e-310], [1.0, 1e-310, 0.0]],
         [[0.7, 0.3, 0.25], [0.2, 0.8, 0.5]],
         also=_flushed(_cross_entropy_right, "float64"),
@@ -503,7 +513,7 @@ ACTIVATIONS = [
 
 
 def _two_layers(rng: Rng, d: int, m: int, c: int) -> list[np.ndarray]:
-    return [rng.standard_normal(shape) for shape in ((d, m), m, (m, c), c)]
+    return [rng.standard_normal(shape) for shape in ((d, m), (m,), (m, c), (c,))]
 
 
 def _rows_net(rng: Rng, X: np.ndarray, scale: float = 1.0) -> Arrays:
@@ -511,8 +521,8 @@ def _rows_net(rng: Rng, X: np.ndarray, scale: float = 1.0) -> Arrays:
     return {"W1": W1, "b1": abs(b1), "W2": scale * W2, "b2": b2, "X": X, "y": rng.integers(0, 3, len(X))}
 
 
-def _columns_net(rng: Rng, X: np.ndarray, scale: float = 1.0) -> Arrays:
-    return {name: value.T for name, value in _rows_net(rng, X, scale).items()}
+def _transposed(rows: Arrays) -> Arrays:
+    return {name: value.T for name, value in rows.items()}
 
 
 def _with_nan(X: np.ndarray, *place: int) -> np.ndarray:
@@ -522,7 +532,7 @@ def _with_nan(X: np.ndarray, *place: int) -> np.ndarray:
 
 def _dead_layers(rng: Rng, rows: bool) -> Arrays:
     """A first layer whose every z is exactly 0: weights 0, biases 0 and −0.0."""
-    W1, b1, W2, b2 = _two_layers(rng, 2, 4, 3)
+    W1, _, W2, b2 = _two_layers(rng, 2, 4, 3)
     X = rng.standard_normal((5, 2))
     params = [(0 * W1, np.array([0.0, -0.0, 0.0, -0.0])), (W2, b2)]
     return {"params": params, "X": X} if rows else {"params": [(W.T, b) for W, b in params], "X": X.T}
@@ -532,13 +542,13 @@ def _five(rng: Rng, X: np.ndarray, scale: float = 1.0) -> Arrays:
     widths = (X.shape[0], 4, 3, 3, 2, 3)
     params = [
         (scale * rng.standard_normal((after, before)), abs(rng.standard_normal(after)))
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in pairwise(widths)
     ]
     return {"params": params, "X": X, "Y": _soft(rng, X.shape[1], 3).T}
 
 
 def _cnn_params(rng: Rng, pixels: int) -> dict[str, np.ndarray]:
-    shapes = {
+    shapes: dict[str, Any] = {
         "K1": (1, 1, 2, 3), "b1": 3, "K2": (1, 1, 3, 2), "b2": 2,
         "W4": (2 * pixels, 4), "b4": 4, "W5": (4, 3), "b5": 3,
     }  # fmt: skip
@@ -547,6 +557,10 @@ def _cnn_params(rng: Rng, pixels: int) -> dict[str, np.ndarray]:
 
 def _cnn_inputs(rng: Rng, X: np.ndarray) -> Arrays:
     return {"params": _cnn_params(rng, X.shape[1] * X.shape[2]), "X": X, "labels": _soft(rng, len(X), 3)}
+
+
+def _conv_inputs(rng: Rng, x: np.ndarray, kernel: tuple[int, ...]) -> Arrays:
+    return {"x": x, "kernel": rng.standard_normal(kernel), "bias": rng.standard_normal(kernel[-1])}
 
 
 def _dense_inputs(rng: Rng, X: np.ndarray) -> Arrays:
@@ -597,7 +611,7 @@ NETWORKS = [
         "logits of ±1e4",
         "The same in columns.",
         (two_layer_cross_entropy_columns_fwd, two_layer_cross_entropy_columns_bwd),
-        lambda rng: _columns_net(rng, rng.standard_normal((3, 2)), 1e4),
+        lambda rng: _transposed(_rows_net(rng, rng.standard_normal((3, 2)), 1e4)),
         {"−ln(exp/Σexp)[y]": two_layer.two_layer_cross_entropy_columns},
         NAIVE[2:],
         "e^{10000} overflows",
@@ -625,7 +639,8 @@ NETWORKS = [
     ),
     _case(
         "logits that overflow",
-        "Finite weights whose logit, −1e40, is −∞ in float32: a class with p = 0, and 0 · W is 0 as W is finite.",
+        "Finite weights whose logit, −1e40, is −∞ in float32: a class with p = 0, and 0 · W is 0, W being "
+        "finite.",
         (linear_cross_entropy_fwd, linear_cross_entropy_bwd),
         lambda rng: {
             "hidden": np.array([[1e20, 0.5], [1.0, 2.0]]),
@@ -641,7 +656,9 @@ NETWORKS = [
         "The sample's row of dhidden is NaN, and dW, which sums over the samples; no other row, in its chunk "
         "or outside.",
         (linear_cross_entropy_fwd, linear_cross_entropy_bwd),
-        lambda rng: _last_layer(rng, _with_nan(rng.standard_normal((5, 2)), 1, 0), rng.standard_normal((2, 4))),
+        lambda rng: _last_layer(
+            rng, _with_nan(rng.standard_normal((5, 2)), 1, 0), rng.standard_normal((2, 4))
+        ),
         LAST,
         settings={"chunk": 3},
         show=("", 0),
@@ -658,7 +675,7 @@ NETWORKS = [
         "NaN in one sample",
         "The same in columns.",
         (dense_columns_fwd, dense_columns_bwd),
-        lambda rng: {n: v.T for n, v in _dense_inputs(rng, _with_nan(rng.standard_normal((3, 2)), 1, 0)).items()},
+        lambda rng: _transposed(_dense_inputs(rng, _with_nan(rng.standard_normal((3, 2)), 1, 0))),
         {"W @ X + b": dense.dense_columns},
         show=("dW", slice(None)),
     ),
@@ -671,8 +688,8 @@ NETWORKS = [
     ),
     _case(
         "NaN in one sample",
-        "Row 0 and row 2 of dX are as if it were any number. Behind the ReLU the mask 1{z > 0} is 0 at NaN, so "
-        "that its own row, and its share of dW¹ and db¹, may be 0; J, dW² and db² are NaN.",
+        "Row 0 and row 2 of dX are as if it were any number. Behind the ReLU the mask 1{z > 0} is 0 at NaN, "
+        "so that its own row, and its share of dW¹ and db¹, may be 0; J, dW² and db² are NaN.",
         (two_layer_cross_entropy_rows_fwd, two_layer_cross_entropy_rows_bwd),
         lambda rng: _rows_net(rng, _with_nan(rng.standard_normal((3, 2)), 1, 0)),
         {"−ln(exp/Σexp)[y]": two_layer.two_layer_cross_entropy_rows},
@@ -693,11 +710,9 @@ NETWORKS = [
         "NaN in one sample",
         "Its own image of Z; dX does not look at X; the kernel's entries that have seen that pixel.",
         (conv2d_fwd, conv2d_bwd),
-        lambda rng: {
-            "x": _with_nan(rng.standard_normal((2, 2, 3, 1)), 1, 0, 0, 0),
-            "kernel": rng.standard_normal((2, 2, 1, 2)),
-            "bias": rng.standard_normal(2),
-        },
+        lambda rng: _conv_inputs(
+            rng, _with_nan(rng.standard_normal((2, 2, 3, 1)), 1, 0, 0, 0), (2, 2, 1, 2)
+        ),
         CONV,
         show=("dkernel", slice(None)),
     ),
@@ -724,7 +739,7 @@ NETWORKS = [
         "z = 0 in units 0 and 1 (dead for this sample), ±1 in the others: of the four only the last learns.",
         (two_layer_squared_loss_fwd, two_layer_squared_loss_bwd),
         lambda rng: {
-            "W1": np.array([[1.0, 1.0], [0.0, 0.0], [-2.0, 1.0], [2.0, -1.0]]), "b1": np.array([-2.0, -0.0, 0, 0]),
+            "W1": np.array([[1.0, 1], [0, 0], [-2, 1], [2, -1]]), "b1": np.array([-2.0, -0.0, 0, 0]),
             "W2": rng.standard_normal((1, 4)), "b2": rng.standard_normal(1),
             "x": np.array([1.0, 1.0]), "y": np.array(rng.normal()),
         },
@@ -746,10 +761,14 @@ NETWORKS = [
     ),
     _case(
         "saturated activations",
-        "z = ±750 in the output layer: its σ′ is e^{−750}, below every float64, so every gradient is 0 and none NaN.",
+        "z = ±750 in the output layer: its σ′ is e^{−750}, below every float64: every gradient but the "
+        "target's own is 0, and none NaN.",
         (network_squared_loss_fwd, network_squared_loss_bwd),
         lambda rng: {
-            "params": [(rng.standard_normal((2, 3)), rng.standard_normal(2)), (np.zeros((2, 2)), np.array([750.0, -750]))],
+            "params": [
+                (rng.standard_normal((2, 3)), rng.standard_normal(2)),
+                (np.zeros((2, 2)), np.array([750.0, -750.0])),
+            ],
             "x": rng.standard_normal(3), "y": rng.standard_normal(2),
         },
         {"1/(1+exp(−z))": mlp.network_squared_loss},
@@ -761,18 +780,14 @@ NETWORKS = [
         "one sample, one pixel",
         "A product and a sum: Z = x K + b.",
         (conv2d_fwd, conv2d_bwd),
-        lambda rng: {
-            "x": rng.standard_normal((1, 1, 1, 1)), "kernel": rng.standard_normal((1, 1, 1, 1)), "bias": rng.standard_normal(1),
-        },
+        lambda rng: _conv_inputs(rng, rng.standard_normal((1, 1, 1, 1)), (1, 1, 1, 1)),
         CONV,
     ),
     _case(
         "one sample, one pixel",
-        "A kernel as large as the image is a dense layer over all its pixels: dK = dZ X, dX = dZ K, unrotated.",
+        "A kernel as large as the image is a dense layer over its pixels: dK = dZ X, dX = dZ K, unrotated.",
         (conv2d_fwd, conv2d_bwd),
-        lambda rng: {
-            "x": rng.standard_normal((1, 2, 3, 1)), "kernel": rng.standard_normal((2, 3, 1, 1)), "bias": rng.standard_normal(1),
-        },
+        lambda rng: _conv_inputs(rng, rng.standard_normal((1, 2, 3, 1)), (2, 3, 1, 1)),
         CONV,
     ),
     _case(
@@ -822,7 +837,9 @@ NETWORKS = [
         "subnormal numbers",
         "1e-310 · 1e300 = 1e-10; 0 where the device takes subnormals for 0, as XLA:CPU does.",
         (dense_rows_fwd, dense_rows_bwd),
-        lambda rng: {"X": np.array([[1e-310, 3e-310]]), "W": rng.uniform(1, 2, (2, 3)) * 1e300, "b": np.zeros(3)},
+        lambda rng: {
+            "X": np.array([[1e-310, 3e-310]]), "W": rng.uniform(1, 2, (2, 3)) * 1e300, "b": np.zeros(3),
+        },
         DENSE,
         show=("out", slice(None)),
         also=_flushed(partial(decimals.answer, decimals.dense_rows), "float64"),
@@ -844,7 +861,7 @@ LARGE = [
     ),
     Hard(
         "a very large batch",
-        "60 000 samples in float32: the mean to seven digits, every gradient entry to the rounding of its own.",
+        "60 000 samples in float32: the mean to seven digits, each gradient entry to its own rounding.",
         (mse_fwd, mse_bwd),
         lambda rng: {"y_hat": rng.standard_normal(60_000), "y": rng.standard_normal(60_000)},
         _mse_right,
@@ -865,8 +882,8 @@ LARGE = [
     ),
     Hard(
         "a very large batch",
-        "70 000 samples in float16, whose largest number is 65 504: N itself is infinite there, 1/N is not. The "
-        "loss is scaled by 1024, without which every entry would be below float16's normal numbers.",
+        "70 000 samples in float16, whose largest number is 65 504: N itself is infinite there, 1/N is not. "
+        "The loss is scaled by 1024, without which every entry would be below float16's normal numbers.",
         (mse_fwd, mse_bwd),
         lambda rng: {
             "y_hat": rng.standard_normal(70_000), "y": rng.standard_normal(70_000), "dout": np.array(1024.0),
@@ -876,6 +893,20 @@ LARGE = [
         ("jnp.sum((ŷ − y)²)/N",),
         "the sum and N overflow: ∞/∞",
         dtype="float16",
+    ),
+    Hard(
+        "a very large batch",
+        "The same where dW sums over the samples, chunk by chunk: in float32, and only then over N.",
+        (linear_cross_entropy_fwd, linear_cross_entropy_bwd),
+        lambda rng: _last_layer(rng, rng.standard_normal((70_000, 2)), rng.standard_normal((2, 3)))
+        | {"dout": np.array(1024.0)},
+        _last_layer_right,
+        LAST,
+        NAIVE[2:],
+        "the sum and N overflow: ∞/∞",
+        dtype="float16",
+        settings={"chunk": 1000},
+        show=("dW", slice(None)),
     ),
 ]  # fmt: skip
 
