@@ -2,11 +2,10 @@
 
 from decimal import Decimal
 
-import jax
 import numpy as np
 import pytest
 
-from reference import decimals, softmax
+from reference import decimals
 
 inf, nan = np.inf, np.nan
 
@@ -18,14 +17,17 @@ def test_value_and_slopes_come_in_the_order_of_the_arguments():
     assert (J.item(), dy_hat.tolist(), dy.tolist()) == (5, [-2, -6], [2, 6])
 
 
-def test_it_agrees_with_autodiff_where_nothing_is_hard():
+def test_it_is_the_closed_form_where_nothing_is_hard():
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
-    J, *slopes = decimals.answer(decimals.softmax_cross_entropy, {"logits": logits, "labels": labels}, 0.7)
-    want, pullback = jax.vjp(softmax.softmax_cross_entropy, logits, labels)
-    np.testing.assert_allclose(J, want, rtol=1e-13)
-    for slope, expected in zip(slopes, pullback(want * 0 + 0.7), strict=True):
-        np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-15)
+    point = {"logits": logits, "labels": labels}
+    J, dlogits, dlabels = decimals.answer(decimals.softmax_cross_entropy, point, 0.7)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(J, -(labels * np.log(p)).sum() / 3, rtol=1e-13)
+    np.testing.assert_allclose(
+        dlogits, 0.7 / 3 * (p * labels.sum(axis=1, keepdims=True) - labels), rtol=1e-12
+    )
+    np.testing.assert_allclose(dlabels, -0.7 / 3 * np.log(p), rtol=1e-12)
 
 
 def test_a_number_that_no_float_could_hold():

@@ -8,7 +8,6 @@ import pytest
 
 from manual_grad.formulas.activations import relu_fwd
 from manual_grad.formulas.dense import dense_rows_fwd
-from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
 from manual_grad.verify.hard import judge_hard
@@ -82,6 +81,11 @@ def zeros(res, dJ):
     return tuple(jnp.zeros_like(d) for d in res)
 
 
+def passes(case, fwd=None, bwd=None):
+    """Whether a case thinks this right, in place of its own formula."""
+    return judge_hard(replace(case, pair=(fwd or case.pair[0], bwd or case.pair[1]), jax={})).passed
+
+
 WRONG = [  # name of the case, formula, which half of the pair, what stands there instead
     ("logits of ±1e4", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
     ("all logits equal", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
@@ -105,12 +109,11 @@ WRONG = [  # name of the case, formula, which half of the pair, what stands ther
 )
 def test_a_wrong_formula_is_caught(name, formula, side, wrong):
     cases = [case for case in CASES if (case.name, case.formula) == (name, formula)]
-    pairs = [(wrong, case.pair[1]) if side == "fwd" else (case.pair[0], wrong) for case in cases]
     assert cases
-    assert not all(judge_hard(replace(c, pair=pair)).passed for c, pair in zip(cases, pairs, strict=True))
+    assert not all(passes(case, **{side: wrong}) for case in cases)
 
 
-@pytest.mark.parametrize("fwd", [relu_fwd, dense_rows_fwd, linear_cross_entropy_fwd, mse_fwd])
+@pytest.mark.parametrize("fwd", [relu_fwd, dense_rows_fwd, mse_fwd])
 def test_a_gradient_of_zeros_is_caught(fwd):
     """Each case whose right answer is not all zeros and NaN notices."""
     cases = [case for case in CASES if case.pair[0] is fwd]
@@ -119,7 +122,7 @@ def test_a_gradient_of_zeros_is_caught(fwd):
         return lambda res, dout: tuple(jnp.zeros_like(d) for d in case.pair[1](res, dout))
 
     for case in cases:
-        assert not judge_hard(replace(case, pair=(fwd, nothing(case)))).passed, case.name
+        assert not passes(case, bwd=nothing(case)), case.name
 
 
 def test_another_seed_draws_other_numbers():
