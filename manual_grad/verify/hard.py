@@ -247,12 +247,13 @@ def _compare(case: Hard, name: str, got: np.ndarray, wanted: list[np.ndarray]) -
             scale = np.max(np.abs(w), initial=0.0, where=np.isfinite(w))
             scales = np.abs(w) if case.entrywise else np.full(w.shape, scale)
             off = np.where((g == w) | (np.isnan(g) & np.isnan(w)), 0.0, np.abs(g - w))
-            off = np.where(off <= tiny, 0.0, off / np.where(scales > tiny, scales, 1.0))
+            scales = np.where(scales > tiny, scales, tiny if case.entrywise else 1.0)
+            off = np.where(off <= tiny, 0.0, off / scales)
             errors.append(np.where(np.isnan(off) | (np.isinf(w) & (g != w)), np.inf, off))
     error = np.min(errors, axis=0)
     worst = np.unravel_index(np.argmax(error), error.shape)
     at = f"[{','.join(map(str, worst))}]" if worst else ""
-    detail = f"{name}{at} is {g[worst]:.4g}, expected {wanted[0][worst]:.4g}"
+    detail = f"{name}{at} is {g[worst] + 0.0:.4g}, expected {wanted[0][worst] + 0.0:.4g}"
     return Comparison(name, float(error[worst]), detail)
 
 

@@ -358,7 +358,8 @@ def _one_hot(rng: Rng, N: int, K: int) -> np.ndarray:
 
 
 def _smoothed(rng: Rng) -> np.ndarray:
-    return 0.9 * _one_hot(rng, 3, 4) + 0.1 / 4
+    """Two one-hot rows smoothed by 0.1, and a distribution."""
+    return np.concatenate([0.9 * _one_hot(rng, 2, 4) + 0.1 / 4, _soft(rng, 1, 4)])
 
 
 def _of_labels(name: str, says: str, labels: Callable[[Rng], np.ndarray]) -> Hard:
@@ -501,7 +502,7 @@ ACTIVATIONS = [
             ways,
             differs,
             why,
-            digits=200,
+            digits=320,
             entrywise=True,
         )
         for pair, ways, differs, why in SMOOTH
@@ -681,7 +682,7 @@ NETWORKS = [
     ),
     _case(
         "NaN in one sample",
-        "Its own entry of the gradient and J, which is a mean over all.",
+        "NaN are its own entry of the gradient, and J, which is a mean over all.",
         (mse_fwd, mse_bwd),
         lambda rng: {"y_hat": _with_nan(rng.standard_normal(5), 2), "y": rng.standard_normal(5)},
         MSE,
@@ -708,7 +709,7 @@ NETWORKS = [
     ),
     _case(
         "NaN in one sample",
-        "Its own image of Z; dX does not look at X; the kernel's entries that have seen that pixel.",
+        "NaN are its own image of Z and the kernel's entries that saw that pixel; dX does not look at X.",
         (conv2d_fwd, conv2d_bwd),
         lambda rng: _conv_inputs(
             rng, _with_nan(rng.standard_normal((2, 2, 3, 1)), 1, 0, 0, 0), (2, 2, 1, 2)
