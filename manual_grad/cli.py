@@ -139,7 +139,7 @@ def verify(
         raise UsageError(
             "--hard goes with --lecture, --tag, --seed and --json only: it has its own oracle and dtypes"
         )
-    oracles = _chosen_oracles(oracle, quick)
+    oracles = () if hard else _chosen_oracles(oracle, quick)
     if json:
         _require_writable(json)
     _require_device()
