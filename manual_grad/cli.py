@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad import user_code
+from manual_grad import cli_hard, user_code
 from manual_grad.cli_golden import golden
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
@@ -105,6 +105,9 @@ def verify(
     dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
         Dtype.float64
     ),
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Judge the formulas on hard inputs instead; JAX beside them.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
 ) -> None:
@@ -115,8 +118,11 @@ def verify(
     jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is reverse mode on
     integers, where nothing rounds and formula and reference must be equal to the last bit,
     [bold]symbolic[/] is SymPy on the definition in plain loops. Then the lectures' misprints, each shown
-    to be wrong. The last two speak of float64 only; in narrower dtypes each entry may be as far off as
-    rounding can take it, and the share of that which was used stands beside the error.
+    to be wrong. Exact and symbolic speak of float64 only; in narrower dtypes each entry may be as far off
+    as rounding can take it, and the share of that which was used stands beside the error.
+
+    With [bold]--hard[/]: infinite logits, ReLU at 0, subnormal numbers, NaN in one sample, huge batches; for
+    each the right answer and why, computed from the definition in decimals, then the formula's, then JAX's.
 
     Examples:
 
@@ -127,14 +133,22 @@ def verify(
     manual-grad verify --lecture B --oracle exact --oracle symbolic --json b.json
 
     manual-grad verify --tag A-10 --tag A-E1 --dtype float32 --seed 7
+
+    manual-grad verify --hard --lecture B
     """
     equations, errata = _chosen(lecture, tag)
-    oracles = _chosen_oracles(oracle, quick)
+    if hard and (oracle or quick or dtype != Dtype.float64):
+        raise UsageError(
+            "--hard goes with --lecture, --tag, --seed and --json only: it has its own oracle and dtypes"
+        )
+    oracles = () if hard else _chosen_oracles(oracle, quick)
     if json:
         _require_writable(json)
     _require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
+    if hard:
+        raise typer.Exit(_verify_hard([e.tag for e in equations], seed, json))
     started = time.perf_counter()
     verdicts = _verify_all(equations + errata, dtype.value, seed, oracles)
     seconds = time.perf_counter() - started
@@ -151,6 +165,31 @@ def verify(
         }
         _write(json, content)
     raise typer.Exit(0 if passed else 1)
+
+
+def _verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
+    """Judge the hard cases of these equations; the exit code."""
+    cases = cli_hard.cases_of(tags)
+    if not cases:
+        raise UsageError(f"--hard has no case of {', '.join(tags) or 'an erratum'}")
+    started = time.perf_counter()
+    verdicts = cli_hard.judge_all(cases, seed)
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    cli_hard.print_hard(console, verdicts)
+    passed = all(v.passed for v in verdicts)
+    console.print(
+        cli_hard.summary(verdicts, seed, seconds), style="green" if passed else "bold red", highlight=False
+    )
+    if json:
+        content = {
+            "environment": environment() | {"seed": seed},
+            "cases": [cli_hard.as_json(v) for v in verdicts],
+            "passed": passed,
+            "seconds": round(seconds, 2),
+        }
+        _write(json, content)
+    return 0 if passed else 1
 
 
 @app.command()

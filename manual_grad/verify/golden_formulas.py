@@ -40,6 +40,10 @@ SHIFT = {"float64": 500, "float32": 100, "bfloat16": 100, "float16": 6}  # power
 SQUARED = {"float64": 500, "float32": 60, "bfloat16": 60, "float16": 3}  # what is squared, up
 
 RANDOM = "Gaussian inputs, scaled so that the signal keeps its size; ReLUs stay clear of their kink."
+OF_HALVES = (
+    "In the half precisions the pixels are multiples of ½ and the kernels 0 or ± a power of two, so that no "
+    "rounding moves a pre-activation across that kink."
+)
 RELU_TIES = (
     "Some entries given to ReLU are exactly 0 or −0.0, in every dtype and in any order of summation: {}. "
     "ReLU has no derivative there; the lectures' convention, which is PyTorch's and jax.nn.relu's, is "
@@ -424,18 +428,30 @@ def _five_layers_tied(draw: Draw) -> Inputs:
 
 
 def _cnn(draw: Draw) -> Inputs:
-    """Two images of 6×5 pixels in three channels; every bias in a wide gap, as in the dense layers."""
+    """Two images of 6×5 pixels in three channels; every bias in a wide gap, as in the dense layers.
+
+    In a half precision no gap is wide enough among so many numbers: there the pixels are multiples of ½, the
+    kernels 0 or ± a power of two, and no sum of theirs cancels the biases.
+    """
     X = draw.normal(2, 6, 5, 3)
+    kernels = draw.normal(2, 2, 3, 4, scale=0.4), draw.normal(3, 3, 4, 5, scale=0.25)
+    half = jnp.dtype(draw.dtype).itemsize == 2
+    if half:
+        X = jnp.round(2 * X) / 2
+        kernels = jnp.sign(kernels[0]) / 4, jnp.sign(kernels[1]) * (abs(kernels[1]) > 0.2) / 8
     params: dict[str, jax.Array] = {}
     A = np.asarray(X, np.float64)
-    for layer, K in enumerate((draw.normal(2, 2, 3, 4, scale=0.4), draw.normal(3, 3, 4, 5, scale=0.25)), 1):
+    for layer, K, offset in zip((1, 2), kernels, (1 / 16, -1 / 256), strict=True):
         Z = _correlated(A, np.asarray(K, np.float64))
-        b = _clear_biases(Z, draw)
+        b = _put(np.full(Z.shape[-1], offset), draw) if half else _clear_biases(Z, draw)
         A = np.maximum(Z + np.asarray(b, np.float64), 0)
         params |= {f"K{layer}": K, f"b{layer}": b}
-    A3 = jnp.asarray(A.reshape(len(A), -1))
-    (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 7, rows=True, X=A3)
-    params |= {"W4": W4, "b4": b4, "W5": W5, "b5": b5}
+    A = A.reshape(len(A), -1)
+    W4 = draw.normal(A.shape[1], 11, scale=(2 / A.shape[1]) ** 0.5)
+    Z = A @ np.asarray(W4, np.float64)
+    apart = np.abs(Z[0] - Z[1]) > 0.5  # the unit is on for one image; else for both
+    b4 = _put(np.where(apart, -Z.mean(axis=0), 0.5 - Z.min(axis=0)), draw)
+    params |= {"W4": W4, "b4": b4, "W5": draw.normal(11, 7, scale=0.4), "b5": draw.normal(7, scale=0.3)}
     return {"params": params, "X": X, "labels": draw.one_hot(2, 7)}
 
 
@@ -773,7 +789,11 @@ def _pairs() -> list[Formula]:
         ),
         _pair(mlp.five_layer, _network(_five_layers, _five_layers_tied, "X", "params", (0, 0))),
         _pair(mlp.flatten_columns, _random(lambda draw: {"images": draw.normal(3, 4, 5)})),
-        _pair(reference.cnn.cnn, _network(_cnn, _cnn_tied, "X", "params", ("K1",))),
+        _pair(
+            reference.cnn.cnn,
+            _network(_cnn, _cnn_tied, "X", "params", ("K1",))
+            | {"random": Case(_cnn, f"{RANDOM} {OF_HALVES}")},
+        ),
     ]
 
 
