@@ -23,6 +23,7 @@ from rich.table import Table
 
 from manual_grad import cli_hard, user_code
 from manual_grad.cli_golden import golden
+from manual_grad.cli_train import Stopped, train
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
@@ -35,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
 app.add_typer(golden, name="golden")
+app.command()(train)
 
 
 class Dtype(StrEnum):
@@ -56,6 +58,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (UsageError, MissingExtra, InputError) as error:
         code = _complain(" ".join(str(error).split()))
+    except Stopped as error:
+        _complain(str(error))
+        sys.exit(error.code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:

@@ -1,0 +1,1 @@
+"""Data sets, and networks that learn with the hand-derived gradients."""

@@ -1,0 +1,138 @@
+"""A run in a file: parameters by their names, and beside them all that the run needs to go on, to the bit."""
+
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.environment import write_bytes
+from manual_grad.formulas.border import InputError, require
+from manual_grad.training.loop import Data, Settings, State, initial_state
+from manual_grad.training.networks import parameter_names
+
+META = "run.json"
+
+
+def fingerprint(data: Data) -> dict[str, Any]:
+    """What tells one data set from another: its sizes, and a checksum of the training samples.
+
+    The images are held against it in float32, whatever is computed in.
+    """
+    images = np.ascontiguousarray(data.train_images, np.float32)
+    checksum = zlib.crc32(data.train_labels.astype(np.int32).tobytes(), zlib.crc32(images.tobytes()))
+    return {"data": data.name, "images": list(images.shape), "checksum": checksum}
+
+
+def save(path: Path, settings: Settings, state: State, data: Data) -> None:
+    """Write a run as ``.npz``: ``W1``, ``b1``, … (``manual/W1``, … where both gradients train), and the rest.
+
+    Raises:
+        OSError: the file could not be written; an older one of that name is untouched.
+    """
+    arrays: dict[str, Any] = {name: _storable(array) for name, array in _named(state).items()}
+    about = {
+        "settings": asdict(settings),
+        "fingerprint": fingerprint(data),
+        "epoch": state.epoch,
+        "step": state.step,
+        "seconds": state.seconds,
+        "records": state.records,
+        "parted": state.parted,
+    }
+    arrays[META] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    write_bytes(path.absolute(), file.getvalue())
+
+
+def _named(state: State) -> dict[str, Any]:
+    """Every array of a state by its name in the file."""
+    arrays: dict[str, Any] = {}
+    for side, (params, rest) in state.sides.items():
+        prefix = f"{side}/" if len(state.sides) > 1 else ""
+        leaves = zip(parameter_names(params), jax.tree.leaves(params), strict=True)
+        arrays |= {f"{prefix}{name}": leaf for name, leaf in leaves}
+        arrays |= {f"{prefix}optimizer/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(rest))}
+        arrays[f"{prefix}losses"] = state.losses[side]
+    return arrays | {"gaps": state.gaps}
+
+
+def _storable(array: Any) -> np.ndarray:
+    """NumPy's files know no bfloat16: float32 holds it exactly."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """``(arrays, about)`` of a file that :func:`save` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is no run, or it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            require(META in archive, f"{path} holds no run of manual-grad train (it has no {META})")
+            arrays = {name: archive[name] for name in archive.files}
+        about = json.loads(arrays.pop(META).tobytes())
+        Settings(**about["settings"])
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):
+        raise InputError(f"{path} is no file of manual-grad train, or it is damaged") from None
+    return arrays, about
+
+
+def restore(path: Path, settings: Settings, data: Data) -> State:
+    """The state in a file, to go on with ``settings``, which may differ from its own in ``epochs`` only.
+
+    Raises:
+        InputError: the file is no run, or one of other settings or another data set.
+    """
+    arrays, about = read(path)
+    theirs = Settings(**about["settings"])
+    for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
+        ours = getattr(settings, name)
+        require(ours == value, f"{path} is a run with {name} {value}, it cannot go on with {name} {ours}")
+    require(
+        about["fingerprint"] == fingerprint(data),
+        f"{path} is a run on other samples than these: {about['fingerprint']}, not {fingerprint(data)}",
+    )
+    fresh = initial_state(settings, data)
+    wanted = _named(fresh)
+    for name, like in wanted.items():
+        require(
+            name in arrays and arrays[name].shape == np.shape(like),
+            f"{path} does not fit this version: {name} is "
+            f"{list(arrays[name].shape) if name in arrays else 'missing'}, expected {list(np.shape(like))}",
+        )
+    found = [arrays[name].astype(np.asarray(like).dtype) for name, like in wanted.items()]
+    return replace(
+        _rebuilt(fresh, dict(zip(wanted, found, strict=True))),
+        **{name: about[name] for name in ("epoch", "step", "seconds", "parted")},
+        records=tuple(about["records"]),
+    )
+
+
+def _rebuilt(fresh: State, arrays: dict[str, np.ndarray]) -> State:
+    """``fresh`` with its arrays replaced by those of the same names."""
+    sides, losses = {}, {}
+    for side, (params, rest) in fresh.sides.items():
+        prefix = f"{side}/" if len(fresh.sides) > 1 else ""
+        leaves = [arrays[f"{prefix}{name}"] for name in parameter_names(params)]
+        others = [arrays[f"{prefix}optimizer/{i}"] for i in range(len(jax.tree.leaves(rest)))]
+        sides[side] = (
+            jax.tree.unflatten(jax.tree.structure(params), leaves),
+            jax.tree.unflatten(jax.tree.structure(rest), others),
+        )
+        losses[side] = arrays[f"{prefix}losses"]
+    return replace(fresh, sides=sides, losses=losses, gaps=arrays["gaps"])

@@ -1,0 +1,145 @@
+"""The networks of lectures D and A, each with its loss and gradient by hand and by autodiff.
+
+Both gradients come from their own forward pass: the formulas' on one side, the reference's plain functions
+under ``jax.value_and_grad`` on the other. The labels are one-hot rows, and a row of zeros is a sample that
+does not count: by A-10 its loss and its gradient are 0, which is how batches are filled up to a round size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manual_grad.formulas.border import require
+from manual_grad.formulas.cnn import PARAMETERS, cnn_bwd, cnn_fwd
+from manual_grad.formulas.mlp import mlp_rows_bwd, mlp_rows_fwd
+from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
+from reference.cnn import cnn_scores
+from reference.mlp import mlp_rows
+from reference.stable import stable_softmax_cross_entropy
+
+Params = Any
+HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the loop asks of a network; each function takes ``(params, X (N, H, W), Y (N, K))``.
+
+    ``manual`` and ``autodiff`` give ``(loss, gradient built as params)``, ``scores`` each side's logits.
+    ``chunk`` is how many samples of a full batch are at hand at once.
+    """
+
+    name: str
+    initial: Callable[[Sequence[int], int, int, Any], Params]
+    gradients: dict[str, Callable[[Params, Array, Array], tuple[Array, Params]]]
+    scores: dict[str, Callable[[Params, Array, Array], Array]]
+    chunk: int
+
+
+def parameter_names(params: Params) -> list[str]:
+    """The lectures' names of the parameter arrays, in the order of the tree's leaves.
+
+    >>> parameter_names([(1.0, 2.0), (3.0, 4.0)])
+    ['W1', 'b1', 'W2', 'b2']
+    """
+    if isinstance(params, dict):
+        return sorted(params)
+    return [f"{name}{l}" for l in range(1, len(params) + 1) for name in "Wb"]
+
+
+def _he(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Normal, with variance 2 / (inputs of a unit), which keeps ReLU layers at one scale."""
+    return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
+
+
+# ---------------------------------------------------------------- lecture D's five layers, in rows
+
+
+def mlp_initial(image: Sequence[int], K: int, seed: int, dtype: Any) -> Params:
+    """Five layers, H·W-128-50-50-25-K: weights drawn by He's rule, biases 0.
+
+    >>> [W.shape for W, b in mlp_initial((8, 8), 10, 0, "float32")]
+    [(64, 128), (128, 50), (50, 50), (50, 25), (25, 10)]
+    """
+    rng = np.random.default_rng([seed, 0])
+    widths = (int(np.prod(image)), *HIDDEN, K)
+    return [(jnp.asarray(_he(rng, d, m), dtype), jnp.zeros(m, dtype)) for d, m in pairwise(widths)]
+
+
+def _rows(X: Array) -> Float[Array, "N d"]:
+    return X.reshape(len(X), -1)
+
+
+def mlp_manual(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """Loss and gradient of the five layers by the formulas. [D-02] … [D-10]"""
+    Z, res = mlp_rows_fwd(params, _rows(X))
+    loss, loss_res = softmax_cross_entropy_fwd(Z, Y)
+    dZ, _ = softmax_cross_entropy_bwd(loss_res, 1.0)
+    return loss, mlp_rows_bwd(res, dZ)[0]
+
+
+def mlp_autodiff(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """The same by autodiff of the reference's forward pass."""
+    return jax.value_and_grad(lambda p: stable_softmax_cross_entropy(mlp_rows(p, _rows(X)), Y))(params)
+
+
+# ---------------------------------------------------------------- lecture A's convolutional network
+
+
+def cnn_initial(image: Sequence[int], K: int, seed: int, dtype: Any) -> Params:
+    """Two 3×3 convolutions of 8 and 16 channels, 64 hidden units, K classes: He's rule, biases 0.
+
+    >>> {name: p.shape for name, p in cnn_initial((8, 8), 10, 0, "float32").items() if name[0] != "b"}
+    {'K1': (3, 3, 1, 8), 'K2': (3, 3, 8, 16), 'W4': (256, 64), 'W5': (64, 10)}
+    """
+    rng = np.random.default_rng([seed, 0])
+    require(min(image) >= 5, f"cnn: the images are {image[0]}×{image[1]}, expected at least 5×5")
+    f, l1, l2, l4 = 3, 8, 16, 64
+    flat = (image[0] - 2 * f + 2) * (image[1] - 2 * f + 2) * l2
+    shapes = (f, f, 1, l1), (l1,), (f, f, l1, l2), (l2,), (flat, l4), (l4,), (l4, K), (K,)
+    arrays = [_he(rng, *shape) if len(shape) > 1 else np.zeros(shape) for shape in shapes]
+    return {name: jnp.asarray(array, dtype) for name, array in zip(PARAMETERS, arrays, strict=True)}
+
+
+def cnn_manual(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """Loss and gradient of the CNN by the formulas. [A-11]"""
+    J, res = cnn_fwd(params, X[..., None], Y)
+    return J, cnn_bwd(res, 1.0)[0]
+
+
+def cnn_autodiff(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """The same by autodiff of the reference's forward pass."""
+    return jax.value_and_grad(lambda p: stable_softmax_cross_entropy(cnn_scores(p, X[..., None]), Y))(params)
+
+
+def _cnn_log_probs(params: Params, X: Array, Y: Array) -> Array:
+    """log ŷ, which orders the classes as the logits do."""
+    _, (*_, (_, log_probs, _)) = cnn_fwd(params, X[..., None], Y)
+    return log_probs
+
+
+NETWORKS = {
+    "mlp": Network(
+        "mlp",
+        mlp_initial,
+        {"manual": mlp_manual, "autodiff": mlp_autodiff},
+        {
+            "manual": lambda params, X, Y: mlp_rows_fwd(params, _rows(X))[0],
+            "autodiff": lambda params, X, Y: mlp_rows(params, _rows(X)),
+        },
+        chunk=1000,
+    ),
+    "cnn": Network(
+        "cnn",
+        cnn_initial,
+        {"manual": cnn_manual, "autodiff": cnn_autodiff},
+        {"manual": _cnn_log_probs, "autodiff": lambda params, X, Y: cnn_scores(params, X[..., None])},
+        chunk=200,
+    ),
+}
