@@ -21,7 +21,8 @@ from rich.table import Table
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.formulas.border import InputError, require
 from manual_grad.lectures.digits import MissingExtra
-from manual_grad.training import checkpoint, devices, loop
+from manual_grad.training import checkpoint, loop
+from manual_grad.training import devices as devices_
 from manual_grad.training.loop import Outcome, Settings, State
 
 ROWS = 20  # of the table of epochs
@@ -121,7 +122,7 @@ def train(
         if settings.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
         if coordinator:
-            _connect(coordinator, num_processes, process_id, timeout)
+            devices_.connect(coordinator, num_processes, process_id, timeout, str(settings))
         outcome, seconds = _run(settings, given)
     if jax.process_index() == 0:
         _report(outcome, settings, seconds, json, plot, save)
@@ -137,7 +138,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, float]:
     with _progress() as show:
         show("reading the data")
         samples = _load(settings, given.get("mnist_source"), show)
-        mesh = devices.mesh_of(given.get("devices"))
+        mesh = devices_.mesh_of(given.get("devices"))
         loop.require_settings(settings, samples, mesh.size if mesh else 1)
         state = checkpoint.restore(resume, settings, samples) if resume else None
         require(
@@ -152,7 +153,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, float]:
                 program,
                 state or loop.initial_state(settings, samples),
                 on_step=lambda state: _show_state(show, state, program),
-                should_stop=lambda: devices.any_process(stopping()),
+                should_stop=lambda: devices_.any_process(stopping()),
             )
     if save and jax.process_index() == 0:
         _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, samples))
@@ -193,10 +194,6 @@ def _load(settings: Settings, source: Path | None, show: Callable[[str], None]) 
     return samples.load(settings.data, source=source)
 
 
-def _connect(coordinator: str, processes: int | None, process: int | None, timeout: int) -> None:
-    devices.connect(coordinator, processes, process, timeout)
-
-
 @contextlib.contextmanager
 def _as_options() -> Iterator[None]:
     """Settings are named in messages as the options that set them."""
@@ -204,10 +201,9 @@ def _as_options() -> Iterator[None]:
         yield
     except InputError as error:
         name, is_, rest = str(error).partition(" is ")
-        option = {"process": "process_id"}.get(name, name)
         known = {field.name for field in fields(Settings)} | {"devices", "coordinator", "process_id"}
-        if is_ and option in known:
-            raise InputError(f"--{option.replace('_', '-')} is {rest}") from None
+        if is_ and name in known:
+            raise InputError(f"--{name.replace('_', '-')} is {rest}") from None
         raise
 
 

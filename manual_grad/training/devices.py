@@ -1,5 +1,10 @@
 """The devices of a run: some of one host, or those of several processes that meet at an address."""
 
+import contextlib
+import errno
+import json
+import socket
+import time
 from typing import Any
 
 import jax
@@ -35,7 +40,9 @@ def mesh_of(devices: int | None) -> Mesh | None:
     return Mesh(np.array(found[:wanted]), ("batch",)) if wanted > 1 else None
 
 
-def connect(coordinator: str, processes: int | None, process: int | None, timeout: int) -> None:
+def connect(
+    coordinator: str, processes: int | None, process: int | None, timeout: int, agreement: str = ""
+) -> None:
     """Make the devices of several processes one system; to be called before anything is computed.
 
     Args:
@@ -43,8 +50,10 @@ def connect(coordinator: str, processes: int | None, process: int | None, timeou
         processes: how many there are.
         process: which of them this is, from 0.
         timeout: for how many seconds the others are waited for.
+        agreement: what has to be the same for all, such as the settings of the run.
     Raises:
-        InputError: the others did not appear in time, or the address cannot be used.
+        InputError: the others did not appear in time, were given something else, or the address cannot be
+            used.
     """
     settings: dict[str, Any] = {"initialization_timeout": timeout, "shutdown_timeout_seconds": timeout}
     if coordinator != "auto":
@@ -53,24 +62,103 @@ def connect(coordinator: str, processes: int | None, process: int | None, timeou
             bool(host) and port.isdigit() and 0 < int(port) < 65536,
             f"coordinator is {coordinator!r}, expected HOST:PORT or auto",
         )
-        require(
-            processes is not None and processes >= 1 and process is not None,
-            "coordinator is given, expected the number of processes and which of them this is beside it",
-        )
-        assert processes is not None
-        assert process is not None
-        require(
-            0 <= process < processes, f"process is {process}, expected a number from 0 to {processes - 1}"
-        )
+        if processes is None or processes < 1 or process is None or not 0 <= process < processes:
+            raise InputError(
+                f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
+                f"--num-processes beside it, which is {processes}"
+            )
         settings |= {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        meet((host.strip("[]"), int(port)), processes, process, timeout, agreement)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(**settings)
     except Exception as error:  # what JAX raises differs with the failure and the version
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the processes did not find each other at {coordinator} within {timeout} s: {reason}"
-        ) from None
+        raise InputError(f"the processes could not be joined at {coordinator}: {reason}") from None
+
+
+def meet(address: tuple[str, int], processes: int, process: int, timeout: float, agreement: str = "") -> None:
+    """Wait until all processes are there: JAX, where one is not, ends the others without an exception.
+
+    Process 0 listens at the address and greets the others when all have come; then the port is JAX's.
+
+    Raises:
+        InputError: not all came in time, two say that they are the same, or they do not agree.
+    """
+    at, deadline = f"{address[0]}:{address[1]}", time.monotonic() + timeout
+    try:
+        if process == 0:
+            _greet(address, processes, deadline, agreement)
+        else:
+            _appear(address, process, deadline, agreement)
+    except TimeoutError as missing:
+        raise InputError(f"{missing} at {at} within {timeout:g} s (--timeout)") from None
+    except OSError as error:
+        raise InputError(f"coordinator is {at!r}, which cannot be used: {error.strerror or error}") from None
+
+
+def _greet(address: tuple[str, int], processes: int, deadline: float, agreement: str) -> None:
+    there: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(address))
+        while len(there) < processes - 1:
+            missing = [str(i) for i in range(1, processes) if i not in there]
+            try:
+                server.settimeout(max(deadline - time.monotonic(), 1e-3))
+                peer = stack.enter_context(server.accept()[0])
+                peer.settimeout(max(deadline - time.monotonic(), 1e-3))
+                hello = json.loads(peer.makefile().readline())
+            except TimeoutError:
+                many = len(missing) > 1
+                raise TimeoutError(
+                    f"process{'es' * many} {', '.join(missing)} of {processes} did not appear"
+                ) from None
+            except (ValueError, ConnectionError):  # somebody else's connection
+                continue
+            require(
+                isinstance(hello, list) and str(hello[0]) in missing,
+                f"a process says that it is process_id {hello[0]}, expected {' or '.join(missing)}",
+            )
+            require(
+                hello[1] == agreement,
+                f"process {hello[0]} was given other settings: {hello[1]}, expected {agreement}",
+            )
+            there[hello[0]] = peer
+        for peer in there.values():
+            peer.sendall(b"all here\n")
+        for peer in there.values():
+            peer.recv(1)  # until the other side has hung up: the port is free at once then
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    """At the address itself, or at the port of every address where it is not this machine's own."""
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return socket.create_server(("", address[1]))
+
+
+def _appear(address: tuple[str, int], process: int, deadline: float, agreement: str) -> None:
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("process 0 did not appear")
+        try:
+            with socket.create_connection(address, timeout=left) as peer:
+                peer.sendall((json.dumps([process, agreement]) + "\n").encode())
+                answer = peer.recv(16)
+        except socket.gaierror:
+            raise
+        except TimeoutError:
+            raise TimeoutError("the other processes did not all appear") from None
+        except OSError:  # nobody listens there yet
+            time.sleep(min(0.1, left))
+            continue
+        require(answer.startswith(b"all here"), "process 0 gave up: its own message says why")
+        return
 
 
 def any_process(here: bool) -> bool:
