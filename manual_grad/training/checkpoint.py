@@ -76,7 +76,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         InputError: there is no such file, or it is no run, or it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             require(META in archive, f"{path} holds no run of manual-grad train (it has no {META})")
             arrays = {name: archive[name] for name in archive.files}
         about = json.loads(arrays.pop(META).tobytes())

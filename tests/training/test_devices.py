@@ -1,0 +1,146 @@
+"""Several devices and several processes give the single device's run, to rounding, or say who is missing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manual_grad.formulas.border import InputError
+from manual_grad.training import devices
+from tests.training import worker
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.worker", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(process):
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_eight_devices_give_the_run_of_one():
+    found = answer(start("devices", XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    assert found["devices"] == 8
+    for name in ("mlp", "cnn", "full"):
+        assert found[name] < 1e-11, name
+        split, single = found[f"{name} accuracies"]
+        assert split == single
+
+
+def test_two_processes_train_as_one_and_stop_together(port):
+    first, second = [start("process", port, 2, i) for i in range(2)]
+    a, b = answer(first), answer(second)
+    assert a == b
+    assert (a["status"], a["devices"], a["at"]) == ("interrupted", 2, [0, 3])
+    asked = iter([False] * 3 + [True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.loop, "PIECE", 0)
+        alone = worker.train(worker.SETTINGS, None, should_stop=lambda: next(asked)).state
+    np.testing.assert_allclose(a["losses"][:3], alone.losses["manual"][:3], rtol=1e-12)
+
+
+def call(results, *arguments):
+    try:
+        results.append(devices.meet(*arguments))
+    except InputError as error:
+        results.append(str(error))
+
+
+def test_a_process_that_does_not_appear_is_named(port):
+    started = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"^processes 1, 2 of 3 did not appear at 127.0.0.1:\d+ within 0.2 s"
+    ):
+        devices.meet(("127.0.0.1", port), 3, 0, 0.2)
+    with pytest.raises(InputError, match=r"^process 0 did not appear at 127.0.0.1:\d+ within 0.2 s"):
+        devices.meet(("127.0.0.1", port), 3, 1, 0.2)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("other", "first_says", "other_says"),
+    [
+        ((1, "same"), None, None),
+        ((1, "batch 8"), "process 1 was given other settings: batch 8, expected same", "process 0 gave up"),
+        ((7, "same"), "a process says that it is process_id 7, expected 1", "process 0 gave up"),
+    ],
+)
+def test_processes_meet_or_say_why_not(port, other, first_says, other_says):
+    address, results = ("127.0.0.1", port), []
+    thread = threading.Thread(target=call, args=(results, address, 2, other[0], 10, other[1]))
+    thread.start()
+    time.sleep(0.2)  # the other one is there first
+    mine = []
+    with socket.socket() as stranger:
+        call(mine, address, 2, 0, 10, "same")
+        thread.join()
+        assert stranger.connect_ex(address) != 0  # the port is free again
+    for found, expected in ((mine[0], first_says), (results[0], other_says)):
+        assert found is None if expected is None else found.startswith(expected)
+
+
+def test_a_stranger_at_the_port_does_no_harm(port):
+    address, results = ("127.0.0.1", port), []
+    thread = threading.Thread(target=call, args=(results, address, 2, 0, 10, ""))
+    thread.start()
+    time.sleep(0.1)
+    with socket.create_connection(address) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\n")
+    mine = []
+    call(mine, address, 2, 1, 10, "")
+    thread.join()
+    assert (mine, results) == ([None], [None])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("127.0.0.1", 2, 0), "coordinator is '127.0.0.1', expected HOST:PORT or auto"),
+        (("127.0.0.1:0", 2, 0), "coordinator is '127.0.0.1:0', expected HOST:PORT or auto"),
+        (("127.0.0.1:80000", 2, 0), "coordinator is '127.0.0.1:80000', expected HOST:PORT or auto"),
+        (("127.0.0.1:1234", 2, 2), "process_id is 2, expected a number from 0 to 1"),
+        (("127.0.0.1:1234", None, 1), "--num-processes beside it, which is None"),
+        (("no host:1234", 2, 1), "coordinator is 'no host:1234', which cannot be used"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(arguments, line):
+    with pytest.raises(InputError) as error:
+        devices.connect(*arguments, timeout=1)
+    assert line in str(error.value)
+
+
+def test_a_port_in_use_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with pytest.raises(InputError, match="which cannot be used: Address already in use"):
+            devices.meet(address, 2, 0, 1)
+
+
+@pytest.mark.parametrize("wanted", [0, 4096])
+def test_more_devices_than_there_are_is_refused(wanted):
+    with pytest.raises(InputError, match=f"devices is {wanted}, expected at (least 1|most the)"):
+        devices.mesh_of(wanted)
