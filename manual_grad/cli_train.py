@@ -126,6 +126,10 @@ def train(
         outcome, seconds = _run(settings, given)
     if jax.process_index() == 0:
         _report(outcome, settings, seconds, json, plot, save)
+    if outcome.status == "deserted":
+        print(f"manual-grad: {_why(outcome, settings, save)}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # JAX would wait for the others, and abort
     if outcome.status != "finished" and jax.process_index() == 0:
         raise Stopped(_why(outcome, settings, save), 130 if outcome.status == "interrupted" else 1)
     codes = {"finished": int(_wrong(outcome.state)), "interrupted": 130, "diverged": 1}
@@ -367,9 +371,14 @@ def _verdict(state: State, s: Settings) -> str:
 def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
     """Why the run ended early, and what is left of it."""
     epoch, step = outcome.state.epoch + 1, outcome.state.step
-    if outcome.status == "interrupted":
+    if outcome.status in ("interrupted", "deserted"):
         kept = f"saved: go on with --resume {save}" if save else "nothing was saved: --save was not given"
-        return f"interrupted in epoch {epoch} of {s.epochs}, after {step} of its steps; {kept}"
+        what = (
+            "interrupted"
+            if outcome.status == "interrupted"
+            else f"another process cannot be reached ({outcome.reason[:100]}),"
+        )
+        return f"{what} in epoch {epoch} of {s.epochs}, after {step} of its steps; {kept}"
     kept = f"the last good parameters are in {save}" if save else "--save would have kept the last good ones"
     at = f"the loss is not finite at step {outcome.bad_step}, in epoch {epoch}"
     return f"{at}: a smaller --learning-rate than {s.learning_rate:g} may help; {kept}"

@@ -90,11 +90,15 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: where it stands, and for ``diverged`` the step (from 1) whose loss was not finite."""
+    """How a run ended: where it stands, and for ``diverged`` the step (from 1) whose loss was not finite.
+
+    ``deserted``: another process of the run cannot be reached, and ``reason`` is what JAX says.
+    """
 
     state: State
-    status: Literal["finished", "interrupted", "diverged"]
+    status: Literal["finished", "interrupted", "diverged", "deserted"]
     bad_step: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -403,7 +407,28 @@ def train(
     Returns:
         How it ended. Where a loss was not finite, the state is the last whose loss was.
     """
-    state, before, pace = _on_devices(program, state), None, 1
+    state, reached = _on_devices(program, state), [state]
+
+    def remember(state: State) -> None:
+        reached[0] = state
+        on_step(state)
+
+    try:
+        return _train(program, state, remember, on_epoch, should_stop)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        return Outcome(_on_host(reached[0]), "deserted", reason=str(error).partition("\n")[0])
+
+
+def _train(
+    program: Program,
+    state: State,
+    on_step: Callable[[State], None],
+    on_epoch: Callable[[State], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    before, pace = None, 1
     while state.epoch < program.settings.epochs:
         order = program.put(order_of_epoch(program.settings, program.samples, state.epoch))
         while state.step < program.steps:
