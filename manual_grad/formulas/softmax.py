@@ -4,8 +4,8 @@
 
 Stable for every finite logit, by subtracting each sample's largest. At ±∞ the value is the limit where there
 is one (a lone +∞ takes all the probability, −∞ takes none) and NaN where there is none (two +∞, or all −∞).
-A term of the loss with label 0 is 0, whatever its probability. The forward passes may be differentiated by JAX in
-their turn, as a second derivative does: where logits are equal or a label is 0, nothing is cut off.
+A term of the loss with label 0 is 0, whatever its probability. JAX may differentiate the forward passes
+again, as for a second derivative: where logits are equal or a label is 0, nothing is cut off.
 """
 
 from typing import Any
