@@ -1,7 +1,6 @@
 """An Equinox MLP whose linear layers, activation and loss are replaced by the hand-derived operations.
 
-pip install "manual-grad[examples]"
-python examples/equinox_mlp.py
+In a clone: ``pip install -e ".[examples]" && python examples/equinox_mlp.py``
 """
 
 import equinox as eqx

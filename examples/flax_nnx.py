@@ -1,7 +1,6 @@
 """A Flax NNX model whose dense layers, activation and loss are the hand-derived operations.
 
-pip install "manual-grad[examples]"
-python examples/flax_nnx.py
+In a clone: ``pip install -e ".[examples]" && python examples/flax_nnx.py``
 """
 
 import jax

@@ -1,7 +1,6 @@
 """A convolutional network in an Optax training loop, with JAX's gradients and with the hand-derived ones.
 
-pip install "manual-grad[examples]"
-python examples/optax_loop.py
+In a clone: ``pip install -e ".[examples]" && python examples/optax_loop.py``
 """
 
 import jax

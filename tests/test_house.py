@@ -164,14 +164,14 @@ def test_the_readme_names_functions_that_prove_the_tag():
         assert named == {way for way in ways if way in manual_grad.__all__}, tag
 
 
-def public_functions():
-    for path in sources("manual_grad.formulas"):
+def public_functions(package="manual_grad.formulas"):
+    for path in sources(package):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 yield pytest.param(path.stem, node, id=f"{path.stem}.{node.name}")
 
 
-@pytest.mark.parametrize(("module", "node"), list(public_functions()))
+@pytest.mark.parametrize(("module", "node"), [*public_functions(), *public_functions("manual_grad.ops")])
 def test_public_functions_explain_themselves(module, node):
     doc = ast.get_docstring(node) or ""
     if module == "border":
