@@ -3,8 +3,8 @@
 Each operation is a ``jax.custom_vjp`` over a pair of :mod:`manual_grad.formulas`, with what a layer needs
 around it: keyword arguments, any number of leading batch axes, dtypes that mix, several devices.
 
-- Floating-point arguments of different dtypes are promoted as ``jnp`` promotes them; each cotangent comes
-  back in its primal's dtype.
+- Floating-point arguments of different dtypes are all promoted to their ``jnp.result_type``; each cotangent
+  comes back in its primal's dtype.
 - Under ``jax.shard_map`` an argument that the devices share gets the sum of their cotangents. A loss is the
   mean over a device's own samples: take ``jax.lax.pmean`` of it.
 - jit, vmap, scan, remat, export and derivatives of any order work. What JAX has not is forward mode through
@@ -26,7 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.formulas.activations import relu_bwd
@@ -98,23 +98,23 @@ def _vary(array: Array, axes: frozenset[str]) -> Array:
 def _by_hand(fwd: Callable, bwd: Callable, *primals: Array) -> Array:
     """``fwd(*primals)[0]``, which JAX differentiates by calling ``bwd``; integers have no cotangent."""
     floats = [primal for primal in primals if jnp.issubdtype(primal.dtype, jnp.floating)]
-    pull = _with_explicit_sharding(bwd, floats)
+    shardings = _explicit_shardings(*floats)
+    pull = jax.sharding.auto_axes(bwd, out_sharding=shardings) if shardings else bwd
     none = [None] * (len(primals) - len(floats))
     op = jax.custom_vjp(lambda *primals: fwd(*primals)[0])
     op.defvjp(fwd, lambda res, dout: (*pull(res, dout), *none))
     return op(*primals)
 
 
-def _with_explicit_sharding(bwd: Callable, primals: Sequence[Array]) -> Callable:
-    """``bwd``, each cotangent sharded as its primal where a mesh has explicit axes.
+def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:
+    """How each array is sharded, where a mesh has explicit axes; nothing elsewhere.
 
-    Inside, the compiler chooses: of a sum over a sharded axis, as in Xᵀ dZ, it could not be told otherwise.
+    There a sum over a sharded axis, as in Xᵀ dZ, is refused until somebody says how its result is sharded:
+    a cotangent is, as its primal. The formula itself runs with ``auto_axes``.
     """
     shardings = [jax.typeof(primal).sharding for primal in primals]
     mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
-    if mesh is None:
-        return bwd
-    return jax.sharding.auto_axes(bwd, out_sharding=tuple(NamedSharding(mesh, s.spec) for s in shardings))
+    return tuple(NamedSharding(mesh, s.spec) for s in shardings) if mesh is not None else ()
 
 
 @_operation
@@ -316,4 +316,7 @@ def linear_cross_entropy(
     require_labels_in_range("linear_cross_entropy", labels, W.shape[1])
     fwd = functools.partial(linear_cross_entropy_fwd, chunk=chunk)
     rows = hidden.reshape(-1, hidden.shape[-1])
+    if shardings := _explicit_shardings(rows, W):  # the forward pass makes the gradients
+        out = NamedSharding(shardings[0].mesh, PartitionSpec()), shardings
+        fwd = jax.sharding.auto_axes(fwd, out_sharding=out)
     return _by_hand(fwd, linear_cross_entropy_bwd, rows, W, labels.reshape(-1))

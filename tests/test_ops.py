@@ -460,7 +460,7 @@ def on_eight_devices():
     jax.config.update("jax_disable_most_optimizations", True)
     for name in ("dense", "linear_cross_entropy"):
         hold_sharded(CASES[name], jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)))
-    for name in ("dense", "conv2d", "integer_labels"):
+    for name in ("dense", "conv2d", "linear_cross_entropy"):
         hold_explicit(CASES[name], jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,)))
     print(jax.device_count(), "devices")
 
