@@ -133,23 +133,17 @@ def gradient(case, f, floats):
     return jax.value_and_grad(f, every(case))(*floats)
 
 
-def mapped_over_all(case, f, floats):
+def mapped(case, f, floats):
+    """Over every argument at once, and over each alone."""
+    n = len(floats)
+    ways = {(0,) * n, *(tuple(0 if i == place else None for i in range(n)) for place in range(n))}
     stacked = [jnp.stack([x, 2 * x + 1]) for x in floats]
-    return jax.vmap(jax.grad(f, every(case)))(*stacked)
-
-
-def mapped_over_first(case, f, floats):
-    return _mapped_over(0, case, f, floats)
-
-
-def mapped_over_last(case, f, floats):
-    return _mapped_over(len(floats) - 1, case, f, floats)
-
-
-def _mapped_over(place, case, f, floats):
-    axes = [0 if i == place else None for i in every(case)]
-    floats = [jnp.stack([x, 2 * x + 1]) if i == place else x for i, x in enumerate(floats)]
-    return jax.vmap(jax.grad(f, every(case)), axes)(*floats)
+    return [
+        jax.vmap(jax.grad(f, every(case)), axes)(
+            *(many if axis == 0 else one for axis, many, one in zip(axes, stacked, floats, strict=True))
+        )
+        for axes in sorted(ways, key=str)
+    ]
 
 
 def rematerialised(case, f, floats):
@@ -184,10 +178,7 @@ def second_order_forward(case, f, floats):
     return jax.jvp(grad, tuple(floats), tuple(map(tangent, floats)))[1]
 
 
-TRANSFORMATIONS = [
-    gradient, mapped_over_all, mapped_over_first, mapped_over_last, rematerialised, trained_in_a_scan,
-    second_order, second_order_forward,
-]  # fmt: skip
+TRANSFORMATIONS = [gradient, mapped, rematerialised, trained_in_a_scan, second_order, second_order_forward]
 each_transformation = pytest.mark.parametrize("transformed", TRANSFORMATIONS, ids=lambda t: t.__name__)
 
 
