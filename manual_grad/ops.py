@@ -84,13 +84,13 @@ def _alike(hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _varying_axes(array: Array) -> frozenset[str]:
     """The mesh axes of a ``shard_map`` over which the array's value varies."""
     of = jax.typeof(array)
-    return of.mat.varying if hasattr(of, "mat") else of.vma  # JAX before 0.10 had vma
+    return of.mat.varying if hasattr(of, "mat") else getattr(of, "vma", frozenset())  # by JAX's version
 
 
 def _vary(array: Array, axes: frozenset[str]) -> Array:
     if not axes:
         return array
-    if not hasattr(lax, "pcast"):  # JAX before 0.8
+    if not hasattr(lax, "pcast"):  # an older JAX
         return lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]
     return lax.pcast(array, tuple(axes), to="varying")
 
