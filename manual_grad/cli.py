@@ -21,12 +21,12 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad import user_code
+from manual_grad import kill_table, user_code
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.lectures.digits import MissingExtra
-from manual_grad.verify import Report, check_grad, judge
+from manual_grad.verify import Report, check_grad, judge, kill_matrix
 from manual_grad.verify.judge import Status, Verdict
 from manual_grad.verify.symbolic import load_symbolic
 
@@ -100,6 +100,12 @@ def verify(
     dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
         Dtype.float64
     ),
+    mutants: Annotated[
+        bool,
+        typer.Option(
+            "--mutants", help="Instead, show that wrong versions of every formula fail, and at which oracle."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
 ) -> None:
@@ -112,6 +118,11 @@ def verify(
     [bold]symbolic[/] is SymPy on the definition in plain loops. Then the lectures' misprints, each shown
     to be wrong.
 
+    With [bold]--mutants[/] every formula is made wrong in the ways in which people get it wrong, and each
+    wrong version held against every oracle; beside it, which of them the checks in common use let through:
+    a cotangent of ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric
+    inputs. Exit 1 if one survives our oracles.
+
     Examples:
 
     manual-grad verify
@@ -119,8 +130,12 @@ def verify(
     manual-grad verify --lecture B --oracle all --json b.json
 
     manual-grad verify --tag A-10 --tag A-E1 --dtype float32 --seed 7
+
+    manual-grad verify --mutants --tag A-10 --json kills.json
     """
     equations, errata = _chosen(lecture, tag)
+    if mutants:
+        _kill(equations, errata, oracle, dtype.value, seed, json, one_by_one=bool(tag))
     oracles = _chosen_oracles(oracle)
     if json:
         _require_writable(json)
@@ -138,6 +153,46 @@ def verify(
         content = {
             "environment": environment() | {"dtype": dtype.value, "seed": seed},
             "equations": [_as_json(v) for v in verdicts],
+            "passed": passed,
+            "seconds": round(seconds, 2),
+        }
+        _write(json, content)
+    raise typer.Exit(0 if passed else 1)
+
+
+def _kill(
+    equations: Sequence[Equation],
+    errata: Sequence[Erratum],
+    oracles: list[str] | None,
+    dtype: str,
+    seed: int,
+    json: Path | None,
+    one_by_one: bool,
+) -> None:
+    """``verify --mutants``: the kill matrix of these equations; ends with the exit code."""
+    if not equations:
+        raise UsageError(f"--tag {errata[0].tag} is an erratum, expected an equation with --mutants")
+    if oracles or dtype != "float64":
+        given = f"--oracle {oracles[0]}" if oracles else f"--dtype {dtype}"
+        raise UsageError(f"{given} cannot be given with --mutants, which asks every oracle, in float64")
+    if json:
+        _require_writable(json)
+    load_symbolic()
+    _require_device()
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    started = time.perf_counter()
+    rows = kill_table.kill_all(kill_matrix.targets(equations), seed)
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    kill_table.show(console, rows, one_by_one)
+    passed = not any(row.lives for row in rows)
+    summary = escape(kill_table.summary(rows, seed, seconds))
+    console.print(summary, style="green" if passed else "bold red", highlight=False)
+    if json:
+        content = {
+            "environment": environment() | {"dtype": dtype, "seed": seed},
+            "mutants": [kill_table.as_json(row) for row in rows],
             "passed": passed,
             "seconds": round(seconds, 2),
         }

@@ -56,6 +56,24 @@ def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     return {way: _judge(claim, formula, oracle, sample, rng) for way, formula in claim.formulas.items()}
 
 
+def exact_points(
+    claim: Claim, rng: np.random.Generator, draws: int = 2
+) -> list[tuple[Any, dict[str, Any], tuple]]:
+    """Integers on which the reference's derivative, or value, is exact, with what it is there.
+
+    Args:
+        claim: one with ``polynomial`` set.
+        rng: decides the integers.
+        draws: how many points.
+    Returns:
+        For each point the cotangent (or None), the inputs, and the truth to the last bit.
+    """
+    oracle = _program(oracle_of(claim), _integers(claim, rng, 1 << 4))
+    among = _widest_set(claim, (oracle,), rng)
+    points = [_integers(claim, rng, among) for _ in range(draws)]
+    return [(dout, inputs, oracle((dout, inputs))[0]) for dout, inputs in points]
+
+
 def _judge(claim: Claim, formula: Callable, oracle: Callable, sample: tuple, rng: Any) -> Exactness:
     found = Exactness()
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.lectures.entries import Claim, Draw
 from manual_grad.verify.compare import Comparison, compare
-from manual_grad.verify.problem import Problem, pose
+from manual_grad.verify.problem import Check, Problem, pose
 
 _ONE_AT_A_TIME = threading.Lock()  # SymPy's caches are not made for threads
 
@@ -50,24 +50,41 @@ def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comp
     Returns:
         The comparison that is furthest from equal, for each formula by its name in the claim.
     """
-    problem = pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
-    want = _truth(problem)
-    return {way: _judge(problem, formula, want) for way, formula in claim.formulas.items()}
+    problem = pose_tiny(claim, rng)
+    check = symbolic_check(problem)
+    return {way: _judge(problem, formula, check) for way, formula in claim.formulas.items()}
 
 
-def _judge(problem: Problem, formula: Callable, want: list) -> Comparison:
-    wrt = problem.claim.wrt
-    try:
-        got = problem.answer_of(formula)
+def pose_tiny(claim: Claim, rng: np.random.Generator) -> Problem:
+    """The claim on inputs so small that SymPy can differentiate by each entry."""
+    return pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
+
+
+def symbolic_check(problem: Problem) -> Check:
+    """What compares an answer with SymPy's, which is asked once.
+
+    Args:
+        problem: of a claim with a definition, on tiny inputs.
+    """
+    wrt, want = problem.claim.wrt, _truth(problem)
+
+    def check(got: tuple) -> list[Comparison]:
         names, leaves = _leaves(wrt, got)
         if len(leaves) != len(want):
-            return Comparison(", ".join(wrt), float("inf"), f"got {len(leaves)} arrays, expected {len(want)}")
+            detail = f"got {len(leaves)} arrays, expected {len(want)}"
+            return [Comparison(", ".join(wrt), float("inf"), detail)]
         pairs = zip(names, leaves, want, strict=True)
-        found = [c for name, g, w in pairs for c in compare(g, w, jnp.float64, name)]
-        return max(found, key=lambda comparison: comparison.error)
+        return [c for name, g, w in pairs for c in compare(g, w, jnp.float64, name)]
+
+    return check
+
+
+def _judge(problem: Problem, formula: Callable, check: Check) -> Comparison:
+    try:
+        return max(check(problem.answer_of(formula)), key=lambda comparison: comparison.error)
     except Exception as error:  # a broken formula may raise anything; that is a verdict too
         detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        return Comparison(", ".join(wrt), float("inf"), detail)
+        return Comparison(", ".join(problem.claim.wrt), float("inf"), detail)
 
 
 def _truth(problem: Problem) -> list[np.ndarray]:
