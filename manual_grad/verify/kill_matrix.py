@@ -1,7 +1,8 @@
 """Which oracle kills which wrong formula, and which of them the checks in common use would let live.
 
 The truth of a claim is computed once for each oracle, and the formula and all its mutants are held against
-it. The formula itself must pass everywhere: only then does a mutant's death say something. What kills here is
+it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of,
+without their mistakes: only then does a mutant's death say something. What kills here is
 what fails in :mod:`manual_grad.verify.judge`: the same points, the same tolerances, float64.
 
 The checks in common use, each as mild as it is met with:
@@ -9,6 +10,7 @@ The checks in common use, each as mild as it is met with:
 - ``ones``: reverse mode with a cotangent of ones, to our tolerance;
 - ``projection``: one number ⟨g, v⟩ over all arrays at once, v Gaussian and always the same, within
   1e-5 + 1e-3 |⟨truth, v⟩| as in the fast mode of PyTorch's gradcheck;
+- ``sum``: the sum of each array's entries, within the same;
 - ``bfloat16``: every entry within 1e-2, both sides rounded to bfloat16;
 - ``square``: reverse mode to our tolerance, where all axes have one length and all matrices are symmetric.
 
@@ -30,6 +32,7 @@ from manual_grad.lectures.entries import Claim, Draw, Equation, Style
 from manual_grad.verify.compare import TOLERANCES, Comparison, compare
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import exact_points
+from manual_grad.verify.mistakes import families_of
 from manual_grad.verify.mutants import Mutant, at_the_kink, mutants_of
 from manual_grad.verify.problem import (
     Check,
@@ -44,7 +47,7 @@ from manual_grad.verify.problem import (
 from manual_grad.verify.symbolic import definition_of, pose_tiny, symbolic_check
 
 ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
-COMMON = ("ones", "projection", "bfloat16", "square")
+COMMON = ("ones", "projection", "sum", "bfloat16", "square")
 FLOAT64 = jnp.dtype(jnp.float64)
 TOLERANCE = TOLERANCES["float64"]
 DRAWS_UNTIL_ALIVE = 20
@@ -105,7 +108,7 @@ class FormulaError(AssertionError):
 
 
 def targets(equations: Sequence[Equation]) -> list[Target]:
-    """Every formula of these equations once: in the claim that asks it for the most arrays, the first of them.
+    """Every formula of these equations once: in the first claim of those that ask it for the most arrays.
 
     >>> from manual_grad.lectures import EQUATIONS
     >>> [(t.tag, t.formulas) for t in targets([e for e in EQUATIONS if e.tag in ("B-06", "A-08")])][:2]
@@ -123,7 +126,9 @@ def targets(equations: Sequence[Equation]) -> list[Target]:
     for way, (_, tag, number, claim) in best.items():
         found.setdefault((tag, number), []).append(way)
         claims[tag, number] = claim
-    return [Target(tag, number, claims[tag, number], tuple(ways)) for (tag, number), ways in sorted(found.items())]
+    return [
+        Target(tag, number, claims[tag, number], tuple(ways)) for (tag, number), ways in sorted(found.items())
+    ]
 
 
 def kill(
@@ -139,15 +144,18 @@ def kill(
     Returns:
         A row for each mutant.
     Raises:
-        FormulaError: a formula does not pass unmutated.
+        FormulaError: a formula, or a handwritten version without its mistake, does not pass.
     """
-    claim = replace(target.claim, formulas={way: _ready(target.claim.formulas[way]) for way in target.formulas})
+    claim = replace(
+        target.claim, formulas={way: _ready(target.claim.formulas[way]) for way in target.formulas}
+    )
     origin = [seed, zlib.crc32(target.tag.encode()), target.number]
     kinked = at_the_kink(claim)
     draw, problem = _alive(kinked, "real", origin)
     questions = [*_by_oracles(kinked, draw, problem, origin, oracles), *_in_common_use(claim, origin)]
+    rights = {**claim.formulas, **_by_hand(problem)}
     for question in questions:
-        for way, formula in claim.formulas.items():
+        for way, formula in rights.items():
             if not _asked(question, claim, formula)[1] <= 1:
                 raise FormulaError(f"{target.tag}: {way} itself does not pass {question.name}")
     mutants = mutate(kinked, problem)
@@ -158,6 +166,13 @@ def kill(
         _row(target.tag, mutant, list(zip(names, found, strict=True)))
         for mutant, found in zip(mutants, zip(*answers, strict=True), strict=True)
     ]
+
+
+def _by_hand(problem: Problem) -> dict[str, Callable]:
+    """What the handwritten mutants are made of, without a mistake."""
+    claim = problem.claim
+    families = families_of(claim.kind, claim.reference.__name__, problem.inputs)
+    return {f"{claim.reference.__name__} by hand": _ready(family.right) for family in families}
 
 
 def _row(tag: str, mutant: Mutant, found: Sequence[tuple[str, tuple[float, float]]]) -> Row:
@@ -195,12 +210,12 @@ def _share(comparison: Comparison, tolerance: float) -> float:
 
 def _ready(function: Callable) -> Callable:
     """The function compiled once for each shape; its answers are NumPy's, and the last is remembered."""
-    kept: dict[str, Any] = {"leaves": None}
+    kept: dict[str, Any] = {"leaves": []}
 
     def run(*dout: Any, **inputs: Any) -> Any:
-        leaves = [dout, *jax.tree.leaves(inputs)]
+        leaves = jax.tree.leaves((dout, inputs))
         last = kept["leaves"]
-        if last is None or len(last) != len(leaves) or any(a is not b for a, b in zip(_flat(last), _flat(leaves), strict=True)):
+        if len(last) != len(leaves) or any(a is not b for a, b in zip(last, leaves, strict=True)):
             arrays, settings = split_settings(inputs)
             if "run" not in kept:
                 kept["run"] = jax.jit(lambda d, a: function(*d, **a, **settings), compiler_options=quick())
@@ -208,10 +223,6 @@ def _ready(function: Callable) -> Callable:
         return kept["answer"]
 
     return run
-
-
-def _flat(leaves: list) -> list:
-    return jax.tree.leaves(leaves)
 
 
 # --- the points -------------------------------------------------------------------------------------------
@@ -268,7 +279,8 @@ def _in_common_use(claim: Claim, origin: list[int]) -> list[_Question]:
         _Question("square", square.dout, square.inputs, _against(claim, truth(square.dout, **square.inputs))),
     ]
     if claim.kind != "value":
-        found.append(_Question("projection", *at, _projection(want), 1.0))
+        found.append(_Question("projection", *at, _projections([_fixed(want)], want), 1.0))
+        found.append(_Question("sum", *at, _projections(_sums(want), want), 1.0))
     if claim.kind == "gradient":
         ones = jax.tree.map(lambda d: jnp.asarray(np.ones(d.shape)), usual.dout)
         found.append(_Question("ones", ones, usual.inputs, _absolutely(claim, truth(ones, **usual.inputs))))
@@ -313,18 +325,32 @@ def _absolutely(claim: Claim, want: tuple) -> Check:
     return check
 
 
-def _projection(want: tuple) -> Check:
-    """⟨g, v⟩ against ⟨truth, v⟩: the difference, over what is allowed."""
-    v = np.random.default_rng(0).standard_normal(sum(np.size(leaf) for leaf in jax.tree.leaves(want)))
+def _fixed(want: tuple) -> np.ndarray:
+    """A Gaussian vector, the same for every gradient of this size."""
+    return np.random.default_rng(0).standard_normal(len(_vector(want)))
 
-    def along(arrays: tuple) -> float:
-        return float(v @ np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(arrays)]))
+
+def _sums(want: tuple) -> list[np.ndarray]:
+    """For each array, ones for its entries."""
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(want)]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return [(owner == k).astype(float) for k in range(len(sizes))]
+
+
+def _projections(vectors: list[np.ndarray], want: tuple) -> Check:
+    """⟨g, v⟩ against ⟨truth, v⟩ for each v: the difference, over what is allowed."""
+    expected = [float(v @ _vector(want)) for v in vectors]
 
     def check(got: tuple) -> list[Comparison]:
         worst = max(compare(got, want, FLOAT64), key=lambda c: c.error)
         if not math.isfinite(worst.error):
             return [worst]
-        expected = along(want)
-        return [Comparison("", abs(along(got) - expected) / (1e-5 + 1e-3 * abs(expected)), "")]
+        along = [float(v @ _vector(got)) for v in vectors]
+        pairs = zip(along, expected, strict=True)
+        return [Comparison("", abs(a - w) / (1e-5 + 1e-3 * abs(w)), "") for a, w in pairs]
 
     return check
+
+
+def _vector(arrays: tuple) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(arrays)])

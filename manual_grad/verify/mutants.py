@@ -2,8 +2,9 @@
 
 A mistake of the first kind is made in one array of the answer, the others being right, so that no other array
 gives it away. Where a mistake would change nothing it is not planted, by rules that are stated here and look
-at the formula alone: a batch of one sample has no sum over the batch, a vector no transpose, the Jacobian of
-an elementwise function and that of softmax are symmetric, and a rate of descent is no mean.
+at the formula alone: a batch of one sample has no sum over the batch, a vector no transpose, the Jacobians of
+an elementwise function of a vector and of softmax are symmetric, and that by a bias in rows is an identity
+for each sample; a line written by hand is planted only where one of the arrays asked for comes out of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.verify import (  # noqa: F401  what is written by hand, registered there
+    mistakes_in_convolutions,
+    mistakes_in_losses,
+    mistakes_in_networks,
+)
 from manual_grad.verify.mistakes import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
 from manual_grad.verify.problem import Problem, answer_in_order, pose
 
 NO_MEAN, MEAN_TWICE = "1/N missing", "1/N twice"
 ZERO, NO_COTANGENT, LAST_DROPPED = "zero", "cotangent ignored", "last sample dropped"
-SYMMETRIC = {"softmax", "squared_errors", "relu", "sigmoid", "tanh", "softplus", "identity"}
+_ELEMENTWISE = {"squared_errors", "relu", "sigmoid", "tanh", "softplus", "identity"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,10 @@ class Batch:
     mean: bool = False
 
 
-_ROWS = {name: 0 for name in ("X", "y", "S", "A", "Z", "logits", "labels", "probs", "hidden")}
-_COLUMNS = {"X": 1, "Y": 1, "y": 0, "S": 1, "A": 1, "Z": 1} | {f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)}
+_ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "logits", "labels", "probs", "hidden"), 0)
+_COLUMNS = {"X": 1, "Y": 1, "y": 0, "S": 1, "A": 1, "Z": 1} | {
+    f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)
+}
 _X = {"x": 0}
 # By the name of the claim's reference; one that is not named here has no batch.
 BATCHES: dict[str, Batch] = {
@@ -112,7 +120,7 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
     >>> [m.kind for m in mutants_of(claim)][:3]
     ['sign flipped', 'zero', 'transposed']
     """
-    problem = problem or pose(claim, Draw(np.random.default_rng(0)))
+    problem = problem or pose(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64)))
     found = [mutant for way in claim.formulas for mutant in _generic(problem, way)]
     first = next(iter(claim.formulas))
     by_hand = mistakes_of(claim.kind, claim.reference.__name__, problem.inputs, claim.wrt)
@@ -139,7 +147,7 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
             changes |= {NO_MEAN: lambda g, n: g * n, MEAN_TWICE: lambda g, n: g / n}
         if N > 1 and not batch.mean and claim.kind == "gradient" and summed:
             changes |= {MEAN_FOR_SUM: lambda g, n: g / n}
-        if len(shape) > 1 and not (claim.kind == "jacobian" and claim.reference.__name__ in SYMMETRIC):
+        if len(shape) > 1 and not (claim.kind == "jacobian" and _symmetric(claim, name, len(shape))):
             changes |= {TRANSPOSED: lambda g, n: g.swapaxes(-1, -2)}
         changed = {kind: partial(_changed, claim, formula, position, c) for kind, c in changes.items()}
         made += [Mutant(kind, way, function, name) for kind, function in changed.items()]
@@ -149,6 +157,14 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
     if N > 1:
         made.append(Mutant(LAST_DROPPED, way, partial(_without_last, claim, formula, batch), everything))
     return made
+
+
+def _symmetric(claim: Claim, name: str, rank: int) -> bool:
+    """Whether a Jacobian's last two axes can be exchanged: diagonal, diag(p) − p pᵀ, an identity a sample."""
+    reference = claim.reference.__name__
+    if reference == "dense_rows":
+        return name == "b"
+    return rank == 2 and (reference == "softmax" or reference in _ELEMENTWISE)
 
 
 def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
@@ -166,7 +182,9 @@ def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
     ]
 
 
-def _changed(claim: Claim, formula: Callable, position: int, change: Callable, *dout: Any, **inputs: Any) -> tuple:
+def _changed(
+    claim: Claim, formula: Callable, position: int, change: Callable, *dout: Any, **inputs: Any
+) -> tuple:
     """The formula with one array of its answer changed; ``change`` is told how many samples there are."""
     batch = BATCHES.get(claim.reference.__name__, Batch({}))
     sizes = [inputs[name].shape[axis] for name, axis in batch.axes.items() if name in inputs]
@@ -189,7 +207,7 @@ def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **i
     fewer = {n: _cut(v, batch.axes[n]) if n in batch.axes else v for n, v in inputs.items()}
     of_out = dout[0] if dout else None
     if batch.out is not None and dout:
-        of_out = jax.tree.map(lambda d: _cut(d, batch.out), of_out)
+        of_out = jax.tree.map(partial(_cut, axis=batch.out), of_out)
     got = answer_in_order(claim, formula, of_out, fewer)
     if claim.kind == "value":
         return tuple(jax.tree.map(lambda g: _filled(share * g, batch.out), g) for g in got)
@@ -227,7 +245,6 @@ def _filled(g: Any, axis: int | None) -> Any:
 # --- the point at which a mask with ≥ differs ---------------------------------------------------------------
 
 
-
 def at_the_kink(claim: Claim) -> Claim:
     """The claim of a ReLU network with the weights and bias of its first hidden unit at 0.
 
@@ -260,5 +277,3 @@ def _with_a_dead_unit(given: dict[str, Any], rows: bool) -> dict[str, Any]:
         W = W.at[:, 0].set(0) if rows else W.at[0].set(0)
         return {**given, "params": [(W, b.at[0].set(0)), *rest]}
     return given
-
-
