@@ -1,8 +1,9 @@
 """Backward passes as people write them by hand, and the mistakes that they make in them.
 
-Each family is written once, in plain ``jax.numpy`` and without the project's formulas, with its doubtful
-places as parameters: left alone it is right, which the kill matrix makes sure of, and each mistake replaces
-one place. :mod:`manual_grad.verify.mutants` plants them, together with those that any formula can have.
+Each family is written once, in plain ``jax.numpy`` and without the project's backward formulas, with its
+doubtful places as parameters: left alone it is right, which the kill matrix makes sure of, and each mistake
+replaces one place. :mod:`manual_grad.verify.mutants` plants them, together with those that any formula can
+have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ NO_OFF_DIAGONAL = "softmax off-diagonal missing"
 P_SWAPPED = "p and p − 1 swapped"
 NOT_ROTATED = "kernel not rotated"
 ROTATED_TWICE = "kernel rotated twice"
+GRADIENT_TURNED = "gradient of the kernel turned"
 PADDING = "padding off by one"
 STRIDE = "stride ignored in dX"
 DILATION = "dilation ignored in dX"
@@ -73,7 +75,20 @@ def families_of(kind: str, reference: str, inputs: dict[str, Any]) -> list[Famil
 
 
 def mistakes_of(kind: str, reference: str, inputs: dict[str, Any], wrt: Sequence[str]) -> list[Mistake]:
-    """The mistakes that people make in such a formula, and that have a part in these arrays."""
+    """The mistakes that people make in such a formula, and that have a part in these arrays.
+
+    Args:
+        kind: the claim's.
+        reference: the name of its forward function.
+        inputs: what the formula is given.
+        wrt: the arrays asked for.
+    Returns:
+        One for each wrong line.
+
+    >>> import manual_grad.verify.mistakes_in_networks
+    >>> [m.says for m in mistakes_of("gradient", "dense_rows", {}, ["W"])]
+    ['dW = dZᵀ X']
+    """
     return [
         Mistake(said, line, partial(family.right, **wrong))
         for family in families_of(kind, reference, inputs)

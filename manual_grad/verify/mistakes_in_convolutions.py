@@ -7,6 +7,7 @@ from manual_grad.formulas.conv2d import conv2d_fwd
 from manual_grad.verify.mistakes import (
     BIAS_AXES,
     DILATION,
+    GRADIENT_TURNED,
     MASK_GE,
     MEAN_FOR_SUM,
     NO_MASK,
@@ -64,7 +65,7 @@ _CORRELATION_X: tuple = (
     (TRANSPOSED, "dX with Fᵀ", {"dx": lambda dO, f: _correlated(_full(dO, f), _rot180(f).T)}),
 )
 _CORRELATION_F: tuple = (
-    (NOT_ROTATED, "dF turned: dF = rot180(X ⋆ dO)", {"df": lambda dO, x: _rot180(_small(dO, x))}),
+    (GRADIENT_TURNED, "dF = rot180(X ⋆ dO)", {"df": lambda dO, x: _rot180(_small(dO, x))}),
 )
 family(
     "gradient",
@@ -93,7 +94,7 @@ family(
     "correlate2d",
     _correlate2d_jacobian,
     (ROTATED_TWICE, "the kernel turned before it is laid out", {"turn_f": _rot180}),
-    (ROTATED_TWICE, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
+    (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
     reaches={"turn_f": "x", "turn_windows": "f"},
 )
 
@@ -125,7 +126,7 @@ family(
     "gradient",
     "convolve2d",
     _convolve2d,
-    (ROTATED_TWICE, "dW turned", {"turn_w": _rot180}),
+    (GRADIENT_TURNED, "dW turned", {"turn_w": _rot180}),
     applies=lambda inputs: inputs["mode"] == "full",
 )
 
@@ -183,7 +184,7 @@ family(
     "conv2d",
     _conv2d,
     (NOT_ROTATED, "dX = dZ ⋆ K, full", {"turn": _rot180}),
-    (ROTATED_TWICE, "dK turned", {"turn_dk": _rot180}),
+    (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
     (PADDING, "dX cropped a row too late", {"shift": -1}),
     (BIAS_AXES, "db over height, width and channels", {"db": lambda dZ: dZ.sum(axis=(1, 2, 3))}),
     (BIAS_AXES, "db of the first column alone", {"db": lambda dZ: dZ[:, :, 0].sum(axis=(0, 1))}),
@@ -264,7 +265,7 @@ _CNN: tuple = (
     (NO_MASK, "dZ⁴ not masked", {"mask": lambda Z, l: (Z > 0) | (l == 4)}),
     (MASK_GE, "where Z ≥ 0", {"mask": lambda Z, l: Z >= 0}),
     (NOT_ROTATED, "dA¹ = dZ² ⋆ K², full", {"turn": _rot180}),
-    (ROTATED_TWICE, "dK turned", {"turn_dk": _rot180}),
+    (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
     (PADDING, "dX cropped a row too late", {"shift": -1}),
     (BIAS_AXES, "db of the first column alone", {"db": lambda dZ: dZ[:, :, 0].sum(axis=(0, 1))}),
     (BIAS_AXES, "db over height, width and channels", {"db": lambda dZ: dZ.sum(axis=(1, 2, 3))}),

@@ -114,11 +114,6 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
         problem: the claim at a point, if it is at hand: which arrays there are is seen there.
     Returns:
         The mutants; those by hand are planted in the first formula, of which the others are other forms.
-
-    >>> from manual_grad.lectures import EQUATIONS
-    >>> claim = next(e for e in EQUATIONS if e.tag == "A-08").claims[0]
-    >>> [m.kind for m in mutants_of(claim)][:3]
-    ['sign flipped', 'zero', 'transposed']
     """
     problem = problem or pose(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64)))
     found = [mutant for way in claim.formulas for mutant in _generic(problem, way)]

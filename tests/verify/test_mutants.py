@@ -184,6 +184,13 @@ def test_the_command_shows_each_mutant_and_writes_it(run, tmp_path):
     assert "ones" in ignored["survives"]
 
 
+def test_help_says_what_it_does(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "--mutants" in out
+    assert "cotangent of ones" in " ".join(out.split())
+
+
 def test_a_survivor_is_named_and_exits_1(run, monkeypatch, tmp_path):
     def harmless(claim, problem):
         way, formula = next(iter(claim.formulas.items()))
