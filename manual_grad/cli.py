@@ -184,7 +184,7 @@ def _kill(
     started = time.perf_counter()
     rows = kill_table.kill_all(kill_matrix.targets(equations), seed)
     seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     kill_table.show(console, rows, one_by_one)
     passed = not any(row.lives for row in rows)
     summary = escape(kill_table.summary(rows, seed, seconds))

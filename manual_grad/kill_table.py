@@ -83,13 +83,12 @@ def as_json(row: Row) -> dict[str, Any]:
 
 def _by_kind(rows: Sequence[Row]) -> Table:
     table = Table(
-        title="Mutants: killed by each oracle, of those it was asked about; surviving each common check",
+        title="Mutants: how many each oracle kills (of those it was asked about, where not all), "
+        "and how many each check in common use lets through",
         title_justify="left",
     )
     table.add_column("what is wrong")
-    table.add_column("mutants", justify="right")
-    table.add_column("formulas", justify="right")
-    for name in ORACLES:
+    for name in ("mutants", "formulas", *ORACLES):
         table.add_column(name, justify="right", no_wrap=True)
     for name in COMMON:
         table.add_column(name, justify="right", no_wrap=True, style="yellow")
@@ -106,12 +105,13 @@ def _line(kind: str, rows: Sequence[Row]) -> list[str]:
     cells = [f"[bold red]{kind}[/]" if alive else kind, str(len(rows))]
     cells.append(str(len({(row.tag, row.formula) for row in rows})))
     for oracle in ORACLES:
-        asked = [row for row in rows if oracle in row.relative_error]
-        killed = sum(oracle in row.killed_by for row in asked)
-        cells.append(f"{killed}/{len(asked)}" if asked else "")
+        asked = sum(oracle in row.relative_error for row in rows)
+        killed = sum(oracle in row.killed_by for row in rows)
+        cells.append(f"{killed}/{asked}" if killed < asked else str(killed or ""))
     for check in COMMON:
-        asked = [row for row in rows if check in row.checks]
-        cells.append(f"{sum(check in row.survives for row in asked)}/{len(asked)}" if asked else "")
+        asked = sum(check in row.checks for row in rows)
+        let = sum(check in row.survives for row in rows)
+        cells.append(str(let or "·") if asked else "")
     return cells
 
 

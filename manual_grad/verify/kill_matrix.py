@@ -1,9 +1,10 @@
 """Which oracle kills which wrong formula, and which of them the checks in common use would let live.
 
 The truth of a claim is computed once for each oracle, and the formula and all its mutants are held against
-it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of,
-without their mistakes: only then does a mutant's death say something. What kills here is
-what fails in :mod:`manual_grad.verify.judge`: the same points, the same tolerances, float64.
+it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of, without
+their mistakes: only then does a mutant's death say something. The points are drawn and the tolerances set as
+:mod:`manual_grad.verify.judge` does in float64, with a unit of every ReLU network exactly at its kink; a draw
+that leaves an array of the answer all zero is not used, and ``exact`` has two draws.
 
 The checks in common use, each as mild as it is met with:
 
@@ -32,8 +33,9 @@ from manual_grad.lectures.entries import Claim, Draw, Equation, Style
 from manual_grad.verify.compare import TOLERANCES, Comparison, compare
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import exact_points
+from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.mistakes import families_of
-from manual_grad.verify.mutants import Mutant, at_the_kink, mutants_of
+from manual_grad.verify.mutants import Mutant, mutants_of
 from manual_grad.verify.problem import (
     Check,
     Problem,
