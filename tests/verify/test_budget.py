@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from manual_grad.verify.mutants import LAST_DROPPED, mutants_of
 
 from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Draw
 from manual_grad.verify.compare import compare, share_of
 from manual_grad.verify.judge import verify
+from manual_grad.verify.mutants import LAST_DROPPED, mutants_of
 from manual_grad.verify.problem import compiled, oracle_of, pose, split_settings
 
 PLANTED = {
