@@ -10,7 +10,6 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
-@functools.cache
 def load_digits_8() -> tuple[np.ndarray, np.ndarray]:
     """All 1797 digits of scikit-learn's ``load_digits``, 8×8.
 

@@ -17,7 +17,7 @@ from manual_grad.formulas.border import InputError
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.training.idx import FILES, Arrays, read_idx, require_mnist
 
-SILENCE = 7.0  # seconds without a byte after which a server is given up
+SILENCE = 6.0  # seconds without a byte after which a server is given up
 WAYS_OUT = (
     "MNIST needs a network once; or give its four IDX files with --mnist-source DIR; "
     "or take scikit-learn's digits with --data digits"
@@ -57,6 +57,8 @@ def read_or_prepare(cache: Path, report: Progress) -> Arrays:
 def _quiet_tfds() -> Iterator[Any]:
     """The stock builder of MNIST; its library keeps its bars and warnings to itself meanwhile."""
     try:
+        import array_record.python.array_record_module  # noqa: F401
+        import PIL.Image  # noqa: F401
         import tensorflow_datasets as tfds
         from absl import logging
         from tensorflow_datasets.image_classification import mnist
