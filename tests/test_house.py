@@ -22,6 +22,14 @@ FLOORS = {
         "manual_grad.verify",
         "reference",
     },
+    "manual_grad.training": {
+        "manual_grad.environment",
+        "manual_grad.formulas",
+        "manual_grad.lectures",
+        "manual_grad.training",
+        "manual_grad.verify",
+        "reference",
+    },
     "manual_grad.environment": set(),
 }
 AUTODIFF = {
