@@ -32,17 +32,23 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON under a temporary name in the same folder, then rename it.
+    """Write ``content`` as JSON, as :func:`write_bytes` does.
 
     Raises:
         OSError: the folder does not exist or cannot be written; nothing is left behind.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-    ) as part:
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name in the same folder, then rename it.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written; nothing is left behind.
+    """
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".part", delete=False) as part:
         try:
-            part.write(text)
+            part.write(content)
             part.close()
             os.chmod(part.name, 0o666 & ~_umask())
             os.replace(part.name, path)

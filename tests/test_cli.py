@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import jax.numpy as jnp
 import pytest
 
 from manual_grad import cli, lectures
 from manual_grad.lectures import EQUATIONS, ERRATA, digits
+from manual_grad.verify import hard_cases
 
 
 @pytest.fixture
@@ -126,6 +129,8 @@ BAD_USAGE = {
     "--nonsense": "--nonsense",
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
+    "--hard --dtype float32": "--hard goes with",
+    "--hard --tag A-01": "--hard has no case of A-01",
 }
 
 
@@ -157,8 +162,8 @@ def test_a_missing_extra_is_named(run, monkeypatch):
 
 
 def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
-    monkeypatch.delitem(sys.modules, "reference.symbolic", raising=False)
-    monkeypatch.delattr(sys.modules["reference"], "symbolic", raising=False)
+    monkeypatch.delitem(sys.modules, "reference.oracles.symbolic", raising=False)
+    monkeypatch.delattr(sys.modules["reference.oracles"], "symbolic", raising=False)
     monkeypatch.setitem(sys.modules, "sympy", None)
     code, out, err = run("verify", "--tag", "A-02", "--oracle", "all")
     assert (code, out) == (2, "")
@@ -213,3 +218,28 @@ def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
 
 def test_lectures_are_named():
     assert set(lectures.LECTURES) == set("ABCD")
+
+
+def test_hard_inputs_are_judged(run, tmp_path):
+    code, out, _ = run("verify", "--hard", "--tag", "B-06", "--json", tmp_path / "h.json")
+    assert code == 0
+    for words in ("ReLU at exactly 0 and −0.0", "jnp.maximum(x, 0): dx", "½", "hard cases right, 0 wrong"):
+        assert words in out
+    found = json.loads((tmp_path / "h.json").read_text())
+    assert found["passed"] is True
+    case = next(case for case in found["cases"] if case["name"] == "ReLU at exactly 0 and −0.0")
+    assert case["formula"] == "relu"
+    assert case["inputs"]["x"] == [0, 0, 2, -3]
+    assert case["ours"]["right"] is True
+    assert {way["way"]: way["right"] for way in case["jax"]}["jnp.maximum(x, 0)"] is False
+    assert set(case) >= {"says", "why", "right", "tags", "dtype", "passed"}
+
+
+def test_a_formula_that_is_wrong_on_hard_inputs_is_named(run, monkeypatch):
+    at_zero = next(case for case in hard_cases.CASES if case.name == "ReLU at exactly 0 and −0.0")
+    wrong = replace(at_zero, pair=(at_zero.pair[0], lambda x, dout: (jnp.where(x >= 0, dout, 0),)))
+    monkeypatch.setattr(cli.cli_hard, "cases_of", lambda tags: [wrong])
+    code, out, _ = run("verify", "--hard")
+    assert code == 1
+    assert "0 hard cases right, 1 wrong" in out
+    assert "ReLU at exactly 0 and −0.0: dx[" in out

@@ -23,6 +23,15 @@ FLOORS = {
         "reference",
     },
     "manual_grad.ops": {"manual_grad.formulas"},
+    "manual_grad.training": {
+        "manual_grad.environment",
+        "manual_grad.formulas",
+        "manual_grad.lectures",
+        "manual_grad.ops",
+        "manual_grad.training",
+        "manual_grad.verify",
+        "reference",
+    },
     "manual_grad.environment": set(),
 }
 AUTODIFF = {

@@ -25,7 +25,7 @@ def linear_cross_entropy_fwd(
 
     Args:
         hidden: the last layer's input, (N, D).
-        W: its weights, (D, V).
+        W: its weights, (D, V), finite: dhidden holds 0 · ∞ where they are not.
         labels: (N,), integers from 0 to V − 1.
         chunk: how many samples at a time; chunk × V logits exist at once.
     Returns:

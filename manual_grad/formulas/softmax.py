@@ -276,6 +276,9 @@ def jac_softmax_cross_entropy_logits(
 ) -> Float[Array, "N K"]:
     """∂J/∂l as the product of the two Jacobians, (A-09)(A-07). [A-10]
 
+    NaN where a labelled class has a probability that underflows to 0, since −y/ŷ · ŷ is ∞ · 0 there;
+    :func:`softmax_cross_entropy_bwd`, where the two have cancelled, knows no such trouble.
+
     Args:
         logits, labels: (N, K).
     Returns:

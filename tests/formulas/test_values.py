@@ -1,4 +1,4 @@
-"""Numbers that anyone can check by hand, and the limits; no oracle."""
+"""Numbers that anyone can check by hand; no oracle. Hard inputs are in verify/test_hard.py."""
 
 import jax
 import jax.numpy as jnp
@@ -44,32 +44,7 @@ def test_relu_has_slope_0_at_0(zero):
     """[B-06]"""
     x = np.array([zero])
     assert mg.relu_prime(x).tolist() == [0]
-    assert mg.relu_bwd(x, np.array([7.0]))[0].tolist() == [0]
     assert mg.jac_relu_x(x).tolist() == [[0]]
-
-
-def test_relu_that_is_off_stops_infinity():
-    """[B-06]"""
-    assert mg.relu_bwd(np.array([-1.0, 0.0, 1.0]), np.array([inf, nan, 2.0]))[0].tolist() == [0, 0, 2]
-
-
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softplus"])
-def test_activations_saturate_without_nan(name):
-    """[C-02]"""
-    x = np.array([-1e4, -40.0, 40.0, 1e4, -inf, inf])
-    out, res = mg.ACTIVATIONS[name][0](x)
-    low, high = {"sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, inf)}[name]
-    assert (out[4], out[5]) == (low, high)
-    (dx,) = mg.ACTIVATIONS[name][1](res, np.ones(6))
-    slope = 1.0 if name == "softplus" else 0.0
-    assert dx[jnp.array([0, 4])].tolist() == [0, 0]
-    assert dx[jnp.array([3, 5])].tolist() == [slope, slope]
-    assert dx[1] > 0
-
-
-def test_tanh_slope_does_not_cancel():
-    """[C-02] 1 − tanh² rounds to 0 at 20; the slope is 4e⁻⁴⁰."""
-    assert float(mg.tanh_prime(np.array([20.0]))[0]) == pytest.approx(4 * np.exp(-40.0), rel=1e-12)
 
 
 def test_softmax_rows_sum_to_1_and_their_gradients_to_0():
@@ -107,86 +82,6 @@ def test_lecture_mse_by_hand():
     J, res = mg.mse_fwd(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 1.0, 8.0]))
     assert float(J) == (1 + 0 + 4 + 16) / 4
     assert mg.mse_bwd(res, 1.0)[0].tolist() == [-0.5, 0, 1, -2]
-
-
-@pytest.mark.parametrize("x", [1e4, -1e4])
-@pytest.mark.parametrize("labels", [[[0.0, 1.0, 0.0]], [1]], ids=["one_hot", "integer"])
-def test_huge_logits_are_finite(x, labels):
-    """[A-10] [B-09]"""
-    J, dlogits = _softmax_cross_entropy([[x, 0, 0]], labels)
-    assert pytest.approx(x if x > 0 else np.log(2)) == J
-    assert dlogits.tolist() == [[1, -1, 0]] if x > 0 else [[0, -0.5, 0.5]]
-    assert mg.softmax_fwd(np.array([x, 0.0]))[0].tolist() == ([1, 0] if x > 0 else [0, 1])
-
-
-@pytest.mark.parametrize("labels", [[[1.0, 0.0, 0.0]], [0]], ids=["one_hot", "integer"])
-def test_a_lone_infinite_logit_takes_everything(labels):
-    """[A-07] [A-10]"""
-    assert mg.softmax_fwd(np.array([inf, 5.0, -inf]))[0].tolist() == [1, 0, 0]
-    J, dlogits = _softmax_cross_entropy([[inf, 5, -inf]], labels)
-    assert J == 0
-    assert dlogits.tolist() == [[0, 0, 0]]
-
-
-@pytest.mark.parametrize("labels", [[[1.0, 0.0, 0.0]], [0]], ids=["one_hot", "integer"])
-def test_minus_infinity_is_a_class_that_cannot_be(labels):
-    """[A-07] [A-09] [A-10]"""
-    assert mg.softmax_fwd(np.array([2.0, 2.0, -inf]))[0].tolist() == [0.5, 0.5, 0]
-    J, dlogits = _softmax_cross_entropy([[2, 2, -inf]], labels)
-    assert pytest.approx(np.log(2)) == J
-    assert dlogits.tolist() == [[-0.5, 0.5, 0]]
-    J, res = mg.cross_entropy_fwd(np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 0.0, 0.0]]))
-    assert pytest.approx(np.log(2)) == float(J)
-    assert mg.cross_entropy_bwd(res, 1.0)[0].tolist() == [[-2, 0, 0]]
-
-
-@pytest.mark.parametrize("logits", [[inf, inf, 0], [-inf, -inf, -inf]])
-def test_no_limit_is_nan(logits):
-    """[A-07] [A-10]"""
-    assert np.isnan(mg.softmax_fwd(np.array(logits))[0]).any()
-    for labels in ([[1.0, 0.0, 0.0]], [0]):
-        J, dlogits = _softmax_cross_entropy([logits], labels)
-        assert np.isnan(J)
-        assert np.isnan(dlogits).any()
-
-
-@pytest.mark.parametrize("labels", [np.eye(4)[[0, 1, 2]], np.array([0, 1, 2])], ids=["one_hot", "integer"])
-def test_nan_stays_in_its_sample(labels):
-    """[A-10] [B-14]"""
-    logits = _rng_normal(3, 4)
-    logits[1, 2] = nan
-    J, dlogits = _softmax_cross_entropy(logits, labels)
-    assert np.isnan(J)
-    assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False]
-
-
-def test_nan_stays_in_its_sample_of_a_network():
-    """[B-16]"""
-    X = _rng_normal(3, 4)
-    X[1, 2] = nan
-    layers = _rng_normal(4, 5), np.ones(5), _rng_normal(5, 2), np.ones(2)
-    _, res = mg.two_layer_cross_entropy_rows_fwd(*layers, X, np.array([0, 1, 1]))
-    dX = mg.two_layer_cross_entropy_rows_bwd(res, 1.0)[-1]
-    rows = np.isfinite(dX).all(axis=1)
-    assert rows[0]
-    assert rows[2]
-
-
-@pytest.mark.parametrize("labels", [[[1.0]], [0]], ids=["one_hot", "integer"])
-def test_one_class(labels):
-    """[A-10]"""
-    assert _softmax_cross_entropy([[3.0]], labels) == (0, [[0]])
-
-
-def test_one_sample_of_one_pixel():
-    """[A-11] [C-08] [D-01]"""
-    x = np.full((1, 1, 1, 1), 3.0)
-    Z, res = mg.conv2d_fwd(x, np.full((1, 1, 1, 1), 2.0), np.array([1.0]))
-    assert Z.ravel().tolist() == [7]
-    assert [d.ravel().tolist() for d in mg.conv2d_bwd(res, np.full((1, 1, 1, 1), 10.0))] == [[20], [30], [10]]
-    O, res = mg.correlate2d_fwd(x[0, 0], np.array([[2.0]]))
-    assert [d.tolist() for d in mg.correlate2d_bwd(res, O)] == [[[12]], [[18]]]
-    assert mg.flatten_columns_fwd(x[0])[0].tolist() == [[3]]
 
 
 def test_lecture_correlation_by_hand():

@@ -1,0 +1,102 @@
+"""What ``manual-grad verify --hard`` prints and writes."""
+
+import os
+import sys
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from manual_grad.verify.hard import Answer, Hard, HardVerdict, judge_hard
+from manual_grad.verify.hard_cases import CASES
+
+
+def cases_of(tags: Collection[str]) -> list[Hard]:
+    """The hard cases of the formulas that these equations name."""
+    return [case for case in CASES if not set(tags).isdisjoint(case.tags)]
+
+
+def judge_all(cases: Sequence[Hard], seed: int) -> list[HardVerdict]:
+    """One verdict a case, with a progress bar on the terminal."""
+    verdicts = []
+    columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar as progress:
+        task = progress.add_task("judging", total=len(cases), at="")
+        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
+        try:
+            for verdict in pool.map(partial(judge_hard, seed=seed), cases):
+                progress.update(task, advance=1, at=f"{verdict.formula}: {verdict.name}")
+                verdicts.append(verdict)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return verdicts
+
+
+def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
+    """What is hard, what the right answer is and why, then a line for each formula: whose answer is which."""
+    widths = [max(len(_formula(v)) for v in verdicts) + 2, 3, 3, 4, 7]
+    console.print(_lines(widths, [("formula", "right answer", "ours", "JAX's", "verdict")], style="bold"))
+    for name, same_name in groupby(verdicts, key=lambda v: v.name):
+        console.print(f"\n[bold]{escape(name)}[/]", highlight=False)
+        for says, same_reason in groupby(same_name, key=lambda v: v.says):
+            group = list(same_reason)
+            console.print(escape(says), style="italic", highlight=False)
+            console.print(_lines(widths, [_row(v) for v in group]))
+            for why in dict.fromkeys(v.why for v in group if v.why and not all(a.right for a in v.jax)):
+                console.print(f"  JAX differs: {escape(why)}", style="yellow", highlight=False)
+    for v in verdicts:
+        if not v.passed:
+            line = f"[bold red]{v.formula}[/] {escape(f'{v.name}: {v.ours.detail}')}"
+            console.print(line, highlight=False)
+
+
+def _lines(widths: Sequence[int], rows: Sequence[tuple[str, ...]], style: str = "") -> Table:
+    """Rows in columns that stand at the same place in every table."""
+    table = Table(box=None, show_header=False, expand=True, style=style, padding=(0, 1))
+    table.add_column(width=widths[0], overflow="fold")
+    for ratio in widths[1:4]:
+        table.add_column(ratio=ratio, overflow="fold")
+    table.add_column(width=widths[4])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _row(v: HardVerdict) -> tuple[str, ...]:
+    jax = "the same" if all(a.right for a in v.jax) else "; ".join(_jax(a) for a in v.jax)
+    ours = v.ours.shown if v.passed else v.ours.detail
+    verdict = "[green]right[/]" if v.passed else "[bold red]wrong[/]"
+    return _formula(v), escape(v.right), escape(ours), escape(jax), verdict
+
+
+def _formula(v: HardVerdict) -> str:
+    return v.formula + ("" if v.dtype == "float64" else f" ({v.dtype})")
+
+
+def _jax(answer: Answer) -> str:
+    return f"{answer.way}: " + ("the same" if answer.right else answer.detail.split(", expected")[0])
+
+
+def summary(verdicts: Sequence[HardVerdict], seed: int, seconds: float) -> str:
+    """One line on all of them."""
+    wrong = [f"{v.formula} ({v.name})" for v in verdicts if not v.passed]
+    otherwise = sum(any(not a.right for a in v.jax) for v in verdicts)
+    return (
+        f"{len(verdicts) - len(wrong)} hard cases right, {len(wrong)} wrong"
+        + (f": {', '.join(wrong)}" if wrong else "")
+        + f"; JAX's derivative of an obvious forward function differs in {otherwise}"
+        f" (seed {seed}, {seconds:.0f} s)"
+    )
+
+
+def as_json(verdict: HardVerdict) -> dict[str, Any]:
+    """A verdict as JSON has it."""
+    return asdict(verdict) | {"passed": verdict.passed}

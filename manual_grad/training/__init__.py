@@ -1,0 +1,1 @@
+"""Data to train on, and the training that the lectures end in."""

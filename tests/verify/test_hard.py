@@ -1,0 +1,140 @@
+"""Hard inputs: every formula is right on them, the statements on JAX hold, and a wrong formula is caught."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manual_grad.formulas.activations import relu_fwd
+from manual_grad.formulas.dense import dense_rows_fwd
+from manual_grad.formulas.mse import mse_bwd, mse_fwd
+from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
+from manual_grad.verify.hard import judge_hard
+from manual_grad.verify.hard_cases import CASES
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.formula}-{case.name}")
+def test_the_formula_is_right_and_jax_is_as_stated(case):
+    verdict = judge_hard(case)
+    assert verdict.passed, verdict.ours.detail
+    assert tuple(answer.way for answer in verdict.jax if not answer.right) == case.differs
+    assert bool(case.why) == bool(case.differs)
+    assert case.tags
+    assert case.says
+
+
+def softmax_without_its_shift(logits, labels):
+    probs = jnp.exp(logits) / jnp.exp(logits).sum(axis=1, keepdims=True)
+    return -(labels * jnp.log(probs)).sum(axis=1).mean(), (probs, jnp.log(probs), labels)
+
+
+def zero_times_ln_zero(logits, labels):
+    _, res = softmax_cross_entropy_fwd(logits, labels)
+    return -(labels * res[1]).sum(axis=1).mean(), res
+
+
+def p_less_y(res, dJ):
+    probs, _, labels = res
+    return dJ / len(probs) * (probs - labels), softmax_cross_entropy_bwd(res, dJ)[1]
+
+
+def gradient_through_the_mean(res, dJ):
+    dlogits, dlabels = softmax_cross_entropy_bwd(res, dJ)
+    return dlogits + 0 * dlogits.sum(), dlabels
+
+
+def relu_on_at_zero(x, dout):
+    return (jnp.where(x >= 0, dout, 0),)
+
+
+def relu_half_at_zero(x, dout):
+    return (dout * (jnp.sign(x) + 1) / 2,)
+
+
+def relu_by_a_product(x, dout):
+    return (jnp.sign(jnp.maximum(x, 0)) * dout,)
+
+
+def loss_summed_in_its_dtype(y_hat, y):
+    _, error = mse_fwd(y_hat, y)
+    return (error**2).sum() / jnp.asarray(len(error), error.dtype), error
+
+
+def gradient_over_n_in_its_dtype(error, dJ):
+    dy_hat = -2 * dJ * error / jnp.asarray(len(error), error.dtype)
+    return dy_hat, -dy_hat
+
+
+def gradient_one_sample_short(error, dJ):
+    dy_hat, dy = mse_bwd(error, dJ)
+    return dy_hat.at[-1].set(0), dy
+
+
+def dense_on_clean_rows(res, dZ):
+    X, W = res
+    X = jnp.nan_to_num(X)
+    return dZ @ W.T, X.T @ dZ, dZ.sum(axis=0)
+
+
+def zeros(res, dJ):
+    return tuple(jnp.zeros_like(d) for d in res)
+
+
+def passes(case, fwd=None, bwd=None):
+    """Whether a case thinks this right, in place of its own formula."""
+    return judge_hard(replace(case, pair=(fwd or case.pair[0], bwd or case.pair[1]), jax={})).passed
+
+
+WRONG = [  # name of the case, formula, which half of the pair, what stands there instead
+    ("logits of ±1e4", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
+    ("all logits equal", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
+    ("labels one-hot, their other classes at −∞", "softmax_cross_entropy", "fwd", zero_times_ln_zero),
+    ("labels smoothed, soft, not summing to one", "softmax_cross_entropy", "bwd", p_less_y),
+    ("NaN in one sample", "softmax_cross_entropy", "bwd", gradient_through_the_mean),
+    ("NaN in one sample", "dense_rows", "bwd", dense_on_clean_rows),
+    ("NaN in one sample", "linear_cross_entropy", "bwd", zeros),
+    ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_on_at_zero),
+    ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_half_at_zero),
+    ("ReLU with an infinite or NaN cotangent", "relu", "bwd", relu_by_a_product),
+    ("subnormal numbers", "relu", "bwd", relu_half_at_zero),
+    ("a very large batch", "mse", "fwd", loss_summed_in_its_dtype),
+    ("a very large batch", "mse", "bwd", gradient_over_n_in_its_dtype),
+    ("a very large batch", "mse", "bwd", gradient_one_sample_short),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "side", "wrong"), WRONG, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_wrong_formula_is_caught(name, formula, side, wrong):
+    cases = [case for case in CASES if (case.name, case.formula) == (name, formula)]
+    assert cases
+    assert not all(passes(case, **{side: wrong}) for case in cases)
+
+
+@pytest.mark.parametrize("fwd", [relu_fwd, dense_rows_fwd, mse_fwd])
+def test_a_gradient_of_zeros_is_caught(fwd):
+    """Each case whose right answer is not all zeros and NaN notices."""
+    cases = [case for case in CASES if case.pair[0] is fwd]
+
+    def nothing(case):
+        return lambda res, dout: tuple(jnp.zeros_like(d) for d in case.pair[1](res, dout))
+
+    for case in cases:
+        assert not passes(case, bwd=nothing(case)), case.name
+
+
+def test_another_seed_draws_other_numbers():
+    case = next(case for case in CASES if case.name == "NaN in one sample" and case.formula == "mse")
+    first, again, other = (judge_hard(case, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert other.passed
+    assert other.right != first.right
+
+
+def test_every_kind_of_hard_input_is_there():
+    names = {case.name for case in CASES}
+    assert len(names) >= 15
+    assert {case.dtype for case in CASES} == {"float64", "float32", "float16"}
+    assert max(np.size(v) for c in CASES[-3:] for v in c.draw(np.random.default_rng(0)).values()) >= 200_000
