@@ -504,7 +504,10 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
     for got, leaf in zip(jax.tree.leaves(entry, is_leaf=lambda leaf: leaf is None), expected, strict=True):
         if not is_float(leaf):
             continue
-        if not (got is None or isinstance(got, int | float | np.number | np.ndarray | jax.Array)):
+        if not (
+            got is None
+            or isinstance(got, int | float | complex | np.number | np.bool_ | np.ndarray | jax.Array)
+        ):
             raise InputError(
                 f"{question.who}: {question.judged} returned {describe(got)} for {name}, expected an array"
             )
@@ -517,11 +520,11 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
 
 
 def _require_real(question: _Question, name: str, got: Any) -> None:
-    """Refuse what is no array of real numbers."""
+    """Refuse what is no array of numbers; of complex ones the real part is judged."""
     if isinstance(got, jax.core.Tracer):
         raise InputError(f"{question.who}: {question.judged} returned a tracer for {name}, expected an array")
     dtype = np.asarray(got).dtype
-    if dtype.kind in "OcSU":
+    if dtype.kind in "OSUV" and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
             f"{question.who}: {question.judged} returned {describe(np.asarray(got))} for {name}, "
             "expected an array of real numbers"
@@ -687,7 +690,7 @@ def _compared(answer: _Answer, leaf: int) -> tuple[bool, float, tuple[tuple[int,
     got, want = answer.gots[leaf], answer.wants[leaf]
     if got is None or np.shape(got) != want.shape:
         return False, float("inf"), None
-    g = np.asarray(got).astype(np.float64)
+    g = _as_float64(got)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         difference = np.where((g == want) | (np.isnan(g) & np.isnan(want)), 0.0, np.abs(g - want))
     difference = np.where(np.isnan(difference), np.inf, difference)
@@ -695,6 +698,12 @@ def _compared(answer: _Answer, leaf: int) -> tuple[bool, float, tuple[tuple[int,
     scale = np.max(np.abs(want), initial=0.0, where=np.isfinite(want))
     error = float(difference[at] / scale) if scale else float(difference[at])
     return bool(difference[at] <= answer.allowed[leaf]), error, (at, float(g[at]), float(want[at]))
+
+
+def _as_float64(got: Any) -> np.ndarray:
+    """What was got, in float64; of complex numbers the real part."""
+    found = np.asarray(got)
+    return (found.real if found.dtype.kind == "c" else found).astype(np.float64)
 
 
 def _wrong_dtype(got: Any, argument: Any) -> str:
@@ -707,7 +716,7 @@ def _wrong_dtype(got: Any, argument: Any) -> str:
 
 
 def _evidence(question: _Question, answer: _Answer, leaf: int) -> Evidence:
-    gots = [None if got is None else np.asarray(got).astype(np.float64) for got in answer.gots]
+    gots = [None if got is None else _as_float64(got) for got in answer.gots]
     dtype = _judged_dtype(answer.gots[leaf], question.values[question.wrt[leaf]])
     names = [question.leaf_names[i] for i in question.wrt]
     tolerance = FIT.get(dtype, TOLERANCES[dtype] / 2)

@@ -79,12 +79,20 @@ def factor_of(e: Evidence) -> float | None:
 def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
     """Numbers that a gradient is scaled by in error, and what each means; the usual ones first."""
     n, where = batch(e.point)
-    total = sum(np.size(d) for d in e.point.dout)
     if n > 1:
         yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
         yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean for sum, or 1/N is there twice"
     yield 2, "scaled by 2"
     yield 0.5, "scaled by 1/2 (the factor 2 is missing)"
+    for size, what in sizes_named(e).items():
+        if size > 2 and size != n:
+            yield size, f"scaled by {size} ({what}): summed where a mean is taken"
+            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
+
+
+def sizes_named(e: Evidence) -> dict[int, str]:
+    """The sizes of the problem, and of what each is the size."""
+    total = sum(np.size(d) for d in e.point.dout)
     sizes: dict[int, str] = {}
     for name, value in zip(e.point.names, e.point.values, strict=True):
         for axis, size in enumerate(np.shape(value)):
@@ -99,10 +107,7 @@ def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
         if np.ndim(d) > 1:
             sizes.setdefault(int(np.prod(np.shape(d)[:-1])), "all of the output's axes but the last")
     sizes.setdefault(total, "the output's size")
-    for size, what in sizes.items():
-        if size > 2 and size != n:
-            yield size, f"scaled by {size} ({what}): summed where a mean is taken"
-            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
+    return sizes
 
 
 def compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:

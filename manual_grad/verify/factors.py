@@ -26,6 +26,7 @@ from manual_grad.verify.plants import (
     users_of,
 )
 from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Changes, Edge, Passing, Slot, Tape
+from manual_grad.verify.truth import is_float
 
 
 def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -113,7 +114,7 @@ def regions(tape: Tape, e: Evidence) -> Iterator[Plant]:
     by_shape, made = arrays_by_shape(tape), made_by(tape)
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys(), reverse=True):
-        for end in _ends(tape, users, slot)[:3]:
+        for end in ends_of(tape, users, slot)[:3]:
             first, *more = users[slot]
             remembered = (made[end], -1)
 
@@ -138,7 +139,7 @@ def regions(tape: Tape, e: Evidence) -> Iterator[Plant]:
                     yield Plant(f"{phrase}, in what comes back to {said}", changes)
 
 
-def _ends(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
+def ends_of(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
     """The values of the same shape through which all passes that leads on from one, elementwise so far."""
     shape, live = tape.shape(slot), {slot}
     found: list[Slot] = []
@@ -187,7 +188,7 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
     made = made_by(tape)
     for slot, value in enumerate(tape.values):
         passed = slot in made and tape.steps[made[slot]].name in ("squeeze", "convert_element_type", "neg")
-        if np.size(value) > 1 and np.issubdtype(np.asarray(value).dtype, np.floating) and not passed:
+        if np.size(value) > 1 and is_float(value) and not passed:
             by_shape.setdefault(np.shape(value), []).append(slot)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
@@ -202,7 +203,7 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
         other = step.ins[1 - edge[1]]
         for slot in _near(by_shape.get(tape.shape(other), []), other)[:16]:
             if slot != other and not is_constant(tape, slot):
-                phrase = f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)}"
+                phrase = _replaced_said(tape, e, slot, other)
                 place = place_of(tape, e, edge)
                 yield Plant(
                     f"{phrase} in the derivative of {place}", {edge: partial(_with_slot, slot)}, stop(edge)
@@ -210,6 +211,21 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
     for edges in alike(tape):
         if tape.steps[edges[0][0]].name in PRODUCTS:
             yield from _replaced_in_a_loop(tape, e, edges)
+
+
+def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
+    """A value in another's place: that a factor is left out, where the other is a product with it."""
+    made = made_by(tape)
+    step = tape.steps[made[other]] if other in made else None
+    if (
+        step is not None
+        and step.name in ("mul", "div")
+        and slot in (step.ins if step.name == "mul" else step.ins[:1])
+    ):
+        factor = step.ins[1 - step.ins.index(slot)]
+        return too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"].replace(
+            "the factor", "a factor is left out:", 1).replace(" is missing", "")  # fmt: skip
+    return f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)}"
 
 
 def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:

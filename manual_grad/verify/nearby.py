@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.verify.truth import Point, is_float, projected, to_float64
+from manual_grad.verify.truth import Point, is_float, is_key, projected, to_float64
 
 SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the array's size
 
@@ -146,12 +146,13 @@ def alike(point: Point) -> list[str]:
 def batch(point: Point) -> tuple[int, str]:
     """The number of samples, as far as the shapes tell, and the axis that says so; (0, "") where none does.
 
-    A vector of integers has one label a sample; else it is the first axis that most arguments share, those
-    that go by the name of a parameter left aside.
+    A vector of integers has one label a sample, unless it is a random key; else it is the first axis that
+    most arguments share, those that go by the name of a parameter left aside.
     """
     shaped = [(name, np.shape(v), v) for name, v in zip(point.names, point.values, strict=True) if np.ndim(v)]
     for name, shape, value in shaped:
-        if not is_float(value) and len(shape) == 1:
+        key = str(getattr(value, "dtype", "")) == "uint32" and shape == (2,)
+        if not is_float(value) and not is_key(value) and not key and len(shape) == 1:
             return shape[0], f"axis 0 of {name}"
     parameters = [entry for entry in shaped if re.match(PARAMETERS, entry[0])]
     data = [entry for entry in shaped if not re.match(PARAMETERS, entry[0])] or shaped

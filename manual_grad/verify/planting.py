@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
-from manual_grad.verify.evidence import Evidence, named_scales
+from manual_grad.verify.evidence import Evidence, named_scales, sizes_named
 from manual_grad.verify.factors import (
     extra_factors,
     factors_mistaken,
@@ -21,10 +22,10 @@ from manual_grad.verify.factors import (
     stages,
     steps_left_out,
 )
-from manual_grad.verify.plants import Plant, said_of, too_few_or_many
+from manual_grad.verify.layers import masks_left_out_of_values, slopes_of_another_layer, softmaxes_mistaken
+from manual_grad.verify.plants import Plant, denominators, made_by, said_of, too_few_or_many
 from manual_grad.verify.slopes import (
     loops,
-    masks_of_another_layer,
     paths,
     powers,
     slopes_left_out,
@@ -38,7 +39,17 @@ from manual_grad.verify.sums import (
     sums_elsewhere,
     sums_on_the_way_back,
 )
-from manual_grad.verify.tape import Changes, Tape, pulled_back, reworked, write_down
+from manual_grad.verify.tape import (
+    Changes,
+    Slot,
+    Tape,
+    pulled_back,
+    reworked,
+    without_dead_maxima,
+    write_down,
+)
+from manual_grad.verify.truth import is_float, is_key
+from manual_grad.verify.windows import entries_picked, kernels_turned, overlaps, slices_lost
 
 ROWS = 64  # mistakes pulled back at once
 
@@ -118,7 +129,9 @@ def _tape(e: Evidence) -> Tape | None:
 def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
     """The truth by the tape, and what every slot and every operand got."""
     known: dict = {}
-    return pulled_back(tape, e.point.dout, [{}], known), known
+    right = pulled_back(tape, e.point.dout, [{}], known)
+    without_dead_maxima(tape, known)
+    return right, known
 
 
 Row = tuple[list[np.ndarray], list[np.ndarray] | None]
@@ -147,7 +160,7 @@ def _rows(e: Evidence, plants: Sequence[Plant]) -> list[Row]:
         if plant.of is not None:
             step, operand = plant.of
             other = reworked(tape, step, tape.values[tape.steps[step].ins[operand]])
-            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [{}])]
+            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [plant.changes])]
     return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(plants)]
 
 
@@ -227,7 +240,67 @@ def _factor_said(e: Evidence, factor: float) -> str:
 
 def constant_said(e: Evidence, factor: float) -> str:
     """The same of a number that stands in the function, unless it is 2 or a size."""
-    return scalar_said(e, factor, sizes=(1,))
+    return count_said(e, factor) or scalar_said(e, factor, sizes=(1,)) or inner_size_said(e, factor)
+
+
+def inner_size_said(e: Evidence, factor: float) -> str:
+    """The same of a size that only arrays inside the function have."""
+    tape = _tape(e)
+    if tape is None:
+        return ""
+    sign = "sign flipped and " if factor < 0 else ""
+    for slot in sorted(tape.active):
+        for axis, n in enumerate(tape.shape(slot)):
+            of = f"(axis {axis} of {said_of(tape, e, slot)})"
+            if n > 2 and abs(abs(factor) / n - 1) <= 4 * e.tolerance:
+                return f"{sign}scaled by {n} {of}: summed where a mean is taken"
+            if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
+                return f"{sign}scaled by 1/{n} {of}: mean for sum"
+    return ""
+
+
+def count_said(e: Evidence, factor: float) -> str:
+    """The same where a size stands for a sum that is divided by, such as a mask's, or the sum for it."""
+    tape = _tape(e)
+    if tape is None:
+        return ""
+    sign = "sign flipped and " if factor < 0 else ""
+    for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
+        for n, what in sizes_named(e).items():
+            if n < 2 or abs(value / n - 1) <= 4 * e.tolerance:
+                continue
+            count = f"{n} ({what})"
+            if divides and abs(abs(factor) * n / value - 1) <= 4 * e.tolerance:
+                return f"{sign}divided by {count} instead of {name}"
+            if abs(abs(factor) * value / n - 1) <= 4 * e.tolerance:
+                return f"{sign}divided by {name} instead of {count}"
+    return ""
+
+
+def _is_sum(tape: Tape, slot: Slot) -> bool:
+    """Whether one number comes from a sum, by steps that make one number each."""
+    made = made_by(tape)
+    if slot not in made or np.size(tape.values[slot]) != 1:
+        return False
+    step = tape.steps[made[slot]]
+    return step.name in ("reduce_sum", "dot_general") or any(_is_sum(tape, s) for s in step.ins)
+
+
+def _sums(tape: Tape, e: Evidence) -> Iterator[tuple[float, str, bool]]:
+    """Sums that may be divided by: their values, names, and whether the function divides by them."""
+    seen: set[float] = set()
+    for slot in denominators(tape):
+        value = tape.values[slot]
+        if np.size(value) == 1 and is_float(value) and _is_sum(tape, slot):
+            v = abs(float(np.ravel(value)[0]))
+            if 0 < v < np.inf and v not in seen:
+                seen.add(v)
+                yield v, said_of(tape, e, slot) + (f" ({v:g})" if v == round(v) else ""), True
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        if isinstance(value, jax.Array) and not is_key(value) and np.size(value) > 1:
+            v = abs(float(np.sum(np.asarray(value, np.float64))))
+            if 0 < v < np.inf and v not in seen:
+                yield v, f"the sum of {name}" + (f" ({v:g})" if v == round(v) else ""), False
 
 
 def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
@@ -238,7 +311,7 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
     sign = "sign flipped and " if factor < 0 else ""
     sizes = sizes or sorted({1} | {n for v in e.point.values for n in np.shape(v)})
     for slot, value in enumerate(tape.values):
-        if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.floating):
+        if np.size(value) != 1 or not is_float(value):
             continue
         v = abs(float(np.asarray(value).ravel()[0]))
         if not 0 < v < np.inf or v == 1:
@@ -264,12 +337,18 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (normalisations, 0),
     (loops, 0),
     (wrong_slopes, 0),
-    (masks_of_another_layer, 0),
+    (slopes_of_another_layer, 0),
+    (softmaxes_mistaken, 0),
+    (masks_left_out_of_values, 0),
     (powers, 0),
     (others_mistaken, 0),
+    (kernels_turned, 0),
     (moves, 0),
+    (overlaps, 0),
+    (entries_picked, 0),
     (paths, 1),
     (normalisations, 1),
+    (slices_lost, 0),
     (stages, 0),
     (factors_mistaken, 0),
     (operands_replaced, 0),

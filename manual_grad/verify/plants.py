@@ -9,6 +9,7 @@ import numpy as np
 
 from manual_grad.verify.evidence import Evidence
 from manual_grad.verify.tape import Changes, Edge, Passing, Slot, Tape, bind, product_back
+from manual_grad.verify.truth import is_float, is_key
 
 PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
              "expand_dims", "transpose", "stop_gradient", "slice", "neg"}  # fmt: skip
@@ -71,16 +72,67 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         return e.names[tape.leaves.index(slot)]
     if slot in made:
         step = tape.steps[made[slot]]
-        return f"the result of {SAID.get(step.name, step.name)}"
+        written = expression(tape, e, slot)
+        return written if written else f"the result of {SAID.get(step.name, step.name)}"
+    if is_key(tape.values[slot]):
+        return "a random key"
     value = np.asarray(tape.values[slot])
     for name, v in zip(e.point.names, e.point.values, strict=True):
         if (
-            np.shape(v) == value.shape
+            not is_key(v)
+            and np.shape(v) == value.shape
             and value.dtype == getattr(v, "dtype", None)
             and np.array_equal(v, value)
         ):
             return name
     return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+
+
+SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
+LONGEST_NAME = 28  # characters
+CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
+REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
+
+
+def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A value written in the arguments' names, such as ``tanh(x @ W)``; "" where that is long."""
+    key = ("expression", slot)
+    if key not in tape.kept:
+        tape.kept[key] = ""
+        tape.kept[key] = _expression(tape, e, slot)
+    return tape.kept[key] if len(tape.kept[key]) <= LONGEST_NAME else ""
+
+
+def _expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    step = tape.steps[made[slot]]
+    ins = [_operand_said(tape, e, s) for s in step.ins]
+    if not all(ins):
+        return ""
+    if step.name in SIGNS and len(ins) == 2:
+        return f" {SIGNS[step.name]} ".join(_bracketed(x) for x in ins)
+    if step.name in CALLED:
+        return f"{SAID.get(step.name, step.name)}({ins[0]})"
+    if step.name in REDUCED:
+        return f"the {REDUCED[step.name]} of {ins[0]}"
+    if step.name in ("integer_pow", "square"):
+        return f"{_bracketed(ins[0])}^{step.eqn.params.get('y', 2)}"
+    return ""
+
+
+def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    if slot in made and tape.steps[made[slot]].name == "neg":
+        inner = _operand_said(tape, e, tape.steps[made[slot]].ins[0])
+        return f"−{_bracketed(inner)}" if inner else ""
+    said = said_of(tape, e, slot)
+    return (
+        "" if said.startswith(("the result of", "the sum of", "the maximum of", "the minimum of")) else said
+    )
+
+
+def _bracketed(said: str) -> str:
+    return f"({said})" if " " in said else said
 
 
 def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
@@ -100,18 +152,18 @@ def axes_said(axes: Sequence[int]) -> str:
 
 def is_constant(tape: Tape, slot: Slot) -> bool:
     """Whether a value is one number, or no floating-point number at all."""
-    value = np.asarray(tape.values[slot])
-    return not np.issubdtype(value.dtype, np.floating) or bool(np.all(value == value.flat[0]))
+    value = tape.values[slot]
+    return not is_float(value) or bool(np.all(value == np.ravel(value)[0]))
 
 
 def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:
     """What is said where a value is missing as a factor, and where it is there once too often."""
-    if slot in _denominators(tape):
+    if slot in denominators(tape):
         return f"divided once too often by {name}", f"the division by {name} is missing"
     return f"the factor {name} is missing", f"the factor {name} is there once too often"
 
 
-def _denominators(tape: Tape) -> set[Slot]:
+def denominators(tape: Tape) -> set[Slot]:
     """What the function or its derivative divides by, and what that was before it was broadcast."""
     if "denominators" not in tape.kept:
         made = made_by(tape)
@@ -161,7 +213,7 @@ def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
     """The slots of arrays of floats, by shape."""
     found: dict[tuple, list[Slot]] = {}
     for slot, value in enumerate(tape.values):
-        if np.size(value) > 1 and np.issubdtype(np.asarray(value).dtype, np.floating):
+        if np.size(value) > 1 and is_float(value):
             found.setdefault(np.shape(value), []).append(slot)
     return found
 

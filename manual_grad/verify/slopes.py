@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.layers import is_mask
 from manual_grad.verify.plants import (
     MASKS,
     PASSED_ON,
@@ -73,8 +74,8 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Plant]:
     edges = list(tape.edges())[:40]
     for one, other in itertools.combinations(edges, 2):
         places = place_of(tape, e, one), place_of(tape, e, other)
-        yield Plant(f"two paths are missing: nothing flows back through {places[0]} and {places[1]}",
-                    stop(one, other))  # fmt: skip
+        both = f"nothing flows back through {places[0]} and {places[1]}"
+        yield Plant(f"a path is missing in two places: {both}", stop(one, other))
 
 
 def elementwise(tape: Tape) -> dict[str, list[Edge]]:
@@ -97,19 +98,13 @@ def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[
         yield Plant(f"{phrase} in one place", {edge: change}, stop(edge))
 
 
-def _is_mask(x: Any) -> bool:
-    """Zeros, and one other number: a mask, or one of dropout."""
-    x = np.asarray(x)
-    return x.size > 1 and bool(np.any(x == 0)) and np.unique(x[x != 0]).size == 1
-
-
 def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """The slope of an elementwise step left out, or its mask."""
     for name, edges in elementwise(tape).items():
         if name in ("div", "pow", "integer_pow", "square"):
             continue
         if name == "mul":
-            edges = [edge for edge in edges if _is_mask(tape.values[tape.steps[edge[0]].ins[1 - edge[1]]])]
+            edges = [edge for edge in edges if is_mask(tape.values[tape.steps[edge[0]].ins[1 - edge[1]]])]
         if not edges:
             continue
         said = "zeros and ones" if name == "mul" else SAID.get(name, name)
@@ -224,36 +219,51 @@ def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
 
 def powers(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """The factor or the lower exponent of a power's derivative missing."""
-    for edge in tape.edges():
-        step = tape.steps[edge[0]]
-        n = {"square": 2}.get(step.name)
-        if step.name == "integer_pow":
-            n = step.eqn.params["y"]
-        if n in (None, 0, 1):
-            continue
+    exponents = {edge: n for edge in tape.edges() if (n := _exponent(tape, edge)) not in (None, 0, 1)}
+    for edge, n in exponents.items():
         wrong: dict[str, Change] = {f"the factor {n} from a power's derivative is missing": partial(_over, n)}
         if n != 2:
             wrong[f"the exponent {n} of a power is not lowered"] = partial(_raised, 1)
             wrong[f"the exponent {n} of a power is lowered twice"] = partial(_raised, -1)
+        for other in sorted({*exponents.values()} - {n}):
+            of_another = f"the factor {n} from a power's derivative is another power's, {other}"
+            wrong[of_another] = partial(_over, n / other)
         yield from (Plant(phrase, {edge: change}) for phrase, change in wrong.items())
+    for base in dict.fromkeys(tape.steps[at].ins[0] for at, _ in exponents):
+        of_it = {edge: n for edge, n in exponents.items() if tape.steps[edge[0]].ins[0] == base}
+        if len(of_it) > 1:
+            yield Plant(
+                "the exponents of powers are not brought down: the factor of their derivatives is missing",
+                {edge: partial(_over, n) for edge, n in of_it.items()},
+            )
+            yield Plant("the exponents of powers are not lowered", dict.fromkeys(of_it, partial(_raised, 1)))
+    for edge in tape.edges():
+        if tape.steps[edge[0]].name == "pow" and edge[1] == 0:
+            wrong = {
+                "the exponent of a power is not brought down: its derivative lacks the factor": _over_own,
+                "the exponent of a power is not lowered": partial(_raised, 1),
+            }
+            yield from (Plant(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
 
 
-def _over(n: int, p: Passing) -> np.ndarray:
+def _exponent(tape: Tape, edge: Edge) -> float | None:
+    """The exponent of a power that is one number."""
+    step = tape.steps[edge[0]]
+    if step.name in ("square", "integer_pow"):
+        return 2 if step.name == "square" else step.eqn.params["y"]
+    if step.name != "pow" or edge[1] != 0 or step.ins[1] in tape.active:
+        return None
+    values = np.unique(tape.values[step.ins[1]])
+    return float(values[0]) if len(values) == 1 else None
+
+
+def _over_own(p: Passing) -> np.ndarray:
+    return p.right / np.asarray(p.operands[1])
+
+
+def _over(n: float, p: Passing) -> np.ndarray:
     return p.right / n
 
 
 def _raised(by: int, p: Passing) -> np.ndarray:
     return p.right * np.asarray(p.operands[0]) ** float(by)
-
-
-def masks_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """A ReLU's mask made of what goes into another one."""
-    edges = [edge for edge in tape.edges() if tape.steps[edge[0]].name == "max"][:6]
-    for other, edge in itertools.permutations(edges, 2):
-        z = tape.steps[other[0]].ins[other[1]]
-        if tape.shape(z) == tape.shape(tape.steps[edge[0]].outs[0]):
-            yield Plant("mask taken from the wrong layer", {edge: partial(_masked_by, z)})
-
-
-def _masked_by(z: Slot, p: Passing) -> np.ndarray:
-    return p.cotangent * (np.asarray(p.tape.values[z]) > 0)

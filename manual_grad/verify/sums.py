@@ -315,10 +315,27 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
             for by in (2, 1, -1, -2):
                 yield Plant("a roll is not undone on the way back, or by another number of places",
                             {(edge[0], -1): partial(_rolled, step.eqn.params["dimension"], by)})  # fmt: skip
+        elif step.name == "transpose":
+            yield Plant("transposed: reshaped on the way back, the axes not put back in order",
+                        {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
+        elif step.name == "reshape":
+            shape = tape.shape(step.ins[0])
+            for a in range(len(shape) - 1):
+                if shape[a] > 1 and shape[a + 1] > 1:
+                    yield Plant(
+                        f"transposed: reshaped in another order of the axes {a} and {a + 1} on the way back",
+                        {edge: partial(_reshaped_swapped, a)},
+                    )
         elif step.name == "sort":
             yield Plant("the sorting is not undone on the way back", {edge: left_out})
         elif step.name == "rev":
             yield Plant("flipped: a reversal is not undone on the way back", {edge: left_out})
+
+
+def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
+    shape = list(p.right.shape)
+    shape[axis], shape[axis + 1] = shape[axis + 1], shape[axis]
+    return p.cotangent.reshape(shape).swapaxes(axis, axis + 1)
 
 
 def _one_of_the_repeated(pick: int, p: Passing) -> np.ndarray:

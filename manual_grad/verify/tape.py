@@ -321,6 +321,35 @@ def reworked(tape: Tape, at: int, value: np.ndarray) -> Tape:
     return Tape(tape.steps, values, tape.leaves, tape.results, tape.active, kept)
 
 
+def without_dead_maxima(tape: Tape, known: Mapping[Any, np.ndarray]) -> None:
+    """Take the paths through a maximum or a minimum away where what flows back through it cancels.
+
+    That is how softmax is made safe: the result does not depend on what is subtracted, and nobody writes that
+    path down. ``known`` is what every slot and every operand got on the right way back.
+    """
+    dead = set()
+    for at, step in enumerate(tape.steps):
+        if step.name in ("reduce_max", "reduce_min") and step.outs[0] in tape.active:
+            got = known.get(step.outs[0])
+            into = [
+                known[key] for key in known if isinstance(key, tuple) and _leads_to(tape, key, step.ins[0])
+            ]
+            beside = max((float(np.max(np.abs(d), initial=0.0)) for d in into), default=0.0)
+            if got is None or np.max(np.abs(got), initial=0.0) <= 1e-9 * beside:
+                dead.add(at)
+    if not dead:
+        return
+    alive = set(tape.leaves)
+    for at, step in enumerate(tape.steps):
+        if at not in dead and any(slot in alive for slot in step.ins):
+            alive.update(step.outs)
+    tape.active.intersection_update(alive)
+
+
+def _leads_to(tape: Tape, edge: Edge, slot: Slot) -> bool:
+    return tape.steps[edge[0]].ins[edge[1]] == slot
+
+
 # --- the way back -----------------------------------------------------------------------------------------
 
 
@@ -399,6 +428,11 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
     pull = tape.kept.setdefault(("pull", at), _transposed(tape, step, wanted))
     rows = [pull(*(np.asarray(d[row]) for d in filled)) for row in range(count)]
     return {i: np.stack([np.asarray(row[k]) for row in rows]) for k, i in enumerate(wanted)}
+
+
+def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """What one step hands to each of its active operands for given cotangents of its results."""
+    return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
 
 
 COMPILED: dict[Any, Any] = {}

@@ -69,6 +69,15 @@ def float_leaves(tree: Any) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of JAX's typed random keys, of which NumPy knows nothing.
+
+    >>> is_key(jax.random.key(0)), is_key(jnp.arange(2))
+    (True, False)
+    """
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def to_float64(leaf: Any) -> Any:
     """A floating-point leaf in float64, another array as JAX's, anything else as it is."""
     if is_float(leaf):
@@ -130,6 +139,8 @@ def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: 
 
 
 def _key(value: Any) -> Any:
+    if is_key(value):
+        return _key(jax.random.key_data(value))
     if isinstance(value, jax.Array | np.ndarray):
         return np.shape(value), str(value.dtype), np.asarray(value).tobytes()
     return type(value), repr(value)

@@ -20,6 +20,8 @@ Q = RNG.standard_normal((4, 4))
 IMAGE, KERNEL = RNG.standard_normal((6, 7)), RNG.standard_normal((3, 3))
 IMAGES, KERNELS = RNG.standard_normal((2, 6, 7, 3)), RNG.standard_normal((3, 3, 3, 4))
 
+KEPT = np.arange(8) < 5
+MASK = (np.arange(40).reshape(8, 5) % 7 < 2).astype(float)
 REPEATED = np.array([0, 3, 1, 1, 2, 0])
 
 
@@ -334,7 +336,123 @@ def rows_of(Z):
 
 
 # case: what the diagnosis of the first wrong leaf must start with
+def leaky(z):
+    return jnp.where(z > 0, z, 0.1 * z)
+
+
+def two_layers(f, x, W, V):
+    return f(f(x @ W) @ V)
+
+
+def two_layers_bwd(f, df, dx_of=None, dV_of=None):
+    """The way back through two layers of ReLU's or tanh's kind, with the slope of the other one."""
+
+    def bwd(res, dout):
+        x, W, V = res
+        z = x @ W
+        h = f(z)
+        d2 = dout * df(h @ V)
+        d1 = (d2 @ V.T) * df(h @ V if dx_of else z)
+        return d1 @ W.T, x.T @ d1, h.T @ (dout * df(z) if dV_of else d2)
+
+    return bwd
+
+
+def columns(z):
+    e = jnp.exp(z - z.max(0))
+    return e / e.sum(0)
+
+
+def columns_bwd(res, dout):
+    p = columns(*res)
+    return (p * (dout - (p * dout).sum(1, keepdims=True)),)
+
+
+def windows(x, k):
+    return jnp.tanh(jnp.stack([x[2 * i : 2 * i + 3] @ k for i in range(3)]))
+
+
+def windows_bwd(add=True, turn=1):
+    def bwd(res, dout):
+        x, k = res
+        d = dout * (1 - windows(x, k) ** 2)
+        dx = jnp.zeros_like(x)
+        for i in range(3):
+            at = dx.at[2 * i : 2 * i + 3]
+            dx = (at.add if add else at.set)(d[i] * k[::turn])
+        return dx, d @ jnp.stack([x[2 * i : 2 * i + 3] for i in range(3)])
+
+    return bwd
+
+
+def masked_attention(q, k, v, mask=KEPT):
+    return jax.nn.softmax(jnp.where(mask, q @ k.T, -1e9)) @ v
+
+
+def masked_attention_bwd(res, dout):
+    return jax.vjp(lambda *a: masked_attention(*a, mask=True), *res)[1](dout)
+
+
+def masked_mse(p, t, m):
+    return (m * (p - t) ** 2).sum() / m.sum()
+
+
 CASES = {
+    "another layer's slopes": (
+        "mask taken from the wrong layer",
+        vjp(
+            of_primals(
+                lambda x, W, V: two_layers(leaky, x, W, V),
+                two_layers_bwd(leaky, lambda z: jnp.where(z > 0, 1.0, 0.1), dx_of=2),
+            ),
+            X,
+            W,
+            V,
+        ),
+    ),
+    "tanh of another layer in one product": (
+        "the derivative of tanh is taken at another layer's values",
+        vjp(
+            of_primals(
+                lambda x, W, V: two_layers(jnp.tanh, x, W, V),
+                two_layers_bwd(jnp.tanh, lambda z: 1 - jnp.tanh(z) ** 2, dV_of=1),
+            ),
+            X,
+            W,
+            V,
+        ),
+    ),
+    "softmax in columns": (
+        "summed over the wrong axis on the way back: axis 1 instead of axis 0",
+        vjp(of_primals(columns, columns_bwd), T),
+    ),
+    "windows assigned": (
+        "overlapping windows are overwritten",
+        vjp(of_primals(windows, windows_bwd(add=False)), x, KERNEL[0]),
+    ),
+    "kernel of a loop": (
+        "rotated or flipped kernel",
+        vjp(of_primals(windows, windows_bwd(turn=-1)), x, KERNEL[0]),
+    ),
+    "mask left out of the weights": (
+        "missing mask (of where): left out where",
+        vjp(of_primals(masked_attention, masked_attention_bwd), Q[:, :3], X, T),
+    ),
+    "mean where the mask's count is due": (
+        "divided by 40 (all of p) instead of the sum of m (12)",
+        grad(
+            masked_mse,
+            lambda p, t, m: (2 * m * (p - t) / m.size, None, None),
+            T,
+            Y,
+            MASK,
+            argnums=0,
+        ),
+    ),
+    "complex": (
+        "sign flipped; also wrong dtype: got complex128, expected float64",
+        grad(lambda a: (a**2).sum(), lambda a: -2 * a + 0j, x),
+    ),
     "taken for symmetric": (
         "one of two terms twice, the other not at all (a matrix is taken for symmetric)",
         grad(lambda q, Q: q @ Q @ q, lambda q, Q: (2 * Q @ q, np.outer(q, q)), Q[0], Q),
@@ -355,7 +473,7 @@ CASES = {
         ),
     ),
     "pre-activation": (
-        "the result of matrix product stands for the result of tanh",
+        "x @ W stands for tanh(x @ W)",
         grad(one_hidden_layer, one_hidden_layer_grad(a=lambda z: z), W, V, X, argnums=(0, 1)),
     ),
     "log-softmax without its sum": (
@@ -414,7 +532,7 @@ CASES = {
         ),
     ),
     "divided by all samples": (
-        "scaled by the result of sum over 8: the division by the result of sum is missing",
+        "divided by 8 (axis 0 of p) instead of the sum of m (6)",
         grad(
             lambda p, m: (m * p**2).sum() / m.sum(),
             lambda p, m: (2 * m * p / 8, None),
