@@ -21,14 +21,14 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad import cli_hard, user_code
+from manual_grad import cli_hard, cli_mutants, user_code
 from manual_grad.cli_golden import golden
 from manual_grad.cli_train import Stopped, train
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.lectures.digits import MissingExtra
-from manual_grad.verify import Report, check_grad, judge
+from manual_grad.verify import Report, check_grad, judge, kill_matrix
 from manual_grad.verify.judge import Status, Verdict
 from manual_grad.verify.symbolic import load_symbolic
 
@@ -113,6 +113,12 @@ def verify(
     hard: Annotated[
         bool, typer.Option("--hard", help="Judge the formulas on hard inputs instead; JAX beside them.")
     ] = False,
+    mutants: Annotated[
+        bool,
+        typer.Option(
+            "--mutants", help="Instead, show that wrong versions of every formula fail, and at which oracle."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
 ) -> None:
@@ -129,6 +135,11 @@ def verify(
     With [bold]--hard[/]: infinite logits, ReLU at 0, subnormal numbers, NaN in one sample, huge batches; for
     each the right answer and why, computed from the definition in decimals, then the formula's, then JAX's.
 
+    With [bold]--mutants[/] every formula is made wrong in the ways in which people get it wrong, and each
+    wrong version held against every oracle; beside it, which of them the checks in common use let through:
+    a cotangent of ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric
+    inputs. Exit 1 if one survives our oracles.
+
     Examples:
 
     manual-grad verify
@@ -140,36 +151,36 @@ def verify(
     manual-grad verify --tag A-10 --tag A-E1 --dtype float32 --seed 7
 
     manual-grad verify --hard --lecture B
+
+    manual-grad verify --mutants --tag A-10 --json kills.json
     """
     equations, errata = _chosen(lecture, tag)
-    if hard and (oracle or quick or dtype != Dtype.float64):
-        raise UsageError(
-            "--hard goes with --lecture, --tag, --seed and --json only: it has its own oracle and dtypes"
-        )
-    oracles = () if hard else _chosen_oracles(oracle, quick)
+    if mutants or hard:
+        other = "--mutants" if mutants else "--hard"
+        if oracle or quick or dtype != Dtype.float64 or (mutants and hard):
+            raise UsageError(
+                f"{other} goes with --lecture, --tag, --seed and --json only: it chooses the rest"
+            )
+    oracles = () if hard or mutants else _chosen_oracles(oracle, quick)
     if json:
         _require_writable(json)
     _require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
+    started = time.perf_counter()
     if hard:
         raise typer.Exit(_verify_hard([e.tag for e in equations], seed, json))
-    started = time.perf_counter()
+    if mutants:
+        raise typer.Exit(_verify_mutants(equations, seed, json, one_by_one=bool(tag)))
     verdicts = _verify_all(equations + errata, dtype.value, seed, oracles)
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 132)
     _print_verdicts(console, verdicts, dtype.value)
     passed = all(v.status != "failed" for v in verdicts)
-    console.print(_summary(verdicts, dtype.value, seed, seconds), style="green" if passed else "bold red")
-    if json:
-        content = {
-            "environment": environment() | {"dtype": dtype.value, "seed": seed},
-            "equations": [_as_json(v) for v in verdicts],
-            "passed": passed,
-            "seconds": round(seconds, 2),
-        }
-        _write(json, content)
-    raise typer.Exit(0 if passed else 1)
+    summary = _summary(verdicts, dtype.value, seed, seconds)
+    settings = {"dtype": dtype.value, "seed": seed}
+    content = {"equations": [_as_json(v) for v in verdicts]}
+    raise typer.Exit(_conclude(console, summary, passed, json, settings, content, seconds))
 
 
 def _verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
@@ -182,18 +193,42 @@ def _verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 160)
     cli_hard.print_hard(console, verdicts)
+    content = {"cases": [cli_hard.as_json(v) for v in verdicts]}
+    summary = cli_hard.summary(verdicts, seed, seconds)
     passed = all(v.passed for v in verdicts)
-    console.print(
-        cli_hard.summary(verdicts, seed, seconds), style="green" if passed else "bold red", highlight=False
-    )
+    return _conclude(console, summary, passed, json, {"seed": seed}, content, seconds)
+
+
+def _verify_mutants(equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool) -> int:
+    """Hold wrong versions of these equations' formulas against every oracle; the exit code."""
+    if not equations:
+        raise UsageError("--mutants is about equations, expected one's --tag: an erratum is wrong already")
+    load_symbolic()
+    started = time.perf_counter()
+    rows = cli_mutants.kill_all(kill_matrix.targets(equations), seed)
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    cli_mutants.show(console, rows, one_by_one)
+    content = {"mutants": [cli_mutants.as_json(row) for row in rows]}
+    summary = cli_mutants.summary(rows, seed, seconds)
+    passed = not any(row.lives for row in rows)
+    return _conclude(console, summary, passed, json, {"dtype": "float64", "seed": seed}, content, seconds)
+
+
+def _conclude(
+    console: Console,
+    summary: str,
+    passed: bool,
+    json: Path | None,
+    settings: dict[str, Any],
+    content: dict[str, Any],
+    seconds: float,
+) -> int:
+    """Print the last line, write the JSON that was asked for; the exit code."""
+    console.print(escape(summary), style="green" if passed else "bold red", highlight=False)
     if json:
-        content = {
-            "environment": environment() | {"seed": seed},
-            "cases": [cli_hard.as_json(v) for v in verdicts],
-            "passed": passed,
-            "seconds": round(seconds, 2),
-        }
-        _write(json, content)
+        about = {"environment": environment() | settings}
+        _write(json, about | content | {"passed": passed, "seconds": round(seconds, 2)})
     return 0 if passed else 1
 
 

@@ -22,6 +22,7 @@ from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.formulas.border import InputError, require
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.training import checkpoint, loop
+from manual_grad.training import data as samples
 from manual_grad.training import devices as devices_
 from manual_grad.training.loop import Outcome, Settings, State
 
@@ -47,6 +48,9 @@ def train(
     ] = None,
     mnist_source: Annotated[
         Path | None, typer.Option(help="A folder with MNIST's four IDX files: no network is needed.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where MNIST is kept, instead of $MANUAL_GRAD_DATA.")
     ] = None,
     gradient: Annotated[
         str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
@@ -141,26 +145,26 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, float]:
     resume, save = given.get("resume"), given.get("save")
     with _progress() as show:
         show("reading the data")
-        samples = _load(settings, given.get("mnist_source"), show)
+        digits = _load(settings, given.get("mnist_source"), given.get("cache_dir"), show)
         mesh = devices_.mesh_of(given.get("devices"))
-        loop.require_settings(settings, samples, mesh.size if mesh else 1)
-        state = checkpoint.restore(resume, settings, samples) if resume else None
+        loop.require_settings(settings, digits, mesh.size if mesh else 1)
+        state = checkpoint.restore(resume, settings, digits) if resume else None
         require(
             state is None or state.epoch <= settings.epochs,
             f"epochs is {settings.epochs}, but {resume} has {state.epoch if state else 0} behind it",
         )
         show("compiling")
         started = time.perf_counter()
-        program = loop.build(settings, samples, mesh)
+        program = loop.build(settings, digits, mesh)
         with _stop_on_interrupt() as stopping:
             outcome = loop.train(
                 program,
-                state or loop.initial_state(settings, samples),
+                state or loop.initial_state(settings, digits),
                 on_step=lambda state: _show_state(show, state, program),
                 should_stop=lambda: devices_.any_process(stopping()),
             )
     if save and jax.process_index() == 0:
-        _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, samples))
+        _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
     return outcome, time.perf_counter() - started
 
 
@@ -187,15 +191,17 @@ def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
     )
 
 
-def _load(settings: Settings, source: Path | None, show: Callable[[str], None]) -> Any:
+def _load(
+    settings: Settings, source: Path | None, cache_dir: Path | None, show: Callable[..., None]
+) -> samples.Dataset:
     require(settings.data in ("digits", "mnist"), f"data is {settings.data!r}, expected one of digits, mnist")
     require(
         source is None or settings.data == "mnist",
         f"--mnist-source is {str(source)!r}, which goes with --data mnist only",
     )
-    from manual_grad.training import data as samples
-
-    return samples.load(settings.data, source=source)
+    return samples.load(
+        settings.data, cache_dir, source, lambda stage, done, total: show(stage, done / max(total, 1))
+    )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from manual_grad import cli, cli_train
 from manual_grad.formulas.mlp import mlp_rows_fwd
 from manual_grad.training import loop
 from manual_grad.training.networks import NETWORKS
-from tests.training.tiny import tiny
+from tests.training.corners import tiny
 
 FAST = "--epochs 3 --batch-size 8"
 

@@ -22,11 +22,14 @@ FLOORS = {
         "manual_grad.verify",
         "reference",
     },
+    "manual_grad.ops": {"manual_grad.formulas"},
     "manual_grad.training": {
         "manual_grad.environment",
         "manual_grad.formulas",
         "manual_grad.lectures",
+        "manual_grad.ops",
         "manual_grad.training",
+        "manual_grad.verify",
         "reference",
     },
     "manual_grad.environment": set(),
@@ -111,10 +114,10 @@ def test_autodiff_is_seen(line):
 
 
 def test_formulas_use_no_other_numerics():
-    """Only jax.numpy and jax.lax compute there; numpy converts at the border."""
+    """Only jax.numpy and jax.lax compute there, and in the operations; numpy converts at the border."""
     allowed = {"jax", "jax.lax", "jax.numpy", "jaxtyping", "beartype", "numpy", "collections", "dataclasses"}
-    allowed |= {"functools", "inspect", "math", "types", "typing", "manual_grad"}
-    for path in sources("manual_grad.formulas"):
+    allowed |= {"functools", "inspect", "math", "types", "typing", "manual_grad", "jax.sharding"}
+    for path in (*sources("manual_grad.formulas"), *sources("manual_grad.ops")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
@@ -170,14 +173,14 @@ def test_the_readme_names_functions_that_prove_the_tag():
         assert named == {way for way in ways if way in manual_grad.__all__}, tag
 
 
-def public_functions():
-    for path in sources("manual_grad.formulas"):
+def public_functions(package="manual_grad.formulas"):
+    for path in sources(package):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 yield pytest.param(path.stem, node, id=f"{path.stem}.{node.name}")
 
 
-@pytest.mark.parametrize(("module", "node"), list(public_functions()))
+@pytest.mark.parametrize(("module", "node"), [*public_functions(), *public_functions("manual_grad.ops")])
 def test_public_functions_explain_themselves(module, node):
     doc = ast.get_docstring(node) or ""
     if module == "border":

@@ -29,9 +29,12 @@ class InputError(TypeCheckError, ValueError):
     """An argument that a formula cannot take; the message names it, what came and what was expected."""
 
 
-def checked(formula: Callable[P, R]) -> Callable[P, R]:
+def checked(formula: Callable[P, R], prepare: Callable[[dict, dict], dict] | None = None) -> Callable[P, R]:
     """Hold every call of ``formula`` against its signature; NumPy arrays enter as JAX arrays.
 
+    Args:
+        formula: a function whose parameters are annotated.
+        prepare: given the annotations and the arguments by name, the arguments to check and call with.
     Raises:
         InputError: an argument's type, rank, size or dtype does not fit its annotation, two arguments
             disagree on an axis or on the floating-point dtype, or an array is empty.
@@ -53,6 +56,7 @@ def checked(formula: Callable[P, R]) -> Callable[P, R]:
         except TypeError as error:
             raise TypeError(f"{formula.__name__}: {error}") from None
         given = {name: _to_jax(formula, name, value) for name, value in bound.arguments.items()}
+        given = prepare(hints, given) if prepare else given
         _check(formula.__name__, hints, given)
         bound.arguments.update(given)
         try:

@@ -52,7 +52,7 @@ def linear_cross_entropy_fwd(
         J, dh, dW = _one_chunk(part[0], part[1], W)
         return (total[0] + J, total[1] + dW), dh
 
-    total = jnp.zeros((), wide), jnp.zeros(W.shape, wide)
+    total = jnp.zeros_like(hidden, wide, shape=()), jnp.zeros_like(W, wide)  # _like: of one shard_map axis
     parts = hidden[:whole].reshape(-1, n, hidden.shape[1]), labels[:whole].reshape(-1, n)
     total, dhidden = lax.scan(sweep, total, parts)
     dhidden = dhidden.reshape(whole, -1)

@@ -4,7 +4,8 @@
 
 Stable for every finite logit, by subtracting each sample's largest. At ±∞ the value is the limit where there
 is one (a lone +∞ takes all the probability, −∞ takes none) and NaN where there is none (two +∞, or all −∞).
-A term of the loss with label 0 is 0, whatever its probability.
+A term of the loss with label 0 is 0, whatever its probability. JAX may differentiate the forward passes
+again, as for a second derivative: where logits are equal or a label is 0, nothing is cut off.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from manual_grad.formulas.border import Label, Scalar, checked, require, require
 def _normalise(logits: Float[Array, "... K"]):
     """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum."""
     top = logits.max(axis=-1, keepdims=True)
-    shifted = jnp.where(logits == top, 0, logits - top)  # 0 also at a lone +∞, where ∞ − ∞ is NaN
+    shifted = jnp.where((logits == top) & jnp.isinf(top), 0, logits - top)  # ∞ − ∞ is NaN
     exps = jnp.exp(shifted)
     total = exps.sum(axis=-1, keepdims=True)
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
@@ -32,7 +33,7 @@ def _log_softmax(logits: Float[Array, "... K"]):
 
 def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
     """y ln ŷ with 0 · ln 0 = 0."""
-    return jnp.where(labels == 0, 0, labels * logs)
+    return labels * jnp.where((labels == 0) & ~jnp.isfinite(logs), 0, logs)
 
 
 @checked

@@ -1,4 +1,4 @@
-"""Real handwritten digits for the networks of lectures A and D: scikit-learn's, scaled up to 28×28."""
+"""Real handwritten digits for the networks of lectures A and D: scikit-learn's, 8×8 or scaled up to 28×28."""
 
 import functools
 
@@ -10,14 +10,13 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
-@functools.cache
-def load_digits_28() -> tuple[np.ndarray, np.ndarray]:
-    """All 1797 digits of scikit-learn's ``load_digits``, scaled up from 8×8 to 28×28 by linear interpolation.
+def load_digits_8() -> tuple[np.ndarray, np.ndarray]:
+    """All 1797 digits of scikit-learn's ``load_digits``, 8×8.
 
     They are no MNIST, but real handwriting, and come inside a package, so that nothing is downloaded.
 
     Returns:
-        Images (1797, 28, 28), float64 from 0 to 1, and labels (1797,), integers from 0 to 9.
+        Images (1797, 8, 8), float64 from 0 to 1, and labels (1797,), integers from 0 to 9.
     Raises:
         MissingExtra: scikit-learn is not installed.
     """
@@ -28,5 +27,18 @@ def load_digits_28() -> tuple[np.ndarray, np.ndarray]:
             "the real digits of lectures A and D need scikit-learn: pip install 'manual-grad[digits]'"
         ) from None
     data = load_digits()
-    images = jax.image.resize(data.images.astype(np.float32), (len(data.images), 28, 28), "linear") / 16
-    return np.asarray(images, np.float64), data.target
+    return data.images / 16, data.target
+
+
+@functools.cache
+def load_digits_28() -> tuple[np.ndarray, np.ndarray]:
+    """The digits of :func:`load_digits_8`, scaled up to 28×28 by linear interpolation.
+
+    Returns:
+        Images (1797, 28, 28), float64 from 0 to 1, and labels (1797,), integers from 0 to 9.
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
+    images, labels = load_digits_8()
+    images = jax.image.resize((16 * images).astype(np.float32), (len(images), 28, 28), "linear") / 16
+    return np.asarray(images, np.float64), labels

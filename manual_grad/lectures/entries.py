@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Kind = Literal["value", "gradient", "jacobian"]
-Style = Literal["real", "integers", "tiny"]
+Style = Literal["real", "integers", "tiny", "square"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Draw:
         rng, dtype: of the entries.
         style: ``real``; ``integers``, on which sums and products are exact, with a batch of 7 turned into one
             of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of at most
-            three entries an axis, for an oracle that takes its time over each entry.
+            three entries an axis, for an oracle that takes its time over each entry; ``square``, every axis
+            of the same length and matrices symmetric, as careless tests have them.
         among: for integers, from a set of how many they are drawn, uniformly.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
@@ -47,6 +48,8 @@ class Draw:
             return 8 if n == 7 else n
         if self.style == "tiny":
             return 2 if n in (4, 5, 7) else min(n, 3)
+        if self.style == "square":
+            return 1 if n == 1 else 4
         return n
 
     def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:
@@ -59,7 +62,8 @@ class Draw:
             return jnp.asarray(self.rng.integers(-self.among // 2, self.among // 2, shape), self.dtype)
         if self.style == "tiny":
             return jnp.asarray((2 * self.rng.integers(-12, 12, shape) + 1) / 16, self.dtype)
-        return jnp.asarray(scale * self.rng.standard_normal(shape), self.dtype)
+        entries = scale * self.rng.standard_normal(shape)
+        return jnp.asarray(_symmetric(entries) if self.style == "square" else entries, self.dtype)
 
     def positive(self, *shape: int) -> jax.Array:
         """Entries between ½ and 2, of any sum; integers from 1 on."""
@@ -207,6 +211,20 @@ def _widest_gap(Z: np.ndarray) -> np.ndarray:
     gaps = np.diff(ordered, axis=0)
     k, column = gaps.argmax(axis=0), np.arange(Z.shape[1])
     return (ordered[k, column] + ordered[k + 1, column]) / 2
+
+
+def _symmetric(entries: np.ndarray) -> np.ndarray:
+    """Matrices made equal to their transpose and to themselves turned by 180°; of kernels, the first axes.
+
+    >>> matrix = _symmetric(np.arange(9.0).reshape(3, 3) ** 2)
+    >>> bool((matrix == matrix.T).all()), bool((matrix == matrix[::-1, ::-1]).all())
+    (True, True)
+    """
+    axes = (0, 1) if entries.ndim == 4 else (-2, -1)
+    if entries.ndim < 2 or entries.shape[axes[0]] != entries.shape[axes[1]]:
+        return entries
+    upright = (entries + entries.swapaxes(*axes)) / 2
+    return (upright + np.flip(upright, axes)) / 2
 
 
 def differentiable(value: Any) -> bool:

@@ -102,8 +102,8 @@ def _images_and_cnn(draw: Draw) -> dict:
 
 
 def _small_images_and_cnn(draw: Draw) -> dict:
-    """Two images of 4×5 or of 3×4 pixels, and a network of few channels."""
-    H, W = (3, 4) if draw.style == "tiny" else (4, 5)
+    """Two images of 4×5, 3×4 or 5×5 pixels, and a network of few channels."""
+    H, W = {"tiny": (3, 4), "square": (5, 5)}.get(draw.style, (4, 5))
     shapes = {"K1": (2, 2, 1, 2), "b1": (2,), "K2": (2, 2, 2, 1), "b2": (1,), "W4": ((H - 2) * (W - 2), 4)}
     shapes |= {"b4": (4,), "W5": (4, 3), "b5": (3,)}
     params = {name: draw.exactly(*shape) for name, shape in shapes.items()}

@@ -87,21 +87,26 @@ def _batch(draw: Draw, activation: str, rows: bool) -> dict:
 
 
 def _image_and_filter(draw: Draw) -> dict:
+    if draw.style == "square":
+        return {"x": draw.exactly(6, 6), "f": draw.exactly(3, 3)}
     return {"x": draw.normal(7, 11), "f": draw.normal(2, 4)}
 
 
 def _lecture_image_and_filter(draw: Draw) -> dict:
-    return {"x": draw.normal(3, 3), "f": draw.normal(2, 2)}
+    return {"x": draw.exactly(3, 3), "f": draw.exactly(2, 2)}
 
 
 def _image_and_kernel(draw: Draw, mode: str) -> dict:
-    return {"x": draw.normal(7, 11), "w": draw.normal(2, 4), "mode": mode}
+    image = _image_and_filter(draw)
+    return {"x": image["x"], "w": image["f"], "mode": mode}
 
 
 def _conv2d(draw: Draw, **geometry) -> dict:
     groups = geometry.get("groups", 1)
     if draw.style == "tiny":
         x, kernel = draw.exactly(2, 5, 6, groups), draw.exactly(2, 2, 1, groups)
+    elif draw.style == "square":
+        x, kernel = draw.exactly(6, 9, 9, 6), draw.exactly(3, 3, 6 // groups, 6)
     else:
         x, kernel = draw.normal(5, 14, 17, 4 * groups), draw.normal(2, 3, 4, 6)
     return {"x": x, "kernel": kernel, "bias": draw.exactly(kernel.shape[-1]), **geometry}

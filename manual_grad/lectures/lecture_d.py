@@ -53,7 +53,7 @@ from manual_grad.lectures.digits import load_digits_28
 from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 _WIDTHS = (784, 128, 50, 50, 25, 10)
-_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3)}
+_SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3), "square": (4,) * 6}
 _GRADS = named(five_layer_fwd, five_layer_grads)
 
 
@@ -67,7 +67,7 @@ def _digits(draw: Draw, m: int = 12) -> dict:
 
 def _network(draw: Draw, m: int = 12) -> dict:
     if draw.style != "real":
-        return _small_network(draw, 4 if draw.style == "integers" else 2)
+        return _small_network(draw, 2 if draw.style == "tiny" else 4)
     digits = _digits(draw, m)
     Y = jnp.asarray(np.eye(10)[:, digits["labels"]], draw.dtype)
     X = digits["images"].reshape(m, 784).T

@@ -1,1 +1,1 @@
-"""Data sets, and networks that learn with the hand-derived gradients."""
+"""Data to train on, and the training that the lectures end in."""

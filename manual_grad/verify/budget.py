@@ -1,9 +1,10 @@
 """Error budgets: how far from the truth each entry of an answer may be, in the dtype that it is computed in.
 
 In float64 an entry may be off by 1e-12 of the largest in its array. In a narrower dtype each entry has a
-budget of its own, :data:`MARGIN` standard deviations of its rounding error as :mod:`reference.rounding` finds
-it: it follows the reference's program, from the dtype's epsilon, the lengths of the sums and the magnitudes
-of what is summed. The judged formula takes no part in it, so an inaccurate one earns no wider budget.
+budget of its own, :data:`MARGIN` standard deviations of its rounding error as
+:mod:`reference.oracles.rounding` finds it: it follows the reference's program, from the dtype's epsilon, the
+lengths of the sums and the magnitudes of what is summed. The judged formula takes no part in it, so an
+inaccurate one earns no wider budget.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from manual_grad.verify.compare import FLOAT64
-from reference import rounding
+from reference.oracles import rounding
 
 MARGIN = 6.0  # arrays have up to 10⁵ entries
 

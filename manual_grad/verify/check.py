@@ -20,8 +20,9 @@ import reference as plain
 from manual_grad.formulas.border import InputError, describe
 from manual_grad.verify import nearby
 from manual_grad.verify.compare import TOLERANCES
-from manual_grad.verify.diagnosis import Evidence, diagnose
-from manual_grad.verify.truth import Point, exact, float_leaves, is_float, pulled
+from manual_grad.verify.diagnosis import diagnose
+from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.truth import Point, answered, at_values, exact, float_leaves, is_float, pulled
 
 FIT = {"float64": 1e-9, "float32": 1e-4}  # up to which a wrong gradient is the one of a known mistake
 
@@ -105,6 +106,7 @@ class _Question:
     positions: tuple[int, ...]
     ask: Callable[[tuple[Any, ...], np.random.Generator], tuple[Any, list[Any], list[Any]]]
     scalar: bool
+    compiled: dict = field(default_factory=dict)  # of the truth's function, for all points
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)
@@ -122,7 +124,7 @@ class _Question:
     def point(self, values: Sequence[Any], dout: Sequence[Any]) -> Point:
         """The same in float64."""
         tree = jax.tree.structure(self.args)
-        return nearby.point_at(self.fn, tree, values, self.leaf_names, self.wrt, dout)
+        return nearby.point_at(self.fn, tree, values, self.leaf_names, self.wrt, dout, self.compiled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +133,10 @@ class _Answer:
 
     gots: list[Any]
     point: Point
+    outs: list[Any]
     wants: list[np.ndarray]
     allowed: list[float]  # absolute error, a leaf
+    kept: dict = field(default_factory=dict)
 
 
 def check_grad(
@@ -308,7 +312,7 @@ def forward_named(name: str) -> Callable[..., Any]:
     """
     known: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.iter_modules(plain.__path__):
-        if module.name not in ("oracles", "exact", "differences", "symbolic"):
+        if module.name != "oracles":
             members = vars(importlib.import_module(f"reference.{module.name}"))
             own = (f for f in members.values() if inspect.isfunction(f) and not f.__name__.startswith("_"))
             known |= {f.__name__: f for f in own if f.__module__ == f"reference.{module.name}"}
@@ -500,7 +504,10 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
     for got, leaf in zip(jax.tree.leaves(entry, is_leaf=lambda leaf: leaf is None), expected, strict=True):
         if not is_float(leaf):
             continue
-        if not (got is None or isinstance(got, int | float | np.number | np.ndarray | jax.Array)):
+        if not (
+            got is None
+            or isinstance(got, int | float | complex | np.number | np.bool_ | np.ndarray | jax.Array)
+        ):
             raise InputError(
                 f"{question.who}: {question.judged} returned {describe(got)} for {name}, expected an array"
             )
@@ -513,11 +520,11 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
 
 
 def _require_real(question: _Question, name: str, got: Any) -> None:
-    """Refuse what is no array of real numbers."""
+    """Refuse what is no array of numbers; of complex ones the real part is judged."""
     if isinstance(got, jax.core.Tracer):
         raise InputError(f"{question.who}: {question.judged} returned a tracer for {name}, expected an array")
     dtype = np.asarray(got).dtype
-    if dtype.kind in "OcSU":
+    if dtype.kind in "OSUV" and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
             f"{question.who}: {question.judged} returned {describe(np.asarray(got))} for {name}, "
             "expected an array of real numbers"
@@ -532,7 +539,7 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
     rng = np.random.default_rng(seed)
     given = _answer(question, question.values, rng)
     with exact():
-        notes = nearby.alike(given.point) + _value_notes(question, given.point, value)
+        notes = nearby.alike(given.point) + _value_notes(question, given.outs, value)
         kinks, disagreements = nearby.kinks(given.point, given.wants, rng)
     names = question.leaf_names
     notes += [f"{names[i]} sits on a kink: {what}; judged near it instead" for i, what in kinks.items()]
@@ -572,18 +579,20 @@ def _answer(question: _Question, values: Sequence[Any], rng: np.random.Generator
     gots = _gradients(question, got)
     with exact():
         point = question.point(values, dout)
-        wants = _truth(question, point)
-        allowed = _allowed(question, point, gots, wants)
-    return _Answer(gots, point, wants, allowed)
+        outs, wants = _truth(question, point)
+        allowed = _allowed(question, point, gots, outs, wants)
+    return _Answer(gots, point, outs, wants, allowed)
 
 
-def _truth(question: _Question, point: Point) -> list[np.ndarray]:
-    """JAX's answer, or one line that says why there is none."""
+def _truth(question: _Question, point: Point) -> tuple[list[Any], list[np.ndarray]]:
+    """JAX's value and answer, or one line that says why there is none."""
     keyword = "against" if question.scalar else "reference"
     try:
-        out = jax.eval_shape(point.forward, *point.at)
+        out = question.compiled.get("shapes")
+        if out is None:
+            out = question.compiled["shapes"] = jax.eval_shape(point.forward, *point.at)
         if out and [o.shape for o in out] == [np.shape(d) for d in point.dout]:
-            return pulled(point)
+            return answered(point)
     except Exception as error:  # a user's function may raise anything
         if question.fn_name in ("loss", "fwd"):
             raise InputError(
@@ -596,11 +605,11 @@ def _truth(question: _Question, point: Point) -> list[np.ndarray]:
     raise InputError(f"{question.who}: {question.fn_name} returned {shapes}, expected {own}")
 
 
-def _value_notes(question: _Question, point: Point, value: list[Any] | None) -> list[str]:
+def _value_notes(question: _Question, outs: list[Any], value: list[Any] | None) -> list[str]:
     """Whether the judged function and the one it is held against are one function."""
     if value is None:
         return []
-    for mine, theirs in zip(value, point.forward(*point.at), strict=True):
+    for mine, theirs in zip(value, outs, strict=True):
         got, want = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
         if np.max(np.abs(got - want)) > 0.03 * np.max(np.abs(want)):
             at = f"{got.flat[0]:.4g} and {want.flat[0]:.4g}"
@@ -608,13 +617,14 @@ def _value_notes(question: _Question, point: Point, value: list[Any] | None) -> 
     return []
 
 
-def _allowed(question: _Question, point: Point, gots: list[Any], wants: list[np.ndarray]) -> list[float]:
+def _allowed(
+    question: _Question, point: Point, gots: list[Any], outs: list[Any], wants: list[np.ndarray]
+) -> list[float]:
     """The absolute error that passes, a leaf: the dtype's share of the largest entry, and rounding.
 
     Where terms cancel (a bias before a softmax) JAX's own gradient in that dtype is noise; what it is off by,
     at inputs moved by one rounding error, is allowed too, within limits.
     """
-    outs = point.forward(*point.at)
     coarse = max((TOLERANCES.get(o.dtype.name, 0.0) for o in outs), default=0.0)
     size = max(
         [np.max(np.abs(w), initial=0.0) for w in wants]
@@ -651,17 +661,10 @@ def _noise(point: Point, dtype: str, wants: list[np.ndarray]) -> list[float]:
             moved = np.asarray(value) * (1 + eps * rng.choice([-1, 1], np.shape(value)))
             values[i] = jnp.asarray(moved, dtype)
     try:
-        out, pull = jax.vjp(
-            Point(point.fn, point.tree, tuple(values), point.names, point.wrt, ()).forward,
-            *(values[i] for i in point.wrt),
-        )
-        cotangents = pull([jnp.asarray(d, o.dtype) for d, o in zip(point.dout, out, strict=True)])
+        cotangents = pulled(at_values(point, values))
     except Exception:  # a function that does not take this dtype may raise anything
         return [0.0 for _ in wants]
-    errors = [
-        np.max(np.abs(np.asarray(c, np.float64) - w), initial=0.0)
-        for c, w in zip(cotangents, wants, strict=True)
-    ]
+    errors = [np.max(np.abs(c - w), initial=0.0) for c, w in zip(cotangents, wants, strict=True)]
     return [float(e) if np.isfinite(e) else 0.0 for e in errors]
 
 
@@ -687,7 +690,7 @@ def _compared(answer: _Answer, leaf: int) -> tuple[bool, float, tuple[tuple[int,
     got, want = answer.gots[leaf], answer.wants[leaf]
     if got is None or np.shape(got) != want.shape:
         return False, float("inf"), None
-    g = np.asarray(got).astype(np.float64)
+    g = _as_float64(got)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         difference = np.where((g == want) | (np.isnan(g) & np.isnan(want)), 0.0, np.abs(g - want))
     difference = np.where(np.isnan(difference), np.inf, difference)
@@ -695,6 +698,12 @@ def _compared(answer: _Answer, leaf: int) -> tuple[bool, float, tuple[tuple[int,
     scale = np.max(np.abs(want), initial=0.0, where=np.isfinite(want))
     error = float(difference[at] / scale) if scale else float(difference[at])
     return bool(difference[at] <= answer.allowed[leaf]), error, (at, float(g[at]), float(want[at]))
+
+
+def _as_float64(got: Any) -> np.ndarray:
+    """What was got, in float64; of complex numbers the real part."""
+    found = np.asarray(got)
+    return (found.real if found.dtype.kind == "c" else found).astype(np.float64)
 
 
 def _wrong_dtype(got: Any, argument: Any) -> str:
@@ -707,8 +716,8 @@ def _wrong_dtype(got: Any, argument: Any) -> str:
 
 
 def _evidence(question: _Question, answer: _Answer, leaf: int) -> Evidence:
-    gots = [None if got is None else np.asarray(got).astype(np.float64) for got in answer.gots]
+    gots = [None if got is None else _as_float64(got) for got in answer.gots]
     dtype = _judged_dtype(answer.gots[leaf], question.values[question.wrt[leaf]])
     names = [question.leaf_names[i] for i in question.wrt]
     tolerance = FIT.get(dtype, TOLERANCES[dtype] / 2)
-    return Evidence(leaf, gots, answer.wants, names, answer.point, tolerance, question.scalar)
+    return Evidence(leaf, gots, answer.wants, names, answer.point, tolerance, question.scalar, answer.kept)

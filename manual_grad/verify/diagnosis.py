@@ -8,15 +8,16 @@ leaf is wrong. They are asked in tiers, the telling ones first; where several of
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from manual_grad.verify.evidence import Evidence, factor_of, named_scales
 from manual_grad.verify.nearby import batch
-from manual_grad.verify.truth import Point, at_values, planted, pulled
+from manual_grad.verify.planting import constant_said, planted_mistakes
+from manual_grad.verify.truth import Point, at_values, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
@@ -26,63 +27,7 @@ SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
     3: ((0,), (2,)),
     4: ((0, 1), (2, 3)),
 }
-Explanation = Callable[["Evidence"], str]
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """One leaf of a judged gradient at one point.
-
-    Attributes:
-        leaf: which of the leaves that are differentiated by.
-        gots: the judged gradient, all leaves (None where nothing came), in float64.
-        wants: the truth, all leaves.
-        names: what the leaves are called.
-        point: where, and what can be asked about the function there.
-        tolerance: relative error up to which two gradients are the same.
-        scalar: whether the function is a loss, whose cotangent is 1.
-    """
-
-    leaf: int
-    gots: Sequence[Any]
-    wants: Sequence[np.ndarray]
-    names: Sequence[str]
-    point: Point
-    tolerance: float
-    scalar: bool = False
-    kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
-
-    @property
-    def got(self) -> np.ndarray:
-        """What was got for this leaf."""
-        return self.gots[self.leaf]
-
-    @property
-    def want(self) -> np.ndarray:
-        """The truth of this leaf."""
-        return self.wants[self.leaf]
-
-    def same(self, left: Any, right: Any) -> bool:
-        """Whether two arrays are equal up to rounding."""
-        return same(left, right, self.tolerance)
-
-    def once(self, key: str, compute: Callable[[], Any]) -> Any:
-        """``compute()``, remembered under ``key``."""
-        if key not in self.kept:
-            self.kept[key] = compute()
-        return self.kept[key]
-
-
-def same(left: Any, right: Any, tolerance: float) -> bool:
-    """Whether two arrays have one shape and differ by no more than ``tolerance`` times the largest entry.
-
-    >>> same(np.array([1.0, 2.0]), np.array([1.0, 2.001]), 1e-3), same(np.ones(1), np.ones((1, 1)), 1e-3)
-    (True, False)
-    """
-    if np.shape(left) != np.shape(right):
-        return False
-    scale = max(np.max(np.abs(right), initial=0.0), np.max(np.abs(left), initial=0.0))
-    return bool(np.max(np.abs(left - right), initial=0.0) <= tolerance * scale)
+Explanation = Callable[..., Any]
 
 
 def diagnose(evidence: Sequence[Evidence]) -> str:
@@ -115,6 +60,8 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """What an explanation says at every point; alternatives stand on lines of their own."""
+    if explanation is planted_mistakes:
+        return planted_mistakes(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
         others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
@@ -260,66 +207,10 @@ def sign(e: Evidence) -> str:
 
 def scale_of_the_problem(e: Evidence) -> str:
     """The truth times a number that is a size of the problem."""
-    factor = _factor(e)
+    factor = factor_of(e)
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
-    prefix = "sign flipped and " if factor < 0 else ""
-    for sizes in (_sizes(e), _compound_sizes(e)):
-        said = [prefix + phrase for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
-        if said:
-            return "\n".join(said[:3])
-    return ""
-
-
-def _factor(e: Evidence) -> float | None:
-    """The number that the truth is multiplied by."""
-    square = float(np.vdot(e.want, e.want))
-    if not square or e.got.shape != e.want.shape:
-        return None
-    factor = float(np.vdot(e.want, e.got)) / square
-    return factor if factor and e.same(e.got, factor * e.want) else None
-
-
-def _sizes(e: Evidence) -> Iterator[tuple[float, str]]:
-    """Numbers that a gradient is scaled by in error, and what each means; the usual ones first."""
-    n, where = batch(e.point)
-    total = sum(np.size(d) for d in e.point.dout)
-    if n > 1:
-        yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
-        yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean for sum, or 1/N is there twice"
-    yield 2, "scaled by 2"
-    yield 0.5, "scaled by 1/2 (the factor 2 is missing)"
-    sizes: dict[int, str] = {}
-    for name, value in zip(e.point.names, e.point.values, strict=True):
-        for axis, size in enumerate(np.shape(value)):
-            sizes.setdefault(size, f"axis {axis} of {name}")
-    sizes.setdefault(int(np.size(e.want)), f"all of {e.names[e.leaf]}")
-    for name, value in zip(e.point.names, e.point.values, strict=True):
-        if np.size(value) > 1:
-            sizes.setdefault(int(np.size(value)), f"all of {name}")
-    for d in e.point.dout:
-        for axis, size in enumerate(np.shape(d)):
-            sizes.setdefault(size, f"axis {axis} of the output")
-        if np.ndim(d) > 1:
-            sizes.setdefault(int(np.prod(np.shape(d)[:-1])), "all of the output's axes but the last")
-    sizes.setdefault(total, "the output's size")
-    for size, what in sizes.items():
-        if size > 2 and size != n:
-            yield size, f"scaled by {size} ({what}): summed where a mean is taken"
-            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
-
-
-def _compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
-    """The rarer ones."""
-    n, _ = batch(e.point)
-    if n > 1:
-        for factor in (Fraction(n, n - 1), Fraction(n - 1, n), Fraction(n * n), Fraction(1, n * n)):
-            yield float(factor), f"scaled by {factor}, N = {n}"
-        yield n / 2, f"scaled by N/2, N = {n}: loss summed instead of averaged, and the factor 2 is missing"
-        yield 2 / n, f"scaled by 2/N, N = {n}"
-        yield 2 * n, f"scaled by 2N, N = {n}"
-        yield n**0.5, f"scaled by √N, N = {n}"
-        yield n**-0.5, f"scaled by 1/√N, N = {n}"
+    return "\n".join(named_scales(e, factor, lambda: constant_said(e, factor)))
 
 
 def transposed(e: Evidence) -> str:
@@ -350,7 +241,7 @@ def flipped(e: Evidence) -> str:
 def shifted(e: Evidence) -> str:
     """The truth moved along an axis: an index or a padding off by one."""
     for axis, by in itertools.product(range(e.want.ndim), (-1, 1)):
-        if e.want.shape[axis] < 3:
+        if e.want.shape[axis] < 4:
             continue
         rolled = np.roll(e.want, by, axis)
         inner = [slice(None)] * e.want.ndim
@@ -416,7 +307,7 @@ def mask_inverted(e: Evidence) -> str:
 
 
 def sample_dropped(e: Evidence) -> str:
-    """One slice of the leaf zero, or the truth without the first or last sample."""
+    """One slice of the leaf zero."""
     for axis, at in itertools.product(range(e.want.ndim), (-1, 0)):
         if e.want.shape[axis] > 1:
             less = e.want.copy()
@@ -424,6 +315,11 @@ def sample_dropped(e: Evidence) -> str:
             if not e.same(less, e.want) and _scaled_same(e, less, e.want.shape[axis]):
                 what = "one sample" if e.want.shape[axis] == batch(e.point)[0] else "one slice"
                 return f"{what} dropped: the {'last' if at else 'first'} along axis {axis} is zero"
+    return ""
+
+
+def sample_left_out(e: Evidence) -> str:
+    """The truth without the first or last sample."""
     for (size, at), (what, wants) in e.once("dropped", lambda: dict(_without_a_sample(e.point))).items():
         want = wants[e.leaf]
         if not e.same(want, e.want) and _scaled_same(e, want, size):
@@ -562,23 +458,12 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
 
 
-def planted_mistake(e: Evidence) -> str:
-    """The truth of the function with one step's derivative wrong."""
-    every = e.once("planted", lambda: list(planted(e.point)))
-    fitting = [
-        phrase
-        for phrase, wants in every
-        if not e.same(wants[e.leaf], e.want) and e.same(e.got, wants[e.leaf])
-    ]
-    return "\n".join(dict.fromkeys(fitting))
-
-
 # --- what little can be said ------------------------------------------------------------------------------
 
 
 def any_scale(e: Evidence) -> str:
     """The truth times a number of no meaning that is known."""
-    factor = _factor(e)
+    factor = factor_of(e)
     return f"scaled by {factor:.4g}, which is no size of the problem" if factor and e.want.size > 1 else ""
 
 
@@ -612,9 +497,9 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
         sample_dropped,
         off_diagonal_of_jacobian,
         cases_swapped,
-        one_sample_only,
     ),
-    (transposed_factor, planted_mistake, label_not_subtracted, cotangent_misused),
+    (label_not_subtracted, transposed_factor, planted_mistakes, cotangent_misused),
+    (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )
 TIERS: tuple[tuple[Explanation, ...], ...] = (

@@ -1,7 +1,7 @@
 """The exact oracle: on integers, formula and reference must be equal to the last bit.
 
 Claims made of sums, products and selections alone are run again on integers in float64, drawn uniformly from
-a set of S of them. Nothing rounds there, which :mod:`reference.exact` checks for each draw, so that a
+a set of S of them. Nothing rounds there, which :mod:`reference.oracles.exact` checks for each draw, so that a
 difference of any size is a mistake. A formula that is wrong by a polynomial of degree d survives a draw with
 a probability of at most d/S (by one polynomial on all the pieces drawn, where there is a ReLU); draws follow
 until the product is below 1e-15.
@@ -19,7 +19,7 @@ import numpy as np
 from manual_grad.lectures.entries import Claim, Draw
 from manual_grad.verify.compare import Comparison, compare
 from manual_grad.verify.problem import answer_in_order, drawn, oracle_of, quick, split_settings
-from reference import exact
+from reference.oracles import exact
 
 SURVIVAL = 1e-15
 SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)
@@ -54,6 +54,24 @@ def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     sample = _integers(claim, rng, 1 << 4)
     oracle = _program(oracle_of(claim), sample)
     return {way: _judge(claim, formula, oracle, sample, rng) for way, formula in claim.formulas.items()}
+
+
+def exact_points(
+    claim: Claim, rng: np.random.Generator, draws: int = 2
+) -> list[tuple[Any, dict[str, Any], tuple]]:
+    """Integers on which the reference's derivative, or value, is exact, with what it is there.
+
+    Args:
+        claim: one with ``polynomial`` set.
+        rng: decides the integers.
+        draws: how many points.
+    Returns:
+        For each point the cotangent (or None), the inputs, and the truth to the last bit.
+    """
+    oracle = _program(oracle_of(claim), _integers(claim, rng, 1 << 4))
+    among = _widest_set(claim, (oracle,), rng)
+    points = [_integers(claim, rng, among) for _ in range(draws)]
+    return [(dout, inputs, oracle((dout, inputs))[0]) for dout, inputs in points]
 
 
 def _judge(claim: Claim, formula: Callable, oracle: Callable, sample: tuple, rng: Any) -> Exactness:

@@ -2,8 +2,8 @@
 
 Autodiff cannot be the judge there, because it is wrong itself on many of them. The right answer of each case
 is computed from the definition in decimals, where nothing overflows and nothing cancels
-(:mod:`reference.decimals`), or stands in the case in closed form, with the reason. JAX's derivatives of the
-obvious forward functions are shown beside it.
+(:mod:`reference.oracles.decimals`), or stands in the case in closed form, with the reason. JAX's derivatives
+of the obvious forward functions are shown beside it.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.verify.truth import Point, is_float, to_float64
+from manual_grad.verify.truth import Point, is_float, is_key, projected, to_float64
 
 SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the array's size
 
@@ -90,7 +90,7 @@ def kinks(
         Two dictionaries, index into ``point.values`` → what was seen.
     """
     found, disagree = {}, {}
-    value = _projected(point, point.at)
+    value = projected(point, point.at)
     for place, i in enumerate(point.wrt):
         x = np.asarray(point.values[i])
         noise = 1e-12 * abs(value) / (SMALL * _size(x))  # of a difference of two values
@@ -111,12 +111,6 @@ def kinks(
     return found, {i: what for i, what in disagree.items() if i not in found}
 
 
-def _projected(point: Point, leaves: Sequence[Any]) -> float:
-    """The output's inner product with the cotangent."""
-    out = point.forward(*leaves)
-    return float(sum(jnp.sum(o * d) for o, d in zip(out, point.dout, strict=True)))
-
-
 def _one_sided(
     point: Point, place: int, value: float, direction: np.ndarray, step: float
 ) -> tuple[float, float]:
@@ -125,7 +119,7 @@ def _one_sided(
     h = step * _size(np.asarray(ahead[place]))
     ahead[place] = ahead[place] + h * direction
     behind[place] = behind[place] - h * direction
-    return (_projected(point, ahead) - value) / h, (value - _projected(point, behind)) / h
+    return (projected(point, ahead) - value) / h, (value - projected(point, behind)) / h
 
 
 def alike(point: Point) -> list[str]:
@@ -152,12 +146,13 @@ def alike(point: Point) -> list[str]:
 def batch(point: Point) -> tuple[int, str]:
     """The number of samples, as far as the shapes tell, and the axis that says so; (0, "") where none does.
 
-    A vector of integers has one label a sample; else it is the first axis that most arguments share, those
-    that go by the name of a parameter left aside.
+    A vector of integers has one label a sample, unless it is a random key; else it is the first axis that
+    most arguments share, those that go by the name of a parameter left aside.
     """
     shaped = [(name, np.shape(v), v) for name, v in zip(point.names, point.values, strict=True) if np.ndim(v)]
     for name, shape, value in shaped:
-        if not is_float(value) and len(shape) == 1:
+        key = str(getattr(value, "dtype", "")) == "uint32" and shape == (2,)
+        if not is_float(value) and not is_key(value) and not key and len(shape) == 1:
             return shape[0], f"axis 0 of {name}"
     parameters = [entry for entry in shaped if re.match(PARAMETERS, entry[0])]
     data = [entry for entry in shaped if not re.match(PARAMETERS, entry[0])] or shaped
@@ -193,8 +188,14 @@ def leaf_names(names: Sequence[str], args: Sequence[Any]) -> list[str]:
 
 
 def point_at(
-    fn: Any, tree: Any, values: Sequence[Any], names: Sequence[str], wrt: Sequence[int], dout: Sequence[Any]
+    fn: Any,
+    tree: Any,
+    values: Sequence[Any],
+    names: Sequence[str],
+    wrt: Sequence[int],
+    dout: Sequence[Any],
+    compiled: dict,
 ) -> Point:
     """A question put in float64; call it where float64 is enabled."""
     exact = tuple(to_float64(v) for v in values)
-    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)))
+    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled)

@@ -1,7 +1,8 @@
 """The symbolic oracle: SymPy's derivative of the lecture's definition in plain loops, at small sizes.
 
 The claim's inputs are drawn tiny. What the formula makes of them in float64 is held against
-:mod:`reference.symbolic`, which has a definition by the name of the claim's reference, no arrays and no JAX.
+:mod:`reference.oracles.symbolic`, which has a definition by the name of the claim's reference, no arrays and
+no JAX.
 """
 
 import functools
@@ -20,22 +21,22 @@ import numpy as np
 from manual_grad.lectures.digits import MissingExtra
 from manual_grad.lectures.entries import Claim, Draw
 from manual_grad.verify.compare import Comparison, compare
-from manual_grad.verify.problem import Problem, pose
+from manual_grad.verify.problem import Check, Problem, pose
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def load_symbolic() -> ModuleType:
-    """:mod:`reference.symbolic`.
+    """:mod:`reference.oracles.symbolic`.
 
     Raises:
         MissingExtra: SymPy is not installed.
     """
     try:
-        import reference.symbolic
+        import reference.oracles.symbolic
     except ImportError:
         raise MissingExtra("the symbolic oracle needs SymPy: pip install 'manual-grad[symbolic]'") from None
-    return reference.symbolic
+    return reference.oracles.symbolic
 
 
 def definition_of(claim: Claim) -> Callable | None:
@@ -56,24 +57,41 @@ def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comp
     Returns:
         The comparison that is furthest from equal, for each formula by its name in the claim.
     """
-    problem = pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
-    want = _truth(problem)
-    return {way: _judge(problem, formula, want) for way, formula in claim.formulas.items()}
+    problem = pose_tiny(claim, rng)
+    check = symbolic_check(problem)
+    return {way: _judge(problem, formula, check) for way, formula in claim.formulas.items()}
 
 
-def _judge(problem: Problem, formula: Callable, want: list) -> Comparison:
-    wrt = problem.claim.wrt
-    try:
-        got = problem.answer_of(formula, quickly=True)
+def pose_tiny(claim: Claim, rng: np.random.Generator) -> Problem:
+    """The claim on inputs so small that SymPy can differentiate by each entry."""
+    return pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
+
+
+def symbolic_check(problem: Problem) -> Check:
+    """What compares an answer with SymPy's, which is asked once.
+
+    Args:
+        problem: of a claim with a definition, on tiny inputs.
+    """
+    wrt, want = problem.claim.wrt, _truth(problem)
+
+    def check(got: tuple) -> list[Comparison]:
         names, leaves = _leaves(wrt, got)
         if len(leaves) != len(want):
-            return Comparison(", ".join(wrt), float("inf"), f"got {len(leaves)} arrays, expected {len(want)}")
+            detail = f"got {len(leaves)} arrays, expected {len(want)}"
+            return [Comparison(", ".join(wrt), float("inf"), detail)]
         pairs = zip(names, leaves, want, strict=True)
-        found = [c for name, g, w in pairs for c in compare(g, w, jnp.float64, name)]
-        return max(found, key=lambda comparison: comparison.share)
+        return [c for name, g, w in pairs for c in compare(g, w, jnp.float64, name)]
+
+    return check
+
+
+def _judge(problem: Problem, formula: Callable, check: Check) -> Comparison:
+    try:
+        return max(check(problem.answer_of(formula, quickly=True)), key=lambda found: found.share)
     except Exception as error:  # a broken formula may raise anything; that is a verdict too
         detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        return Comparison(", ".join(wrt), float("inf"), detail)
+        return Comparison(", ".join(problem.claim.wrt), float("inf"), detail)
 
 
 def _truth(problem: Problem) -> list[np.ndarray]:
@@ -111,7 +129,7 @@ def _process() -> Any:
 
     It ends with this one, whose end closes its input.
     """
-    program = [sys.executable, str(load_symbolic().__file__)]
+    program = [sys.executable, "-P", str(load_symbolic().__file__)]
     return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 

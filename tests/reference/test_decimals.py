@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from reference import decimals
+from reference.oracles import decimals
 
 inf, nan = np.inf, np.nan
 

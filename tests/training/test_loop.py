@@ -13,7 +13,7 @@ from manual_grad.formulas.border import InputError
 from manual_grad.training import checkpoint, loop
 from manual_grad.training.loop import Settings, build, initial_state, train
 from manual_grad.training.networks import NETWORKS, parameter_names
-from tests.training.tiny import tiny
+from tests.training.corners import tiny
 
 SMALL = Settings(data="tiny", epochs=3, batch_size=4, dtype="float64")
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from manual_grad.training import devices, loop
-from tests.training.tiny import tiny
+from tests.training.corners import tiny
 
 SETTINGS = loop.Settings(data="tiny", epochs=2, batch_size=8, dtype="float64")
 

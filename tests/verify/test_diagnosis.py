@@ -1,5 +1,7 @@
 """The judge names the mistake: one is planted in each gradient here, in NumPy or JAX, lectures or not."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,10 @@ Y = np.eye(5)[LABELS]
 Q = RNG.standard_normal((4, 4))
 IMAGE, KERNEL = RNG.standard_normal((6, 7)), RNG.standard_normal((3, 3))
 IMAGES, KERNELS = RNG.standard_normal((2, 6, 7, 3)), RNG.standard_normal((3, 3, 3, 4))
+
+KEPT = np.arange(8) < 5
+MASK = (np.arange(40).reshape(8, 5) % 7 < 2).astype(float)
+REPEATED = np.array([0, 3, 1, 1, 2, 0])
 
 
 def softmax(z):
@@ -145,6 +151,101 @@ def layernorm_bwd(mean=True, variance=True):
     return bwd
 
 
+def odd_layernorm_bwd(scale):
+    return lambda x, dout: (layernorm_bwd()(x, dout)[0] + scale * np.sin(3 * np.asarray(x)) * dout**2,)
+
+
+def scaled_layernorm(x, scale):
+    return scale * layernorm(x)
+
+
+def scaled_layernorm_bwd(statistic=lambda x, h: h, axis=-1, spread=True):
+    def bwd(res, dout):
+        x, scale = (np.asarray(r) for r in res)
+        s = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        h, dh = (x - x.mean(-1, keepdims=True)) / s, dout * scale
+        dx = dh - dh.mean(axis, keepdims=True) - h * (dh * h).mean(axis, keepdims=True)
+        return dx / s if spread else dx, (dout * statistic(x, h)).sum(0)
+
+    return bwd
+
+
+def of_primals(f, bwd):
+    """A pair whose residuals are the primals."""
+    return (lambda *primals: (f(*primals), primals)), bwd
+
+
+def one_hidden_layer(W, V, x):
+    return (jnp.tanh(x @ W) @ V).sum()
+
+
+def one_hidden_layer_grad(a=lambda z: np.tanh(z), slope=lambda z: 1 - np.tanh(z) ** 2):
+    def grad(W, V, x):
+        z = x @ W
+        return x.T @ (slope(z) * V.sum(1)), np.repeat(a(z).sum(0)[:, None], V.shape[1], 1), None
+
+    return grad
+
+
+def scanned(W, V, x):
+    h, _ = lax.scan(lambda h, xt: (jnp.tanh(h @ W + xt @ V), None), jnp.zeros(4), x)
+    return (h**2).sum()
+
+
+def scanned_grad(through=True, last=False, before=0):
+    def grad(W, V, x):
+        hs = [np.zeros(4)]
+        for xt in x:
+            hs.append(np.tanh(hs[-1] @ W + xt @ V))
+        d, dW, dV = 2 * hs[-1], 0, 0
+        for t in range(len(x) - 1, -1, -1):
+            dz = d * (1 - hs[t + 1] ** 2)
+            dW, dV = dW + np.outer(hs[t + before], dz), dV + np.outer(x[t], dz)
+            d = 0 * d if last else (dz if through else d) @ W.T
+        return dW, dV, None
+
+    return grad
+
+
+def attention(q, k, v):
+    return jax.nn.softmax(q @ k.T / 2) @ v
+
+
+def attention_bwd(axis=-1, transposed=False):
+    def bwd(res, dout):
+        q, k, v = (np.asarray(r) for r in res)
+        p = softmax(q @ k.T / 2)
+        dp = dout @ v.T
+        ds = p * (dp - (dp * p).sum(axis, keepdims=True))
+        return ds @ k / 2, (ds if transposed else ds.T) @ q / 2, p.T @ dout
+
+    return bwd
+
+
+def pooled(x):
+    return x.reshape(3, 2, 3, 2).max((1, 3))
+
+
+def first_of_each(res, dout):
+    dx = np.zeros((6, 6))
+    dx[::2, ::2] = dout
+    return (dx,)
+
+
+def overwritten(res, dout):
+    dx = np.zeros((8, 3))
+    dx[REPEATED] = dout
+    return (dx,)
+
+
+def huber(r):
+    return jnp.where(jnp.abs(r) < 1, r**2 / 2, jnp.abs(r) - 0.5).sum()
+
+
+def bce(z, Y):
+    return (jnp.maximum(z, 0) - z * Y + jnp.log1p(jnp.exp(-jnp.abs(z)))).mean()
+
+
 def product_of_squares(params):
     return (params[0] ** 2).sum() * (params[1][0] ** 2).sum()
 
@@ -226,8 +327,240 @@ def deep_with_the_first_mask_twice(W1, W2, X):
     return X.T @ ((d2 @ W2.T) * (Z1 > 0)), A1.T @ d2, None
 
 
+def sig(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def rows_of(Z):
+    return (lambda z: (jax.nn.log_softmax(z), z)), lambda z, d: (d - softmax(np.asarray(z)) * Z(d),)
+
+
 # case: what the diagnosis of the first wrong leaf must start with
+def leaky(z):
+    return jnp.where(z > 0, z, 0.1 * z)
+
+
+def two_layers(f, x, W, V):
+    return f(f(x @ W) @ V)
+
+
+def two_layers_bwd(f, df, dx_of=None, dV_of=None):
+    """The way back through two layers of ReLU's or tanh's kind, with the slope of the other one."""
+
+    def bwd(res, dout):
+        x, W, V = res
+        z = x @ W
+        h = f(z)
+        d2 = dout * df(h @ V)
+        d1 = (d2 @ V.T) * df(h @ V if dx_of else z)
+        return d1 @ W.T, x.T @ d1, h.T @ (dout * df(z) if dV_of else d2)
+
+    return bwd
+
+
+def columns(z):
+    e = jnp.exp(z - z.max(0))
+    return e / e.sum(0)
+
+
+def columns_bwd(res, dout):
+    p = columns(*res)
+    return (p * (dout - (p * dout).sum(1, keepdims=True)),)
+
+
+def windows(x, k):
+    return jnp.tanh(jnp.stack([x[2 * i : 2 * i + 3] @ k for i in range(3)]))
+
+
+def windows_bwd(add=True, turn=1):
+    def bwd(res, dout):
+        x, k = res
+        d = dout * (1 - windows(x, k) ** 2)
+        dx = jnp.zeros_like(x)
+        for i in range(3):
+            at = dx.at[2 * i : 2 * i + 3]
+            dx = (at.add if add else at.set)(d[i] * k[::turn])
+        return dx, d @ jnp.stack([x[2 * i : 2 * i + 3] for i in range(3)])
+
+    return bwd
+
+
+def masked_attention(q, k, v, mask=KEPT):
+    return jax.nn.softmax(jnp.where(mask, q @ k.T, -1e9)) @ v
+
+
+def masked_attention_bwd(res, dout):
+    return jax.vjp(lambda *a: masked_attention(*a, mask=True), *res)[1](dout)
+
+
+def masked_mse(p, t, m):
+    return (m * (p - t) ** 2).sum() / m.sum()
+
+
 CASES = {
+    "another layer's slopes": (
+        "mask taken from the wrong layer",
+        vjp(
+            of_primals(
+                lambda x, W, V: two_layers(leaky, x, W, V),
+                two_layers_bwd(leaky, lambda z: jnp.where(z > 0, 1.0, 0.1), dx_of=2),
+            ),
+            X,
+            W,
+            V,
+        ),
+    ),
+    "tanh of another layer in one product": (
+        "the derivative of tanh is taken at another layer's values",
+        vjp(
+            of_primals(
+                lambda x, W, V: two_layers(jnp.tanh, x, W, V),
+                two_layers_bwd(jnp.tanh, lambda z: 1 - jnp.tanh(z) ** 2, dV_of=1),
+            ),
+            X,
+            W,
+            V,
+        ),
+    ),
+    "softmax in columns": (
+        "summed over the wrong axis on the way back: axis 1 instead of axis 0",
+        vjp(of_primals(columns, columns_bwd), T),
+    ),
+    "windows assigned": (
+        "overlapping windows are overwritten",
+        vjp(of_primals(windows, windows_bwd(add=False)), x, KERNEL[0]),
+    ),
+    "kernel of a loop": (
+        "rotated or flipped kernel",
+        vjp(of_primals(windows, windows_bwd(turn=-1)), x, KERNEL[0]),
+    ),
+    "mask left out of the weights": (
+        "missing mask (of where): left out where",
+        vjp(of_primals(masked_attention, masked_attention_bwd), Q[:, :3], X, T),
+    ),
+    "mean where the mask's count is due": (
+        "divided by 40 (all of p) instead of the sum of m (12)",
+        grad(
+            masked_mse,
+            lambda p, t, m: (2 * m * (p - t) / m.size, None, None),
+            T,
+            Y,
+            MASK,
+            argnums=0,
+        ),
+    ),
+    "complex": (
+        "sign flipped; also wrong dtype: got complex128, expected float64",
+        grad(lambda a: (a**2).sum(), lambda a: -2 * a + 0j, x),
+    ),
+    "taken for symmetric": (
+        "one of two terms twice, the other not at all (a matrix is taken for symmetric)",
+        grad(lambda q, Q: q @ Q @ q, lambda q, Q: (2 * Q @ q, np.outer(q, q)), Q[0], Q),
+    ),
+    "sigmoid slope too many": (
+        "the slope of the sigmoid, p(1 − p), once too often",
+        grad(bce, lambda z, Y: ((sig(z) - Y) * sig(z) * (1 - sig(z)) / Y.size, None), T, Y, argnums=0),
+    ),
+    "tanh slope twice": (
+        "the derivative of tanh is applied twice",
+        grad(
+            one_hidden_layer,
+            one_hidden_layer_grad(slope=lambda z: np.cosh(z) ** -4.0),
+            W,
+            V,
+            X,
+            argnums=(0, 1),
+        ),
+    ),
+    "pre-activation": (
+        "x @ W stands for tanh(x @ W)",
+        grad(one_hidden_layer, one_hidden_layer_grad(a=lambda z: z), W, V, X, argnums=(0, 1)),
+    ),
+    "log-softmax without its sum": (
+        "the sum over axis 1 of what comes back is left out",
+        vjp(rows_of(lambda d: 1), T),
+    ),
+    "log-softmax over the wrong axis": (
+        "summed over the wrong axis",
+        vjp(rows_of(lambda d: d.sum(0, keepdims=True)), T),
+    ),
+    "attention over the wrong axis": (
+        "summed over the wrong axis",
+        vjp(of_primals(attention, attention_bwd(axis=0)), Q, SQUARE_X, SQUARE_W),
+    ),
+    "attention transposed": (
+        "transposed: what comes back to a matrix product",
+        vjp(of_primals(attention, attention_bwd(transposed=True)), Q, SQUARE_X, SQUARE_W),
+    ),
+    "layernorm over the wrong axis": (
+        "summed over the wrong axis on the way back: axis 0 instead of axis 1",
+        vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(axis=0)), T, b),
+    ),
+    "layernorm x for x̂": (
+        "x stands for the result of div",
+        vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(lambda x, h: x)), T, b, names=("x", "scale")),
+    ),
+    "layernorm without its division": (
+        "the division by the result of sqrt is missing",
+        vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(spread=False)), T, b),
+    ),
+    "cumulative sum": (
+        "a cumulative sum must be reversed",
+        vjp(of_primals(lambda x: jnp.cumsum(x**2, 1), lambda r, d: (2 * r[0] * np.cumsum(d, 1),)), T),
+    ),
+    "repeated indices": (
+        "repeated indices are overwritten",
+        vjp(of_primals(lambda x: x[REPEATED], overwritten), X),
+    ),
+    "pooling": (
+        "maximum: the gradient goes to the first entry",
+        vjp(of_primals(pooled, first_of_each), RNG.standard_normal((6, 6))),
+    ),
+    "huber": ("wrong branch: the slope of the first branch of where", grad(huber, lambda r: r, 2 * T)),
+    "quotient": (
+        "the division by b is missing",
+        grad(lambda a, b: (a / b).sum(), lambda a, b: (1 / b, -a / b), x, y**2 + 1),
+    ),
+    "weights left out": (
+        "the factor w is missing",
+        grad(
+            lambda p, w: (w * (p**2 + p)).sum() / w.sum(),
+            lambda p, w: ((2 * p + 1) / w.sum(), None),
+            x,
+            y**2,
+            argnums=0,
+        ),
+    ),
+    "divided by all samples": (
+        "divided by 8 (axis 0 of p) instead of the sum of m (6)",
+        grad(
+            lambda p, m: (m * p**2).sum() / m.sum(),
+            lambda p, m: (2 * m * p / 8, None),
+            X[:, 0],
+            np.array([1.0, 1, 0, 1, 1, 0, 1, 1]),
+            argnums=0,
+        ),
+    ),
+    "regulariser's sign": (
+        "sign flipped in one place",
+        grad(ridge, lambda W, X, t: (X.T @ (X @ W - t) / 8 - 0.2 * W, None, None), W, X, T, argnums=[0]),
+    ),
+    "one step only": (
+        "a path is missing",
+        grad(scanned, scanned_grad(last=True), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
+    ),
+    "recurrent slope": (
+        "the derivative of tanh is left out of what flows back through matrix product",
+        grad(scanned, scanned_grad(through=False), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
+    ),
+    "this step's state": (
+        "the result of tanh stands for the result of tanh",
+        grad(scanned, scanned_grad(before=1), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
+    ),
+    "temperature left out of the values": (
+        "the derivative is taken where div was left out of the values",
+        grad(lambda z: -jnp.sum(Y * jax.nn.log_softmax(z / 3)), lambda z: (softmax(z) - Y) / 3, T),
+    ),
     "batchnorm statistics constant": (
         "a path is missing",
         vjp((batchnorm_fwd, batchnorm_bwd(statistics=False)), T, V[0], b),
@@ -480,7 +813,7 @@ CASES = {
         grad(mse, lambda p, t: (-2 * (p - t), -dmse(p, t)), x, y),
     ),
     "sum and mask": (
-        "scaled by N, and missing mask",
+        "missing mask (of ReLU), and scaled by N = 8",
         grad(
             mlp,
             lambda p, X, t: (
@@ -506,10 +839,34 @@ def test_the_true_cause_is_named_first(case):
     assert wrong.diagnosis.startswith(start), str(report)
 
 
-def test_what_no_mistake_explains_is_not_guessed():
-    """A matrix taken for symmetric: 2 Q q for (Q + Qᵀ) q."""
-    report = check_grad(lambda q, Q: q @ Q @ q, lambda q, Q: (2 * Q @ q, np.outer(q, q)), Q[0], Q)
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_what_no_mistake_explains_is_not_guessed(scale):
+    """Something of a right gradient, and something that nobody overlooks: nothing explains it."""
+    report = vjp(((lambda x: (layernorm(x), x)), odd_layernorm_bwd(scale)), T)()
     assert report.findings[0].diagnosis == "no known mistake explains it"
+    report = check_grad(
+        recurrent, lambda W, h: (recurrent_grad()(W, h)[0] + scale * np.cos(W), None), Q, Q[1]
+    )
+    assert report.findings[0].diagnosis == "no known mistake explains it"
+
+
+def test_a_long_loop_is_diagnosed_in_time():
+    """60 steps: neither JAX nor the planted mistakes are run one by one."""
+
+    def loop(W, h):
+        for _ in range(60):
+            h = jnp.tanh(h @ W)
+        return (h**2).sum()
+
+    start = time.process_time()
+    report = check_grad(loop, lambda W, h: (jax.grad(loop)(W, h), -jax.grad(loop, 1)(W, h)), Q, Q[1])
+    assert report.findings[0].ok
+    assert report.findings[1].diagnosis == "sign flipped"
+    report = check_grad(
+        lambda W, h: loop(W, h) + (W**2).sum(), lambda W, h: (jax.grad(loop)(W, h), None), Q, Q[1]
+    )
+    assert report.findings[0].diagnosis.startswith("a path is missing")
+    assert time.process_time() - start < 30
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -13,7 +13,7 @@ from manual_grad.lectures.entries import Claim, Draw, Equation
 from manual_grad.verify import judge
 from manual_grad.verify.problem import drawn, oracle_of, split_settings
 from manual_grad.verify.symbolic import definition_of
-from reference import exact
+from reference.oracles import exact
 
 CLAIMS = {e.tag: e.claims for e in EQUATIONS}
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from reference.walk import bind, floating, walk
+from reference.oracles.walk import bind, floating, walk
 
 LARGEST = 2.0**53  # up to here every integer is a float64
 # Primitives that move, copy or add entries: the magnitudes go the same way.

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from reference.walk import bind, floating, walk
+from reference.oracles.walk import bind, floating, walk
 
 # What only moves, copies or picks entries rounds nothing.
 _MOVES = {

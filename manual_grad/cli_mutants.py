@@ -1,0 +1,141 @@
+"""The kill matrix on the terminal and as JSON: what ``manual-grad verify --mutants`` shows."""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from manual_grad.verify import kill_matrix
+from manual_grad.verify.kill_matrix import COMMON, ORACLES, Row, Target
+
+
+def kill_all(targets: Sequence[Target], seed: int) -> list[Row]:
+    """A row for each mutant of every target, with a progress bar on the terminal."""
+    columns = (
+        SpinnerColumn(),
+        *Progress.get_default_columns()[:-1],
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    rows: list[Row] = []
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar as progress:
+        task = progress.add_task("killing mutants", total=len(targets), at="")
+        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
+        try:
+            found = pool.map(partial(kill_matrix.kill, seed=seed), targets)
+            for target, more in zip(targets, found, strict=True):
+                progress.update(task, advance=1, at=escape(f"{target.tag} {target.formulas[0]}"))
+                rows += more
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
+    """Print the rows: one by one, or summed up by the kind of mistake; then the survivors, by name."""
+    console.print(_each(rows) if one_by_one else _by_kind(rows))
+    for row in rows:
+        if row.lives:
+            place = escape(f"{row.tag} {row.formula}: {row.mutant} ({row.says})")
+            console.print(f"[bold red]survives every oracle:[/] {place}", highlight=False)
+
+
+def summary(rows: Sequence[Row], seed: int, seconds: float) -> str:
+    """The last line.
+
+    >>> summary([], 0, 1.0)
+    '0 mutants of 0 formulas, 0 survive our oracles (seed 0, 1 s)'
+    """
+    let = ", ".join(f"{check} {n}" for check in COMMON if (n := sum(check in r.survives for r in rows)))
+    alive = [f"{r.tag} {r.formula}: {r.mutant}" for r in rows if r.lives]
+    return (
+        f"{len(rows)} mutants of {len({(r.tag, r.formula) for r in rows})} formulas, "
+        f"{len(alive)} survive our oracles"
+        + (f" ({'; '.join(alive)})" if alive else "")
+        + (f"; the checks in common use let through: {let}" if let else "")
+        + f" (seed {seed}, {seconds:.0f} s)"
+    )
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as JSON has it: no infinities."""
+    return {
+        "tag": row.tag,
+        "formula": row.formula,
+        "mutant": row.mutant,
+        "says": row.says,
+        "killed": not row.lives,
+        "killed_by": list(row.killed_by),
+        "relative_error": {name: e if math.isfinite(e) else None for name, e in row.relative_error.items()},
+        "survives": list(row.survives),
+        "checks": list(row.checks),
+    }
+
+
+def _by_kind(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title="Mutants: how many each oracle kills (of those it was asked about, where not all), "
+        "and how many each check in common use lets through",
+        title_justify="left",
+    )
+    table.add_column("what is wrong")
+    for name in ("mutants", "formulas", *ORACLES):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in COMMON:
+        table.add_column(name, justify="right", no_wrap=True, style="yellow")
+    kinds = sorted({row.mutant for row in rows}, key=lambda kind: -sum(row.mutant == kind for row in rows))
+    for kind in kinds:
+        table.add_row(*_line(kind, [row for row in rows if row.mutant == kind]))
+    table.add_section()
+    table.add_row(*_line("all", rows))
+    return table
+
+
+def _line(kind: str, rows: Sequence[Row]) -> list[str]:
+    alive = any(row.lives for row in rows)
+    cells = [f"[bold red]{kind}[/]" if alive else kind, str(len(rows))]
+    cells.append(str(len({(row.tag, row.formula) for row in rows})))
+    for oracle in ORACLES:
+        asked = sum(oracle in row.relative_error for row in rows)
+        killed = sum(oracle in row.killed_by for row in rows)
+        cells.append(f"{killed}/{asked}" if killed < asked else str(killed or ""))
+    for check in COMMON:
+        asked = sum(check in row.checks for row in rows)
+        let = sum(check in row.survives for row in rows)
+        cells.append(str(let or "·") if asked else "")
+    return cells
+
+
+def _each(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title="Mutants: the relative error that each oracle saw, and the common checks that see nothing",
+        title_justify="left",
+    )
+    for name in ("tag", "formula", "what is wrong", "where"):
+        table.add_column(name, no_wrap=name == "tag")
+    oracles = [name for name in ORACLES if any(name in row.relative_error for row in rows)]
+    for name in oracles:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("survives", style="yellow")
+    for row in rows:
+        kind = f"[bold red]{row.mutant}[/]" if row.lives else row.mutant
+        errors = [_cell(row, name) for name in oracles]
+        table.add_row(row.tag, escape(row.formula), kind, escape(row.says), *errors, ", ".join(row.survives))
+    return table
+
+
+def _cell(row: Row, oracle: str) -> str:
+    if oracle not in row.relative_error:
+        return ""
+    error = row.relative_error[oracle]
+    shown = f"{error:.0e}" if math.isfinite(error) else "shape"
+    return shown if oracle in row.killed_by else f"[dim]{shown} ·[/]"

@@ -1,0 +1,322 @@
+"""The formulas as JAX functions to train with: ``jax.grad`` of each one is the hand-derived gradient.
+
+Each operation is a ``jax.custom_vjp`` over a pair of :mod:`manual_grad.formulas`, with what a layer needs
+around it: keyword arguments, any number of leading batch axes, dtypes that mix, several devices.
+
+- Floating-point arguments of different dtypes are all promoted to their ``jnp.result_type``; each cotangent
+  comes back in its primal's dtype.
+- Under ``jax.shard_map`` an argument that the devices share gets the sum of their cotangents. A loss is the
+  mean over a device's own samples: take ``jax.lax.pmean`` of it.
+- jit, vmap, scan, remat, export and derivatives of any order work. What JAX has not is forward mode through
+  a ``custom_vjp``: ``jax.jvp`` and ``jax.jacfwd`` of an operation raise a ``TypeError``. The ways round it:
+
+  - J v for a tangent v, by pulling back twice, as the pullback is linear and its transpose is J::
+
+        out, pullback = jax.vjp(f, x)
+        (Jv,) = jax.vjp(lambda dout: pullback(dout)[0], out)[1](v)
+
+  - the Jacobian by ``jax.jacrev``. The Hessian by ``jax.hessian``, and its product with v by ``jax.jvp`` of
+    ``jax.grad``, work as they are: they push forward what the forward and backward pass are made of.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Integer
+
+from manual_grad.formulas.activations import relu_bwd
+from manual_grad.formulas.border import checked, require_labels_in_range
+from manual_grad.formulas.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
+from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
+from manual_grad.formulas.mse import mse_bwd, mse_fwd
+from manual_grad.formulas.softmax import (
+    softmax_bwd,
+    softmax_cross_entropy_bwd,
+    softmax_cross_entropy_fwd,
+    softmax_cross_entropy_with_integer_labels_bwd,
+    softmax_cross_entropy_with_integer_labels_fwd,
+    softmax_fwd,
+)
+
+__all__ = [
+    "conv2d",
+    "dense",
+    "linear_cross_entropy",
+    "mse",
+    "relu",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Pair = int | Sequence[int]
+Padding = str | Sequence[Sequence[int]]
+
+
+def _operation(op: Callable[P, R]) -> Callable[P, R]:
+    """``op``, held against its signature once its arrays have been made alike."""
+    return checked(op, _alike)
+
+
+def _alike(hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The arrays in one floating-point dtype, and varying over the same axes of a ``shard_map``.
+
+    Done outside the ``custom_vjp``, so that JAX itself undoes it: it casts each cotangent to its primal's
+    dtype, and sums it over the devices that share the primal.
+    """
+    arrays = {name: value for name, value in given.items() if isinstance(value, jax.Array)}
+    floats = [name for name in arrays if getattr(hints.get(name), "dtype", None) is Float]
+    dtype = jnp.result_type(*(arrays[name] for name in floats)) if floats else None
+    if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+        arrays |= {name: arrays[name].astype(dtype) for name in floats}
+    axes = frozenset().union(*(_varying_axes(array) for array in arrays.values()))
+    return given | {name: _vary(array, axes - _varying_axes(array)) for name, array in arrays.items()}
+
+
+def _varying_axes(array: Array) -> frozenset[str]:
+    """The mesh axes of a ``shard_map`` over which the array's value varies."""
+    of = jax.typeof(array)
+    return of.mat.varying if hasattr(of, "mat") else getattr(of, "vma", frozenset())  # by JAX's version
+
+
+def _vary(array: Array, axes: frozenset[str]) -> Array:
+    if not axes:
+        return array
+    if not hasattr(lax, "pcast"):  # an older JAX
+        return lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]
+    return lax.pcast(array, tuple(axes), to="varying")
+
+
+def _by_hand(fwd: Callable, bwd: Callable, *primals: Array) -> Array:
+    """``fwd(*primals)[0]``, which JAX differentiates by calling ``bwd``; integers have no cotangent."""
+    floats = [primal for primal in primals if jnp.issubdtype(primal.dtype, jnp.floating)]
+    shardings = _explicit_shardings(*floats)
+    pull = jax.sharding.auto_axes(bwd, out_sharding=shardings) if shardings else bwd
+    none = [None] * (len(primals) - len(floats))
+    op = jax.custom_vjp(lambda *primals: fwd(*primals)[0])
+    op.defvjp(fwd, lambda res, dout: (*pull(res, dout), *none))
+    return op(*primals)
+
+
+def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:
+    """How each array is sharded, where a mesh has explicit axes; nothing elsewhere.
+
+    There a sum over a sharded axis, as in Xᵀ dZ, is refused until somebody says how its result is sharded:
+    a cotangent is, as its primal. The formula itself runs with ``auto_axes``.
+    """
+    shardings = [jax.typeof(primal).sharding for primal in primals]
+    mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
+    return tuple(NamedSharding(mesh, s.spec) for s in shardings) if mesh is not None else ()
+
+
+@_operation
+def mse(y_hat: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Array:
+    """J = mean((y − ŷ)²), over every entry. [A-02] [A-04]
+
+    Args:
+        y_hat, y: predictions and targets, of one shape.
+    Returns:
+        J, scalar.
+    Raises:
+        InputError: the shapes differ (nothing is broadcast), or neither is floating-point.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jax.grad(mse)(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
+    [-1.0, -3.0]
+    """
+    return _by_hand(mse_fwd, mse_bwd, y_hat.reshape(-1), y.reshape(-1))
+
+
+@_operation
+def relu(x: Float[Array, "..."]) -> Array:
+    """max(x, 0), with derivative 0 at 0. [B-02] [B-06]
+
+    Args:
+        x: any shape.
+    Returns:
+        The shape and dtype of x.
+    Raises:
+        InputError: ``x`` is no floating-point array.
+    Source: Lecture B, pages 1 and 2.
+
+    >>> jax.grad(lambda x: relu(x).sum())(jnp.array([-2.0, 0.0, 3.0])).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    return _by_hand(_relu_fwd, relu_bwd, x)
+
+
+def _relu_fwd(x: Array) -> tuple[Array, Array]:
+    """``relu_fwd`` for differentiating again: of ``jnp.maximum(x, 0)`` JAX's derivative at 0 is ½."""
+    return jnp.where(x <= 0, 0, x), x
+
+
+@_operation
+def softmax(logits: Float[Array, "*batch K"]) -> Array:
+    """ŷ_k = e^{l_k} / Σ_j e^{l_j} over the last axis. [A-07] [A-08]
+
+    Args:
+        logits: (…, K).
+    Returns:
+        Probabilities, (…, K), in the dtype of the logits.
+    Raises:
+        InputError: ``logits`` is no floating-point array with at least one axis.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jax.grad(lambda logits: softmax(logits)[0])(jnp.array([7.0, 7.0])).tolist()
+    [0.25, -0.25]
+    """
+    return _by_hand(softmax_fwd, softmax_bwd, logits)
+
+
+@_operation
+def softmax_cross_entropy(logits: Float[Array, "*batch K"], labels: Float[Array, "*batch K"]) -> Array:
+    """J = −mean(Σ_k y_k ln softmax(l)_k), the mean over the samples. [A-10]
+
+    Args:
+        logits: (…, K).
+        labels: (…, K), one-hot, smoothed, or with rows of any sum.
+    Returns:
+        J, scalar.
+    Raises:
+        InputError: the shapes differ, or neither is floating-point.
+    Source: Lecture A, "The MOST important thing".
+
+    >>> jax.grad(softmax_cross_entropy)(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
+    [[-0.5, 0.5]]
+    """
+    K = logits.shape[-1]
+    fwd, bwd = softmax_cross_entropy_fwd, softmax_cross_entropy_bwd
+    return _by_hand(fwd, bwd, logits.reshape(-1, K), labels.reshape(-1, K))
+
+
+@_operation
+def softmax_cross_entropy_with_integer_labels(
+    logits: Float[Array, "*batch K"], labels: Integer[Array, "*batch"]
+) -> Array:
+    """J = −mean(ln softmax(l)_y), the mean over the samples. [B-13] [B-14]
+
+    Args:
+        logits: (…, K).
+        labels: (…), integers from 0 to K − 1.
+    Returns:
+        J, scalar; NaN under ``jit`` where a label is no class.
+    Raises:
+        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+    Source: Lecture B, pages 3 and 5.
+
+    >>> loss = softmax_cross_entropy_with_integer_labels
+    >>> jax.grad(loss)(jnp.array([[0.0, 0.0]]), jnp.array([0])).tolist()
+    [[-0.5, 0.5]]
+    """
+    K = logits.shape[-1]
+    require_labels_in_range("softmax_cross_entropy_with_integer_labels", labels, K)
+    fwd, bwd = softmax_cross_entropy_with_integer_labels_fwd, softmax_cross_entropy_with_integer_labels_bwd
+    return _by_hand(fwd, bwd, logits.reshape(-1, K), labels.reshape(-1))
+
+
+@_operation
+def dense(X: Float[Array, "*batch d"], W: Float[Array, "d m"], b: Float[Array, " m"]) -> Array:
+    """Z = X W + b, one sample a row. [B-16]
+
+    Args:
+        X: (…, d).
+        W: (d, m).
+        b: (m,); zeros for a layer without a bias.
+    Returns:
+        Z, (…, m).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Lecture B, page 7.
+
+    >>> X, W, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([5.0])
+    >>> jax.grad(lambda W: dense(X, W, b).sum())(W).tolist()
+    [[1.0], [2.0]]
+    """
+    Z = _by_hand(dense_rows_fwd, dense_rows_bwd, X.reshape(-1, X.shape[-1]), W, b)
+    return Z.reshape(*X.shape[:-1], -1)
+
+
+@_operation
+def conv2d(
+    x: Float[Array, "*batch H W C"],
+    kernel: Float[Array, "kh kw Cg O"],
+    bias: Float[Array, " O"],
+    *,
+    strides: Pair = 1,
+    padding: Padding = "VALID",
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """A Conv2D layer: the cross-correlation over strides, channels and batch, plus a bias. [A-11] [C-10]
+
+    As ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
+
+    Args:
+        x: images, (…, H, W, C).
+        kernel: (kh, kw, C/groups, O).
+        bias: (O,); zeros for a layer without one.
+        strides: an int or a pair.
+        padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
+        dilation: an int or a pair: the spacing of the kernel's entries.
+        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
+    Returns:
+        Z, (…, h, w, O).
+    Raises:
+        InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
+            padded image, an unknown padding, or a shape or dtype that does not fit.
+    Source: Lecture A, the network's first two layers; Lecture C, page 4.
+
+    >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
+    >>> loss = lambda kernel: conv2d(x, kernel, jnp.zeros(1), strides=2).sum()
+    >>> jax.grad(loss)(kernel).ravel().tolist()
+    [2.0, 4.0]
+    """
+    fwd = functools.partial(conv2d_fwd, strides=strides, padding=padding, dilation=dilation, groups=groups)
+    Z = _by_hand(fwd, conv2d_bwd, x.reshape(-1, *x.shape[-3:]), kernel, bias)
+    return Z.reshape(*x.shape[:-3], *Z.shape[1:])
+
+
+@_operation
+def linear_cross_entropy(
+    hidden: Float[Array, "*batch D"],
+    W: Float[Array, "D V"],
+    labels: Integer[Array, "*batch"],
+    *,
+    chunk: int = 128,
+) -> Array:
+    """J = −mean(ln softmax(h W)_y), never holding the logits of all samples. [A-10]
+
+    The last layer and its loss in one, for a large vocabulary V. A second derivative does hold all logits,
+    as JAX keeps them for the second backward pass. On several devices call it under ``jax.shard_map``: the
+    chunks of a batch that is sharded otherwise come one after the other, and all devices compute each.
+
+    Args:
+        hidden: the last layer's input, (…, D).
+        W: its weights, (D, V).
+        labels: (…), integers from 0 to V − 1.
+        chunk: how many samples at a time; chunk × V logits exist at once.
+    Returns:
+        J, scalar; NaN under ``jit`` where a label is no class.
+    Raises:
+        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
+    Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
+
+    >>> hidden, W, labels = jnp.ones((1, 1)), jnp.zeros((1, 2)), jnp.array([0])
+    >>> jax.grad(linear_cross_entropy, argnums=1)(hidden, W, labels).tolist()
+    [[-0.5, 0.5]]
+    """
+    require_labels_in_range("linear_cross_entropy", labels, W.shape[1])
+    fwd = functools.partial(linear_cross_entropy_fwd, chunk=chunk)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    if shardings := _explicit_shardings(rows, W):  # the forward pass makes the gradients
+        out = NamedSharding(shardings[0].mesh, PartitionSpec()), shardings
+        fwd = jax.sharding.auto_axes(fwd, out_sharding=out)
+    return _by_hand(fwd, linear_cross_entropy_bwd, rows, W, labels.reshape(-1))

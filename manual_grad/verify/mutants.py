@@ -1,0 +1,237 @@
+"""The wrong versions of every formula of the ledger: those that any formula can have, and handwritten ones.
+
+A mistake of the first kind is made in one array of the answer, the others being right, so that no other array
+gives it away. Where a mistake would change nothing it is not planted, by rules that are stated here and look
+at the formula alone: a batch of one sample has no sum over the batch, a vector no transpose, the Jacobians of
+an elementwise function of a vector and of softmax are symmetric, and that by a bias in rows is an identity
+for each sample; a line written by hand is planted only where one of the arrays asked for comes out of it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.verify import (  # noqa: F401  what is written by hand, registered there
+    mistakes_in_convolutions,
+    mistakes_in_losses,
+    mistakes_in_networks,
+)
+from manual_grad.verify.mistakes import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
+from manual_grad.verify.problem import Problem, answer_in_order, pose
+
+NO_MEAN, MEAN_TWICE = "1/N missing", "1/N twice"
+ZERO, NO_COTANGENT, LAST_DROPPED = "zero", "cotangent ignored", "last sample dropped"
+_ELEMENTWISE = {"squared_errors", "relu", "sigmoid", "tanh", "softplus", "identity"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong version of one formula.
+
+    Attributes:
+        kind: what is wrong, in a few words; the same for all formulas.
+        formula: the name, in the claim, of the formula that it is a wrong version of.
+        function: called as that formula.
+        says: the array that is wrong, or the wrong line.
+        by_hand: whether it was written by hand, with no part in it of the formula.
+    """
+
+    kind: str
+    formula: str
+    function: Callable[..., Any]
+    says: str
+    by_hand: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where the samples are.
+
+    Attributes:
+        axes: the axis of the samples in each input, or gradient, that has one, by name.
+        out: their axis in the forward function's output, if there is one.
+        mean: whether the output is a mean over them.
+    """
+
+    axes: Mapping[str, int]
+    out: int | None = None
+    mean: bool = False
+
+
+_ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "logits", "labels", "probs", "hidden"), 0)
+_COLUMNS = {"X": 1, "Y": 1, "y": 0, "S": 1, "A": 1, "Z": 1} | {
+    f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)
+}
+_X = {"x": 0}
+# By the name of the claim's reference; one that is not named here has no batch.
+BATCHES: dict[str, Batch] = {
+    "mean": Batch({"J0": 0}, mean=True),
+    "mse": Batch({"y_hat": 0, "y": 0}, mean=True),
+    "squared_errors": Batch({"y_hat": 0, "y": 0}, 0),
+    "linear_regression": Batch({"x": 0, "y": 0}, mean=True),
+    "affine": Batch(_X, 0),
+    **{name: Batch(_X, 0) for name in ("relu", "sigmoid", "tanh", "softplus", "identity", "conv2d")},
+    "softmax": Batch({"logits": 0}, 0),
+    "softmax_columns": Batch(_COLUMNS, 1),
+    **{
+        name: Batch(_ROWS, mean=True)
+        for name in (
+            "cross_entropy", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
+            "linear_cross_entropy", "cnn", "two_layer_cross_entropy_rows", "cross_entropy_of_S_rows",
+            "cross_entropy_of_A_rows", "cross_entropy_of_Z_rows",
+        )
+    },
+    **{
+        name: Batch(_COLUMNS, mean=True)
+        for name in (
+            "cross_entropy_columns", "two_layer_cross_entropy_columns", "cross_entropy_of_S_columns",
+            "cross_entropy_of_A_columns", "cross_entropy_of_Z_columns", "five_layer", "five_layer_from_z",
+            "_loss_of_layer_5", "_loss_by_each",
+        )
+    },
+    "cnn_scores": Batch(_ROWS, 0),
+    "dense_rows": Batch(_ROWS, 0),
+    "mlp_rows": Batch(_ROWS, 0),
+    "dense_columns": Batch(_COLUMNS, 1),
+    "mlp_columns": Batch(_COLUMNS, 1),
+    "five_layer_scores": Batch(_COLUMNS, 1),
+    "flatten_columns": Batch({"images": 0}, 1),
+    "one_hot_columns": Batch({"labels": 0}, 1),
+}  # fmt: skip
+
+
+def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
+    """Every wrong version of every formula of a claim.
+
+    Args:
+        claim: from :mod:`manual_grad.lectures`.
+        problem: the claim at a point, if it is at hand: which arrays there are is seen there.
+    Returns:
+        The mutants; those by hand are planted in the first formula, of which the others are other forms.
+    """
+    problem = problem or pose(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64)))
+    found = [mutant for way in claim.formulas for mutant in _generic(problem, way)]
+    first = next(iter(claim.formulas))
+    by_hand = mistakes_of(claim.kind, claim.reference.__name__, problem.inputs, claim.wrt)
+    return found + [Mutant(m.kind, first, m.function, m.says, by_hand=True) for m in by_hand]
+
+
+def batch_of(problem: Problem) -> tuple[Batch, int]:
+    """Where a claim's samples are and how many there are; 1 where it has no batch."""
+    batch = BATCHES.get(problem.claim.reference.__name__, Batch({}))
+    if problem.claim.reference.__name__ == "softmax" and problem.inputs["logits"].ndim == 1:
+        batch = Batch({})  # one sample, in a vector
+    inside = [name for name in batch.axes if name in problem.inputs]
+    return batch, problem.inputs[inside[0]].shape[batch.axes[inside[0]]] if inside else 1
+
+
+def _generic(problem: Problem, way: str) -> list[Mutant]:
+    claim, (batch, N) = problem.claim, batch_of(problem)
+    formula = claim.formulas[way]
+    made = []
+    arrays = _arrays(problem)
+    for position, (name, shape, summed) in enumerate(arrays):
+        changes: dict[str, Callable] = {SIGN: lambda g, n: -g, ZERO: lambda g, n: 0 * g}
+        if N > 1 and batch.mean:
+            changes |= {NO_MEAN: lambda g, n: g * n, MEAN_TWICE: lambda g, n: g / n}
+        if N > 1 and not batch.mean and claim.kind == "gradient" and summed:
+            changes |= {MEAN_FOR_SUM: lambda g, n: g / n}
+        if len(shape) > 1 and not (claim.kind == "jacobian" and _symmetric(claim, name, len(shape))):
+            changes |= {TRANSPOSED: lambda g, n: g.swapaxes(-1, -2)}
+        changed = {kind: partial(_changed, claim, formula, position, c) for kind, c in changes.items()}
+        made += [Mutant(kind, way, function, name) for kind, function in changed.items()]
+    everything = ", ".join(claim.wrt)
+    if claim.kind == "gradient":
+        made.append(Mutant(NO_COTANGENT, way, partial(_without_cotangent, formula), everything))
+    if N > 1:
+        made.append(Mutant(LAST_DROPPED, way, partial(_without_last, claim, formula, batch), everything))
+    return made
+
+
+def _symmetric(claim: Claim, name: str, rank: int) -> bool:
+    """Whether a Jacobian's last two axes can be exchanged: diagonal, diag(p) − p pᵀ, an identity a sample."""
+    reference = claim.reference.__name__
+    if reference == "dense_rows":
+        return name == "b"
+    return rank == 2 and (reference == "softmax" or reference in _ELEMENTWISE)
+
+
+def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
+    """Each array of an answer: its name, its shape, and whether samples are summed up in it."""
+    claim, (batch, _) = problem.claim, batch_of(problem)
+    out = jax.eval_shape(lambda: claim.reference(**problem.at))
+    if claim.kind == "value":
+        leaves = jax.tree_util.tree_leaves_with_path(out)
+        return [(claim.wrt[0] + jax.tree_util.keystr(path), leaf.shape, False) for path, leaf in leaves]
+    before = out.shape if claim.kind == "jacobian" else ()
+    return [
+        (name + jax.tree_util.keystr(path), (*before, *leaf.shape), name not in batch.axes)
+        for name, value in zip(claim.wrt, problem.primals, strict=True)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value)
+    ]
+
+
+def _changed(
+    claim: Claim, formula: Callable, position: int, change: Callable, *dout: Any, **inputs: Any
+) -> tuple:
+    """The formula with one array of its answer changed; ``change`` is told how many samples there are."""
+    batch = BATCHES.get(claim.reference.__name__, Batch({}))
+    sizes = [inputs[name].shape[axis] for name, axis in batch.axes.items() if name in inputs]
+    got = answer_in_order(claim, formula, dout[0] if dout else None, inputs)
+    leaves, tree = jax.tree.flatten(got)
+    leaves[position] = change(leaves[position], sizes[0] if sizes else 1)
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _without_cotangent(formula: Callable, dout: Any, **inputs: Any) -> Any:
+    """The formula with 1 for every entry of the cotangent."""
+    return formula(jax.tree.map(lambda d: jnp.asarray(np.ones(d.shape, d.dtype)), dout), **inputs)
+
+
+def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **inputs: Any) -> tuple:
+    """A loop over the samples that ends one too early: nothing of the last one is in the answer."""
+    name, axis = next((n, a) for n, a in batch.axes.items() if n in inputs)
+    N = inputs[name].shape[axis]
+    share = (N - 1) / N if batch.mean else 1.0
+    fewer = {n: _cut(v, batch.axes[n]) if n in batch.axes else v for n, v in inputs.items()}
+    of_out = dout[0] if dout else None
+    if batch.out is not None and dout:
+        of_out = jax.tree.map(partial(_cut, axis=batch.out), of_out)
+    got = answer_in_order(claim, formula, of_out, fewer)
+    if claim.kind == "value":
+        return tuple(jax.tree.map(lambda g: _filled(share * g, batch.out), g) for g in got)
+    before = _rank(claim, inputs) if claim.kind == "jacobian" else 0
+    filled = []
+    for wrt, answer in zip(claim.wrt, got, strict=True):
+        axes = [before + batch.axes[wrt]] if wrt in batch.axes else []
+        axes += [batch.out] if before and batch.out is not None else []
+        for a in axes:
+            answer = jax.tree.map(partial(_filled, axis=a), answer)
+        filled.append(jax.tree.map(lambda g: share * g, answer))
+    return tuple(filled)
+
+
+def _rank(claim: Claim, inputs: dict[str, Any]) -> int:
+    """How many axes the reference's output has."""
+    at = claim.at(**inputs) if claim.at else inputs
+    return len(jax.eval_shape(lambda: claim.reference(**at)).shape)
+
+
+def _cut(x: Any, axis: int) -> Any:
+    """All but the last entry along an axis; in NumPy where it can be, so that nothing is compiled for it."""
+    index = (slice(None),) * axis + (slice(None, -1),)
+    return x[index] if isinstance(x, jax.core.Tracer) else jnp.asarray(np.asarray(x)[index])
+
+
+def _filled(g: Any, axis: int | None) -> Any:
+    """``g`` with a zero where the last sample should be."""
+    if axis is None:
+        return g
+    widths = [(0, int(a == axis)) for a in range(g.ndim)]
+    return np.pad(g, widths) if isinstance(g, np.ndarray) else jnp.pad(g, widths)

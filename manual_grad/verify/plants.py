@@ -1,0 +1,230 @@
+"""A mistake that can be planted in a function, and what the function's steps and values are called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.tape import Changes, Edge, Passing, Slot, Tape, bind, product_back
+from manual_grad.verify.truth import is_float, is_key
+
+PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
+             "expand_dims", "transpose", "stop_gradient", "slice", "neg"}  # fmt: skip
+
+SAID = {
+    "max": "ReLU", "select_n": "where", "logistic": "sigmoid", "integer_pow": "a power", "pow": "a power",
+    "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "add",
+    "reduce_max": "maximum", "reduce_min": "minimum", "conv_general_dilated": "convolution",
+    "reduce_window_max": "max-pooling", "reduce_window_sum": "sum-pooling", "clamp": "clip",
+}  # fmt: skip
+
+MASKS = ("max", "min", "select_n", "clamp", "mul")
+
+PRODUCTS = ("mul", "dot_general", "conv_general_dilated")
+
+
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """A mistake.
+
+    Attributes:
+        phrase: what is said of it.
+        changes: what becomes of the way back.
+        without: the changes that leave the mistake's own part out, so that the part's factor can be found;
+            None where the factor is 1.
+        path: whether the mistake is the factor itself, such as 0 where a path is missing.
+        of: the step that is left out of the values from which the derivative is computed.
+    """
+
+    phrase: str
+    changes: Changes
+    without: Changes | None = None
+    path: bool = False
+    of: Edge | None = None
+
+
+def made_by(tape: Tape) -> dict[Slot, int]:
+    """The step that makes each value."""
+    if "made by" not in tape.kept:
+        tape.kept["made by"] = {out: at for at, step in enumerate(tape.steps) for out in step.outs}
+    return tape.kept["made by"]
+
+
+def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
+    """The operands that each value is."""
+    if "users" not in tape.kept:
+        found: dict[Slot, list[Edge]] = {}
+        for edge in tape.edges():
+            found.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
+        tape.kept["users"] = found
+    return tape.kept["users"]
+
+
+def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A name for a value: the argument that it is, or the step that makes it."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON:
+        slot = tape.steps[made[slot]].ins[0]
+    if slot in tape.leaves:
+        return e.names[tape.leaves.index(slot)]
+    if slot in made:
+        step = tape.steps[made[slot]]
+        written = expression(tape, e, slot)
+        return written if written else f"the result of {SAID.get(step.name, step.name)}"
+    if is_key(tape.values[slot]):
+        return "a random key"
+    value = np.asarray(tape.values[slot])
+    for name, v in zip(e.point.names, e.point.values, strict=True):
+        if (
+            not is_key(v)
+            and np.shape(v) == value.shape
+            and value.dtype == getattr(v, "dtype", None)
+            and np.array_equal(v, value)
+        ):
+            return name
+    return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+
+
+SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
+LONGEST_NAME = 28  # characters
+CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
+REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
+
+
+def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A value written in the arguments' names, such as ``tanh(x @ W)``; "" where that is long."""
+    key = ("expression", slot)
+    if key not in tape.kept:
+        tape.kept[key] = ""
+        tape.kept[key] = _expression(tape, e, slot)
+    return tape.kept[key] if len(tape.kept[key]) <= LONGEST_NAME else ""
+
+
+def _expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    step = tape.steps[made[slot]]
+    ins = [_operand_said(tape, e, s) for s in step.ins]
+    if not all(ins):
+        return ""
+    if step.name in SIGNS and len(ins) == 2:
+        return f" {SIGNS[step.name]} ".join(_bracketed(x) for x in ins)
+    if step.name in CALLED:
+        return f"{SAID.get(step.name, step.name)}({ins[0]})"
+    if step.name in REDUCED:
+        return f"the {REDUCED[step.name]} of {ins[0]}"
+    if step.name in ("integer_pow", "square"):
+        return f"{_bracketed(ins[0])}^{step.eqn.params.get('y', 2)}"
+    return ""
+
+
+def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    if slot in made and tape.steps[made[slot]].name == "neg":
+        inner = _operand_said(tape, e, tape.steps[made[slot]].ins[0])
+        return f"−{_bracketed(inner)}" if inner else ""
+    said = said_of(tape, e, slot)
+    return (
+        "" if said.startswith(("the result of", "the sum of", "the maximum of", "the minimum of")) else said
+    )
+
+
+def _bracketed(said: str) -> str:
+    return f"({said})" if " " in said else said
+
+
+def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
+    """A step, and by which operand."""
+    step = tape.steps[edge[0]]
+    name = SAID.get(step.name, step.name)
+    operands = [said_of(tape, e, slot).removeprefix("the result of ") for slot in step.ins]
+    if len(step.ins) == 1 or step.name in MASKS[:4]:
+        return name if step.name not in ("reduce_sum",) else f"the sum of {operands[0]}"
+    return f"{name} ({', '.join(operands)}) to {operands[edge[1]]}"
+
+
+def axes_said(axes: Sequence[int]) -> str:
+    """``axis 0``, ``axes 0, 1``."""
+    return f"axis {axes[0]}" if len(axes) == 1 else "axes " + ", ".join(map(str, axes))
+
+
+def is_constant(tape: Tape, slot: Slot) -> bool:
+    """Whether a value is one number, or no floating-point number at all."""
+    value = tape.values[slot]
+    return not is_float(value) or bool(np.all(value == np.ravel(value)[0]))
+
+
+def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:
+    """What is said where a value is missing as a factor, and where it is there once too often."""
+    if slot in denominators(tape):
+        return f"divided once too often by {name}", f"the division by {name} is missing"
+    return f"the factor {name} is missing", f"the factor {name} is there once too often"
+
+
+def denominators(tape: Tape) -> set[Slot]:
+    """What the function or its derivative divides by, and what that was before it was broadcast."""
+    if "denominators" not in tape.kept:
+        made = made_by(tape)
+        found = {step.ins[1] for step in tape.steps if step.name == "div"}
+        found |= {step.outs[0] for step in tape.steps if step.name == "sqrt"}
+        for slot in list(found):
+            while slot in made and tape.steps[made[slot]].name in PASSED_ON:
+                slot = tape.steps[made[slot]].ins[0]
+                found.add(slot)
+        tape.kept["denominators"] = found
+    return tape.kept["denominators"]
+
+
+def nothing(p: Passing) -> np.ndarray:
+    """Nothing flows back."""
+    return np.zeros_like(p.right)
+
+
+def stop(*edges: Edge) -> Changes:
+    """Nothing flows back through these operands."""
+    return dict.fromkeys(edges, nothing)
+
+
+def left_out(p: Passing) -> np.ndarray:
+    """The slope of the step is left out."""
+    return p.cotangent
+
+
+def back_with(p: Passing, other: Any) -> np.ndarray:
+    """What a product hands to one operand, with something else as the other one."""
+    step, i = p.tape.steps[p.edge[0]], p.edge[1]
+    if step.name == "mul":
+        return p.cotangent * other
+    if step.name == "dot_general":
+        return product_back(step, i, p.cotangent[None], np.asarray(other))[0]
+    operands = [other if k == 1 - i else x for k, x in enumerate(p.operands)]
+
+    def forward(x: Any) -> Any:
+        return bind(step.eqn, [x if k == i else v for k, v in enumerate(operands)])[0]
+
+    return np.asarray(
+        jax.vjp(forward, jax.numpy.asarray(p.operands[i]))[1](jax.numpy.asarray(p.cotangent))[0]
+    )
+
+
+def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
+    """The slots of arrays of floats, by shape."""
+    found: dict[tuple, list[Slot]] = {}
+    for slot, value in enumerate(tape.values):
+        if np.size(value) > 1 and is_float(value):
+            found.setdefault(np.shape(value), []).append(slot)
+    return found
+
+
+def alike(tape: Tape) -> list[list[Edge]]:
+    """Edges of steps that do the same: those of a loop's iterations, mostly."""
+    groups: dict[Any, list[Edge]] = {}
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        leaves = tuple(slot if slot in tape.leaves else None for slot in step.ins)
+        params = str(step.eqn.params) if step.eqn is not None and step.name not in ("slice",) else ""
+        shapes = tuple(map(tape.shape, step.ins))
+        groups.setdefault((step.name, params, shapes, leaves, edge[1]), []).append(edge)
+    return [edges for edges in groups.values() if len(edges) > 1]

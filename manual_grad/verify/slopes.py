@@ -1,0 +1,269 @@
+"""Mistakes in paths and slopes: one is missing, of the wrong sign, left out, applied twice, or another's."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.layers import is_mask
+from manual_grad.verify.plants import (
+    MASKS,
+    PASSED_ON,
+    SAID,
+    Plant,
+    alike,
+    left_out,
+    nothing,
+    place_of,
+    said_of,
+    stop,
+)
+from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape, bind
+
+INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
+
+
+def paths(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What flows back through one operand of one step: missing, of the wrong sign, or scaled."""
+
+    def telling(edge: Edge) -> int:
+        name = tape.steps[edge[0]].name
+        return INTEREST.index(name) if name in INTEREST else 20 + 10 * (name in PASSED_ON)
+
+    for edge in sorted(tape.edges(), key=telling):
+        at, operand = edge
+        ins = tape.steps[at].ins
+        if ins.index(ins[operand]) == operand:  # of a value's product with itself both operands are one path
+            same = [(at, i) for i, slot in enumerate(ins) if slot == ins[operand]]
+            yield Plant(place_of(tape, e, edge), {}, stop(*same), path=True)
+
+
+def loops(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What flows back through all the steps of a loop, or through all but one."""
+    sums = [edge for edge in tape.edges() if tape.steps[edge[0]].name == "reduce_sum" and tape.shape(
+        tape.steps[edge[0]].outs[0])]  # fmt: skip
+    if len(sums) > 1:
+        yield Plant("a path is missing: nothing flows back through the sums", stop(*sums))
+    for edges in alike(tape):
+        place = place_of(tape, e, edges[-1])
+        n = len(edges)
+        missing = "a path is missing: nothing flows back through"
+        yield Plant(f"{missing} {place}, in all {n} places", stop(*edges))
+        yield Plant(f"{missing} {place}, but in the last of {n} steps", stop(*edges[:-1]))
+        yield Plant(f"{missing} {place}, but in the first of {n} steps", stop(*edges[1:]))
+        for k in range(2, min(n, 9)):
+            yield Plant(f"{missing} {place}, but in the last {k} of {n} steps", stop(*edges[:-k]))
+        yield Plant(f"sign flipped in all {n} places: of what flows back through {place}",
+                    dict.fromkeys(edges, lambda p: -p.right))  # fmt: skip
+
+
+def terms(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Of two terms that add up one twice, or one in the other's place; two paths missing at once."""
+    into: dict[Slot, list[Edge]] = {}
+    for edge in tape.edges():
+        into.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
+    for edges in into.values():
+        for one, other in itertools.permutations(edges[:6], 2):
+            first, second = (tape.steps[edge[0]].name for edge in (one, other))
+            why = " (a matrix is taken for symmetric)" if "dot_general" in (first, second) else ""
+            phrase = f"one of two terms twice, the other not at all{why}: {place_of(tape, e, one)}"
+            yield Plant(phrase, {one: lambda p: 2 * p.right, other: nothing})
+    edges = list(tape.edges())[:40]
+    for one, other in itertools.combinations(edges, 2):
+        places = place_of(tape, e, one), place_of(tape, e, other)
+        both = f"nothing flows back through {places[0]} and {places[1]}"
+        yield Plant(f"a path is missing in two places: {both}", stop(one, other))
+
+
+def elementwise(tape: Tape) -> dict[str, list[Edge]]:
+    """The steps with a slope of their own, by name."""
+    found: dict[str, list[Edge]] = {}
+    for edge in tape.edges():
+        name = tape.steps[edge[0]].name
+        if name in ELEMENTWISE and name not in MEANINGLESS:
+            found.setdefault(name, []).append(edge)
+    return found
+
+
+def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[Plant]:
+    """A mistake in every step of a kind, and in each of them alone."""
+    if len(edges) == 1:
+        yield Plant(phrase, {edges[0]: change}, stop(edges[0]))
+        return
+    yield Plant(phrase, dict.fromkeys(edges, change))
+    for edge in edges[:8]:
+        yield Plant(f"{phrase} in one place", {edge: change}, stop(edge))
+
+
+def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The slope of an elementwise step left out, or its mask."""
+    for name, edges in elementwise(tape).items():
+        if name in ("div", "pow", "integer_pow", "square"):
+            continue
+        if name == "mul":
+            edges = [edge for edge in edges if is_mask(tape.values[tape.steps[edge[0]].ins[1 - edge[1]]])]
+        if not edges:
+            continue
+        said = "zeros and ones" if name == "mul" else SAID.get(name, name)
+        mask = f"missing mask (of {said})"
+        phrase = mask if name in MASKS else f"the derivative of {said} is left out"
+        yield from _everywhere(phrase, edges, left_out)
+
+
+def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The slope of an elementwise step applied twice, taken at the wrong place, or another one."""
+    found = elementwise(tape)
+    yield from _cases(tape, e, found.get("select_n", ()))
+    for name, edges in found.items():
+        said = SAID.get(name, name)
+        if name in MASKS:
+            if name in ("max", "min"):
+                yield from _everywhere("mask inverted", edges, lambda p: p.cotangent - p.right)
+            continue
+        if all(len(tape.steps[at].ins) == 1 for at, _ in edges) and name not in ("square", "integer_pow"):
+            yield from _everywhere(f"the derivative of {said} is applied twice", edges, _twice)
+            phrase = f"the derivative of {said} is taken at its output instead of its input"
+            yield from _everywhere(phrase, edges, _at_output)
+        for formula, slope in SLOPES_MISTAKEN.get(name, {}).items():
+            phrase = f"the derivative of {said} is wrong: {formula}"
+            yield from _everywhere(phrase, edges, partial(_with_slope, slope))
+
+
+def _twice(p: Passing) -> np.ndarray:
+    return p.right * p.tape.slope(p.edge)
+
+
+def _at_output(p: Passing) -> np.ndarray:
+    step = p.tape.steps[p.edge[0]]
+    out = np.asarray(p.result)
+    written = ELEMENTWISE[step.name]
+    if written is None:
+        raise ValueError
+    return p.cotangent * written([out], np.asarray(bind(step.eqn, [out])[0]), step, 0)
+
+
+def _with_slope(slope: Callable[[Any, Any], Any], p: Passing) -> np.ndarray:
+    return p.cotangent * slope(np.asarray(p.operands[0]), np.asarray(p.result))
+
+
+# What is written for the slope at z where a = f(z).
+SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
+    "tanh": {
+        "1 − a for 1 − a²": lambda z, a: 1 - a,
+        "1 − z² for 1 − a² (its input stands for its output)": lambda z, a: 1 - z**2,
+        "a² for 1 − a²": lambda z, a: a**2,
+        "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
+        "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
+        "a for 1 − a²": lambda z, a: a,
+    },
+    "logistic": {
+        "a for a(1 − a)": lambda z, a: a,
+        "1 − a for a(1 − a)": lambda z, a: 1 - a,
+        "z(1 − z) for a(1 − a) (its input stands for its output)": lambda z, a: z * (1 - z),
+        "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
+        "a² for a(1 − a)": lambda z, a: a**2,
+    },
+    "log": {
+        "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
+        "z for 1/z": lambda z, a: z,
+        "1/z² for 1/z": lambda z, a: 1 / z**2,
+        "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
+    },
+    "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
+    "exp": {"z for eᶻ (its input stands for its output)": lambda z, a: z, "z eᶻ for eᶻ": lambda z, a: z * a},
+    "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
+    "sqrt": {
+        "1/√z for 1/(2√z)": lambda z, a: 1 / a,
+        "√z/2 for 1/(2√z)": lambda z, a: a / 2,
+        "1/(2z) for 1/(2√z)": lambda z, a: 0.5 / z,
+        "√z for 1/(2√z)": lambda z, a: a,
+    },
+    "rsqrt": {
+        "−1/(2√z) for −1/(2z√z)": lambda z, a: -0.5 * a,
+        "1/(2√z), which is that of the root": lambda z, a: 0.5 * a,
+        "−1/z for −1/(2z√z)": lambda z, a: -1 / z,
+    },
+    "sin": {"sin for cos": lambda z, a: a},
+    "cos": {"cos for −sin": lambda z, a: a},
+    "abs": {"|z| for the sign of z": lambda z, a: a, "z for its sign": lambda z, a: z},
+    "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
+}
+
+
+def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
+    """``where``: the branches swapped, or the slope of one of them taken everywhere."""
+    steps = dict.fromkeys(at for at, _ in edges)
+    for at in steps:
+        mine = [edge for edge in edges if edge[0] == at]
+        chosen = np.asarray(tape.values[tape.steps[at].ins[0]])
+        if np.all(chosen == chosen.flat[0]):
+            continue
+        yield Plant("mask inverted: the branches of where are swapped",
+                    dict.fromkeys(mine, lambda p: p.cotangent - p.right))  # fmt: skip
+        for edge in mine:
+            others = [other for other in mine if other != edge]
+            yield Plant(
+                f"wrong branch: the slope of the {('first', 'second')[edge[1] < 2]} branch of where, "
+                f"{said_of(tape, e, tape.steps[at].ins[edge[1]])}, is taken everywhere",
+                {edge: left_out, **stop(*others)},
+            )
+            if others:
+                yield Plant(
+                    "missing mask: both branches of where are added",
+                    dict.fromkeys(mine, left_out),
+                )
+
+
+def powers(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The factor or the lower exponent of a power's derivative missing."""
+    exponents = {edge: n for edge in tape.edges() if (n := _exponent(tape, edge)) not in (None, 0, 1)}
+    for edge, n in exponents.items():
+        wrong: dict[str, Change] = {f"the factor {n} from a power's derivative is missing": partial(_over, n)}
+        if n != 2:
+            wrong[f"the exponent {n} of a power is not lowered"] = partial(_raised, 1)
+            wrong[f"the exponent {n} of a power is lowered twice"] = partial(_raised, -1)
+        for other in sorted({*exponents.values()} - {n}):
+            of_another = f"the factor {n} from a power's derivative is another power's, {other}"
+            wrong[of_another] = partial(_over, n / other)
+        yield from (Plant(phrase, {edge: change}) for phrase, change in wrong.items())
+    for base in dict.fromkeys(tape.steps[at].ins[0] for at, _ in exponents):
+        of_it = {edge: n for edge, n in exponents.items() if tape.steps[edge[0]].ins[0] == base}
+        if len(of_it) > 1:
+            yield Plant(
+                "the exponents of powers are not brought down: the factor of their derivatives is missing",
+                {edge: partial(_over, n) for edge, n in of_it.items()},
+            )
+            yield Plant("the exponents of powers are not lowered", dict.fromkeys(of_it, partial(_raised, 1)))
+    for edge in tape.edges():
+        if tape.steps[edge[0]].name == "pow" and edge[1] == 0:
+            wrong = {
+                "the exponent of a power is not brought down: its derivative lacks the factor": _over_own,
+                "the exponent of a power is not lowered": partial(_raised, 1),
+            }
+            yield from (Plant(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
+
+
+def _exponent(tape: Tape, edge: Edge) -> float | None:
+    """The exponent of a power that is one number."""
+    step = tape.steps[edge[0]]
+    if step.name in ("square", "integer_pow"):
+        return 2 if step.name == "square" else step.eqn.params["y"]
+    if step.name != "pow" or edge[1] != 0 or step.ins[1] in tape.active:
+        return None
+    values = np.unique(tape.values[step.ins[1]])
+    return float(values[0]) if len(values) == 1 else None
+
+
+def _over_own(p: Passing) -> np.ndarray:
+    return p.right / np.asarray(p.operands[1])
+
+
+def _over(n: float, p: Passing) -> np.ndarray:
+    return p.right / n
+
+
+def _raised(by: int, p: Passing) -> np.ndarray:
+    return p.right * np.asarray(p.operands[0]) ** float(by)

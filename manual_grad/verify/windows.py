@@ -1,0 +1,249 @@
+"""Mistakes in which entries get what: windows that overlap, entries picked, a kernel turned, a slice lost."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.plants import (
+    PASSED_ON,
+    PRODUCTS,
+    Plant,
+    axes_said,
+    back_with,
+    made_by,
+    said_of,
+    users_of,
+)
+from manual_grad.verify.tape import (
+    COMPILED,
+    ELEMENTWISE,
+    Change,
+    Changes,
+    Edge,
+    Passing,
+    Slot,
+    Step,
+    Tape,
+    bind,
+    pull_of,
+)
+from manual_grad.verify.truth import is_float
+
+PICKING = ("slice", "dynamic_slice", "gather")
+TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
+Turn = Callable[[np.ndarray], np.ndarray]
+KERNELS_UP_TO = 4096  # entries
+WINDOWS_UP_TO = 200
+ENTRIES_UP_TO = 2**20  # of what all windows hand back
+
+
+def overlaps(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Windows that overlap assigned where they belong added up: of what they share the last counts."""
+    for slot, edges in users_of(tape).items():
+        windows = [edge for edge in edges if tape.steps[edge[0]].name in PICKING and edge[1] == 0]
+        for order in (windows, windows[::-1]) if len(windows) > 1 else ():
+            covered = np.zeros(tape.shape(slot), bool)
+            changes: dict[Edge, Change] = {}
+            for edge in reversed(order):
+                mine = touched(tape, edge)
+                changes[edge] = partial(_outside, covered)
+                covered = covered | mine
+            which = "last" if order is windows else "first"
+            yield Plant(_counted(which, said_of(tape, e, slot)), changes)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if edge[1] or step.name not in ("conv_general_dilated", "reduce_window_sum"):
+            continue
+        if np.size(tape.values[step.outs[0]]) <= 16 * WINDOWS_UP_TO:
+            for which in ("last", "first"):
+                phrase = _counted(which, said_of(tape, e, step.ins[0]))
+                yield Plant(phrase, {edge: partial(_windows_assigned, which)})
+
+
+def _counted(which: str, said: str) -> str:
+    overwritten = "overlapping windows are overwritten instead of added up"
+    return f"{overwritten}: of what comes back to {said} only the {which} counts"
+
+
+def touched(tape: Tape, edge: Edge) -> np.ndarray:
+    """Which entries of its operand a step takes anything from."""
+    key = ("touched", edge)
+    if key not in tape.kept:
+        step = tape.steps[edge[0]]
+        ones = np.ones(tape.shape(step.outs[0]))
+        tape.kept[key] = pull_of(tape, edge[0], [ones])[edge[1]] != 0
+    return tape.kept[key]
+
+
+def _outside(covered: np.ndarray, p: Passing) -> np.ndarray:
+    return np.where(covered, 0.0, p.right)
+
+
+def _windows_assigned(which: str, p: Passing) -> np.ndarray:
+    """The same of one step that takes all windows: a convolution, a pooling."""
+    step = p.tape.steps[p.edge[0]]
+    of_the_windows = list(range(p.cotangent.ndim))
+    operands = [jax.numpy.asarray(x) for x in p.operands]
+    if step.name == "conv_general_dilated":
+        numbers = step.eqn.params["dimension_numbers"]
+        of_the_windows = list(numbers.out_spec[2:])
+    positions = list(np.ndindex(*(p.cotangent.shape[a] for a in of_the_windows)))
+    if len(positions) > WINDOWS_UP_TO or len(positions) * p.right.size > ENTRIES_UP_TO:
+        raise ValueError
+
+    rows = np.zeros((len(positions), *p.cotangent.shape))
+    for row, at in zip(rows, positions, strict=True):
+        index: list[Any] = [slice(None)] * p.cotangent.ndim
+        for axis, k in zip(of_the_windows, at, strict=True):
+            index[axis] = k
+        row[tuple(index)] = 1.0
+    back = _pulled_for_each_row(step)
+    (parts,) = back(operands, rows * p.cotangent)
+    (covers,) = back([jax.numpy.ones_like(x) for x in operands], rows)
+    whole = np.zeros_like(p.right)
+    pairs = list(zip(np.asarray(parts), np.asarray(covers) != 0, strict=True))
+    for part, cover in pairs if which == "last" else pairs[::-1]:
+        whole = np.where(cover, part, whole)
+    return whole
+
+
+def _pulled_for_each_row(step: Step) -> Any:
+    """What a step hands to its first operand for many cotangents at once, compiled once for steps alike."""
+    key = ("each row", step.name, str(step.eqn.params))
+    if key not in COMPILED:
+        eqn = step.eqn
+
+        def back(operands: Sequence[Any], rows: Any) -> Any:
+            def forward(x: Any) -> Any:
+                return bind(eqn, [x, *operands[1:]])[0]
+
+            return jax.vmap(jax.vjp(forward, operands[0])[1])(rows)
+
+        COMPILED[key] = jax.jit(back)
+    return COMPILED[key]
+
+
+def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """An array that multiplies, reversed or transposed in what flows back to what it multiplies."""
+    made, users = made_by(tape), users_of(tape)
+    for slot, value in enumerate(tape.values):
+        several = sum(tape.steps[at].name in PICKING for at, _ in users.get(slot, ())) > 1
+        if (slot in made and not several) or not 1 < np.size(value) <= KERNELS_UP_TO or not is_float(value):
+            continue
+        reached: dict[Slot, None] | None = None
+        for phrase, turn in _turns(np.shape(value)):
+            if np.array_equal(turn(np.asarray(value)), value):
+                continue
+            if reached is None:
+                reached = _rearranged(tape, slot)
+            edges = _multiplied_by(tape, reached)
+            if not edges:
+                break
+            changes: Changes = dict.fromkeys(edges, partial(_with_turned, slot, turn, reached))
+            yield Plant(phrase.format(said_of(tape, e, slot)), changes)
+
+
+def _turns(shape: tuple[int, ...]) -> Iterator[tuple[str, Turn]]:
+    kernel = "rotated or flipped kernel: {} must be reversed on the way back, "
+    axes = [a for a, n in enumerate(shape) if n > 1]
+    for some in [(a,) for a in axes] + [p for p in itertools.pairwise(axes) if p[1] == p[0] + 1]:
+        yield kernel + axes_said(some), partial(np.flip, axis=some)
+    for a, b in itertools.pairwise(range(len(shape))):
+        if shape[a] == shape[b] > 1:
+            yield (
+                "transposed: {} is used for its transpose on the way back",
+                partial(np.swapaxes, axis1=a, axis2=b),
+            )
+
+
+def _rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
+    """The slots that hold entries of one slot, in another order or some of them."""
+    found = dict.fromkeys([slot])
+    for step in tape.steps:
+        if step.name in TURNING and any(s in found for s in step.ins):
+            found |= dict.fromkeys(step.outs)
+    return found
+
+
+def _multiplied_by(tape: Tape, reached: dict[Slot, None]) -> list[Edge]:
+    return [
+        edge
+        for edge in tape.edges()
+        if tape.steps[edge[0]].name in PRODUCTS
+        and tape.steps[edge[0]].ins[1 - edge[1]] in reached
+        and tape.steps[edge[0]].ins[edge[1]] not in reached
+    ]
+
+
+def _rearranged_values(tape: Tape, slot: Slot, value: np.ndarray, reached: dict[Slot, None]) -> dict:
+    """Their values where the slot has another one."""
+    values = {slot: value}
+    for step in tape.steps:
+        if step.outs[0] in reached and step.outs[0] != slot:
+            ins = [values.get(s, tape.values[s]) for s in step.ins]
+            if step.eqn is None:
+                values[step.outs[0]] = np.broadcast_to(ins[0], tape.shape(step.outs[0]))
+            else:
+                values[step.outs[0]] = np.asarray(bind(step.eqn, [jax.numpy.asarray(x) for x in ins])[0])
+    return values
+
+
+def _with_turned(slot: Slot, turn: Turn, reached: dict[Slot, None], p: Passing) -> np.ndarray:
+    key = ("turned", slot, turn)
+    if key not in p.tape.kept:
+        turned = turn(np.asarray(p.tape.values[slot]))
+        p.tape.kept[key] = _rearranged_values(p.tape, slot, turned, reached)
+    return back_with(p, p.tape.kept[key][p.tape.steps[p.edge[0]].ins[1 - p.edge[1]]])
+
+
+def entries_picked(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What comes back to entries that an index or a one-hot row picks is lost, or that to the others."""
+    made, users = made_by(tape), users_of(tape)
+    for slot in tape.active & users.keys() & made.keys():
+        picked = {
+            f"the entries of {said_of(tape, e, slot)} that are picked": touched(tape, edge)
+            for edge in users[slot]
+            if tape.steps[edge[0]].name in ("gather", "dynamic_slice") and edge[1] == 0
+        }
+        for at, i in users[slot]:
+            if tape.steps[at].name == "mul":
+                other = tape.steps[at].ins[1 - i]
+                values = tape.values[other]
+                if other not in tape.active and is_float(values) and set(np.unique(values)) == {0.0, 1.0}:
+                    picked[f"the entries where {said_of(tape, e, other)} is 1"] = np.asarray(values) == 1
+        for said, which in picked.items():
+            if which.all() or not which.any():
+                continue
+            edge = (made[slot], -1)
+            yield Plant(
+                f"a path is missing: nothing flows back through {said}", {edge: partial(_outside, which)}
+            )
+            yield Plant(
+                f"entries left out: something flows back only through {said} "
+                "(such as a softmax without its off-diagonal terms)",
+                {edge: partial(_outside, ~which)},
+            )
+
+
+def slices_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The last or first slice of what comes back to a value inside is lost: one sample, one step."""
+    made, users = made_by(tape), users_of(tape)
+    for slot in sorted(tape.active & users.keys() & made.keys(), reverse=True):
+        shape, mine = tape.shape(slot), users[slot]
+        step = tape.steps[mine[0][0]]
+        if len(mine) == 1 and step.name in ELEMENTWISE and step.outs[0] in users:
+            continue  # the same there
+        for axis, at in itertools.product(range(len(shape)), (-1, 0)):
+            if shape[axis] > 1:
+                which = np.zeros(shape, bool)
+                np.moveaxis(which, axis, 0)[at] = True
+                lost = f"the {'last' if at else 'first'} of {shape[axis]} along axis {axis}"
+                yield Plant(
+                    f"one sample dropped: {lost} of what comes back to {said_of(tape, e, slot)}",
+                    {(made[slot], -1): partial(_outside, which)},
+                )
