@@ -160,9 +160,10 @@ def test_a_resumed_run_is_the_same_to_the_bit(changes, tmp_path):
 
 
 def test_how_an_epoch_is_cut_changes_nothing(monkeypatch):
-    whole = run(SMALL, tiny()).state
+    program, start = build(SMALL, tiny()), initial_state(SMALL, tiny())
+    whole = train(program, start).state
     monkeypatch.setattr(loop, "PIECE", 0)  # one step at a time
-    assert same_bits(leaves(run(SMALL, tiny()).state), leaves(whole))
+    assert same_bits(leaves(train(program, start).state), leaves(whole))
 
 
 def first_bad_step(settings, data):
