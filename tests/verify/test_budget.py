@@ -22,11 +22,14 @@ PLANTED = {
     "1/N missing": lambda g, N: g * N,
 }
 N = 4  # as small as any batch of the ledger: what is off by the factor of a larger one is further off
-CLAIMS = {
-    f"{equation.tag} {number} {claim.says}".strip(): claim
+EVERY = [
+    (f"{equation.tag} {number} {claim.says}".strip(), claim)
     for equation in EQUATIONS
     for number, claim in enumerate(equation.claims)
-}
+]
+# One claim of each equation, reference and kind: the budget knows nothing of the formulas.
+DIFFERENT = {(name[:4], claim.reference, claim.kind): name for name, claim in reversed(EVERY)}.values()
+CLAIMS = {name: claim for name, claim in EVERY if name in set(DIFFERENT)}
 
 
 def posed(name, dtype):
