@@ -5,6 +5,7 @@ The claim's inputs are drawn tiny. What the formula makes of them in float64 is 
 no JAX.
 """
 
+import atexit
 import functools
 import pickle
 import subprocess
@@ -127,10 +128,17 @@ def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.
 def _process() -> Any:
     """SymPy holds the interpreter's lock for long: beside JAX's threads, a process of its own is faster.
 
-    It ends with this one, whose end closes its input.
+    It ends with this one.
     """
     program = [sys.executable, "-P", str(load_symbolic().__file__)]
-    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _cut(entries: np.ndarray, shapes: list) -> list[np.ndarray]:

@@ -27,8 +27,8 @@ EVERY = [
     for equation in EQUATIONS
     for number, claim in enumerate(equation.claims)
 ]
-# One claim of each equation, reference and kind: the budget knows nothing of the formulas.
-DIFFERENT = {(name[:4], claim.reference, claim.kind): name for name, claim in reversed(EVERY)}.values()
+# One claim of each kind for each equation: the budget knows nothing of the formulas.
+DIFFERENT = {(name[:4], claim.kind): name for name, claim in reversed(EVERY)}.values()
 CLAIMS = {name: claim for name, claim in EVERY if name in set(DIFFERENT)}
 
 

@@ -35,15 +35,15 @@ def target(tag, number):
 
 # Between them every family but the CNN, and every common check lets something through.
 SAMPLE = {
-    "A-04": 0, "A-08": 0, "A-10": 1, "B-06": 0, "B-12": 2, "B-16": 1, "C-02": 16, "C-09": 0, "C-10": 7,
-    "D-06": 0,
+    "A-04": 0, "A-08": 0, "A-10": 1, "B-06": 0, "B-12": 2, "B-16": 1, "C-02": 16, "C-09": 0,
+    "C-10": 7,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def rows():
     """Each sampled claim's mutants, of the larger ones by the quick oracles alone."""
-    large = {"A-10", "B-12", "C-02", "C-10", "D-06"}
+    large = {"A-10", "B-12", "C-02", "C-10"}
     return {
         tag: kill(target(tag, number), 0, ("reverse", "forward") if tag in large else kill_matrix.ORACLES)
         for tag, number in SAMPLE.items()
