@@ -127,9 +127,9 @@ def train(
             jax.config.update("jax_enable_x64", True)
         if coordinator:
             devices_.connect(coordinator, num_processes, process_id, timeout, str(settings))
-        outcome, seconds = _run(settings, given)
+        outcome, digits, seconds = _run(settings, given)
     if jax.process_index() == 0:
-        _report(outcome, settings, seconds, json, plot, save)
+        _report(outcome, settings, digits, seconds, json, plot)
     if outcome.status == "deserted":
         print(f"manual-grad: {_why(outcome, settings, save)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -140,8 +140,8 @@ def train(
     raise typer.Exit(codes[outcome.status])
 
 
-def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, float]:
-    """Load, compile, train; how it ended, and in how many seconds."""
+def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Dataset, float]:
+    """Load, compile, train; how it ended, on what, and in how many seconds."""
     resume, save = given.get("resume"), given.get("save")
     with _progress() as show:
         show("reading the data")
@@ -165,7 +165,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, float]:
             )
     if save and jax.process_index() == 0:
         _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
-    return outcome, time.perf_counter() - started
+    return outcome, digits, time.perf_counter() - started
 
 
 # ---------------------------------------------------------------- what comes in
@@ -296,22 +296,29 @@ def _show_state(show: Callable[..., None], state: State, program: loop.Program) 
 def _report(
     outcome: Outcome,
     settings: Settings,
+    digits: samples.Dataset,
     seconds: float,
     json: Path | None,
     plot: Path | None,
-    save: Path | None,
 ) -> None:
     """The table, the verdict, and the files."""
     state = outcome.state
     console = Console(width=None if sys.stdout.isatty() else 132)
     if state.records:
+        console.print(digits.source, style="dim", highlight=False, markup=False)
         console.print(_table(state))
-    for line, style in _lines(outcome, settings, seconds):
+    for line, style in _lines(outcome, settings, digits.name, seconds):
         console.print(line, style=style, highlight=False, markup=False)
     if json:
         content = {
             "environment": environment() | {"devices": jax.device_count(), "processes": jax.process_count()},
             "settings": asdict(settings),
+            "data": {
+                "name": digits.name,
+                "source": digits.source,
+                "train_samples": len(digits.train_labels),
+                "test_samples": len(digits.test_labels),
+            },
             "status": outcome.status,
             "bad_step": outcome.bad_step,
             "epochs": _finite(list(state.records)),
@@ -320,7 +327,11 @@ def _report(
         }
         _written(json, "--json", lambda: write_json(json.absolute(), content))
     if plot:
-        _written(plot, "--plot", lambda: write_bytes(plot.absolute(), _curve(state, settings, plot.suffix)))
+        _written(
+            plot,
+            "--plot",
+            lambda: write_bytes(plot.absolute(), _curve(state, settings, digits.name, plot.suffix)),
+        )
 
 
 def _table(state: State) -> Table:
@@ -343,13 +354,13 @@ def _table(state: State) -> Table:
     return table
 
 
-def _lines(outcome: Outcome, settings: Settings, seconds: float) -> Iterator[tuple[str, str]]:
+def _lines(outcome: Outcome, settings: Settings, data: str, seconds: float) -> Iterator[tuple[str, str]]:
     """The last lines, each with its colour."""
     state, s = outcome.state, settings
     if s.gradient == "both":
         yield _verdict(state, s), "bold red" if _wrong(state) else "green"
     if state.records:
-        what = f"{s.data}, {s.net}, {s.gradient} gradient{'s' * (s.gradient == 'both')}"
+        what = f"{data}, {s.net}, {s.gradient} gradient{'s' * (s.gradient == 'both')}"
         yield (
             f"test accuracy {state.records[-1]['test_accuracy']:.2%} after {state.epoch} epoch"
             f"{'s' * (state.epoch > 1)} ({what}, {s.optimizer}, {s.dtype}, seed {s.seed}, "
@@ -399,7 +410,7 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _curve(state: State, settings: Settings, suffix: str) -> bytes:
+def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
     """Loss and accuracy over the epochs."""
     figure = _matplotlib()(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -408,7 +419,7 @@ def _curve(state: State, settings: Settings, suffix: str) -> bytes:
         axes.plot(epochs, [r[name] for r in state.records], label=settings.sides[0])
         if len(state.sides) > 1:
             axes.plot(epochs, [r["autodiff"][name] for r in state.records], "--", label="autodiff")
-        axes.set(xlabel="epoch", title=f"{title}: {settings.net} on {settings.data}")
+        axes.set(xlabel="epoch", title=f"{title}: {settings.net} on {data}")
         axes.legend()
     left.set_yscale("log")
     file = io.BytesIO()

@@ -17,6 +17,7 @@ from manual_grad.training.networks import NETWORKS
 from tests.training.corners import tiny
 
 FAST = "--epochs 3 --batch-size 8"
+LOAD = cli_train._load
 
 
 @pytest.fixture
@@ -216,3 +217,21 @@ def test_a_missing_extra_is_one_line(run, monkeypatch, module, words, line):
     monkeypatch.setitem(sys.modules, module, None)
     code, _, error = run(words)
     assert (code, error) == (2, f"manual-grad: {line}\n")
+
+
+def test_other_digits_are_not_called_mnist(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_train, "_load", LOAD)
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 96), ("t10k", 32)):
+        for kind, array in (
+            ("images-idx3", rng.integers(0, 256, (n, 28, 28), np.uint8)),
+            ("labels-idx1", rng.integers(0, 10, n).astype(np.uint8)),
+        ):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(s.to_bytes(4, "big") for s in array.shape)
+            (tmp_path / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    code, out, _ = run("--data mnist --mnist-source . --epochs 1 --json r.json")
+    assert code == 0
+    assert "(idx, mlp" in out
+    about = json.loads((tmp_path / "r.json").read_text())["data"]
+    assert (about["name"], about["train_samples"], about["test_samples"]) == ("idx", 96, 32)
+    assert about["source"] in " ".join(out.split())

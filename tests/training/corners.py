@@ -13,6 +13,7 @@ def tiny(train=40, test=12, seed=0, name="tiny"):
         images[i, 3 * (k // 2) : 3 * (k // 2) + 3, 3 * (k % 2) : 3 * (k % 2) + 3] += 0.5
     return SimpleNamespace(
         name=name,
+        source="made for a test",
         train_images=images[:train],
         train_labels=labels[:train],
         test_images=images[train:],
