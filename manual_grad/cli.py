@@ -105,7 +105,7 @@ def verify(
         typer.Option(help="Ask only this oracle (all of them). May be repeated."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Ask only value, reverse and forward: a third of the time.")
+        bool, typer.Option("--quick", help="Ask only value, reverse and forward: less than half the time.")
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
         Dtype.float64

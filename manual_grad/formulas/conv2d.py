@@ -340,7 +340,7 @@ def _conv2d_dx(res: Conv2DResiduals, dZ: Array) -> Array:
 def _conv2d_dkernel(res: Conv2DResiduals, dZ: Array) -> Array:
     """dK[a,b] = Σ_nij X[n, i·s + a·d − p, j·s + b·d − p] dZ[n,i,j]: one matrix product over all (a, b).
 
-    XLA:CPU convolves ten to forty times slower inside a loop, such as a training step under ``lax.scan``;
+    XLA:CPU convolves many times slower inside a loop, such as a training step under ``lax.scan``;
     its products are as fast there as outside. Where the kernel is so large that the windows would take too
     much memory, it is one convolution after all.
     """
