@@ -119,6 +119,12 @@ def verify(
             "--mutants", help="Instead, show that wrong versions of every formula fail, and at which oracle."
         ),
     ] = False,
+    diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose", help="With --mutants: does the judge of check_vjp name each mistake? Ten minutes."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
 ) -> None:
@@ -138,7 +144,9 @@ def verify(
     With [bold]--mutants[/] every formula is made wrong in the ways in which people get it wrong, and each
     wrong version held against every oracle; beside it, which of them the checks in common use let through:
     a cotangent of ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric
-    inputs. Exit 1 if one survives our oracles.
+    inputs. Exit 1 if one survives our oracles. With [bold]--diagnose[/] too, the judge that users ask
+    ([bold]manual-grad check[/], check_vjp) is asked about each wrong gradient and Jacobian, without being
+    told what is wrong with it, and must name it first. Exit 1 if it does not.
 
     Examples:
 
@@ -153,8 +161,12 @@ def verify(
     manual-grad verify --hard --lecture B
 
     manual-grad verify --mutants --tag A-10 --json kills.json
+
+    manual-grad verify --mutants --diagnose --tag A-10
     """
     equations, errata = _chosen(lecture, tag)
+    if diagnose and not mutants:
+        raise UsageError("--diagnose goes with --mutants: it asks the judge about each of them")
     if mutants or hard:
         other = "--mutants" if mutants else "--hard"
         if oracle or quick or dtype != Dtype.float64 or (mutants and hard):
@@ -171,7 +183,7 @@ def verify(
     if hard:
         raise typer.Exit(_verify_hard([e.tag for e in equations], seed, json))
     if mutants:
-        raise typer.Exit(_verify_mutants(equations, seed, json, one_by_one=bool(tag)))
+        raise typer.Exit(_verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose))
     verdicts = _verify_all(equations + errata, dtype.value, seed, oracles)
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 132)
@@ -199,19 +211,26 @@ def _verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
     return _conclude(console, summary, passed, json, {"seed": seed}, content, seconds)
 
 
-def _verify_mutants(equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool) -> int:
+def _verify_mutants(
+    equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool, diagnose: bool
+) -> int:
     """Hold wrong versions of these equations' formulas against every oracle; the exit code."""
     if not equations:
         raise UsageError("--mutants is about equations, expected one's --tag: an erratum is wrong already")
     load_symbolic()
     started = time.perf_counter()
-    rows = cli_mutants.kill_all(kill_matrix.targets(equations), seed)
+    targets = kill_matrix.targets(equations)
+    rows = cli_mutants.kill_all(targets, seed)
+    named = cli_mutants.name_all(targets, seed) if diagnose else []
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 180)
     cli_mutants.show(console, rows, one_by_one)
     content = {"mutants": [cli_mutants.as_json(row) for row in rows]}
-    summary = cli_mutants.summary(rows, seed, seconds)
-    passed = not any(row.lives for row in rows)
+    if diagnose:
+        cli_mutants.show_named(console, named, one_by_one)
+        content["diagnoses"] = [asdict(row) for row in named]
+    summary = cli_mutants.summary(rows, named, seed, seconds)
+    passed = not any(row.lives for row in rows) and not any(row.first is False for row in named)
     return _conclude(console, summary, passed, json, {"dtype": "float64", "seed": seed}, content, seconds)
 
 

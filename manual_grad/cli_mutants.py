@@ -3,36 +3,47 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad.verify import kill_matrix
+from manual_grad.verify import kill_matrix, naming
 from manual_grad.verify.kill_matrix import COMMON, ORACLES, Row, Target
+from manual_grad.verify.naming import Named
+
+R = TypeVar("R")
 
 
 def kill_all(targets: Sequence[Target], seed: int) -> list[Row]:
     """A row for each mutant of every target, with a progress bar on the terminal."""
+    return _for_each(targets, partial(kill_matrix.kill, seed=seed), "killing mutants")
+
+
+def name_all(targets: Sequence[Target], seed: int) -> list[Named]:
+    """What the judge says of each mutant of every target, with a progress bar on the terminal."""
+    return _for_each(targets, partial(naming.name_all, seed=seed), "naming mistakes")
+
+
+def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing: str) -> list[R]:
     columns = (
         SpinnerColumn(),
         *Progress.get_default_columns()[:-1],
         TimeElapsedColumn(),
         TextColumn("{task.fields[at]}"),
     )
-    rows: list[Row] = []
+    rows: list[R] = []
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with bar as progress:
-        task = progress.add_task("killing mutants", total=len(targets), at="")
+        task = progress.add_task(doing, total=len(targets), at="")
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
-            found = pool.map(partial(kill_matrix.kill, seed=seed), targets)
-            for target, more in zip(targets, found, strict=True):
+            for target, more in zip(targets, pool.map(ask, targets), strict=True):
                 progress.update(task, advance=1, at=escape(f"{target.tag} {target.formulas[0]}"))
                 rows += more
         finally:
@@ -49,18 +60,43 @@ def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
             console.print(f"[bold red]survives every oracle:[/] {place}", highlight=False)
 
 
-def summary(rows: Sequence[Row], seed: int, seconds: float) -> str:
+def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> None:
+    """Print how often the judge named the mistake first, by kind, and what else it said."""
+    table = Table(title="What check_vjp says of them: is the true cause named first?", title_justify="left")
+    for name in ("what is wrong", "where", "first", "what is said") if one_by_one else ("what is wrong",):
+        table.add_column(name)
+    if one_by_one:
+        for row in named:
+            mark = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "[dim]·[/]"}[row.first]
+            said = "; ".join(row.diagnosis) or "nothing to judge: its shapes clash"
+            table.add_row(row.mutant, escape(f"{row.formula}: {row.says}"), mark, escape(said))
+    else:
+        table.add_column("judged", justify="right")
+        table.add_column("named first", justify="right")
+        for kind in sorted({row.mutant for row in named}):
+            judged = [row.first for row in named if row.mutant == kind and row.first is not None]
+            table.add_row(kind, str(len(judged)), str(sum(judged)))
+    console.print(table)
+    for row in [] if one_by_one else named:
+        if row.first is False:
+            place = escape(f"{row.tag} {row.formula}: {row.mutant} ({row.says}): {'; '.join(row.diagnosis)}")
+            console.print(f"[bold red]not named:[/] {place}", highlight=False)
+
+
+def summary(rows: Sequence[Row], named: Sequence[Named], seed: int, seconds: float) -> str:
     """The last line.
 
-    >>> summary([], 0, 1.0)
+    >>> summary([], [], 0, 1.0)
     '0 mutants of 0 formulas, 0 survive our oracles (seed 0, 1 s)'
     """
     let = ", ".join(f"{check} {n}" for check in COMMON if (n := sum(check in r.survives for r in rows)))
+    judged = [row.first for row in named if row.first is not None]
     alive = [f"{r.tag} {r.formula}: {r.mutant}" for r in rows if r.lives]
     return (
         f"{len(rows)} mutants of {len({(r.tag, r.formula) for r in rows})} formulas, "
         f"{len(alive)} survive our oracles"
         + (f" ({'; '.join(alive)})" if alive else "")
+        + (f"; {sum(map(bool, judged))} of {len(judged)} judged are named first" if named else "")
         + (f"; the checks in common use let through: {let}" if let else "")
         + f" (seed {seed}, {seconds:.0f} s)"
     )

@@ -29,6 +29,7 @@ class Draw:
             three entries an axis, for an oracle that takes its time over each entry; ``square``, every axis
             of the same length and matrices symmetric, as careless tests have them.
         among: for integers, from a set of how many they are drawn, uniformly.
+        symmetric: in the style ``square``, whether matrices are symmetric.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
     >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
@@ -41,6 +42,7 @@ class Draw:
     dtype: Any = jnp.float64
     style: Style = "real"
     among: int = 2
+    symmetric: bool = True
 
     def size(self, n: int) -> int:
         """The length of an axis, in this style, that real inputs have of length ``n``."""
@@ -63,7 +65,8 @@ class Draw:
         if self.style == "tiny":
             return jnp.asarray((2 * self.rng.integers(-12, 12, shape) + 1) / 16, self.dtype)
         entries = scale * self.rng.standard_normal(shape)
-        return jnp.asarray(_symmetric(entries) if self.style == "square" else entries, self.dtype)
+        symmetric = self.style == "square" and self.symmetric
+        return jnp.asarray(_symmetric(entries) if symmetric else entries, self.dtype)
 
     def positive(self, *shape: int) -> jax.Array:
         """Entries between ½ and 2, of any sum; integers from 1 on."""

@@ -544,6 +544,7 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
     names = question.leaf_names
     notes += [f"{names[i]} sits on a kink: {what}; judged near it instead" for i, what in kinks.items()]
     notes += [f"{names[i]}: {what}; judged near it instead" for i, what in disagreements.items()]
+    notes += _on_the_kink(question, given, kinks)
     near = [_near(question, rng, (), notes) for _ in range(draws - 1)]
     plain = [given, *(answer for answer in near if answer)]
     doubtful = {**kinks, **disagreements}
@@ -556,6 +557,24 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
         for leaf, i in enumerate(question.wrt)
     ]
     return Report(tuple(findings), tuple(dict.fromkeys(notes)), len(plain), seed)
+
+
+def _on_the_kink(question: _Question, given: _Answer, kinks: dict[int, str]) -> list[str]:
+    """Where the gradient and JAX's differ on a kink, either may be right: it is said, and not judged."""
+    notes = []
+    for leaf, i in enumerate(question.wrt):
+        got, want = given.gots[leaf], given.wants[leaf]
+        if i not in kinks or got is None or np.shape(got) != want.shape:
+            continue
+        off = np.abs(_as_float64(got) - want)
+        at = np.unravel_index(int(np.argmax(off)), off.shape)
+        if off[at] > given.allowed[leaf]:
+            index = f" at [{','.join(map(str, at))}]" if at else ""
+            notes.append(
+                f"{question.leaf_names[i]}: on the kink itself got {float(got[at]):.6g}, jax.vjp has "
+                f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) makes that difference"
+            )
+    return notes
 
 
 def _near(

@@ -178,8 +178,59 @@ def over_wrong_axes(e: Evidence) -> str:
         for axes in _subsets(range(e.want.ndim)):
             if e.same(e.want.sum(axes), e.got):
                 return f"summed over too many axes {_listed(axes)}; {_shapes(e)}"
-    if e.got.ndim == e.want.ndim and e.same(e.got.sum(), e.want.sum()):
+    total = abs(e.got.sum() - e.want.sum())
+    if e.got.ndim == e.want.ndim and total <= e.tolerance * np.abs(e.want).sum():
         return f"summed over the wrong axes: the total is right; {_shapes(e)}"
+    return ""
+
+
+def transposed_factor_elsewhere(e: Evidence) -> str:
+    """The gradient that a linear function hands to an array of another shape, a factor being transposed."""
+    if e.got.ndim != e.want.ndim or e.got.shape == e.want.shape:
+        return ""
+    for other, i in enumerate(e.point.wrt):
+        value = np.asarray(e.point.values[i])
+        if other == e.leaf or value.ndim != 2 or value.shape[0] == value.shape[1]:
+            continue
+        larger = [w - a + b for w, a, b in zip(e.want.shape, value.shape, value.shape[::-1], strict=False)]
+        for shape in dict.fromkeys([e.got.shape, tuple(larger)]):
+            values = list(e.point.values)
+            values[i], values[e.point.wrt[e.leaf]] = jax.numpy.asarray(value.T), jax.numpy.zeros(shape)
+            try:
+                want = _centred(pulled(at_values(e.point, values))[e.leaf], e.got.shape)
+            except Exception:  # the function may raise anything for shapes that are not its own
+                continue
+            if np.any(want) and e.same(e.got, want):
+                return f"transposed: {e.names[other]} is used for its transpose; {_shapes(e)}"
+    return ""
+
+
+def _centred(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Cropped, or with zeros around it, to a shape, its middle staying in the middle."""
+    for axis, n in enumerate(shape):
+        excess = matrix.shape[axis] - n
+        if excess > 0:
+            matrix = np.take(matrix, range(excess // 2, excess // 2 + n), axis)
+        pads = [(0, 0)] * matrix.ndim
+        pads[axis] = (max(-excess, 0) // 2, max(-excess, 0) - max(-excess, 0) // 2)
+        matrix = np.pad(matrix, pads)
+    return matrix
+
+
+def full_for_valid(e: Evidence) -> str:
+    """The truth, or the truth turned, in the middle of a larger matrix."""
+    if (
+        e.got.ndim != 2
+        or e.want.ndim != 2
+        or not all(g > w for g, w in zip(e.got.shape, e.want.shape, strict=True))
+    ):
+        return ""
+    starts = [(g - w) // 2 for g, w in zip(e.got.shape, e.want.shape, strict=True)]
+    middle = e.got[tuple(slice(a, a + w) for a, w in zip(starts, e.want.shape, strict=True))]
+    if e.same(middle, e.want):
+        return f"a full correlation where a valid one belongs; {_shapes(e)}"
+    if e.same(np.flip(middle), e.want):
+        return f"factors swapped: turned, a full correlation where a valid one belongs; {_shapes(e)}"
     return ""
 
 
@@ -298,6 +349,15 @@ def cotangent_unchanged(e: Evidence) -> str:
     return "missing mask or derivative: the cotangent is passed on unchanged"
 
 
+def input_for_slope(e: Evidence) -> str:
+    """The cotangent times the input, where its derivative belongs."""
+    value = np.asarray(e.point.at[e.leaf])
+    if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != value.shape:
+        return ""
+    slope = e.same(e.got, np.asarray(e.point.dout[0]) * value)
+    return "wrong derivative: the cotangent is multiplied by the input itself" if slope else ""
+
+
 def mask_inverted(e: Evidence) -> str:
     """Zero exactly where the truth is not."""
     zeros = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
@@ -390,16 +450,38 @@ def off_diagonal_of_jacobian(e: Evidence) -> str:
     if not 1 < e.want.size <= JACOBIAN_UP_TO:
         return ""
     (dout,) = (np.asarray(d) for d in e.point.dout)
-    diagonals = e.once(f"diagonal {e.leaf}", lambda: _diagonal(e.point, e.leaf, dout.shape))
+    jacobian = e.once(f"jacobian {e.leaf}", lambda: _jacobian(e.point, e.leaf, dout.shape))
+    diagonals = np.diagonal(jacobian).reshape(dout.shape)
     if not e.same(diagonals * dout, e.want) and e.same(e.got, diagonals * dout):
         return "off-diagonal terms of the Jacobian missing (softmax without its off-diagonal terms)"
     return ""
 
 
-def _diagonal(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
-    size = int(np.prod(shape))
-    rows = np.eye(size).reshape(size, *shape)
-    return np.array([pulled(point, [row])[leaf].ravel()[i] for i, row in enumerate(rows)]).reshape(shape)
+def jacobian_not_transposed(e: Evidence) -> str:
+    """The Jacobian times the cotangent, where its transpose belongs."""
+    if e.scalar or len(e.point.dout) != 1 or np.size(e.point.dout[0]) != e.want.size:
+        return ""
+    if not 1 < e.want.size <= JACOBIAN_UP_TO:
+        return ""
+    dout = np.asarray(e.point.dout[0])
+    J = e.once(f"jacobian {e.leaf}", lambda: _jacobian(e.point, e.leaf, dout.shape))
+    product = (J @ dout.ravel()).reshape(e.want.shape)
+    same = not e.same(product, e.want) and e.same(e.got, product)
+    return "transposed: the Jacobian times the cotangent, not its transpose" if same else ""
+
+
+def _jacobian(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
+    rows = np.eye(int(np.prod(shape)))
+    return np.array([pulled(point, [row.reshape(shape)])[leaf].ravel() for row in rows])
+
+
+def upside_down(e: Evidence) -> str:
+    """The reciprocals of the right entries, up to one factor: a quotient's factors swapped."""
+    product = e.got * e.want
+    if product.size < 3 or not np.all(product) or e.same(e.want, np.full_like(e.want, e.want.flat[0])):
+        return ""
+    said = "upside down: a quotient's numerator and denominator are swapped"
+    return said if e.same(product, np.full_like(product, product.flat[0])) else ""
 
 
 def cases_swapped(e: Evidence) -> str:
@@ -494,8 +576,11 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (
         missing_mask,
         cotangent_unchanged,
+        input_for_slope,
+        upside_down,
         sample_dropped,
         off_diagonal_of_jacobian,
+        jacobian_not_transposed,
         cases_swapped,
     ),
     (label_not_subtracted, transposed_factor, planted_mistakes, cotangent_misused),
@@ -517,6 +602,7 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
         cotangent_ignored,
     ),
     (reshaped, over_wrong_axes),
+    (transposed_factor_elsewhere, full_for_valid),
     (wrong_shape,),
     *ELSEWHERE,
     (any_scale, reordered, constant_added),

@@ -151,7 +151,7 @@ def kill(
     )
     origin = [seed, zlib.crc32(target.tag.encode()), target.number]
     kinked = at_the_kink(claim)
-    draw, problem = _alive(kinked, "real", origin)
+    draw, problem = alive(kinked, "real", origin)
     questions = [*_by_oracles(kinked, draw, problem, origin, oracles), *_in_common_use(claim, origin)]
     rights = {**claim.formulas, **_by_hand(problem)}
     for question in questions:
@@ -223,7 +223,7 @@ def _ready(function: Callable) -> Callable:
 # --- the points -------------------------------------------------------------------------------------------
 
 
-def _alive(claim: Claim, style: Style, origin: list[int]) -> tuple[Draw, Problem]:
+def alive(claim: Claim, style: Style, origin: list[int]) -> tuple[Draw, Problem]:
     """A point where no array of the answer is all zero: one that is, as ReLU may leave it, shows nothing."""
     for attempt in range(DRAWS_UNTIL_ALIVE):
         draw = Draw(np.random.default_rng([*origin, 10 + attempt] if attempt else origin), FLOAT64, style)
@@ -257,7 +257,7 @@ def _by_oracles(
     if "symbolic" in oracles and definition_of(claim) is not None:
         tiny = pose_tiny(claim, np.random.default_rng([*origin, 3]))
         if not _shows(claim, tiny.dout, tiny.inputs):
-            _, tiny = _alive(claim, "tiny", [*origin, 3])
+            _, tiny = alive(claim, "tiny", [*origin, 3])
         found.append(_Question("symbolic", tiny.dout, tiny.inputs, symbolic_check(tiny)))
     return found
 
@@ -265,8 +265,8 @@ def _by_oracles(
 def _in_common_use(claim: Claim, origin: list[int]) -> list[_Question]:
     """The checks in common use that can be asked about the claim, at points without a kink."""
     truth = _ready(lambda dout, **inputs: oracle_of(claim)(dout, inputs))
-    _, usual = _alive(claim, "real", origin)
-    _, square = _alive(claim, "square", [*origin, 5])
+    _, usual = alive(claim, "real", origin)
+    _, square = alive(claim, "square", [*origin, 5])
     want = truth(usual.dout, **usual.inputs)
     at = usual.dout, usual.inputs
     found = [

@@ -1,6 +1,6 @@
 """Mistakes between layers: the slope of another layer's activation, values recomputed without a mask."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,8 @@ from manual_grad.verify.plants import (
     PRODUCTS,
     SAID,
     Plant,
+    arrays_by_shape,
+    arriving,
     back_with,
     left_out,
     made_by,
@@ -29,6 +31,56 @@ from manual_grad.verify.truth import is_float
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
 MOST_ALIKE = 8  # activations of one kind that are held against each other
+
+
+# What is written for the slope at z where a = f(z).
+SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
+    "tanh": {
+        "1 − a for 1 − a²": lambda z, a: 1 - a,
+        "1 − z² for 1 − a² (its input stands for its output)": lambda z, a: 1 - z**2,
+        "a² for 1 − a²": lambda z, a: a**2,
+        "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
+        "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
+        "a for 1 − a²": lambda z, a: a,
+    },
+    "sigmoid": {
+        "a for a(1 − a)": lambda z, a: a,
+        "1 − a for a(1 − a)": lambda z, a: 1 - a,
+        "z(1 − z) for a(1 − a) (its input stands for its output)": lambda z, a: z * (1 - z),
+        "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
+        "a² for a(1 − a)": lambda z, a: a**2,
+    },
+    "softplus": {
+        "the slope of the sigmoid, for the sigmoid": lambda z, a: 1 / (2 + np.exp(z) + np.exp(-z)),
+        "eᶻ for eᶻ/(1 + eᶻ)": lambda z, a: np.exp(z),
+        "1/(1 + eᶻ) for eᶻ/(1 + eᶻ)": lambda z, a: 1 / (1 + np.exp(z)),
+        "1 for the sigmoid": lambda z, a: np.ones_like(z),
+    },
+    "log": {
+        "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
+        "z for 1/z": lambda z, a: z,
+        "1/z² for 1/z": lambda z, a: 1 / z**2,
+        "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
+    },
+    "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
+    "exp": {"z for eᶻ (its input stands for its output)": lambda z, a: z, "z eᶻ for eᶻ": lambda z, a: z * a},
+    "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
+    "sqrt": {
+        "1/√z for 1/(2√z)": lambda z, a: 1 / a,
+        "√z/2 for 1/(2√z)": lambda z, a: a / 2,
+        "1/(2z) for 1/(2√z)": lambda z, a: 0.5 / z,
+        "√z for 1/(2√z)": lambda z, a: a,
+    },
+    "rsqrt": {
+        "−1/(2√z) for −1/(2z√z)": lambda z, a: -0.5 * a,
+        "1/(2√z), which is that of the root": lambda z, a: 0.5 * a,
+        "−1/z for −1/(2z√z)": lambda z, a: -1 / z,
+    },
+    "sin": {"sin for cos": lambda z, a: a},
+    "cos": {"cos for −sin": lambda z, a: a},
+    "abs": {"|z| for the sign of z": lambda z, a: a, "z for its sign": lambda z, a: z},
+    "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +120,7 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
     for group in groups.values():
         for mine in group[:MOST_ALIKE]:
             if mine.is_mask:
-                yield Plant(
-                    f"mask taken from the wrong place (of {mine.name}): where the gradient is positive",
-                    _instead(tape, mine, None),
-                )
+                yield from _masks_elsewhere(tape, e, mine, group)
             others = [other for other in group[:MOST_ALIKE] if not np.allclose(other.slope, mine.slope)]
             for other in others:
                 phrase = (
@@ -79,7 +128,7 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                     if mine.is_mask
                     else f"the derivative of {mine.name} is taken at another layer's values"
                 )
-                yield Plant(phrase, _instead(tape, mine, other.slope_on))
+                yield Plant(phrase, _instead(tape, mine, partial(_with_slope, other.slope_on)))
                 yield from (Plant(phrase, changes) for changes in _stages(tape, mine, other.slope_on))
             if len(mine.steps) > 1:
                 for changes in _stages(tape, mine, lambda tape: 1.0):
@@ -89,13 +138,95 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                         f"the derivative of {mine.name} is left out of what flows back through {place}",
                         changes,
                     )
+        layers = sorted(group[:MOST_ALIKE], key=lambda activation: activation.end)
+        for order in _orders(len(layers)):
+            swapped = [
+                (mine, layers[k]) for mine, k in zip(layers, order, strict=True) if mine is not layers[k]
+            ]
+            what = "mask" if layers[0].is_mask else "derivative"
+            phrase = f"{what} taken from the wrong layer (of {layers[0].name})"
+            every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
+            yield Plant(f"{phrase}, in all layers", _together(every))
 
 
-def _activations(tape: Tape) -> Iterator[_Activation]:
+# Well-known activations: their values, and their slopes.
+KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + np.exp(z) + np.exp(-z))),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "softplus": (lambda z: np.logaddexp(z, 0), lambda z: 1 / (1 + np.exp(-z))),
+}
+
+
+def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A well-known activation, in however many steps it is computed, with another slope."""
+    known: dict[str, list[_Activation]] = {}
+    for found in _activations(tape, ends=6):
+        z, a = (np.asarray(tape.values[slot]) for slot in (found.start, found.end))
+        for name, (value, _) in KNOWN.items():
+            if np.allclose(a, value(z), rtol=1e-9, atol=1e-12):
+                known.setdefault(name, []).append(found)
+    for name, mine in known.items():
+        mine = sorted(mine, key=lambda found: found.end)
+        for said, slope in _slopes_mistaken(name).items():
+            every = [
+                _instead(tape, found, partial(_with_slope, partial(_slope_at, found, slope)))
+                for found in mine
+            ]
+            phrase = f"the derivative of {name} is {said}"
+            yield Plant(phrase, _together(every))
+            if len(every) > 1:
+                yield Plant(f"{phrase}, but in the last layer", _together(every[:-1]))
+                yield from (Plant(f"{phrase} in one place", changes) for changes in every)
+
+
+def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
+    """By z and a = f(z)."""
+    return {
+        "left out": lambda z, a: np.ones_like(z),
+        "taken at its output instead of its input": lambda z, a: KNOWN[name][1](a),
+        **{f"wrong: {formula}": slope for formula, slope in SLOPES_MISTAKEN[name].items()},
+    }
+
+
+def _slope_at(found: _Activation, slope: Callable, tape: Tape) -> np.ndarray:
+    return slope(np.asarray(tape.values[found.start]), np.asarray(tape.values[found.end]))
+
+
+def _together(several: Sequence[Changes]) -> Changes:
+    return {edge: change for changes in several for edge, change in changes.items()}
+
+
+def _orders(n: int) -> Iterator[tuple[int, ...]]:
+    """Whose slope each of n layers takes: that of the one before, the one after, or in reverse order."""
+    if n > 1:
+        yield from dict.fromkeys(tuple((k + by) % n for k in range(n)) for by in (-1, 1))
+        yield tuple(reversed(range(n)))
+
+
+def _masks_elsewhere(
+    tape: Tape, e: Evidence, mine: _Activation, group: Sequence[_Activation]
+) -> Iterator[Plant]:
+    """A mask that is 1 where something else is positive: the gradient, or another value."""
+    phrase = f"mask taken from the wrong place (of {mine.name}): where"
+    for of_one in (False, True):
+        positive = partial(_where_positive, of_one)
+        yield Plant(f"{phrase} the gradient is positive", _instead(tape, mine, positive))
+    made = made_by(tape)
+    computed = [slot for slot in arrays_by_shape(tape).get(mine.slope.shape, ()) if slot in made]
+    for slot in computed[: 2 * MOST_ALIKE]:
+        positive = np.asarray(tape.values[slot]) > 0
+        if slot in tape.active and not any(np.array_equal(positive, other.slope > 0) for other in group):
+            yield Plant(
+                f"{phrase} {said_of(tape, e, slot)} is positive",
+                _instead(tape, mine, partial(_where_value_is_positive, slot)),
+            )
+
+
+def _activations(tape: Tape, ends: int = 3) -> Iterator[_Activation]:
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys(), reverse=True):
         if np.size(tape.values[slot]) > 1:
-            for end in ends_of(tape, users, slot)[:3]:
+            for end in ends_of(tape, users, slot)[:ends]:
                 found = _between(tape, users, slot, end)
                 if found is not None:
                     yield found
@@ -128,11 +259,29 @@ def is_mask(x: Any) -> bool:
     return len(values) == 2 and bool(values[0] == 0 or values[1] == 0)
 
 
-def _instead(tape: Tape, mine: _Activation, slope: Slope | None) -> Changes:
-    """Another slope for an activation's."""
+def _instead(tape: Tape, mine: _Activation, back: Callable[[Tape, np.ndarray], Any]) -> Changes:
+    """Something else for what an activation hands back of what comes to it."""
     end = (made_by(tape)[mine.end], -1)
     first, *more = users_of(tape)[mine.start]
-    return {end: partial(_remembered, end), first: partial(_times, end, slope), **stop(*more)}
+    return {
+        end: partial(_remembered, end),
+        first: lambda p: back(p.tape, p.notes[end]),
+        **stop(*more),
+    }
+
+
+def _with_slope(slope: Slope, tape: Tape, d: np.ndarray) -> np.ndarray:
+    return d * slope(tape)
+
+
+def _where_value_is_positive(slot: Slot, tape: Tape, d: np.ndarray) -> np.ndarray:
+    return d * (np.asarray(tape.values[slot]) > 0)
+
+
+def _where_positive(of_one: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
+    """Masked by its own sign, or by that of the gradient for a cotangent of 1."""
+    (dout,) = tape.kept["dout"] if of_one else (1.0,)
+    return d * (d * np.asarray(dout).item() > 0)
 
 
 def _stages(tape: Tape, mine: _Activation, slope: Slope) -> Iterator[Changes]:
@@ -158,50 +307,65 @@ def _remembered(edge: Edge, p: Passing) -> np.ndarray:
     return p.right
 
 
-def _times(edge: Edge, slope: Slope | None, p: Passing) -> np.ndarray:
-    d = p.notes[edge]
-    return d * (d > 0) if slope is None else d * slope(p.tape)
-
-
 def _handed(edge: Edge, slope: Slope, p: Passing) -> np.ndarray:
     earlier = Passing(p.tape, p.edge, p.notes[edge] * slope(p.tape), p.right, p.notes)
     return back_with(earlier, p.operands[1 - p.edge[1]])
 
 
 def softmaxes_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """What comes back to logits, p − y up to a factor: y not subtracted, or 1 − y in its place."""
+    """What comes back to logits, p Σy − y up to a factor: y not subtracted, 1 − y for it, Σy taken for 1."""
     known = e.kept["right"][1]
-    made = made_by(tape)
-    for slot in tape.active & made.keys():
-        if not np.ndim(tape.values[slot]) or slot not in known:
-            continue
+    users = users_of(tape)
+    for slot in sorted(tape.active & users.keys() & known.keys()):
         for axis in range(np.ndim(tape.values[slot])):
-            if _of_labels(np.asarray(tape.values[slot]), known[slot][0], axis) is not None:
-                edge = (made[slot], -1)
-                swapped = "the two cases swapped: p at the true class, p − 1 elsewhere"
-                yield Plant(swapped, {edge: partial(_relabelled, slot, axis, True)})
-                lost = "the one-hot labels are not subtracted: p where p − y belongs"
-                yield Plant(lost, {edge: partial(_relabelled, slot, axis, False)})
+            found = _error(tape, slot, known[slot][0], axis)
+            if found is None:
+                continue
+            for phrase, wrong in ERRORS_MISTAKEN.items():
+                if not np.allclose(wrong(found.p, found.y), found.p * found.sum - found.y):
+                    yield Plant(phrase, arriving(tape, slot, partial(_mistaken, slot, axis, wrong)))
 
 
-def _of_labels(z: np.ndarray, d: np.ndarray, axis: int) -> tuple[np.ndarray, ...] | None:
-    """p, y and the factor c of a gradient c(p − y) by logits z; None where it is none."""
-    if z.shape[axis] < 3 or not np.all(np.isfinite(z)):
+ERRORS_MISTAKEN: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "the two cases swapped: p at the true class, p − 1 elsewhere": lambda p, y: p - (1 - y),
+    "the one-hot labels are not subtracted: p where p − y belongs": lambda p, y: p,
+    "the sum of the labels is taken for 1: p − y for p Σy − y": lambda p, y: p - y,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Error:
+    """The derivative of a cross-entropy by the logits of its softmax: c (p Σy − y)."""
+
+    p: np.ndarray
+    y: np.ndarray
+    sum: np.ndarray
+    c: np.ndarray
+
+
+def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int) -> _Error | None:
+    """Whether a gradient by logits is that of a cross-entropy with one-hot labels, or labels at hand."""
+    z = np.asarray(tape.values[slot])
+    if z.shape[axis] < 3 or not np.all(np.isfinite(z)) or not np.any(d):
         return None
     p = np.exp(z - z.max(axis, keepdims=True))
     p /= p.sum(axis, keepdims=True)
     c = np.median(d / p, axis, keepdims=True)
-    y = (np.abs(d - c * p) > 1e-6 * np.abs(c)).astype(float)
-    fits = np.all(y.sum(axis) == 1) and np.allclose(d, c * (p - y), rtol=1e-6, atol=1e-9 * np.abs(d).max())
-    return (p, y, c) if fits and np.any(d) else None
+    one_hot = (np.abs(d - c * p) > 1e-6 * np.abs(c)).astype(float)
+    inputs = [s for s in arrays_by_shape(tape).get(z.shape, ()) if s not in made_by(tape) and s != slot]
+    for y in (one_hot, *(np.asarray(tape.values[s]) for s in inputs)):
+        total = y.sum(axis, keepdims=True)
+        error = p * total - y
+        c = (d * error).sum(axis, keepdims=True) / np.square(error).sum(axis, keepdims=True)
+        counts = y is not one_hot or np.all(total == 1)
+        if counts and np.allclose(d, c * error, rtol=1e-6, atol=1e-9 * np.abs(d).max()):
+            return _Error(p, y, total, c)
+    return None
 
 
-def _relabelled(slot: Slot, axis: int, swapped: bool, passing: Passing) -> np.ndarray:
-    found = _of_labels(np.asarray(passing.tape.values[slot]), passing.right, axis)
-    if found is None:
-        raise ValueError
-    p, y, c = found
-    return c * (p - 1 + y) if swapped else c * p
+def _mistaken(slot: Slot, axis: int, wrong: Callable, tape: Tape, d: np.ndarray) -> np.ndarray:
+    found = _error(tape, slot, d, axis)
+    return np.full_like(d, np.nan) if found is None else found.c * wrong(found.p, found.y)
 
 
 def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Plant]:

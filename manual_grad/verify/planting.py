@@ -22,7 +22,12 @@ from manual_grad.verify.factors import (
     stages,
     steps_left_out,
 )
-from manual_grad.verify.layers import masks_left_out_of_values, slopes_of_another_layer, softmaxes_mistaken
+from manual_grad.verify.layers import (
+    activations_mistaken,
+    masks_left_out_of_values,
+    slopes_of_another_layer,
+    softmaxes_mistaken,
+)
 from manual_grad.verify.plants import Plant, denominators, made_by, said_of, too_few_or_many
 from manual_grad.verify.slopes import (
     loops,
@@ -36,6 +41,7 @@ from manual_grad.verify.sums import (
     moves,
     normalisations,
     others_mistaken,
+    partly_summed,
     sums_elsewhere,
     sums_on_the_way_back,
 )
@@ -49,7 +55,14 @@ from manual_grad.verify.tape import (
     write_down,
 )
 from manual_grad.verify.truth import is_float, is_key
-from manual_grad.verify.windows import entries_picked, kernels_turned, overlaps, slices_lost
+from manual_grad.verify.windows import (
+    entries_picked,
+    kernels_turned,
+    kernels_turned_together,
+    overlaps,
+    slices_lost,
+    windows_shifted,
+)
 
 ROWS = 64  # mistakes pulled back at once
 
@@ -118,6 +131,7 @@ def _tape(e: Evidence) -> Tape | None:
     tape = e.once("tape", lambda: write_down(e.point))
     if tape is None:
         return None
+    tape.kept["dout"] = e.point.dout
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
     ok = all(
         np.max(np.abs(mine - want), initial=0.0) <= 1e-9 * np.max(np.abs(want), initial=0.0) + 1e-300
@@ -337,12 +351,16 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (normalisations, 0),
     (loops, 0),
     (wrong_slopes, 0),
+    (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
     (softmaxes_mistaken, 0),
     (masks_left_out_of_values, 0),
     (powers, 0),
     (others_mistaken, 0),
     (kernels_turned, 0),
+    (kernels_turned_together, 0),
+    (windows_shifted, 0),
+    (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
     (entries_picked, 0),

@@ -1,6 +1,6 @@
 """A mistake that can be planted in a function, and what the function's steps and values are called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,20 @@ def nothing(p: Passing) -> np.ndarray:
 def stop(*edges: Edge) -> Changes:
     """Nothing flows back through these operands."""
     return dict.fromkeys(edges, nothing)
+
+
+def arriving(tape: Tape, slot: Slot, change: Callable[[Tape, np.ndarray], np.ndarray]) -> Changes:
+    """A change of all that comes back to a value, by whatever steps."""
+    made = made_by(tape)
+    if slot in made:
+        return {(made[slot], -1): lambda p: change(p.tape, p.right)}
+    *others, last = sorted(users_of(tape)[slot], reverse=True)
+
+    def gathered(p: Passing) -> np.ndarray:
+        p.notes[slot] = p.notes.get(slot, 0.0) + p.right
+        return change(p.tape, p.notes[slot]) if p.edge == last else np.zeros_like(p.right)
+
+    return dict.fromkeys([*others, last], gathered)
 
 
 def left_out(p: Passing) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.verify.evidence import Evidence
-from manual_grad.verify.layers import is_mask
+from manual_grad.verify.layers import SLOPES_MISTAKEN, is_mask
 from manual_grad.verify.plants import (
     MASKS,
     PASSED_ON,
@@ -39,6 +39,8 @@ def paths(tape: Tape, e: Evidence) -> Iterator[Plant]:
         if ins.index(ins[operand]) == operand:  # of a value's product with itself both operands are one path
             same = [(at, i) for i, slot in enumerate(ins) if slot == ins[operand]]
             yield Plant(place_of(tape, e, edge), {}, stop(*same), path=True)
+            if len(same) > 1 and tape.steps[at].name == "dot_general":
+                yield from (Plant(place_of(tape, e, one), {}, stop(one), path=True) for one in same)
 
 
 def loops(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -127,7 +129,7 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield from _everywhere(f"the derivative of {said} is applied twice", edges, _twice)
             phrase = f"the derivative of {said} is taken at its output instead of its input"
             yield from _everywhere(phrase, edges, _at_output)
-        for formula, slope in SLOPES_MISTAKEN.get(name, {}).items():
+        for formula, slope in SLOPES_MISTAKEN.get("sigmoid" if name == "logistic" else name, {}).items():
             phrase = f"the derivative of {said} is wrong: {formula}"
             yield from _everywhere(phrase, edges, partial(_with_slope, slope))
 
@@ -147,50 +149,6 @@ def _at_output(p: Passing) -> np.ndarray:
 
 def _with_slope(slope: Callable[[Any, Any], Any], p: Passing) -> np.ndarray:
     return p.cotangent * slope(np.asarray(p.operands[0]), np.asarray(p.result))
-
-
-# What is written for the slope at z where a = f(z).
-SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
-    "tanh": {
-        "1 − a for 1 − a²": lambda z, a: 1 - a,
-        "1 − z² for 1 − a² (its input stands for its output)": lambda z, a: 1 - z**2,
-        "a² for 1 − a²": lambda z, a: a**2,
-        "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
-        "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
-        "a for 1 − a²": lambda z, a: a,
-    },
-    "logistic": {
-        "a for a(1 − a)": lambda z, a: a,
-        "1 − a for a(1 − a)": lambda z, a: 1 - a,
-        "z(1 − z) for a(1 − a) (its input stands for its output)": lambda z, a: z * (1 - z),
-        "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
-        "a² for a(1 − a)": lambda z, a: a**2,
-    },
-    "log": {
-        "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
-        "z for 1/z": lambda z, a: z,
-        "1/z² for 1/z": lambda z, a: 1 / z**2,
-        "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
-    },
-    "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
-    "exp": {"z for eᶻ (its input stands for its output)": lambda z, a: z, "z eᶻ for eᶻ": lambda z, a: z * a},
-    "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
-    "sqrt": {
-        "1/√z for 1/(2√z)": lambda z, a: 1 / a,
-        "√z/2 for 1/(2√z)": lambda z, a: a / 2,
-        "1/(2z) for 1/(2√z)": lambda z, a: 0.5 / z,
-        "√z for 1/(2√z)": lambda z, a: a,
-    },
-    "rsqrt": {
-        "−1/(2√z) for −1/(2z√z)": lambda z, a: -0.5 * a,
-        "1/(2√z), which is that of the root": lambda z, a: 0.5 * a,
-        "−1/z for −1/(2z√z)": lambda z, a: -1 / z,
-    },
-    "sin": {"sin for cos": lambda z, a: a},
-    "cos": {"cos for −sin": lambda z, a: a},
-    "abs": {"|z| for the sign of z": lambda z, a: a, "z for its sign": lambda z, a: z},
-    "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
-}
 
 
 def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:

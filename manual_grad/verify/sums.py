@@ -35,6 +35,8 @@ from manual_grad.verify.tape import (
     computed,
 )
 
+FIRST_AND_LAST = (("first", 0), ("last", -1))
+
 
 @dataclass(frozen=True)
 class _Chain:
@@ -253,6 +255,10 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
         other = tape.shape(step.ins[1 - edge[1]])
         if len(other) > 1 and other[-1] == other[-2] > 1:
             matrices.append((edge, _not_transposed))
+        if step.name == "dot_general" and len({tape.shape(s) for s in (*step.ins, *step.outs)}) == 1:
+            for other_turned in (False, True) if len(other) == 2 else ():
+                change = partial(_factors_swapped, other_turned)
+                yield Plant("factors swapped: a matrix product in the wrong order", {edge: change})
     for phrase, found in (
         ("rotated or flipped kernel (not rotated on the way back)", kernels),
         ("transposed: a square matrix stands for its transpose", matrices),
@@ -278,6 +284,13 @@ def _not_rotated(axes: tuple, p: Passing) -> np.ndarray:
 
 def _not_transposed(p: Passing) -> np.ndarray:
     return back_with(p, np.swapaxes(p.operands[1 - p.edge[1]], -1, -2))
+
+
+def _factors_swapped(turned: bool, p: Passing) -> np.ndarray:
+    other = np.asarray(p.operands[1 - p.edge[1]])
+    other = other.T if turned else other
+    left = p.edge[1] == 0  # right is dZ Wᵀ, otherwise Xᵀ dZ
+    return other @ p.cotangent if left else p.cotangent @ other
 
 
 def _of_the_transpose(p: Passing) -> np.ndarray:
@@ -308,9 +321,10 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
                          "the last entry of each window"):  # fmt: skip
                 yield Plant(f"max-pooling: the gradient goes to {said}", {edge: partial(_to_window, said)})
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
-            for which, at in (("first", 0), ("last", -1)):
+            axes = broadcast_axes(tape, step)
+            for which, at in FIRST_AND_LAST:
                 yield Plant(f"what was repeated is not summed on the way back: only the {which} entry counts",
-                            {edge: partial(_one_of_the_repeated, at)})  # fmt: skip
+                            {edge: partial(_one_of_the_repeated, at, axes)})  # fmt: skip
         elif step.name == "concatenate" and edge[1] == 0:
             for by in (2, 1, -1, -2):
                 yield Plant("a roll is not undone on the way back, or by another number of places",
@@ -332,16 +346,30 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield Plant("flipped: a reversal is not undone on the way back", {edge: left_out})
 
 
+def partly_summed(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Of what was repeated along several axes, as a bias is, one entry of one axis, the others summed."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        axes = broadcast_axes(tape, step) if step.name in ("broadcast", "broadcast_in_dim") else ()
+        for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
+            yield Plant(
+                "what was repeated is summed over the wrong axes on the way back: "
+                f"of axis {axis} only the {which} entry counts",
+                {edge: partial(_one_of_the_repeated, at, [axis])},
+            )
+
+
 def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
     shape = list(p.right.shape)
     shape[axis], shape[axis + 1] = shape[axis + 1], shape[axis]
     return p.cotangent.reshape(shape).swapaxes(axis, axis + 1)
 
 
-def _one_of_the_repeated(pick: int, p: Passing) -> np.ndarray:
-    axes = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
-    index = tuple(pick if axis in axes else slice(None) for axis in range(p.cotangent.ndim))
-    return p.cotangent[index].reshape(p.right.shape)
+def _one_of_the_repeated(pick: int, axes: Sequence[int], p: Passing) -> np.ndarray:
+    """Of these axes one entry, the sum over the others that were repeated."""
+    repeated = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
+    picked = p.cotangent[tuple([pick] if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
+    return picked.sum(tuple(repeated)).reshape(p.right.shape)
 
 
 def _rolled(axis: int, by: int, p: Passing) -> np.ndarray:

@@ -405,7 +405,10 @@ def pulled_back(
         for out in step.outs:
             if out not in tape.leaves:
                 gots.pop(out, None)
-    return [gots.get(slot, np.zeros((count, *tape.shape(slot)))) for slot in tape.leaves]
+    leaves = [gots.get(slot, np.zeros((count, *tape.shape(slot)))) for slot in tape.leaves]
+    if known is not None:
+        known.update(zip(tape.leaves, leaves, strict=True))
+    return leaves
 
 
 def _add(gots: dict[Slot, np.ndarray], slot: Slot, d: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from manual_grad.verify.plants import (
     PASSED_ON,
     PRODUCTS,
     Plant,
+    arriving,
     axes_said,
     back_with,
     made_by,
@@ -39,6 +40,7 @@ TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
 WINDOWS_UP_TO = 200
+MOST_TURNED = 8  # kernels turned all at once
 ENTRIES_UP_TO = 2**20  # of what all windows hand back
 
 
@@ -130,6 +132,30 @@ def _pulled_for_each_row(step: Step) -> Any:
 
 def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """An array that multiplies, reversed or transposed in what flows back to what it multiplies."""
+    for phrase, slot, changes in _turned(tape):
+        yield Plant(phrase.format(said_of(tape, e, slot)), changes)
+
+
+def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The same of all kernels in one way."""
+    alike: dict[tuple[str, int], list[tuple[Slot, Changes]]] = {}
+    for phrase, slot, changes in _turned(tape):
+        alike.setdefault((phrase, len(tape.shape(slot))), []).append((slot, changes))
+    for (phrase, _), turned in alike.items():
+        if len(turned) > 1:
+            names = " and ".join(said_of(tape, e, slot) for slot, _ in turned[:MOST_TURNED])
+            every = {edge: change for _, changes in turned[:MOST_TURNED] for edge, change in changes.items()}
+            yield Plant(phrase.format(names), every)
+
+
+def _turned(tape: Tape) -> list[tuple[str, Slot, Changes]]:
+    """What is said, with a place for the array's name, the array, and the changes."""
+    if "turned" not in tape.kept:
+        tape.kept["turned"] = list(_all_turned(tape))
+    return tape.kept["turned"]
+
+
+def _all_turned(tape: Tape) -> Iterator[tuple[str, Slot, Changes]]:
     made, users = made_by(tape), users_of(tape)
     for slot, value in enumerate(tape.values):
         several = sum(tape.steps[at].name in PICKING for at, _ in users.get(slot, ())) > 1
@@ -144,8 +170,45 @@ def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Plant]:
             edges = _multiplied_by(tape, reached)
             if not edges:
                 break
-            changes: Changes = dict.fromkeys(edges, partial(_with_turned, slot, turn, reached))
-            yield Plant(phrase.format(said_of(tape, e, slot)), changes)
+            yield phrase, slot, dict.fromkeys(edges, partial(_with_turned, slot, turn, reached))
+
+
+def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What comes back to an image that a kernel slides over, moved by one: the padding is off by one."""
+    slid: dict[tuple[int, int], list[Slot]] = {}
+    for slot, edges in users_of(tape).items():
+        for axis, n in enumerate(tape.shape(slot)):
+            if n > 2 and _slides(tape, edges, axis):
+                slid.setdefault((axis, len(tape.shape(slot))), []).append(slot)
+    for (axis, _), slots in slid.items():
+        names = " and ".join(said_of(tape, e, slot) for slot in slots)
+        for by, cyclic in itertools.product((-1, 1), (False, True)):
+            every = [arriving(tape, slot, partial(_shifted, axis, by, cyclic)) for slot in slots]
+            said = f"shifted by {by} along axis {axis} on the way back, the padding is off by one: "
+            for slot, changes in zip(slots, every, strict=True):
+                yield Plant(said + f"what comes back to {said_of(tape, e, slot)}", changes)
+            if len(every) > 1:
+                together = {edge: change for changes in every for edge, change in changes.items()}
+                yield Plant(said + f"what comes back to {names}", together)
+
+
+def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
+    """Whether a convolution's image has this axis, or windows are cut out along it."""
+    starts = set()
+    for at, operand in edges:
+        step = tape.steps[at]
+        if step.name == "conv_general_dilated" and operand == 0:
+            return axis in step.eqn.params["dimension_numbers"].lhs_spec[2:]
+        if step.name == "slice":
+            starts.add(step.eqn.params["start_indices"][axis])
+    return len(starts) > 1
+
+
+def _shifted(axis: int, by: int, cyclic: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
+    moved = np.roll(d, by, axis)
+    if not cyclic:
+        np.moveaxis(moved, axis, 0)[0 if by > 0 else -1] = 0
+    return moved
 
 
 def _turns(shape: tuple[int, ...]) -> Iterator[tuple[str, Turn]]:

@@ -1,0 +1,147 @@
+"""Whether the judge names the mistakes of the kill matrix: what ``check_vjp`` says first of each of them.
+
+A mistake counts as named where what is said first of every wrong array has one of the words below in it;
+where several explanations fit equally, the judge names them together. Nothing tells it what was planted. It
+is asked at the matrix's points; about a mask with ≥ at those with a unit on the kink, where alone it differs
+and is said in a note; and where a wrong formula cannot be computed because its shapes clash, at points where
+all axes have one length. One whose shapes clash there too, or in a Jacobian, needs no judge.
+"""
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.formulas.border import InputError
+from manual_grad.lectures.entries import Draw
+from manual_grad.verify import mistakes, mutants
+from manual_grad.verify.check import check_vjp
+from manual_grad.verify.kill_matrix import FLOAT64, Target, alive
+from manual_grad.verify.kink import at_the_kink
+from manual_grad.verify.mutants import Mutant, mutants_of
+from manual_grad.verify.problem import Problem, answer_in_order, pose
+
+MORE_DRAWS = 5  # where a mistake shows nothing, or its shapes clash
+_SCALE = "scaled by|mean for sum|summed instead of averaged"
+_MASK = "mask|derivative of ReLU"
+_TURNED = "rotated|flipped|reversed"
+_MOVED = "transpos|permuted"
+_SLOPE = "derivative|slope|a path is missing|power"
+_TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for|NaN"
+# What is true of each kind of mistake, as a pattern.
+WORDS: dict[str, str] = {
+    mistakes.SIGN: "sign flipped|mask inverted",
+    mutants.ZERO: "zero|a path is missing|nothing flows",
+    mutants.NO_MEAN: "1/N is missing|summed where|summed instead",
+    mutants.MEAN_TWICE: "mean for sum|there twice",
+    mutants.NO_COTANGENT: "cotangent",
+    mutants.LAST_DROPPED: "dropped",
+    mistakes.SUM_MISSING: "not summed|only the diagonal counts",
+    mistakes.MEAN_FOR_SUM: "mean for sum|there twice",
+    mistakes.TRANSPOSED: _MOVED,
+    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors swapped|of log",
+    mistakes.NO_MASK: _MASK,
+    mistakes.WRONG_MASK: "mask taken from the wrong",
+    mistakes.MASK_GE: "≥",
+    mistakes.NO_OFF_DIAGONAL: "off-diagonal",
+    mistakes.P_SWAPPED: "cases swapped",
+    mistakes.NOT_ROTATED: _TURNED,
+    mistakes.ROTATED_TWICE: _TURNED,
+    mistakes.GRADIENT_TURNED: _TURNED,
+    mistakes.PADDING: "off by one",
+    mistakes.STRIDE: "stride",
+    mistakes.DILATION: "dilation",
+    mistakes.BIAS_AXES: "axes|axis",
+    mistakes.SLOPE: _SLOPE,
+    mistakes.FACTOR: f"factor|{_SCALE}",
+    mistakes.TERM: _TERM,
+    "last chunk dropped": "dropped|a path is missing",
+    "groups mixed up": "group|permuted|wrong places",
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the judge said of one mutant.
+
+    Attributes:
+        tag, formula, mutant, says: as in :class:`manual_grad.verify.kill_matrix.Row`.
+        diagnosis: what was said of each wrong array; nothing of a formula that cannot be computed at all.
+        first: whether the true cause comes first for every wrong array; None where nothing could be judged.
+    """
+
+    tag: str
+    formula: str
+    mutant: str
+    says: str
+    diagnosis: tuple[str, ...]
+    first: bool | None
+
+
+def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> list[Named]:
+    """Ask the judge about every mutant of a target's formulas; a value's have no gradient and are not asked.
+
+    Args:
+        target: from :func:`manual_grad.verify.kill_matrix.targets`.
+        seed: with the tag, it decides the random inputs.
+        mutate: makes the mutants of a claim.
+    Returns:
+        What was said of each.
+    """
+    if target.claim.kind == "value":
+        return []
+    claim = replace(target.claim, formulas={way: target.claim.formulas[way] for way in target.formulas})
+    origin = [seed, zlib.crc32(target.tag.encode()), target.number]
+    usual, kinked = alive(claim, "real", origin)[1], alive(at_the_kink(claim), "real", origin)[1]
+    found = []
+    for mutant in mutate(claim, usual):
+        said = _said(kinked if mutant.kind == mistakes.MASK_GE else usual, mutant)
+        clashes = said is None and claim.kind == "gradient"
+        for attempt in range(MORE_DRAWS):
+            if said or (said is None and not clashes):
+                break
+            rng = np.random.default_rng([*origin, 20 + attempt])
+            draw = Draw(rng, FLOAT64, "square" if clashes else "real", symmetric=False)
+            said = _said(pose(claim, draw), mutant)
+        first = all(re.search(WORDS[mutant.kind], phrase) for _, phrase in said) if said else None
+        diagnosis = tuple(f"{name}: {phrase}" for name, phrase in said or ())
+        found.append(Named(target.tag, mutant.formula, mutant.kind, mutant.says, diagnosis, first))
+    return found
+
+
+def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
+    """Each wrong array and what was said of it; of a mask on the kink the note; None where it raises."""
+    claim = problem.claim
+    movable = claim.at is None and all(name in problem.inputs for name in claim.wrt)
+    if mutant.kind == mistakes.MASK_GE and not movable:
+        return None  # what is told of a kink is told beside it
+
+    def forward(*args: Any) -> tuple[Any, tuple]:
+        return problem.forward(*args), args
+
+    def backward(args: tuple, dout: Any) -> tuple:
+        inputs = {**problem.inputs, **dict(zip(claim.wrt, args, strict=True))} if movable else problem.inputs
+        if claim.kind == "gradient":
+            return answer_in_order(claim, mutant.function, dout, inputs)
+        jacobians = answer_in_order(claim, mutant.function, None, inputs)
+        return jax.tree.map(lambda J: jnp.tensordot(dout, J, dout.ndim), jacobians)
+
+    try:
+        report = check_vjp(
+            forward, backward, *problem.primals, names=claim.wrt, draws=2 if movable else 1,
+            reference=problem.forward,
+        )  # fmt: skip
+    except InputError as error:
+        if " raised " not in str(error):
+            raise
+        return None
+    wrong = [(finding.name, finding.diagnosis) for finding in report.findings if not finding.ok]
+    if not wrong and mutant.kind == mistakes.MASK_GE:
+        notes = [note.partition(": ") for note in report.notes if "on the kink itself" in note]
+        return [(name, said) for name, _, said in notes]
+    return wrong
