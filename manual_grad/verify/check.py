@@ -197,6 +197,7 @@ def check_vjp(
     bwd: Callable[..., Any],
     *args: Any,
     reference: Callable[..., Any] | str | None = None,
+    argnums: Sequence[int] | int | None = None,
     seed: int = 0,
     draws: int = 3,
     names: Sequence[str] | None = None,
@@ -210,6 +211,7 @@ def check_vjp(
         *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they stay what they are.
         reference: the forward function in plain JAX, ``reference(*args)`` giving ``out``, or the name of one
             of the lectures'; without it JAX differentiates ``fwd`` itself.
+        argnums: the positions of the arguments that ``bwd`` differentiates by; all floating-point ones.
         seed: decides the cotangents and the points near the given one.
         draws: how many cotangents, each at its own point: the given one, and others near it.
         names: what to call the arguments; the parameters' names.
@@ -229,7 +231,7 @@ def check_vjp(
     who = "check_vjp"
     _require_settings(who, {"fwd": fwd, "bwd": bwd}, seed, draws)
     shown = _names(who, fwd, args, names)
-    positions = _positions(who, args, shown, None)
+    positions = _positions(who, args, shown, argnums)
 
     def forward(*args: Any) -> tuple[Any, Any]:
         pair = fwd(*args)
@@ -466,8 +468,10 @@ def _entries(question: _Question, got: Any) -> list[Any]:
     if len(got) == count and not (len(got) == len(question.args) and count < len(got)):
         return list(got)
     if len(got) != len(question.args):
-        hint = "; argnums says which are differentiated by" if question.scalar else ""
-        raise InputError(f"{who}: {judged} returned {len(got)} gradients, expected {count}: ({names}){hint}")
+        raise InputError(
+            f"{who}: {judged} returned {len(got)} gradients, expected {count}: ({names}); "
+            "argnums says which are differentiated by"
+        )
     for i, entry in enumerate(got):
         nothing = entry is None or getattr(entry, "dtype", None) == jax.dtypes.float0
         if i not in positions and not nothing:

@@ -17,7 +17,7 @@ import numpy as np
 from manual_grad.verify.evidence import Evidence, factor_of, named_scales
 from manual_grad.verify.nearby import batch
 from manual_grad.verify.planting import constant_said, planted_mistakes
-from manual_grad.verify.truth import Point, at_values, pulled
+from manual_grad.verify.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
@@ -188,11 +188,18 @@ def transposed_factor_elsewhere(e: Evidence) -> str:
     """The gradient that a linear function hands to an array of another shape, a factor being transposed."""
     if e.got.ndim != e.want.ndim or e.got.shape == e.want.shape:
         return ""
-    for other, i in enumerate(e.point.wrt):
-        value = np.asarray(e.point.values[i])
-        if other == e.leaf or value.ndim != 2 or value.shape[0] == value.shape[1]:
+    for i, leaf in enumerate(e.point.values):
+        if (
+            i == e.point.wrt[e.leaf]
+            or not is_float(leaf)
+            or np.ndim(leaf) != 2
+            or len(set(np.shape(leaf))) == 1
+        ):
             continue
-        larger = [w - a + b for w, a, b in zip(e.want.shape, value.shape, value.shape[::-1], strict=False)]
+        value = np.asarray(leaf)
+        larger = [
+            w - a + b for w, a, b in zip(e.want.shape, value.shape, reversed(value.shape), strict=False)
+        ]
         for shape in dict.fromkeys([e.got.shape, tuple(larger)]):
             values = list(e.point.values)
             values[i], values[e.point.wrt[e.leaf]] = jax.numpy.asarray(value.T), jax.numpy.zeros(shape)
@@ -201,7 +208,7 @@ def transposed_factor_elsewhere(e: Evidence) -> str:
             except Exception:  # the function may raise anything for shapes that are not its own
                 continue
             if np.any(want) and e.same(e.got, want):
-                return f"transposed: {e.names[other]} is used for its transpose; {_shapes(e)}"
+                return f"transposed: {e.point.names[i]} is used for its transpose; {_shapes(e)}"
     return ""
 
 
@@ -515,9 +522,8 @@ def label_not_subtracted(e: Evidence) -> str:
 
 def transposed_factor(e: Evidence) -> str:
     """The truth with another argument transposed or turned around."""
-    for other, i in enumerate(e.point.wrt):
-        value = e.point.values[i]
-        if other == e.leaf or np.ndim(value) == 0:
+    for i, value in enumerate(e.point.values):
+        if i == e.point.wrt[e.leaf] or not is_float(value) or np.ndim(value) == 0:
             continue
         for phrase, turned in _turned(np.asarray(value)):
             values = list(e.point.values)
@@ -526,9 +532,9 @@ def transposed_factor(e: Evidence) -> str:
             def ask(values: list = values) -> list[np.ndarray]:
                 return pulled(at_values(e.point, values))
 
-            want = e.once(f"{phrase} {other}", ask)[e.leaf]
+            want = e.once(f"{phrase} {i}", ask)[e.leaf]
             if not e.same(want, e.want) and e.same(e.got, want):
-                return phrase.format(e.names[other])
+                return phrase.format(e.point.names[i])
     return ""
 
 

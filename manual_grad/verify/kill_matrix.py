@@ -252,8 +252,8 @@ def _by_oracles(
     ]
     if "exact" in oracles and claim.polynomial:
         points = exact_points(claim, np.random.default_rng([*origin, 1]), draws=6)
-        alive = [point for point in points if _shows(claim, *point[:2])] or points
-        found += [_Question("exact", d, i, _against(claim, want, exactly=True)) for d, i, want in alive[:2]]
+        showing = [point for point in points if _shows(claim, *point[:2])] or points
+        found += [_Question("exact", d, i, _against(claim, want, exactly=True)) for d, i, want in showing[:2]]
     if "symbolic" in oracles and definition_of(claim) is not None:
         tiny = pose_tiny(claim, np.random.default_rng([*origin, 3]))
         if not _shows(claim, tiny.dout, tiny.inputs):

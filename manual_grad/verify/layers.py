@@ -1,5 +1,6 @@
 """Mistakes between layers: the slope of another layer's activation, values recomputed without a mask."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from manual_grad.verify.truth import is_float
 
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
+ARRAYS_UP_TO = 60  # of one shape, among which activations are looked for
 MOST_ALIKE = 8  # activations of one kind that are held against each other
 
 
@@ -138,15 +140,23 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                         f"the derivative of {mine.name} is left out of what flows back through {place}",
                         changes,
                     )
-        layers = sorted(group[:MOST_ALIKE], key=lambda activation: activation.end)
-        for order in _orders(len(layers)):
-            swapped = [
-                (mine, layers[k]) for mine, k in zip(layers, order, strict=True) if mine is not layers[k]
-            ]
-            what = "mask" if layers[0].is_mask else "derivative"
-            phrase = f"{what} taken from the wrong layer (of {layers[0].name})"
-            every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
-            yield Plant(f"{phrase}, in all layers", _together(every))
+        yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
+
+
+def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Plant]:
+    """Every layer's slope taken from another layer; activations of the same values are one layer's."""
+    layers: list[_Activation] = []
+    layer_of = {}
+    for mine in sorted(group, key=lambda activation: activation.end):
+        alike = [k for k, other in enumerate(layers) if np.array_equal(mine.slope, other.slope)]
+        layer_of[mine] = alike[0] if alike else len(layers)
+        layers += [] if alike else [mine]
+    what = "mask" if group[0].is_mask else "derivative"
+    for order in _orders(len(layers)):
+        swapped = [(mine, layers[order[k]]) for mine, k in layer_of.items() if order[k] != k]
+        every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
+        phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
+        yield Plant(phrase, _together(every))
 
 
 # Well-known activations: their values, and their slopes.
@@ -159,24 +169,46 @@ KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray]
 
 def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """A well-known activation, in however many steps it is computed, with another slope."""
-    known: dict[str, list[_Activation]] = {}
-    for found in _activations(tape, ends=6):
-        z, a = (np.asarray(tape.values[slot]) for slot in (found.start, found.end))
-        for name, (value, _) in KNOWN.items():
-            if np.allclose(a, value(z), rtol=1e-9, atol=1e-12):
-                known.setdefault(name, []).append(found)
-    for name, mine in known.items():
-        mine = sorted(mine, key=lambda found: found.end)
+    for name, pairs in _known(tape).items():
         for said, slope in _slopes_mistaken(name).items():
-            every = [
-                _instead(tape, found, partial(_with_slope, partial(_slope_at, found, slope)))
-                for found in mine
-            ]
+            every = [_with_another_slope(tape, start, end, slope) for start, end in pairs]
             phrase = f"the derivative of {name} is {said}"
             yield Plant(phrase, _together(every))
             if len(every) > 1:
                 yield Plant(f"{phrase}, but in the last layer", _together(every[:-1]))
                 yield from (Plant(f"{phrase} in one place", changes) for changes in every)
+
+
+def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
+    """The values that a well-known activation makes of another, recognised by their entries."""
+    found: dict[str, list[tuple[Slot, Slot]]] = {}
+    made = made_by(tape)
+    for slots in arrays_by_shape(tape).values():
+        active = [slot for slot in slots if slot in tape.active][:ARRAYS_UP_TO]
+        for start, (name, (value, _)) in itertools.product(active, KNOWN.items()):
+            if start not in users_of(tape):
+                continue
+            wanted = value(np.asarray(tape.values[start]))
+            for end in active:
+                if end > start and end in made and np.allclose(tape.values[end], wanted, 1e-9, 1e-12):
+                    found.setdefault(name, []).append((start, end))
+                    break
+    return found
+
+
+def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> Changes:
+    """Nothing flows back by the steps from one value to the other; by this slope it does."""
+    at_end = (made_by(tape)[end], -1)
+
+    def kept(p: Passing) -> np.ndarray:
+        p.notes[at_end] = p.right
+        return np.zeros_like(p.right)
+
+    def handed(p: Passing, d: np.ndarray) -> np.ndarray:
+        z, a = (np.asarray(p.tape.values[slot]) for slot in (start, end))
+        return d + p.notes.get(at_end, 0.0) * slope(z, a)
+
+    return {**arriving(tape, start, handed), at_end: kept}
 
 
 def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
@@ -186,10 +218,6 @@ def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], 
         "taken at its output instead of its input": lambda z, a: KNOWN[name][1](a),
         **{f"wrong: {formula}": slope for formula, slope in SLOPES_MISTAKEN[name].items()},
     }
-
-
-def _slope_at(found: _Activation, slope: Callable, tape: Tape) -> np.ndarray:
-    return slope(np.asarray(tape.values[found.start]), np.asarray(tape.values[found.end]))
 
 
 def _together(several: Sequence[Changes]) -> Changes:
@@ -209,24 +237,25 @@ def _masks_elsewhere(
     """A mask that is 1 where something else is positive: the gradient, or another value."""
     phrase = f"mask taken from the wrong place (of {mine.name}): where"
     for of_one in (False, True):
-        positive = partial(_where_positive, of_one)
-        yield Plant(f"{phrase} the gradient is positive", _instead(tape, mine, positive))
+        changes = _instead(tape, mine, partial(_where_positive, of_one))
+        yield Plant(f"{phrase} the gradient is positive", changes)
     made = made_by(tape)
-    computed = [slot for slot in arrays_by_shape(tape).get(mine.slope.shape, ()) if slot in made]
-    for slot in computed[: 2 * MOST_ALIKE]:
+    alike = sorted(arrays_by_shape(tape).get(mine.slope.shape, ()), key=lambda slot: slot not in made)
+    for slot in alike[: 2 * MOST_ALIKE]:
         positive = np.asarray(tape.values[slot]) > 0
-        if slot in tape.active and not any(np.array_equal(positive, other.slope > 0) for other in group):
+        known = positive.all() or any(np.array_equal(positive, other.slope > 0) for other in group)
+        if slot in tape.active and not known:
             yield Plant(
                 f"{phrase} {said_of(tape, e, slot)} is positive",
                 _instead(tape, mine, partial(_where_value_is_positive, slot)),
             )
 
 
-def _activations(tape: Tape, ends: int = 3) -> Iterator[_Activation]:
+def _activations(tape: Tape) -> Iterator[_Activation]:
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys(), reverse=True):
         if np.size(tape.values[slot]) > 1:
-            for end in ends_of(tape, users, slot)[:ends]:
+            for end in ends_of(tape, users, slot)[:3]:
                 found = _between(tape, users, slot, end)
                 if found is not None:
                     yield found
@@ -363,8 +392,8 @@ def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int) -> _Error | None:
     return None
 
 
-def _mistaken(slot: Slot, axis: int, wrong: Callable, tape: Tape, d: np.ndarray) -> np.ndarray:
-    found = _error(tape, slot, d, axis)
+def _mistaken(slot: Slot, axis: int, wrong: Callable, p: Passing, d: np.ndarray) -> np.ndarray:
+    found = _error(p.tape, slot, d, axis)
     return np.full_like(d, np.nan) if found is None else found.c * wrong(found.p, found.y)
 
 

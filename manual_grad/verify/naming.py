@@ -44,7 +44,7 @@ WORDS: dict[str, str] = {
     mistakes.SUM_MISSING: "not summed|only the diagonal counts",
     mistakes.MEAN_FOR_SUM: "mean for sum|there twice",
     mistakes.TRANSPOSED: _MOVED,
-    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors swapped|of log",
+    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log|infinite",
     mistakes.NO_MASK: _MASK,
     mistakes.WRONG_MASK: "mask taken from the wrong",
     mistakes.MASK_GE: "≥",
@@ -61,7 +61,7 @@ WORDS: dict[str, str] = {
     mistakes.FACTOR: f"factor|{_SCALE}",
     mistakes.TERM: _TERM,
     "last chunk dropped": "dropped|a path is missing",
-    "groups mixed up": "group|permuted|wrong places",
+    "groups mixed up": "axis 3",
 }
 
 
@@ -116,16 +116,17 @@ def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> li
 
 def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
     """Each wrong array and what was said of it; of a mask on the kink the note; None where it raises."""
-    claim = problem.claim
-    movable = claim.at is None and all(name in problem.inputs for name in claim.wrt)
+    claim, at = problem.claim, problem.at
+    movable = claim.at is None and all(name in problem.inputs for name in at)
     if mutant.kind == mistakes.MASK_GE and not movable:
         return None  # what is told of a kink is told beside it
+    names = [*claim.wrt, *(n for n, v in at.items() if n not in claim.wrt and isinstance(v, jax.Array))]
 
-    def forward(*args: Any) -> tuple[Any, tuple]:
-        return problem.forward(*args), args
+    def reference(*args: Any) -> Any:
+        return claim.reference(**{**at, **dict(zip(names, args, strict=True))})
 
     def backward(args: tuple, dout: Any) -> tuple:
-        inputs = {**problem.inputs, **dict(zip(claim.wrt, args, strict=True))} if movable else problem.inputs
+        inputs = {**problem.inputs, **dict(zip(names, args, strict=True))} if movable else problem.inputs
         if claim.kind == "gradient":
             return answer_in_order(claim, mutant.function, dout, inputs)
         jacobians = answer_in_order(claim, mutant.function, None, inputs)
@@ -133,8 +134,8 @@ def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
 
     try:
         report = check_vjp(
-            forward, backward, *problem.primals, names=claim.wrt, draws=2 if movable else 1,
-            reference=problem.forward,
+            lambda *args: (reference(*args), args), backward, *(at[name] for name in names), names=names,
+            argnums=range(len(claim.wrt)), draws=2 if movable else 1, reference=reference,
         )  # fmt: skip
     except InputError as error:
         if " raised " not in str(error):

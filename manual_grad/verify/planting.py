@@ -31,6 +31,7 @@ from manual_grad.verify.layers import (
 from manual_grad.verify.plants import Plant, denominators, made_by, said_of, too_few_or_many
 from manual_grad.verify.slopes import (
     loops,
+    masks_left_out,
     paths,
     powers,
     slopes_left_out,
@@ -61,6 +62,7 @@ from manual_grad.verify.windows import (
     kernels_turned_together,
     overlaps,
     slices_lost,
+    spread_ignored,
     windows_shifted,
 )
 
@@ -347,6 +349,7 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (sums_on_the_way_back, 0),
     (slopes_left_out, 0),
+    (masks_left_out, 0),
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
@@ -360,6 +363,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
+    (spread_ignored, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),

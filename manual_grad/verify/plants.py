@@ -187,16 +187,16 @@ def stop(*edges: Edge) -> Changes:
     return dict.fromkeys(edges, nothing)
 
 
-def arriving(tape: Tape, slot: Slot, change: Callable[[Tape, np.ndarray], np.ndarray]) -> Changes:
+def arriving(tape: Tape, slot: Slot, change: Callable[[Passing, np.ndarray], np.ndarray]) -> Changes:
     """A change of all that comes back to a value, by whatever steps."""
     made = made_by(tape)
     if slot in made:
-        return {(made[slot], -1): lambda p: change(p.tape, p.right)}
+        return {(made[slot], -1): lambda p: change(p, p.right)}
     *others, last = sorted(users_of(tape)[slot], reverse=True)
 
     def gathered(p: Passing) -> np.ndarray:
         p.notes[slot] = p.notes.get(slot, 0.0) + p.right
-        return change(p.tape, p.notes[slot]) if p.edge == last else np.zeros_like(p.right)
+        return change(p, p.notes[slot]) if p.edge == last else np.zeros_like(p.right)
 
     return dict.fromkeys([*others, last], gathered)
 

@@ -115,6 +115,15 @@ def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
         yield from _everywhere(phrase, edges, left_out)
 
 
+def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """All masks of several kinds left out together, as those of a clip are."""
+    found = {name: edges for name, edges in elementwise(tape).items() if name in MASKS and name != "mul"}
+    if len(found) > 1:
+        names = " and ".join(SAID.get(name, name) for name in found)
+        every = itertools.chain.from_iterable(found.values())
+        yield Plant(f"missing mask (of {names})", dict.fromkeys(every, left_out))
+
+
 def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """The slope of an elementwise step applied twice, taken at the wrong place, or another one."""
     found = elementwise(tape)

@@ -182,7 +182,8 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
     def size(some: tuple) -> float:
         return float(np.prod([shape[axis] for axis in some]))
 
-    for wrong in [(axis,) for axis in range(len(shape))] + [tuple(range(len(shape)))]:
+    every = range(len(shape))
+    for wrong in itertools.chain.from_iterable(itertools.combinations(every, n + 1) for n in every):
         if wrong != axes:
             phrase = (
                 f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
@@ -308,9 +309,13 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
                         {edge: lambda p: p.right - p.cotangent})  # fmt: skip
             yield Plant("the derivative of the cumulative sum is left out", {edge: left_out})
         elif step.name == "gather" and edge[1] == 0:
-            yield Plant("repeated indices are overwritten instead of added up", {edge: _overwritten})
+            yield Plant("repeated indices are overwritten instead of added up", {edge: overwritten})
             yield Plant("of repeated indices only the first counts, they are not added up",
-                        {edge: lambda p: _overwritten(p, -1)})  # fmt: skip
+                        {edge: lambda p: overwritten(p, -1)})  # fmt: skip
+            same = [x for x in users_of(tape)[step.ins[0]] if tape.steps[x[0]].name == "gather"]
+            if len(same) > 1 and edge == same[0]:
+                yield Plant("repeated indices are overwritten instead of added up",
+                            dict.fromkeys(same, overwritten))  # fmt: skip
         elif step.name in ("reduce_max", "reduce_min"):
             for said, pick in ENTRIES_PICKED.items():
                 yield Plant(
@@ -383,7 +388,8 @@ def _cumulated(p: Passing) -> np.ndarray:
     return np.flip(d, params["axis"]) if params["reverse"] else d
 
 
-def _overwritten(p: Passing, order: int = 1) -> np.ndarray:
+def overwritten(p: Passing, order: int = 1) -> np.ndarray:
+    """What a gather hands back where repeated indices are assigned, not added up."""
     step = p.tape.steps[p.edge[0]]
     source = np.arange(p.right.size, dtype=np.float64).reshape(p.right.shape)
     taken = np.asarray(bind(step.eqn, [jax.numpy.asarray(source), *p.operands[1:]])[0])

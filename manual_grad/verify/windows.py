@@ -20,10 +20,10 @@ from manual_grad.verify.plants import (
     said_of,
     users_of,
 )
+from manual_grad.verify.sums import overwritten
 from manual_grad.verify.tape import (
     COMPILED,
     ELEMENTWISE,
-    Change,
     Changes,
     Edge,
     Passing,
@@ -50,13 +50,17 @@ def overlaps(tape: Tape, e: Evidence) -> Iterator[Plant]:
         windows = [edge for edge in edges if tape.steps[edge[0]].name in PICKING and edge[1] == 0]
         for order in (windows, windows[::-1]) if len(windows) > 1 else ():
             covered = np.zeros(tape.shape(slot), bool)
-            changes: dict[Edge, Change] = {}
+            changes: dict[Edge, partial] = {}
             for edge in reversed(order):
                 mine = touched(tape, edge)
                 changes[edge] = partial(_outside, covered)
                 covered = covered | mine
             which = "last" if order is windows else "first"
             yield Plant(_counted(which, said_of(tape, e, slot)), changes)
+            gathers = {x: c for x, c in changes.items() if tape.steps[x[0]].name == "gather"}
+            if gathers:
+                assigned = {x: partial(_assigned_outside, *c.args) for x, c in gathers.items()}
+                yield Plant("repeated indices are overwritten instead of added up", {**changes, **assigned})
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if edge[1] or step.name not in ("conv_general_dilated", "reduce_window_sum"):
@@ -84,6 +88,10 @@ def touched(tape: Tape, edge: Edge) -> np.ndarray:
 
 def _outside(covered: np.ndarray, p: Passing) -> np.ndarray:
     return np.where(covered, 0.0, p.right)
+
+
+def _assigned_outside(covered: np.ndarray, p: Passing) -> np.ndarray:
+    return np.where(covered, 0.0, overwritten(p))
 
 
 def _windows_assigned(which: str, p: Passing) -> np.ndarray:
@@ -192,6 +200,57 @@ def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 yield Plant(said + f"what comes back to {names}", together)
 
 
+def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A stride or a dilation of the windows taken for 1 on the way back."""
+    for slot, edges in users_of(tape).items():
+        slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"]
+        if not slices:
+            continue
+        starts = np.array([tape.steps[at].eqn.params["start_indices"] for at, _ in slices])
+        strides = np.array(
+            [tape.steps[at].eqn.params["strides"] or (1,) * len(starts[0]) for at, _ in slices]
+        )
+        closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
+        for setting, (at, by) in {
+            "stride": (starts, np.ones_like(strides)),
+            "dilation": (closer, strides),
+        }.items():
+            if np.any(at != starts) or np.any(by != strides):
+                changes = {edge: partial(_cut_out, at[i], by[i]) for i, edge in enumerate(slices)}
+                said = f"what comes back to {said_of(tape, e, slot)} is not spread apart"
+                yield Plant(f"{setting} ignored on the way back: {said}", changes)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name == "conv_general_dilated" and edge[1] == 0:
+            for setting, name in (("stride", "window_strides"), ("dilation", "rhs_dilation")):
+                if max(step.eqn.params[name]) > 1:
+                    changes = {edge: partial(_with_setting_1, name)}
+                    yield Plant(f"{setting} ignored on the way back of a convolution", changes)
+
+
+def _cut_out(starts: np.ndarray, strides: np.ndarray, p: Passing) -> np.ndarray:
+    """What a slice hands back, had it been cut out there."""
+    whole = np.zeros_like(p.right)
+    sizes = p.cotangent.shape
+    cut = [slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, sizes, strides, strict=True)]
+    whole[tuple(cut)] = p.cotangent
+    return whole
+
+
+def _with_setting_1(setting: str, p: Passing) -> np.ndarray:
+    """What a convolution hands back, had it this setting at 1; its first results."""
+    step = p.tape.steps[p.edge[0]]
+    params = {**step.eqn.params, setting: (1,) * len(step.eqn.params[setting])}
+    kernel = jax.numpy.asarray(p.operands[1])
+
+    def forward(x: Any) -> Any:
+        out = step.eqn.primitive.bind(x, kernel, **params)
+        return out[tuple(slice(n) for n in p.cotangent.shape)]
+
+    x = jax.numpy.asarray(p.operands[0])
+    return np.asarray(jax.vjp(forward, x)[1](jax.numpy.asarray(p.cotangent))[0])
+
+
 def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
     """Whether a convolution's image has this axis, or windows are cut out along it."""
     starts = set()
@@ -204,7 +263,7 @@ def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
     return len(starts) > 1
 
 
-def _shifted(axis: int, by: int, cyclic: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
+def _shifted(axis: int, by: int, cyclic: bool, p: Passing, d: np.ndarray) -> np.ndarray:
     moved = np.roll(d, by, axis)
     if not cyclic:
         np.moveaxis(moved, axis, 0)[0 if by > 0 else -1] = 0
@@ -222,6 +281,17 @@ def _turns(shape: tuple[int, ...]) -> Iterator[tuple[str, Turn]]:
                 "transposed: {} is used for its transpose on the way back",
                 partial(np.swapaxes, axis1=a, axis2=b),
             )
+    if len(shape) == 4 and shape[0] != shape[1]:
+        cut = "transposed: {} is used for its transpose on the way back, cut or filled up to its shape"
+        yield cut, _transposed_to_fit
+
+
+def _transposed_to_fit(kernel: np.ndarray) -> np.ndarray:
+    """The first two axes swapped, cut or filled up with zeros where they differ."""
+    fitting = np.zeros_like(kernel)
+    n = min(kernel.shape[:2])
+    fitting[:n, :n] = kernel[:n, :n].swapaxes(0, 1)
+    return fitting
 
 
 def _rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
