@@ -31,7 +31,7 @@ def test_a_broken_formula_is_named(family, tmp_path):
     path = tmp_path / "manual_grad" / "formulas" / f"{family}.py"
     assert path.read_text().count(right) == 1
     path.write_text(path.read_text().replace(right, wrong))
-    words = [sys.executable, "-m", "manual_grad", "verify", "--quick", "--tag", tag]
+    words = [sys.executable, "-m", "manual_grad", "verify", "--oracle", "reverse", "--tag", tag]
     done = subprocess.run(
         words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )

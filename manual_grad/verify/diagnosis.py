@@ -570,6 +570,16 @@ def constant_added(e: Evidence) -> str:
     return ""
 
 
+def itself_added(e: Evidence) -> str:
+    """Off by a multiple of the argument."""
+    value, difference = np.asarray(e.point.at[e.leaf]), e.got - e.want
+    square = float(np.vdot(value, value))
+    factor = float(np.vdot(value, difference)) / square if square else 0.0
+    if not factor or not e.same(difference, factor * value):
+        return ""
+    return f"a term too many: {factor:.4g} times {e.names[e.leaf]} itself, as of a penalty, is added"
+
+
 def _subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
     return [s for r in range(1, len(items) + 1) for s in itertools.combinations(items, r)]
 
@@ -611,5 +621,6 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (transposed_factor_elsewhere, full_for_valid),
     (wrong_shape,),
     *ELSEWHERE,
+    (itself_added,),
     (any_scale, reordered, constant_added),
 )

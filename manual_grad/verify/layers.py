@@ -69,6 +69,7 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
     "sqrt": {
         "1/√z for 1/(2√z)": lambda z, a: 1 / a,
+        "½ for 1/(2√z) (the division by the root is missing)": lambda z, a: np.full_like(z, 0.5),
         "√z/2 for 1/(2√z)": lambda z, a: a / 2,
         "1/(2z) for 1/(2√z)": lambda z, a: 0.5 / z,
         "√z for 1/(2√z)": lambda z, a: a,

@@ -1,5 +1,6 @@
 """What the judge says of the kill matrix's own mutants: the true cause first, without being told it."""
 
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -79,23 +80,32 @@ def test_a_value_has_no_gradient_to_judge():
     assert name_all(Target(tag, 0, value, tuple(value.formulas))) == []
 
 
-def test_the_command_says_what_is_not_named(monkeypatch, capsys):
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["manual-grad", "verify", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_says_what_is_not_named(monkeypatch, run):
     missed = Named("A-04", "mse_bwd", "zero", "y", ("y: no known mistake explains it",), False)
     monkeypatch.setattr(cli_mutants, "name_all", lambda targets, seed: [missed])
     monkeypatch.setattr(cli_mutants, "kill_all", lambda targets, seed: [])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["verify", "--mutants", "--diagnose", "--lecture", "A"])
-    assert stopped.value.code == 1
-    out = " ".join(capsys.readouterr().out.split())
+    code, out, _ = run("--mutants", "--diagnose", "--lecture", "A")
+    assert code == 1
+    out = " ".join(out.split())
     assert "not named: A-04 mse_bwd: zero (y): y: no known mistake explains it" in out
     assert "0 of 1 judged are named first" in out
 
 
-def test_diagnose_goes_with_mutants(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["verify", "--diagnose"])
-    assert stopped.value.code == 2
-    assert "--diagnose goes with --mutants" in capsys.readouterr().err
+def test_diagnose_goes_with_mutants(run):
+    code, _, err = run("--diagnose")
+    assert code == 2
+    assert "--diagnose goes with --mutants" in err
 
 
 def test_the_counts_are_those_of_the_rows(capsys):
