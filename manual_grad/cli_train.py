@@ -57,7 +57,10 @@ def train(
     gradient: Annotated[
         str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="How often every sample is seen.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
@@ -88,8 +91,12 @@ def train(
         str | None,
         typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
     ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
-    process_id: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="How many processes there are. (auto: as found)")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0. (auto: as found)")
+    ] = None,
     timeout: Annotated[
         int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
     ] = 60,
@@ -113,6 +120,8 @@ def train(
     manual-grad train
 
     manual-grad train --gradient both --dtype float64 --epochs 5
+
+    manual-grad train --data mnist --at-least 97.5
 
     manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
 
@@ -284,6 +293,7 @@ def _require_files(**files: Path | None) -> None:
             continue
         folder, shown = path.absolute().parent, f"--{name} is {str(path)!r}"
         require(not path.is_dir(), f"{shown}, a folder; expected a file")
+        require(path.is_file() or not path.exists(), f"{shown}, a device or pipe; expected a file")
         require(folder.is_dir(), f"{shown}, but there is no folder {str(folder)!r}")
         require(os.access(folder, os.W_OK), f"{shown}, but {str(folder)!r} cannot be written")
     save, plot = files["save"], files["plot"]
@@ -308,13 +318,16 @@ def _matplotlib() -> Any:
 
 @contextlib.contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the run to stop where it can be saved; a second one stops it at once."""
-    asked: list[int] = []
+    """Ctrl-C and SIGTERM ask the run to stop where it can be saved; a second one stops it at once.
+
+    Those of the first second count as one: launchers pass on a signal that the process has had already.
+    """
+    asked: list[float] = []
 
     def handle(number: int, frame: Any) -> None:
-        if asked:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > 1:
             raise KeyboardInterrupt
-        asked.append(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -489,12 +502,14 @@ def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
     left, right = figure.subplots(1, 2)
     epochs = [r["epoch"] for r in state.records]
     for axes, name, title in ((left, "train_loss", "train loss"), (right, "test_accuracy", "test accuracy")):
-        axes.plot(epochs, [r[name] for r in state.records], label=settings.sides[0])
+        axes.plot(epochs, [r[name] for r in state.records], ".-", label=settings.sides[0])
         if len(state.sides) > 1:
-            axes.plot(epochs, [r["autodiff"][name] for r in state.records], "--", label="autodiff")
+            axes.plot(epochs, [r["autodiff"][name] for r in state.records], ".--", label="autodiff")
         axes.set(xlabel="epoch", title=f"{title}: {settings.net} on {data}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     left.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:.1%}")
     file = io.BytesIO()
     figure.savefig(file, format=suffix[1:], dpi=150)
     return file.getvalue()

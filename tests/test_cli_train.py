@@ -95,7 +95,9 @@ def test_interrupted_then_resumed_is_one_run(run, monkeypatch):
     def end(*state):
         shown.append(state)
         if len(shown) == 2:
-            os.kill(os.getpid(), endings.pop())
+            ending = endings.pop()
+            os.kill(os.getpid(), ending)
+            os.kill(os.getpid(), ending)  # as a launcher passes it on
 
     monkeypatch.setattr(cli_train, "_show_state", end)
     code, out, error = run(f"{words} --save part.npz")
@@ -164,6 +166,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
             "--coordinator x --num-processes 2 --process-id 0",
             "--coordinator is 'x', expected HOST:PORT or auto",
         ),
+        ("--json /dev/null", "--json is '/dev/null', a device or pipe; expected a file"),
         ("--json no/run.json", "--json is 'no/run.json', but there is no folder"),
         ("--save folder.npz", "--save is 'folder.npz', a folder; expected a file"),
         ("--save params.txt", "--save is 'params.txt', expected a name that ends in .npz"),

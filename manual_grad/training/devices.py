@@ -93,16 +93,18 @@ def _found_cluster(processes: int | None, process: int | None, timeout: int) -> 
 
     given = os.environ.get("JAX_COORDINATOR_ADDRESS"), processes, process
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, timeout)[:3]
+        address, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            *given, None, None, timeout
+        )
     except Exception as error:  # a cluster's environment that is not as its reader expects
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"coordinator is auto, but JAX cannot read this cluster ({reason})") from None
-    if None in found:
+    if address is None or processes is None or process is None:
         raise InputError(
             "coordinator is auto, but JAX finds no cluster in the environment (Slurm, Open MPI, Kubernetes, "
             "Cloud TPU); expected HOST:PORT, and --num-processes and --process-id beside it"
         )
-    return found
+    return address, processes, process
 
 
 def before_abort(act: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""What tests run in processes of their own: python -m tests.training.worker devices, auto, or process PORT K I."""
+"""What tests run in processes of their own: ``devices``, ``auto`` or ``process PORT K I`` says what."""
 
 import hashlib
 import json
