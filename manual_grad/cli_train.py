@@ -92,10 +92,10 @@ def train(
         typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
     ] = None,
     num_processes: Annotated[
-        int | None, typer.Option(help="How many processes there are. (auto: as found)")
+        int | None, typer.Option(help="How many processes there are; auto finds it.")
     ] = None,
     process_id: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0. (auto: as found)")
+        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
     ] = None,
     timeout: Annotated[
         int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
