@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
@@ -27,6 +28,7 @@ from manual_grad.training import devices as devices_
 from manual_grad.training.loop import Outcome, Settings, State
 
 ROWS = 20  # of the table of epochs
+SAVE_EVERY = 60.0  # seconds between two saves of a run that goes on
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
 
 
@@ -55,7 +57,10 @@ def train(
     gradient: Annotated[
         str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="How often every sample is seen.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
@@ -86,26 +91,37 @@ def train(
         str | None,
         typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
     ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
-    process_id: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="How many processes there are; auto finds it.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
+    ] = None,
     timeout: Annotated[
-        int, typer.Option(min=1, help="Seconds for which other processes are waited for.")
+        int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
     ] = 60,
+    at_least: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Exit 1 if the test accuracy ends below so many %.")
+    ] = None,
 ) -> None:
     """Train a network with the hand-derived gradients.
 
     Prints loss and accuracy on held-out samples, epoch by epoch. With [bold]--gradient both[/] formulas and
     autodiff train side by side, from the same start on the same batches, and the first step after which they
-    part is printed, with the arrays that do. Ctrl-C writes what there is to --save; --resume goes on as if
-    it had never stopped, to the bit. A batch that is not whole at the end of an epoch is left out.
+    part is printed, with the arrays that do. --save is written every minute, and when Ctrl-C or SIGTERM stops
+    the run; --resume goes on as if it had never stopped, to the bit. A batch that is not whole at the end of
+    an epoch is left out.
 
-    Exit code 0: trained. 1: the gradients part, or a loss is not finite. 2: bad input. 130: interrupted.
+    Exit code 0: trained. 1: the gradients part, a loss is not finite, the accuracy is below --at-least, or
+    another process is lost. 2: bad input. 130: interrupted.
 
     Examples:
 
     manual-grad train
 
     manual-grad train --gradient both --dtype float64 --epochs 5
+
+    manual-grad train --data mnist --at-least 97.5
 
     manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
 
@@ -128,16 +144,9 @@ def train(
         if coordinator:
             devices_.connect(coordinator, num_processes, process_id, timeout, str(settings))
         outcome, digits, seconds = _run(settings, given)
-    if jax.process_index() == 0:
-        _report(outcome, settings, digits, seconds, json, plot)
     if outcome.status == "deserted":
-        print(f"manual-grad: {_why(outcome, settings, save)}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # JAX would wait for the others, and abort
-    if outcome.status != "finished" and jax.process_index() == 0:
-        raise Stopped(_why(outcome, settings, save), 130 if outcome.status == "interrupted" else 1)
-    codes = {"finished": int(_wrong(outcome.state)), "interrupted": 130, "diverged": 1}
-    raise typer.Exit(codes[outcome.status])
+        _leave(lambda: _conclude(outcome, settings, digits, seconds, given))
+    _conclude(outcome, settings, digits, seconds, given)
 
 
 def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Dataset, float]:
@@ -153,19 +162,79 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Da
             state is None or state.epoch <= settings.epochs,
             f"epochs is {settings.epochs}, but {resume} has {state.epoch if state else 0} behind it",
         )
+        state = state or loop.initial_state(settings, digits)
+        started, saved, reached = time.perf_counter(), [time.perf_counter()], [state]
+
+        def seconds() -> float:
+            return time.perf_counter() - started
+
+        def desert() -> None:
+            _leave(lambda: _conclude(Outcome(reached[0], "deserted"), settings, digits, seconds(), given))
+
+        if jax.process_count() > 1:
+            devices_.before_abort(desert)
+        devices_.require_same("samples, or another run to resume,", checkpoint.checksum(state, digits))
         show("compiling")
-        started = time.perf_counter()
         program = loop.build(settings, digits, mesh)
+
+        def on_step(state: State) -> None:
+            reached[0] = state
+            _show_state(show, state, program)
+
+        def on_epoch(state: State) -> None:
+            if save and jax.process_index() == 0 and time.perf_counter() - saved[0] >= SAVE_EVERY:
+                with contextlib.suppress(OSError):  # the last one says it
+                    checkpoint.save(save, settings, state, digits)
+                saved[0] = time.perf_counter()
+
         with _stop_on_interrupt() as stopping:
             outcome = loop.train(
                 program,
-                state or loop.initial_state(settings, digits),
-                on_step=lambda state: _show_state(show, state, program),
+                state,
+                on_step=on_step,
+                on_epoch=on_epoch,
                 should_stop=lambda: devices_.any_process(stopping()),
             )
-    if save and jax.process_index() == 0:
-        _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
-    return outcome, digits, time.perf_counter() - started
+    return outcome, digits, seconds()
+
+
+def _conclude(
+    outcome: Outcome, settings: Settings, digits: samples.Dataset, seconds: float, given: dict[str, Any]
+) -> None:
+    """Print, write the files, and end with the exit code.
+
+    Where processes are left by others each writes what it has, as process 0 may be the one that is lost.
+    """
+    save, lead, deserted = given.get("save"), jax.process_index() == 0, outcome.status == "deserted"
+    problem = None
+    if save and (lead or deserted):
+        try:
+            _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
+        except InputError as error:
+            problem = error
+    if lead:
+        _report(outcome, settings, digits, seconds, given)
+    if problem:
+        raise problem
+    if outcome.status != "finished" and (lead or deserted):
+        raise Stopped(_why(outcome, settings, save), 130 if outcome.status == "interrupted" else 1)
+    codes = {"finished": int(_wrong(outcome.state) or not _reached(outcome.state, given)), "interrupted": 130}
+    raise typer.Exit(codes.get(outcome.status, 1))
+
+
+_leaving = threading.Lock()
+
+
+def _leave(conclude: Callable[[], None]) -> None:
+    """End a process that others have left: JAX would wait for them, and abort."""
+    if not _leaving.acquire(blocking=False):
+        time.sleep(60)  # another thread is at it
+    try:
+        conclude()
+    except (Stopped, InputError) as error:
+        print(f"manual-grad: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 # ---------------------------------------------------------------- what comes in
@@ -224,6 +293,7 @@ def _require_files(**files: Path | None) -> None:
             continue
         folder, shown = path.absolute().parent, f"--{name} is {str(path)!r}"
         require(not path.is_dir(), f"{shown}, a folder; expected a file")
+        require(path.is_file() or not path.exists(), f"{shown}, a device or pipe; expected a file")
         require(folder.is_dir(), f"{shown}, but there is no folder {str(folder)!r}")
         require(os.access(folder, os.W_OK), f"{shown}, but {str(folder)!r} cannot be written")
     save, plot = files["save"], files["plot"]
@@ -248,19 +318,23 @@ def _matplotlib() -> Any:
 
 @contextlib.contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks the run to stop where it can be saved; a second one stops it at once."""
-    asked: list[int] = []
+    """Ctrl-C and SIGTERM ask the run to stop where it can be saved; a second one stops it at once.
+
+    Those of the first second count as one: launchers pass on a signal that the process has had already.
+    """
+    asked: list[float] = []
 
     def handle(number: int, frame: Any) -> None:
-        if asked:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > 1:
             raise KeyboardInterrupt
-        asked.append(number)
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------- what goes out
@@ -298,16 +372,18 @@ def _report(
     settings: Settings,
     digits: samples.Dataset,
     seconds: float,
-    json: Path | None,
-    plot: Path | None,
+    given: dict[str, Any],
 ) -> None:
     """The table, the verdict, and the files."""
-    state = outcome.state
+    state, json, plot = outcome.state, given.get("json"), given.get("plot")
     console = Console(width=None if sys.stdout.isatty() else 132)
     if state.records:
+        every = math.ceil(len(state.records) / ROWS)
         console.print(digits.source, style="dim", highlight=False, markup=False)
-        console.print(_table(state))
-    for line, style in _lines(outcome, settings, digits.name, seconds):
+        if every > 1:
+            console.print(f"one epoch in {every} is shown, and the last; --json has them all", style="dim")
+        console.print(_table(state, every))
+    for line, style in _lines(outcome, settings, digits.name, seconds, given):
         console.print(line, style=style, highlight=False, markup=False)
     if json:
         content = {
@@ -321,6 +397,8 @@ def _report(
             },
             "status": outcome.status,
             "bad_step": outcome.bad_step,
+            "at_least": given.get("at_least"),
+            "reached": _reached(state, given) if outcome.status == "finished" else None,
             "epochs": _finite(list(state.records)),
             "parted": _finite(state.parted),
             "seconds": round(seconds, 3),
@@ -334,11 +412,9 @@ def _report(
         )
 
 
-def _table(state: State) -> Table:
-    every = math.ceil(len(state.records) / ROWS)
+def _table(state: State, every: int) -> Table:
     both = len(state.sides) > 1
-    title = "Training" + (f", every {every}th epoch (all of them with --json)" if every > 1 else "")
-    table = Table(title=title, title_justify="left")
+    table = Table()
     columns = ["epoch", "train loss", "test accuracy", "seconds"]
     columns += ["autodiff's loss", "its accuracy", "losses apart", "parameters apart"] if both else []
     for name in columns:
@@ -354,7 +430,9 @@ def _table(state: State) -> Table:
     return table
 
 
-def _lines(outcome: Outcome, settings: Settings, data: str, seconds: float) -> Iterator[tuple[str, str]]:
+def _lines(
+    outcome: Outcome, settings: Settings, data: str, seconds: float, given: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
     """The last lines, each with its colour."""
     state, s = outcome.state, settings
     if s.gradient == "both":
@@ -367,6 +445,17 @@ def _lines(outcome: Outcome, settings: Settings, data: str, seconds: float) -> I
             f"{jax.devices()[0].platform}, {seconds:.1f} s)",
             "green",
         )
+    if "at_least" in given and outcome.status == "finished":
+        reached = _reached(state, given)
+        yield (
+            f"at least {given['at_least']:g}%: {'reached' if reached else 'missed'}",
+            ("green" if reached else "bold red"),
+        )
+
+
+def _reached(state: State, given: dict[str, Any]) -> bool:
+    """Whether the last epoch's test accuracy is what --at-least asks for."""
+    return not state.records or 100 * state.records[-1]["test_accuracy"] >= given.get("at_least", 0)
 
 
 def _wrong(state: State) -> bool:
@@ -390,11 +479,8 @@ def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
     epoch, step = outcome.state.epoch + 1, outcome.state.step
     if outcome.status in ("interrupted", "deserted"):
         kept = f"saved: go on with --resume {save}" if save else "nothing was saved: --save was not given"
-        what = (
-            "interrupted"
-            if outcome.status == "interrupted"
-            else f"another process cannot be reached ({outcome.reason[:100]}),"
-        )
+        lost = "another process is lost" + f" ({outcome.reason})" * bool(outcome.reason) + ": stopped"
+        what = "interrupted" if outcome.status == "interrupted" else lost
         return f"{what} in epoch {epoch} of {s.epochs}, after {step} of its steps; {kept}"
     kept = f"the last good parameters are in {save}" if save else "--save would have kept the last good ones"
     at = f"the loss is not finite at step {outcome.bad_step}, in epoch {epoch}"
@@ -416,12 +502,14 @@ def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
     left, right = figure.subplots(1, 2)
     epochs = [r["epoch"] for r in state.records]
     for axes, name, title in ((left, "train_loss", "train loss"), (right, "test_accuracy", "test accuracy")):
-        axes.plot(epochs, [r[name] for r in state.records], label=settings.sides[0])
+        axes.plot(epochs, [r[name] for r in state.records], ".-", label=settings.sides[0])
         if len(state.sides) > 1:
-            axes.plot(epochs, [r["autodiff"][name] for r in state.records], "--", label="autodiff")
+            axes.plot(epochs, [r["autodiff"][name] for r in state.records], ".--", label="autodiff")
         axes.set(xlabel="epoch", title=f"{title}: {settings.net} on {data}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     left.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:.1%}")
     file = io.BytesIO()
     figure.savefig(file, format=suffix[1:], dpi=150)
     return file.getvalue()

@@ -12,7 +12,7 @@ import pytest
 
 from manual_grad import cli, cli_train
 from manual_grad.formulas.mlp import mlp_rows_fwd
-from manual_grad.training import loop
+from manual_grad.training import checkpoint, loop
 from manual_grad.training.networks import NETWORKS
 from tests.training.corners import tiny
 
@@ -90,14 +90,16 @@ def test_both_side_by_side(run, monkeypatch):
 def test_interrupted_then_resumed_is_one_run(run, monkeypatch):
     words = "--epochs 3 --batch-size 2 --optimizer adam"
     assert run(f"{words} --save straight.npz --json straight.json")[0] == 0
-    shown = []
+    shown, endings = [], [signal.SIGTERM, signal.SIGINT]
 
-    def press_ctrl_c(*state):
+    def end(*state):
         shown.append(state)
         if len(shown) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            ending = endings.pop()
+            os.kill(os.getpid(), ending)
+            os.kill(os.getpid(), ending)  # as a launcher passes it on
 
-    monkeypatch.setattr(cli_train, "_show_state", press_ctrl_c)
+    monkeypatch.setattr(cli_train, "_show_state", end)
     code, out, error = run(f"{words} --save part.npz")
     assert (code, out) == (130, "")
     assert error.startswith("manual-grad: interrupted in epoch 1 of 3, after ")
@@ -111,6 +113,30 @@ def test_interrupted_then_resumed_is_one_run(run, monkeypatch):
         assert a | {"seconds": 0} == b | {"seconds": 0}
     shown.clear()
     assert run(words)[2].endswith("nothing was saved: --save was not given\n")
+    assert not endings
+
+
+def test_a_run_is_saved_as_it_goes_on(run, monkeypatch):
+    monkeypatch.setattr(cli_train, "SAVE_EVERY", 0)
+
+    def end_at_once(*state):
+        if os.path.exists("part.npz"):
+            raise RuntimeError("as if the machine went off")
+
+    monkeypatch.setattr(cli_train, "_show_state", end_at_once)
+    with pytest.raises(RuntimeError, match="as if"):
+        run(f"{FAST} --save part.npz")
+    state = checkpoint.restore("part.npz", loop.Settings(epochs=3, batch_size=8), tiny(name="digits"))
+    assert (state.epoch, state.step) == (1, 0)
+
+
+def test_an_accuracy_that_is_asked_for(run):
+    code, out, _ = run(f"{FAST} --at-least 10 --json run.json")
+    assert (code, out.splitlines()[-1]) == (0, "at least 10%: reached")
+    assert content("run.json")["reached"] is True
+    code, out, _ = run("--epochs 1 --batch-size 40 --learning-rate 1e-9 --at-least 99.5 --json run.json")
+    assert (code, out.splitlines()[-1]) == (1, "at least 99.5%: missed")
+    assert content("run.json")["reached"] is False
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run):
@@ -140,6 +166,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
             "--coordinator x --num-processes 2 --process-id 0",
             "--coordinator is 'x', expected HOST:PORT or auto",
         ),
+        ("--json /dev/null", "--json is '/dev/null', a device or pipe; expected a file"),
         ("--json no/run.json", "--json is 'no/run.json', but there is no folder"),
         ("--save folder.npz", "--save is 'folder.npz', a folder; expected a file"),
         ("--save params.txt", "--save is 'params.txt', expected a name that ends in .npz"),
@@ -176,8 +203,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, saved, words, line):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A run of two epochs, and what can go wrong with it: each file's bytes by its name."""
-    from manual_grad.training import checkpoint
-
     folder = tmp_path_factory.mktemp("saved")
     settings, data = loop.Settings(epochs=2, batch_size=8), tiny(name="digits")
     state = loop.train(loop.build(settings, data), loop.initial_state(settings, data)).state
@@ -196,11 +221,12 @@ def test_a_full_disk_is_one_line_and_the_older_file_stays(run, saved):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        code, _, error = run(f"{FAST} --save params.npz")
+        code, out, error = run(f"{FAST} --save params.npz")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
     assert error == "manual-grad: --save: params.npz could not be written: File too large\n"
+    assert "test accuracy" in out.splitlines()[-1], "what the run came to is not lost"
     with open("params.npz", "rb") as file:
         assert file.read() == saved["run.npz"]
     assert os.listdir() == ["params.npz"]

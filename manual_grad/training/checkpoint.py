@@ -29,6 +29,14 @@ def fingerprint(data: Data) -> dict[str, Any]:
     return {"data": data.name, "images": list(images.shape), "checksum": checksum}
 
 
+def checksum(state: State, data: Data) -> int:
+    """What tells a run's start from another: of its samples, where it stands and its parameters."""
+    known = json.dumps([fingerprint(data), state.epoch, state.step]).encode()
+    for leaf in jax.tree.leaves(state.sides):
+        known += np.asarray(leaf).tobytes()
+    return zlib.crc32(known)
+
+
 def save(path: Path, settings: Settings, state: State, data: Data) -> None:
     """Write a run as ``.npz``: ``W1``, ``b1``, … (``manual/W1``, … where both gradients train), and the rest.
 

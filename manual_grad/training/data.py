@@ -176,5 +176,5 @@ def _from_idx(folder: Path) -> Dataset:
     check_own(arrays, folder)
     unlike = unlike_mnist(arrays)
     if unlike:
-        return _dataset("idx", arrays, f"the IDX files in {folder}, not MNIST: {'; '.join(unlike)}")
+        return _dataset("idx", arrays, f"the IDX files in {folder}, not MNIST: {unlike[0]}")
     return _dataset("mnist", arrays, f"MNIST, every file's SHA-256 checked, from the IDX files in {folder}")

@@ -1,10 +1,14 @@
 """The devices of a run: some of one host, or those of several processes that meet at an address."""
 
 import contextlib
+import ctypes
 import errno
 import json
+import os
+import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,34 +51,78 @@ def connect(
 
     Args:
         coordinator: HOST:PORT of process 0, or ``auto``: what JAX finds in the cluster's environment.
-        processes: how many there are.
-        process: which of them this is, from 0.
-        timeout: for how many seconds the others are waited for.
+        processes: how many there are; with ``auto`` None for what JAX finds.
+        process: which of them this is, from 0; the same.
+        timeout: for how many seconds the others are waited for, at the start and whenever one falls silent.
         agreement: what has to be the same for all, such as the settings of the run.
     Raises:
         InputError: the others did not appear in time, were given something else, or the address cannot be
-            used.
+            used; no cluster was found.
     """
-    settings: dict[str, Any] = {"initialization_timeout": timeout, "shutdown_timeout_seconds": timeout}
-    if coordinator != "auto":
-        host, _, port = coordinator.rpartition(":")
-        require(
-            bool(host) and port.isdigit() and 0 < int(port) < 65536,
-            f"coordinator is {coordinator!r}, expected HOST:PORT or auto",
+    if coordinator == "auto":
+        coordinator, processes, process = _found_cluster(processes, process, timeout)
+    host, _, port = coordinator.rpartition(":")
+    require(
+        bool(host) and port.isdigit() and 0 < int(port) < 65536,
+        f"coordinator is {coordinator!r}, expected HOST:PORT or auto",
+    )
+    if processes is None or processes < 1 or process is None or not 0 <= process < processes:
+        raise InputError(
+            f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
+            f"--num-processes beside it, which is {processes}"
         )
-        if processes is None or processes < 1 or process is None or not 0 <= process < processes:
-            raise InputError(
-                f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
-                f"--num-processes beside it, which is {processes}"
-            )
-        settings |= {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        meet((host.strip("[]"), int(port)), processes, process, timeout, agreement)
+    meet((host.strip("[]"), int(port)), processes, process, timeout, agreement)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**settings)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=timeout,
+        )
     except Exception as error:  # what JAX raises differs with the failure and the version
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the processes could not be joined at {coordinator}: {reason}") from None
+
+
+def _found_cluster(processes: int | None, process: int | None, timeout: int) -> tuple[str, int, int]:
+    """Address, number of processes and this one's number, as ``jax.distributed.initialize`` finds them."""
+    from jax._src.clusters import ClusterEnv  # JAX has no public name for it
+
+    given = os.environ.get("JAX_COORDINATOR_ADDRESS"), processes, process
+    try:
+        address, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            *given, None, None, timeout
+        )
+    except Exception as error:  # a cluster's environment that is not as its reader expects
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"coordinator is auto, but JAX cannot read this cluster ({reason})") from None
+    if address is None or processes is None or process is None:
+        raise InputError(
+            "coordinator is auto, but JAX finds no cluster in the environment (Slurm, Open MPI, Kubernetes, "
+            "Cloud TPU); expected HOST:PORT, and --num-processes and --process-id beside it"
+        )
+    return address, processes, process
+
+
+def before_abort(act: Callable[[], Any]) -> None:
+    """Have ``act`` called where JAX would abort this process, as it does when process 0 is lost.
+
+    JAX aborts from a thread of its own and asks nobody. The signal is raised by that thread itself, so that
+    ``act`` runs as any function that a library calls back, while the main thread may hang in a collective.
+    """
+    if os.name != "posix":
+        return
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: act())
+    _handlers.append(handler)  # C keeps no reference
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+
+
+_handlers: list[Any] = []
 
 
 def meet(address: tuple[str, int], processes: int, process: int, timeout: float, agreement: str = "") -> None:
@@ -168,3 +216,18 @@ def any_process(here: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.array(here))))
+
+
+def require_same(what: str, number: int) -> None:
+    """Refuse processes that do not all have the same number for something, such as a checksum.
+
+    Raises:
+        InputError: they differ; all processes raise it.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    found = multihost_utils.process_allgather(np.array(number, np.uint32)).tolist()
+    others = [str(i) for i, their in enumerate(found) if their != found[0]]
+    require(not others, f"process {', '.join(others)} has other {what} than process 0")

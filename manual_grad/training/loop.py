@@ -6,6 +6,7 @@ parameters are found again from an earlier state.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -418,7 +419,13 @@ def train(
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        return Outcome(_on_host(reached[0]), "deserted", reason=str(error).partition("\n")[0])
+        return Outcome(_on_host(reached[0]), "deserted", reason=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what JAX says, without the places in its source."""
+    line = re.sub(r"\[?external/\S+\]? ?", "", str(error).partition("\n")[0])
+    return line if len(line) < 100 else f"{line[:100]}…"
 
 
 def _train(

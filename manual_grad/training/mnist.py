@@ -64,7 +64,9 @@ def _quiet_tfds() -> Iterator[Any]:
         from tensorflow_datasets.image_classification import mnist
     except ImportError as error:
         missing = f"MNIST is prepared by tensorflow-datasets, which cannot be imported ({error})"
-        raise MissingExtra(f"{missing}: pip install 'manual-grad[mnist]'") from None
+        raise MissingExtra(
+            f"{missing}: pip install 'manual-grad[mnist]', or give its four IDX files with --mnist-source DIR"
+        ) from None
     tfds.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

@@ -93,14 +93,19 @@ def mlp_autodiff(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
 
 
 def cnn_initial(image: Sequence[int], K: int, seed: int, dtype: Any) -> Params:
-    """Two 3×3 convolutions of 8 and 16 channels, 64 hidden units, K classes: He's rule, biases 0.
+    """Two convolutions of 8 and 16 channels, 64 hidden units, K classes: He's rule, biases 0.
+
+    Their kernels are 5×5, and 3×3 on images below 20 pixels: nothing pools, so the kernels alone decide how
+    far a unit sees.
 
     >>> {name: p.shape for name, p in cnn_initial((8, 8), 10, 0, "float32").items() if name[0] != "b"}
     {'K1': (3, 3, 1, 8), 'K2': (3, 3, 8, 16), 'W4': (256, 64), 'W5': (64, 10)}
+    >>> cnn_initial((28, 28), 10, 0, "float32")["K2"].shape
+    (5, 5, 8, 16)
     """
     rng = np.random.default_rng([seed, 0])
     require(min(image) >= 5, f"cnn: the images are {image[0]}×{image[1]}, expected at least 5×5")
-    f, l1, l2, l4 = 3, 8, 16, 64
+    f, l1, l2, l4 = 5 if min(image) >= 20 else 3, 8, 16, 64
     flat = (image[0] - 2 * f + 2) * (image[1] - 2 * f + 2) * l2
     shapes = (f, f, 1, l1), (l1,), (f, f, l1, l2), (l2,), (flat, l4), (l4,), (l4, K), (K,)
     arrays = [_he(rng, *shape) if len(shape) > 1 else np.zeros(shape) for shape in shapes]

@@ -51,11 +51,39 @@ def test_eight_devices_give_the_run_of_one():
         assert split == single
 
 
-def test_two_processes_train_as_one_and_stop_together(port):
-    first, second = [start("process", port, 2, i) for i in range(2)]
-    a, b = answer(first), answer(second)
-    assert a == b
-    assert (a["status"], a["devices"], a["at"]) == ("interrupted", 2, [0, 3])
+def slurm(port, processes, process):
+    """What Slurm tells each of its processes, and the port that JAX would take from the job's number."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
+def test_two_processes_of_a_cluster_train_as_one_and_stop_together(port):
+    found = [answer(process) for process in [start("auto", **slurm(port, 2, i)) for i in range(2)]]
+    assert_one_run(found, 2)
+    assert found[0]["refused"] == "process 1 has other samples than process 0"
+
+
+def test_four_processes_train_as_one_and_say_so_when_one_is_killed(port):
+    killed, *others = [start("process", port, 4, i) for i in range(4)]
+    found = [answer(process) for process in others]
+    assert killed.wait() == -9
+    killed.communicate()
+    assert_one_run(found, 4)
+    assert found[0]["then"] == "deserted"
+
+
+def assert_one_run(found, processes):
+    """All found the same, stopped at the same step, and had the losses of a single process until then."""
+    a = found[0]
+    assert all(b == a for b in found)
+    assert (a["status"], a["devices"], a["at"]) == ("interrupted", processes, [0, 3])
     asked = iter([False] * 3 + [True])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker.loop, "PIECE", 0)
@@ -138,6 +166,18 @@ def test_a_port_in_use_is_refused():
         address = server.getsockname()
         with pytest.raises(InputError, match="which cannot be used: Address already in use"):
             devices.meet(address, 2, 0, 1)
+
+
+def test_no_cluster_is_one_clear_line():
+    with pytest.raises(InputError, match="coordinator is auto, but JAX finds no cluster in the environment"):
+        devices.connect("auto", None, None, 1)
+
+
+def test_a_cluster_that_jax_cannot_read_is_one_clear_line(monkeypatch, port):
+    for name, value in (slurm(port, 2, 0) | {"SLURM_NTASKS": "2(x3)"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"cannot read this cluster \(ValueError: .*2\(x3\)"):
+        devices.connect("auto", None, None, 1)
 
 
 @pytest.mark.parametrize("wanted", [0, 4096])

@@ -1,13 +1,16 @@
-"""What tests run in processes of their own: python -m tests.training.worker devices, or process PORT K I."""
+"""What tests run in processes of their own: ``devices``, ``auto`` or ``process PORT K I`` says what."""
 
 import hashlib
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 
 import jax
 import numpy as np
 
+from manual_grad.formulas.border import InputError
 from manual_grad.training import devices, loop
 from tests.training.corners import tiny
 
@@ -42,10 +45,10 @@ def on_eight_devices():
     return found
 
 
-def as_one_of(port, processes, process):
+def as_one_of(coordinator, *numbers):
     """Where a run ends that only the last process wants to stop, in its third piece."""
-    devices.connect(f"127.0.0.1:{port}", processes, process, 60, "the same")
-    asked = []
+    devices.connect(coordinator, *numbers, 60, "the same")
+    process, processes, asked = jax.process_index(), jax.process_count(), []
 
     def should_stop():
         asked.append(1)
@@ -63,8 +66,38 @@ def as_one_of(port, processes, process):
     }
 
 
+def until_one_is_killed(found):
+    """The same run again, in which process 0 is killed: the others print ``found`` and how it ended."""
+
+    def leave(status):
+        print(json.dumps(found | {"then": status}), flush=True)
+        os._exit(0)
+
+    def on_step(state):
+        if jax.process_index() == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    devices.before_abort(lambda: leave("deserted"))  # whichever comes first
+    leave(train(SETTINGS, devices.mesh_of(None), on_step=on_step).status)
+
+
+def differing(found):
+    """The line with which processes are refused of which the last has other samples."""
+    try:
+        devices.require_same("samples", 5 + (jax.process_index() == jax.process_count() - 1))
+    except InputError as error:
+        return found | {"refused": str(error)}
+    raise AssertionError("nothing was refused")
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
     what, *numbers = sys.argv[1:]
-    print(json.dumps(on_eight_devices() if what == "devices" else as_one_of(*map(int, numbers))))
+    if what == "devices":
+        print(json.dumps(on_eight_devices()))
+    elif what == "auto":
+        print(json.dumps(differing(as_one_of("auto", None, None))))
+    else:
+        port, processes, process = map(int, numbers)
+        until_one_is_killed(as_one_of(f"127.0.0.1:{port}", processes, process))
