@@ -58,6 +58,14 @@ from manual_grad.formulas.conv2d import (
     jac_correlate2d_x,
     jac_correlate2d_x_blocks,
 )
+from manual_grad.formulas.conv2d_cpu import (
+    conv2d_cpu_bwd,
+    conv2d_cpu_fwd,
+)
+from manual_grad.formulas.conv2d_plain import (
+    conv2d_plain_bwd,
+    conv2d_plain_fwd,
+)
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
     dense_columns_fwd,
@@ -159,7 +167,11 @@ __all__ = [
     "cnn_fwd",
     "cnn_grads",
     "conv2d_bwd",
+    "conv2d_cpu_bwd",
+    "conv2d_cpu_fwd",
     "conv2d_fwd",
+    "conv2d_plain_bwd",
+    "conv2d_plain_fwd",
     "convolve2d_bwd",
     "convolve2d_fwd",
     "correlate2d_bwd",

@@ -7,24 +7,24 @@ A true convolution is a cross-correlation with the kernel rotated by 180°. Deep
 XLA's, is the cross-correlation; the lecture uses one name for both (C-E1). Here each has its own.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, SupportsIndex, TypeGuard
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import InputError, checked, describe, require, require_shape
-
-Pair = Any  # an int or two of them: _pair says what is wrong with others
-Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
-
-
-MANY_ENTRIES = 25  # of a kernel: beyond, its gradient is one convolution
+from manual_grad.formulas.border import checked, describe, require, require_shape
+from manual_grad.formulas.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
+from manual_grad.formulas.conv2d_plain import (
+    Conv2DResiduals,
+    Padding,
+    Pair,
+    conv2d_plain_bwd,
+    conv2d_plain_fwd,
+)
 
 
 def _rot180(f: Array) -> Array:
@@ -229,23 +229,6 @@ def convolve2d_bwd(res: Convolve2DResiduals, dY: Float[Array, "h w"]):
     return _correlate(_pad(dY, w), w), _rot180(_correlate(x, dY))  # [C-07]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("x", "kernel"),
-    meta_fields=("strides", "pads", "dilation", "groups"),
-)
-@dataclass(frozen=True)
-class Conv2DResiduals:
-    """What the backward pass needs: image, kernel, and the geometry as pairs of numbers."""
-
-    x: Array
-    kernel: Array
-    strides: tuple[int, int]
-    pads: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int]
-    groups: int
-
-
 @checked
 def conv2d_fwd(
     x: Float[Array, "N H W C"],
@@ -260,6 +243,9 @@ def conv2d_fwd(
     """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11]
 
         Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
+
+    The platform that it is compiled for decides how: :func:`conv2d_cpu_fwd` on a CPU, and
+    :func:`conv2d_plain_fwd`, the platform's own convolution, elsewhere.
 
     Args:
         x: images, (N, H, W, C).
@@ -281,16 +267,13 @@ def conv2d_fwd(
     >>> conv2d_fwd(x, kernel, jnp.array([100.0]), strides=2)[0].ravel().tolist()
     [101.0, 105.0]
     """
-    res = _conv2d_geometry(x, kernel, strides, padding, dilation, groups)
-    Z = bias + _xla_conv(  # [A-11] [C-08]
-        x, kernel, res.pads, rhs_dilation=res.dilation, window_strides=res.strides, feature_group_count=groups
-    )
-    return Z, res
+    res = Conv2DResiduals.of(x, kernel, strides, padding, dilation, groups)
+    return _forward(res, bias), res
 
 
 @checked
 def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
-    """Pull ``dZ`` back through a Conv2D layer. [C-09] [C-10] [A-11]
+    """Pull ``dZ`` back through a Conv2D layer, formulated for the platform. [C-09] [C-10] [A-11]
 
         dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
         dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
@@ -310,179 +293,28 @@ def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
     >>> [d.ravel().tolist() for d in conv2d_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
-    require_shape("conv2d_bwd", "dZ", dZ, (len(res.x), *_conv2d_out_size(res), res.kernel.shape[-1]))
-    dbias = dZ.sum(axis=(0, 1, 2))  # [A-11]
-    return _conv2d_dx(res, dZ), _conv2d_dkernel(res, dZ), dbias
+    require_shape("conv2d_bwd", "dZ", dZ, res.out_shape)
+    return _backward(res, dZ)
 
 
-def _conv2d_dx(res: Conv2DResiduals, dZ: Array) -> Array:
-    """dX = dZ ⋆ rot180(K), full: the padding is what makes the result as large as X."""
-    H, W = res.x.shape[1:3]
-    kh, kw, Cg, O = res.kernel.shape
-    g = res.groups
-    swapped = _rot180(res.kernel).reshape(kh, kw, Cg, g, O // g).transpose(0, 1, 4, 3, 2)
-    pads = [
-        (reach - lo, n - 1 - (out - 1) * s + lo)
-        for n, out, reach, s, (lo, _) in zip(
-            (H, W), dZ.shape[1:3], _reach(res), res.strides, res.pads, strict=True
-        )
-    ]
-    return _xla_conv(  # [C-10]
-        dZ,
-        swapped.reshape(kh, kw, O // g, g * Cg),
-        pads,
-        spread=res.strides,
-        rhs_dilation=res.dilation,
-        feature_group_count=g,
+@jax.jit  # compiled once for a geometry, when called eagerly
+def _forward(res: Conv2DResiduals, bias: Array) -> Array:
+    def by(fwd, res, bias):
+        return fwd(
+            res.x,
+            res.kernel,
+            bias,
+            strides=res.strides,
+            padding=res.pads,
+            dilation=res.dilation,
+            groups=res.groups,
+        )[0]
+
+    return lax.platform_dependent(
+        res, bias, cpu=partial(by, conv2d_cpu_fwd), default=partial(by, conv2d_plain_fwd)
     )
 
 
-def _conv2d_dkernel(res: Conv2DResiduals, dZ: Array) -> Array:
-    """dK[a,b] = Σ_nij X[n, i·s + a·d − p, j·s + b·d − p] dZ[n,i,j]: one matrix product over all (a, b).
-
-    XLA:CPU convolves many times slower inside a loop, such as a training step under ``lax.scan``;
-    its products are as fast there as outside. Where the kernel is so large that the windows would take too
-    much memory, it is one convolution after all.
-    """
-    kh, kw, Cg, O = res.kernel.shape
-    if kh * kw > MANY_ENTRIES:
-        return _conv2d_dkernel_at_once(res, dZ)
-    (sh, sw), (dh, dw), (h, w) = res.strides, res.dilation, dZ.shape[1:3]
-    x = lax.pad(res.x, jnp.zeros((), res.x.dtype), [(0, 0, 0), *((*pad, 0) for pad in res.pads), (0, 0, 0)])
-    windows = [
-        x[:, a * dh : a * dh + (h - 1) * sh + 1 : sh, b * dw : b * dw + (w - 1) * sw + 1 : sw]
-        for a in range(kh)
-        for b in range(kw)
-    ]
-    seen = jnp.stack(windows).reshape(kh * kw, -1, res.groups, Cg)
-    dK = jnp.einsum("kmgc,mgo->kcgo", seen, dZ.reshape(-1, res.groups, O // res.groups))  # [C-09]
-    return dK.reshape(res.kernel.shape)
-
-
-def _conv2d_dkernel_at_once(res: Conv2DResiduals, dZ: Array) -> Array:
-    """dK = X ⋆ dZ: the batch is what is summed over, so it stands where channels stood."""
-    pads = [
-        (lo, reach + (out - 1) * s + 1 - n - lo)
-        for n, out, reach, s, (lo, _) in zip(
-            res.x.shape[1:3], dZ.shape[1:3], _reach(res), res.strides, res.pads, strict=True
-        )
-    ]
-    return _xla_conv(  # [C-09]
-        res.x,
-        dZ,
-        pads,
-        rhs_dilation=res.strides,
-        window_strides=res.dilation,
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        batch_group_count=res.groups,
-    )
-
-
-def _xla_conv(
-    x: Array,
-    kernel: Array,
-    pads: Sequence[tuple[int, int]],
-    spread: tuple[int, int] = (1, 1),
-    window_strides: tuple[int, int] = (1, 1),
-    dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
-    **settings: Any,
-) -> Array:
-    """XLA's convolution of ``x``, its entries ``spread`` apart, padded, cropped where a pad is negative.
-
-    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not, so what is
-    cropped is cropped beforehand.
-    """
-    if min(p for pair in pads for p in pair) < 0:
-        config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(pads, spread, strict=True)), (0, 0, 0)]
-        x, pads, spread = lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0)), (1, 1)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides,
-        pads,
-        lhs_dilation=spread,
-        dimension_numbers=dimension_numbers,
-        **settings,
-    )
-
-
-def _reach(res: Conv2DResiduals) -> tuple[int, int]:
-    """How far the dilated kernel reaches past its first entry."""
-    kh, kw = res.kernel.shape[:2]
-    return (kh - 1) * res.dilation[0], (kw - 1) * res.dilation[1]
-
-
-def _conv2d_out_size(res: Conv2DResiduals) -> tuple[int, ...]:
-    """h and w: how often the dilated kernel fits into the padded image, a stride at a time."""
-    return tuple(
-        (n + lo + hi - reach - 1) // s + 1
-        for n, (lo, hi), reach, s in zip(res.x.shape[1:3], res.pads, _reach(res), res.strides, strict=True)
-    )
-
-
-def _conv2d_geometry(
-    x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
-) -> Conv2DResiduals:
-    """The geometry in numbers, or the error that says which of them cannot be."""
-    s, d = _pair("strides", strides), _pair("dilation", dilation)
-    C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
-    require(
-        _is_int(groups) and groups >= 1,
-        f"conv2d_fwd: groups is {describe(groups)}, expected an int of at least 1",
-    )
-    require(C % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of x's {C} channels")
-    require(
-        O % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of the kernel's {O} outputs"
-    )
-    require(
-        Cg * groups == C,
-        f"conv2d_fwd: kernel is {describe(kernel)}, expected [kh,kw,{C // groups},O] for x {describe(x)}"
-        f" in {groups} group{'s' * (groups > 1)}",
-    )
-    reach = ((kh - 1) * d[0], (kw - 1) * d[1])
-    pads = _pads(padding, x.shape[1:3], reach, s)
-    for n, (lo, hi), r, axis in zip(x.shape[1:3], pads, reach, ("height", "width"), strict=True):
-        require(
-            n + lo + hi >= r + 1,
-            f"conv2d_fwd: kernel has {axis} {r + 1} (dilation included), expected at most that of the padded"
-            f" image, {n + lo + hi}",
-        )
-    return Conv2DResiduals(x, kernel, s, pads, d, int(groups))
-
-
-def _is_int(value: object) -> TypeGuard[SupportsIndex]:
-    return hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
-
-
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if _is_int(value) else value
-    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_int(v) and int(v) >= 1 for v in pair):
-        return int(pair[0]), int(pair[1])
-    raise InputError(
-        f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
-    )
-
-
-def _pads(
-    padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) in numbers."""
-    if isinstance(padding, str):
-        if padding.upper() == "VALID":
-            return (0, 0), (0, 0)
-        if padding.upper() == "SAME":
-            return _same(size[0], reach[0], strides[0]), _same(size[1], reach[1], strides[1])
-    elif isinstance(padding, Sequence) and all(isinstance(p, Sequence) and len(p) == 2 for p in padding):
-        flat = [n for p in padding for n in p]
-        if len(flat) == 4 and all(_is_int(n) for n in flat):
-            return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
-    raise InputError(
-        f"conv2d_fwd: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
-        " ((top, bottom), (left, right))"
-    )
-
-
-def _same(n: int, reach: int, stride: int) -> tuple[int, int]:
-    """Padding that leaves ⌈n / stride⌉ outputs, an odd entry at the end."""
-    total = max((math.ceil(n / stride) - 1) * stride + reach + 1 - n, 0)
-    return total // 2, total - total // 2
+@jax.jit
+def _backward(res: Conv2DResiduals, dZ: Array) -> tuple[Array, Array, Array]:
+    return lax.platform_dependent(res, dZ, cpu=conv2d_cpu_bwd, default=conv2d_plain_bwd)

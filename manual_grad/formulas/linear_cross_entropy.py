@@ -16,6 +16,8 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
 )
 
+COLUMNS = 2048  # of dW at a time: a part that stays in the cache while it is added to
+
 
 @checked
 def linear_cross_entropy_fwd(
@@ -49,8 +51,8 @@ def linear_cross_entropy_fwd(
     wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
 
     def sweep(total: tuple[Array, Array], part: tuple[Array, Array]):
-        J, dh, dW = _one_chunk(part[0], part[1], W)
-        return (total[0] + J, total[1] + dW), dh
+        J, dh, dlogits = _one_chunk(part[0], part[1], W)
+        return (total[0] + J, _add_product(total[1], part[0], dlogits)), dh
 
     total = jnp.zeros_like(hidden, wide, shape=()), jnp.zeros_like(W, wide)  # _like: of one shard_map axis
     parts = hidden[:whole].reshape(-1, n, hidden.shape[1]), labels[:whole].reshape(-1, n)
@@ -64,11 +66,24 @@ def linear_cross_entropy_fwd(
 
 
 def _one_chunk(h: Array, y: Array, W: Array) -> tuple[Array, Array, Array]:
-    """``(J, dh, dW)`` of this chunk's sum. Not yet over N, which in float16 would leave zeros behind."""
+    """``(J, dh, dlogits)`` of this chunk's sum. Not yet over N: in float16 that would leave zeros behind."""
     n = len(h)
     J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [A-10]
     (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, n)  # [A-10]
-    return n * J.astype(jnp.promote_types(J.dtype, jnp.float32)), dlogits @ W.T, h.T @ dlogits
+    return n * J.astype(jnp.promote_types(J.dtype, jnp.float32)), dlogits @ W.T, dlogits
+
+
+def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
+    """dW + hᵀ dlogits, a few columns after the others, so that there is no second array of dW's size."""
+    V = dW.shape[1]
+    n = V // -(-V // COLUMNS)
+
+    def add(dW: Array, start: Array | int, n: int) -> Array:
+        old, errors = (lax.dynamic_slice_in_dim(a, start, n, axis=1) for a in (dW, dlogits))
+        return lax.dynamic_update_slice_in_dim(dW, old + h.T @ errors, start, axis=1)
+
+    dW = lax.fori_loop(0, V // n, lambda i, dW: add(dW, i * n, n), dW)
+    return add(dW, V - V % n, V % n) if V % n else dW
 
 
 @checked

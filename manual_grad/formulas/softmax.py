@@ -338,11 +338,11 @@ def softmax_cross_entropy_with_integer_labels_fwd(logits: Float[Array, "N K"], l
     """
     K = logits.shape[-1]
     require_labels_in_range("softmax_cross_entropy_with_integer_labels_fwd", labels, K)
-    log_probs, probs = _log_softmax(logits)
+    shifted, exps, total = _normalise(logits)
     y, valid = _classes(labels, K)
-    picked = jnp.take_along_axis(log_probs, y[:, None], axis=-1)[:, 0]
+    picked = (jnp.take_along_axis(shifted, y[:, None], axis=-1) - jnp.log(total))[:, 0]
     J = -jnp.where(valid, picked, jnp.nan).mean()  # [B-13]
-    return J, (probs, labels)
+    return J, (exps / total, labels)
 
 
 @checked

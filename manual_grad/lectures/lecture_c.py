@@ -29,6 +29,7 @@ from manual_grad.formulas.conv2d import (
     jac_correlate2d_x,
     jac_correlate2d_x_blocks,
 )
+from manual_grad.formulas.conv2d_plain import conv2d_plain_bwd, conv2d_plain_fwd
 from manual_grad.formulas.mlp import (
     mlp_columns_bwd,
     mlp_columns_fwd,
@@ -50,6 +51,11 @@ _PRIMES = {
 _PRODUCT_OF_SUM = pulled(product_of_sum_fwd, product_of_sum_bwd)
 _NETWORK = pulled(network_squared_loss_fwd, network_squared_loss_bwd)
 _CORRELATE = pulled(correlate2d_fwd, correlate2d_bwd)
+_CONV2D = {"conv2d_fwd": value_of(conv2d_fwd), "conv2d_plain_fwd": value_of(conv2d_plain_fwd)}
+_CONV2D_BACK = {
+    "conv2d_bwd": pulled(conv2d_fwd, conv2d_bwd),
+    "conv2d_plain_bwd": pulled(conv2d_plain_fwd, conv2d_plain_bwd),
+}
 _POLYNOMIAL = ("relu", "identity")
 _WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
 
@@ -210,7 +216,7 @@ def _conv2d_claims(*wrt: str) -> tuple[Claim, ...]:
             reference.conv2d.conv2d,
             wrt or ("Z",),
             partial(_conv2d, **geometry),
-            {"conv2d_bwd": pulled(conv2d_fwd, conv2d_bwd)} if wrt else {"conv2d_fwd": value_of(conv2d_fwd)},
+            _CONV2D_BACK if wrt else _CONV2D,
             says="Conv2D layer, " + (", ".join(f"{k} {v}" for k, v in geometry.items()) or "stride 1, VALID"),
             polynomial=True,
         )
