@@ -58,8 +58,8 @@ def mse_bwd(res: Float[Array, " N"], dJ: Scalar):
     [[-1.0, -3.0], [1.0, 3.0]]
     """
     error = res
-    dy_hat = -2 / len(error) * dJ * error  # [A-04]
-    return dy_hat, -dy_hat
+    dy = 2 / len(error) * dJ * error
+    return -dy, dy  # [A-04]
 
 
 @checked

@@ -20,8 +20,8 @@ def _normalise(logits: Float[Array, "..."], axis: int = -1):
     """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
 
     ∞ − ∞ is NaN, so +∞ counts as the largest number, and −∞ as the smallest where a sample has no other; a
-    finite logit beside +∞ is then stretched to −∞. All tests are a sample's, not an entry's: XLA:CPU takes half
-    as long again for the latter.
+    finite logit beside +∞ is then stretched to −∞. All tests are a sample's, not an entry's: XLA:CPU takes
+    half as long again for the latter.
     """
     top, largest = logits.max(axis=axis, keepdims=True), float(jnp.finfo(logits.dtype).max)
     smallest, stretch = jnp.where(top == -jnp.inf, -largest, -jnp.inf), jnp.where(top == jnp.inf, largest, 1)
