@@ -53,7 +53,7 @@ class Program:
 
 
 def compiled(fn: Callable[..., Any], args: tuple, options: dict[str, Any] | None = None) -> Program:
-    """Trace and compile ``fn`` anew, with everything that JAX remembers of it forgotten."""
+    """Trace and compile ``fn`` anew."""
     call = jax.jit(lambda *args: fn(*args), compiler_options=options)
     started = time.perf_counter()
     lowered = call.lower(*args)

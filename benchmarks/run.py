@@ -95,9 +95,10 @@ def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, Program]:
         first_two = list(case.sides)[:2]
         wanted |= {name + BEST: (case.sides[name], dict(case.options)) for name in first_two}
     programs: dict[str, list[Program]] = {name: [] for name in wanted}
+    for side in case.sides.values():
+        jax.jit(side.fn).lower(*args)  # JAX remembers its own functions that either side calls
     for _ in range(1 if settings.quick else 3):
         for name, (side, options) in wanted.items():
-            jax.clear_caches()  # each side traces what JAX would remember of the other
             programs[name].append(compiled(side.fn, args, options))
     return {name: _median_of(tries) for name, tries in programs.items()}
 
