@@ -111,16 +111,19 @@ def size(count: int | None) -> str:
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the values and gradients by hand come to beside autodiff's.
 
-    A case whose two programs are the same has a true ratio of 1 and enters as that. Slower is a case whose
-    median is over by more than 5 % and whose interval leaves 1 out.
+    A case whose two programs are the same has a true ratio of 1 and enters as that; what was measured of it
+    is the noise of the run. Slower is a case whose median is over by more than 5 % and whose interval leaves
+    1 out.
     """
     judged = [row for row in rows if row["group"] in ("formula", "drop-in")]
     if not judged:
         return {}
+    same = [row["ratio"] for row in judged if row["same_program"]]
     ratios = [1.0 if row["same_program"] else row["ratio"] for row in judged]
     return {
         "cases": len(judged),
-        "same_program": sum(row["same_program"] for row in judged),
+        "same_program": len(same),
+        "noise": [min(same), max(same)] if same else None,
         "geometric_mean": geometric_mean(ratios),
         "geometric_mean_as_measured": geometric_mean([row["ratio"] for row in judged]),
         "compile_geometric_mean": geometric_mean([row["compile_ratio"] for row in judged]),
@@ -142,6 +145,9 @@ def lines(about: dict[str, Any]) -> list[str]:
         f"geometric mean of the ratios {about['geometric_mean']:.2f}, of trace+compile "
         f"{about['compile_geometric_mean']:.2f}"
     ]
+    if about["noise"]:
+        low, high = about["noise"]
+        text.append(f"noise: same programs were measured at {low:.2f} to {high:.2f} of each other's time")
     if about["slower"]:
         text.append(f"slower by more than 5 %: {', '.join(about['slower'])}")
     if about["less_accurate"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import manual_grad
-from benchmarks import cases, ceiling, peers, run
+from benchmarks import cases, ceiling, peers, run, table
 from benchmarks.programs import compiled
 from benchmarks.timing import Pace, interleaved, quartiles, ratio
 from manual_grad import ops
@@ -154,6 +154,21 @@ def test_every_pair_and_every_operation_has_a_case():
     pairs = {name.removesuffix("_bwd") for name in manual_grad.__all__ if name.endswith("_bwd")}
     assert pairs <= names
     assert {f"ops.{name}" for name in ops.__all__} <= names
+
+
+def test_the_summary_takes_same_programs_as_one():
+    def row(name, ratio, same, accurate):
+        found = {"case": name, "size": "1", "group": "formula", "ratio": ratio, "same_program": same}
+        return found | {"interval": [ratio - 0.1, ratio + 0.1], "compile_ratio": 0.8, "accurate": accurate}
+
+    rows = [row("a", 0.5, False, True), row("b", 1.6, True, True)]
+    rows += [row("c", 2.0, False, False), row("d", 1.08, False, None)]
+    found = table.summary(rows)
+    assert found["geometric_mean"] == pytest.approx((0.5 * 1 * 2 * 1.08) ** 0.25)
+    assert found["compile_geometric_mean"] == pytest.approx(0.8)
+    assert (found["same_program"], found["noise"]) == (1, [1.6, 1.6])
+    assert (found["slower"], found["less_accurate"]) == (["c[1]"], ["c[1]"])
+    assert "slower by more than 5 %: c[1]" in table.lines(found)
 
 
 def test_the_ceiling_is_the_larger_of_two_bounds():
