@@ -22,6 +22,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad import cli_hard, cli_mutants, user_code
+from manual_grad.cli_bench import bench
 from manual_grad.cli_golden import golden
 from manual_grad.cli_train import Stopped, train
 from manual_grad.environment import environment, write_json
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(golden, name="golden")
 app.command()(train)
+app.command()(bench)
 
 
 class Dtype(StrEnum):

@@ -111,7 +111,9 @@ def sigmoid_fwd(x: Float[Array, "..."]):
 
 @checked
 def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """σ′(x) = σ(x) σ(−x) = σ(x)(1 − σ(x)), the first form exact where σ(x) rounds to 1. [C-02]
+    """σ′(x) = σ(x) σ(−x) = σ(x)(1 − σ(x)). [C-02]
+
+    It is even, so it is taken at −|x|, where σ is small and 1 − σ is exact; at |x| σ rounds to 1.
 
     Args:
         x: any shape.
@@ -124,7 +126,8 @@ def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> sigmoid_prime(jnp.array([0.0])).tolist()
     [0.25]
     """
-    return lax.logistic(x) * lax.logistic(-x)  # [C-02]
+    small = lax.logistic(-jnp.abs(x))
+    return small * (1 - small)  # [C-02]
 
 
 @checked
@@ -166,7 +169,7 @@ def tanh_fwd(x: Float[Array, "..."]):
 
 @checked
 def tanh_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """tanh′(x) = 1 − tanh²(x) = 4 σ(2x) σ(−2x), the last form exact where tanh(x) rounds to 1. [C-02]
+    """tanh′(x) = 1 − tanh²(x) = 4 σ′(2x), the last form exact where tanh(x) rounds to 1. [C-02]
 
     Args:
         x: any shape.

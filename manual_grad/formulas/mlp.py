@@ -259,7 +259,7 @@ def network_squared_loss_deltas(
     deltas = [delta]
     for l in reversed(range(1, len(layers.params))):
         W, _ = layers.params[l]
-        deltas.append(f_bwd(layers.Zs[l - 1][:, 0], W.T @ deltas[-1])[0])  # [C-05]
+        deltas.append(f_bwd(layers.Zs[l - 1][:, 0], deltas[-1] @ W)[0])  # [C-05]
     return deltas[::-1]
 
 
@@ -286,7 +286,7 @@ def network_squared_loss_bwd(res: tuple[MLPResiduals, Float[Array, " m"], Float[
     layers, _, error = res
     deltas = network_squared_loss_deltas(res, dL)
     dlayers = [(jnp.outer(d, A[:, 0]), d) for d, A in zip(deltas, layers.As, strict=True)]  # [C-06]
-    dx = layers.params[0][0].T @ deltas[0]
+    dx = deltas[0] @ layers.params[0][0]
     return _like_params(layers.params, dlayers), dx, -dL * error
 
 
@@ -393,7 +393,7 @@ FiveLayerRes = tuple[  # params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), the loss
         Float[Array, "m4 N"],
     ],
     tuple[Float[Array, "m1 N"], Float[Array, "m2 N"], Float[Array, "m3 N"], Float[Array, "m4 N"]],
-    tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]],
+    tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]],
 ]
 
 

@@ -58,8 +58,8 @@ def mse_bwd(res: Float[Array, " N"], dJ: Scalar):
     [[-1.0, -3.0], [1.0, 3.0]]
     """
     error = res
-    dy_hat = -2 / len(error) * dJ * error  # [A-04]
-    return dy_hat, -dy_hat
+    dy = 2 / len(error) * dJ * error
+    return -dy, dy  # [A-04]
 
 
 @checked
@@ -194,7 +194,7 @@ def linear_regression_bwd(
     """
     w, x, error = res
     dy_hat, dy = mse_bwd(error, dJ)
-    dw = x.T @ dy_hat  # [A-05]
+    dw = dy_hat @ x  # [A-05]
     db = dy_hat.sum()  # [A-06]
     dx = jnp.tensordot(dy_hat, w, axes=0)
     return dw, db, dx, dy

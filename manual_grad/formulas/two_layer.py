@@ -113,11 +113,11 @@ def two_layer_squared_loss_grads(res: SquaredLossRes, dJ: Scalar) -> dict[str, A
     do = dJ * error
     dW2 = jnp.outer(do, a)  # [B-03]
     db2 = do  # [B-04]
-    da = W2.T @ do  # [B-05]
+    da = do @ W2  # [B-05]
     (dz,) = relu_bwd(z, da)  # [B-06]
     dW1 = jnp.outer(dz, x)  # [B-07]
     db1 = dz  # [B-08]
-    dx = W1.T @ dz
+    dx = dz @ W1
     return {
         "do": do, "dW2": dW2, "db2": db2, "da": da, "dz": dz, "dW1": dW1, "db1": db1, "dx": dx, "dy": -do[0],
     }  # fmt: skip
@@ -248,13 +248,13 @@ def two_layer_cross_entropy_grads(res: CrossEntropyRes, dJ: Scalar) -> dict[str,
     """
     W1, W2, x, z, a, p, y = res
     (delta2,) = cross_entropy_of_scores_bwd((p, y), dJ)  # [B-10] [B-12]
-    da = W2.T @ delta2  # [B-11]
+    da = delta2 @ W2  # [B-11]
     (delta1,) = relu_bwd(z, da)  # [B-12]
     dW2 = jnp.outer(delta2, a)  # [B-11] [B-12]
     db2 = delta2  # [B-11] [B-12]
     dW1 = jnp.outer(delta1, x)  # [B-12]
     db1 = delta1  # [B-12]
-    dx = W1.T @ delta1
+    dx = delta1 @ W1
     return {
         "ds": delta2, "dW2": dW2, "db2": db2, "da": da, "dz": delta1, "dW1": dW1, "db1": db1, "dx": dx,
     }  # fmt: skip

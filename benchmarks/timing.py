@@ -1,0 +1,118 @@
+"""Times of several sides taken in turns, and what can be said of their ratio.
+
+One round calls every side, in an order drawn anew, so that a machine that slows down slows all of them. A
+sample is the mean of as many calls as take a millisecond together: of a call of microseconds the clock and
+the scheduler would be most. Python's way into a compiled function (some 10 µs) is part of every call, as it
+is for a user; a row says what share of its time that is.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+SAMPLE_SECONDS = 1e-3
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to measure: seconds for all sides together, and rounds at least and at most."""
+
+    seconds: float
+    least: int
+    most: int
+
+
+QUICK = Pace(0.25, 5, 31)
+FULL = Pace(1.5, 9, 101)
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]],
+    pace: Pace,
+    rng: np.random.Generator,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Seconds a call of each side, one entry a round.
+
+    Args:
+        sides: name → a call that starts the work and hands back arrays to wait for.
+        pace: for how long.
+        rng: draws the order of the sides in each round.
+        clock: seconds, from any moment on.
+        pause: seconds of sleep before each sample.
+    Returns:
+        Name → (rounds,).
+    """
+    estimates = {
+        name: _sample(call, 1, clock) for name, call in sides.items()
+    }  # compiled by now; this warms up
+    estimates = {name: min(estimates[name], _sample(call, 1, clock)) for name, call in sides.items()}
+    calls = {name: max(1, math.ceil(SAMPLE_SECONDS / max(t, 1e-7))) for name, t in estimates.items()}
+    round_seconds = sum(estimates[name] * calls[name] for name in sides)
+    rounds = int(np.clip(pace.seconds / (round_seconds + pause * len(sides)), pace.least, pace.most))
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for i in rng.permutation(len(names)):
+                if pause:
+                    time.sleep(pause)
+                samples[names[i]].append(_sample(sides[names[i]], calls[names[i]], clock))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: np.array(seconds) for name, seconds in samples.items()}
+
+
+def _sample(call: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+    started = clock()
+    for _ in range(calls):
+        out = call()
+    jax.block_until_ready(out)
+    return (clock() - started) / calls
+
+
+def quartiles(seconds: np.ndarray) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile.
+
+    >>> quartiles(np.arange(1.0, 6.0))
+    (2.0, 3.0, 4.0)
+    """
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return float(low), float(median), float(high)
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+    """The ratio of the medians, with a 95 % confidence interval.
+
+    Rounds are drawn with replacement, the two sides of a round together, as what disturbs one disturbs the
+    other; the interval holds the middle 95 % of the ratios of medians so found.
+
+    Args:
+        ours, theirs: seconds of the same rounds, (n,).
+    Returns:
+        ``(ratio, low, high)``.
+    """
+    drawn = rng.integers(0, len(ours), (RESAMPLES, len(ours)))
+    found = np.median(ours[drawn], axis=1) / np.median(theirs[drawn], axis=1)
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(np.median(ours) / np.median(theirs)), float(low), float(high)
+
+
+def geometric_mean(values: Any) -> float:
+    """exp of the mean logarithm.
+
+    >>> geometric_mean([0.5, 2.0])
+    1.0
+    """
+    return float(np.exp(np.mean(np.log(values))))
