@@ -179,7 +179,7 @@ def verify(
     passed = all(v.status != "failed" for v in verdicts)
     summary = _summary(verdicts, dtype.value, seed, seconds)
     settings = {"dtype": dtype.value, "seed": seed}
-    content = {"equations": [_as_json(v) for v in verdicts]}
+    content = {"equations": [judge.as_json(v) for v in verdicts]}
     raise typer.Exit(_conclude(console, summary, passed, json, settings, content, seconds))
 
 
@@ -209,7 +209,7 @@ def _verify_mutants(equations: Sequence[Equation], seed: int, json: Path | None,
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 180)
     cli_mutants.show(console, rows, one_by_one)
-    content = {"mutants": [cli_mutants.as_json(row) for row in rows]}
+    content = {"mutants": [kill_matrix.as_json(row) for row in rows]}
     summary = cli_mutants.summary(rows, seed, seconds)
     passed = not any(row.lives for row in rows)
     return _conclude(console, summary, passed, json, {"dtype": "float64", "seed": seed}, content, seconds)
@@ -507,16 +507,6 @@ def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float)
         + f"; largest relative error {worst:.1e}"
         f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
     )
-
-
-def _as_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON has it: no infinities."""
-    content = asdict(verdict)
-    for oracle in content["oracles"].values():
-        for name in ("max_error", "share"):
-            oracle[name] = oracle[name] if math.isfinite(oracle[name]) else None
-        oracle.update(oracle.pop("facts"))
-    return content
 
 
 def _require_device() -> None:
