@@ -23,6 +23,7 @@ from rich.table import Table
 
 from manual_grad import cli_hard, cli_mutants, user_code
 from manual_grad.cli_golden import golden
+from manual_grad.cli_report import report
 from manual_grad.cli_train import Stopped, train
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(golden, name="golden")
 app.command()(train)
+app.command()(report)
 
 
 class Dtype(StrEnum):

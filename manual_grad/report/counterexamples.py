@@ -41,7 +41,9 @@ def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
             continue
         worst = np.argsort(-np.abs(got - want), axis=None, kind="stable")[:SHOWN]
         for index in sorted(tuple(map(int, np.unravel_index(k, got.shape))) for k in worst):
-            g, w = float(got[index]), float(want[index])
+            g, w = float(got[index]) + 0.0, float(want[index]) + 0.0  # no −0
+            if np.isclose(g, w, rtol=1e-9, atol=0):
+                continue
             ratio = f"{g / w:.4g}" if w else "∞"
             rows.append((f"{name}[{', '.join(map(str, index))}]", f"{g:.6g}", f"{w:.6g}", ratio))
     inputs = ", ".join(f"{name} {shape}" for name, shape in problem.described().items() if "[" in shape)

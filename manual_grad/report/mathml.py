@@ -2,12 +2,17 @@
 
 import functools
 import re
+from xml.etree import ElementTree
 
 from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 
-# MathML Core, which browsers speak, knows no mathvariant but normal: such digits have letters of their own.
+# MathML Core knows no mathvariant but normal: such digits have characters of their own.
 _DIGITS = {"double-struck": "𝟘𝟙𝟚𝟛𝟜𝟝𝟞𝟟𝟠𝟡", "bold": "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗"}
+_SIGNS = {"⊤": "⊤", "―": "_"}
+_LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
+SPACE = "{http://www.w3.org/1998/Math/MathML}"
+ElementTree.register_namespace("", SPACE[1:-1])
 _MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|`(.+?)`|\[\[(.+?)\]\]|\*(.+?)\*", re.DOTALL)
 
 
@@ -20,20 +25,61 @@ def mathml(latex: str, display: str = "inline", label: str = "") -> Markup:
         display: ``inline`` or ``block``.
         label: its alternative text; the formula's LaTeX by default.
 
-    >>> mathml(r"x^2")
-    Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>')
+    >>> mathml(r"x^2")  # doctest: +ELLIPSIS
+    Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow>...')
     """
-    text = convert(latex, display=display)
-    for variant, digits in _DIGITS.items():
-        text = re.sub(
-            rf'<mn mathvariant="{variant}">(\d)</mn>', lambda m, d=digits: f"<mn>{d[int(m[1])]}</mn>", text
-        )
-    text = re.sub(r' mathvariant="[^"]*"', "", text)
-    text = text.replace("<mo>&#x022A4;</mo>", "<mo>⊤</mo>").replace("<mo>&#x02015;</mo>", "<mo>_</mo>")
-    text = re.sub(r"<mo>([A-Za-z][A-Za-z ]+)</mo>", r"<mi>\1</mi>", text)  # names of functions
+    root = ElementTree.fromstring(convert(latex, display=display))
+    _mend(root)
+    row = root[0] if len(root) else root
+    if display == "inline" and len(row) > 1 and row[0].text in ("=", "+"):
+        row[0].set("form", "infix")  # it goes on from another formula
     if label:
-        text = text.replace("<math ", f'<math aria-label="{escape(label)}" ', 1)
-    return Markup(text)
+        root.set("aria-label", label)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def breakable(latex: str) -> list[str]:
+    r"""A formula in a line of text, cut where the line may break: before ``=``, in long parts before ``+``.
+
+    >>> breakable(r"a = \frac{b = c}{d} = e")
+    ['a', '= \\frac{b = c}{d}', '= e']
+    """
+    parts = _cut(latex, " = ")
+    return [piece for part in parts for piece in (_cut(part, " + ") if len(part) > 60 else [part])]
+
+
+def _cut(latex: str, sign: str) -> list[str]:
+    """Cut before every ``sign`` that stands in no braces and no brackets."""
+    depth, start, parts = 0, 0, []
+    for place, letter in enumerate(latex):
+        depth += (letter in "{([") - (letter in "})]")
+        if depth == 0 and latex.startswith(sign, place) and latex[start:place].strip():
+            parts.append(latex[start:place].strip())
+            start = place
+    return [*parts, latex[start:].strip()]
+
+
+def _mend(element: ElementTree.Element) -> None:
+    """What MathML Core, which browsers speak, wants otherwise than the library writes it."""
+    for parent in list(element.iter()):
+        children = list(parent)
+        for place, child in enumerate(children):
+            kind, content = child.tag.removeprefix(SPACE), child.text or ""
+            variant = child.attrib.pop("mathvariant", "")
+            if kind == "mn" and variant in _DIGITS:
+                child.text = "".join(_DIGITS[variant][int(digit)] for digit in content)
+            elif kind == "mo" and re.fullmatch(r"[A-Za-z][A-Za-z ]+", content):
+                child.tag = SPACE + "mi"  # a function's name
+                follower = "".join(children[place + 1].itertext()) if place + 1 < len(children) else "("
+                if follower not in ("(", "[", "{") and not parent.tag.endswith(("sup", "sub")):
+                    gap = ElementTree.Element(SPACE + "mspace", width="0.17em")
+                    parent.insert(list(parent).index(child) + 1, gap)
+            elif kind == "mi" and content == "′":
+                child.tag = SPACE + "mo"
+            elif kind == "mo" and content in _SIGNS:
+                child.text = _SIGNS[content]
+            elif kind in _LIMITS and (child[0].text or "") == "∑":
+                child.tag = SPACE + _LIMITS[kind]
 
 
 def marked(text: str) -> Markup:
@@ -53,7 +99,7 @@ def _piece(block: str, inline: str, code: str, tag: str, stressed: str) -> Marku
     if block:
         return Markup('<span class="display">') + mathml(block, "block") + Markup("</span>")
     if inline:
-        return mathml(inline)
+        return Markup(" ").join(map(mathml, breakable(inline)))
     if code:
         return Markup("<code>{}</code>").format(code)
     if tag:
@@ -64,3 +110,21 @@ def _piece(block: str, inline: str, code: str, tag: str, stressed: str) -> Marku
 def link(tag: str) -> Markup:
     """A link to an equation or erratum by its tag."""
     return Markup('<a class="tag" href="lecture-{}.html#{}">{}</a>').format(tag[0].lower(), tag, tag)
+
+
+def pretty(text: str) -> Markup:
+    """A plain text of the ledger: its tags become links, and its indices stand below the line.
+
+    >>> str(pretty("y_j for y_{l+1}, see A-10"))
+    'y<sub>j</sub> for y<sub>l+1</sub>, see <a class="tag" href="lecture-a.html#A-10">A-10</a>'
+    """
+    return Markup(re.sub(r"\b([A-D]-E?\d+)\b", lambda m: str(link(m[1])), str(indexed(text))))
+
+
+def indexed(text: str) -> Markup:
+    """A plain text of the ledger with its indices below the line."""
+    html = str(escape(text))
+    html = re.sub(r"(?<=\w)_\{([^}]+)\}", r"<sub>\1</sub>", html)
+    html = re.sub(r"(?<=\w)\^(\w)", r"<sup>\1</sup>", html)
+    html = re.sub(r"(?<=</sup>)_(\w{1,2})\b", r"<sub>\1</sub>", html)
+    return Markup(re.sub(r"(?<![\w_])(\w{1,3})_(\w{1,2})(?![\w_])", r"\1<sub>\2</sub>", html))

@@ -21,7 +21,7 @@ from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.layers import LAYERS
-from manual_grad.report.mathml import link, marked, mathml
+from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
 from manual_grad.report.pictures import (
     Figure,
     cnn_graph,
@@ -119,7 +119,8 @@ class Site:
         )
         self.env.filters |= {
             "marked": marked,
-            "math_text": _math_text,
+            "pretty": pretty,
+            "indexed": indexed,
             "taglink": link,
             "capitalize_first": lambda s: s[:1].upper() + s[1:],
         }
@@ -141,7 +142,8 @@ class Site:
             name = f"lecture-{letter.lower()}.html"
             yield name, self.page(name, f"Lecture {letter}", "lecture.html", **self.lecture(letter))
         yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
-        overview = [(link(e["tag"]), e["title"], f"Lecture {e['lecture']}, {e['section']}") for e in self.errata]
+        on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
+        overview = [(on_page_link(e["tag"]), indexed(e["title"]), f"Lecture {e['lecture']}, {e['section']}") for e in self.errata]
         on_page = [e | {"href": f"#{e['tag']}"} for e in self.errata]
         yield "errata.html", self.page("errata.html", "Errata", errata=on_page, overview=overview)
         yield "formulas.html", self.page("formulas.html", "Formulas", groups=self.layers())
@@ -211,11 +213,13 @@ class Site:
     def sources(self, entry: Equation | Erratum) -> list[Source]:
         """The functions that compute an equation; those first in which a line carries its tag."""
         claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
+        derivative = re.search(r"\\partial|\\delta|\\frac\{d|d[ZW]_|d\\hat", entry.corrected or entry.printed)
+        order = ("gradient", "jacobian", "value") if derivative else ("value", "gradient", "jacobian")
+        claims = sorted(claims, key=lambda claim: order.index(claim.kind))
         ways = [way for claim in claims for way in claim.formulas if way in manual_grad.__all__]
         tagged = self.tagged.get(entry.tag, [])
-        # only what a claim runs, unless none of it carries the tag
-        inside = [name for name in tagged if name in ways] or tagged
-        return [source_of(getattr(manual_grad, name)) for name in dict.fromkeys([*inside, *ways])]
+        ways.sort(key=lambda way: way not in tagged)  # those first in which a line carries the tag
+        return [source_of(getattr(manual_grad, name)) for name in dict.fromkeys(ways or tagged)]
 
     def lecture(self, letter: str) -> dict[str, Any]:
         """A lecture's page."""
@@ -347,10 +351,18 @@ def shape_rows(
 ) -> Iterator[tuple[Markup, str, str]]:
     """Tensor, shape, and its numbers in the check: an input's, and a gradient's as of its tensor."""
     for name, axes in shapes:
-        given = inputs.get(name) or inputs.get(name.removeprefix("d") if name.startswith("d") else "", "")
+        given = _input(name, inputs) or (_input(name[1:], inputs) if name.startswith("d") else "")
         size = re.search(r"\[(.*)\]", given)
         shown = (size[1].replace(",", "×") or "scalar") if size else ""
         yield Markup("<code>{}</code>").format(name), "×".join(axes) or "scalar", shown
+
+
+def _input(name: str, inputs: dict[str, str]) -> str:
+    """An input by its name in the lecture: W1 is ``params[0][0]`` of a sequence and ``params['W1']`` of a dict."""
+    found = re.fullmatch(r"([Wb])(\d)", name)
+    keys = [name, f"params['{name}']"]
+    keys += [f"params[{int(found[2]) - 1}][{'Wb'.index(found[1])}]"] if found else []
+    return next((inputs[key] for key in keys if key in inputs), "")
 
 
 def data_files(
@@ -438,13 +450,8 @@ def _kill_line(kind: str, rows: Sequence[dict[str, Any]], oracles: Sequence[str]
     killed, let = [], []
     for name in oracles:
         asked, n = sum(name in r["relative_error"] for r in rows), sum(name in r["killed_by"] for r in rows)
-        killed.append((share(n, asked), f"{n}/{asked}" if asked else "–"))
+        killed.append((share(n, asked), (f"{n}/{asked}" if n < asked else str(n)) if asked else "–"))
     for name in COMMON:
         asked, n = sum(name in r["checks"] for r in rows), sum(name in r["survives"] for r in rows)
         let.append((share(n, asked), str(n) if asked else "–"))
     return {"kind": kind, "count": len(rows), "oracles": killed, "common": let}
-
-
-def _math_text(text: str) -> Markup:
-    """A note of the ledger: its tags become links."""
-    return Markup(re.sub(r"\b([A-D]-E?\d+)\b", lambda m: str(link(m[1])), str(Markup.escape(text))))

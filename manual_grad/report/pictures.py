@@ -211,7 +211,7 @@ def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
         for j in range(n):
             x, y = 0.5 + j * side, 0.5 + i * side
             if 0 < i < n - 1 and 0 < j < n - 1:
-                parts.append(svg.cell(x, y, side, padded[i, j], 4))
+                parts.append(svg.cell(x, y, side, padded[i, j], 4, 0.5))
             inside = p <= i < p + 2 and q <= j < q + 2
             parts.append(svg.text(x + side / 2, y + (13 if inside else 20), svg.short(padded[i, j]), css="entry"))
             if inside:
@@ -316,27 +316,34 @@ class Stage:
 
 def graph(stages: Sequence[Stage], label: str) -> Markup:
     """A network downwards, shapes forward on the left and gradients backward on the right."""
-    width, box, gap, left, right = 420.0, 34.0, 52.0, 8.0, 270.0
+    width, box, gap, left, right = 440.0, 34.0, 52.0, 4.0, 284.0
     parts = [
-        svg.text(left + 71, 14, "forward ↓", css="small strong"),
-        svg.text(right + 71, 14, "↑ backward", css="small strong back"),
+        svg.text(left + 76, 14, "forward ↓", css="small strong"),
+        svg.text(right + 76, 14, "↑ backward", css="small strong back"),
     ]
     y = 24.0
     for k, stage in enumerate(stages):
         last = k == len(stages) - 1
-        parts.append(svg.rect(left, y, 142, box, "node", r=5))
-        parts.append(svg.text(left + 71, y + 21, f"{stage.name}  {_shape(stage.shape)}", css="label"))
-        parts.append(svg.rect(right, y, 142, box, "node back", r=5))
-        parts.append(svg.text(right + 71, y + 21, f"{stage.gradient}  {_shape(stage.shape)}", css="label"))
+        parts.append(svg.rect(left, y, 152, box, "node", r=5))
+        parts.append(_labelled(left, y, stage.name, stage.shape))
+        parts.append(svg.rect(right, y, 152, box, "node back", r=5))
+        parts.append(_labelled(right, y, stage.gradient, stage.shape))
         if not last:
-            parts.append(svg.arrow(left + 71, y + box, left + 71, y + box + gap, "flow"))
-            parts.append(svg.arrow(right + 71, y + box + gap, right + 71, y + box, "flow back"))
+            parts.append(svg.arrow(left + 76, y + box, left + 76, y + box + gap, "flow"))
+            parts.append(svg.arrow(right + 76, y + box + gap, right + 76, y + box, "flow back"))
             middle = y + box + gap / 2 - (4 if stage.parameters else -4)
-            parts.append(svg.text(210, middle, stage.operation, css="label strong"))
+            parts.append(svg.text(220, middle, stage.operation, css="name"))
             under = ", ".join(f"{name} {_shape(shape)}" for name, shape in stage.parameters)
-            parts.append(svg.text(210, middle + 16, under, css="small"))
+            parts.append(svg.text(220, middle + 16, under, css="small"))
         y += box + gap
     return svg.drawing("".join(parts), width, y - gap + 6, label, "graph")
+
+
+def _labelled(x: float, y: float, name: str, shape: tuple[int, ...]) -> str:
+    """A tensor's name at the left of its box, its shape at the right."""
+    return svg.text(x + 10, y + 21, name, "start", "name") + svg.text(
+        x + 142, y + 21, _shape(shape), "end", "cell"
+    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -361,9 +368,9 @@ def small_graph() -> Figure:
         parts.append(svg.arrow(x1 + 26 * ux, y1 + 26 * uy, x2 - 27 * ux, y2 - 27 * uy, "flow"))
     for name, (x, y, value, gradient) in nodes.items():
         parts.append(f'<circle cx="{x}" cy="{y}" r="25" class="node"/>')
-        parts.append(svg.text(x, y - 30, name, css="label"))
-        parts.append(svg.text(x, y - 1, svg.short(value), css="label strong"))
-        parts.append(svg.text(x, y + 14, svg.short(gradient), css="label back"))
+        parts.append(svg.text(x, y - 30, name, css="name"))
+        parts.append(svg.text(x, y - 1, svg.short(value), css="name"))
+        parts.append(svg.text(x, y + 14, svg.short(gradient), css="name back"))
     label = f"graph of (x+y)z: q is {q:g}, f is {float(f):g}; gradients {dx:g} by x and y, {dz:g} by z"
     data = {name: {"value": v, "gradient": g} for name, (_, _, v, g) in nodes.items()}
     return Figure(
@@ -435,9 +442,9 @@ def _circles(widths: Sequence[int], params: Any, values: Sequence[Any], name: st
             parts.append(
                 f'<circle cx="{svg.number(x)}" cy="{svg.number(y)}" r="21" class="{css}" fill-opacity="{strength}"/>'
             )
-            parts.append(svg.text(x, y + 4, f"{shown[i]:.2f}".replace("-", "−"), css="small"))
+            parts.append(svg.text(x, y + 4, svg.short(float(shown[i])), css="value"))
         if shown is not None:
-            parts.append(svg.text(layer[0][0], height - 2, f"{name}{'⁰¹²³⁴'[l + 1]}", css="label strong"))
+            parts.append(svg.text(layer[0][0], height - 2, f"{name}{'⁰¹²³⁴'[l + 1]}", css="name"))
     return svg.drawing("".join(parts), width, height, f"{label}, of a network of widths {widths}", "graph")
 
 

@@ -63,12 +63,12 @@ def arrow(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return line(x1, y1, x2 - 5 * ux, y2 - 5 * uy, css) + f'<polygon points="{points}" class="{css} head"/>'
 
 
-def cell(x: float, y: float, side: float, value: float, scale: float) -> str:
-    """A square whose colour is the value's sign and whose strength is its size; nothing for 0."""
+def cell(x: float, y: float, side: float, value: float, scale: float, most: float = 1.0) -> str:
+    """A square whose colour is the value's sign and whose strength its size, ``most`` at most; nothing for 0."""
     strength = abs(value) / scale if scale else 0.0
     if strength < 0.004:
         return ""
-    return rect(x, y, side, side, "pos" if value > 0 else "neg", 0.12 + 0.88 * min(strength, 1))
+    return rect(x, y, side, side, "pos" if value > 0 else "neg", most * (0.12 + 0.88 * min(strength, 1)))
 
 
 def heatmap(
@@ -93,7 +93,7 @@ def heatmap(
     scale = float(np.max(np.abs(M), initial=0.0)) if scale is None else scale
     parts = [rect(0.5, 0.5, columns * side, rows * side, "paper")]
     for i in range(rows):
-        parts += [cell(0.5 + j * side, 0.5 + i * side, side, M[i, j], scale) for j in range(columns)]
+        parts += [cell(0.5 + j * side, 0.5 + i * side, side, M[i, j], scale, 0.5 if numbers else 1) for j in range(columns)]
     if numbers:
         parts += [
             text(0.5 + (j + 0.5) * side, 0.5 + (i + 0.68) * side, short(M[i, j]), css="entry")
