@@ -1,4 +1,4 @@
-"""``manual-grad report``: the lecture book, a static site of every equation with its code, proof and picture."""
+"""``manual-grad report``: the lecture book, a static site of every equation with code, proof and picture."""
 
 import contextlib
 import importlib.util
@@ -33,7 +33,8 @@ def report(
         typer.Option(help="Verdicts from manual-grad verify --json FILE, with every oracle that it asked."),
     ] = None,
     kills: Annotated[
-        Path | None, typer.Option(help="The whole kill matrix, from manual-grad verify --mutants --json FILE.")
+        Path | None,
+        typer.Option(help="The whole kill matrix, from manual-grad verify --mutants --json FILE."),
     ] = None,
     benchmarks: Annotated[
         Path | None, typer.Option(help="Benchmark results, from manual-grad bench --json FILE.")
@@ -42,9 +43,9 @@ def report(
 ) -> None:
     """Write the lecture book: every equation, its code, its proof and its picture.
 
-    A folder of plain pages that open from disk: no server, no network. Each equation comes with its derivation,
-    the source of the function that computes it, the shapes of its tensors and its error against every oracle;
-    each misprint with what is right and the numbers that say so.
+    A folder of plain pages that open from disk: no server, no network. Each equation comes with its
+    derivation, the source of the function that computes it, the shapes of its tensors and its error against
+    every oracle; each misprint with what is right and the numbers that say so.
 
     By itself it verifies every equation against the plain forward pass and both modes of JAX, and shows the
     mutants of a few formulas, in about two minutes. What takes longer is run beforehand and handed over:
@@ -75,7 +76,10 @@ def report(
     }
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
-    with _terminated_as_interrupted(), _progress(results.steps(verdicts is not None, kills is not None)) as show:
+    with (
+        _terminated_as_interrupted(),
+        _progress(results.steps(verdicts is not None, kills is not None)) as show,
+    ):
         found = results.gather(seed, **read, show=show)
         files = pages.render(found, show=show)
         folder.write(out, files, force)

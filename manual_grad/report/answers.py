@@ -1,7 +1,8 @@
-"""The questions that the notes leave open, answered, each with a computation that runs when the book is made."""
+"""The questions that the notes leave open, answered, each with a computation run when the book is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -67,7 +68,12 @@ def answers() -> list[Answer]:
 def may_factors_be_swapped() -> Answer:
     """D-09: the order of the factors comes out of the Kronecker Jacobians."""
     rng = np.random.default_rng(0)
-    A4, W5, b5, dZ5 = rng.normal(size=(25, 12)), rng.normal(size=(10, 25)), rng.normal(size=10), rng.normal(size=(10, 12))
+    A4, W5, b5, dZ5 = (
+        rng.normal(size=(25, 12)),
+        rng.normal(size=(10, 25)),
+        rng.normal(size=10),
+        rng.normal(size=(10, 12)),
+    )
     dA4, dW5, _ = dense_columns_bwd(dense_columns_fwd(A4, W5, b5)[1], dZ5)
     vec = dZ5.T.ravel()
     by_W = vec @ np.kron(*map(np.asarray, jac_dense_columns_W_factors(A4, W5, b5)))
@@ -76,18 +82,27 @@ def may_factors_be_swapped() -> Answer:
     return Answer(
         "commute",
         "D-09",
-        "I don't know if they can apply commutative property in this matrix chain rule. Why does A4 × (A5 − y) "
+        "I don't know if they can apply commutative property in this matrix chain rule. Why does A4 × (A5 − "
+        "y) "
         "become (A5 − y) × A4ᵀ?",
         (
-            "They cannot, and they do not. The product of matrices does not commute, not even for square ones, and here "
+            "They cannot, and they do not. The product of matrices does not commute, not even for square "
+            "ones, and here "
             "the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
-            "What stands in the chain rule is not $A_4$ but the Jacobian of $Z_5$ by $W_5$, which has an output for each "
-            "entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} Z_5}{\\partial "
-            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Contracting it with the gradient from above gives "
-            "$\\operatorname{vec}(dZ_5)^{\\top} (A_4^{\\top} \\otimes I) = \\operatorname{vec}(dZ_5 A_4^{\\top})^{\\top}$. The "
-            "transpose and the side come out of the Kronecker product; at no point are two factors exchanged.",
-            "A quicker way to see it: $dW_5[i, k] = \\sum_s dZ_5[i, s] \\, A_4[k, s]$. The sum runs over the second index "
-            "of both, and a product of matrices sums over the second index of its left factor and the *first* of its "
+            "What stands in the chain rule is not $A_4$ but the Jacobian of $Z_5$ by $W_5$, which has an "
+            "output for each "
+            "entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} "
+            "Z_5}{\\partial "
+            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Contracting it with the gradient from "
+            "above gives "
+            "$\\operatorname{vec}(dZ_5)^{\\top} (A_4^{\\top} \\otimes I) = \\operatorname{vec}(dZ_5 "
+            "A_4^{\\top})^{\\top}$. The "
+            "transpose and the side come out of the Kronecker product; at no point are two factors "
+            "exchanged.",
+            "A quicker way to see it: $dW_5[i, k] = \\sum_s dZ_5[i, s] \\, A_4[k, s]$. The sum runs over "
+            "the second index "
+            "of both, and a product of matrices sums over the second index of its left factor and the "
+            "*first* of its "
             "right one. So $A_4$ must be turned.",
         ),
         ("what", "result"),
@@ -109,7 +124,7 @@ def may_factors_be_swapped() -> Answer:
 def why_one_over_m() -> Answer:
     """D-07: the gradient of a sum grows with the batch, that of a mean does not."""
     rng = np.random.default_rng(0)
-    shapes = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+    shapes = pairwise(WIDTHS)
     params = [(rng.normal(size=(o, i)) * (2 / i) ** 0.5, np.zeros(o)) for i, o in shapes]
     images, labels = load_digits_28()
     steps = jax.jit(_steps, compiler_options=quick())
@@ -124,11 +139,15 @@ def why_one_over_m() -> Answer:
         "D-07",
         "Why do I have to divide by 60000?",
         (
-            "Because the loss is a mean: $L = -\\frac{1}{m} \\sum_s \\ln a_{y^{(s)}}$. The derivative of a mean is the mean of "
-            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be put in anywhere, once; "
+            "Because the loss is a mean: $L = -\\frac{1}{m} \\sum_s \\ln a_{y^{(s)}}$. The derivative of a "
+            "mean is the mean of "
+            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be put in "
+            "anywhere, once; "
             "best at $dZ_5$, where every later line inherits it.",
-            "Without it nothing is wrong with the direction of the step. But its length grows with the batch, so a rate "
-            "$\\alpha$ that suits 10 samples throws the weights away with 1000, and with 60000 the step is 60000 times "
+            "Without it nothing is wrong with the direction of the step. But its length grows with the "
+            "batch, so a rate "
+            "$\\alpha$ that suits 10 samples throws the weights away with 1000, and with 60000 the step is "
+            "60000 times "
             "too long.",
         ),
         ("m", "‖dW5‖ without 1/m", "with 1/m", "loss before", "after a step without", "with"),
@@ -166,7 +185,8 @@ def the_blanks() -> Answer:
         "C-08",
         "O11 = x11 F11 + x12 F12 + x21 F21 + x22 F22; O12 = ?, O21 = ?, O22 = ?",
         (
-            "The filter moves one place to the right for $O_{12}$, one down for $O_{21}$, and both for $O_{22}$. In every sum "
+            "The filter moves one place to the right for $O_{12}$, one down for $O_{21}$, and both for "
+            "$O_{22}$. In every sum "
             "the filter's indices stay in their order; only the image's are shifted.",
         ),
         ("output", "sum", "with numbers"),
@@ -189,16 +209,21 @@ def local_gradients() -> Answer:
         "C-11",
         "∂O/∂X and ∂O/∂F, the local gradients?",
         (
-            "Each output is a weighted sum of four pixels, so its row holds the four weights at the places of those "
-            "pixels. Two outputs beside each other have the same row shifted by one; two below each other by a row of "
-            "the image. $\\partial O / \\partial F$ is the same with the parts exchanged: the row of $O_{ij}$ holds the four "
+            "Each output is a weighted sum of four pixels, so its row holds the four weights at the places "
+            "of those "
+            "pixels. Two outputs beside each other have the same row shifted by one; two below each other "
+            "by a row of "
+            "the image. $\\partial O / \\partial F$ is the same with the parts exchanged: the row of "
+            "$O_{ij}$ holds the four "
             "pixels that it sees.",
-            "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, into this table and [[C-10]] comes out; into "
+            "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, into this table and "
+            "[[C-10]] comes out; into "
             "the other one, [[C-09]].",
         ),
         ("", *names),
         tuple(rows),
-        "∂O/∂X for the notes' 3×3 image and 2×2 filter, as jac_correlate2d_x returns it for F = (11, 12; 21, 22). "
+        "∂O/∂X for the notes' 3×3 image and 2×2 filter, as jac_correlate2d_x returns it for F = (11, 12; "
+        "21, 22). "
         "A dot is 0.",
     )
 
@@ -213,10 +238,13 @@ def beyond_the_edge() -> Answer:
         "C-07",
         "Y[i, j] = Σ Σ X[i − a, j − b] W[a, b]: what is X where i − a is negative?",
         (
-            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 outside, and the output "
-            "is larger than the image by one less than the filter. *Valid*: only those $i, j$ for which no index leaves "
+            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 "
+            "outside, and the output "
+            "is larger than the image by one less than the filter. *Valid*: only those $i, j$ for which no "
+            "index leaves "
             "the image, and the output is smaller by as much.",
-            "The gradient of a valid cross-correlation by its image is a full one ([[C-10]]): going back, every pixel must "
+            "The gradient of a valid cross-correlation by its image is a full one ([[C-10]]): going back, "
+            "every pixel must "
             "get its share from every window that saw it, at the edges too.",
         ),
         ("reading", "output", "Y"),
@@ -235,16 +263,23 @@ def the_typo() -> Answer:
     step = [float(cross_entropy_of_scores_fwd(s - 0.1 * g, y)[0]) for g in (printed, right)]
     rows = (
         ("as printed", _vector(printed), f"{_minus(printed.sum())}", f"{float(J):.4f} → {step[0]:.4f}"),
-        ("as it holds", _vector(right), f"{_minus(round(float(right.sum()), 12))}", f"{float(J):.4f} → {step[1]:.4f}"),
+        (
+            "as it holds",
+            _vector(right),
+            f"{_minus(round(float(right.sum()), 12))}",
+            f"{float(J):.4f} → {step[1]:.4f}",
+        ),
     )
     return Answer(
         "typo",
         "B-10",
         "∂J/∂s_k is p_k for k = y and p_k − 1 for k ≠ y. Check typo?",
         (
-            "It is one: the cases are swapped ([[B-E1]]). The $-s_y$ in $J = \\ln \\sum_j e^{s_j} - s_y$ takes 1 off at the true "
+            "It is one: the cases are swapped ([[B-E1]]). The $-s_y$ in $J = \\ln \\sum_j e^{s_j} - s_y$ "
+            "takes 1 off at the true "
             "class and nowhere else.",
-            "Two ways to notice without a derivation: the entries must sum to 0, since adding a constant to all scores "
+            "Two ways to notice without a derivation: the entries must sum to 0, since adding a constant to "
+            "all scores "
             "changes nothing; and a small step against the gradient must lower the loss.",
         ),
         ("version", "∂J/∂s", "sum", "loss, before → after a step of 0.1"),
@@ -261,7 +296,11 @@ def labels_of_any_sum() -> Answer:
     short = np.asarray(softmax_fwd(logits)[0]) - labels
     step = 1e-6
     differences = [
-        (float(softmax_cross_entropy_fwd(logits + step * e, labels)[0]) - float(softmax_cross_entropy_fwd(logits - step * e, labels)[0])) / (2 * step)
+        (
+            float(softmax_cross_entropy_fwd(logits + step * e, labels)[0])
+            - float(softmax_cross_entropy_fwd(logits - step * e, labels)[0])
+        )
+        / (2 * step)
         for e in np.eye(3)[:, None]
     ]
     return Answer(
@@ -269,8 +308,10 @@ def labels_of_any_sum() -> Answer:
         "A-10",
         "The last step drops Σ_k y_k. When may it?",
         (
-            "Where every sample's labels sum to 1, as one-hot labels and distributions do. The lecture uses it without saying "
-            "so. For several true classes at once, weights, or padding (labels all 0), only the form with the sum is the "
+            "Where every sample's labels sum to 1, as one-hot labels and distributions do. The lecture uses "
+            "it without saying "
+            "so. For several true classes at once, weights, or padding (labels all 0), only the form with "
+            "the sum is the "
             "gradient.",
         ),
         ("form", "∂J/∂l"),

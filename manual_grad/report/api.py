@@ -106,11 +106,14 @@ def _blocks(doc: str) -> list[str]:
 def _section(lines: list[str]) -> Markup:
     title, _, first = lines[0].partition(":")
     body = [first.strip(), *lines[1:]] if first.strip() else lines[1:]
-    text = inspect.cleandoc("\n" + "\n".join(body)) if not first.strip() else " ".join(x.strip() for x in body)
+    text = (
+        inspect.cleandoc("\n" + "\n".join(body)) if not first.strip() else " ".join(x.strip() for x in body)
+    )
     items = re.findall(r"^([\w, `*]+?): (.*(?:\n    .*)*)", text, flags=re.MULTILINE)
     if title in ("Args", "Raises") and items:
         made = Markup("").join(
-            Markup("<dt>{}</dt><dd>{}</dd>").format(name, _inline(" ".join(said.split()))) for name, said in items
+            Markup("<dt>{}</dt><dd>{}</dd>").format(name, _inline(" ".join(said.split())))
+            for name, said in items
         )
         return Markup('<p class="section">{}</p><dl>{}</dl>').format(title, made)
     return Markup('<p class="section">{}</p><p>{}</p>').format(title, _inline(" ".join(text.split())))
@@ -121,7 +124,5 @@ def _inline(text: str) -> Markup:
     html = str(escape(text))
     html = re.sub(r"``(.+?)``", r"<code>\1</code>", html)
     html = re.sub(r":\w+:`~?(.+?)`", lambda m: f"<code>{m[1].rsplit('.', 1)[-1]}</code>", html)
-    html = re.sub(
-        r"\[([A-D]-E?\d+)\]", lambda m: str(link(m[1])).replace(f">{m[1]}<", f">[{m[1]}]<"), html
-    )
+    html = re.sub(r"\[([A-D]-E?\d+)\]", lambda m: str(link(m[1])).replace(f">{m[1]}<", f">[{m[1]}]<"), html)
     return Markup(html)

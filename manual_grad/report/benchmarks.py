@@ -29,7 +29,11 @@ def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("case"), str) and isinstance(row.get("ratio"), int | float)
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("case"), str)
+        and isinstance(row.get("ratio"), int | float)
+    )
 
 
 def require_known(content: dict[str, Any], path: Path) -> None:
@@ -117,7 +121,10 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> Figure:
     parts = []
     for power in range(math.ceil(low), math.floor(high) + 1):
         x = place(2.0**power)
-        parts += [svg.line(x, 18, x, height - 26, "grid"), svg.text(x, height - 10, f"{2.0**power:g}", css="small")]
+        parts += [
+            svg.line(x, 18, x, height - 26, "grid"),
+            svg.text(x, height - 10, f"{2.0**power:g}", css="small"),
+        ]
     parts.append(svg.line(place(1), 14, place(1), height - 26, "flow"))
     for k, row in enumerate(rows):
         y = 26 + step * k
@@ -126,13 +133,16 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> Figure:
         if row.get("interval"):
             a, b = row["interval"]
             parts.append(svg.line(place(a), y, place(b), y, "range"))
-        parts.append(f'<circle cx="{svg.number(place(row["ratio"]))}" cy="{svg.number(y)}" r="4" class="{css}"/>')
+        parts.append(
+            f'<circle cx="{svg.number(place(row["ratio"]))}" cy="{svg.number(y)}" r="4" class="{css}"/>'
+        )
     mean = math.exp(sum(math.log(r["ratio"]) for r in rows) / len(rows))
     label = f"time by hand over time of autodiff, {len(rows)} cases, geometric mean {mean:.2f}"
     return Figure(
         "ratios",
         svg.drawing("".join(parts), width, height, label, "wide-chart"),
-        f"Time by hand over time of autodiff, one line a case, with its 95 % interval: left of 1 the formulas are faster. "
+        f"Time by hand over time of autodiff, one line a case, with its 95 % interval: left of 1 the "
+        f"formulas are faster. "
         f"Geometric mean of {len(rows)} cases: {mean:.2f}.",
         [{k: row.get(k) for k in ("case", "size", "ratio", "interval", "verdict")} for row in rows],
     )
@@ -165,7 +175,10 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: Any) -> Figure | None:
     parts = []
     for p in range(y0, y1 + 1):
         y = place(x0, p)[1]
-        parts += [svg.line(left, y, width - right, y, "grid"), svg.text(left - 6, y + 4, f"{10.0 ** (p - 9):g}", "end", "small")]
+        parts += [
+            svg.line(left, y, width - right, y, "grid"),
+            svg.text(left - 6, y + 4, f"{10.0 ** (p - 9):g}", "end", "small"),
+        ]
     for p in range(x0, x1 + 1):
         parts.append(svg.text(place(p, y0)[0], height - bottom + 16, f"{10.0**p:g}", css="small"))
     roof = math.log10(flops)
@@ -184,8 +197,10 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: Any) -> Figure | None:
     return Figure(
         "roofline",
         svg.drawing("".join(parts), width, height, f"roofline of {len(points)} cases", "wide-chart"),
-        f"The roofline: what each case reaches by hand, over how many operations it has for each byte that it must move. "
-        f"The dashes are the machine's ceiling, measured in the same run: {flops / 1e9:.0f} GF/s of a matrix product, and "
+        f"The roofline: what each case reaches by hand, over how many operations it has for each byte that "
+        f"it must move. "
+        f"The dashes are the machine's ceiling, measured in the same run: {flops / 1e9:.0f} GF/s of a "
+        f"matrix product, and "
         "the speed of a large copy.",
         [{"case": name, "operations_a_byte": x, "operations_a_second": y} for name, x, y in points],
     )

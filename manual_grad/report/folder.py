@@ -37,7 +37,9 @@ def require_free(path: Path, force: bool) -> None:
     foreign = sorted(foreign_files(path))
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise InputError(f"{shown}, which holds what is no part of a book ({foreign[0]}{more}): it is left as it is")
+        raise InputError(
+            f"{shown}, which holds what is no part of a book ({foreign[0]}{more}): it is left as it is"
+        )
 
 
 def foreign_files(path: Path) -> set[str]:

@@ -200,7 +200,8 @@ LAYERS = (
     ),
     Layer(
         "Lecture A's CNN",
-        r"X \rightarrow \text{Conv} \rightarrow \text{Conv} \rightarrow \text{Dense} \rightarrow \text{Dense} \rightarrow J",
+        r"X \rightarrow \text{Conv} \rightarrow \text{Conv} \rightarrow \text{Dense} \rightarrow "
+        r"\text{Dense} \rightarrow J",
         (r"\text{each layer by its own formula, last to first}",),
         ("cnn_fwd", "cnn_bwd"),
         "",

@@ -75,9 +75,7 @@ def render(results: Results, show: Show = lambda what: None) -> dict[str, bytes]
     show("refuting the misprints")
     errata = [erratum_of(e, results) for e in ERRATA]
     show("writing the pages")
-    site = Site(results, figures, questions, errata)
-    pages = dict(site.pages())
-    files = {name: html.encode() for name, html in pages.items()}
+    files = {name: html.encode() for name, html in Site(results, figures, questions, errata).pages()}
     files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js")}
     return files | {f"data/{name}": content for name, content in data_files(results, figures, errata)}
 
@@ -143,7 +141,10 @@ class Site:
             yield name, self.page(name, f"Lecture {letter}", "lecture.html", **self.lecture(letter))
         yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
         on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
-        overview = [(on_page_link(e["tag"]), indexed(e["title"]), f"Lecture {e['lecture']}, {e['section']}") for e in self.errata]
+        overview = [
+            (on_page_link(e["tag"]), indexed(e["title"]), f"Lecture {e['lecture']}, {e['section']}")
+            for e in self.errata
+        ]
         on_page = [e | {"href": f"#{e['tag']}"} for e in self.errata]
         yield "errata.html", self.page("errata.html", "Errata", errata=on_page, overview=overview)
         yield "formulas.html", self.page("formulas.html", "Formulas", groups=self.layers())
@@ -229,7 +230,10 @@ class Site:
         def neighbour(other: int) -> tuple[str, str] | None:
             if not 0 <= other < len(letters):
                 return None
-            return f"lecture-{letters[other].lower()}.html", f"Lecture {letters[other]}: {LECTURES[letters[other]]}"
+            return (
+                f"lecture-{letters[other].lower()}.html",
+                f"Lecture {letters[other]}: {LECTURES[letters[other]]}",
+            )
 
         return {
             "letter": letter,
@@ -261,7 +265,11 @@ class Site:
             "references": list(references.values()),
             "claims": [_claim(c) for c in e.claims],
             "verdict": verdict,
-            "oracles": [_oracle(name, verdict["oracles"][name]) for name in self.results.oracles if name in verdict["oracles"]],
+            "oracles": [
+                _oracle(name, verdict["oracles"][name])
+                for name in self.results.oracles
+                if name in verdict["oracles"]
+            ],
             "figures": self.figures.get(e.tag, []),
             "answers": [a for a in self.questions if a.tag == e.tag],
             "errata": [x for x in self.errata if x["corrects"] == e.tag],
@@ -292,7 +300,8 @@ class Site:
             numbers = ""
             if d["at"] is not None:
                 at = f"[{', '.join(map(str, d['at']))}]"
-                numbers = f"At {at}: got {d['got']:.6g}, expected {d['expected']:.6g}; relative error {d['relative_error']:.2g}."
+                numbers = f"At {at}: got {d['got']:.6g}, expected {d['expected']:.6g}; "
+                numbers += f"relative error {d['relative_error']:.2g}."
             grad = source_of(planted.grad).text
             line = next(n for n, text in enumerate(grad.splitlines(), 1) if "  # " in text)
             cases.append(
@@ -312,8 +321,13 @@ class Site:
         """The kill matrix."""
         rows = self.results.kills
         oracles = [name for name in ORACLES if any(name in r["relative_error"] for r in rows)]
-        kinds = sorted({r["mutant"] for r in rows}, key=lambda kind: (-sum(r["mutant"] == kind for r in rows), kind))
-        lines = [_kill_line(kind, [r for r in rows if kind in (r["mutant"], "all")], oracles) for kind in ["all", *kinds]]
+        kinds = sorted(
+            {r["mutant"] for r in rows}, key=lambda kind: (-sum(r["mutant"] == kind for r in rows), kind)
+        )
+        lines = [
+            _kill_line(kind, [r for r in rows if kind in (r["mutant"], "all")], oracles)
+            for kind in ["all", *kinds]
+        ]
         examples = {(c, r["mutant"]): r | {"check": c} for r in rows for c in r["survives"]}
         return {
             "total": len(rows),
@@ -323,7 +337,9 @@ class Site:
             "oracles": oracles,
             "common": COMMON,
             "rows": lines,
-            "survivors": sorted(examples.values(), key=lambda r: (COMMON.index(r["check"]), r["tag"], r["mutant"])),
+            "survivors": sorted(
+                examples.values(), key=lambda r: (COMMON.index(r["check"]), r["tag"], r["mutant"])
+            ),
         }
 
 
@@ -358,7 +374,7 @@ def shape_rows(
 
 
 def _input(name: str, inputs: dict[str, str]) -> str:
-    """An input by its name in the lecture: W1 is ``params[0][0]`` of a sequence and ``params['W1']`` of a dict."""
+    """An input by its lecture's name: W1 is ``params[0][0]`` of a sequence, ``params['W1']`` of a dict."""
     found = re.fullmatch(r"([Wb])(\d)", name)
     keys = [name, f"params['{name}']"]
     keys += [f"params[{int(found[2]) - 1}][{'Wb'.index(found[1])}]"] if found else []
@@ -371,12 +387,22 @@ def data_files(
     """What can be downloaded."""
     verdicts = {"environment": results.about, "equations": list(results.verdicts.values())}
     texts = [
-        {k: getattr(e, k) for k in ("tag", "title", "section", "printed", "corrected", "corrects", "why", "note")}
+        {
+            k: getattr(e, k)
+            for k in ("tag", "title", "section", "printed", "corrected", "corrects", "why", "note")
+        }
         | {"counterexample": found["counterexample"]}
         for e, found in zip(ERRATA, errata, strict=True)
     ]
     flat = [{k: v for k, v in row.items() if k != "counterexample"} for row in texts]
-    kills = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in r.items() if k != "relative_error"} for r in results.kills]
+    kills = [
+        {
+            k: " ".join(map(str, v)) if isinstance(v, list) else v
+            for k, v in r.items()
+            if k != "relative_error"
+        }
+        for r in results.kills
+    ]
     yield "verdicts.json", _json(verdicts)
     yield "errata.json", _json(texts)
     yield "errata.csv", _csv(flat)
@@ -431,15 +457,23 @@ def _claim(c: Claim) -> Markup:
     says = f"{c.says}: " if c.says else ""
     ways = Markup(", ").join(Markup("<code>{}</code>").format(way) for way in c.formulas)
     reference = inspect.unwrap(c.reference).__name__.lstrip("_")
-    return Markup("{}{} {} {} of <code>{}</code>, by {}").format(
-        says, "the", KINDS[c.kind], ", ".join(c.wrt), reference, ways
-    ) if c.kind != "value" else Markup("{}the value of <code>{}</code>, by {}").format(says, reference, ways)
+    return (
+        Markup("{}{} {} {} of <code>{}</code>, by {}").format(
+            says, "the", KINDS[c.kind], ", ".join(c.wrt), reference, ways
+        )
+        if c.kind != "value"
+        else Markup("{}the value of <code>{}</code>, by {}").format(says, reference, ways)
+    )
 
 
 def _oracle(name: str, found: dict[str, Any]) -> tuple[str, str, Markup]:
     error = found["max_error"]
-    shown = "not finite" if error is None else f"{error:.1e}".replace("-", "−") if error else "0, to the last bit"
-    badge = Markup('<span class="badge {}">{}</span>').format(*(("good", "yes") if found["passed"] else ("bad", "no")))
+    shown = (
+        "not finite" if error is None else f"{error:.1e}".replace("-", "−") if error else "0, to the last bit"
+    )
+    badge = Markup('<span class="badge {}">{}</span>').format(
+        *(("good", "yes") if found["passed"] else ("bad", "no"))
+    )
     return name, shown, badge
 
 

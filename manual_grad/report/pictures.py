@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -82,7 +83,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jax.jacobian(reference.softmax.softmax)(logits),
                 rows_first,
                 "The softmax Jacobian for a batch of 3 samples and 5 classes: one symmetric block "
-                "$\\operatorname{diag}(\\hat{y}) - \\hat{y} \\hat{y}^{\\top}$ for each sample, and nothing between "
+                "$\\operatorname{diag}(\\hat{y}) - \\hat{y} \\hat{y}^{\\top}$ for each sample, and nothing "
+                "between "
                 "samples.",
                 (5, 5),
             )
@@ -93,8 +95,10 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jac_dense_columns_W(X, W, b),
                 jax.jacobian(reference.dense.dense_columns, 1)(X, W, b),
                 columns_first,
-                "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ for $X$ of $3 "
-                "\\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the identity, and the multiples "
+                "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ "
+                "for $X$ of $3 "
+                "\\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the identity, and the "
+                "multiples "
                 "are the entries of $X^{\\top}$. There is the transpose.",
                 (5, 5),
             ),
@@ -103,7 +107,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jac_dense_columns_X(X, W, b),
                 jax.jacobian(reference.dense.dense_columns, 0)(X, W, b),
                 columns_first,
-                "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ itself, once for each "
+                "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ "
+                "itself, once for each "
                 "of the 4 samples. No sample sees another.",
                 (5, 3),
             ),
@@ -114,8 +119,10 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jac_correlate2d_x(image, kernel),
                 jax.jacobian(reference.conv2d.correlate2d, 0)(image, kernel),
                 rows_first,
-                "$\\partial O / \\partial X$ for an image of $4 \\times 5$ and a filter of $2 \\times 3$: doubly "
-                "Toeplitz. Along every diagonal of a block stands one entry of $F$, and along every diagonal of "
+                "$\\partial O / \\partial X$ for an image of $4 \\times 5$ and a filter of $2 \\times 3$: "
+                "doubly "
+                "Toeplitz. Along every diagonal of a block stands one entry of $F$, and along every "
+                "diagonal of "
                 "blocks one block.",
                 (3, 5),
             ),
@@ -158,7 +165,9 @@ def _jacobian(
 
 def _panels(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
     """Drawings beside each other, each with a line under it."""
-    made = [Markup('<div class="panel">{}<p>{}</p></div>').format(picture, under) for picture, under in panels]
+    made = [
+        Markup('<div class="panel">{}<p>{}</p></div>').format(picture, under) for picture, under in panels
+    ]
     return Markup('<div class="{}">').format(css) + Markup("").join(made) + Markup("</div>")
 
 
@@ -193,8 +202,10 @@ def rotation_figure() -> Figure:
     return Figure(
         "rotation",
         first + _panels(steps, "panels nine"),
-        "The gradient of the image, [[C-10]], step by step. The turned filter (small figures in the frame) slides "
-        "over $\\partial L / \\partial O$ with zeros around it; each position gives one entry of $\\partial L / "
+        "The gradient of the image, [[C-10]], step by step. The turned filter (small figures in the frame) "
+        "slides "
+        "over $\\partial L / \\partial O$ with zeros around it; each position gives one entry of $\\partial "
+        "L / "
         "\\partial X$.",
         data,
     )
@@ -213,9 +224,13 @@ def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
             if 0 < i < n - 1 and 0 < j < n - 1:
                 parts.append(svg.cell(x, y, side, padded[i, j], 4, 0.5))
             inside = p <= i < p + 2 and q <= j < q + 2
-            parts.append(svg.text(x + side / 2, y + (13 if inside else 20), svg.short(padded[i, j]), css="entry"))
+            parts.append(
+                svg.text(x + side / 2, y + (13 if inside else 20), svg.short(padded[i, j]), css="entry")
+            )
             if inside:
-                parts.append(svg.text(x + side - 3, y + 27, f"×{svg.short(turned[i - p, j - q])}", "end", "tiny"))
+                parts.append(
+                    svg.text(x + side - 3, y + 27, f"×{svg.short(turned[i - p, j - q])}", "end", "tiny")
+                )
     parts += [svg.line(0.5, 0.5 + k * side, n * side + 0.5, 0.5 + k * side) for k in range(n + 1)]
     parts += [svg.line(0.5 + k * side, 0.5, 0.5 + k * side, n * side + 0.5) for k in range(n + 1)]
     parts.append(svg.rect(0.5 + q * side, 0.5 + p * side, 2 * side, 2 * side, "window"))
@@ -229,7 +244,12 @@ def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
 def rows_and_columns_figure() -> Figure:
     """One layer in both conventions, from the same numbers."""
     rng = np.random.default_rng(1)
-    X, W, b, dZ = rng.normal(size=(4, 3)), rng.normal(size=(3, 5)), rng.normal(size=5), rng.normal(size=(4, 5))
+    X, W, b, dZ = (
+        rng.normal(size=(4, 3)),
+        rng.normal(size=(3, 5)),
+        rng.normal(size=5),
+        rng.normal(size=(4, 5)),
+    )
     Z, res = dense_rows_fwd(X, W, b)
     dX, dW, db = dense_rows_bwd(res, dZ)
     Zc, res_c = dense_columns_fwd(X.T, W.T, b)
@@ -251,8 +271,10 @@ def rows_and_columns_figure() -> Figure:
     return Figure(
         "rows-and-columns",
         Markup('<div class="products">') + Markup("").join(rows) + Markup("</div>"),
-        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with a sample a row and with a sample a "
-        "column. Every picture on the right is its neighbour's mirror image, and every product has its factors "
+        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with a sample a row and with a "
+        "sample a "
+        "column. Every picture on the right is its neighbour's mirror image, and every product has its "
+        "factors "
         f"the other way round. The two computations differ by at most {gap:.0e}.",
         data | {"largest_difference": gap},
     )
@@ -283,18 +305,25 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     panels = []
     for name, title, log in (("train_loss", "training loss", True), ("test_accuracy", "accuracy", False)):
         ours, jaxs = [r[name] for r in records], [r["autodiff"][name] for r in records]
-        label = f"{title} over {len(epochs)} epochs, from {ours[0]:.3g} to {ours[-1]:.3g}; both curves coincide"
+        label = (
+            f"{title} over {len(epochs)} epochs, from {ours[0]:.3g} to {ours[-1]:.3g}; both curves coincide"
+        )
         series = [("by hand", ours, "hand"), ("autodiff", jaxs, "auto")]
         panels.append(
-            (svg.curves(series, epochs, label, "epoch", title, log), "by hand: wide line; autodiff: dashes on it")
+            (
+                svg.curves(series, epochs, label, "epoch", title, log),
+                "by hand: wide line; autodiff: dashes on it",
+            )
         )
     gap = max(r["parameter_gap"] for r in records)
     return Figure(
         "training",
         _panels(panels, "panels two"),
         f"Lecture D's five layers learn 1797 real handwritten digits of $8 \\times 8$ pixels, by [[D-11]] in "
-        f"float64, once with the gradients by hand and once with JAX's: from the same start, on the same batches. "
-        f"After {epochs[-1]} epochs the parameters of the two networks differ by at most {gap:.0e} of their size, "
+        f"float64, once with the gradients by hand and once with JAX's: from the same start, on the same "
+        f"batches. "
+        f"After {epochs[-1]} epochs the parameters of the two networks differ by at most {gap:.0e} of their "
+        f"size, "
         f"and {records[-1]['test_accuracy']:.1%} of the held-out digits are recognised.",
         list(records),
     )
@@ -376,7 +405,8 @@ def small_graph() -> Figure:
     return Figure(
         "graph-c-01",
         svg.drawing("".join(parts), 380, 236, label, "graph small-graph"),
-        "In each circle the value of the forward pass above, and under it, coloured, the gradient of $f$ that comes "
+        "In each circle the value of the forward pass above, and under it, coloured, the gradient of $f$ "
+        "that comes "
         "back. Computed by `product_of_sum_fwd` and `product_of_sum_bwd`.",
         data,
     )
@@ -388,12 +418,10 @@ def layered_graph() -> Figure:
 
     rng = np.random.default_rng(3)
     widths = (2, 4, 3, 2)
-    params = [
-        (rng.normal(size=(o, i)), rng.normal(size=o) / 2) for i, o in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    params = [(rng.normal(size=(o, i)), rng.normal(size=o) / 2) for i, o in pairwise(widths)]
     x, y = rng.normal(size=2), rng.normal(size=2)
     loss, res = network_squared_loss_fwd(params, x, y, activation="sigmoid")
-    layers, z, error = res
+    layers, _, error = res
     values = [np.asarray(x), *(np.asarray(A)[:, 0] for A in layers.As[1:]), np.asarray(error) + y]
     deltas = [np.asarray(d) for d in network_squared_loss_deltas(res, 1.0)]
     forward = _circles(widths, params, values, "a", "activations, layer by layer")
@@ -405,10 +433,16 @@ def layered_graph() -> Figure:
     }
     return Figure(
         "graph-c-05",
-        _panels([(forward, "forward: a, from left to right"), (backward, "backward: δ, from right to left")], "panels two"),
-        "The network of the notes, two inputs, four units and on to two outputs, with sigmoid. Edges are weights (wide: "
-        "large; coloured by sign), circles are what passes through the units: activations on the way there, the $\\delta$ of "
-        "[[C-05]] on the way back. Its shapes: $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$, $w^3$ is $2 \\times 3$, and every "
+        _panels(
+            [(forward, "forward: a, from left to right"), (backward, "backward: δ, from right to left")],
+            "panels two",
+        ),
+        "The network of the notes, two inputs, four units and on to two outputs, with sigmoid. Edges are "
+        "weights (wide: "
+        "large; coloured by sign), circles are what passes through the units: activations on the way there, "
+        "the $\\delta$ of "
+        "[[C-05]] on the way back. Its shapes: $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$, $w^3$ is $2 "
+        "\\times 3$, and every "
         "gradient has the shape of its weights.",
         data,
     )
@@ -440,7 +474,8 @@ def _circles(widths: Sequence[int], params: Any, values: Sequence[Any], name: st
             css = "pos" if shown[i] > 0 else "neg"
             strength = svg.number(0.08 + 0.5 * abs(float(shown[i])) / (scale or 1))
             parts.append(
-                f'<circle cx="{svg.number(x)}" cy="{svg.number(y)}" r="21" class="{css}" fill-opacity="{strength}"/>'
+                f'<circle cx="{svg.number(x)}" cy="{svg.number(y)}" r="21" class="{css}" '
+                f'fill-opacity="{strength}"/>'
             )
             parts.append(svg.text(x, y + 4, svg.short(float(shown[i])), css="value"))
         if shown is not None:
@@ -470,9 +505,13 @@ def cnn_graph() -> Figure:
     ]
     return Figure(
         "graph-a-11",
-        graph(stages, "lecture A's network from X down to J, with the shape of every tensor and its gradient"),
-        "The slide's network for 64 images of $28 \\times 28$: tensors forward on the left, their gradients backward on "
-        "the right, parameters in the middle. Every shape is what `cnn_grads` returns, and a gradient has the shape "
+        graph(
+            stages, "lecture A's network from X down to J, with the shape of every tensor and its gradient"
+        ),
+        "The slide's network for 64 images of $28 \\times 28$: tensors forward on the left, their gradients "
+        "backward on "
+        "the right, parameters in the middle. Every shape is what `cnn_grads` returns, and a gradient has "
+        "the shape "
         "of its tensor.",
         {name: list(size) for name, size in of.items()},
     )
@@ -483,10 +522,7 @@ def five_layer_graph() -> Figure:
     from manual_grad.formulas.mlp import five_layer_fwd, five_layer_grads
 
     shape, widths = jax.ShapeDtypeStruct, (784, 128, 50, 50, 25, 10)
-    params = [
-        (shape((o, i), np.float32), shape((o,), np.float32))
-        for i, o in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    params = [(shape((o, i), np.float32), shape((o,), np.float32)) for i, o in pairwise(widths)]
     X, Y = shape((784, 60000), np.float32), shape((10, 60000), np.float32)
     grads = jax.eval_shape(lambda p, x, y: five_layer_grads(five_layer_fwd(p, x, y)[1], 1.0), params, X, Y)
     of = {name: tuple(grad.shape) for name, grad in grads.items()}
@@ -504,7 +540,9 @@ def five_layer_graph() -> Figure:
     stages += [Stage("Z₅", of["dZ5"], "dZ₅", "softmax, cross-entropy"), Stage("L", (), "dL = 1")]
     return Figure(
         "graph-d-10",
-        graph(stages, "lecture D's network from X down to L, with the shape of every tensor and its gradient"),
+        graph(
+            stages, "lecture D's network from X down to L, with the shape of every tensor and its gradient"
+        ),
         "The five layers with the whole training set, $m = 60000$, one sample a column. The shapes come from "
         "`five_layer_grads`; set beside the notes' they show up [[D-E7]] and [[D-E8]].",
         {name: list(size) for name, size in of.items()},

@@ -1,7 +1,7 @@
 """Gradients with a mistake in each, as people write them: what the page "Is my gradient wrong?" is made of.
 
-Each ``d_…`` function is wrong in the one line that its comment marks. When the book is made, the judge is asked
-about every one of them, and the page shows what it says.
+Each ``d_…`` function is wrong in the one line that its comment marks. When the book is made, the judge is
+asked about every one of them, and the page shows what it says.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _IMAGE, _KERNEL, _TARGET = _RNG.normal(size=(6, 7)), _RNG.normal(size=(3, 2)), _
 
 @dataclass(frozen=True)
 class Planted:
-    """A mistake: what it is called, the loss, the gradient that has it, where it is judged, where it is right."""
+    """A mistake: its name, the loss, the gradient that has it, where it is judged, and the right equation."""
 
     name: str
     loss: Callable[..., Any]
@@ -69,8 +69,7 @@ def dense_loss(X, W, b, T):
 
 def d_bias_not_summed(X, W, b, T):
     """The bias gets a gradient for each sample."""
-    R = X @ W + b - T
-    return R  # .sum(axis=0)
+    return X @ W + b - T  # .sum(axis=0)
 
 
 def d_transposed(X, W, b, T):
@@ -190,11 +189,39 @@ PLANTED = (
     Planted("ReLU's mask is that of the gradient", relu_loss, d_mask_of_the_gradient, _RELU, 1, "B-06"),
     Planted("the activation's slope is missing", sigmoid_loss, d_slope_missing, _RELU, 1, "C-05"),
     Planted("the slope is taken at the output", sigmoid_loss, d_slope_at_the_output, _RELU, 1, "C-05"),
-    Planted("1 is not taken off at the true class", cross_entropy_loss, d_one_not_taken_off, (_T, _LABELS), 0, "A-10"),
+    Planted(
+        "1 is not taken off at the true class",
+        cross_entropy_loss,
+        d_one_not_taken_off,
+        (_T, _LABELS),
+        0,
+        "A-10",
+    ),
     Planted("the two cases are swapped", cross_entropy_loss, d_cases_swapped, (_T, _LABELS), 0, "B-10"),
-    Planted("softmax over the wrong axis", cross_entropy_loss, d_normalised_over_the_batch, (_T, _LABELS), 0, "A-10"),
-    Planted("the kernel is not turned", correlation_loss, d_kernel_not_turned, (_IMAGE, _KERNEL, _TARGET), 0, "C-10"),
-    Planted("the kernel's gradient is turned", correlation_loss, d_kernel_gradient_turned, (_IMAGE, _KERNEL, _TARGET), 1, "C-09"),
+    Planted(
+        "softmax over the wrong axis",
+        cross_entropy_loss,
+        d_normalised_over_the_batch,
+        (_T, _LABELS),
+        0,
+        "A-10",
+    ),
+    Planted(
+        "the kernel is not turned",
+        correlation_loss,
+        d_kernel_not_turned,
+        (_IMAGE, _KERNEL, _TARGET),
+        0,
+        "C-10",
+    ),
+    Planted(
+        "the kernel's gradient is turned",
+        correlation_loss,
+        d_kernel_gradient_turned,
+        (_IMAGE, _KERNEL, _TARGET),
+        1,
+        "C-09",
+    ),
 )
 
 

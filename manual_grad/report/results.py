@@ -18,7 +18,7 @@ import jax
 from manual_grad.environment import environment
 from manual_grad.formulas.border import InputError
 from manual_grad.lectures import EQUATIONS, ERRATA
-from manual_grad.report.planted import PLANTED, Planted, judged
+from manual_grad.report.planted import PLANTED, judged
 from manual_grad.training import data as samples
 from manual_grad.training import loop
 from manual_grad.verify import judge, kill_matrix
@@ -26,9 +26,16 @@ from manual_grad.verify import judge, kill_matrix
 TAGS = tuple(entry.tag for entry in (*EQUATIONS, *ERRATA))
 # Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
 SELECTED = (
-    "linear_regression_bwd", "softmax_bwd", "softmax_cross_entropy_bwd", "relu_bwd", "two_layer_squared_loss_bwd",
-    "cross_entropy_of_scores_bwd", "dense_rows_bwd", "convolve2d_bwd", "jac_correlate2d_x",
-)  # fmt: skip
+    "linear_regression_bwd",
+    "softmax_bwd",
+    "softmax_cross_entropy_bwd",
+    "relu_bwd",
+    "two_layer_squared_loss_bwd",
+    "cross_entropy_of_scores_bwd",
+    "dense_rows_bwd",
+    "convolve2d_bwd",
+    "jac_correlate2d_x",
+)
 EPOCHS = 12
 
 Show = Callable[[str, int], None]
@@ -164,7 +171,9 @@ def read_verdicts(path: Path) -> dict[str, Any]:
     lacking = [tag for tag in TAGS if tag not in {v["tag"] for v in found}]
     unknown = [v["tag"] for v in found if v["tag"] not in TAGS]
     if lacking:
-        raise InputError(f"--verdicts: {path} lacks {lacking[0]} and {len(lacking) - 1} more; expected every tag")
+        raise InputError(
+            f"--verdicts: {path} lacks {lacking[0]} and {len(lacking) - 1} more; expected every tag"
+        )
     if unknown:
         raise InputError(f"--verdicts: {path} has {unknown[0]!r}, no tag of this ledger")
     return content | {"source": "manual-grad verify --json"}
@@ -189,7 +198,11 @@ def read_kills(path: Path) -> dict[str, Any]:
     content = _read(path, "--kills", "manual-grad verify --mutants --json")
     fields = {"tag", "formula", "mutant", "killed_by", "relative_error", "survives", "checks"}
     rows = content.get("mutants")
-    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) and fields <= r.keys() for r in rows):
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not all(isinstance(r, dict) and fields <= r.keys() for r in rows)
+    ):
         raise InputError(f"--kills: {path} is not what manual-grad verify --mutants --json writes")
     return content
 

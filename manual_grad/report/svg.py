@@ -18,9 +18,7 @@ def drawing(body: str, width: float, height: float, label: str, css: str = "") -
     '<svg role="img" aria-label="nothing" viewBox="0 0 10 5" class=""></svg>'
     """
     box = f"0 0 {number(width)} {number(height)}"
-    return Markup(
-        f'<svg role="img" aria-label="{escape(label)}" viewBox="{box}" class="{css}">{body}</svg>'
-    )
+    return Markup(f'<svg role="img" aria-label="{escape(label)}" viewBox="{box}" class="{css}">{body}</svg>')
 
 
 def number(x: float) -> str:
@@ -64,7 +62,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 
 
 def cell(x: float, y: float, side: float, value: float, scale: float, most: float = 1.0) -> str:
-    """A square whose colour is the value's sign and whose strength its size, ``most`` at most; nothing for 0."""
+    """A square coloured by the value's sign, as strongly as it is large, up to ``most``; nothing for 0."""
     strength = abs(value) / scale if scale else 0.0
     if strength < 0.004:
         return ""
@@ -93,7 +91,10 @@ def heatmap(
     scale = float(np.max(np.abs(M), initial=0.0)) if scale is None else scale
     parts = [rect(0.5, 0.5, columns * side, rows * side, "paper")]
     for i in range(rows):
-        parts += [cell(0.5 + j * side, 0.5 + i * side, side, M[i, j], scale, 0.5 if numbers else 1) for j in range(columns)]
+        parts += [
+            cell(0.5 + j * side, 0.5 + i * side, side, M[i, j], scale, 0.5 if numbers else 1)
+            for j in range(columns)
+        ]
     if numbers:
         parts += [
             text(0.5 + (j + 0.5) * side, 0.5 + (i + 0.68) * side, short(M[i, j]), css="entry")
@@ -101,8 +102,14 @@ def heatmap(
             for j in range(columns)
         ]
     if blocks:
-        parts += [line(0.5, y * side + 0.5, columns * side + 0.5, y * side + 0.5) for y in range(blocks[0], rows, blocks[0])]
-        parts += [line(x * side + 0.5, 0.5, x * side + 0.5, rows * side + 0.5) for x in range(blocks[1], columns, blocks[1])]
+        parts += [
+            line(0.5, y * side + 0.5, columns * side + 0.5, y * side + 0.5)
+            for y in range(blocks[0], rows, blocks[0])
+        ]
+        parts += [
+            line(x * side + 0.5, 0.5, x * side + 0.5, rows * side + 0.5)
+            for x in range(blocks[1], columns, blocks[1])
+        ]
     parts.append(rect(0.5, 0.5, columns * side, rows * side, "frame"))
     return drawing("".join(parts), columns * side + 1, rows * side + 1, label, "heat")
 
@@ -150,10 +157,12 @@ def curves(
 
     def place(x: float, y: float) -> tuple[float, float]:
         fx = (x - xs[0]) / ((xs[-1] - xs[0]) or 1)
-        return left + fx * (width - left - right), height - bottom - (y - low) / (high - low) * (height - top - bottom)
+        return left + fx * (width - left - right), height - bottom - (y - low) / (high - low) * (
+            height - top - bottom
+        )
 
     parts = []
-    marks = [k for k in range(math.ceil(low), math.floor(high) + 1)] if log else ticks(low, high)
+    marks = list(range(math.ceil(low), math.floor(high) + 1)) if log else ticks(low, high)
     marks = marks if len(marks) > 1 else [low + pad, high - pad]
     for mark in marks:
         y = place(xs[0], mark)[1]
