@@ -120,9 +120,7 @@ def _progress(steps: int) -> Iterator[Callable[..., None]]:
         task = progress.add_task("starting", total=steps + 3)
 
         def show(what: str, done: int | None = None) -> None:
-            progress.update(task, description=what, **({} if done is None else {"completed": done}))
-            if done is None:
-                progress.advance(task)
+            progress.update(task, description=what, completed=done, advance=1 if done is None else None)
 
         yield show
 

@@ -67,7 +67,7 @@ def answers() -> list[Answer]:
 
 def may_factors_be_swapped() -> Answer:
     """D-09: the order of the factors comes out of the Kronecker Jacobians."""
-    rng = np.random.default_rng(0)
+    rng: Any = np.random.default_rng(0)
     A4, W5, b5, dZ5 = (
         rng.normal(size=(25, 12)),
         rng.normal(size=(10, 25)),
@@ -78,7 +78,7 @@ def may_factors_be_swapped() -> Answer:
     vec = dZ5.T.ravel()
     by_W = vec @ np.kron(*map(np.asarray, jac_dense_columns_W_factors(A4, W5, b5)))
     by_A = vec @ np.kron(*map(np.asarray, jac_dense_columns_X_factors(A4, W5, b5)))
-    P, Q = np.array([[1, 2], [3, 4]]), np.array([[0, 1], [1, 1]])
+    P, Q = _array([[1, 2], [3, 4]]), _array([[0, 1], [1, 1]])
     return Answer(
         "commute",
         "D-09",
@@ -123,7 +123,7 @@ def may_factors_be_swapped() -> Answer:
 
 def why_one_over_m() -> Answer:
     """D-07: the gradient of a sum grows with the batch, that of a mean does not."""
-    rng = np.random.default_rng(0)
+    rng: Any = np.random.default_rng(0)
     shapes = pairwise(WIDTHS)
     params = [(rng.normal(size=(o, i)) * (2 / i) ** 0.5, np.zeros(o)) for i, o in shapes]
     images, labels = load_digits_28()
@@ -168,7 +168,7 @@ def _steps(params: Any, X: Any, Y: Any) -> tuple[Any, ...]:
 
 def the_blanks() -> Answer:
     """C-08: O12, O21 and O22."""
-    X, F = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]), np.array([[1.0, -1], [2, 3]])
+    X, F = _array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]), _array([[1.0, -1], [2, 3]])
     O = np.asarray(correlate2d_fwd(X, F)[0])
     rows = []
     for i in range(2):
@@ -197,8 +197,8 @@ def the_blanks() -> Answer:
 
 def local_gradients() -> Answer:
     """C-11: ∂O/∂X written out for the notes' sizes."""
-    F = np.array([[11.0, 12], [21, 22]])
-    J = np.asarray(jac_correlate2d_x(np.arange(9.0).reshape(3, 3), F)).reshape(4, 9)
+    F = _array([[11.0, 12], [21, 22]])
+    J = np.asarray(jac_correlate2d_x(_array(np.arange(9.0).reshape(3, 3)), F)).reshape(4, 9)
     names = [f"x{i}{j}" for i in (1, 2, 3) for j in (1, 2, 3)]
     rows = [
         (f"O{i}{j}", *(f"F{value:.0f}" if value else "·" for value in row))
@@ -230,7 +230,7 @@ def local_gradients() -> Answer:
 
 def beyond_the_edge() -> Answer:
     """C-07: what is X[i − a, j − b] where an index leaves the image?"""
-    X, W = np.array([[1.0, 2], [3, 4]]), np.array([[1.0, 0], [0, 10]])
+    X, W = _array([[1.0, 2], [3, 4]]), _array([[1.0, 0], [0, 10]])
     full = np.asarray(convolve2d_fwd(X, W, mode="full")[0])
     valid = np.asarray(convolve2d_fwd(X, W, mode="valid")[0])
     return Answer(
@@ -255,7 +255,7 @@ def beyond_the_edge() -> Answer:
 
 def the_typo() -> Answer:
     """B-10: which of the two cases has the −1."""
-    s, y = np.array([2.0, 0.0, 1.0]), 0
+    s, y = _array([2.0, 0.0, 1.0]), 0
     J, res = cross_entropy_of_scores_fwd(s, y)
     right = np.asarray(cross_entropy_of_scores_bwd(res, 1.0)[0])
     p = np.asarray(softmax_fwd(s)[0])
@@ -290,7 +290,7 @@ def the_typo() -> Answer:
 
 def labels_of_any_sum() -> Answer:
     """A-10: the short form needs labels that sum to 1."""
-    logits, labels = np.array([[1.0, 0.0, -1.0]]), np.array([[1.0, 1.0, 0.0]])
+    logits, labels = _array([[1.0, 0.0, -1.0]]), _array([[1.0, 1.0, 0.0]])
     _, res = softmax_cross_entropy_fwd(logits, labels)
     long = np.asarray(softmax_cross_entropy_bwd(res, 1.0)[0])
     short = np.asarray(softmax_fwd(logits)[0]) - labels
@@ -318,10 +318,15 @@ def labels_of_any_sum() -> Answer:
         (
             ("(Ŷ Σ y − Y)/N", _vector(long[0])),
             ("(Ŷ − Y)/N", _vector(short[0])),
-            ("finite differences of J", _vector(np.array(differences))),
+            ("finite differences of J", _vector(_array(differences))),
         ),
         f"One sample, logits {_vector(logits[0])}, labels {_vector(labels[0])}, which sum to 2.",
     )
+
+
+def _array(entries: Any) -> Any:
+    """NumPy's array; the formulas take them, though their annotations speak of JAX's."""
+    return np.array(entries)
 
 
 def _error(a: np.ndarray, b: np.ndarray) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-import manual_grad
-from manual_grad.report.code import Source, console, python, source_of
+from manual_grad.report.code import Source, console, formulas, python, source_of
 from manual_grad.report.mathml import link
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Source:")
@@ -41,10 +40,8 @@ class Module:
 def modules() -> list[Module]:
     """Every module with public functions: the formulas, the operations, the judge."""
     functions: dict[str, list[Any]] = {}
-    for name in manual_grad.__all__:
-        value = getattr(manual_grad, name)
-        if inspect.isfunction(value):
-            functions.setdefault(value.__module__, []).append(value)
+    for value in formulas().values():
+        functions.setdefault(value.__module__, []).append(value)
     for owner in ("manual_grad.ops", "manual_grad.verify"):
         module = importlib.import_module(owner)
         names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])

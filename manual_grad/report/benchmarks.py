@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import manual_grad
 from manual_grad.formulas.border import InputError
 from manual_grad.report import svg
+from manual_grad.report.code import formulas
 from manual_grad.report.pictures import Figure
 
 LISTS = ("rows", "cases", "results")
@@ -24,7 +24,7 @@ def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
     >>> rows_of({"rows": [{"case": "softmax", "size": "8×8", "ratio": 0.5}]})[0]["case"]
     'softmax'
     """
-    found = next((content[name] for name in LISTS if isinstance(content.get(name), list)), [])
+    found: list[Any] = next((content[name] for name in LISTS if isinstance(content.get(name), list)), [])
     return found if all(_is_row(row) for row in found) else []
 
 
@@ -61,7 +61,7 @@ def by_function(content: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     for case in dict.fromkeys(row["case"] for row in rows_of(content)):
         plain = case.removeprefix("ops.")
         names = [plain, f"{plain}_fwd", f"{plain}_bwd"]
-        for name in (n for n in names if n in manual_grad.__all__):
+        for name in (n for n in names if n in formulas()):
             found.setdefault(name, []).append((case, f"benchmarks.html#{anchor(case)}"))
     return found
 

@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer, PythonLexer
+
+import manual_grad.formulas
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +48,22 @@ class Source:
         """Highlighted; the lines that carry ``tag`` are marked."""
         lines = tuple(n for n, line in enumerate(self.text.splitlines(), 1) if tag and tag in tags_of(line))
         return python(self.text, lines)
+
+
+@functools.cache
+def formulas() -> dict[str, Callable]:
+    """Every public formula by its name, module by module.
+
+    >>> formulas()["mse_bwd"].__module__
+    'manual_grad.formulas.mse'
+    """
+    found = {}
+    for module in pkgutil.iter_modules(manual_grad.formulas.__path__, "manual_grad.formulas."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            own = inspect.isfunction(value) and value.__module__ == module.name
+            if own and not name.startswith("_") and not module.name.endswith(".border"):
+                found[name] = value
+    return found
 
 
 @functools.cache

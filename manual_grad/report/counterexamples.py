@@ -32,7 +32,7 @@ def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
     try:
         printed = problem.answer_of(erratum.as_printed, quickly=True)
     except (TypeError, ValueError):
-        return {"caption": clash[:1].upper() + clash[1:] + ".", "head": (), "rows": ()}
+        return {"caption": clash[:1].upper() + clash[1:].rstrip(".") + ".", "head": (), "rows": ()}
     rows: list[tuple[str, ...]] = []
     for name, got, want in zip(claim.wrt, jax.tree.leaves(printed), jax.tree.leaves(right), strict=True):
         got, want = np.asarray(got), np.asarray(want)

@@ -13,7 +13,7 @@ _SIGNS = {"⊤": "⊤", "―": "_"}
 _LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
 SPACE = "{http://www.w3.org/1998/Math/MathML}"
 ElementTree.register_namespace("", SPACE[1:-1])
-_MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|`(.+?)`|\[\[(.+?)\]\]|\*(.+?)\*", re.DOTALL)
+_MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$([.,;:)?]*)|`(.+?)`|\[\[(.+?)\]\]|\*(.+?)\*", re.DOTALL)
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def mathml(latex: str, display: str = "inline", label: str = "") -> Markup:
     _mend(root)
     row = root[0] if len(root) else root
     if display == "inline" and len(row) > 1 and row[0].text in ("=", "+"):
-        row[0].set("form", "infix")  # it goes on from another formula
+        row[0].attrib |= {"lspace": "0em", "rspace": "0.28em"}  # it goes on from another formula
     if label:
         root.set("aria-label", label)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
@@ -95,11 +95,13 @@ def marked(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
-def _piece(block: str, inline: str, code: str, tag: str, stressed: str) -> Markup:
+def _piece(block: str, inline: str, after: str, code: str, tag: str, stressed: str) -> Markup:
     if block:
         return Markup('<span class="display">') + mathml(block, "block") + Markup("</span>")
     if inline:
-        return Markup(" ").join(map(mathml, breakable(inline)))
+        *first, last = map(mathml, breakable(inline))
+        last = Markup('<span class="whole">{}{}</span>').format(last, after) if after else last
+        return Markup(" ").join([*first, last])
     if code:
         return Markup("<code>{}</code>").format(code)
     if tag:
@@ -127,4 +129,5 @@ def indexed(text: str) -> Markup:
     html = re.sub(r"(?<=\w)_\{([^}]+)\}", r"<sub>\1</sub>", html)
     html = re.sub(r"(?<=\w)\^(\w)", r"<sup>\1</sup>", html)
     html = re.sub(r"(?<=</sup>)_(\w{1,2})\b", r"<sub>\1</sub>", html)
+    html = html.replace("ᵀ", "<sup>T</sup>")  # not every font has it
     return Markup(re.sub(r"(?<![\w_])(\w{1,3})_(\w{1,2})(?![\w_])", r"\1<sub>\2</sub>", html))

@@ -14,11 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import manual_grad
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Claim, Equation, Erratum
 from manual_grad.report import api, benchmarks
 from manual_grad.report.answers import Answer, answers
-from manual_grad.report.code import Source, console, python, source_of, tags_of
+from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.layers import LAYERS
 from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
@@ -217,10 +216,10 @@ class Site:
         derivative = re.search(r"\\partial|\\delta|\\frac\{d|d[ZW]_|d\\hat", entry.corrected or entry.printed)
         order = ("gradient", "jacobian", "value") if derivative else ("value", "gradient", "jacobian")
         claims = sorted(claims, key=lambda claim: order.index(claim.kind))
-        ways = [way for claim in claims for way in claim.formulas if way in manual_grad.__all__]
+        ways = [way for claim in claims for way in claim.formulas if way in formulas()]
         tagged = self.tagged.get(entry.tag, [])
         ways.sort(key=lambda way: way not in tagged)  # those first in which a line carries the tag
-        return [source_of(getattr(manual_grad, name)) for name in dict.fromkeys(ways or tagged)]
+        return [source_of(formulas()[name]) for name in dict.fromkeys(ways or tagged)]
 
     def lecture(self, letter: str) -> dict[str, Any]:
         """A lecture's page."""
@@ -369,7 +368,8 @@ def shape_rows(
     for name, axes in shapes:
         given = _input(name, inputs) or (_input(name[1:], inputs) if name.startswith("d") else "")
         size = re.search(r"\[(.*)\]", given)
-        shown = (size[1].replace(",", "×") or "scalar") if size else ""
+        sizes = [n for n in size[1].split(",") if n] if size else None
+        shown = ("×".join(sizes) or "scalar") if sizes is not None and len(sizes) == len(axes) else ""
         yield Markup("<code>{}</code>").format(name), "×".join(axes) or "scalar", shown
 
 
@@ -430,11 +430,9 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
 def _tagged_functions() -> dict[str, list[str]]:
     """Tag → the public formulas in which a line of code carries it."""
     found: dict[str, list[str]] = {}
-    for name in manual_grad.__all__:
-        value = getattr(manual_grad, name)
-        if inspect.isfunction(value):
-            for tag in dict.fromkeys(t for line in source_of(value).text.splitlines() for t in tags_of(line)):
-                found.setdefault(tag, []).append(name)
+    for name, value in formulas().items():
+        for tag in dict.fromkeys(t for line in source_of(value).text.splitlines() for t in tags_of(line)):
+            found.setdefault(tag, []).append(name)
     return found
 
 

@@ -51,7 +51,7 @@ class Figure:
 
 def jacobian_figures() -> dict[str, list[Figure]]:
     """Tag → heat maps of its Jacobian: by hand, JAX's, and their difference."""
-    rng = np.random.default_rng(0)
+    rng: Any = np.random.default_rng(0)
     y_hat, y, logits = rng.normal(size=8), 2 + rng.normal(size=8), 1.5 * rng.normal(size=(3, 5))
     X, W, b = rng.normal(size=(3, 4)), rng.normal(size=(5, 3)), rng.normal(size=5)
     image, kernel = rng.normal(size=(4, 5)), rng.normal(size=(2, 3))
@@ -176,7 +176,9 @@ def _panels(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup
 
 def rotation_figure() -> Figure:
     """dX of a cross-correlation, entry by entry: the turned kernel over the padded gradient."""
-    X, F, dO = np.zeros((3, 3)), np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, -1.0], [2.0, 3.0]])
+    X: Any = np.zeros((3, 3))
+    F: Any = np.array([[1.0, 2.0], [3.0, 4.0]])
+    dO: Any = np.array([[1.0, -1.0], [2.0, 3.0]])
     dX = np.asarray(correlate2d_bwd(correlate2d_fwd(X, F)[1], dO)[0])
     turned, padded = F[::-1, ::-1], np.pad(dO, 1)
     first = _panels(
@@ -243,7 +245,7 @@ def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
 
 def rows_and_columns_figure() -> Figure:
     """One layer in both conventions, from the same numbers."""
-    rng = np.random.default_rng(1)
+    rng: Any = np.random.default_rng(1)
     X, W, b, dZ = (
         rng.normal(size=(4, 3)),
         rng.normal(size=(3, 5)),
@@ -416,7 +418,7 @@ def layered_graph() -> Figure:
     """Lecture C's network with numbers: activations forward, deltas backward."""
     from manual_grad.formulas.mlp import network_squared_loss_deltas, network_squared_loss_fwd
 
-    rng = np.random.default_rng(3)
+    rng: Any = np.random.default_rng(3)
     widths = (2, 4, 3, 2)
     params = [(rng.normal(size=(o, i)), rng.normal(size=o) / 2) for i, o in pairwise(widths)]
     x, y = rng.normal(size=2), rng.normal(size=2)

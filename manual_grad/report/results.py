@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,13 @@ def gather(
         show: told what is being done and how many steps of :func:`steps` are behind.
     """
     names = [planted.name for planted in PLANTED]
-    work: list[tuple[str, Callable[[], Any]]] = [("training", lambda: _trained(seed))]
+    work: list[tuple[str, Callable[[], Any]]] = [("training", partial(_trained, seed))]
     if verdicts is None:
-        work += [(f"verifying {e.tag}", lambda e=e: _verdict(e, seed)) for e in (*EQUATIONS, *ERRATA)]
+        work += [(f"verifying {e.tag}", partial(_verdict, e, seed)) for e in (*EQUATIONS, *ERRATA)]
     if kills is None:
         chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
-        work += [(f"mutants of {t.formulas[0]}", lambda t=t: _killed(t, seed)) for t in chosen]
-    work += [(f"diagnosing: {p.name}", lambda p=p: judged(p)) for p in PLANTED]
+        work += [(f"mutants of {t.formulas[0]}", partial(_killed, t, seed)) for t in chosen]
+    work += [(f"diagnosing: {p.name}", partial(judged, p)) for p in PLANTED]
     found = dict(zip([what for what, _ in work], _all(work, show), strict=True))
     if verdicts is None:
         verdicts = {
@@ -103,11 +104,14 @@ def gather(
             "equations": [found[f"verifying {tag}"] for tag in TAGS],
             "source": f"manual-grad report, asking {', '.join(judge.QUICK_ORACLES)}",
         }
-    rows = kills["mutants"] if kills else [r for what, r in found.items() if what.startswith("mutants")]
+    if kills is None:
+        rows = [row for what, part in found.items() if what.startswith("mutants") for row in part]
+    else:
+        rows = kills["mutants"]
     return Results(
         verdicts={v["tag"]: v for v in verdicts["equations"]},
         about=verdicts["environment"] | {"source": verdicts["source"]},
-        kills=rows if kills else [row for part in rows for row in part],
+        kills=rows,
         all_kills=kills is not None,
         diagnoses=[found[f"diagnosing: {name}"] for name in names],
         training=found["training"],
@@ -164,7 +168,7 @@ def read_verdicts(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, is something else, or a tag is missing.
     """
     content = _read(path, "--verdicts", "manual-grad verify --json")
-    found = content.get("equations")
+    found: Any = content.get("equations")
     good = isinstance(found, list) and all(_is_verdict(v) for v in found)
     if not good or not isinstance(content.get("environment"), dict):
         raise InputError(f"--verdicts: {path} is not what manual-grad verify --json writes")
