@@ -9,7 +9,6 @@ from markupsafe import Markup, escape
 
 # MathML Core knows no mathvariant but normal: such digits have characters of their own.
 _DIGITS = {"double-struck": "𝟘𝟙𝟚𝟛𝟜𝟝𝟞𝟟𝟠𝟡", "bold": "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗"}
-_SIGNS = {"⊤": "⊤", "―": "_"}
 _LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
 SPACE = "{http://www.w3.org/1998/Math/MathML}"
 ElementTree.register_namespace("", SPACE[1:-1])
@@ -76,8 +75,10 @@ def _mend(element: ElementTree.Element) -> None:
                     parent.insert(list(parent).index(child) + 1, gap)
             elif kind == "mi" and content == "′":
                 child.tag = SPACE + "mo"
-            elif kind == "mo" and content in _SIGNS:
-                child.text = _SIGNS[content]
+            elif kind == "mo" and content == "⊤":
+                child.tag = SPACE + "mi"  # a letter's spacing
+            elif kind == "mo" and content == "―":
+                child.text = "_"  # stretched under a blank
             elif kind in _LIMITS and (child[0].text or "") == "∑":
                 child.tag = SPACE + _LIMITS[kind]
 
