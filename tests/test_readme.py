@@ -11,7 +11,9 @@ from manual_grad.cli import app
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "manual-grad " in line]
+LINES = [
+    line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "manual-grad " in line
+]
 COMMANDS = [line.partition("manual-grad ")[2] for line in LINES if "python3 -m venv" not in line]
 
 
@@ -26,7 +28,9 @@ def parsed(words):
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_readme_parses(line):
-    assert parsed(shlex.split(line, comments=True)).command.name == line.split()[0] or line.startswith("golden")
+    assert parsed(shlex.split(line, comments=True)).command.name == line.split()[0] or line.startswith(
+        "golden"
+    )
 
 
 def test_a_command_that_does_not_exist_is_seen():

@@ -44,7 +44,7 @@ def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
             g, w = float(got[index]) + 0.0, float(want[index]) + 0.0  # no −0
             if np.isclose(g, w, rtol=1e-9, atol=0):
                 continue
-            ratio = f"{g / w:.4g}" if w else "∞"
+            ratio = f"{g / w + 0.0:.4g}" if w else "∞"
             rows.append((f"{name}[{', '.join(map(str, index))}]", f"{g:.6g}", f"{w:.6g}", ratio))
     inputs = ", ".join(f"{name} {shape}" for name, shape in problem.described().items() if "[" in shape)
     return {

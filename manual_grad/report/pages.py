@@ -179,7 +179,8 @@ class Site:
         named = benchmarks.by_function(self.results.benchmarks) if self.results.benchmarks else {}
         return {
             "front": mathml(FRONT, "block"),
-            "worst": f"{max(errors, default=math.nan):.0e}",
+            "worst": f"{max(errors, default=math.nan):.0e}".replace("-", "−"),
+            "oracles": self.results.oracles,
             "equations_count": len(EQUATIONS),
             "errata_count": len(ERRATA),
             "planted_count": len(PLANTED),
