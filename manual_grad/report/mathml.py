@@ -77,8 +77,10 @@ def _mend(element: ElementTree.Element) -> None:
                 child.tag = SPACE + "mo"
             elif kind == "mo" and content == "⊤":
                 child.tag = SPACE + "mi"  # a letter's spacing
-            elif kind == "mo" and content == "―":
-                child.text = "_"  # stretched under a blank
+            elif kind == "munder" and child[1].text == "―":  # a blank, which browsers do not underline
+                child.tag = SPACE + "mrow"
+                child.set("class", "blank")
+                child.remove(child[1])
             elif kind in _LIMITS and (child[0].text or "") == "∑":
                 child.tag = SPACE + _LIMITS[kind]
 
