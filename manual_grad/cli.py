@@ -24,6 +24,7 @@ from rich.table import Table
 from manual_grad import cli_hard, cli_mutants, user_code
 from manual_grad.cli_bench import bench
 from manual_grad.cli_golden import golden
+from manual_grad.cli_report import report
 from manual_grad.cli_train import Stopped, train
 from manual_grad.environment import environment, write_json
 from manual_grad.formulas.border import InputError, describe
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(golden, name="golden")
 app.command()(train)
 app.command()(bench)
+app.command()(report)
 
 
 class Dtype(StrEnum):
@@ -193,7 +195,7 @@ def verify(
     passed = all(v.status != "failed" for v in verdicts)
     summary = _summary(verdicts, dtype.value, seed, seconds)
     settings = {"dtype": dtype.value, "seed": seed}
-    content = {"equations": [_as_json(v) for v in verdicts]}
+    content = {"equations": [judge.as_json(v) for v in verdicts]}
     raise typer.Exit(_conclude(console, summary, passed, json, settings, content, seconds))
 
 
@@ -227,7 +229,7 @@ def _verify_mutants(
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 180)
     cli_mutants.show(console, rows, one_by_one)
-    content = {"mutants": [cli_mutants.as_json(row) for row in rows]}
+    content = {"mutants": [kill_matrix.as_json(row) for row in rows]}
     if diagnose:
         cli_mutants.show_named(console, named, one_by_one)
         content["diagnoses"] = [asdict(row) for row in named]
@@ -528,16 +530,6 @@ def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float)
         + f"; largest relative error {worst:.1e}"
         f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
     )
-
-
-def _as_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON has it: no infinities."""
-    content = asdict(verdict)
-    for oracle in content["oracles"].values():
-        for name in ("max_error", "share"):
-            oracle[name] = oracle[name] if math.isfinite(oracle[name]) else None
-        oracle.update(oracle.pop("facts"))
-    return content
 
 
 def _require_device() -> None:

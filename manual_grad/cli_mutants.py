@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -100,21 +100,6 @@ def summary(rows: Sequence[Row], named: Sequence[Named], seed: int, seconds: flo
         + (f"; the checks in common use let through: {let}" if let else "")
         + f" (seed {seed}, {seconds:.0f} s)"
     )
-
-
-def as_json(row: Row) -> dict[str, Any]:
-    """A row as JSON has it: no infinities."""
-    return {
-        "tag": row.tag,
-        "formula": row.formula,
-        "mutant": row.mutant,
-        "says": row.says,
-        "killed": not row.lives,
-        "killed_by": list(row.killed_by),
-        "relative_error": {name: e if math.isfinite(e) else None for name, e in row.relative_error.items()},
-        "survives": list(row.survives),
-        "checks": list(row.checks),
-    }
 
 
 def _by_kind(rows: Sequence[Row]) -> Table:

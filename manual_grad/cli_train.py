@@ -101,7 +101,8 @@ def train(
         int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
     ] = 60,
     at_least: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Exit 1 unless an epoch ends with a test accuracy of so many %.")
+        float | None,
+        typer.Option(min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."),
     ] = None,
 ) -> None:
     """Train a network with the hand-derived gradients.

@@ -32,6 +32,16 @@ FLOORS = {
         "manual_grad.verify",
         "reference",
     },
+    "manual_grad.report": {
+        "manual_grad.environment",
+        "manual_grad.formulas",
+        "manual_grad.lectures",
+        "manual_grad.ops",
+        "manual_grad.report",
+        "manual_grad.training",
+        "manual_grad.verify",
+        "reference",
+    },
     "manual_grad.environment": set(),
     "benchmarks": {
         "benchmarks",

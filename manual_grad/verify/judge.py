@@ -3,10 +3,11 @@
 The truth is always computed in float64 from the very numbers that the formula is given, in whatever dtype.
 """
 
+import math
 import re
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -111,6 +112,21 @@ def verify(
     if verdict.failures:
         verdict.status = "failed"
     return verdict
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON has it: no infinities.
+
+    >>> found = OracleVerdict(float("inf"), facts={"draws": 2})
+    >>> as_json(Verdict("A-02", "A", "", oracles={"exact": found}))["oracles"]
+    {'exact': {'max_error': None, 'share': 0.0, 'passed': True, 'draws': 2}}
+    """
+    content = asdict(verdict)
+    for oracle in content["oracles"].values():
+        for name in ("max_error", "share"):
+            oracle[name] = oracle[name] if math.isfinite(oracle[name]) else None
+        oracle.update(oracle.pop("facts"))
+    return content
 
 
 def _speaks_symbolically(entry: Equation | Erratum, claim: Claim, dtype: Any) -> bool:

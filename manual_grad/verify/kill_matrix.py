@@ -168,6 +168,21 @@ def kill(
     ]
 
 
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as JSON has it: no infinities."""
+    return {
+        "tag": row.tag,
+        "formula": row.formula,
+        "mutant": row.mutant,
+        "says": row.says,
+        "killed": not row.lives,
+        "killed_by": list(row.killed_by),
+        "relative_error": {name: e if math.isfinite(e) else None for name, e in row.relative_error.items()},
+        "survives": list(row.survives),
+        "checks": list(row.checks),
+    }
+
+
 def _by_hand(problem: Problem) -> dict[str, Callable]:
     """What the handwritten mutants are made of, without a mistake."""
     claim = problem.claim

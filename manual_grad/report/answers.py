@@ -1,0 +1,353 @@
+"""The questions that the notes leave open, answered, each with a computation run when the book is made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.formulas.conv2d import convolve2d_fwd, correlate2d_fwd, jac_correlate2d_x
+from manual_grad.formulas.dense import (
+    dense_columns_bwd,
+    dense_columns_fwd,
+    jac_dense_columns_W_factors,
+    jac_dense_columns_X_factors,
+)
+from manual_grad.formulas.mlp import five_layer_fwd, five_layer_grads, gradient_descent
+from manual_grad.formulas.softmax import (
+    cross_entropy_of_scores_bwd,
+    cross_entropy_of_scores_fwd,
+    softmax_cross_entropy_bwd,
+    softmax_cross_entropy_fwd,
+    softmax_fwd,
+)
+from manual_grad.lectures.digits import load_digits_28
+from manual_grad.verify.problem import quick
+
+WIDTHS = (784, 128, 50, 50, 25, 10)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its answer.
+
+    Attributes:
+        name: its anchor.
+        tag: the equation that it is asked at.
+        question: as the notes have it, or in our words.
+        paragraphs: marked up as :func:`manual_grad.report.mathml.marked` reads it.
+        head, rows: the computation as a table.
+        caption: what the table shows.
+    """
+
+    name: str
+    tag: str
+    question: str
+    paragraphs: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+def answers() -> list[Answer]:
+    """All of them, in the order of the lectures."""
+    return [
+        labels_of_any_sum(),
+        the_typo(),
+        beyond_the_edge(),
+        the_blanks(),
+        local_gradients(),
+        why_one_over_m(),
+        may_factors_be_swapped(),
+    ]
+
+
+def may_factors_be_swapped() -> Answer:
+    """D-09: the order of the factors comes out of the Kronecker Jacobians."""
+    rng: Any = np.random.default_rng(0)
+    A4, W5, b5, dZ5 = (
+        rng.normal(size=(25, 12)),
+        rng.normal(size=(10, 25)),
+        rng.normal(size=10),
+        rng.normal(size=(10, 12)),
+    )
+    dA4, dW5, _ = dense_columns_bwd(dense_columns_fwd(A4, W5, b5)[1], dZ5)
+    vec = dZ5.T.ravel()
+    by_W = vec @ np.kron(*map(np.asarray, jac_dense_columns_W_factors(A4, W5, b5)))
+    by_A = vec @ np.kron(*map(np.asarray, jac_dense_columns_X_factors(A4, W5, b5)))
+    P, Q = _array([[1, 2], [3, 4]]), _array([[0, 1], [1, 1]])
+    return Answer(
+        "commute",
+        "D-09",
+        "I don't know if they can apply commutative property in this matrix chain rule. Why does A4 × (A5 − "
+        "y) "
+        "become (A5 − y) × A4ᵀ?",
+        (
+            "They cannot, and they do not. The product of matrices does not commute, not even for square "
+            "ones, and here "
+            "the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
+            "What stands in the chain rule is not $A_4$ but the Jacobian of $Z_5$ by $W_5$, which has an "
+            "output for each "
+            "entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} "
+            "Z_5}{\\partial "
+            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Contracting it with the gradient from "
+            "above gives "
+            "$\\operatorname{vec}(dZ_5)^{\\top} (A_4^{\\top} \\otimes I) = \\operatorname{vec}(dZ_5 "
+            "A_4^{\\top})^{\\top}$. The "
+            "transpose and the side come out of the Kronecker product; at no point are two factors "
+            "exchanged.",
+            "A quicker way to see it: $dW_5[i, k] = \\sum_s dZ_5[i, s] \\, A_4[k, s]$. The sum runs over "
+            "the second index "
+            "of both, and a product of matrices sums over the second index of its left factor and the "
+            "*first* of its "
+            "right one. So $A_4$ must be turned.",
+        ),
+        ("what", "result"),
+        (
+            ("A4 × dZ5", "no such product: 25×12 times 10×12"),
+            (
+                "largest |vec(dZ5)ᵀ (A4ᵀ ⊗ I) − vec(dZ5 A4ᵀ)ᵀ|",
+                _error(by_W, np.asarray(dW5).T.ravel()),
+            ),
+            ("largest |vec(dZ5)ᵀ (I ⊗ W5) − vec(W5ᵀ dZ5)ᵀ|", _error(by_A, np.asarray(dA4).T.ravel())),
+            ("square matrices: P Q", _matrix(P @ Q)),
+            ("square matrices: Q P", _matrix(Q @ P)),
+        ),
+        "W5 of 10×25, A4 of 25×12, random; the Kronecker matrices are of 120×250 and 120×300. P = "
+        f"{_matrix(P)}, Q = {_matrix(Q)}.",
+    )
+
+
+def why_one_over_m() -> Answer:
+    """D-07: the gradient of a sum grows with the batch, that of a mean does not."""
+    rng: Any = np.random.default_rng(0)
+    shapes = pairwise(WIDTHS)
+    params = [(rng.normal(size=(o, i)) * (2 / i) ** 0.5, np.zeros(o)) for i, o in shapes]
+    images, labels = load_digits_28()
+    steps = jax.jit(_steps, compiler_options=quick())
+    rows = []
+    for m in (10, 100, 1000):
+        X, Y = images[:m].reshape(m, -1).T.astype(float), np.eye(10)[:, labels[:m]]
+        size, before, without, right = (float(x) for x in steps(params, X, Y))
+        shown = (f"{m * size:.3g}", f"{size:.3g}", f"{before:.3f}", f"{without:.3g}", f"{right:.3f}")
+        rows.append((str(m), *shown))
+    return Answer(
+        "one-over-m",
+        "D-07",
+        "Why do I have to divide by 60000?",
+        (
+            "Because the loss is a mean: $L = -\\frac{1}{m} \\sum_s \\ln a_{y^{(s)}}$. The derivative of a "
+            "mean is the mean of "
+            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be put in "
+            "anywhere, once; "
+            "best at $dZ_5$, where every later line inherits it.",
+            "Without it nothing is wrong with the direction of the step. But its length grows with the "
+            "batch, so a rate "
+            "$\\alpha$ that suits 10 samples throws the weights away with 1000, and with 60000 the step is "
+            "60000 times "
+            "too long.",
+        ),
+        ("m", "‖dW5‖ without 1/m", "with 1/m", "loss before", "after a step without", "with"),
+        tuple(rows),
+        "Lecture D's five layers, random start, m real digits, one step of α = 0.1.",
+    )
+
+
+def _steps(params: Any, X: Any, Y: Any) -> tuple[Any, ...]:
+    """‖dW5‖, the loss, and the loss after a step without 1/m and with it."""
+    L, res = five_layer_fwd(params, X, Y)
+    g = five_layer_grads(res, 1.0)
+    mean = [(g[f"dW{l}"], g[f"db{l}"]) for l in range(1, 6)]
+    total = jax.tree.map(lambda d: X.shape[1] * d, mean)
+    after = [five_layer_fwd(gradient_descent(params, d, 0.1), X, Y)[0] for d in (total, mean)]
+    return jnp.linalg.norm(g["dW5"]), L, *after
+
+
+def the_blanks() -> Answer:
+    """C-08: O12, O21 and O22."""
+    X, F = _array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]), _array([[1.0, -1], [2, 3]])
+    O = np.asarray(correlate2d_fwd(X, F)[0])
+    rows = []
+    for i in range(2):
+        for j in range(2):
+            terms = [(a, b) for a in range(2) for b in range(2)]
+            symbols = " + ".join(f"x{i + a + 1}{j + b + 1} F{a + 1}{b + 1}" for a, b in terms)
+            numbers = " + ".join(f"{X[i + a, j + b]:g}·{_signed(F[a, b])}" for a, b in terms)
+            total = sum(X[i + a, j + b] * F[a, b] for a, b in terms)
+            if total != O[i, j]:
+                raise AssertionError(f"the blanks: O{i + 1}{j + 1} is {total}, the formula gives {O[i, j]}")
+            rows.append((f"O{i + 1}{j + 1}", symbols, f"{numbers} = {_minus(total)}"))
+    return Answer(
+        "blanks",
+        "C-08",
+        "O11 = x11 F11 + x12 F12 + x21 F21 + x22 F22; O12 = ?, O21 = ?, O22 = ?",
+        (
+            "The filter moves one place to the right for $O_{12}$, one down for $O_{21}$, and both for "
+            "$O_{22}$. In every sum "
+            "the filter's indices stay in their order; only the image's are shifted.",
+        ),
+        ("output", "sum", "with numbers"),
+        tuple(rows),
+        f"X = {_matrix(X)}, F = {_matrix(F)}; each sum is equal to what correlate2d_fwd returns.",
+    )
+
+
+def local_gradients() -> Answer:
+    """C-11: ∂O/∂X written out for the notes' sizes."""
+    F = _array([[11.0, 12], [21, 22]])
+    J = np.asarray(jac_correlate2d_x(_array(np.arange(9.0).reshape(3, 3)), F)).reshape(4, 9)
+    names = [f"x{i}{j}" for i in (1, 2, 3) for j in (1, 2, 3)]
+    rows = [
+        (f"O{i}{j}", *(f"F{value:.0f}" if value else "·" for value in row))
+        for (i, j), row in zip(((1, 1), (1, 2), (2, 1), (2, 2)), J, strict=True)
+    ]
+    return Answer(
+        "local-gradients",
+        "C-11",
+        "∂O/∂X and ∂O/∂F, the local gradients?",
+        (
+            "Each output is a weighted sum of four pixels, so its row holds the four weights at the places "
+            "of those "
+            "pixels. Two outputs beside each other have the same row shifted by one; two below each other "
+            "by a row of "
+            "the image. $\\partial O / \\partial F$ is the same with the parts exchanged: the row of "
+            "$O_{ij}$ holds the four "
+            "pixels that it sees.",
+            "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, into this table and "
+            "[[C-10]] comes out; into "
+            "the other one, [[C-09]].",
+        ),
+        ("", *names),
+        tuple(rows),
+        "∂O/∂X for the notes' 3×3 image and 2×2 filter, as jac_correlate2d_x returns it for F = (11, 12; "
+        "21, 22). "
+        "A dot is 0.",
+    )
+
+
+def beyond_the_edge() -> Answer:
+    """C-07: what is X[i − a, j − b] where an index leaves the image?"""
+    X, W = _array([[1.0, 2], [3, 4]]), _array([[1.0, 0], [0, 10]])
+    full = np.asarray(convolve2d_fwd(X, W, mode="full")[0])
+    valid = np.asarray(convolve2d_fwd(X, W, mode="valid")[0])
+    return Answer(
+        "edge",
+        "C-07",
+        "Y[i, j] = Σ Σ X[i − a, j − b] W[a, b]: what is X where i − a is negative?",
+        (
+            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 "
+            "outside, and the output "
+            "is larger than the image by one less than the filter. *Valid*: only those $i, j$ for which no "
+            "index leaves "
+            "the image, and the output is smaller by as much.",
+            "The gradient of a valid cross-correlation by its image is a full one ([[C-10]]): going back, "
+            "every pixel must "
+            "get its share from every window that saw it, at the edges too.",
+        ),
+        ("reading", "output", "Y"),
+        (("full", _shape(full), _matrix(full)), ("valid", _shape(valid), _matrix(valid))),
+        f"X = {_matrix(X)}, W = {_matrix(W)}.",
+    )
+
+
+def the_typo() -> Answer:
+    """B-10: which of the two cases has the −1."""
+    s, y = _array([2.0, 0.0, 1.0]), 0
+    J, res = cross_entropy_of_scores_fwd(s, y)
+    right = np.asarray(cross_entropy_of_scores_bwd(res, 1.0)[0])
+    p = np.asarray(softmax_fwd(s)[0])
+    printed = np.where(np.arange(3) == y, p, p - 1)
+    step = [float(cross_entropy_of_scores_fwd(s - 0.1 * g, y)[0]) for g in (printed, right)]
+    rows = (
+        ("as printed", _vector(printed), f"{_minus(printed.sum())}", f"{float(J):.4f} → {step[0]:.4f}"),
+        (
+            "as it holds",
+            _vector(right),
+            f"{_minus(round(float(right.sum()), 12))}",
+            f"{float(J):.4f} → {step[1]:.4f}",
+        ),
+    )
+    return Answer(
+        "typo",
+        "B-10",
+        "∂J/∂s_k is p_k for k = y and p_k − 1 for k ≠ y. Check typo?",
+        (
+            "It is one: the cases are swapped ([[B-E1]]). The $-s_y$ in $J = \\ln \\sum_j e^{s_j} - s_y$ "
+            "takes 1 off at the true "
+            "class and nowhere else.",
+            "Two ways to notice without a derivation: the entries must sum to 0, since adding a constant to "
+            "all scores "
+            "changes nothing; and a small step against the gradient must lower the loss.",
+        ),
+        ("version", "∂J/∂s", "sum", "loss, before → after a step of 0.1"),
+        rows,
+        f"s = {_vector(s)}, true class 0, p = {_vector(p)}.",
+    )
+
+
+def labels_of_any_sum() -> Answer:
+    """A-10: the short form needs labels that sum to 1."""
+    logits, labels = _array([[1.0, 0.0, -1.0]]), _array([[1.0, 1.0, 0.0]])
+    _, res = softmax_cross_entropy_fwd(logits, labels)
+    long = np.asarray(softmax_cross_entropy_bwd(res, 1.0)[0])
+    short = np.asarray(softmax_fwd(logits)[0]) - labels
+    step = 1e-6
+    differences = [
+        (
+            float(softmax_cross_entropy_fwd(logits + step * e, labels)[0])
+            - float(softmax_cross_entropy_fwd(logits - step * e, labels)[0])
+        )
+        / (2 * step)
+        for e in np.eye(3)[:, None]
+    ]
+    return Answer(
+        "any-labels",
+        "A-10",
+        "The last step drops Σ_k y_k. When may it?",
+        (
+            "Where every sample's labels sum to 1, as one-hot labels and distributions do. The lecture uses "
+            "it without saying "
+            "so. For several true classes at once, weights, or padding (labels all 0), only the form with "
+            "the sum is the "
+            "gradient.",
+        ),
+        ("form", "∂J/∂l"),
+        (
+            ("(Ŷ Σ y − Y)/N", _vector(long[0])),
+            ("(Ŷ − Y)/N", _vector(short[0])),
+            ("finite differences of J", _vector(_array(differences))),
+        ),
+        f"One sample, logits {_vector(logits[0])}, labels {_vector(labels[0])}, which sum to 2.",
+    )
+
+
+def _array(entries: Any) -> Any:
+    """NumPy's array; the formulas take them, though their annotations speak of JAX's."""
+    return np.array(entries)
+
+
+def _error(a: np.ndarray, b: np.ndarray) -> str:
+    return f"{float(np.abs(a - b).max()):.0e}"
+
+
+def _shape(M: np.ndarray) -> str:
+    return "×".join(map(str, M.shape))
+
+
+def _matrix(M: Any) -> str:
+    return "(" + "; ".join(", ".join(_minus(x) for x in row) for row in np.asarray(M)) + ")"
+
+
+def _vector(v: Sequence[float] | np.ndarray) -> str:
+    return "(" + ", ".join(_minus(round(float(x), 4)) for x in v) + ")"
+
+
+def _signed(x: float) -> str:
+    return f"({_minus(x)})" if x < 0 else f"{x:g}"
+
+
+def _minus(x: float) -> str:
+    return f"{float(x):.5g}".replace("-", "−").replace("−0", "0" if float(x) == 0 else "−0")

@@ -1,0 +1,116 @@
+"""Source of the functions that run, taken from the live code and highlighted."""
+
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonConsoleLexer, PythonLexer
+
+import manual_grad.formulas
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A function as it stands in its file.
+
+    Attributes:
+        name: of the function.
+        module: dotted.
+        place: file and line, such as ``manual_grad/formulas/mse.py:42``.
+        text: signature and body, without the docstring.
+        doc: the docstring.
+    """
+
+    name: str
+    module: str
+    place: str
+    text: str
+    doc: str
+
+    @property
+    def anchor(self) -> str:
+        """Where the API reference has it."""
+        return f"api-{self.module.rsplit('.', 1)[-1]}.html#{self.name}"
+
+    def html(self, tag: str = "") -> Markup:
+        """Highlighted; the lines that carry ``tag`` are marked."""
+        lines = tuple(n for n, line in enumerate(self.text.splitlines(), 1) if tag and tag in tags_of(line))
+        return python(self.text, lines)
+
+
+@functools.cache
+def formulas() -> dict[str, Callable]:
+    """Every public formula by its name, module by module.
+
+    >>> formulas()["mse_bwd"].__module__
+    'manual_grad.formulas.mse'
+    """
+    found = {}
+    for module in pkgutil.iter_modules(manual_grad.formulas.__path__, "manual_grad.formulas."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            own = inspect.isfunction(value) and value.__module__ == module.name
+            if own and not name.startswith("_") and not module.name.endswith(".border"):
+                found[name] = value
+    return found
+
+
+@functools.cache
+def source_of(function: Callable) -> Source:
+    """The source of a function, whatever it is wrapped in.
+
+    >>> from manual_grad import mse_bwd
+    >>> print(source_of(mse_bwd).text.splitlines()[1])
+    def mse_bwd(res: Float[Array, " N"], dJ: Scalar):
+    """
+    plain = inspect.unwrap(function)
+    lines, first = inspect.getsourcelines(plain)
+    text = textwrap.dedent("".join(lines))
+    path = Path(inspect.getsourcefile(plain) or "").resolve()
+    place = f"{path.relative_to(ROOT).as_posix()}:{first}"
+    return Source(
+        plain.__name__, plain.__module__, place, _without_docstring(text), inspect.getdoc(plain) or ""
+    )
+
+
+def _without_docstring(text: str) -> str:
+    node = ast.parse(text).body[0]
+    if not isinstance(node, ast.FunctionDef) or ast.get_docstring(node) is None:
+        return text.rstrip()
+    lines, doc = text.splitlines(), node.body[0]
+    kept = [*lines[: doc.lineno - 1], *lines[doc.end_lineno :]]
+    return "\n".join(kept).rstrip()
+
+
+def tags_of(line: str) -> list[str]:
+    """The tags in a line's comment, ranges written out.
+
+    >>> tags_of("dz = p - y  # [A-10] [B-03] … [B-05]")
+    ['A-10', 'B-03', 'B-04', 'B-05']
+    """
+    found = []
+    for first, last in re.findall(r"\[([A-D]-\d\d)\](?: … \[([A-D]-\d\d)\])?", line.partition("#")[2]):
+        numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
+        found += [f"{first[0]}-{n:02}" for n in numbers]
+    return found
+
+
+def python(text: str, marked_lines: tuple[int, ...] = ()) -> Markup:
+    """Python source as highlighted HTML."""
+    return Markup(highlight(text, PythonLexer(), HtmlFormatter(hl_lines=list(marked_lines), wrapcode=True)))
+
+
+def console(text: str) -> Markup:
+    """A Python session as highlighted HTML."""
+    return Markup(highlight(text, PythonConsoleLexer(), HtmlFormatter(wrapcode=True)))

@@ -1,0 +1,490 @@
+"""The pages: what the ledger, the functions and the results say, put into templates."""
+
+import csv
+import inspect
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Claim, Equation, Erratum
+from manual_grad.report import api, benchmarks
+from manual_grad.report.answers import Answer, answers
+from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
+from manual_grad.report.counterexamples import counterexample
+from manual_grad.report.layers import LAYERS
+from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
+from manual_grad.report.pictures import (
+    Figure,
+    cnn_graph,
+    five_layer_graph,
+    jacobian_figures,
+    layered_graph,
+    rotation_figure,
+    rows_and_columns_figure,
+    small_graph,
+    training_figure,
+)
+from manual_grad.report.planted import PLANTED
+from manual_grad.report.prose import derivations, introduction
+from manual_grad.report.results import Results, finite
+from manual_grad.verify.kill_matrix import COMMON, ORACLES
+
+HERE = Path(__file__).parent
+FRONT = (
+    r"\frac{\partial J}{\partial \theta_i} = \sum_{j} \frac{\partial J}{\partial g_j} "
+    r"\frac{\partial g_j}{\partial \theta_i}"
+)
+EXAMPLE = """
+>>> import numpy as np
+>>> from manual_grad.verify import check_grad
+>>> def loss(w, x, y):
+...     return ((x @ w - y) ** 2).mean()
+>>> def grad(w, x, y):
+...     return x.T @ (2 * (x @ w - y))
+>>> rng = np.random.default_rng(0)
+>>> w, x, y = rng.normal(size=3), rng.normal(size=(8, 3)), rng.normal(size=8)
+>>> check_grad(loss, grad, w, x, y, argnums=0).findings[0].diagnosis
+'scaled by N = 8 (axis 0 of x): loss summed instead of averaged, 1/N is missing'
+"""
+KINDS = {"value": "value of", "gradient": "gradient by", "jacobian": "Jacobian by"}
+
+Show = Callable[[str], None]
+
+
+def render(results: Results, show: Show = lambda what: None) -> dict[str, bytes]:
+    """Every file of the book.
+
+    Args:
+        results: what is reported.
+        show: told what is being made.
+    Returns:
+        Name → content; the same results give the same bytes.
+    """
+    show("drawing")
+    figures = all_figures(results)
+    questions = answers()
+    show("refuting the misprints")
+    errata = [erratum_of(e, results) for e in ERRATA]
+    show("writing the pages")
+    files = {name: html.encode() for name, html in Site(results, figures, questions, errata).pages()}
+    files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js")}
+    return files | {f"data/{name}": content for name, content in data_files(results, figures, errata)}
+
+
+def all_figures(results: Results) -> dict[str, list[Figure]]:
+    """Tag → its pictures."""
+    found = jacobian_figures()
+    found["C-10"] = [rotation_figure()]
+    found["B-16"] = [rows_and_columns_figure()]
+    found["A-11"], found["D-10"] = [cnn_graph()], [five_layer_graph()]
+    found["C-01"], found["C-05"] = [small_graph()], [layered_graph()]
+    if results.training:
+        found["D-11"] = [training_figure(results.training)]
+    if results.benchmarks:
+        found["benchmarks"] = benchmarks.figures(results.benchmarks)
+    return found
+
+
+class Site:
+    """The pages, which share a header, a footer and the results."""
+
+    def __init__(
+        self,
+        results: Results,
+        figures: dict[str, list[Figure]],
+        questions: list[Answer],
+        errata: list[dict[str, Any]],
+    ) -> None:
+        self.results, self.figures, self.questions, self.errata = results, figures, questions, errata
+        self.modules = api.modules()
+        self.anchors = {e.source.name: e.source.anchor for m in self.modules for e in m.entries}
+        self.tagged = _tagged_functions()
+        self.env = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.env.filters |= {
+            "marked": marked,
+            "pretty": pretty,
+            "indexed": indexed,
+            "taglink": link,
+            "capitalize_first": lambda s: s[:1].upper() + s[1:],
+        }
+        self.nav = [
+            *((f"lecture-{letter.lower()}.html", f"Lecture {letter}") for letter in LECTURES),
+            ("questions.html", "Questions"),
+            ("errata.html", "Errata"),
+            ("formulas.html", "Formulas"),
+            ("gradient.html", "Is my gradient wrong?"),
+            ("mutants.html", "Kill matrix"),
+            *([("benchmarks.html", "Benchmarks")] if results.benchmarks else []),
+            ("api.html", "API"),
+        ]
+
+    def pages(self) -> Iterator[tuple[str, str]]:
+        """Name and HTML of each."""
+        yield "index.html", self.page("index.html", "Index", **self.index())
+        for letter in LECTURES:
+            name = f"lecture-{letter.lower()}.html"
+            yield name, self.page(name, f"Lecture {letter}", "lecture.html", **self.lecture(letter))
+        yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
+        on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
+        overview = [
+            (on_page_link(e["tag"]), indexed(e["title"]), f"Lecture {e['lecture']}, {e['section']}")
+            for e in self.errata
+        ]
+        on_page = [e | {"href": f"#{e['tag']}"} for e in self.errata]
+        yield "errata.html", self.page("errata.html", "Errata", errata=on_page, overview=overview)
+        yield "formulas.html", self.page("formulas.html", "Formulas", groups=self.layers())
+        yield "gradient.html", self.page("gradient.html", "Is my gradient wrong?", **self.mistakes())
+        yield "mutants.html", self.page("mutants.html", "The kill matrix", **self.kills())
+        if self.results.benchmarks:
+            context = benchmarks.context(self.results.benchmarks) | {"figures": self.figures["benchmarks"]}
+            yield "benchmarks.html", self.page("benchmarks.html", "Benchmarks", **context)
+        yield "api.html", self.page("api.html", "API reference", "api-index.html", modules=self.modules)
+        for module in self.modules:
+            yield module.page, self.page(module.page, module.name, "api.html", module=module)
+
+    def page(self, name: str, title: str, template: str = "", /, **context: Any) -> str:
+        """One page in its frame."""
+        shared = {
+            "page": name,
+            "title": title,
+            "nav": self.nav,
+            "about": self.results.about,
+            "version": version("manual-grad"),
+            "failed": self.results.failed,
+            "tags": set(self.results.verdicts),
+        }
+        return self.env.get_template(template or name).render(**shared, **context)
+
+    def index(self) -> dict[str, Any]:
+        """The front page."""
+        errors = [
+            o["max_error"] if o["max_error"] is not None else math.inf
+            for e in EQUATIONS
+            for o in self.results.verdicts[e.tag]["oracles"].values()
+        ]
+        named = benchmarks.by_function(self.results.benchmarks) if self.results.benchmarks else {}
+        return {
+            "front": mathml(FRONT, "block"),
+            "worst": f"{max(errors, default=math.nan):.0e}".replace("-", "−"),
+            "oracles": self.results.oracles,
+            "equations_count": len(EQUATIONS),
+            "errata_count": len(ERRATA),
+            "planted_count": len(PLANTED),
+            "with_benchmarks": bool(self.results.benchmarks),
+            "lectures": [
+                {"href": f"lecture-{x.lower()}.html", "letter": x, "name": name, "about": _counted(x)}
+                for x, name in LECTURES.items()
+            ],
+            "rows": [self.row(entry, named) for letter in LECTURES for entry in _entries(letter)],
+        }
+
+    def row(self, entry: Equation | Erratum, named: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+        """A line of the index."""
+        status = self.results.verdicts[entry.tag]["status"]
+        shown, css = {
+            "verified": ("verified", "good"),
+            "erratum": ("refuted", "wrong"),
+            "failed": ("failed", "bad"),
+        }[status]
+        names = [s.name for s in self.sources(entry)]
+        return {
+            "tag": entry.tag,
+            "title": entry.title,
+            "functions": [(name, self.anchors[name]) for name in names if name in self.anchors],
+            "benchmarks": list(dict.fromkeys(b for name in names for b in named.get(name, ()))),
+            "status": status,
+            "shown": shown,
+            "css": css,
+        }
+
+    def sources(self, entry: Equation | Erratum) -> list[Source]:
+        """The functions that compute an equation; those first in which a line carries its tag."""
+        claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
+        derivative = re.search(r"\\partial|\\delta|\\frac\{d|d[ZW]_|d\\hat", entry.corrected or entry.printed)
+        order = ("gradient", "jacobian", "value") if derivative else ("value", "gradient", "jacobian")
+        claims = sorted(claims, key=lambda claim: order.index(claim.kind))
+        ways = [way for claim in claims for way in claim.formulas if way in formulas()]
+        tagged = self.tagged.get(entry.tag, [])
+        ways.sort(key=lambda way: way not in tagged)  # those first in which a line carries the tag
+        return [source_of(formulas()[name]) for name in dict.fromkeys(ways or tagged)]
+
+    def lecture(self, letter: str) -> dict[str, Any]:
+        """A lecture's page."""
+        letters = list(LECTURES)
+        k = letters.index(letter)
+
+        def neighbour(other: int) -> tuple[str, str] | None:
+            if not 0 <= other < len(letters):
+                return None
+            return (
+                f"lecture-{letters[other].lower()}.html",
+                f"Lecture {letters[other]}: {LECTURES[letters[other]]}",
+            )
+
+        return {
+            "letter": letter,
+            "name": LECTURES[letter],
+            "introduction": introduction(letter),
+            "equations": [self.equation(e) for e in EQUATIONS if e.lecture == letter],
+            "before": neighbour(k - 1),
+            "after": neighbour(k + 1),
+        }
+
+    def equation(self, e: Equation) -> dict[str, Any]:
+        """An equation's article."""
+        verdict, text = self.results.verdicts[e.tag], derivations(e.lecture)[e.tag]
+        references = {
+            source_of(c.reference).place: source_of(c.reference)
+            for c in e.claims
+            if inspect.unwrap(c.reference).__module__.startswith("reference")
+        }
+        return {
+            "tag": e.tag,
+            "title": e.title,
+            "section": e.section,
+            "note": e.note,
+            "printed": mathml(e.printed, "block"),
+            "corrected": mathml(e.corrected, "block") if e.corrected else "",
+            "derivation": text.paragraphs,
+            "shapes": list(shape_rows(text.shapes, verdict["inputs"])),
+            "sources": [{"source": s, "html": s.html(e.tag)} for s in self.sources(e)],
+            "references": list(references.values()),
+            "claims": [_claim(c) for c in e.claims],
+            "verdict": verdict,
+            "oracles": [
+                _oracle(name, verdict["oracles"][name])
+                for name in self.results.oracles
+                if name in verdict["oracles"]
+            ],
+            "figures": self.figures.get(e.tag, []),
+            "answers": [a for a in self.questions if a.tag == e.tag],
+            "errata": [x for x in self.errata if x["corrects"] == e.tag],
+        }
+
+    def layers(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """The formulas by layer."""
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for layer in LAYERS:
+            groups.setdefault(layer.group, []).append(
+                {
+                    "name": layer.name,
+                    "forward": mathml(layer.forward, "block"),
+                    "backward": [mathml(formula, "block") for formula in layer.backward],
+                    "functions": [(name, self.anchors[name]) for name in layer.functions],
+                    "op": (layer.op, f"api-ops.html#{layer.op}") if layer.op else None,
+                    "tags": layer.tags,
+                }
+            )
+        return list(groups.items())
+
+    def mistakes(self) -> dict[str, Any]:
+        """The page of planted mistakes."""
+        cases = []
+        found = {d["mistake"]: d for d in self.results.diagnoses}
+        for planted in (p for p in PLANTED if p.name in found):
+            d = found[planted.name]
+            numbers = ""
+            if d["at"] is not None:
+                at = f"[{', '.join(map(str, d['at']))}]"
+                numbers = f"At {at}: got {d['got']:.6g}, expected {d['expected']:.6g}; "
+                numbers += f"relative error {d['relative_error']:.2g}."
+            grad = source_of(planted.grad).text
+            line = next(n for n, text in enumerate(grad.splitlines(), 1) if "  # " in text)
+            cases.append(
+                {
+                    "id": re.sub(r"[^a-z0-9]+", "-", planted.name.lower()).strip("-"),
+                    "name": planted.name,
+                    "tag": planted.tag,
+                    "found": d,
+                    "numbers": numbers.replace("-", "−"),
+                    "loss": python(source_of(planted.loss).text),
+                    "grad": python(grad, (line,)),
+                }
+            )
+        return {"cases": cases, "example": console(EXAMPLE.strip())}
+
+    def kills(self) -> dict[str, Any]:
+        """The kill matrix."""
+        rows = self.results.kills
+        oracles = [name for name in ORACLES if any(name in r["relative_error"] for r in rows)]
+        kinds = sorted(
+            {r["mutant"] for r in rows}, key=lambda kind: (-sum(r["mutant"] == kind for r in rows), kind)
+        )
+        lines = [
+            _kill_line(kind, [r for r in rows if kind in (r["mutant"], "all")], oracles)
+            for kind in ["all", *kinds]
+        ]
+        examples = {(c, r["mutant"]): r | {"check": c} for r in rows for c in r["survives"]}
+        return {
+            "total": len(rows),
+            "formulas": len({(r["tag"], r["formula"]) for r in rows}),
+            "complete": self.results.all_kills,
+            "alive": sum(not r["killed_by"] for r in rows),
+            "oracles": oracles,
+            "common": COMMON,
+            "rows": lines,
+            "survivors": sorted(
+                examples.values(), key=lambda r: (COMMON.index(r["check"]), r["tag"], r["mutant"])
+            ),
+        }
+
+
+def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
+    """A misprint as the pages show it."""
+    verdict = results.verdicts[e.tag]
+    return {
+        "tag": e.tag,
+        "lecture": e.lecture,
+        "href": f"errata.html#{e.tag}",
+        "title": e.title,
+        "section": e.section,
+        "printed": mathml(e.printed, "block"),
+        "corrected": mathml(e.corrected, "block"),
+        "corrects": e.corrects,
+        "why": e.why,
+        "note": e.note,
+        "verdict": verdict,
+        "counterexample": counterexample(e, int(results.about.get("seed", 0)), verdict["counterexample"]),
+    }
+
+
+def shape_rows(
+    shapes: Sequence[tuple[str, tuple[str, ...]]], inputs: dict[str, str]
+) -> Iterator[tuple[Markup, str, str]]:
+    """Tensor, shape, and its numbers in the check: an input's, and a gradient's as of its tensor."""
+    for name, axes in shapes:
+        given = _input(name, inputs) or (_input(name[1:], inputs) if name.startswith("d") else "")
+        size = re.search(r"\[(.*)\]", given)
+        sizes = [n for n in size[1].split(",") if n] if size else None
+        shown = ("×".join(sizes) or "scalar") if sizes is not None and len(sizes) == len(axes) else ""
+        yield Markup("<code>{}</code>").format(name), "×".join(axes) or "scalar", shown
+
+
+def _input(name: str, inputs: dict[str, str]) -> str:
+    """An input by its lecture's name: W1 is ``params[0][0]`` of a sequence, ``params['W1']`` of a dict."""
+    found = re.fullmatch(r"([Wb])(\d)", name)
+    keys = [name, f"params['{name}']"]
+    keys += [f"params[{int(found[2]) - 1}][{'Wb'.index(found[1])}]"] if found else []
+    return next((inputs[key] for key in keys if key in inputs), "")
+
+
+def data_files(
+    results: Results, figures: dict[str, list[Figure]], errata: list[dict[str, Any]]
+) -> Iterator[tuple[str, bytes]]:
+    """What can be downloaded."""
+    verdicts = {"environment": results.about, "equations": list(results.verdicts.values())}
+    texts = [
+        {
+            k: getattr(e, k)
+            for k in ("tag", "title", "section", "printed", "corrected", "corrects", "why", "note")
+        }
+        | {"counterexample": found["counterexample"]}
+        for e, found in zip(ERRATA, errata, strict=True)
+    ]
+    flat = [{k: v for k, v in row.items() if k != "counterexample"} for row in texts]
+    kills = [
+        {
+            k: " ".join(map(str, v)) if isinstance(v, list) else v
+            for k, v in r.items()
+            if k != "relative_error"
+        }
+        for r in results.kills
+    ]
+    yield "verdicts.json", _json(verdicts)
+    yield "errata.json", _json(texts)
+    yield "errata.csv", _csv(flat)
+    yield "kills.json", _json(results.kills)
+    yield "kills.csv", _csv(kills)
+    yield "diagnoses.json", _json(results.diagnoses)
+    if results.benchmarks:
+        yield "benchmarks.json", _json(results.benchmarks)
+    for figure in (f for found in figures.values() for f in found):
+        yield f"{figure.name}.json", _json(figure.data)
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def _tagged_functions() -> dict[str, list[str]]:
+    """Tag → the public formulas in which a line of code carries it."""
+    found: dict[str, list[str]] = {}
+    for name, value in formulas().items():
+        for tag in dict.fromkeys(t for line in source_of(value).text.splitlines() for t in tags_of(line)):
+            found.setdefault(tag, []).append(name)
+    return found
+
+
+def _entries(letter: str) -> list[Equation | Erratum]:
+    """A lecture's equations, each followed by the misprints that it corrects."""
+    found: list[Equation | Erratum] = []
+    for equation in (e for e in EQUATIONS if e.lecture == letter):
+        found += [equation, *(x for x in ERRATA if x.corrects == equation.tag)]
+    return found
+
+
+def _counted(letter: str) -> str:
+    equations = sum(e.lecture == letter for e in EQUATIONS)
+    errata = sum(e.lecture == letter for e in ERRATA)
+    return f"{equations} equations, {errata} misprint{'s' if errata != 1 else ''}"
+
+
+def _claim(c: Claim) -> Markup:
+    """What is compared, in a line."""
+    says = f"{c.says}: " if c.says else ""
+    ways = Markup(", ").join(Markup("<code>{}</code>").format(way) for way in c.formulas)
+    reference = inspect.unwrap(c.reference).__name__.lstrip("_")
+    return (
+        Markup("{}{} {} {} of <code>{}</code>, by {}").format(
+            says, "the", KINDS[c.kind], ", ".join(c.wrt), reference, ways
+        )
+        if c.kind != "value"
+        else Markup("{}the value of <code>{}</code>, by {}").format(says, reference, ways)
+    )
+
+
+def _oracle(name: str, found: dict[str, Any]) -> tuple[str, str, Markup]:
+    error = found["max_error"]
+    shown = (
+        "not finite" if error is None else f"{error:.1e}".replace("-", "−") if error else "0, to the last bit"
+    )
+    badge = Markup('<span class="badge {}">{}</span>').format(
+        *(("good", "yes") if found["passed"] else ("bad", "no"))
+    )
+    return name, shown, badge
+
+
+def _kill_line(kind: str, rows: Sequence[dict[str, Any]], oracles: Sequence[str]) -> dict[str, Any]:
+    def share(part: int, whole: int) -> str:
+        return f"{part / whole:.2f}" if whole else "0"
+
+    killed, let = [], []
+    for name in oracles:
+        asked, n = sum(name in r["relative_error"] for r in rows), sum(name in r["killed_by"] for r in rows)
+        killed.append((share(n, asked), (f"{n}/{asked}" if n < asked else str(n)) if asked else "–"))
+    for name in COMMON:
+        asked, n = sum(name in r["checks"] for r in rows), sum(name in r["survives"] for r in rows)
+        let.append((share(n, asked), str(n) if asked else "–"))
+    return {"kind": kind, "count": len(rows), "oracles": killed, "common": let}

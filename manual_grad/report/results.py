@@ -1,0 +1,247 @@
+"""What the book reports: verdicts, the kill matrix, diagnoses, a training run; computed, or read from JSON.
+
+Everything here is as JSON has it, so that a book made from files is the same as one made from the run that
+wrote them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from manual_grad.environment import environment
+from manual_grad.formulas.border import InputError
+from manual_grad.lectures import EQUATIONS, ERRATA
+from manual_grad.report.planted import PLANTED, judged
+from manual_grad.training import data as samples
+from manual_grad.training import loop
+from manual_grad.verify import judge, kill_matrix
+
+TAGS = tuple(entry.tag for entry in (*EQUATIONS, *ERRATA))
+# Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
+SELECTED = (
+    "linear_regression_bwd",
+    "softmax_bwd",
+    "softmax_cross_entropy_bwd",
+    "relu_bwd",
+    "two_layer_squared_loss_bwd",
+    "cross_entropy_of_scores_bwd",
+    "dense_rows_bwd",
+    "convolve2d_bwd",
+    "jac_correlate2d_x",
+)
+EPOCHS = 12
+
+Show = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the pages are made from.
+
+    Attributes:
+        verdicts: tag → verdict, as ``manual-grad verify --json`` writes it.
+        about: of the verdicts: versions, device, dtype, seed, and whence they are.
+        kills: mutants, as ``verify --mutants --json`` writes them; ``all_kills`` where they are all of them.
+        diagnoses: what the judge says of :data:`manual_grad.report.planted.PLANTED`.
+        training: an epoch each.
+        benchmarks: what ``--benchmarks`` holds.
+    """
+
+    verdicts: dict[str, dict[str, Any]]
+    about: dict[str, Any]
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    all_kills: bool = False
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    benchmarks: dict[str, Any] | None = None
+
+    @property
+    def failed(self) -> list[str]:
+        """The tags of what is wrong: verdicts that failed, and diagnoses that found nothing."""
+        return [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
+
+    @property
+    def oracles(self) -> list[str]:
+        """The oracles that were asked, in their order."""
+        asked = {name for verdict in self.verdicts.values() for name in verdict["oracles"]}
+        return [name for name in judge.ORACLES if name in asked]
+
+
+def gather(
+    seed: int,
+    verdicts: dict[str, Any] | None,
+    kills: dict[str, Any] | None,
+    benchmarks: dict[str, Any] | None,
+    show: Show,
+) -> Results:
+    """Compute what no file brings, on two threads.
+
+    Args:
+        seed: decides the random inputs.
+        verdicts, kills, benchmarks: what was read from files, from :func:`read_verdicts` and its like.
+        show: told what is being done and how many steps of :func:`steps` are behind.
+    """
+    names = [planted.name for planted in PLANTED]
+    work: list[tuple[str, Callable[[], Any]]] = [("training", partial(_trained, seed))]
+    if verdicts is None:
+        work += [(f"verifying {e.tag}", partial(_verdict, e, seed)) for e in (*EQUATIONS, *ERRATA)]
+    if kills is None:
+        chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
+        work += [(f"mutants of {t.formulas[0]}", partial(_killed, t, seed)) for t in chosen]
+    work += [(f"diagnosing: {p.name}", partial(judged, p)) for p in PLANTED]
+    found = dict(zip([what for what, _ in work], _all(work, show), strict=True))
+    if verdicts is None:
+        verdicts = {
+            "environment": environment() | {"dtype": "float64", "seed": seed},
+            "equations": [found[f"verifying {tag}"] for tag in TAGS],
+            "source": f"manual-grad report, asking {', '.join(judge.QUICK_ORACLES)}",
+        }
+    if kills is None:
+        rows = [row for what, part in found.items() if what.startswith("mutants") for row in part]
+    else:
+        rows = kills["mutants"]
+    return Results(
+        verdicts={v["tag"]: v for v in verdicts["equations"]},
+        about=verdicts["environment"] | {"source": verdicts["source"]},
+        kills=rows,
+        all_kills=kills is not None,
+        diagnoses=[found[f"diagnosing: {name}"] for name in names],
+        training=found["training"],
+        benchmarks=benchmarks,
+    )
+
+
+def steps(verdicts: bool, kills: bool) -> int:
+    """How many steps there are to do; ``verdicts`` and ``kills`` say what comes from files."""
+    chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
+    return 1 + len(PLANTED) + (0 if verdicts else len(TAGS)) + (0 if kills else len(chosen))
+
+
+def _all(work: list[tuple[str, Callable[[], Any]]], show: Show) -> Iterable[Any]:
+    pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1))  # XLA compiles outside the interpreter's lock
+    try:
+        futures = [pool.submit(do) for _, do in work]
+        found = []
+        for done, ((what, _), future) in enumerate(zip(work, futures, strict=True)):
+            show(what, done)
+            found.append(future.result())
+        return found
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _verdict(entry: Any, seed: int) -> dict[str, Any]:
+    return judge.as_json(judge.verify(entry, jax.numpy.float64, seed))
+
+
+def _killed(target: Any, seed: int) -> list[dict[str, Any]]:
+    rows = kill_matrix.kill(target, seed, judge.QUICK_ORACLES)
+    return [kill_matrix.as_json(row) for row in rows if row.formula in SELECTED]
+
+
+def _trained(seed: int) -> list[dict[str, Any]]:
+    """Lecture D's network with both gradients; the epochs, without their seconds."""
+    settings = loop.Settings(gradient="both", epochs=EPOCHS, dtype="float64", seed=seed)
+    digits = samples.load("digits")
+    program = loop.build(settings, digits, None)
+    outcome = loop.train(program, loop.initial_state(settings, digits))
+    if outcome.status != "finished":
+        raise InputError(f"training ended early: {outcome.status} {outcome.reason}")
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in outcome.state.records]
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def read_verdicts(path: Path) -> dict[str, Any]:
+    """What ``manual-grad verify --json`` wrote, of every equation and erratum.
+
+    Raises:
+        InputError: it cannot be read, is something else, or a tag is missing.
+    """
+    content = _read(path, "--verdicts", "manual-grad verify --json")
+    found: Any = content.get("equations")
+    good = isinstance(found, list) and all(_is_verdict(v) for v in found)
+    if not good or not isinstance(content.get("environment"), dict):
+        raise InputError(f"--verdicts: {path} is not what manual-grad verify --json writes")
+    lacking = [tag for tag in TAGS if tag not in {v["tag"] for v in found}]
+    unknown = [v["tag"] for v in found if v["tag"] not in TAGS]
+    if lacking:
+        raise InputError(
+            f"--verdicts: {path} lacks {lacking[0]} and {len(lacking) - 1} more; expected every tag"
+        )
+    if unknown:
+        raise InputError(f"--verdicts: {path} has {unknown[0]!r}, no tag of this ledger")
+    return content | {"source": "manual-grad verify --json"}
+
+
+def _is_verdict(v: Any) -> bool:
+    fields = {"tag": str, "title": str, "status": str, "oracles": dict, "inputs": dict, "failures": list}
+    if not isinstance(v, dict) or not all(isinstance(v.get(k), kind) for k, kind in fields.items()):
+        return False
+    oracles = v["oracles"].values()
+    return v["status"] in ("verified", "erratum", "failed") and all(
+        isinstance(o, dict) and {"max_error", "passed"} <= o.keys() for o in oracles
+    )
+
+
+def read_kills(path: Path) -> dict[str, Any]:
+    """What ``manual-grad verify --mutants --json`` wrote.
+
+    Raises:
+        InputError: it cannot be read or is something else.
+    """
+    content = _read(path, "--kills", "manual-grad verify --mutants --json")
+    fields = {"tag", "formula", "mutant", "killed_by", "relative_error", "survives", "checks"}
+    rows = content.get("mutants")
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not all(isinstance(r, dict) and fields <= r.keys() for r in rows)
+    ):
+        raise InputError(f"--kills: {path} is not what manual-grad verify --mutants --json writes")
+    return content
+
+
+def read_benchmarks(path: Path) -> dict[str, Any]:
+    """What ``manual-grad bench --json`` wrote.
+
+    Raises:
+        InputError: it cannot be read or is something else.
+    """
+    from manual_grad.report.benchmarks import require_known
+
+    content = _read(path, "--benchmarks", "manual-grad bench --json")
+    require_known(content, path)
+    return content
+
+
+def _read(path: Path, option: str, command: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{option}: {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{option}: {path} is no JSON; expected what {command} writes") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{option}: {path} is not what {command} writes")
+    return content
+
+
+def finite(value: Any) -> Any:
+    """As JSON has it: no infinities, no NaN, no tuples."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

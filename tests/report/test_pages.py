@@ -1,0 +1,265 @@
+"""The book's pages, as files and in a browser. One book is made for all of it, from made-up verdicts."""
+
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from manual_grad.lectures import EQUATIONS, ERRATA
+from manual_grad.report import folder, pages
+from manual_grad.report.answers import answers
+from tests.report import made_up
+
+TAGS = [e.tag for e in (*EQUATIONS, *ERRATA)]
+NARROW, WIDE = {"width": 375, "height": 800}, {"width": 1280, "height": 900}
+FAULTY = """<!doctype html><html lang="en"><title>x</title><script>console.error("oh")</script>
+<img src="https://example.org/a.png"><p style="width: 2000px; color: #ccc; background: #fff">wide and pale</p>
+<math></math><input></html>"""
+
+
+@pytest.fixture(scope="module")
+def results(x64):
+    return made_up.results()
+
+
+@pytest.fixture(scope="module")
+def files(results):
+    return pages.render(results)
+
+
+@pytest.fixture(scope="module")
+def book(files, tmp_path_factory):
+    path = tmp_path_factory.mktemp("books") / "book"
+    folder.write(path, files, force=False)
+    return path
+
+
+class Page(HTMLParser):
+    """Identifiers, links, pictures and text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.loads, self.unnamed, self.depth, self.formulas = [], [], [], 0, 0, []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given["href"]] if tag == "a" else []
+        self.loads += [given[k] for k in ("src", "href") if k in given and tag != "a"]
+        self.unnamed += tag == "svg" and not (given.get("role") == "img" and given.get("aria-label"))
+        if tag == "math":
+            self.depth, self.formulas = 1, [*self.formulas, ""]
+
+    def handle_endtag(self, tag):
+        self.depth = 0 if tag == "math" else self.depth
+
+    def handle_data(self, data):
+        if self.depth:
+            self.formulas[-1] += data
+
+
+@pytest.fixture(scope="module")
+def parsed(files):
+    return {name: Page(content.decode()) for name, content in files.items() if name.endswith(".html")}
+
+
+# --- the files --------------------------------------------------------------------------------------------
+
+
+def test_every_link_and_anchor_resolves(parsed, files):
+    for name, page in parsed.items():
+        assert len(page.ids) == len(set(page.ids)), name
+        for link in page.links:
+            target, _, anchor = unquote(link).partition("#")
+            assert (target or name) in files, (name, link)
+            assert not anchor or anchor in parsed[target or name].ids, (name, link)
+
+
+def test_nothing_is_loaded_from_elsewhere(parsed, files):
+    for name, page in parsed.items():
+        assert set(page.loads) <= {"style.css", "book.js", "data:,"}, name
+    assert not re.findall(rb"url\(|@import|https?://", files["style.css"] + files["book.js"])
+
+
+def test_every_tag_has_its_article_and_its_line_in_the_index(parsed):
+    for tag in TAGS:
+        assert tag in parsed[f"lecture-{tag[0].lower()}.html"].ids
+        assert f"lecture-{tag[0].lower()}.html#{tag}" in parsed["index.html"].links
+    assert {e.tag for e in ERRATA} <= set(parsed["errata.html"].ids)
+
+
+def test_every_equation_is_there_in_the_lectures_order(parsed, files):
+    for letter in "ABCD":
+        name = f"lecture-{letter.lower()}.html"
+        tags = re.findall(r'<article class="equation" id="(.+?)"', files[name].decode())
+        assert tags == [e.tag for e in EQUATIONS if e.lecture == letter]
+        assert all(formula.strip() for formula in parsed[name].formulas)
+        assert "\\" not in "".join(parsed[name].formulas)
+
+
+def test_every_open_question_is_answered_at_its_equation(parsed, files):
+    asked = {a.tag: a for a in answers()}
+    assert {"D-09", "D-07", "C-08", "C-11", "B-10"} <= set(asked)
+    for tag, answer in asked.items():
+        assert f"question-{answer.name}" in parsed[f"lecture-{tag[0].lower()}.html"].ids
+        assert f"question-{answer.name}" in parsed["questions.html"].ids
+    assert "5·1 + 6·(−1) + 8·2 + 9·3 = 42" in files["questions.html"].decode()
+
+
+def test_every_picture_says_what_it_shows_and_has_its_data(parsed, files):
+    for name, page in parsed.items():
+        assert not page.unnamed, name
+        for figure in (i.removeprefix("fig-") for i in page.ids if i.startswith("fig-")):
+            data = f"data/{'kills' if figure == 'kill-matrix' else figure}.json"
+            assert json.loads(files[data]), data
+
+
+def test_jacobians_by_hand_and_from_jax_agree(files):
+    names = [name for name in files if name.startswith("data/jacobian")]
+    assert len(names) == 6
+    for name in names:
+        content = json.loads(files[name])
+        assert content["largest_difference"] <= 1e-15
+        assert any(any(row) for row in content["by_hand"])
+
+
+def test_the_code_shown_is_the_live_code(files):
+    shown = re.sub(r"<.*?>", "", files["lecture-a.html"].decode())
+    assert "dlogits = probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))  # [A-08]" in shown
+
+
+def test_a_book_made_twice_is_the_same(results, files):
+    assert pages.render(results) == files
+
+
+def test_the_book_is_small(files):
+    assert sum(map(len, files.values())) < 15e6
+
+
+def test_what_fails_is_shown_in_red(files):
+    wrong = made_up.results(verdicts=made_up.verdicts(failed=("A-10", "D-E4")), diagnoses=[])
+    assert wrong.failed == ["A-10", "D-E4"]
+    errata = [pages.erratum_of(e, wrong) for e in ERRATA if e.tag == "D-E4"]
+    made = dict(pages.Site(wrong, {"benchmarks": []}, [], errata).pages())
+    assert '<article class="equation failed" id="A-10">' in made["lecture-a.html"]
+    assert '<article class="erratum failed" id="D-E4">' in made["errata.html"]
+    assert all('role="alert"' in html and "Failed: " in html for html in made.values())
+    assert "not finite" in made["lecture-a.html"]
+    assert b'role="alert"' not in files["index.html"]
+
+
+# --- in a browser -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra browser (Playwright)")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        missing = "needs a browser: apt-get install chromium"
+        assert not os.environ.get("MANUAL_GRAD_NEEDS_BROWSER"), missing
+        pytest.skip(missing)
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+SEES = """() => {
+    document.querySelectorAll("details").forEach((d) => { d.open = true; });
+    const empty = [...document.querySelectorAll("math")].filter((m) => {
+        const box = m.getBoundingClientRect();
+        return !(box.width > 1 && box.height > 1);
+    });
+    return {
+        wide: document.documentElement.scrollWidth - innerWidth,
+        formulas: document.querySelectorAll("math").length,
+        empty: empty.map((m) => m.textContent.slice(0, 40)),
+    };
+}"""
+
+
+def faults(browser, path, view, theme):
+    """What is wrong with a page in a window."""
+    context = browser.new_context(viewport=view, color_scheme=theme)
+    page, found = context.new_page(), []
+    home = path.parent.as_uri()
+    page.on(
+        "console", lambda m: found.append(f"console: {m.text}") if m.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: found.append(f"script: {error}"))
+    page.on("request", lambda r: r.url.startswith((home, "data:")) or found.append(f"request: {r.url}"))
+    page.goto(path.as_uri())
+    seen = page.evaluate(SEES)
+    found += [f"{seen['wide']} px too wide"] if seen["wide"] > 0 else []
+    found += [f"empty formula {text!r}" for text in seen["empty"]]
+    if path.name.startswith("lecture"):
+        found += [] if seen["formulas"] > 50 else ["formulas are missing"]
+    context.close()
+    return [f"{path.name} at {view['width']} px, {theme}: {fault}" for fault in found]
+
+
+def violations(browser, path, theme):
+    """What axe finds serious on a page."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(viewport=WIDE, color_scheme=theme)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    parts = {"include": [["header"], ["#C-01"], ["#C-07"]]} if path.name.startswith("lecture") else None
+    found = Axe().run(page, context=parts).response["violations"]  # a whole lecture takes it half a minute
+    context.close()
+    return [
+        (path.name, theme, v["id"], v["nodes"][0]["html"][:120])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize(("view", "theme"), [(NARROW, "dark"), (WIDE, "light")], ids=["phone", "desk"])
+def test_pages_load_and_fit(browser, book, view, theme):
+    assert [
+        fault for path in sorted(book.glob("*.html")) for fault in faults(browser, path, view, theme)
+    ] == []
+
+
+def test_no_serious_violation_in_either_theme(browser, book):
+    names = ["index", "lecture-c", "errata", "questions", "formulas", "gradient", "mutants", "benchmarks"]
+    names += ["api", "api-softmax"]
+    paths = [book / f"{name}.html" for name in names]
+    assert [
+        v for path in paths for theme in ("light", "dark") for v in violations(browser, path, theme)
+    ] == []
+
+
+def test_a_faulty_page_is_seen(browser, tmp_path):
+    path = tmp_path / "faulty.html"
+    path.write_text(FAULTY)
+    found = " ".join(faults(browser, path, NARROW, "light"))
+    assert all(word in found for word in ("console: oh", "request: https", "px too wide", "empty formula"))
+    assert {"color-contrast", "label"} <= {v[2] for v in violations(browser, path, "light")}
+
+
+def test_search_links_and_theme(browser, book):
+    page = browser.new_page(viewport=WIDE)
+    page.goto((book / "index.html").as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type("D-E4")
+    rows = page.locator("#entries tbody tr:visible")
+    assert rows.count() == 1
+    assert "drop the factor 1/m" in rows.first.text_content()
+    assert page.locator("#found").text_content() == f"1 of {len(TAGS)}"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/lecture-d.html#D-E4")
+    assert abs(page.locator("#D-E4").bounding_box()["y"]) < 40
+    page.goto((book / "index.html").as_uri() + "?q=softmax_bwd")
+    assert 0 < page.locator("#entries tbody tr:visible").count() < len(TAGS)
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    page.close()
