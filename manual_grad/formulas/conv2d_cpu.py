@@ -120,9 +120,10 @@ def _dx_one_channel(res: Conv2DResiduals, dZ: Array) -> Array:
     wide = jnp.promote_types(dZ.dtype, jnp.float32)
     kernel, errors = (array.reshape(-1, dZ.shape[-1]) for array in (res.kernel, dZ))
     sent = jnp.matmul(kernel, errors.T, preferred_element_type=wide).reshape(-1, *dZ.shape[:3])
-    placed = (_placed(res, image, offset) for image, offset in zip(sent, _offsets(res), strict=True))
-    dx = sum(placed, jnp.zeros((), wide))  # [C-10]
-    return dx[..., None].astype(dZ.dtype)
+    terms = [_placed(res, image, offset) for image, offset in zip(sent, _offsets(res), strict=True)]
+    while len(terms) > 1:  # in pairs: fewer roundings than one after the other
+        terms = [sum(terms[i + 1 : i + 2], terms[i]) for i in range(0, len(terms), 2)]  # [C-10]
+    return terms[0][..., None].astype(dZ.dtype)
 
 
 def _placed(res: Conv2DResiduals, sent: Array, offset: tuple[int, int]) -> Array:
