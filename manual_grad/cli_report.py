@@ -89,14 +89,12 @@ def report(
 def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:
     """The last line; the exit code."""
     size = sum(map(len, files.values())) / 1e6
-    alive = [f"{r['tag']} {r['formula']}: {r['mutant']}" for r in found.kills if not r["killed_by"]]
-    failed = [*found.failed, *alive]
     line = f"{out / 'index.html'}: {len(files)} files, {size:.1f} MB"
-    if failed:
-        line += f"; FAILED: {', '.join(failed)}"
+    if found.failed:
+        line += f"; FAILED: {', '.join(found.failed)}"
     console = Console(width=None if sys.stdout.isatty() else 132, highlight=False, soft_wrap=True)
-    console.print(line, style="bold red" if failed else "green", markup=False)
-    return 1 if failed else 0
+    console.print(line, style="bold red" if found.failed else "green", markup=False)
+    return 1 if found.failed else 0
 
 
 def _require_extras() -> None:

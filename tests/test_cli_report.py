@@ -49,6 +49,8 @@ def test_what_fails_exits_1_and_is_named(run, monkeypatch):
     code, out, _ = run("--out other")
     assert code == 1
     assert "FAILED: A-08 softmax_bwd: zero" in out
+    blind = made_up.results(diagnoses=[{"mistake": "1/N is missing", "ok": True}])
+    assert blind.failed == ["unseen by the judge: 1/N is missing"]
 
 
 def test_an_interrupted_run_writes_nothing(run, monkeypatch, tmp_path):

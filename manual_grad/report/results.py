@@ -65,8 +65,11 @@ class Results:
 
     @property
     def failed(self) -> list[str]:
-        """The tags of what is wrong: verdicts that failed, and diagnoses that found nothing."""
-        return [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
+        """Tags that failed, mutants that no oracle kills, planted mistakes that the judge does not see."""
+        tags = [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
+        alive = [f"{r['tag']} {r['formula']}: {r['mutant']}" for r in self.kills if not r["killed_by"]]
+        unseen = [f"unseen by the judge: {d['mistake']}" for d in self.diagnoses if d["ok"]]
+        return [*tags, *alive, *unseen]
 
     @property
     def oracles(self) -> list[str]:
