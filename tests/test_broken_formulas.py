@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BREAKS = {  # file: (line, what it becomes, a tag that must fail)
     "chain_rule": ("dq = df * z  # [C-01]", "dq = df * q  # [C-01]", "C-01"),
-    "mse": ("dy_hat = -2 / len(error) * dJ * error", "dy_hat = -2 * dJ * error", "A-04"),
+    "mse": ("dy = 2 / len(error) * dJ * error", "dy = 2 * dJ * error", "A-04"),
     "activations": ("dx = jnp.where(x > 0, dout, 0)", "dx = jnp.where(x < 0, dout, 0)", "B-06"),
     "softmax": ("(dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))", "dprobs", "A-08"),
     "dense": ("dW = dZ @ X.T  # [B-15] [D-07]", "dW = -(dZ @ X.T)  # [B-15] [D-07]", "D-07"),
     "two_layer": ("db1 = dz  # [B-08]", "db1 = da  # [B-08]", "B-08"),
-    "mlp": ("W.T @ deltas[-1])[0])  # [C-05]", "W.T @ deltas[0])[0])  # [C-05]", "C-05"),
+    "mlp": ("deltas[-1] @ W)[0])  # [C-05]", "deltas[0] @ W)[0])  # [C-05]", "C-05"),
     "conv2d": ("_correlate(_pad(dO, f), _rot180(f))", "_correlate(_pad(dO, f), f)", "C-10"),
     "cnn": ("(dZ1,) = relu_bwd(Z1, dA1)", "(dZ1,) = relu_bwd(dA1, dA1)", "A-11"),
     "linear_cross_entropy": ("old + h.T @ errors", "h.T @ errors", "A-10"),

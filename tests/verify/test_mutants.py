@@ -15,6 +15,7 @@ from manual_grad.verify import kill_matrix, mistakes
 from manual_grad.verify.kill_matrix import COMMON, FLOAT64, FormulaError, Row, Target, kill, targets
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.mutants import BATCHES, Mutant, batch_of, mutants_of
+from manual_grad.verify.naming import WORDS
 from manual_grad.verify.problem import pose
 
 BY_TAG = {e.tag: e for e in EQUATIONS}
@@ -126,6 +127,10 @@ def test_every_gradient_has_the_mistakes_that_any_can_have(planted):
 
 def test_every_mistake_of_the_list_is_planted(planted):
     assert {m.kind for _, found in planted.values() for m in found} >= ISSUE
+
+
+def test_every_mistake_has_the_words_by_which_it_is_known(planted):
+    assert {m.kind for _, found in planted.values() for m in found} <= set(WORDS)
 
 
 def test_every_family_is_planted_somewhere():
