@@ -546,6 +546,8 @@ def _require_writable(path: Path) -> None:
     """Refuse an output file before the work, not after it."""
     if path.is_dir():
         raise UsageError(f"--json is {str(path)!r}, a folder; expected a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--json is {str(path)!r}, a device or pipe; expected a file")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--json is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}")
     if not os.access(path.absolute().parent, os.W_OK):

@@ -1,5 +1,6 @@
 """What a result was measured with: versions and device, for every JSON that the project writes."""
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -44,8 +45,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` under a temporary name in the same folder, then rename it.
 
     Raises:
-        OSError: the folder does not exist or cannot be written; nothing is left behind.
+        OSError: the folder does not exist or cannot be written, or ``path`` is a device or pipe, which the
+            new file would take the place of; nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is a device, a pipe or a folder", str(path))
     with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".part", delete=False) as part:
         try:
             part.write(content)

@@ -1,0 +1,36 @@
+"""Files are written under another name and then renamed: whole, or not at all."""
+
+import json
+import os
+
+import pytest
+
+from manual_grad import environment
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    environment.write_json(path, {"x": 1})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+    def full(*names):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        environment.write_bytes(tmp_path / "a.json", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="a device, a pipe"):
+        environment.write_bytes(pipe, b"x")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
