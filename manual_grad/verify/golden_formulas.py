@@ -746,7 +746,12 @@ def _pairs() -> list[Formula]:
             _products(_convolved, "x", "w"),
             variants={mode: {"mode": mode} for mode in ("full", "valid")},
         ),
-        _pair(reference.conv2d.conv2d, _products(_conv2d, "x", "kernel"), variants=GEOMETRIES),
+        *(
+            Formula(
+                name, "pair", reference.conv2d.conv2d, _products(_conv2d, "x", "kernel"), variants=GEOMETRIES
+            )
+            for name in ("conv2d", "conv2d_cpu", "conv2d_plain")
+        ),
         _pair(
             reference.chain_rule.product_of_sum,
             {"random": Case(_numbers, "Three Gaussian numbers.")}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -33,13 +34,25 @@ def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_cons
         arguments = [read(atom) for atom in eqn.invars]
         given, said = [value for value, _ in arguments], [what for _, what in arguments]
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        if eqn.primitive.name in _CALLS and inner is not None:
+        if eqn.primitive.name == "cond" and _platform(eqn, jaxpr) is not None:
+            results = walk(_platform(eqn, jaxpr), given[1:], said[1:], step, of_constant)
+        elif eqn.primitive.name in _CALLS and inner is not None:
             program = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             results = walk(program, given, said, step, of_constant)
         else:
             results = step(eqn, given, said)
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _platform(cond: Any, jaxpr: Any) -> ClosedJaxpr | None:
+    """The branch for the platform that computes, where the platform is what decides."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "platform_index" and cond.invars[0] in eqn.outvars:
+            platforms = eqn.params["platforms"]
+            mine = (k for k, names in enumerate(platforms) if names is None or jax.default_backend() in names)
+            return cond.params["branches"][next(mine)]
+    return None
 
 
 def bind(eqn: Any, operands: list) -> list:

@@ -256,9 +256,9 @@ def conv2d_of_xla(x, kernel, bias, strides=(1, 1), padding="VALID", dilation=(1,
     return lax.conv_general_dilated(x, kernel, strides, padding, feature_group_count=groups, **form) + bias
 
 
-def _conv2d_scenario(case, draw, ref=reference.conv2d.conv2d, **settings):
+def _conv2d_scenario(case, draw, ref=reference.conv2d.conv2d, name="conv2d", **settings):
     free = [("x", 0), ("x", 1), ("x", 2), ("kernel", 0), ("kernel", 1)]
-    return _scenario("A-11", "conv2d", case, ref, draw, free=free, **settings)
+    return _scenario("A-11", name, case, ref, draw, free=free, **settings)
 
 
 def _linear_cross_entropy_scenario(case, **settings):
@@ -358,6 +358,8 @@ SCENARIOS = [
     _images_scenario("C-07", "convolve2d", "full", reference.conv2d.convolve2d, _convolve, mode="full"),
     _images_scenario("C-07", "convolve2d", "valid", reference.conv2d.convolve2d, _convolve, mode="valid"),
     _conv2d_scenario("valid", _conv2d_of()),
+    _conv2d_scenario("", _conv2d_of(), name="conv2d_plain", padding=((1, 2), (0, 3)), strides=(1, 2)),
+    _conv2d_scenario("", _conv2d_of(), name="conv2d_cpu", padding=((1, 2), (0, 3)), strides=(1, 2)),
     _conv2d_scenario("strides", _conv2d_of(), strides=(2, 3)),
     _conv2d_scenario("same", _conv2d_of(), padding="SAME", strides=2),
     _conv2d_scenario("padding", _conv2d_of(), padding=((1, 2), (0, 3)), strides=(1, 2)),
