@@ -34,8 +34,9 @@ def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_cons
         arguments = [read(atom) for atom in eqn.invars]
         given, said = [value for value, _ in arguments], [what for _, what in arguments]
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        if eqn.primitive.name == "cond" and _platform(eqn, jaxpr) is not None:
-            results = walk(_platform(eqn, jaxpr), given[1:], said[1:], step, of_constant)
+        branch = _platform(eqn, jaxpr) if eqn.primitive.name == "cond" else None
+        if branch is not None:
+            results = walk(branch, given[1:], said[1:], step, of_constant)
         elif eqn.primitive.name in _CALLS and inner is not None:
             program = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             results = walk(program, given, said, step, of_constant)
