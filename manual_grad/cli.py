@@ -126,7 +126,7 @@ def verify(
     diagnose: Annotated[
         bool,
         typer.Option(
-            "--diagnose", help="With --mutants: does the judge of check_vjp name each mistake? Ten minutes."
+            "--diagnose", help="With --mutants: does the judge of check_vjp name each mistake? Takes long."
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,

@@ -32,7 +32,7 @@ _MASK = "mask|derivative of ReLU"
 _TURNED = "rotated|flipped|reversed"
 _MOVED = "transpos|permuted"
 _SLOPE = "derivative|slope|a path is missing|power"
-_TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for|NaN"
+_TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for"
 # What is true of each kind of mistake, as a pattern.
 WORDS: dict[str, str] = {
     mistakes.SIGN: "sign flipped|mask inverted",
@@ -44,7 +44,7 @@ WORDS: dict[str, str] = {
     mistakes.SUM_MISSING: "not summed|only the diagonal counts",
     mistakes.MEAN_FOR_SUM: "mean for sum|there twice",
     mistakes.TRANSPOSED: _MOVED,
-    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log|infinite",
+    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log",
     mistakes.NO_MASK: _MASK,
     mistakes.WRONG_MASK: "mask taken from the wrong",
     mistakes.MASK_GE: "≥",
@@ -61,7 +61,7 @@ WORDS: dict[str, str] = {
     mistakes.FACTOR: f"factor|{_SCALE}",
     mistakes.TERM: _TERM,
     "last chunk dropped": "dropped|a path is missing",
-    "groups mixed up": "axis 3",
+    "groups mixed up": "group",
 }
 
 
