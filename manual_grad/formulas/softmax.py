@@ -19,22 +19,29 @@ from manual_grad.formulas.border import Label, Scalar, checked, require, require
 def _normalise(logits: Float[Array, "..."], axis: int = -1):
     """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
 
-    ∞ − ∞ is NaN, so +∞ counts as the largest number, and −∞ as the smallest where a sample has no other; a
-    finite logit beside +∞ is then stretched to −∞. All tests are a sample's, not an entry's: XLA:CPU takes
-    half as long again for the latter.
+    ∞ − ∞ is NaN, so a +∞ is measured against the largest number, which leaves ∞, and then is cut to nearly 0;
+    a finite logit beside it is stretched to −∞. No other sample is cut: its numbers are 0 at most. All tests
+    are a sample's, not an entry's, as XLA:CPU keeps an entry's in an array of its own.
     """
-    top, largest = logits.max(axis=axis, keepdims=True), float(jnp.finfo(logits.dtype).max)
-    smallest, stretch = jnp.where(top == -jnp.inf, -largest, -jnp.inf), jnp.where(top == jnp.inf, largest, 1)
-    shifted = (logits.clip(smallest, largest) - top.clip(-largest, largest)) * stretch
+    numbers = jnp.finfo(logits.dtype)
+    if logits.shape[axis] == 1:  # e^l / e^l is 1, at ±∞ too
+        logits = 0 * logits.clip(float(numbers.min), float(numbers.max))
+    top = logits.max(axis=axis, keepdims=True)
+    stretch = jnp.where(top == jnp.inf, jnp.inf, 1).astype(logits.dtype)
+    shifted = ((logits - top.clip(max=float(numbers.max))) * stretch).clip(max=float(numbers.tiny))
     exps = jnp.exp(shifted)
     total = exps.sum(axis=axis, keepdims=True)
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
 
 
-def _log_softmax(logits: Float[Array, "..."], axis: int = -1):
-    """``(log_probs, probs)``."""
+def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis: int):
+    """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels that the probabilities expect.
+
+    The sum of a sample's labels meets the sum of its exponentials, a number each, before either meets an
+    array: XLA:CPU then needs no pass of its own for it.
+    """
     shifted, exps, total = _normalise(logits, axis)
-    return shifted - jnp.log(total), exps / total
+    return shifted - jnp.log(total), exps * (labels.sum(axis=axis, keepdims=True) / total)
 
 
 def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -235,7 +242,7 @@ def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, 
         logits: (N, K).
         labels: (N, K), one-hot, smoothed, or with rows of any sum.
     Returns:
-        ``(J, res)``: J scalar, ``res = (probs, log_probs, labels)``.
+        ``(J, res)``: J scalar, ``res = (expected, log_probs, labels)``; expected is p Σ_j y_j.
     Raises:
         InputError: the two are not matrices of one shape and floating-point dtype.
     Source: Lecture A, "The MOST important thing".
@@ -244,9 +251,9 @@ def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, 
     >>> float(J)
     10000.0
     """
-    log_probs, probs = _log_softmax(logits)
+    log_probs, expected = _log_softmax(logits, labels, axis=-1)
     J = -_labels_times(labels, log_probs).sum(axis=-1).mean()  # [A-10]
-    return J, (probs, log_probs, labels)
+    return J, (expected, log_probs, labels)
 
 
 @checked
@@ -258,7 +265,7 @@ def softmax_cross_entropy_bwd(
         dlogits_ik = dJ/N (p_ik Σ_j y_ij − y_ik)        = −(1/N)(y − p) where each row of y sums to 1
 
     Args:
-        res: ``(probs, log_probs, labels)``, each (N, K).
+        res: ``(expected, log_probs, labels)``, each (N, K); expected is p Σ_j y_j.
         dJ: cotangent of the loss.
     Returns:
         ``(dlogits, dlabels)``, each (N, K). Each row of dlogits sums to 0.
@@ -270,9 +277,9 @@ def softmax_cross_entropy_bwd(
     >>> softmax_cross_entropy_bwd(res, 1.0)[0].tolist()
     [[-0.5, 0.5]]
     """
-    probs, log_probs, labels = res
-    N = len(probs)
-    dlogits = 1 / N * dJ * (probs * labels.sum(axis=-1, keepdims=True) - labels)  # [A-10]
+    expected, log_probs, labels = res
+    N = len(labels)
+    dlogits = 1 / N * dJ * (expected - labels)  # [A-10]
     dlabels = -1 / N * dJ * log_probs
     return dlogits, dlabels
 
@@ -388,7 +395,7 @@ def softmax_cross_entropy_columns_fwd(Z: Float[Array, "K N"], Y: Float[Array, "K
         Z: scores, (K, N).
         Y: labels, (K, N).
     Returns:
-        ``(L, res)``: L scalar, ``res = (A, ln A, Y)``.
+        ``(L, res)``: L scalar, ``res = (A Σ_j Y_j, ln A, Y)``.
     Raises:
         InputError: the two are not matrices of one shape and floating-point dtype.
     Source: Lecture D, page 2.
@@ -396,9 +403,9 @@ def softmax_cross_entropy_columns_fwd(Z: Float[Array, "K N"], Y: Float[Array, "K
     >>> float(softmax_cross_entropy_columns_fwd(jnp.array([[1e4], [0.0]]), jnp.array([[0.0], [1.0]]))[0])
     10000.0
     """
-    log_A, A = _log_softmax(Z, axis=0)  # [D-03]
+    log_A, expected = _log_softmax(Z, Y, axis=0)  # [D-03]
     L = -_labels_times(Y, log_A).sum(axis=0).mean()  # [D-04]
-    return L, (A, log_A, Y)
+    return L, (expected, log_A, Y)
 
 
 @checked
@@ -408,7 +415,7 @@ def softmax_cross_entropy_columns_bwd(
     """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14]
 
     Args:
-        res: ``(A, ln A, Y)``, each (K, N).
+        res: ``(A Σ_j Y_j, ln A, Y)``, each (K, N); where the labels of a sample sum to 1 the first is A.
         dL: cotangent of the loss.
     Returns:
         ``(dZ, dY)``, each (K, N).
@@ -420,9 +427,9 @@ def softmax_cross_entropy_columns_bwd(
     >>> softmax_cross_entropy_columns_bwd(res, 1.0)[0].tolist()
     [[-0.5], [0.5]]
     """
-    A, log_A, Y = res
-    m = A.shape[1]
-    dZ = 1 / m * dL * (A * Y.sum(axis=0, keepdims=True) - Y)  # [D-06]
+    expected, log_A, Y = res
+    m = Y.shape[1]
+    dZ = 1 / m * dL * (expected - Y)  # [D-06]
     dY = -1 / m * dL * log_A
     return dZ, dY
 

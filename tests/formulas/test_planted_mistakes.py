@@ -115,7 +115,8 @@ def _no_mean(res, dJ):
 
 @mistake("A-10", "labels_of_any_sum")
 def _labels_taken_to_sum_to_1(res, dJ):
-    probs, _, labels = res
+    _, log_probs, labels = res
+    probs = jnp.exp(log_probs)
     return dJ / len(probs) * (probs - labels), mg.softmax_cross_entropy_bwd(res, dJ)[1]
 
 
