@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.metadata
+import inspect
 import math
 import os
 import sys
@@ -559,3 +560,21 @@ def _write(path: Path, content: Any) -> None:
         write_json(path.absolute(), content)
     except OSError as error:
         raise UsageError(f"--json: {path} could not be written: {error.strerror}") from None
+
+
+def _reflowed(text: str) -> str:
+    r"""Each paragraph in one line, for the terminal to wrap; the examples one below the other.
+
+    >>> _reflowed("Add.\n\nOne and\nanother.\n\nExamples:\n\nadd 1 2\n\nadd 3 4")
+    'Add.\n\nOne and another.\n\nExamples:\n  add 1 2\n  add 3 4'
+    """
+    text, examples, commands = inspect.cleandoc(text).partition("\n\nExamples:\n\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    if examples:
+        lines = (" ".join(command.split()) for command in commands.split("\n\n"))
+        paragraphs.append("\n  ".join(["Examples:", *lines]))
+    return "\n\n".join(paragraphs)
+
+
+for _command in (*app.registered_commands, *golden.registered_commands):
+    _command.help = _reflowed(_command.callback.__doc__ or "") if _command.callback else None

@@ -1,5 +1,6 @@
 """The console script as its user meets it: exit codes, one clear line for bad usage, JSON beside tables."""
 
+import itertools
 import json
 import os
 import signal
@@ -193,6 +194,14 @@ def test_help_teaches(run):
     for word in ("--lecture", "--tag", "--dtype", "--seed", "--json", "Examples", "jax.vjp"):
         assert word in out
     assert run("--version")[1].startswith("manual-grad ")
+
+
+@pytest.mark.parametrize("command", [("verify",), ("train",), ("bench",), ("golden", "export")], ids=" ".join)
+def test_help_fills_a_narrow_terminal(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*command, "--help")[1].partition("Examples:")[0].splitlines()
+    for line, following in itertools.pairwise(map(str.strip, lines)):
+        assert not (line and following) or len(line) + len(following.split()[0]) > 75, line
 
 
 def test_a_device_that_is_not_there_is_one_clear_line():

@@ -1,5 +1,6 @@
 """Lecture B: two-layer ReLU networks, one sample, then a batch in columns and in rows."""
 
+import jax
 import jax.numpy as jnp
 
 import reference.activations
@@ -46,11 +47,13 @@ def _quadratic_maps(draw: Draw) -> dict:
     return {**J, "A": draw.normal(4, 3), "B": draw.normal(4, 3, 3), "theta": draw.normal(3)}
 
 
-def _parameters(draw: Draw, c: int, rows: bool = False) -> dict:
-    """Most hidden units on, no class near certain: no gradient is a small difference of large numbers."""
-    (W1, _), (W2, b2) = draw.layers(3, 7, c, rows=rows)
-    W2 = W2 / 2 if draw.style == "real" else W2
-    return {"W1": W1, "b1": draw.positive(7), "W2": W2, "b2": b2}
+def _parameters(draw: Draw, c: int, rows: bool = False, X: jax.Array | None = None) -> dict:
+    """No class near certain: no gradient is a small difference of large numbers. Most hidden units are on,
+    or, given several samples X, each on for some, and none so near the kink that rounding moves it across."""
+    real = draw.style == "real"
+    (W1, b1), (W2, b2) = draw.layers(3, 7, c, rows=rows, X=X)
+    b1 = b1 if real and X is not None else draw.positive(7)
+    return {"W1": W1, "b1": b1, "W2": W2 / 2 if real else W2, "b2": b2}
 
 
 def _squared_loss(draw: Draw) -> dict:
@@ -63,11 +66,13 @@ def _cross_entropy(draw: Draw) -> dict:
 
 
 def _columns(draw: Draw) -> dict:
-    return {**_parameters(draw, 5), "X": draw.normal(3, 4), "y": draw.labels(4, 5)}
+    X = draw.normal(3, 4)
+    return {**_parameters(draw, 5, X=X), "X": X, "y": draw.labels(4, 5)}
 
 
 def _rows(draw: Draw) -> dict:
-    return {**_parameters(draw, 5, rows=True), "X": draw.normal(4, 3), "y": draw.labels(4, 5)}
+    X = draw.normal(4, 3)
+    return {**_parameters(draw, 5, rows=True, X=X), "X": X, "y": draw.labels(4, 5)}
 
 
 def _one_sample_scores(draw: Draw) -> dict:
