@@ -46,7 +46,8 @@ def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis:
 
 def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
     """y ln ŷ with 0 · ln 0 = 0."""
-    return labels * jnp.where((labels == 0) & ~jnp.isfinite(logs), 0, logs)
+    finite = jnp.maximum(logs, float(jnp.finfo(logs.dtype).min))
+    return labels * jnp.where(labels == 0, finite, logs)
 
 
 @checked
