@@ -25,7 +25,17 @@ from manual_grad.verify.plants import (
     too_few_or_many,
     users_of,
 )
-from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Changes, Edge, Passing, Slot, Tape
+from manual_grad.verify.tape import (
+    ELEMENTWISE,
+    MEANINGLESS,
+    Change,
+    Changes,
+    Edge,
+    Passing,
+    Slot,
+    Tape,
+    computed,
+)
 from manual_grad.verify.truth import is_float
 
 
@@ -198,6 +208,12 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 if not is_constant(tape, slot):
                     phrase = f"{said_of(tape, e, slot)} stands for the derivative of {name}"
                     yield Plant(phrase, {edge: partial(_with_value, slot)}, stop(edge))
+                    yield Plant(
+                        f"{said_of(tape, e, slot)} stands for {said_of(tape, e, step.ins[0])} in the "
+                        f"derivative of {name}",
+                        {edge: partial(slope_at, slot)},
+                        stop(edge),
+                    )
         if step.name not in PRODUCTS:
             continue
         other = step.ins[1 - edge[1]]
@@ -223,9 +239,18 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
         and slot in (step.ins if step.name == "mul" else step.ins[:1])
     ):
         factor = step.ins[1 - step.ins.index(slot)]
-        return too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"].replace(
-            "the factor", "a factor is left out:", 1).replace(" is missing", "")  # fmt: skip
-    return f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)}"
+        said = too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"]
+        if said.startswith("the factor"):
+            return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
+        return said.replace(" is missing", " is left out")
+    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other))
+
+
+def _stands_for(wrong: str, right: str) -> str:
+    """Two values that go by one name are other parts of it, or of other steps."""
+    if wrong == right:
+        return f"another part of {right} stands for the one that belongs there,"
+    return f"{wrong} stands for {right}"
 
 
 def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
@@ -237,13 +262,22 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
             kept if at == (0 if by > 0 else len(edges) - 1) else slot for at, slot in enumerate(rolled)
         ]
         for moved in (rolled, clipped):
+            if len(edges) == 2 and moved is rolled:
+                names = dict.fromkeys(said_of(tape, e, slot) for slot in others)
+                phrase = (
+                    f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
+                    f"in the derivative of {place_of(tape, e, edges[-1])}"
+                )
+                yield Plant(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
+                continue
             yield Plant(
                 f"another step's {said_of(tape, e, others[-1])} stands for this one's in the derivative of "
                 f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places",
                 {edge: partial(_with_slot, slot) for edge, slot in zip(edges, moved, strict=True)},
             )
     outs = [tape.steps[at].outs[0] for at, _ in edges]
-    other = tape.steps[edges[-1][0]].ins[1 - edges[-1][1]]
+    other, middle = others[-1], len(edges) // 2
+    right, place = said_of(tape, e, others[middle]), place_of(tape, e, edges[middle])
     for slot in range(max(0, outs[-1] - 30), min(len(tape.values), outs[-1] + 30)):
         if slot == other or tape.shape(slot) != tape.shape(other) or is_constant(tape, slot):
             continue
@@ -253,9 +287,10 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
             for edge, out in zip(edges, outs, strict=True)
             if 0 <= out + shift < len(tape.values) and tape.shape(out + shift) == tape.shape(other)
         }
+        wrong = said_of(tape, e, outs[middle] + shift)
         yield Plant(
-            f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)} in the derivative of "
-            f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places (another step's, or pre-activation)",
+            f"{wrong} stands for {right} in the derivative of {place}, in all {len(edges)} places "
+            "(another step's, or pre-activation)",
             changes,
         )
 
@@ -269,6 +304,16 @@ def _with_value(slot: Slot, p: Passing) -> np.ndarray:
     return p.cotangent * np.asarray(p.tape.values[slot])
 
 
+def slope_at(slot: Slot, p: Passing) -> np.ndarray:
+    """What an elementwise step hands back, its derivative taken at another value."""
+    step = p.tape.steps[p.edge[0]]
+    x = np.asarray(p.tape.values[slot])
+    written = ELEMENTWISE[step.name]
+    if written is None:
+        raise ValueError
+    return p.cotangent * written([x], np.asarray(computed(step.eqn, [x])[0]), step, 0)
+
+
 def _with_slot(slot: Slot, p: Passing) -> np.ndarray:
     return back_with(p, p.tape.values[slot])
 
@@ -276,10 +321,23 @@ def _with_slot(slot: Slot, p: Passing) -> np.ndarray:
 EXTRA: dict[str, Callable[[Any], Any]] = {
     "the slope of the sigmoid, p(1 − p), once too often": lambda z: 0.25 / np.cosh(z / 2) ** 2,
     "the slope of tanh, 1 − tanh², once too often": lambda z: 1 / np.cosh(z) ** 2,
+    "the slope of the sigmoid, p(1 − p), is missing": lambda z: 4 * np.cosh(z / 2) ** 2,
+    "the slope of tanh, 1 − tanh², is missing": lambda z: np.cosh(z) ** 2,
     "a mask of ReLU too many": lambda z: z > 0,
     "the slope of tanh, 1 − a², once too often": lambda a: 1 - a**2,
     "the slope of the sigmoid, a(1 − a), once too often": lambda a: a * (1 - a),
 }
+
+
+# Of a square r² that is differentiated by, where the derivative by r is meant or the other way round.
+ROOTS = {
+    "a power too many: the factor √({0}) is there once too often in what comes back to {0}": 0.5,
+    "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
+}
+
+
+def _power(power: float, z: np.ndarray) -> np.ndarray:
+    return z**power
 
 
 def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -295,6 +353,11 @@ def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for said, slope in EXTRA.items():
             change = partial(_times_slope, slope, slot)
             yield Plant(f"{said} (at {said_of(tape, e, slot)})", dict.fromkeys(edges, change))
+        if np.all(np.asarray(tape.values[slot]) > 0):
+            name = said_of(tape, e, slot)
+            for said, power in ROOTS.items():
+                change = partial(_times_slope, partial(_power, power), slot)
+                yield Plant(said.format(name), dict.fromkeys(edges, change))
     for slot, edges in places:
         for other in _near(by_shape.get(tape.shape(slot), []), slot)[:10]:
             name = said_of(tape, e, other)

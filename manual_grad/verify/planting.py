@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from manual_grad.verify.cross_entropies import cross_entropies_mistaken
 from manual_grad.verify.evidence import Evidence, named_scales, sizes_named
 from manual_grad.verify.factors import (
     extra_factors,
@@ -22,19 +23,29 @@ from manual_grad.verify.factors import (
     stages,
     steps_left_out,
 )
+from manual_grad.verify.inverses import inverses_mistaken
 from manual_grad.verify.layers import (
     activations_mistaken,
     masks_left_out_of_values,
     slopes_of_another_layer,
-    softmaxes_mistaken,
 )
-from manual_grad.verify.plants import Plant, denominators, made_by, said_of, too_few_or_many
+from manual_grad.verify.plants import (
+    PASSED_ON,
+    Plant,
+    denominators,
+    is_constant,
+    made_by,
+    said_of,
+    too_few_or_many,
+    users_of,
+)
 from manual_grad.verify.slopes import (
     loops,
     masks_left_out,
     paths,
     powers,
     slopes_left_out,
+    slopes_of_another_step,
     terms,
     wrong_slopes,
 )
@@ -62,6 +73,7 @@ from manual_grad.verify.windows import (
     kernels_turned_together,
     overlaps,
     slices_lost,
+    slices_moved,
     spread_ignored,
     windows_shifted,
 )
@@ -186,14 +198,15 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     At level 0 a path may be missing or of the wrong sign, at level 1 its factor may be a size of the problem,
     at level 2 it may be any, and a mistake's too.
     """
-    wrong, without = row[0][e.leaf], row[1]
-    exactly = without is None or (level < 2 and not plant.path)
-    if not _plausible(e, wrong, None if exactly or without is None else without[e.leaf]):
+    wrong, rest = e.seen(row[0][e.leaf]), None if row[1] is None else e.seen(row[1][e.leaf])
+    if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
         return ""
-    if exactly or without is None:
+    exactly = rest is None or (level < 2 and not plant.path)
+    if not _plausible(e, wrong, None if exactly else rest):
+        return ""
+    if exactly or rest is None:
         fits = level < 2 and not e.same(wrong, e.want) and e.same(e.got, wrong)
         return plant.phrase if fits else ""
-    rest = without[e.leaf]
     part = wrong - rest
     size = float(np.max(np.abs(part), initial=0.0))
     if not np.isfinite(size) or size <= 1e-6 * np.max(np.abs(e.want), initial=0.0):
@@ -209,7 +222,9 @@ def _plausible(e: Evidence, wrong: np.ndarray, rest: np.ndarray | None) -> bool:
     """Whether a mistake may fit, by some entries of a large leaf; never false where it does."""
     if e.want.size <= 4 * SAMPLE:
         return True
-    at = e.once(f"sample {e.leaf}", lambda: np.random.default_rng(0).integers(0, e.want.size, SAMPLE))
+    at = e.once(
+        f"sample {e.leaf} of {e.want.size}", lambda: np.random.default_rng(0).integers(0, e.want.size, SAMPLE)
+    )
     allowed = 16 * e.tolerance * float(np.max(np.abs(e.got)))
     got, some = e.got.ravel()[at], wrong.ravel()[at]
     if rest is None:
@@ -256,7 +271,12 @@ def _factor_said(e: Evidence, factor: float) -> str:
 
 def constant_said(e: Evidence, factor: float) -> str:
     """The same of a number that stands in the function, unless it is 2 or a size."""
-    return count_said(e, factor) or scalar_said(e, factor, sizes=(1,)) or inner_size_said(e, factor)
+    return (
+        root_said(e, factor)
+        or count_said(e, factor)
+        or scalar_said(e, factor, sizes=(1,))
+        or inner_size_said(e, factor)
+    )
 
 
 def inner_size_said(e: Evidence, factor: float) -> str:
@@ -345,6 +365,39 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
     return ""
 
 
+def root_said(e: Evidence, factor: float) -> str:
+    """The same of the root of a size that a matrix product is scaled by, as attention's is by 1/√d."""
+    tape = _tape(e)
+    sign = "sign flipped and " if factor < 0 else ""
+    for n in sorted(e.once("roots", lambda: set(_scaled_by_root(tape)))) if tape is not None else ():
+        what = sizes_named(e).get(n, "what a matrix product sums over")
+        if abs(abs(factor) / n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by √{n} ({what}): 1/√{n} is missing"
+        if abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is there twice"
+    return ""
+
+
+def _scaled_by_root(tape: Tape) -> Iterator[int]:
+    """The sizes that matrix products sum over, their results or factors scaled by the root of it."""
+    made, users = made_by(tape), users_of(tape)
+    for step in tape.steps:
+        if step.name not in ("mul", "div") or step.outs[0] not in tape.active:
+            continue
+        numbers = [abs(float(np.ravel(tape.values[s])[0])) for s in step.ins if is_constant(tape, s)]
+        source = next(s for s in step.ins if s in tape.active)
+        while source in made and tape.steps[made[source]].name in PASSED_ON:
+            source = tape.steps[made[source]].ins[0]
+        near = [made[source]] if source in made else []
+        for k in [*near, *(user for user, _ in users.get(step.outs[0], ()))]:
+            if tape.steps[k].name == "dot_general":
+                product = tape.steps[k]
+                axes = product.eqn.params["dimension_numbers"][0][0]
+                n = int(np.prod([tape.shape(product.ins[0])[a] for a in axes]))
+                if n > 2 and any(abs(v * n**p - 1) <= 1e-6 for v in numbers for p in (0.5, -0.5)):
+                    yield n
+
+
 # What is looked for, in this order, and at which level; the first kind that fits is what is said.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (sums_on_the_way_back, 0),
@@ -353,17 +406,20 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
+    (slopes_of_another_step, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
-    (softmaxes_mistaken, 0),
+    (cross_entropies_mistaken, 0),
     (masks_left_out_of_values, 0),
     (powers, 0),
     (others_mistaken, 0),
+    (inverses_mistaken, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
     (spread_ignored, 0),
+    (slices_moved, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),

@@ -497,7 +497,7 @@ CASES = {
         vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(axis=0)), T, b),
     ),
     "layernorm x for x̂": (
-        "x stands for the result of div",
+        "x stands for the normalised x̂",
         vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(lambda x, h: x)), T, b, names=("x", "scale")),
     ),
     "layernorm without its division": (
@@ -699,7 +699,7 @@ CASES = {
     ),
     "softmax p dout": ("a path is missing", vjp(softmax_pair(lambda p, d: p * d), T)),
     "softmax cotangent ignored": (
-        "zero",
+        "cotangent ignored (a cotangent of ones gives zero here, but for rounding) or zero",
         vjp(softmax_pair(lambda p, d: p - p * p.sum(-1, keepdims=True)), T),
     ),
     "tanh cotangent ignored": (
