@@ -249,7 +249,8 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
 def _stands_for(wrong: str, right: str) -> str:
     """Two values that go by one name are other parts of it, or of other steps."""
     if wrong == right:
-        return f"another part of {right} stands for the one that belongs there,"
+        other = right.removeprefix("the ") if right.startswith("the result") else f"part of {right}"
+        return f"another {other} stands for the one that belongs there,"
     return f"{wrong} stands for {right}"
 
 
@@ -289,7 +290,7 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
         }
         wrong = said_of(tape, e, outs[middle] + shift)
         yield Plant(
-            f"{wrong} stands for {right} in the derivative of {place}, in all {len(edges)} places "
+            f"{_stands_for(wrong, right)} in the derivative of {place}, in all {len(edges)} places "
             "(another step's, or pre-activation)",
             changes,
         )
