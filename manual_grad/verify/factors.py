@@ -15,12 +15,15 @@ from manual_grad.verify.plants import (
     Plant,
     alike,
     arrays_by_shape,
+    arriving,
+    axes_said,
     back_with,
     is_constant,
     left_out,
     made_by,
     place_of,
     said_of,
+    source_of,
     stop,
     too_few_or_many,
     users_of,
@@ -262,8 +265,9 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
         clipped = [
             kept if at == (0 if by > 0 else len(edges) - 1) else slot for at, slot in enumerate(rolled)
         ]
-        for moved in (rolled, clipped):
-            if len(edges) == 2 and moved is rolled:
+        one_source = len({source_of(tape, tape.steps[at].ins[i]) for at, i in edges}) == 1
+        for moved in (rolled, clipped) if len(edges) > 2 or one_source else ():
+            if len(edges) == 2:
                 names = dict.fromkeys(said_of(tape, e, slot) for slot in others)
                 phrase = (
                     f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
@@ -384,3 +388,22 @@ def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 f"{mine} stands for {out}",
                 {}, of=(at, operand),
             )  # fmt: skip
+
+
+def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The gradient of another value, perhaps summed over its first axes, where an argument's belongs."""
+    users = users_of(tape)
+    for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
+        shape = tape.shape(leaf)
+        for slot in sorted(tape.active - {leaf}, reverse=True):
+            if slot in tape.kept["known"] and tape.shape(slot)[-len(shape) :] == shape:
+                extra = tuple(range(len(tape.shape(slot)) - len(shape)))
+                summed = f", summed over {axes_said(extra)}" if extra else ""
+                yield Plant(
+                    f"the gradient of another value stands here: of {said_of(tape, e, slot)}{summed}",
+                    arriving(tape, leaf, partial(_gradient_of, slot, extra)),
+                )
+
+
+def _gradient_of(slot: Slot, axes: tuple[int, ...], p: Passing, d: np.ndarray) -> np.ndarray:
+    return p.tape.kept["known"][slot][0].sum(axes)

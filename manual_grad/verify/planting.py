@@ -18,6 +18,7 @@ from manual_grad.verify.evidence import Evidence, named_scales, sizes_named
 from manual_grad.verify.factors import (
     extra_factors,
     factors_mistaken,
+    gradients_of_others,
     operands_replaced,
     regions,
     stages,
@@ -72,6 +73,7 @@ from manual_grad.verify.windows import (
     kernels_turned,
     kernels_turned_together,
     overlaps,
+    parts_swapped,
     slices_lost,
     slices_moved,
     spread_ignored,
@@ -159,6 +161,7 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
     known: dict = {}
     right = pulled_back(tape, e.point.dout, [{}], known)
     without_dead_maxima(tape, known)
+    tape.kept["known"] = known
     return right, known
 
 
@@ -420,6 +423,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (windows_shifted, 0),
     (spread_ignored, 0),
     (slices_moved, 0),
+    (parts_swapped, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
@@ -435,6 +439,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (sums_elsewhere, 0),
     (terms, 0),
     (steps_left_out, 0),
+    (gradients_of_others, 0),
     (paths, 2),
     (slopes_left_out, 2),
     (wrong_slopes, 2),

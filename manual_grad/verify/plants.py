@@ -14,6 +14,9 @@ from manual_grad.verify.truth import is_float, is_key
 PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
              "expand_dims", "transpose", "stop_gradient", "slice", "neg"}  # fmt: skip
 
+PICKING = ("slice", "dynamic_slice", "gather")
+TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
+
 SAID = {
     "max": "ReLU", "select_n": "where", "logistic": "sigmoid", "integer_pow": "a power", "pow": "a power",
     "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "add",
@@ -61,6 +64,14 @@ def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
             found.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
         tape.kept["users"] = found
     return tape.kept["users"]
+
+
+def source_of(tape: Tape, slot: Slot) -> Slot:
+    """The value whose entries, rearranged or some of them, are in a slot."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in TURNING:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
 
 
 def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:

@@ -398,7 +398,8 @@ def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
 def _one_of_the_repeated(pick: int, axes: Sequence[int], p: Passing) -> np.ndarray:
     """Of these axes one entry, the sum over the others that were repeated."""
     repeated = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
-    picked = p.cotangent[tuple([pick] if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
+    some = slice(pick, None if pick < 0 else pick + 1)
+    picked = p.cotangent[tuple(some if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
     return picked.sum(tuple(repeated)).reshape(p.right.shape)
 
 

@@ -10,14 +10,16 @@ import numpy as np
 
 from manual_grad.verify.evidence import Evidence
 from manual_grad.verify.plants import (
-    PASSED_ON,
+    PICKING,
     PRODUCTS,
+    TURNING,
     Plant,
     arriving,
     axes_said,
     back_with,
     made_by,
     said_of,
+    source_of,
     users_of,
 )
 from manual_grad.verify.sums import overwritten
@@ -35,8 +37,6 @@ from manual_grad.verify.tape import (
 )
 from manual_grad.verify.truth import is_float
 
-PICKING = ("slice", "dynamic_slice", "gather")
-TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
 WINDOWS_UP_TO = 200
@@ -151,7 +151,7 @@ def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Plant]:
     grouped: dict[tuple[Slot, int], list[tuple[Edge, int, int]]] = {}
     for edge in tape.edges():
         step, params = tape.steps[edge[0]], getattr(tape.steps[edge[0]].eqn, "params", {})
-        source = _source(tape, step.ins[1 - edge[1]]) if len(step.ins) == 2 else 0
+        source = source_of(tape, step.ins[1 - edge[1]]) if len(step.ins) == 2 else 0
         if step.name == "dot_general":
             for k, axis in enumerate(params["dimension_numbers"][1][1 - edge[1]]):
                 grouped.setdefault((source, k), []).append((edge, axis, 1))
@@ -165,14 +165,6 @@ def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 f"groups mixed up: the {which} group's {said_of(tape, e, source)} on the way back",
                 {edge: partial(_with_rolled, axis, by * share) for edge, axis, share in edges},
             )
-
-
-def _source(tape: Tape, slot: Slot) -> Slot:
-    """The value whose entries, rearranged or some of them, are in a slot."""
-    made = made_by(tape)
-    while slot in made and tape.steps[made[slot]].name in TURNING:
-        slot = tape.steps[made[slot]].ins[0]
-    return slot
 
 
 def _with_rolled(axis: int, by: int, p: Passing) -> np.ndarray:
@@ -282,6 +274,29 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Plant]:
                         "by one of its slices",
                         {edge: partial(_cut_out, moved, strides)},
                     )
+
+
+def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Of what is split or put together two parts in each other's place on the way back, such as gates."""
+    for at, step in enumerate(tape.steps):
+        if step.name not in ("split", "concatenate") or step.outs[0] not in tape.active:
+            continue
+        parts, whole = (step.outs, step.ins[0]) if step.name == "split" else (step.ins, step.outs[0])
+        axis = step.eqn.params["axis" if step.name == "split" else "dimension"]
+        ends = np.cumsum([tape.shape(part)[axis] for part in parts])
+        for i, j in itertools.combinations(range(min(len(parts), SLICES_UP_TO)), 2):
+            n = tape.shape(parts[i])[axis]
+            if tape.shape(parts[j])[axis] == n:
+                phrase = f"swapped: the parts {i} and {j} of {said_of(tape, e, whole)} on the way back"
+                change = partial(_blocks_swapped, axis, ends[i] - n, ends[j] - n, n)
+                edge = (at, 0 if step.name == "split" else -1)
+                yield Plant(f"{phrase}, along axis {axis}", {edge: change})
+
+
+def _blocks_swapped(axis: int, one: int, other: int, n: int, p: Passing) -> np.ndarray:
+    d = np.moveaxis(p.right.copy(), axis, 0)
+    d[one : one + n], d[other : other + n] = d[other : other + n].copy(), d[one : one + n].copy()
+    return np.moveaxis(d, 0, axis)
 
 
 def _cut(tape: Tape, edge: Edge) -> tuple[np.ndarray, np.ndarray]:

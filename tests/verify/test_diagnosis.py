@@ -554,7 +554,7 @@ CASES = {
         grad(scanned, scanned_grad(through=False), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "this step's state": (
-        "the result of tanh stands for the result of tanh",
+        "another result of tanh stands for the one that belongs there",
         grad(scanned, scanned_grad(before=1), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "temperature left out of the values": (
