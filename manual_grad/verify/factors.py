@@ -112,6 +112,35 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Plant]:
         )
 
 
+def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The slope of a step beside a matrix product applied after it on the way back, or before it."""
+    users, made = users_of(tape), made_by(tape)
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        slot, out = step.ins[i], step.outs[0]
+        if step.name != "dot_general" or tape.shape(slot) != tape.shape(out):
+            continue
+        after = users.get(out, [])
+        before = [] if slot not in made else [x for x in tape.edges() if x[0] == made[slot]]
+        for which, beside in (("after", after), ("before", before)):
+            if len(beside) == 1 and tape.slope(beside[0]) is not None:
+                slope = tape.steps[beside[0][0]]
+                changes: Changes = {beside[0]: left_out, (at, i): partial(_out_of_order, beside[0], which)}
+                yield Plant(
+                    f"in the wrong order: the derivative of {SAID.get(slope.name, slope.name)} is applied "
+                    f"{which} {place_of(tape, e, (at, i))} on the way back",
+                    changes,
+                )
+
+
+def _out_of_order(beside: Edge, which: str, p: Passing) -> np.ndarray:
+    slope = p.tape.slope(beside)
+    if which == "after":
+        return p.right * slope
+    earlier = Passing(p.tape, p.edge, p.cotangent * slope, p.right, p.notes)
+    return back_with(earlier, p.operands[1 - p.edge[1]])
+
+
 def _remembered(edge: Edge, p: Passing) -> np.ndarray:
     p.notes[edge] = p.cotangent
     return p.right

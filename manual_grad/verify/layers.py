@@ -111,6 +111,11 @@ class _Activation:
         return next(iter(telling)) if len(telling) == 1 else "the activation" if telling else "zeros and ones"
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether it is a mask beside a factor."""
+        return self.is_mask and bool({"mul", "div"} & set(self.steps)) and {"mul", "div"} != set(self.steps)
+
+    @property
     def is_mask(self) -> bool:
         """Whether it chooses, entry by entry, between two slopes."""
         return all(name in MASKS or name in SIMPLE for name in self.steps)
@@ -138,9 +143,9 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 for changes in _stages(tape, mine, lambda tape: 1.0):
                     *_, edge = changes
                     place = place_of(tape, e, edge)
+                    name = f"{mine.name} and the factor beside it" if mine.is_scaled else mine.name
                     yield Plant(
-                        f"the derivative of {mine.name} is left out of what flows back through {place}",
-                        changes,
+                        f"the derivative of {name} is left out of what flows back through {place}", changes
                     )
         yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
 

@@ -21,6 +21,7 @@ from manual_grad.verify.factors import (
     gradients_of_others,
     operands_replaced,
     regions,
+    slopes_out_of_order,
     stages,
     steps_left_out,
 )
@@ -83,7 +84,7 @@ from manual_grad.verify.windows import (
 ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
-SAMPLE = 64  # entries of a large leaf that are compared first
+SAMPLE = 64  # entries of a leaf that are compared first
 WORK = 2**25  # entries on the way back of all mistakes of one kind together
 
 ENTRIES = 2**22  # of the largest array on the way back, all rows together
@@ -108,7 +109,7 @@ def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
         rows = first.once(f"rows {name}", partial(_rows, first, plants))
         fitting = [
             (plant, phrase)
-            for plant, row in zip(plants, rows, strict=True)
+            for plant, row in _plausible(first, name, plants, rows, level)
             if (phrase := _fits(plant, first, row, level))
         ]
         agreed = [phrase for plant, phrase in fitting[:6] if _agreed(plant, phrase, evidence[1:], level)]
@@ -205,8 +206,6 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
         return ""
     exactly = rest is None or (level < 2 and not plant.path)
-    if not _plausible(e, wrong, None if exactly else rest):
-        return ""
     if exactly or rest is None:
         fits = level < 2 and not e.same(wrong, e.want) and e.same(e.got, wrong)
         return plant.phrase if fits else ""
@@ -221,22 +220,32 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     return _path_said(plant, e, factor, level) if plant.path else _scale_said(plant, e, factor)
 
 
-def _plausible(e: Evidence, wrong: np.ndarray, rest: np.ndarray | None) -> bool:
-    """Whether a mistake may fit, by some entries of a large leaf; never false where it does."""
-    if e.want.size <= 4 * SAMPLE:
-        return True
-    at = e.once(
-        f"sample {e.leaf} of {e.want.size}", lambda: np.random.default_rng(0).integers(0, e.want.size, SAMPLE)
+def _plausible(
+    e: Evidence, name: str, plants: Sequence[Plant], rows: Sequence[Row], level: int
+) -> Iterator[tuple[Plant, Row]]:
+    """The mistakes that may fit, by some entries of the leaf, all at once; none that does is left out."""
+    if not plants:
+        return
+    n = e.want.size
+    at = np.random.default_rng(0).integers(0, n, SAMPLE) if n > SAMPLE else np.arange(n)
+
+    def some(leaves: list[np.ndarray] | None) -> np.ndarray:
+        return np.full(len(at), np.nan) if leaves is None else e.seen(leaves[e.leaf]).ravel()[at]
+
+    wrong, rest = e.once(
+        f"some {name} of {e.leaf}, {n}",
+        lambda: [np.stack([some(row[which]) for row in rows]) for which in (0, 1)],
     )
+    got = e.got.ravel()[at]
     allowed = 16 * e.tolerance * float(np.max(np.abs(e.got)))
-    got, some = e.got.ravel()[at], wrong.ravel()[at]
-    if rest is None:
-        return bool(np.max(np.abs(got - some)) <= allowed)
-    left = rest.ravel()[at]
-    part = some - left
-    square = float(part @ part)
-    factor = float(part @ (got - left)) / square if square else 0.0
-    return bool(np.max(np.abs(got - left - factor * part)) <= allowed)
+    fits = np.max(np.abs(got - wrong), axis=1) <= allowed
+    part = wrong - rest
+    factors = np.sum(part * (got - rest), axis=1) / np.sum(part * part, axis=1)
+    scaled = np.max(np.abs(got - rest - factors[:, None] * part), axis=1) <= allowed
+    for k, plant in enumerate(plants):
+        exactly = rows[k][1] is None or (level < 2 and not plant.path)
+        if fits[k] if exactly else scaled[k]:
+            yield plant, rows[k]
 
 
 def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
@@ -440,6 +449,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (terms, 0),
     (steps_left_out, 0),
     (gradients_of_others, 0),
+    (slopes_out_of_order, 0),
     (paths, 2),
     (slopes_left_out, 2),
     (wrong_slopes, 2),

@@ -272,6 +272,10 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
         yield from (Plant(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
         if len(found) > 1:
             yield Plant(phrase, dict(found))
+            into: dict[Slot, dict[Edge, Change]] = {}
+            for edge, change_there in found:
+                into.setdefault(tape.steps[edge[0]].ins[edge[1]], {})[edge] = change_there
+            yield from (Plant(f"{phrase}, in {len(some)} places", some) for some in into.values() if some)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         mine = tape.shape(step.ins[edge[1]])
