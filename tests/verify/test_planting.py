@@ -363,7 +363,85 @@ FINITE = {
     "nothing known and NaN": ("NaN in some entries", by_p(lambda p, y: np.where(y, np.sin(9 * p), np.nan))),
 }  # fmt: skip
 
-CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE
+# --- in each other's place ---------------------------------------------------------------------------------
+
+
+def gated(x, W):
+    first, second, third = jnp.split(x @ W, 3, axis=1)
+    return first * jnp.tanh(second) + jnp.sin(third)
+
+
+def gated_bwd(d, x, W):
+    first, second, third = np.split(x @ W, 3, axis=1)
+    parts = [d * np.tanh(second), d * np.cos(third), d * first / np.cosh(second) ** 2]
+    return np.hstack(parts) @ W.T, x.T @ np.hstack(parts)
+
+
+def two_layers(x, W, b, U):
+    return jnp.maximum(x @ W + b, 0) @ U
+
+
+def two_layers_bwd(d, x, W, b, U):
+    z = x @ W + b
+    dz = (d * (z > 0)) @ U.T
+    return dz @ W.T, x.T @ dz, (d @ U.T).sum(0)
+
+
+def mixed(x, Q, K, V, O):
+    return (jnp.tanh(x @ Q) * jnp.sin(x @ K) + jnp.cos(x @ V)) @ O
+
+
+def mixed_bwd(d, x, Q, K, V, O):
+    d = d @ O.T
+    q, k = np.tanh(x @ Q), np.sin(x @ K)
+    return (d * k * (1 - q**2) @ Q + d * q * np.cos(x @ K) @ K - d * np.sin(x @ V) @ V,)
+
+
+def between(values, share):
+    return (1 - share) * values[REPEATED] + share * values[REPEATED + 1]
+
+
+def between_bwd(d, values, share):
+    dvalues = np.zeros_like(values)
+    np.add.at(dvalues, REPEATED, d * share)
+    np.add.at(dvalues, REPEATED + 1, d * (1 - share))
+    return (dvalues,)
+
+
+SQUARE = RNG.standard_normal((6, 5))
+LAYERS = (SQUARE, RNG.standard_normal((5, 5)), v, RNG.standard_normal((5, 5)))
+PLACED = {
+    "two gates": (
+        "swapped: the parts 1 and 2",
+        by(gated, gated_bwd, SQUARE, RNG.standard_normal((5, 9))),
+    ),
+    "the mask before the product": (
+        "in the wrong order: the derivative of ReLU is applied before matrix product",
+        by(two_layers, two_layers_bwd, *LAYERS, argnums=(0, 1, 2)),
+    ),
+    "another layer's gradient": (
+        "the gradient of another value stands here: of the result of add, summed over axis 0",
+        by(
+            lambda x, b, U, c: jnp.sin(jnp.maximum(x + b, 0) @ U + c),
+            lambda d, x, b, U, c: ((d * np.cos(np.maximum(x + b, 0) @ U + c)).sum(0),),
+            SQUARE, v, LAYERS[3], LAYERS[2], argnums=1,
+        ),
+    ),
+    "three matrices not transposed": (
+        "transposed: a square matrix stands for its transpose, in 3 places",
+        by(mixed, mixed_bwd, SQUARE, LAYERS[1], A, LAYERS[3], A[::-1], argnums=0),
+    ),
+    "two weights swapped": (
+        "swapped: each of two factors stands for the other",
+        by(between, between_bwd, z, np.linspace(0.1, 0.8, 7), argnums=0),
+    ),
+    "the first of what was repeated": (
+        "what was repeated is not summed on the way back: only the first entry counts",
+        by(lambda x, w: x * w, lambda d, x, w: ((d * x)[0, 0],), X, RNG.standard_normal(6), argnums=1),
+    ),
+}  # fmt: skip
+
+CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED
 
 
 @pytest.mark.parametrize("case", CASES)
