@@ -16,10 +16,11 @@ import numpy as np
 
 from manual_grad.verify.evidence import Evidence, factor_of, named_scales
 from manual_grad.verify.nearby import batch
-from manual_grad.verify.planting import constant_said, planted_mistakes
+from manual_grad.verify.planting import constant_said, planted_mistakes, root_said
 from manual_grad.verify.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
+FINITE_AT_LEAST = 3  # finite entries from which a cause is told
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
 SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((0,),),
@@ -43,7 +44,7 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
     >>> diagnose([Evidence(0, [-2 * x], [2 * x], ["x"], point, 1e-6, scalar=True)])
     'sign flipped'
     """
-    phrase = _explain(evidence)
+    phrase = _explain(evidence, TIERS[:1]) or _explain_the_finite(evidence) or _explain(evidence)
     if phrase or any(e.got is None or e.got.shape != e.want.shape for e in evidence):
         return phrase or UNEXPLAINED
     return _explain_scaled(evidence) or UNEXPLAINED
@@ -68,6 +69,22 @@ def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]
     except (TypeError, ValueError, IndexError):  # the function cannot be asked this
         return []
     return [phrase for phrase in phrases if all(phrase in other for other in others)]
+
+
+def _explain_the_finite(evidence: Sequence[Evidence]) -> str:
+    """What is wrong with the finite entries, and that others are not finite; "" where all are."""
+    said = [phrase for e in evidence if (phrase := not_finite(e))]
+    if not said or any(e.got.shape != e.want.shape for e in evidence):
+        return ""
+    hidden = [~(np.isfinite(e.got) & np.isfinite(e.want)) for e in evidence]
+    partly = [replace(e, hidden=h) for e, h in zip(evidence, hidden, strict=True)]
+    if min(e.want.size for e in partly) < FINITE_AT_LEAST:
+        return said[0]
+    if all(e.same(e.got, e.want) for e in partly):
+        return f"{said[0]}, the others right"
+    told = _explain([replace(e, as_infinite=True) for e in partly], ((upside_down, planted_mistakes),))
+    told = told or _explain(partly, OF_FINITE_ENTRIES)
+    return f"{told}; {said[0]}" if told else said[0]
 
 
 def _explain_scaled(evidence: Sequence[Evidence]) -> str:
@@ -103,15 +120,17 @@ def not_finite(e: Evidence) -> str:
         return "NaN" if np.isnan(e.got).all() else "NaN in some entries"
     if e.got.shape != e.want.shape and np.isnan(e.got).any():
         return "NaN, and wrong shape"
-    return "infinite" if np.any(np.isinf(e.got)) and not np.any(np.isinf(e.want)) else ""
+    if not np.any(np.isinf(e.got)) or np.any(np.isinf(e.want)):
+        return ""
+    return "infinite" if np.isinf(e.got).all() else "infinite in some entries"
 
 
 def zero(e: Evidence) -> str:
-    """Zero everywhere, up to rounding; of a softmax a cotangent of ones gives that too."""
+    """Zero everywhere, up to rounding: an error of rounding tells of terms that cancel, as for ones."""
     if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
         return ""
     if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
-        return "zero\ncotangent ignored (a cotangent of ones gives zero here)"
+        return "cotangent ignored (a cotangent of ones gives zero here, but for rounding)\nzero"
     return "zero"
 
 
@@ -268,7 +287,8 @@ def scale_of_the_problem(e: Evidence) -> str:
     factor = factor_of(e)
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
-    return "\n".join(named_scales(e, factor, lambda: constant_said(e, factor)))
+    said = [*named_scales(e, factor, lambda: constant_said(e, factor)), root_said(e, factor)]
+    return "\n".join(dict.fromkeys(filter(None, said)))
 
 
 def transposed(e: Evidence) -> str:
@@ -313,7 +333,7 @@ def cotangent_ignored(e: Evidence) -> str:
     """The gradient for a cotangent of ones, whatever the cotangent."""
     if e.scalar:
         return ""
-    same = e.same(e.got, _with_ones(e)[e.leaf])
+    same = e.same(e.got, e.seen(_with_ones(e)[e.leaf]))
     return "cotangent ignored (this is the gradient for a cotangent of ones)" if same else ""
 
 
@@ -485,6 +505,8 @@ def _jacobian(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
 def upside_down(e: Evidence) -> str:
     """The reciprocals of the right entries, up to one factor: a quotient's factors swapped."""
     product = e.got * e.want
+    if e.as_infinite and np.any(e.wants[e.leaf][e.hidden]):
+        return ""
     if product.size < 3 or not np.all(product) or e.same(e.want, np.full_like(e.want, e.want.flat[0])):
         return ""
     said = "upside down: a quotient's numerator and denominator are swapped"
@@ -566,7 +588,7 @@ def constant_added(e: Evidence) -> str:
     """Off by one number everywhere."""
     difference = e.got - e.want
     if e.want.size > 2 and e.same(difference, np.full_like(difference, difference.flat[0])):
-        return "off by the same number everywhere"
+        return "off by the same number everywhere, such as a mean that is not subtracted"
     return ""
 
 
@@ -602,6 +624,11 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (label_not_subtracted, transposed_factor, planted_mistakes, cotangent_misused),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
+)
+OF_FINITE_ENTRIES: tuple[tuple[Explanation, ...], ...] = (
+    (zero, sign, scale_of_the_problem, cotangent_ignored),
+    (missing_mask, upside_down, planted_mistakes),
+    (any_scale, constant_added),
 )
 TIERS: tuple[tuple[Explanation, ...], ...] = (
     (missing,),

@@ -23,6 +23,8 @@ class Evidence:
         point: where, and what can be asked about the function there.
         tolerance: relative error up to which two gradients are the same.
         scalar: whether the function is a loss, whose cotangent is 1.
+        hidden: the entries of the leaf that are not looked at, as they are not finite; None where all are.
+        as_infinite: whether a mistake must lead to infinity or NaN in the hidden entries.
     """
 
     leaf: int
@@ -33,16 +35,22 @@ class Evidence:
     tolerance: float
     scalar: bool = False
     kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
+    hidden: Any = None
+    as_infinite: bool = False
 
     @property
     def got(self) -> np.ndarray:
-        """What was got for this leaf."""
-        return self.gots[self.leaf]
+        """What was got for this leaf, as far as it is looked at."""
+        return self.seen(self.gots[self.leaf])
 
     @property
     def want(self) -> np.ndarray:
-        """The truth of this leaf."""
-        return self.wants[self.leaf]
+        """The truth of this leaf, as far as it is looked at."""
+        return self.seen(self.wants[self.leaf])
+
+    def seen(self, whole: Any) -> Any:
+        """The entries of an array of the leaf's shape that are looked at; a vector where some are hidden."""
+        return whole if self.hidden is None else whole[~self.hidden]
 
     def same(self, left: Any, right: Any) -> bool:
         """Whether two arrays are equal up to rounding."""
@@ -97,7 +105,7 @@ def sizes_named(e: Evidence) -> dict[int, str]:
     for name, value in zip(e.point.names, e.point.values, strict=True):
         for axis, size in enumerate(np.shape(value)):
             sizes.setdefault(size, f"axis {axis} of {name}")
-    sizes.setdefault(int(np.size(e.want)), f"all of {e.names[e.leaf]}")
+    sizes.setdefault(int(np.size(e.wants[e.leaf])), f"all of {e.names[e.leaf]}")
     for name, value in zip(e.point.names, e.point.values, strict=True):
         if np.size(value) > 1:
             sizes.setdefault(int(np.size(value)), f"all of {name}")
@@ -121,6 +129,10 @@ def compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
         yield 2 * n, f"scaled by 2N, N = {n}"
         yield n**0.5, f"scaled by √N, N = {n}"
         yield n**-0.5, f"scaled by 1/√N, N = {n}"
+    for size, what in sizes_named(e).items():
+        if size > 2 and size != n:
+            for factor in (Fraction(size, size - 1), Fraction(size - 1, size)):
+                yield float(factor), f"scaled by {factor} ({what}): n − 1 for n = {size}, or n for n − 1"
 
 
 def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "") -> list[str]:

@@ -15,17 +15,30 @@ from manual_grad.verify.plants import (
     Plant,
     alike,
     arrays_by_shape,
+    arriving,
+    axes_said,
     back_with,
     is_constant,
     left_out,
     made_by,
     place_of,
     said_of,
+    source_of,
     stop,
     too_few_or_many,
     users_of,
 )
-from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Changes, Edge, Passing, Slot, Tape
+from manual_grad.verify.tape import (
+    ELEMENTWISE,
+    MEANINGLESS,
+    Change,
+    Changes,
+    Edge,
+    Passing,
+    Slot,
+    Tape,
+    computed,
+)
 from manual_grad.verify.truth import is_float
 
 
@@ -97,6 +110,35 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Plant]:
             f"{what} what flows back through {place_of(tape, e, edges[-1])}{everywhere}",
             changes,
         )
+
+
+def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The slope of a step beside a matrix product applied after it on the way back, or before it."""
+    users, made = users_of(tape), made_by(tape)
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        slot, out = step.ins[i], step.outs[0]
+        if step.name != "dot_general" or tape.shape(slot) != tape.shape(out):
+            continue
+        after = users.get(out, [])
+        before = [] if slot not in made else [x for x in tape.edges() if x[0] == made[slot]]
+        for which, beside in (("after", after), ("before", before)):
+            if len(beside) == 1 and tape.slope(beside[0]) is not None:
+                slope = tape.steps[beside[0][0]]
+                changes: Changes = {beside[0]: left_out, (at, i): partial(_out_of_order, beside[0], which)}
+                yield Plant(
+                    f"in the wrong order: the derivative of {SAID.get(slope.name, slope.name)} is applied "
+                    f"{which} {place_of(tape, e, (at, i))} on the way back",
+                    changes,
+                )
+
+
+def _out_of_order(beside: Edge, which: str, p: Passing) -> np.ndarray:
+    slope = p.tape.slope(beside)
+    if which == "after":
+        return p.right * slope
+    earlier = Passing(p.tape, p.edge, p.cotangent * slope, p.right, p.notes)
+    return back_with(earlier, p.operands[1 - p.edge[1]])
 
 
 def _remembered(edge: Edge, p: Passing) -> np.ndarray:
@@ -198,6 +240,12 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 if not is_constant(tape, slot):
                     phrase = f"{said_of(tape, e, slot)} stands for the derivative of {name}"
                     yield Plant(phrase, {edge: partial(_with_value, slot)}, stop(edge))
+                    yield Plant(
+                        f"{said_of(tape, e, slot)} stands for {said_of(tape, e, step.ins[0])} in the "
+                        f"derivative of {name}",
+                        {edge: partial(slope_at, slot)},
+                        stop(edge),
+                    )
         if step.name not in PRODUCTS:
             continue
         other = step.ins[1 - edge[1]]
@@ -223,9 +271,19 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
         and slot in (step.ins if step.name == "mul" else step.ins[:1])
     ):
         factor = step.ins[1 - step.ins.index(slot)]
-        return too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"].replace(
-            "the factor", "a factor is left out:", 1).replace(" is missing", "")  # fmt: skip
-    return f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)}"
+        said = too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"]
+        if said.startswith("the factor"):
+            return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
+        return said.replace(" is missing", " is left out")
+    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other))
+
+
+def _stands_for(wrong: str, right: str) -> str:
+    """Two values that go by one name are other parts of it, or of other steps."""
+    if wrong == right:
+        other = right.removeprefix("the ") if right.startswith("the result") else f"part of {right}"
+        return f"another {other} stands for the one that belongs there,"
+    return f"{wrong} stands for {right}"
 
 
 def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
@@ -236,14 +294,24 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
         clipped = [
             kept if at == (0 if by > 0 else len(edges) - 1) else slot for at, slot in enumerate(rolled)
         ]
-        for moved in (rolled, clipped):
+        one_source = len({source_of(tape, tape.steps[at].ins[i]) for at, i in edges}) == 1
+        for moved in (rolled, clipped) if len(edges) > 2 or one_source else ():
+            if len(edges) == 2:
+                names = dict.fromkeys(said_of(tape, e, slot) for slot in others)
+                phrase = (
+                    f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
+                    f"in the derivative of {place_of(tape, e, edges[-1])}"
+                )
+                yield Plant(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
+                continue
             yield Plant(
                 f"another step's {said_of(tape, e, others[-1])} stands for this one's in the derivative of "
                 f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places",
                 {edge: partial(_with_slot, slot) for edge, slot in zip(edges, moved, strict=True)},
             )
     outs = [tape.steps[at].outs[0] for at, _ in edges]
-    other = tape.steps[edges[-1][0]].ins[1 - edges[-1][1]]
+    other, middle = others[-1], len(edges) // 2
+    right, place = said_of(tape, e, others[middle]), place_of(tape, e, edges[middle])
     for slot in range(max(0, outs[-1] - 30), min(len(tape.values), outs[-1] + 30)):
         if slot == other or tape.shape(slot) != tape.shape(other) or is_constant(tape, slot):
             continue
@@ -253,9 +321,10 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
             for edge, out in zip(edges, outs, strict=True)
             if 0 <= out + shift < len(tape.values) and tape.shape(out + shift) == tape.shape(other)
         }
+        wrong = said_of(tape, e, outs[middle] + shift)
         yield Plant(
-            f"{said_of(tape, e, slot)} stands for {said_of(tape, e, other)} in the derivative of "
-            f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places (another step's, or pre-activation)",
+            f"{_stands_for(wrong, right)} in the derivative of {place}, in all {len(edges)} places "
+            "(another step's, or pre-activation)",
             changes,
         )
 
@@ -269,6 +338,16 @@ def _with_value(slot: Slot, p: Passing) -> np.ndarray:
     return p.cotangent * np.asarray(p.tape.values[slot])
 
 
+def slope_at(slot: Slot, p: Passing) -> np.ndarray:
+    """What an elementwise step hands back, its derivative taken at another value."""
+    step = p.tape.steps[p.edge[0]]
+    x = np.asarray(p.tape.values[slot])
+    written = ELEMENTWISE[step.name]
+    if written is None:
+        raise ValueError
+    return p.cotangent * written([x], np.asarray(computed(step.eqn, [x])[0]), step, 0)
+
+
 def _with_slot(slot: Slot, p: Passing) -> np.ndarray:
     return back_with(p, p.tape.values[slot])
 
@@ -276,10 +355,23 @@ def _with_slot(slot: Slot, p: Passing) -> np.ndarray:
 EXTRA: dict[str, Callable[[Any], Any]] = {
     "the slope of the sigmoid, p(1 − p), once too often": lambda z: 0.25 / np.cosh(z / 2) ** 2,
     "the slope of tanh, 1 − tanh², once too often": lambda z: 1 / np.cosh(z) ** 2,
+    "the slope of the sigmoid, p(1 − p), is missing": lambda z: 4 * np.cosh(z / 2) ** 2,
+    "the slope of tanh, 1 − tanh², is missing": lambda z: np.cosh(z) ** 2,
     "a mask of ReLU too many": lambda z: z > 0,
     "the slope of tanh, 1 − a², once too often": lambda a: 1 - a**2,
     "the slope of the sigmoid, a(1 − a), once too often": lambda a: a * (1 - a),
 }
+
+
+# Of a square r² that is differentiated by, where the derivative by r is meant or the other way round.
+ROOTS = {
+    "a power too many: the factor √({0}) is there once too often in what comes back to {0}": 0.5,
+    "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
+}
+
+
+def _power(power: float, z: np.ndarray) -> np.ndarray:
+    return z**power
 
 
 def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -295,6 +387,11 @@ def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for said, slope in EXTRA.items():
             change = partial(_times_slope, slope, slot)
             yield Plant(f"{said} (at {said_of(tape, e, slot)})", dict.fromkeys(edges, change))
+        if np.all(np.asarray(tape.values[slot]) > 0):
+            name = said_of(tape, e, slot)
+            for said, power in ROOTS.items():
+                change = partial(_times_slope, partial(_power, power), slot)
+                yield Plant(said.format(name), dict.fromkeys(edges, change))
     for slot, edges in places:
         for other in _near(by_shape.get(tape.shape(slot), []), slot)[:10]:
             name = said_of(tape, e, other)
@@ -320,3 +417,22 @@ def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 f"{mine} stands for {out}",
                 {}, of=(at, operand),
             )  # fmt: skip
+
+
+def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The gradient of another value, perhaps summed over its first axes, where an argument's belongs."""
+    users = users_of(tape)
+    for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
+        shape = tape.shape(leaf)
+        for slot in sorted(tape.active - {leaf}, reverse=True):
+            if slot in tape.kept["known"] and tape.shape(slot)[-len(shape) :] == shape:
+                extra = tuple(range(len(tape.shape(slot)) - len(shape)))
+                summed = f", summed over {axes_said(extra)}" if extra else ""
+                yield Plant(
+                    f"the gradient of another value stands here: of {said_of(tape, e, slot)}{summed}",
+                    arriving(tape, leaf, partial(_gradient_of, slot, extra)),
+                )
+
+
+def _gradient_of(slot: Slot, axes: tuple[int, ...], p: Passing, d: np.ndarray) -> np.ndarray:
+    return p.tape.kept["known"][slot][0].sum(axes)

@@ -55,6 +55,7 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "softplus": {
         "the slope of the sigmoid, for the sigmoid": lambda z, a: 1 / (2 + np.exp(z) + np.exp(-z)),
         "eᶻ for eᶻ/(1 + eᶻ)": lambda z, a: np.exp(z),
+        "1 − e⁻ᶻ for 1 − e⁻ᵃ (its input stands for its output)": lambda z, a: 1 - np.exp(-z),
         "1/(1 + eᶻ) for eᶻ/(1 + eᶻ)": lambda z, a: 1 / (1 + np.exp(z)),
         "1 for the sigmoid": lambda z, a: np.ones_like(z),
     },
@@ -110,6 +111,11 @@ class _Activation:
         return next(iter(telling)) if len(telling) == 1 else "the activation" if telling else "zeros and ones"
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether it is a mask beside a factor."""
+        return self.is_mask and bool({"mul", "div"} & set(self.steps)) and {"mul", "div"} != set(self.steps)
+
+    @property
     def is_mask(self) -> bool:
         """Whether it chooses, entry by entry, between two slopes."""
         return all(name in MASKS or name in SIMPLE for name in self.steps)
@@ -137,9 +143,9 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 for changes in _stages(tape, mine, lambda tape: 1.0):
                     *_, edge = changes
                     place = place_of(tape, e, edge)
+                    name = f"{mine.name} and the factor beside it" if mine.is_scaled else mine.name
                     yield Plant(
-                        f"the derivative of {mine.name} is left out of what flows back through {place}",
-                        changes,
+                        f"the derivative of {name} is left out of what flows back through {place}", changes
                     )
         yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
 
@@ -340,62 +346,6 @@ def _remembered(edge: Edge, p: Passing) -> np.ndarray:
 def _handed(edge: Edge, slope: Slope, p: Passing) -> np.ndarray:
     earlier = Passing(p.tape, p.edge, p.notes[edge] * slope(p.tape), p.right, p.notes)
     return back_with(earlier, p.operands[1 - p.edge[1]])
-
-
-def softmaxes_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """What comes back to logits, p Σy − y up to a factor: y not subtracted, 1 − y for it, Σy taken for 1."""
-    known = e.kept["right"][1]
-    users = users_of(tape)
-    for slot in sorted(tape.active & users.keys() & known.keys()):
-        for axis in range(np.ndim(tape.values[slot])):
-            found = _error(tape, slot, known[slot][0], axis)
-            if found is None:
-                continue
-            for phrase, wrong in ERRORS_MISTAKEN.items():
-                if not np.allclose(wrong(found.p, found.y), found.p * found.sum - found.y):
-                    yield Plant(phrase, arriving(tape, slot, partial(_mistaken, slot, axis, wrong)))
-
-
-ERRORS_MISTAKEN: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "the two cases swapped: p at the true class, p − 1 elsewhere": lambda p, y: p - (1 - y),
-    "the one-hot labels are not subtracted: p where p − y belongs": lambda p, y: p,
-    "the sum of the labels is taken for 1: p − y for p Σy − y": lambda p, y: p - y,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class _Error:
-    """The derivative of a cross-entropy by the logits of its softmax: c (p Σy − y)."""
-
-    p: np.ndarray
-    y: np.ndarray
-    sum: np.ndarray
-    c: np.ndarray
-
-
-def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int) -> _Error | None:
-    """Whether a gradient by logits is that of a cross-entropy with one-hot labels, or labels at hand."""
-    z = np.asarray(tape.values[slot])
-    if z.shape[axis] < 3 or not np.all(np.isfinite(z)) or not np.any(d):
-        return None
-    p = np.exp(z - z.max(axis, keepdims=True))
-    p /= p.sum(axis, keepdims=True)
-    c = np.median(d / p, axis, keepdims=True)
-    one_hot = (np.abs(d - c * p) > 1e-6 * np.abs(c)).astype(float)
-    inputs = [s for s in arrays_by_shape(tape).get(z.shape, ()) if s not in made_by(tape) and s != slot]
-    for y in (one_hot, *(np.asarray(tape.values[s]) for s in inputs)):
-        total = y.sum(axis, keepdims=True)
-        error = p * total - y
-        c = (d * error).sum(axis, keepdims=True) / np.square(error).sum(axis, keepdims=True)
-        counts = y is not one_hot or np.all(total == 1)
-        if counts and np.allclose(d, c * error, rtol=1e-6, atol=1e-9 * np.abs(d).max()):
-            return _Error(p, y, total, c)
-    return None
-
-
-def _mistaken(slot: Slot, axis: int, wrong: Callable, p: Passing, d: np.ndarray) -> np.ndarray:
-    found = _error(p.tape, slot, d, axis)
-    return np.full_like(d, np.nan) if found is None else found.c * wrong(found.p, found.y)
 
 
 def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Plant]:

@@ -13,28 +13,41 @@ from typing import Any
 import jax
 import numpy as np
 
+from manual_grad.verify.cross_entropies import cross_entropies_mistaken
 from manual_grad.verify.evidence import Evidence, named_scales, sizes_named
 from manual_grad.verify.factors import (
     extra_factors,
     factors_mistaken,
+    gradients_of_others,
     operands_replaced,
     regions,
+    slopes_out_of_order,
     stages,
     steps_left_out,
 )
+from manual_grad.verify.inverses import inverses_mistaken
 from manual_grad.verify.layers import (
     activations_mistaken,
     masks_left_out_of_values,
     slopes_of_another_layer,
-    softmaxes_mistaken,
 )
-from manual_grad.verify.plants import Plant, denominators, made_by, said_of, too_few_or_many
+from manual_grad.verify.plants import (
+    PASSED_ON,
+    Plant,
+    denominators,
+    is_constant,
+    made_by,
+    said_of,
+    too_few_or_many,
+    users_of,
+)
 from manual_grad.verify.slopes import (
     loops,
     masks_left_out,
     paths,
     powers,
     slopes_left_out,
+    slopes_of_another_step,
     terms,
     wrong_slopes,
 )
@@ -61,7 +74,9 @@ from manual_grad.verify.windows import (
     kernels_turned,
     kernels_turned_together,
     overlaps,
+    parts_swapped,
     slices_lost,
+    slices_moved,
     spread_ignored,
     windows_shifted,
 )
@@ -69,7 +84,7 @@ from manual_grad.verify.windows import (
 ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
-SAMPLE = 64  # entries of a large leaf that are compared first
+SAMPLE = 64  # entries of a leaf that are compared first
 WORK = 2**25  # entries on the way back of all mistakes of one kind together
 
 ENTRIES = 2**22  # of the largest array on the way back, all rows together
@@ -94,7 +109,7 @@ def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
         rows = first.once(f"rows {name}", partial(_rows, first, plants))
         fitting = [
             (plant, phrase)
-            for plant, row in zip(plants, rows, strict=True)
+            for plant, row in _plausible(first, name, plants, rows, level)
             if (phrase := _fits(plant, first, row, level))
         ]
         agreed = [phrase for plant, phrase in fitting[:6] if _agreed(plant, phrase, evidence[1:], level)]
@@ -147,6 +162,7 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
     known: dict = {}
     right = pulled_back(tape, e.point.dout, [{}], known)
     without_dead_maxima(tape, known)
+    tape.kept["known"] = known
     return right, known
 
 
@@ -186,14 +202,13 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     At level 0 a path may be missing or of the wrong sign, at level 1 its factor may be a size of the problem,
     at level 2 it may be any, and a mistake's too.
     """
-    wrong, without = row[0][e.leaf], row[1]
-    exactly = without is None or (level < 2 and not plant.path)
-    if not _plausible(e, wrong, None if exactly or without is None else without[e.leaf]):
+    wrong, rest = e.seen(row[0][e.leaf]), None if row[1] is None else e.seen(row[1][e.leaf])
+    if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
         return ""
-    if exactly or without is None:
+    exactly = rest is None or (level < 2 and not plant.path)
+    if exactly or rest is None:
         fits = level < 2 and not e.same(wrong, e.want) and e.same(e.got, wrong)
         return plant.phrase if fits else ""
-    rest = without[e.leaf]
     part = wrong - rest
     size = float(np.max(np.abs(part), initial=0.0))
     if not np.isfinite(size) or size <= 1e-6 * np.max(np.abs(e.want), initial=0.0):
@@ -205,20 +220,32 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     return _path_said(plant, e, factor, level) if plant.path else _scale_said(plant, e, factor)
 
 
-def _plausible(e: Evidence, wrong: np.ndarray, rest: np.ndarray | None) -> bool:
-    """Whether a mistake may fit, by some entries of a large leaf; never false where it does."""
-    if e.want.size <= 4 * SAMPLE:
-        return True
-    at = e.once(f"sample {e.leaf}", lambda: np.random.default_rng(0).integers(0, e.want.size, SAMPLE))
+def _plausible(
+    e: Evidence, name: str, plants: Sequence[Plant], rows: Sequence[Row], level: int
+) -> Iterator[tuple[Plant, Row]]:
+    """The mistakes that may fit, by some entries of the leaf, all at once; none that does is left out."""
+    if not plants:
+        return
+    n = e.want.size
+    at = np.random.default_rng(0).integers(0, n, SAMPLE) if n > SAMPLE else np.arange(n)
+
+    def some(leaves: list[np.ndarray] | None) -> np.ndarray:
+        return np.full(len(at), np.nan) if leaves is None else e.seen(leaves[e.leaf]).ravel()[at]
+
+    wrong, rest = e.once(
+        f"some {name} of {e.leaf}, {n}",
+        lambda: [np.stack([some(row[which]) for row in rows]) for which in (0, 1)],
+    )
+    got = e.got.ravel()[at]
     allowed = 16 * e.tolerance * float(np.max(np.abs(e.got)))
-    got, some = e.got.ravel()[at], wrong.ravel()[at]
-    if rest is None:
-        return bool(np.max(np.abs(got - some)) <= allowed)
-    left = rest.ravel()[at]
-    part = some - left
-    square = float(part @ part)
-    factor = float(part @ (got - left)) / square if square else 0.0
-    return bool(np.max(np.abs(got - left - factor * part)) <= allowed)
+    fits = np.max(np.abs(got - wrong), axis=1) <= allowed
+    part = wrong - rest
+    factors = np.sum(part * (got - rest), axis=1) / np.sum(part * part, axis=1)
+    scaled = np.max(np.abs(got - rest - factors[:, None] * part), axis=1) <= allowed
+    for k, plant in enumerate(plants):
+        exactly = rows[k][1] is None or (level < 2 and not plant.path)
+        if fits[k] if exactly else scaled[k]:
+            yield plant, rows[k]
 
 
 def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
@@ -256,7 +283,12 @@ def _factor_said(e: Evidence, factor: float) -> str:
 
 def constant_said(e: Evidence, factor: float) -> str:
     """The same of a number that stands in the function, unless it is 2 or a size."""
-    return count_said(e, factor) or scalar_said(e, factor, sizes=(1,)) or inner_size_said(e, factor)
+    return (
+        root_said(e, factor)
+        or count_said(e, factor)
+        or scalar_said(e, factor, sizes=(1,))
+        or inner_size_said(e, factor)
+    )
 
 
 def inner_size_said(e: Evidence, factor: float) -> str:
@@ -345,6 +377,39 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
     return ""
 
 
+def root_said(e: Evidence, factor: float) -> str:
+    """The same of the root of a size that a matrix product is scaled by, as attention's is by 1/√d."""
+    tape = _tape(e)
+    sign = "sign flipped and " if factor < 0 else ""
+    for n in sorted(e.once("roots", lambda: set(_scaled_by_root(tape)))) if tape is not None else ():
+        what = sizes_named(e).get(n, "what a matrix product sums over")
+        if abs(abs(factor) / n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by √{n} ({what}): 1/√{n} is missing"
+        if abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is there twice"
+    return ""
+
+
+def _scaled_by_root(tape: Tape) -> Iterator[int]:
+    """The sizes that matrix products sum over, their results or factors scaled by the root of it."""
+    made, users = made_by(tape), users_of(tape)
+    for step in tape.steps:
+        if step.name not in ("mul", "div") or step.outs[0] not in tape.active:
+            continue
+        numbers = [abs(float(np.ravel(tape.values[s])[0])) for s in step.ins if is_constant(tape, s)]
+        source = next(s for s in step.ins if s in tape.active)
+        while source in made and tape.steps[made[source]].name in PASSED_ON:
+            source = tape.steps[made[source]].ins[0]
+        near = [made[source]] if source in made else []
+        for k in [*near, *(user for user, _ in users.get(step.outs[0], ()))]:
+            if tape.steps[k].name == "dot_general":
+                product = tape.steps[k]
+                axes = product.eqn.params["dimension_numbers"][0][0]
+                n = int(np.prod([tape.shape(product.ins[0])[a] for a in axes]))
+                if n > 2 and any(abs(v * n**p - 1) <= 1e-6 for v in numbers for p in (0.5, -0.5)):
+                    yield n
+
+
 # What is looked for, in this order, and at which level; the first kind that fits is what is said.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (sums_on_the_way_back, 0),
@@ -356,14 +421,18 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (wrong_slopes, 0),
     (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
-    (softmaxes_mistaken, 0),
+    (slopes_of_another_step, 0),
+    (cross_entropies_mistaken, 0),
     (masks_left_out_of_values, 0),
     (powers, 0),
     (others_mistaken, 0),
+    (inverses_mistaken, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
     (spread_ignored, 0),
+    (slices_moved, 0),
+    (parts_swapped, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
@@ -379,6 +448,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (sums_elsewhere, 0),
     (terms, 0),
     (steps_left_out, 0),
+    (gradients_of_others, 0),
+    (slopes_out_of_order, 0),
     (paths, 2),
     (slopes_left_out, 2),
     (wrong_slopes, 2),

@@ -14,6 +14,9 @@ from manual_grad.verify.truth import is_float, is_key
 PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
              "expand_dims", "transpose", "stop_gradient", "slice", "neg"}  # fmt: skip
 
+PICKING = ("slice", "dynamic_slice", "gather")
+TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
+
 SAID = {
     "max": "ReLU", "select_n": "where", "logistic": "sigmoid", "integer_pow": "a power", "pow": "a power",
     "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "add",
@@ -63,6 +66,14 @@ def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
     return tape.kept["users"]
 
 
+def source_of(tape: Tape, slot: Slot) -> Slot:
+    """The value whose entries, rearranged or some of them, are in a slot."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in TURNING:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
+
+
 def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
     """A name for a value: the argument that it is, or the step that makes it."""
     made = made_by(tape)
@@ -72,8 +83,11 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         return e.names[tape.leaves.index(slot)]
     if slot in made:
         step = tape.steps[made[slot]]
-        written = expression(tape, e, slot)
-        return written if written else f"the result of {SAID.get(step.name, step.name)}"
+        return (
+            expression(tape, e, slot)
+            or _kind_said(tape, slot)
+            or f"the result of {SAID.get(step.name, step.name)}"
+        )
     if is_key(tape.values[slot]):
         return "a random key"
     value = np.asarray(tape.values[slot])
@@ -86,6 +100,32 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         ):
             return name
     return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+
+
+def _kind_said(tape: Tape, slot: Slot) -> str:
+    """What the entries of a value show it to be, or that it is an output; "" otherwise."""
+    key = ("kind", slot)
+    if is_key(tape.values[slot]):
+        return ""
+    if key not in tape.kept:
+        x = np.asarray(tape.values[slot])
+        tape.kept[key] = _kind(x) if x.ndim and x.shape[-1] > 2 and x.dtype.kind in "fb" else ""
+        if slot in tape.results and x.ndim and not tape.kept[key]:
+            of_several = f" {tape.results.index(slot)}" if len(tape.results) > 1 else ""
+            tape.kept[key] = f"the output{of_several}"
+    return tape.kept[key]
+
+
+def _kind(x: np.ndarray) -> str:
+    if np.all((x == 0) | (x == 1)):
+        return "the one-hot labels" if np.all(x.sum(-1) == 1) else ""
+    if np.all(x > 0) and np.allclose(x.sum(-1), 1, rtol=1e-12):
+        return "the probabilities"
+    for axes in [(axis,) for axis in range(x.ndim)] + [tuple(range(1, x.ndim)), tuple(range(2, x.ndim))]:
+        some = [x.mean(axes), np.square(x).mean(axes)] if axes else [np.ones(1)]
+        if np.allclose(some[0], 0, atol=1e-12) and np.allclose(some[-1], 1, rtol=1e-2):
+            return "the normalised x̂"
+    return ""
 
 
 SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
@@ -126,9 +166,7 @@ def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
         inner = _operand_said(tape, e, tape.steps[made[slot]].ins[0])
         return f"−{_bracketed(inner)}" if inner else ""
     said = said_of(tape, e, slot)
-    return (
-        "" if said.startswith(("the result of", "the sum of", "the maximum of", "the minimum of")) else said
-    )
+    return "" if said.startswith("the ") else said
 
 
 def _bracketed(said: str) -> str:
@@ -235,9 +273,10 @@ def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
 def alike(tape: Tape) -> list[list[Edge]]:
     """Edges of steps that do the same: those of a loop's iterations, mostly."""
     groups: dict[Any, list[Edge]] = {}
+    users = users_of(tape)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
-        leaves = tuple(slot if slot in tape.leaves else None for slot in step.ins)
+        leaves = tuple(slot if slot in tape.leaves and len(users[slot]) > 1 else None for slot in step.ins)
         params = str(step.eqn.params) if step.eqn is not None and step.name not in ("slice",) else ""
         shapes = tuple(map(tape.shape, step.ins))
         groups.setdefault((step.name, params, shapes, leaves, edge[1]), []).append(edge)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.factors import slope_at
 from manual_grad.verify.layers import SLOPES_MISTAKEN, is_mask
 from manual_grad.verify.plants import (
     MASKS,
@@ -21,7 +22,7 @@ from manual_grad.verify.plants import (
     said_of,
     stop,
 )
-from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape, bind
+from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape
 
 INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
 
@@ -143,17 +144,40 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield from _everywhere(phrase, edges, partial(_with_slope, slope))
 
 
+def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A slope that is computed from a step's result taken from the step before or after, in a loop."""
+    for edges in alike(tape):
+        steps = [tape.steps[at] for at, _ in edges]
+        name, shape = steps[0].name, tape.shape(steps[0].outs[0])
+        if name not in SLOPES_OF_RESULTS:
+            continue
+        outs = [step.outs[0] for step in steps]
+        ends = [slot for slot in tape.leaves if tape.shape(slot) == shape] or outs[:1]
+        phrase = f"the derivative of {SAID.get(name, name)} is taken from the result of the step"
+        for end in ends[:4]:
+            for which, moved in (("before", [end, *outs[:-1]]), ("after", [*outs[1:], end])):
+                changes = {edge: partial(_of_result, slot) for edge, slot in zip(edges, moved, strict=True)}
+                yield Plant(f"{phrase} {which}, in all {len(edges)} places", changes)
+
+
+def _of_result(slot: Slot, p: Passing) -> np.ndarray:
+    return p.cotangent * SLOPES_OF_RESULTS[p.tape.steps[p.edge[0]].name](np.asarray(p.tape.values[slot]))
+
+
+SLOPES_OF_RESULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": lambda a: 1 - a**2,
+    "logistic": lambda a: a * (1 - a),
+    "exp": lambda a: a,
+    "max": lambda a: (a > 0).astype(float),
+}
+
+
 def _twice(p: Passing) -> np.ndarray:
     return p.right * p.tape.slope(p.edge)
 
 
 def _at_output(p: Passing) -> np.ndarray:
-    step = p.tape.steps[p.edge[0]]
-    out = np.asarray(p.result)
-    written = ELEMENTWISE[step.name]
-    if written is None:
-        raise ValueError
-    return p.cotangent * written([out], np.asarray(bind(step.eqn, [out])[0]), step, 0)
+    return slope_at(p.tape.steps[p.edge[0]].outs[0], p)
 
 
 def _with_slope(slope: Callable[[Any, Any], Any], p: Passing) -> np.ndarray:
@@ -211,6 +235,9 @@ def powers(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 "the exponent of a power is not lowered": partial(_raised, 1),
             }
             yield from (Plant(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
+        if tape.steps[edge[0]].name == "pow" and edge[1] == 1:
+            phrase = "the logarithm is missing in the derivative of a power by its exponent"
+            yield Plant(phrase, {edge: lambda p: p.right / np.log(np.asarray(p.operands[0]))}, stop(edge))
 
 
 def _exponent(tape: Tape, edge: Edge) -> float | None:

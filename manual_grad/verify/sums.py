@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 
 from manual_grad.verify.evidence import Evidence
 from manual_grad.verify.plants import (
@@ -33,8 +32,10 @@ from manual_grad.verify.tape import (
     bind,
     broadcast_axes,
     computed,
+    pull_of,
 )
 
+ROLLS_UP_TO = 8  # places
 FIRST_AND_LAST = (("first", 0), ("last", -1))
 
 
@@ -243,9 +244,10 @@ def _shift(p: Passing) -> Any:
 
 
 def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """A kernel not rotated, a matrix not transposed; a result transposed."""
+    """A kernel not rotated, a matrix not transposed or left out; a result transposed."""
     matrices: list[tuple[Edge, Change]] = []
     kernels: list[tuple[Edge, Change]] = []
+    lost: list[tuple[Edge, Change]] = []
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name == "conv_general_dilated" and edge[1] == 0:
@@ -256,6 +258,8 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
         other = tape.shape(step.ins[1 - edge[1]])
         if len(other) > 1 and other[-1] == other[-2] > 1:
             matrices.append((edge, _not_transposed))
+            if tape.shape(step.ins[edge[1]]) == tape.shape(step.outs[0]):
+                lost.append((edge, left_out))
         if step.name == "dot_general" and len({tape.shape(s) for s in (*step.ins, *step.outs)}) == 1:
             for other_turned in (False, True) if len(other) == 2 else ():
                 change = partial(_factors_swapped, other_turned)
@@ -263,20 +267,30 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
     for phrase, found in (
         ("rotated or flipped kernel (not rotated on the way back)", kernels),
         ("transposed: a square matrix stands for its transpose", matrices),
+        ("a factor is left out: what comes back to a matrix product is passed on as it is", lost),
     ):
         yield from (Plant(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
         if len(found) > 1:
             yield Plant(phrase, dict(found))
+            into: dict[Slot, dict[Edge, Change]] = {}
+            for edge, change_there in found:
+                into.setdefault(tape.steps[edge[0]].ins[edge[1]], {})[edge] = change_there
+            yield from (Plant(f"{phrase}, in {len(some)} places", some) for some in into.values() if some)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         mine = tape.shape(step.ins[edge[1]])
-        if step.name == "dot_general" and len(mine) > 1 and mine[-1] == mine[-2] > 1:
+        if step.name in OF_MATRICES and len(mine) > 1 and mine[-1] == mine[-2] > 1:
             yield Plant(
-                "transposed: what a matrix product hands back", {edge: lambda p: np.swapaxes(p.right, -1, -2)}
+                f"transposed: what {OF_MATRICES[step.name]} hands back",
+                {edge: lambda p: np.swapaxes(p.right, -1, -2)},
             )
         result = tape.shape(step.outs[0])
         if step.name == "dot_general" and len(result) > 1 and result[-1] == result[-2] > 1:
             yield Plant("transposed: what comes back to a matrix product", {edge: _of_the_transpose})
+
+
+OF_MATRICES = {"dot_general": "a matrix product", "lu": "a factorisation (of a determinant or an inverse)",
+               "cholesky": "a Cholesky factorisation", "eigh": "an eigenvalue decomposition"}  # fmt: skip
 
 
 def _not_rotated(axes: tuple, p: Passing) -> np.ndarray:
@@ -308,10 +322,21 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield Plant("a cumulative sum's own entry is left out on the way back",
                         {edge: lambda p: p.right - p.cotangent})  # fmt: skip
             yield Plant("the derivative of the cumulative sum is left out", {edge: left_out})
+        elif step.name == "cumprod":
+            own = "a cumulative product's later entries are left out on the way back"
+            forwards = "a cumulative product's sum must be reversed on the way back"
+            yield Plant(own, {edge: lambda p: p.cotangent * p.result / p.operands[0]})
+            yield Plant(forwards, {edge: lambda p: _summed_along(p, p.cotangent * p.result) / p.operands[0]})
         elif step.name == "gather" and edge[1] == 0:
             yield Plant("repeated indices are overwritten instead of added up", {edge: overwritten})
             yield Plant("of repeated indices only the first counts, they are not added up",
                         {edge: lambda p: overwritten(p, -1)})  # fmt: skip
+            yield Plant("repeated indices are averaged instead of added up", {edge: _averaged})
+            if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
+                again = "the indices are applied again on the way back, the permutation is not undone"
+                yield Plant(again, {edge: _picked_again})
+            yield Plant("the indices are ignored on the way back: what comes back is put at the first places",
+                        {edge: _put_first})  # fmt: skip
             same = [x for x in users_of(tape)[step.ins[0]] if tape.steps[x[0]].name == "gather"]
             if len(same) > 1 and edge == same[0]:
                 yield Plant("repeated indices are overwritten instead of added up",
@@ -322,16 +347,20 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
                     f"{SAID[step.name]}: the gradient goes to {said}", {edge: partial(_to_entries, pick)}
                 )
         elif step.name in ("reduce_window_max", "reduce_window_min"):
-            for said in ("all entries of a window (missing mask)", "the first entry of each window",
-                         "the last entry of each window"):  # fmt: skip
-                yield Plant(f"max-pooling: the gradient goes to {said}", {edge: partial(_to_window, said)})
+            for said, pick in (ENTRIES_PICKED | PLACES_PICKED).items():
+                yield Plant(f"max-pooling: the gradient goes to {said}, in each window",
+                            {edge: partial(_to_window, pick)})  # fmt: skip
+            yield Plant("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             axes = broadcast_axes(tape, step)
             for which, at in FIRST_AND_LAST:
                 yield Plant(f"what was repeated is not summed on the way back: only the {which} entry counts",
                             {edge: partial(_one_of_the_repeated, at, axes)})  # fmt: skip
+        elif step.name in ("scatter-add", "scatter_add") and edge[1] == 2:
+            yield Plant("entries that are added up get their mean on the way back", {edge: _mean_of_added})
         elif step.name == "concatenate" and edge[1] == 0:
-            for by in (2, 1, -1, -2):
+            n = tape.shape(step.outs[0])[step.eqn.params["dimension"]]
+            for by in range(1, n) if n <= 2 * ROLLS_UP_TO else (2, 1, -1, -2):
                 yield Plant("a roll is not undone on the way back, or by another number of places",
                             {(edge[0], -1): partial(_rolled, step.eqn.params["dimension"], by)})  # fmt: skip
         elif step.name == "transpose":
@@ -373,7 +402,8 @@ def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
 def _one_of_the_repeated(pick: int, axes: Sequence[int], p: Passing) -> np.ndarray:
     """Of these axes one entry, the sum over the others that were repeated."""
     repeated = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
-    picked = p.cotangent[tuple([pick] if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
+    some = slice(pick, None if pick < 0 else pick + 1)
+    picked = p.cotangent[tuple(some if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
     return picked.sum(tuple(repeated)).reshape(p.right.shape)
 
 
@@ -382,8 +412,13 @@ def _rolled(axis: int, by: int, p: Passing) -> np.ndarray:
 
 
 def _cumulated(p: Passing) -> np.ndarray:
+    return _summed_along(p, p.cotangent)
+
+
+def _summed_along(p: Passing, d: np.ndarray) -> np.ndarray:
+    """Summed in the direction of the step, not against it."""
     params = p.tape.steps[p.edge[0]].eqn.params
-    d = np.flip(p.cotangent, params["axis"]) if params["reverse"] else p.cotangent
+    d = np.flip(d, params["axis"]) if params["reverse"] else d
     d = np.cumsum(d, params["axis"])
     return np.flip(d, params["axis"]) if params["reverse"] else d
 
@@ -398,6 +433,27 @@ def overwritten(p: Passing, order: int = 1) -> np.ndarray:
         if at >= 0:  # not out of bounds
             flat[int(at)] = d
     return flat.reshape(p.right.shape)
+
+
+def _averaged(p: Passing) -> np.ndarray:
+    counts = pull_of(p.tape, p.edge[0], [np.ones_like(p.cotangent)])[p.edge[1]]
+    return p.right / np.maximum(counts, 1)
+
+
+def _mean_of_added(p: Passing) -> np.ndarray:
+    target, *others = (jax.numpy.asarray(x) for x in p.operands)
+    counts = bind(p.tape.steps[p.edge[0]].eqn, [0 * target, others[0], jax.numpy.ones_like(others[1])])[0]
+    return pull_of(p.tape, p.edge[0], [p.cotangent / np.maximum(np.asarray(counts), 1)])[p.edge[1]]
+
+
+def _picked_again(p: Passing) -> np.ndarray:
+    return np.asarray(bind(p.tape.steps[p.edge[0]].eqn, [jax.numpy.asarray(p.cotangent), *p.operands[1:]])[0])
+
+
+def _put_first(p: Passing) -> np.ndarray:
+    whole = np.zeros_like(p.right)
+    whole[tuple(slice(n) for n in p.cotangent.shape)] = p.cotangent
+    return whole
 
 
 ENTRIES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
@@ -419,21 +475,37 @@ def _to_entries(pick: Callable, p: Passing) -> np.ndarray:
     return np.moveaxis(d.reshape(x.shape), range(-len(axes), 0), axes)
 
 
-def _to_window(which: str, p: Passing) -> np.ndarray:
+def _transposed_place(x: np.ndarray) -> np.ndarray:
+    """Where the largest entry of a window is, its last two axes swapped."""
+    n = round(x.shape[-1] ** 0.5)
+    if n * n != x.shape[-1]:
+        raise ValueError
+    largest = (x == x.max(-1, keepdims=True)).reshape(*x.shape[:-1], n, n)
+    return largest.swapaxes(-1, -2).reshape(x.shape)
+
+
+PLACES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
+    "the largest entry's place with row and column swapped": _transposed_place
+}
+
+
+def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndarray:
+    """What pooling hands back where each window's gradient goes to the entries that are picked."""
     params = p.tape.steps[p.edge[0]].eqn.params
     shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
+    x = np.pad(np.asarray(p.operands[0]), padding, constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, shape)
+    windows = windows[tuple(slice(None, None, s) for s in strides)]
+    parts = p.cotangent[..., None] * pick(windows.reshape(*p.cotangent.shape, -1))
+    whole = np.zeros_like(x)
+    for k, at in enumerate(np.ndindex(*shape)):
+        steps = [stride or s for s in strides]
+        place = tuple(
+            slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, p.cotangent.shape, steps, strict=True)
+        )
+        whole[place] += parts[..., k]
+    return whole[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
 
-    def forward(x: Any) -> Any:
-        if which.startswith("all"):
-            return lax.reduce_window(x, 0.0, lax.add, shape, strides, padding)
-        if any(pad for pads in padding for pad in pads):
-            raise ValueError
-        starts = [n - 1 if "last" in which else 0 for n in shape]
-        stops = [
-            start + (n - 1) * s + 1 for start, n, s in zip(starts, p.cotangent.shape, strides, strict=True)
-        ]
-        return lax.slice(x, starts, stops, strides)
 
-    return np.asarray(
-        jax.vjp(forward, jax.numpy.asarray(p.operands[0]))[1](jax.numpy.asarray(p.cotangent))[0]
-    )
+def _to_unstrided(p: Passing) -> np.ndarray:
+    return _to_window(ENTRIES_PICKED["the largest entry"], p, stride=1)

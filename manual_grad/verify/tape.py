@@ -395,7 +395,7 @@ def pulled_back(
             d = cotangents[0][row] if cotangents[0] is not None else np.zeros(tape.shape(step.outs[0]))
             try:
                 right[row] = change(Passing(tape, (at, operand), d, right[row].copy(), notes[row]))
-            except (TypeError, ValueError, KeyError):  # a mistake that does not fit this step
+            except (TypeError, ValueError, LookupError):  # a mistake that does not fit this step
                 right[row] = np.nan
         for operand, d in handed.items():
             _add(gots, step.ins[operand], d)

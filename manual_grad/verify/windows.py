@@ -10,14 +10,16 @@ import numpy as np
 
 from manual_grad.verify.evidence import Evidence
 from manual_grad.verify.plants import (
-    PASSED_ON,
+    PICKING,
     PRODUCTS,
+    TURNING,
     Plant,
     arriving,
     axes_said,
     back_with,
     made_by,
     said_of,
+    source_of,
     users_of,
 )
 from manual_grad.verify.sums import overwritten
@@ -35,11 +37,10 @@ from manual_grad.verify.tape import (
 )
 from manual_grad.verify.truth import is_float
 
-PICKING = ("slice", "dynamic_slice", "gather")
-TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
 WINDOWS_UP_TO = 200
+SLICES_UP_TO = 12  # of one value
 MOST_TURNED = 8  # kernels turned all at once
 ENTRIES_UP_TO = 2**20  # of what all windows hand back
 
@@ -139,9 +140,35 @@ def _pulled_for_each_row(step: Step) -> Any:
 
 
 def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """An array that multiplies, reversed or transposed in what flows back to what it multiplies."""
+    """An array that multiplies, reversed, transposed or of another group in what flows back."""
+    yield from _groups_mixed_up(tape, e)
     for phrase, slot, changes in _turned(tape):
         yield Plant(phrase.format(said_of(tape, e, slot)), changes)
+
+
+def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Products that are taken group by group, each with the next or the previous group's factor."""
+    grouped: dict[tuple[Slot, int], list[tuple[Edge, int, int]]] = {}
+    for edge in tape.edges():
+        step, params = tape.steps[edge[0]], getattr(tape.steps[edge[0]].eqn, "params", {})
+        source = source_of(tape, step.ins[1 - edge[1]]) if len(step.ins) == 2 else 0
+        if step.name == "dot_general":
+            for k, axis in enumerate(params["dimension_numbers"][1][1 - edge[1]]):
+                grouped.setdefault((source, k), []).append((edge, axis, 1))
+        elif step.name == "conv_general_dilated" and edge[1] == 0 and params["feature_group_count"] > 1:
+            axis, n = params["dimension_numbers"].rhs_spec[0], params["feature_group_count"]
+            share = tape.shape(step.ins[1])[axis] // n
+            grouped.setdefault((source, 0), []).append((edge, axis, share))
+    for (source, _), edges in grouped.items():
+        for which, by in (("next", -1), ("previous", 1)):
+            yield Plant(
+                f"groups mixed up: the {which} group's {said_of(tape, e, source)} on the way back",
+                {edge: partial(_with_rolled, axis, by * share) for edge, axis, share in edges},
+            )
+
+
+def _with_rolled(axis: int, by: int, p: Passing) -> np.ndarray:
+    return back_with(p, np.roll(np.asarray(p.operands[1 - p.edge[1]]), by, axis))
 
 
 def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -206,9 +233,8 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
         slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"]
         if not slices:
             continue
-        starts = np.array([tape.steps[at].eqn.params["start_indices"] for at, _ in slices])
-        strides = np.array(
-            [tape.steps[at].eqn.params["strides"] or (1,) * len(starts[0]) for at, _ in slices]
+        starts, strides = (
+            np.array(some) for some in zip(*(_cut(tape, edge) for edge in slices), strict=True)
         )
         closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
         for setting, (at, by) in {
@@ -226,6 +252,58 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 if max(step.eqn.params[name]) > 1:
                     changes = {edge: partial(_with_setting_1, name)}
                     yield Plant(f"{setting} ignored on the way back of a convolution", changes)
+
+
+def slices_moved(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What a slice hands back put one place further or nearer, or where another slice was cut out."""
+    for slot, edges in users_of(tape).items():
+        slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"][:SLICES_UP_TO]
+        said = said_of(tape, e, slot)
+        cuts = {edge: _cut(tape, edge) for edge in slices}
+        for one, other in itertools.combinations(slices, 2):
+            if tape.shape(tape.steps[one[0]].outs[0]) == tape.shape(tape.steps[other[0]].outs[0]):
+                swapped = {one: partial(_cut_out, *cuts[other]), other: partial(_cut_out, *cuts[one])}
+                yield Plant(f"swapped: two slices of {said} get what comes back to the other one", swapped)
+        for edge, (starts, strides) in cuts.items():
+            for axis, by in itertools.product(range(len(starts)), (-1, 1)):
+                moved = starts + by * (np.arange(len(starts)) == axis)
+                last = moved + (np.array(tape.shape(tape.steps[edge[0]].outs[0])) - 1) * strides
+                if np.all(moved >= 0) and np.all(last < tape.shape(slot)):
+                    yield Plant(
+                        f"shifted by {by} along axis {axis} on the way back: what comes back to {said} "
+                        "by one of its slices",
+                        {edge: partial(_cut_out, moved, strides)},
+                    )
+
+
+def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Of what is split or put together two parts in each other's place on the way back, such as gates."""
+    for at, step in enumerate(tape.steps):
+        if step.name not in ("split", "concatenate") or step.outs[0] not in tape.active:
+            continue
+        parts, whole = (step.outs, step.ins[0]) if step.name == "split" else (step.ins, step.outs[0])
+        axis = step.eqn.params["axis" if step.name == "split" else "dimension"]
+        ends = np.cumsum([tape.shape(part)[axis] for part in parts])
+        for i, j in itertools.combinations(range(min(len(parts), SLICES_UP_TO)), 2):
+            n = tape.shape(parts[i])[axis]
+            if tape.shape(parts[j])[axis] == n:
+                phrase = f"swapped: the parts {i} and {j} of {said_of(tape, e, whole)} on the way back"
+                change = partial(_blocks_swapped, axis, ends[i] - n, ends[j] - n, n)
+                edge = (at, 0 if step.name == "split" else -1)
+                yield Plant(f"{phrase}, along axis {axis}", {edge: change})
+
+
+def _blocks_swapped(axis: int, one: int, other: int, n: int, p: Passing) -> np.ndarray:
+    d = np.moveaxis(p.right.copy(), axis, 0)
+    d[one : one + n], d[other : other + n] = d[other : other + n].copy(), d[one : one + n].copy()
+    return np.moveaxis(d, 0, axis)
+
+
+def _cut(tape: Tape, edge: Edge) -> tuple[np.ndarray, np.ndarray]:
+    """Where a slice starts, and its strides."""
+    params = tape.steps[edge[0]].eqn.params
+    starts = np.array(params["start_indices"])
+    return starts, np.array(params["strides"] or np.ones_like(starts))
 
 
 def _cut_out(starts: np.ndarray, strides: np.ndarray, p: Passing) -> np.ndarray:

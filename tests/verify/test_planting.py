@@ -1,0 +1,458 @@
+"""Mistakes planted in single steps: systems that are solved, labels, factors, groups, windows, indices."""
+
+import inspect
+from itertools import accumulate
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from manual_grad.verify import check_vjp
+
+RNG = np.random.default_rng(11)
+A, B, v = RNG.standard_normal((5, 5)) + 3 * np.eye(5), RNG.standard_normal((5, 3)), RNG.standard_normal(5)
+X, Z, z = RNG.standard_normal((2, 4, 6)), RNG.standard_normal((6, 4)), RNG.standard_normal(7)
+Q, K = RNG.standard_normal((2, 6, 4)), RNG.standard_normal((2, 5, 4))
+KERNEL, IMAGE = RNG.standard_normal((6, 2, 3)), RNG.standard_normal((2, 6, 6))
+PLACES = RNG.standard_normal((4, 3))
+SHARES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+LABELS, BINARY = np.eye(4)[[0, 2, 1, 1, 0, 3]], (z > 0.3).astype(float)
+REPEATED, ORDER = np.array([0, 3, 1, 1, 2, 0, 5]), np.array([2, 0, 3, 1, 6, 4, 5])
+
+
+def softmax(z, axis=-1):
+    e = np.exp(z - z.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def by(fn, bwd, *args, **settings):
+    """The judge, asked about ``bwd(dout, *args)``."""
+
+    def ask():
+        def backward(res, dout):
+            return bwd(np.asarray(dout), *(np.asarray(x) for x in res))
+
+        names = tuple(inspect.signature(fn).parameters)[: len(args)]
+        forward = lambda *args: (fn(*args), args)  # noqa: E731
+        return check_vjp(forward, backward, *args, reference=fn, names=names, **settings)
+
+    return ask
+
+
+# --- systems that are solved, and inverses ------------------------------------------------------------
+
+
+def solved(A, b):
+    return jnp.linalg.solve(A, b)
+
+
+def inverted(A):
+    return jnp.sin(jnp.linalg.inv(A))
+
+
+def of_the_inverse(rule):
+    return lambda d, A: (rule(A, np.linalg.inv(A), d * np.cos(np.linalg.inv(A))),)
+
+
+SOLVED = {
+    "the system's adjoint with A": (
+        "transposed: A is used for its transpose in the system that is solved",
+        by(solved, lambda d, A, b: (-np.linalg.solve(A, d) @ np.linalg.solve(A, b).T,), A, B, argnums=0),
+    ),
+    "the same of a vector": (
+        "transposed: A is used for its transpose in the system that is solved",
+        by(
+            solved,
+            lambda d, A, b: (-np.outer(np.linalg.solve(A, d), np.linalg.solve(A, b)),),
+            A, v, argnums=0,
+        ),
+    ),
+    "b for x": (
+        "an inverse is missing: the right-hand side stands for the solution",
+        by(solved, lambda d, A, b: (-np.linalg.solve(A.T, d) @ b.T,), A, B, argnums=0),
+    ),
+    "a triangular system's adjoint": (
+        "transposed: A is used for its transpose in the system that is solved",
+        by(
+            lambda A, b: jax.scipy.linalg.solve_triangular(A, b, lower=True),
+            lambda d, A, b: (-np.tril(np.linalg.solve(A, d) @ np.linalg.solve(A, b).T),),
+            np.tril(A), B, argnums=0,
+        ),
+    ),
+    "the inverse by the scalar rule": (
+        "the scalar rule −1/a² where the matrix A is inverted: both inverses on the right",
+        by(inverted, of_the_inverse(lambda A, X, D: -D @ X.T @ X.T), A),
+    ),
+    "one of two inverses": (
+        "one of two inverses of A is missing",
+        by(inverted, of_the_inverse(lambda A, X, D: -X.T @ D), A),
+    ),
+    "the inverse for its transpose": (
+        "transposed: the inverse of A is used for its transpose",
+        by(inverted, of_the_inverse(lambda A, X, D: -X @ D @ X), A),
+    ),
+    "log-determinant inside": (
+        "transposed: what a factorisation",
+        by(
+            lambda A, b: jnp.linalg.slogdet(A * b)[1],
+            lambda d, A, b: (d * np.linalg.inv(A * b) * b,), A, v + 3, argnums=0,
+        ),
+    ),
+}  # fmt: skip
+
+# --- labels and probabilities ---------------------------------------------------------------------------
+
+
+def cross_entropy(z):
+    return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(6), LABELS.argmax(1)])
+
+
+def with_logits(z):
+    return jnp.mean(jnp.logaddexp(0, z) - BINARY * z)
+
+
+def by_logits(wrong):
+    return by(cross_entropy, lambda d, z: (d * wrong(z, softmax(z)) / 6,), Z)
+
+
+def by_scores(wrong):
+    return by(with_logits, lambda d, z: (d * wrong(z, 1 / (1 + np.exp(-z))) / 7,), z)
+
+
+LOGITS = {
+    "not normalised": ("not normalised: the division", by_logits(lambda z, p: np.exp(z) - LABELS)),
+    "z for p": ("logits stand for the probabilities", by_logits(lambda z, p: z - LABELS)),
+    "log p for p": ("log-probabilities stand for", by_logits(lambda z, p: np.log(p) - LABELS)),
+    "another sample's label": (
+        "the labels are those of the previous sample",
+        by_logits(lambda z, p: p - np.roll(LABELS, 1, 0)),
+    ),
+    "labels off by one": (
+        "the labels are those of the previous class",
+        by_logits(lambda z, p: p - np.roll(LABELS, 1, 1)),
+    ),
+    "by the probabilities": ("the derivative of softmax is missing", by_logits(lambda z, p: -LABELS / p)),
+    "scores for probabilities": ("logits stand for the probabilities", by_scores(lambda z, p: z - BINARY)),
+    "by p": (
+        "the slope of the sigmoid, p(1 − p), is missing",
+        by_scores(lambda z, p: (p - BINARY) / p / (1 - p)),
+    ),
+    "log-sum-exp": (
+        "not normalised: the division",
+        by(jax.nn.logsumexp, lambda d, z: (d * np.exp(z),), z),
+    ),
+}
+
+# --- factors and powers -----------------------------------------------------------------------------------
+
+
+def attention(q, k):
+    return jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2) / np.sqrt(4))
+
+
+def attention_bwd(d, q, k):
+    a = softmax(q @ k.swapaxes(-1, -2) / 2)
+    return (a * (d - (a * d).sum(-1, keepdims=True)) @ k,)
+
+
+def repulsion(x):
+    first, second = np.triu_indices(4, 1)
+    square = ((x[first] - x[second]) ** 2).sum(1)
+    return (square**-3).sum()
+
+
+def repulsion_bwd(d, x):
+    first, second = np.triu_indices(4, 1)
+    apart = x[first] - x[second]
+    force = -6 * np.sqrt((apart**2).sum(1, keepdims=True)) ** -7 * apart
+    dx = np.zeros_like(x)
+    np.add.at(dx, first, d * force)
+    np.add.at(dx, second, -d * force)
+    return (dx,)
+
+
+def recurrent(W, h):
+    for _ in range(4):
+        h = jnp.tanh(h @ W)
+    return h
+
+
+def recurrent_bwd(slope_at=1, back=lambda dz, W: dz @ W.T):
+    def bwd(d, W, h):
+        states = list(accumulate(range(4), lambda h, _: np.tanh(h @ W), initial=h))
+        dW = np.zeros_like(W)
+        for t in reversed(range(4)):
+            dz = d * (1 - states[t + slope_at] ** 2)
+            dW += np.outer(states[t], dz)
+            d = back(dz, W)
+        return dW, d
+
+    return bwd
+
+
+FACTORS = {
+    "attention without 1/√d": (
+        "scaled by N = 2 (axis 0 of q): loss summed instead of averaged, 1/N is missing or scaled by 2 or "
+        "scaled by √4 (axis 2 of q): 1/√4 is missing",
+        by(attention, attention_bwd, Q, K, argnums=0),
+    ),
+    "a power too many": (
+        "a power too many: the factor √(the result of sum)",
+        by(repulsion, repulsion_bwd, PLACES),
+    ),
+    "no logarithm": (
+        "the logarithm is missing in the derivative of a power",
+        by(lambda a, b: a**b, lambda d, a, b: (d * a**b,), np.exp(v), v, argnums=1),
+    ),
+    "n − 1 for n": (
+        "scaled by 6/5 (axis 2 of x)",
+        by(
+            lambda x: x - x.mean(-1, keepdims=True),
+            lambda d, x: ((d - d.mean(-1, keepdims=True)) * 6 / 5,), X,
+        ),
+    ),
+    "the slope of the step before": (
+        "the derivative of tanh is taken from the result of the step before",
+        by(recurrent, recurrent_bwd(slope_at=0), A / 5, v),
+    ),
+    "the product left out": (
+        "a factor is left out: what comes back to a matrix product is passed on",
+        by(recurrent, recurrent_bwd(back=lambda dz, W: dz), A / 5, v),
+    ),
+}  # fmt: skip
+
+# --- groups, windows, slices, indices -----------------------------------------------------------------------
+
+
+def grouped(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1,), "VALID", feature_group_count=2)
+
+
+def grouped_bwd(d, x, kernel):
+    dx = np.zeros_like(x)
+    kernel = np.roll(kernel, 3, 0)  # the other group's
+    for g, k in np.ndindex(2, 3):
+        dx[:, 2 * g : 2 * g + 2, k : k + 4] += np.einsum(
+            "not,oc->nct", d[:, 3 * g : 3 * g + 3], kernel[3 * g : 3 * g + 3, :, k]
+        )
+    return (dx,)
+
+
+def pooled(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2), (1, 2, 2), "VALID")
+
+
+def pooled_bwd(put):
+    def bwd(d, x):
+        dx = np.zeros_like(x)
+        for n, i, j in np.ndindex(*d.shape):
+            window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+            put(dx[n], i, j, *np.unravel_index(window.argmax(), (2, 2)), d[n, i, j])
+        return (dx,)
+
+    return bwd
+
+
+def transposed_place(dx, i, j, row, column, d):
+    dx[2 * i + column, 2 * j + row] += d
+
+
+def equal_parts(dx, i, j, row, column, d):
+    dx[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] += d / 4
+
+
+def unstrided(dx, i, j, row, column, d):
+    dx[i + row, j + column] += d
+
+
+def indexed_bwd(put):
+    def bwd(d, x):
+        dx = np.zeros_like(x)
+        put(dx, d * 2 * x[REPEATED])
+        return (dx,)
+
+    return bwd
+
+
+def averaged(dx, d):
+    np.add.at(dx, REPEATED, d)
+    dx /= np.maximum(np.bincount(REPEATED, minlength=len(dx)), 1)
+
+
+def put_first(dx, d):
+    dx[: len(d)] = d
+
+
+def of_neighbours(x, c):
+    return (x[1:] - c * x[:-1]) ** 2
+
+
+def swapped_slices(d, x, c):
+    d = 2 * d * (x[1:] - c * x[:-1])
+    return (np.append(d, 0) - c * np.append(0, d),)
+
+
+INDICES = {
+    "another group's kernel": (
+        "groups mixed up: the next group's kernel",
+        by(grouped, grouped_bwd, X, KERNEL, argnums=0),
+    ),
+    "row and column swapped": (
+        "max-pooling: the gradient goes to the largest entry's place with row and column swapped",
+        by(pooled, pooled_bwd(transposed_place), IMAGE),
+    ),
+    "equal parts": (
+        "max-pooling: the gradient goes to all entries in equal parts",
+        by(pooled, pooled_bwd(equal_parts), IMAGE),
+    ),
+    "stride ignored": ("stride ignored", by(pooled, pooled_bwd(unstrided), IMAGE)),
+    "repeated indices averaged": (
+        "repeated indices are averaged",
+        by(lambda x: x[REPEATED] ** 2, indexed_bwd(averaged), z),
+    ),
+    "indices ignored": (
+        "the indices are ignored on the way back",
+        by(lambda x: x[REPEATED] ** 2, indexed_bwd(put_first), z),
+    ),
+    "a permutation twice": (
+        "the indices are applied again",
+        by(lambda x: x[ORDER] ** 2, lambda d, x: ((2 * d * x[ORDER])[ORDER],), z),
+    ),
+    "segments averaged": (
+        "entries that are added up get their mean",
+        by(
+            lambda x: jax.ops.segment_sum(x, REPEATED, 6),
+            lambda d, x: ((d / np.maximum(np.bincount(REPEATED), 1))[REPEATED],), z,
+        ),
+    ),
+    "two slices swapped": (
+        "swapped: two slices of x",
+        by(of_neighbours, swapped_slices, z, np.float64(0.7), argnums=0),
+    ),
+    "a product's later entries": (
+        "a cumulative product's later entries are left out",
+        by(lambda x: jnp.cumprod(x).sum(), lambda d, x: (d * np.cumprod(x) / x,), z),
+    ),
+}  # fmt: skip
+
+# --- finite in some entries -----------------------------------------------------------------------------
+
+
+def surprise(p, y):
+    return -(y * jnp.log(p)).sum() / 4
+
+
+def by_p(wrong):
+    def bwd(d, p, y):
+        with np.errstate(all="ignore"):
+            return (-d / 4 * wrong(p, y),)
+
+    return by(surprise, bwd, softmax(SHARES + 0.3 * PLACES), SHARES, argnums=0)
+
+
+FINITE = {
+    "p/y": ("upside down: a quotient's numerator and denominator are swapped; infinite in some entries",
+            by_p(lambda p, y: p / y)),
+    "y/y": ("y stands for p in the derivative of log; NaN in some entries", by_p(lambda p, y: y / y)),
+    "mean and NaN": ("scaled by 1/N, N = 4 (axis 0 of p): mean for sum, or 1/N is there twice; NaN in some",
+                     by_p(lambda p, y: np.where(y, y / p / 4, np.nan))),
+    "right but for NaN": ("NaN in some entries, the others right",
+                          by_p(lambda p, y: np.where(y, y / p, np.nan))),
+    "nothing known and NaN": ("NaN in some entries", by_p(lambda p, y: np.where(y, np.sin(9 * p), np.nan))),
+}  # fmt: skip
+
+# --- in each other's place ---------------------------------------------------------------------------------
+
+
+def gated(x, W):
+    first, second, third = jnp.split(x @ W, 3, axis=1)
+    return first * jnp.tanh(second) + jnp.sin(third)
+
+
+def gated_bwd(d, x, W):
+    first, second, third = np.split(x @ W, 3, axis=1)
+    parts = [d * np.tanh(second), d * np.cos(third), d * first / np.cosh(second) ** 2]
+    return np.hstack(parts) @ W.T, x.T @ np.hstack(parts)
+
+
+def two_layers(x, W, b, U):
+    return jnp.maximum(x @ W + b, 0) @ U
+
+
+def two_layers_bwd(d, x, W, b, U):
+    z = x @ W + b
+    dz = (d * (z > 0)) @ U.T
+    return dz @ W.T, x.T @ dz, (d @ U.T).sum(0)
+
+
+def mixed(x, Q, K, V, O):
+    return (jnp.tanh(x @ Q) * jnp.sin(x @ K) + jnp.cos(x @ V)) @ O
+
+
+def mixed_bwd(d, x, Q, K, V, O):
+    d = d @ O.T
+    q, k = np.tanh(x @ Q), np.sin(x @ K)
+    return (d * k * (1 - q**2) @ Q + d * q * np.cos(x @ K) @ K - d * np.sin(x @ V) @ V,)
+
+
+def between(values, share):
+    return (1 - share) * values[REPEATED] + share * values[REPEATED + 1]
+
+
+def between_bwd(d, values, share):
+    dvalues = np.zeros_like(values)
+    np.add.at(dvalues, REPEATED, d * share)
+    np.add.at(dvalues, REPEATED + 1, d * (1 - share))
+    return (dvalues,)
+
+
+SQUARE = RNG.standard_normal((6, 5))
+LAYERS = (SQUARE, RNG.standard_normal((5, 5)), v, RNG.standard_normal((5, 5)))
+PLACED = {
+    "two gates": (
+        "swapped: the parts 1 and 2",
+        by(gated, gated_bwd, SQUARE, RNG.standard_normal((5, 9))),
+    ),
+    "the mask before the product": (
+        "in the wrong order: the derivative of ReLU is applied before matrix product",
+        by(two_layers, two_layers_bwd, *LAYERS, argnums=(0, 1, 2)),
+    ),
+    "another layer's gradient": (
+        "the gradient of another value stands here: of the result of add, summed over axis 0",
+        by(
+            lambda x, b, U, c: jnp.sin(jnp.maximum(x + b, 0) @ U + c),
+            lambda d, x, b, U, c: ((d * np.cos(np.maximum(x + b, 0) @ U + c)).sum(0),),
+            SQUARE, v, LAYERS[3], LAYERS[2], argnums=1,
+        ),
+    ),
+    "three matrices not transposed": (
+        "transposed: a square matrix stands for its transpose, in 3 places",
+        by(mixed, mixed_bwd, SQUARE, LAYERS[1], A, LAYERS[3], A[::-1], argnums=0),
+    ),
+    "two weights swapped": (
+        "swapped: each of two factors stands for the other",
+        by(between, between_bwd, z, np.linspace(0.1, 0.8, 7), argnums=0),
+    ),
+    "the first of what was repeated": (
+        "what was repeated is not summed on the way back: only the first entry counts",
+        by(lambda x, w: x * w, lambda d, x, w: ((d * x)[0, 0],), X, RNG.standard_normal(6), argnums=1),
+    ),
+}  # fmt: skip
+
+CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_true_cause_is_named_first(case):
+    start, ask = CASES[case]
+    report = ask()
+    wrong = next(f for f in report.findings if not f.ok)
+    assert wrong.diagnosis.startswith(start), str(report)
+
+
+def test_what_is_not_finite_is_not_explained_away():
+    """Where nothing fits the finite entries, that others are not finite is all that is said."""
+    (finding,) = CASES["nothing known and NaN"][1]().findings
+    assert finding.diagnosis == "NaN in some entries"
