@@ -40,7 +40,7 @@ def ratios(content: dict[str, Any]) -> list[Figure]:
 
 def _ratios(group: str, rows: Sequence[dict[str, Any]]) -> Figure:
     """A line a case under its name, so that a telephone shows it in readable letters."""
-    width, left, right, top, step = 380.0, 6.0, 374.0, 26.0, 31.0
+    width, left, right, top, step = 380.0, 6.0, 374.0, 26.0, 36.0
     ends = [x for r in rows for x in (r["ratio"], *(r.get("interval") or ()))]
     low, high = math.log2(min(*ends, 0.5)) - 0.1, math.log2(max(*ends, 2.0)) + 0.1
     bottom = top + step * len(rows)
@@ -58,7 +58,7 @@ def _ratios(group: str, rows: Sequence[dict[str, Any]]) -> Figure:
     parts.append(svg.line(place(1), top - 6, place(1), bottom, "flow"))
     for k, row in enumerate(rows):
         y = top + step * k
-        parts.append(svg.text(left, y + 9, name_of(row)[:48], "start", "small name-of halo"))
+        parts.append(svg.text(left, y + 9, name_of(row), "start", "small name-of halo"))
         parts.append(svg.text(right, y + 9, number(row["ratio"]), "end", "small halo"))
         if row.get("interval"):
             a, b = map(place, row["interval"])
