@@ -172,7 +172,7 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: Any) -> Figure | None:
 
 def _roof(points: Sequence[tuple[str, float, float, str]], flops: float, bandwidth: float | None) -> Any:
     width, height, left, bottom, top, right = 400.0, 320.0, 44.0, 38.0, 24.0, 12.0
-    xs, ys = ([math.log10(p[k]) for p in points] for k in (1, 2))
+    xs, ys = [math.log10(x) for _, x, _, _ in points], [math.log10(y) for _, _, y, _ in points]
     roof = math.log10(flops)
     x0, x1 = math.floor(min(xs)), math.ceil(max(xs) + 1e-9)
     y0, y1 = math.floor(min(ys)), math.ceil(max(*ys, roof) + 1e-9)
@@ -193,7 +193,7 @@ def _roof(points: Sequence[tuple[str, float, float, str]], flops: float, bandwid
     for p in range(x0, x1 + 1):
         parts.append(svg.text(place(p, y0)[0], height - bottom + 16, f"{10.0**p:g}", css="small"))
     slope = math.log10(bandwidth) if bandwidth else None
-    corner = [(x0, roof), (x1, roof)]
+    corner = [(float(x0), roof), (float(x1), roof)]
     if slope is not None:
         start, knee = max(x0, y0 - slope), min(max(roof - slope, x0), x1)
         corner = [

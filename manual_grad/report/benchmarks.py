@@ -142,7 +142,7 @@ def side_of(name: str) -> str:
 def _line(row: dict[str, Any], first: bool, tags: Sequence[str]) -> dict[str, Any]:
     """A row of the table."""
     ours, other = (row.get("sides", {}).get(name, {}) for name in pair_of(row))
-    low, high = row.get("interval") or (None, None)
+    interval = [number(end) for end in row.get("interval") or ()]
     call = row.get("dispatch_share", 0) > 0.5 and not row.get("same_program")
     others = {k: v for k, v in row.get("over", {}).items() if k != pair_of(row)[1]}
     return {
@@ -151,7 +151,7 @@ def _line(row: dict[str, Any], first: bool, tags: Sequence[str]) -> dict[str, An
         "size": row.get("size", ""),
         "tags": tags if first else (),
         "ratio": number(row["ratio"]),
-        "interval": f"{number(low)} to {number(high)}" if low is not None else "",
+        "interval": " to ".join(interval),
         "css": colour(row),
         "verdict": row.get("verdict", "") + (", mostly the call itself" if call else ""),
         "times": (seconds(ours.get("median")), seconds(other.get("median"))),

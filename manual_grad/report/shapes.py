@@ -83,10 +83,10 @@ def axis_size(axis: str, sizes: Mapping[str, int]) -> int | None:
     """
     total = 0
     for sign, term in re.findall(r"([+−]?) ?([^ +−]+)", axis):
-        factors = [sizes.get(f, int(f) if f.isdigit() else None) for f in term.split("·")]
-        if None in factors:
+        factors = [sizes.get(f, int(f) if f.isdigit() else -1) for f in term.split("·")]
+        if -1 in factors:
             return None
-        total += (-1 if sign == "−" else 1) * math.prod(factors)  # type: ignore[arg-type]
+        total += (-1 if sign == "−" else 1) * math.prod(factors)
     return total
 
 
@@ -111,8 +111,8 @@ def sizes_of(shapes: prose.Shapes, given: Mapping[str, tuple[int, ...]]) -> dict
             if (axis.isdigit() and size > int(axis)) or (plain and sizes.setdefault(axis, size) != size):
                 return None
     for axis, what in shapes.where:
-        if (size := axis_size(what, sizes)) is not None:
-            sizes[axis] = size
+        if (follows := axis_size(what, sizes)) is not None:
+            sizes[axis] = follows
     right = all(
         axis_size(axis, sizes) in (None, size)
         for name, axes in shapes.tensors
