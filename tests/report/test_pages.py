@@ -120,6 +120,21 @@ def test_every_picture_says_what_it_shows_and_has_its_data(parsed, files):
             assert json.loads(files[data]), data
 
 
+def test_benchmarks_show_what_was_measured(files, parsed):
+    page, html = parsed["benchmarks.html"], files["benchmarks.html"].decode()
+    pictures = {f"ratios-{group}" for group in ("formula", "drop-in", "jacobian", "layout")}
+    assert {i.removeprefix("fig-") for i in page.ids if "fig-" in i} == pictures | {
+        "time",
+        "memory",
+        "roofline",
+    }
+    assert "Geometric mean of the 3 ratios: 1.04." in html  # of 1, 0.9 and 1.25: one program has the ratio 1
+    assert "faster, mostly the call itself" in html
+    assert len(json.loads(files["data/time.json"])) == 2  # one case was measured at two sizes
+    assert {"benchmarks.html#relu", "api-activations.html#relu_bwd"} <= set(parsed["index.html"].links)
+    assert "lecture-b.html#B-06" in page.links
+
+
 def test_jacobians_by_hand_and_from_jax_agree(files):
     names = [name for name in files if name.startswith("data/jacobian")]
     assert len(names) == 6
