@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from manual_grad.cli_bench import _load_benchmarks
+from manual_grad.formulas.border import InputError
 from manual_grad.lectures.digits import MissingExtra
 
 NEEDED = {
@@ -80,7 +82,7 @@ def report(
         _terminated_as_interrupted(),
         _progress(results.steps(verdicts is not None, kills is not None)) as show,
     ):
-        found = results.gather(seed, **read, show=show)
+        found = results.gather(seed, **read, show=show, cases=_cases())
         files = pages.render(found, show=show)
         folder.write(out, files, force)
     raise typer.Exit(_conclude(out, files, found))
@@ -95,6 +97,17 @@ def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:
     console = Console(width=None if sys.stdout.isatty() else 132, highlight=False, soft_wrap=True)
     console.print(line, style="bold red" if found.failed else "green", markup=False)
     return 1 if found.failed else 0
+
+
+def _cases() -> tuple[str, ...]:
+    """What ``manual-grad bench`` can time; nothing where its folder is not beside this installation."""
+    try:
+        _load_benchmarks()
+    except InputError:
+        return ()
+    from benchmarks.cases import every_case  # the package just loaded
+
+    return tuple(dict.fromkeys(case.name for case in every_case()))
 
 
 def _require_extras() -> None:

@@ -1,21 +1,33 @@
-"""Benchmark results in the book: ratios and the roofline, from what ``manual-grad bench --json`` wrote.
+"""Benchmark results in the book: what is read, which formula a case times, and the tables.
 
-Read are a list of rows, under ``rows``, ``cases`` or ``results``, each with ``case``, ``size``, ``ratio`` (by
-hand over autodiff, medians) and where they are there ``interval``, ``same_program``, ``verdict``,
-``work_flops``, and in ``sides`` what is known of each side; beside the list ``environment`` and ``ceiling``.
+Read is what ``manual-grad bench --json`` wrote: a list of rows, under ``rows``, ``cases`` or ``results``,
+each with ``case``, ``size``, ``ratio`` (the first of ``pair`` over the second, medians) and, if known,
+``group``, ``interval``, ``same_program``, ``verdict``, ``dispatch_share``, ``work_flops``, ``over``, and in
+``sides`` what is known of each side; beside the list ``environment`` and ``ceiling``.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manual_grad.formulas.border import InputError
-from manual_grad.report import svg
 from manual_grad.report.code import formulas
-from manual_grad.report.pictures import Figure
 
 LISTS = ("rows", "cases", "results")
+GROUPS = {
+    "formula": "Values and gradients",
+    "drop-in": "Operations to train with",
+    "jacobian": "Explicit Jacobians",
+    "layout": "A sample a column against a sample a row",
+}
+# What a case is named after, where that is no formula.
+NAMED_OTHERWISE = {
+    "dense": ("dense_rows_fwd", "dense_rows_bwd"),
+    "full_batch": ("five_layer_fwd", "five_layer_bwd", "five_layer_grads"),
+    "columns_against_rows": ("mlp_columns_fwd", "mlp_columns_bwd", "mlp_rows_fwd", "mlp_rows_bwd"),
+}
+PARTS = ("", "_fwd", "_bwd", "_grads", "_deltas")
 
 
 def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -33,6 +45,7 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("case"), str)
         and isinstance(row.get("ratio"), int | float)
+        and 0 < row["ratio"] < math.inf
     )
 
 
@@ -51,19 +64,32 @@ def name_of(row: dict[str, Any]) -> str:
     return f"{row['case']} {row.get('size', '')}".strip()
 
 
-def by_function(content: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Public function → the benchmarks that time it, each with its link.
+def pair_of(row: dict[str, Any]) -> tuple[str, str]:
+    """The two sides that the ratio is about."""
+    first, second = row.get("pair") or ("manual", "autodiff")
+    return first, second
 
-    >>> by_function({"rows": [{"case": "relu", "ratio": 1.0}]})["relu_bwd"]
-    [('relu', 'benchmarks.html#relu')]
+
+def by_function(cases: Sequence[str]) -> dict[str, list[str]]:
+    """Public function → the cases that time it.
+
+    >>> by_function(["relu", "ops.relu", "softmax"])["relu_bwd"]
+    ['relu', 'ops.relu']
     """
-    found: dict[str, list[tuple[str, str]]] = {}
-    for case in dict.fromkeys(row["case"] for row in rows_of(content)):
+    found: dict[str, list[str]] = {}
+    for case in dict.fromkeys(cases):
         plain = case.removeprefix("ops.")
-        names = [plain, f"{plain}_fwd", f"{plain}_bwd"]
+        names = NAMED_OTHERWISE.get(plain) or [plain + part for part in PARTS]
         for name in (n for n in names if n in formulas()):
-            found.setdefault(name, []).append((case, f"benchmarks.html#{anchor(case)}"))
+            found.setdefault(name, []).append(case)
     return found
+
+
+def links(content: dict[str, Any] | None, cases: Sequence[str]) -> dict[str, str]:
+    """Case → where its results stand in the book; empty for a case without any."""
+    measured = {row["case"] for row in rows_of(content)} if content else set()
+    shown = {case: f"benchmarks.html#{anchor(case)}" for case in measured}
+    return {case: shown.get(case, "") for case in (*cases, *sorted(measured))}
 
 
 def anchor(case: str) -> str:
@@ -71,136 +97,129 @@ def anchor(case: str) -> str:
     return case.replace(".", "-").replace(" ", "-")
 
 
-def context(content: dict[str, Any]) -> dict[str, Any]:
-    """What the page shows."""
-    seen: set[str] = set()
-    lines = []
-    for row in rows_of(content):
-        first = row["case"] not in seen
-        seen.add(row["case"])
-        low, high = row.get("interval") or (None, None)
-        lines.append(
+def context(content: dict[str, Any], of_case: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the page shows.
+
+    Args:
+        content: the result file.
+        of_case: case → the tags of the equations that it times.
+    """
+    rows, seen = rows_of(content), set[str]()
+    groups = []
+    for group, some in grouped(rows).items():
+        first, second = pair_of(some[0])
+        lines = []
+        for row in some:
+            lines.append(_line(row, row["case"] not in seen, of_case.get(row["case"], ())))
+            seen.add(row["case"])
+        groups.append(
             {
-                "id": anchor(row["case"]) if first else "",
-                "case": row["case"],
-                "size": row.get("size", ""),
-                "ratio": f"{row['ratio']:.2f}",
-                "interval": f"{low:.2f} to {high:.2f}" if low is not None else "",
-                "verdict": row.get("verdict", ""),
-                "times": [(n, _seconds(s.get("median"))) for n, s in row.get("sides", {}).items()],
+                "title": GROUPS.get(group, group),
+                "name": group,
+                "lines": lines,
+                "first": side_of(first),
+                "second": side_of(second),
+                "means": _means(some) if group in ("formula", "drop-in") else "",
             }
         )
-    where = content.get("environment", {})
-    return {"lines": lines, "where": {k: v for k, v in where.items() if isinstance(v, str | int | float)}}
+    sizes = any(sum(r["case"] == row["case"] for r in rows) > 1 for row in rows)
+    return {"groups": groups, "where": _where(content.get("environment", {})), "several_sizes": sizes}
 
 
-def _seconds(t: Any) -> str:
+def grouped(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Group → its rows."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(str(row.get("group", "formula")), []).append(row)
+    return found
+
+
+def side_of(name: str) -> str:
+    """A side's name as the page has it."""
+    return {"manual": "by hand"}.get(name, name)
+
+
+def _line(row: dict[str, Any], first: bool, tags: Sequence[str]) -> dict[str, Any]:
+    """A row of the table."""
+    ours, other = (row.get("sides", {}).get(name, {}) for name in pair_of(row))
+    interval = [number(end) for end in row.get("interval") or ()]
+    call = row.get("dispatch_share", 0) > 0.5 and not row.get("same_program")
+    others = {k: v for k, v in row.get("over", {}).items() if k != pair_of(row)[1]}
+    return {
+        "id": anchor(row["case"]) if first else "",
+        "case": row["case"],
+        "size": row.get("size", ""),
+        "tags": tags if first else (),
+        "ratio": number(row["ratio"]),
+        "interval": " to ".join(interval),
+        "css": colour(row),
+        "verdict": row.get("verdict", "") + (", mostly the call itself" if call else ""),
+        "times": (seconds(ours.get("median")), seconds(other.get("median"))),
+        "memory": (size(ours.get("temporaries")), size(other.get("temporaries"))),
+        "others": [(side_of(name), number(value)) for name, value in others.items()],
+    }
+
+
+def _where(about: Mapping[str, Any]) -> str:
+    """The machine and the versions, in a line."""
+    kind, threads = about.get("device_kind", ""), about.get("threads")
+    words = [f"{kind} ({about.get('machine', '?')}, {threads} threads)" if threads else str(kind)]
+    words += [str(about["dtype"])] if "dtype" in about else []
+    names = ("jax", "jaxlib", "numpy", "torch", "python", "seed")
+    words += [f"{name} {about[name]}" for name in names if about.get(name) is not None]
+    words += [f"load {about['load']} at the start"] if "load" in about else []
+    return ", ".join(word for word in words if word)
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> str:
+    """The geometric mean, as ``manual-grad bench`` takes it: two equal programs have the ratio 1."""
+    same = [r["ratio"] for r in rows if r.get("same_program")]
+    mean = math.exp(sum(0.0 if r.get("same_program") else math.log(r["ratio"]) for r in rows) / len(rows))
+    said = f"Geometric mean of the {len(rows)} ratios: {number(mean)}."
+    if same:
+        said += f" {len(same)} of them {'is' if len(same) == 1 else 'are'} of one program with itself and "
+        said += f"{'enters' if len(same) == 1 else 'enter'} as 1; measured from {number(min(same))} to "
+        said += f"{number(max(same))}, which is the noise of the run."
+    return said
+
+
+def number(value: float) -> str:
+    """A ratio, in two decimals or as many as a small one needs.
+
+    >>> number(0.934), number(0.0042)
+    ('0.93', '0.0042')
+    """
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}"
+
+
+def seconds(t: Any) -> str:
+    """Seconds in a fitting unit; nothing where it is no number.
+
+    >>> seconds(8.1e-6), seconds(0.287), seconds(None)
+    ('8.1 µs', '287 ms', '')
+    """
     if not isinstance(t, int | float):
         return ""
     unit, scale = ("s", 1.0) if t >= 1 else ("ms", 1e3) if t >= 1e-3 else ("µs", 1e6)
     return f"{t * scale:.3g} {unit}"
 
 
-def figures(content: dict[str, Any]) -> list[Figure]:
-    """The ratios of all cases, and the roofline where there is a ceiling."""
-    rows = rows_of(content)
-    found = [_ratios(rows)]
-    roofline = _roofline(rows, content.get("ceiling"))
-    return found + ([roofline] if roofline else [])
+def size(count: Any) -> str:
+    """Bytes in a fitting unit; nothing where it is no number.
+
+    >>> size(0), size(512), size(2_054_144), size(None)
+    ('0', '512 B', '2.05 MB', '')
+    """
+    if not isinstance(count, int | float):
+        return ""
+    units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+    unit, scale = next(((u, s) for u, s in units if count >= 0.9995 * s), ("B", 1.0))
+    return f"{count / scale:.3g} {unit}" if count else "0"
 
 
-def _ratios(rows: Sequence[dict[str, Any]]) -> Figure:
-    left, right, width, step = 250.0, 20.0, 560.0, 17.0
-    ends = [x for r in rows for x in (r["ratio"], *(r.get("interval") or ()))]
-    low, high = math.log2(min(min(ends), 0.5)) - 0.2, math.log2(max(max(ends), 2.0)) + 0.2
-    height = step * len(rows) + 46
-
-    def place(value: float) -> float:
-        return left + (math.log2(value) - low) / (high - low) * (width - left - right)
-
-    parts = []
-    for power in range(math.ceil(low), math.floor(high) + 1):
-        x = place(2.0**power)
-        parts += [
-            svg.line(x, 18, x, height - 26, "grid"),
-            svg.text(x, height - 10, f"{2.0**power:g}", css="small"),
-        ]
-    parts.append(svg.line(place(1), 14, place(1), height - 26, "flow"))
-    for k, row in enumerate(rows):
-        y = 26 + step * k
-        css = "dot slow" if row["ratio"] > 1 else "dot"
-        parts.append(svg.text(left - 8, y + 4, name_of(row)[:40], "end", "small"))
-        if row.get("interval"):
-            a, b = row["interval"]
-            parts.append(svg.line(place(a), y, place(b), y, "range"))
-        parts.append(
-            f'<circle cx="{svg.number(place(row["ratio"]))}" cy="{svg.number(y)}" r="4" class="{css}"/>'
-        )
-    main = [r for r in rows if r.get("group", "formula") in ("formula", "drop-in")] or rows
-    mean = math.exp(sum(math.log(r["ratio"]) for r in main) / len(main))
-    label = f"time by hand over time of autodiff, {len(rows)} cases, geometric mean {mean:.2f}"
-    return Figure(
-        "ratios",
-        svg.drawing("".join(parts), width, height, label, "wide-chart"),
-        "Time by hand over time of autodiff, one line a case, with its 95 % interval: left of 1 the formulas "
-        f"are faster. Geometric mean of {len(main)} formulas and operations: {mean:.2f}.",
-        [{k: row.get(k) for k in ("case", "size", "ratio", "interval", "verdict")} for row in rows],
-    )
-
-
-def _roofline(rows: Sequence[dict[str, Any]], ceiling: Any) -> Figure | None:
-    points = []
-    for row in rows:
-        ours = (row.get("pair") or ["manual"])[0]
-        side = row.get("sides", {}).get(ours, {})
-        work, moved, seconds = row.get("work_flops"), side.get("moved"), side.get("median")
-        if work and moved and seconds:
-            points.append((name_of(row), work / moved, work / seconds))
-    if not points or not isinstance(ceiling, dict) or not ceiling.get("flops"):
-        return None
-    flops = float(ceiling["flops"])
-    copies = [float(speed) for _, speed in ceiling.get("copies", [])]
-    bandwidth = min(copies) if copies else None
-    width, height, left, bottom, top, right = 480.0, 330.0, 52.0, 40.0, 24.0, 14.0
-    xs = [math.log10(p[1]) for p in points]
-    ys = [math.log10(p[2]) for p in points] + [math.log10(flops)]
-    x0, x1, y0, y1 = math.floor(min(xs)), math.ceil(max(xs)), math.floor(min(ys)), math.ceil(max(ys))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - x0) / ((x1 - x0) or 1) * (width - left - right),
-            height - bottom - (y - y0) / ((y1 - y0) or 1) * (height - top - bottom),
-        )
-
-    parts = []
-    for p in range(y0, y1 + 1):
-        y = place(x0, p)[1]
-        parts += [
-            svg.line(left, y, width - right, y, "grid"),
-            svg.text(left - 6, y + 4, f"{10.0 ** (p - 9):g}", "end", "small"),
-        ]
-    for p in range(x0, x1 + 1):
-        parts.append(svg.text(place(p, y0)[0], height - bottom + 16, f"{10.0**p:g}", css="small"))
-    roof = math.log10(flops)
-    knee = min(max(roof - math.log10(bandwidth), x0), x1) if bandwidth else x0
-    start = max(math.log10(bandwidth) + x0, y0) if bandwidth else roof
-    corner = [(start - math.log10(bandwidth) if bandwidth else x0, start), (knee, roof), (x1, roof)]
-    line = " ".join(",".join(map(svg.number, place(*point))) for point in corner)
-    parts.append(f'<polyline points="{line}" class="curve auto"/>')
-    for _, x, y in points:
-        a, b = map(svg.number, place(math.log10(x), math.log10(y)))
-        parts.append(f'<circle cx="{a}" cy="{b}" r="4" class="dot"/>')
-    parts += [
-        svg.text(4, 14, "GF/s", "start", "small strong"),
-        svg.text((left + width) / 2, height - 6, "operations a byte", css="small"),
-    ]
-    return Figure(
-        "roofline",
-        svg.drawing("".join(parts), width, height, f"roofline of {len(points)} cases", "wide-chart"),
-        f"The roofline: what each case reaches by hand, over how many operations it has for each byte that "
-        f"it must move. "
-        f"The dashes are the machine's ceiling, measured in the same run: {flops / 1e9:.0f} GF/s of a "
-        f"matrix product, and "
-        "the speed of a large copy.",
-        [{"case": name, "operations_a_byte": x, "operations_a_second": y} for name, x, y in points],
-    )
+def colour(row: dict[str, Any]) -> str:
+    """Faster, slower, or neither: what the interval says, not the median alone."""
+    low, high = row.get("interval") or (row["ratio"], row["ratio"])
+    if row.get("same_program"):
+        return "same"
+    return "fast" if high < 1 else "slow" if low > 1 else ""

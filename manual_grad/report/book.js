@@ -52,13 +52,15 @@
   function search() {
     const input = document.getElementById("search");
     if (!input) return;
-    const rows = [...document.querySelectorAll("#entries tbody tr")];
+    const rows = [...document.querySelectorAll("#entries tbody tr:not(.group)")];
+    const groups = [...document.querySelectorAll("#entries tr.group")];
     const texts = rows.map((row) => row.textContent.toLowerCase());
     const found = document.getElementById("found");
     const filter = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let n = 0;
       rows.forEach((row, k) => { row.hidden = !words.every((word) => texts[k].includes(word)); n += !row.hidden; });
+      groups.forEach((row) => { row.hidden = words.length > 0; });
       found.textContent = words.length ? `${n} of ${rows.length}` : "";
     };
     input.value = new URLSearchParams(location.search).get("q") ?? input.value;

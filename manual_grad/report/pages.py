@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Claim, Equation, Erratum
-from manual_grad.report import api, benchmarks
+from manual_grad.report import api, benchmark_figures, benchmarks, proofs, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
@@ -89,7 +89,8 @@ def all_figures(results: Results) -> dict[str, list[Figure]]:
     if results.training:
         found["D-11"] = [training_figure(results.training)]
     if results.benchmarks:
-        found["benchmarks"] = benchmarks.figures(results.benchmarks)
+        found["benchmarks"] = benchmark_figures.figures(results.benchmarks)
+        found["ratios"] = benchmark_figures.ratios(results.benchmarks)
     return found
 
 
@@ -107,6 +108,9 @@ class Site:
         self.modules = api.modules()
         self.anchors = {e.source.name: e.source.anchor for m in self.modules for e in m.entries}
         self.tagged = _tagged_functions()
+        self.timed = benchmarks.by_function(results.cases)
+        self.measured = benchmarks.links(results.benchmarks, results.cases)
+        self.tags_of = self._tags_of_functions()
         self.env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -119,6 +123,7 @@ class Site:
             "pretty": pretty,
             "indexed": indexed,
             "taglink": link,
+            "breakable": _breakable,
             "capitalize_first": lambda s: s[:1].upper() + s[1:],
         }
         self.nav = [
@@ -150,11 +155,13 @@ class Site:
         yield "gradient.html", self.page("gradient.html", "Is my gradient wrong?", **self.mistakes())
         yield "mutants.html", self.page("mutants.html", "The kill matrix", **self.kills())
         if self.results.benchmarks:
-            context = benchmarks.context(self.results.benchmarks) | {"figures": self.figures["benchmarks"]}
-            yield "benchmarks.html", self.page("benchmarks.html", "Benchmarks", **context)
-        yield "api.html", self.page("api.html", "API reference", "api-index.html", modules=self.modules)
+            yield "benchmarks.html", self.page("benchmarks.html", "Benchmarks", **self.benchmarks())
+        functions = {m.name: [self.function(e.source) for e in m.entries] for m in self.modules}
+        every = [(m, functions[m.name]) for m in self.modules]
+        yield "api.html", self.page("api.html", "API reference", "api-index.html", modules=every)
         for module in self.modules:
-            yield module.page, self.page(module.page, module.name, "api.html", module=module)
+            context = {"module": module, "functions": functions[module.name]}
+            yield module.page, self.page(module.page, module.name, "api.html", **context)
 
     def page(self, name: str, title: str, template: str = "", /, **context: Any) -> str:
         """One page in its frame."""
@@ -176,7 +183,6 @@ class Site:
             for e in EQUATIONS
             for o in self.results.verdicts[e.tag]["oracles"].values()
         ]
-        named = benchmarks.by_function(self.results.benchmarks) if self.results.benchmarks else {}
         return {
             "front": mathml(FRONT, "block"),
             "worst": f"{max(errors, default=math.nan):.0e}".replace("-", "−"),
@@ -189,10 +195,10 @@ class Site:
                 {"href": f"lecture-{x.lower()}.html", "letter": x, "name": name, "about": _counted(x)}
                 for x, name in LECTURES.items()
             ],
-            "rows": [self.row(entry, named) for letter in LECTURES for entry in _entries(letter)],
+            "rows": [self.row(entry) for letter in LECTURES for entry in _entries(letter)],
         }
 
-    def row(self, entry: Equation | Erratum, named: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    def row(self, entry: Equation | Erratum) -> dict[str, Any]:
         """A line of the index."""
         status = self.results.verdicts[entry.tag]["status"]
         shown, css = {
@@ -205,11 +211,47 @@ class Site:
             "tag": entry.tag,
             "title": entry.title,
             "functions": [(name, self.anchors[name]) for name in names if name in self.anchors],
-            "benchmarks": list(dict.fromkeys(b for name in names for b in named.get(name, ()))),
+            "test": proofs.of_tag(entry.tag).partition("::"),
+            "benchmarks": self.cases(names),
             "status": status,
             "shown": shown,
             "css": css,
         }
+
+    def cases(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """The benchmark cases that time any of these functions, each with its link, if it was measured."""
+        cases = dict.fromkeys(case for name in names for case in self.timed.get(name, ()))
+        return [(case, self.measured[case]) for case in cases]
+
+    def benchmarks(self) -> dict[str, Any]:
+        """The benchmarks' page."""
+        of_case = {
+            case: list(dict.fromkeys(tag for name in names for tag in self.tags_of.get(name, ())))
+            for case, names in _inverted(benchmarks.by_function(list(self.measured))).items()
+        }
+        ratios = {figure.name.removeprefix("ratios-"): figure for figure in self.figures["ratios"]}
+        context = benchmarks.context(self.results.benchmarks or {}, of_case)
+        return context | {"ratios": ratios, "figures": self.figures["benchmarks"]}
+
+    def function(self, source: Source) -> dict[str, Any]:
+        """What a function computes, what holds it and what times it."""
+        op = source.module == "manual_grad.ops"
+        pair = f"{source.name}_fwd" if f"{source.name}_fwd" in self.tags_of else "dense_rows_fwd"
+        timed = self.timed.get(pair if op else source.name, ())
+        cases = [case for case in timed if not op or case == f"ops.{source.name}"]
+        cases += [f"ops.{source.name}"] if op and f"ops.{source.name}" in self.measured else []
+        return {
+            "name": source.name,
+            "href": source.anchor,
+            "tags": self.tags_of.get(pair if op else source.name, []),
+            "tests": proofs.of_function(source),
+            "doctest": proofs.doctest(source),
+            "benchmarks": [(case, self.measured[case]) for case in dict.fromkeys(cases)],
+        }
+
+    def _tags_of_functions(self) -> dict[str, list[str]]:
+        """Function → the equations that it computes."""
+        return _inverted({e.tag: [s.name for s in self.sources(e)] for e in EQUATIONS})
 
     def sources(self, entry: Equation | Erratum) -> list[Source]:
         """The functions that compute an equation; those first in which a line carries its tag."""
@@ -260,10 +302,12 @@ class Site:
             "printed": mathml(e.printed, "block"),
             "corrected": mathml(e.corrected, "block") if e.corrected else "",
             "derivation": text.paragraphs,
-            "shapes": list(shape_rows(text.shapes, verdict["inputs"])),
+            "shapes": shapes.rows(e.tag),
             "sources": [{"source": s, "html": s.html(e.tag)} for s in self.sources(e)],
             "references": list(references.values()),
             "claims": [_claim(c) for c in e.claims],
+            "tests": proofs.of_equation(e.tag, [s.name for s in self.sources(e)]),
+            "benchmarks": self.cases([s.name for s in self.sources(e)]),
             "verdict": verdict,
             "oracles": [
                 _oracle(name, verdict["oracles"][name])
@@ -362,26 +406,6 @@ def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
     }
 
 
-def shape_rows(
-    shapes: Sequence[tuple[str, tuple[str, ...]]], inputs: dict[str, str]
-) -> Iterator[tuple[Markup, str, str]]:
-    """Tensor, shape, and its numbers in the check: an input's, and a gradient's as of its tensor."""
-    for name, axes in shapes:
-        given = _input(name, inputs) or (_input(name[1:], inputs) if name.startswith("d") else "")
-        size = re.search(r"\[(.*)\]", given)
-        sizes = [n for n in size[1].split(",") if n] if size else None
-        shown = ("×".join(sizes) or "scalar") if sizes is not None and len(sizes) == len(axes) else ""
-        yield Markup("<code>{}</code>").format(name), "×".join(axes) or "scalar", shown
-
-
-def _input(name: str, inputs: dict[str, str]) -> str:
-    """An input by its lecture's name: W1 is ``params[0][0]`` of a sequence, ``params['W1']`` of a dict."""
-    found = re.fullmatch(r"([Wb])(\d)", name)
-    keys = [name, f"params['{name}']"]
-    keys += [f"params[{int(found[2]) - 1}][{'Wb'.index(found[1])}]"] if found else []
-    return next((inputs[key] for key in keys if key in inputs), "")
-
-
 def data_files(
     results: Results, figures: dict[str, list[Figure]], errata: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes]]:
@@ -435,6 +459,24 @@ def _tagged_functions() -> dict[str, list[str]]:
         for tag in dict.fromkeys(t for line in source_of(value).text.splitlines() for t in tags_of(line)):
             found.setdefault(tag, []).append(name)
     return found
+
+
+def _breakable(name: str) -> Markup:
+    """A test's name, which may break where pytest's has a joint.
+
+    >>> _breakable("a/b.py::c")
+    Markup('a/<wbr>b.py::<wbr>c')
+    """
+    return Markup(re.sub(r"(/|::|\.(?=[a-z_]+\.)|_(?=is_|of_))", r"\1<wbr>", str(escape(name))))
+
+
+def _inverted(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Value → the keys that have it."""
+    turned: dict[str, list[str]] = {}
+    for key, values in found.items():
+        for value in dict.fromkeys(values):
+            turned.setdefault(value, []).append(key)
+    return turned
 
 
 def _entries(letter: str) -> list[Equation | Erratum]:

@@ -160,10 +160,10 @@ def _jacobian(
     ]
     about = f" Strongest colour: {scale:.2g} (in the difference, its largest entry)."
     data = {"by_hand": ours.tolist(), "jax": jaxs.tolist(), "largest_difference": worst}
-    return Figure(name, _panels(panels), caption + about, data)
+    return Figure(name, beside(panels), caption + about, data)
 
 
-def _panels(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
+def beside(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
     """Drawings beside each other, each with a line under it."""
     made = [
         Markup('<div class="panel">{}<p>{}</p></div>').format(picture, under) for picture, under in panels
@@ -181,7 +181,7 @@ def rotation_figure() -> Figure:
     dO: Any = np.array([[1.0, -1.0], [2.0, 3.0]])
     dX = np.asarray(correlate2d_bwd(correlate2d_fwd(X, F)[1], dO)[0])
     turned, padded = F[::-1, ::-1], np.pad(dO, 1)
-    first = _panels(
+    first = beside(
         [
             (svg.heatmap(F, "the filter F", 4, numbers=True), "F"),
             (svg.heatmap(turned, "the filter turned by 180 degrees", 4, numbers=True), "F turned by 180°"),
@@ -203,7 +203,7 @@ def rotation_figure() -> Figure:
             data.append({"at": [p, q], "terms": terms, "sum": float(total)})
     return Figure(
         "rotation",
-        first + _panels(steps, "panels nine"),
+        first + beside(steps, "panels nine"),
         "The gradient of the image, [[C-10]], step by step. The turned filter (small figures in the frame) "
         "slides "
         "over $\\partial L / \\partial O$ with zeros around it; each position gives one entry of $\\partial "
@@ -320,7 +320,7 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     gap = max(r["parameter_gap"] for r in records)
     return Figure(
         "training",
-        _panels(panels, "panels two"),
+        beside(panels, "panels two"),
         f"Lecture D's five layers learn 1797 real handwritten digits of $8 \\times 8$ pixels, by [[D-11]] in "
         f"float64, once with the gradients by hand and once with JAX's: from the same start, on the same "
         f"batches. "
@@ -435,7 +435,7 @@ def layered_graph() -> Figure:
     }
     return Figure(
         "graph-c-05",
-        _panels(
+        beside(
             [(forward, "forward: a, from left to right"), (backward, "backward: δ, from right to left")],
             "panels two",
         ),

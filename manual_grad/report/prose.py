@@ -1,7 +1,8 @@
 """The derivations: one text file a lecture, a heading with the tag of each equation, then its lines.
 
-A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, a gradient's among them; the
-other paragraphs are the derivation, with formulas between dollars.
+A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, a gradient's among them, and
+after a semicolon what an axis is, ``; h = H − kh + 1``. ``shapes of conv2d: …`` gives those of a function
+that computes the same. The other paragraphs are the derivation, with formulas between dollars.
 """
 
 import functools
@@ -13,23 +14,38 @@ TEXTS = Path(__file__).parent / "text"
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """The tensors of an equation.
+
+    Attributes:
+        of: the function or the case that they are of; empty for the equation itself.
+        tensors: each with its axes, none for a scalar, such as ``("X", ("N", "d"))``.
+        where: axes that follow from others, such as ``("h", "H − kh + 1")``.
+    """
+
+    of: str
+    tensors: tuple[tuple[str, tuple[str, ...]], ...]
+    where: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Derivation:
     """What the book says of an equation in words.
 
     Attributes:
         paragraphs: the derivation, marked up as :func:`manual_grad.report.mathml.marked` reads it.
-        shapes: tensor → shape, ``()`` for a scalar, such as ``{"X": ("N", "d"), "J": ()}``.
+        shapes: of the equation's tensors, then of other functions that compute it.
     """
 
     paragraphs: tuple[str, ...] = ()
-    shapes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    shapes: tuple[Shapes, ...] = ()
 
 
 @functools.cache
 def derivations(lecture: str) -> dict[str, Derivation]:
     """Tag → derivation, of a lecture by its letter.
 
-    >>> derivations("A")["A-03"].shapes[0]
+    >>> derivations("A")["A-03"].shapes[0].tensors[0]
     ('y_hat', ('N',))
     """
     text = (TEXTS / f"lecture_{lecture.lower()}.md").read_text(encoding="utf-8")
@@ -37,9 +53,9 @@ def derivations(lecture: str) -> dict[str, Derivation]:
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         tag, _, body = section.partition("\n")
         paragraphs = [" ".join(p.split()) for p in body.strip().split("\n\n")]
-        shapes = [p for p in paragraphs if p.startswith("shapes:")]
-        rest = tuple(p for p in paragraphs if not p.startswith("shapes:"))
-        found[tag.strip()] = Derivation(rest, parse_shapes(shapes[0]) if shapes else ())
+        shapes = tuple(parse_shapes(p) for p in paragraphs if p.startswith("shapes"))
+        rest = tuple(p for p in paragraphs if not p.startswith("shapes"))
+        found[tag.strip()] = Derivation(rest, shapes)
     return found
 
 
@@ -49,14 +65,17 @@ def introduction(lecture: str) -> tuple[str, ...]:
     return tuple(" ".join(p.split()) for p in text.partition("\n## ")[0].strip().split("\n\n"))
 
 
-def parse_shapes(line: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def parse_shapes(line: str) -> Shapes:
     """Tensors and their shapes.
 
-    >>> parse_shapes("shapes: X N×d, b m, J scalar")
-    (('X', ('N', 'd')), ('b', ('m',)), ('J', ()))
+    >>> parse_shapes("shapes of f: X N×d, J scalar; d = N + 1")
+    Shapes(of='f', tensors=(('X', ('N', 'd')), ('J', ())), where=(('d', 'N + 1'),))
     """
-    found = []
-    for entry in line.removeprefix("shapes:").split(","):
-        name, _, shape = entry.strip().rpartition(" ")
-        found.append((name, () if shape == "scalar" else tuple(shape.split("×"))))
-    return tuple(found)
+    head, _, rest = line.partition(": ")
+    entries, _, axes = rest.partition("; ")
+    tensors = []
+    for entry in entries.split(", "):
+        name, _, shape = entry.rpartition(" ")
+        tensors.append((name, () if shape == "scalar" else tuple(shape.split("×"))))
+    where = tuple((name, what) for name, _, what in (a.partition(" = ") for a in axes.split(", ") if a))
+    return Shapes(head.removeprefix("shapes").removeprefix(" of "), tuple(tensors), where)

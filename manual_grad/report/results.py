@@ -53,6 +53,7 @@ class Results:
         diagnoses: what the judge says of :data:`manual_grad.report.planted.PLANTED`.
         training: an epoch each.
         benchmarks: what ``--benchmarks`` holds.
+        cases: the names of what ``manual-grad bench`` can time.
     """
 
     verdicts: dict[str, dict[str, Any]]
@@ -62,6 +63,7 @@ class Results:
     diagnoses: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: dict[str, Any] | None = None
+    cases: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[str]:
@@ -84,6 +86,7 @@ def gather(
     kills: dict[str, Any] | None,
     benchmarks: dict[str, Any] | None,
     show: Show,
+    cases: tuple[str, ...] = (),
 ) -> Results:
     """Compute what no file brings, on two threads.
 
@@ -91,6 +94,7 @@ def gather(
         seed: decides the random inputs.
         verdicts, kills, benchmarks: what was read from files, from :func:`read_verdicts` and its like.
         show: told what is being done and how many steps of :func:`steps` are behind.
+        cases: what ``manual-grad bench`` can time.
     """
     names = [planted.name for planted in PLANTED]
     work: list[tuple[str, Callable[[], Any]]] = [("training", partial(_trained, seed))]
@@ -119,6 +123,7 @@ def gather(
         diagnoses=[found[f"diagnosing: {name}"] for name in names],
         training=found["training"],
         benchmarks=benchmarks,
+        cases=cases,
     )
 
 

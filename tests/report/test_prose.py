@@ -1,16 +1,25 @@
-"""Every equation has its derivation, and the shapes that it states are those of the check."""
+"""Every equation has its derivation, and the shapes of every tensor in it, which are those of the check."""
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from manual_grad.formulas.border import describe
 from manual_grad.lectures import EQUATIONS, LECTURES
 from manual_grad.lectures.entries import Draw
 from manual_grad.report.mathml import marked
-from manual_grad.report.pages import _input
-from manual_grad.report.prose import TEXTS, derivations, introduction
+from manual_grad.report.prose import TEXTS, derivations, introduction, parse_shapes
+from manual_grad.report.shapes import axis_size, check_sizes, given_of, rows, sizes_of
+
+# What a symbol of an equation is called in the code, where that is another letter; l counts layers too.
+CODE_NAMES = {
+    r"\theta": "theta", r"\alpha": "alpha", r"\delta": "delta", r"\mathcal{K}": "K", r"\mathbf{1}": "1_n 1_m",
+    r"\hat{y}": "y_hat probs", r"\hat{Y}": "Ŷ probs", "y": "y labels Y", "Y": "Y y labels", "l": "logits W2",
+    "L": "L logits", "p": "p P", "X": "X x images", "x": "x X", "W": "W w", "w": "w W", "F": "f", "z": "z Z",
+    "a": "a A", "A": "A a", "Z": "Z z",
+}  # fmt: skip
+NO_TENSORS = {"N", "n", "m", "K", "M", "e", "i", "j", "k", "d", "R", "I", "q", "b", "f", "ReLU"}
 
 
 @pytest.mark.parametrize("letter", LECTURES)
@@ -33,50 +42,85 @@ def test_derivations_are_plain_files_of_ours():
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
 def test_shapes_fit_the_inputs_of_the_claims(equation):
     """Each stated tensor that is an input fits in some claim, its letters being one size each there."""
-    stated = dict(derivations(equation.lecture)[equation.tag].shapes)
-    fitting, present = set(), set()
-    for claim in equation.claims:
-        inputs = claim.inputs(Draw(np.random.default_rng(0), np.float32, "integers"))
-        shapes = {name: _shape_of(name, inputs) for name in stated}
-        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
-        present |= set(shapes)
-        if fits({name: stated[name] for name in shapes}, shapes):
-            fitting |= set(shapes)
-    assert present == fitting
+    for shapes in derivations(equation.lecture)[equation.tag].shapes:
+        names = {name for name, _ in shapes.tensors}
+        fitting = [names & g.keys() for g in given_of(equation.tag) if sizes_of(shapes, g) is not None]
+        assert shapes.of or set().union(*fitting) == names & set().union(*given_of(equation.tag))
+        assert any(fitting), shapes.of
+        free = {"f", "∂f/∂x"} if shapes.of.startswith("a vector f of a scalar") else set()
+        sizes = check_sizes(shapes, equation.tag)
+        unknown = [name for name, axes in shapes.tensors if any(axis_size(a, sizes) is None for a in axes)]
+        assert set(unknown) == free
 
 
-def fits(stated, shapes):
-    """Whether every axis has one size; a number is the lecture's size, which a check may make smaller."""
-    sizes: dict[str, int] = {}
-    for name, axes in stated.items():
-        if len(axes) != len(shapes[name]):
-            return False
-        for axis, size in zip(axes, shapes[name], strict=True):
-            limit = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
-            if size > limit or (size < limit and not axis.isdigit()):
-                return False
-    return True
+@pytest.mark.parametrize("tag", ["B-13", "C-07", "C-08", "C-11", "D-09"])
+def test_shapes_of_results_are_those_of_the_reference(tag):
+    """Of a value by its name, of a Jacobian by what it is of."""
+    (equation,) = (e for e in EQUATIONS if e.tag == tag)
+    stated, found = derivations(tag[0])[tag].shapes, 0
+    for claim, given in zip(equation.claims, given_of(tag), strict=True):
+        inputs = claim.inputs(Draw(np.random.default_rng(0), np.float32))
+        settings = {name: value for name, value in inputs.items() if not hasattr(value, "shape")}
+        if len(claim.wrt) != 1 or claim.kind == "gradient" or settings not in ({}, {"mode": "full"}):
+            continue
+        out = jax.eval_shape(lambda c=claim, i=inputs: c.reference(**i))
+        for shapes in stated:
+            for name, axes in shapes.tensors:
+                of, _, by = name.replace("∂", "").partition("/")
+                if (of, by) != (claim.wrt[0], "") if claim.kind == "value" else by != claim.wrt[0]:
+                    continue
+                want = out.shape + given.get(by, ())
+                sizes = sizes_of(shapes, given)
+                if sizes and None not in (got := [axis_size(axis, sizes) for axis in axes]):
+                    found += tuple(got) == want
+                    assert tuple(got) == want, (name, claim.reference.__name__)
+    assert found
+
+
+def symbols(latex):
+    """The letters of a formula that stand for tensors; what is below or above the line is taken off."""
+    latex = re.sub(r"\\(operatorname|text|begin|end|mathbb)\{[^}]*\}(\{[a-z]*\})?", " ", latex)
+    latex = re.sub(r"(?<=[A-Z])\[[^]]*\]", "", latex)
+    latex = re.sub(r"\\vec\{([^}\\]*|\\hat\{y\})\}", r"\1", latex)
+    while (less := re.sub(r"[_^](\{[^{}]*\}|\\?\w)", "", latex)) != latex:
+        latex = less
+    words = r"\\hat\{[yY]\}|\\mathcal\{K\}|\\mathbf\{1\}|\\[a-zA-Z]+|[A-Za-z]+"
+    for word in re.findall(words, latex):
+        if word in CODE_NAMES or not word.startswith("\\"):
+            yield from [word] if word in CODE_NAMES else word.removeprefix("d")
+
+
+def lacking(latex, names):
+    """The symbols of a formula that no stated tensor stands for."""
+    plain = {re.sub(r"[\d_].*|ᵀ| .*", "", n.removeprefix("d") if n[1:] else n) for n in names} | set(names)
+    parts = {part for n in names for part in re.split(r"[/∂ ()]", n)}
+    known = plain | parts | {re.sub(r"\d.*", "", part) for part in parts}
+    wanted = {s: set(CODE_NAMES.get(s, s).split()) for s in symbols(latex)}
+    return {s for s, called in wanted.items() if s not in NO_TENSORS and called.isdisjoint(known)}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
+def test_every_tensor_of_an_equation_has_its_shape(equation):
+    shapes = derivations(equation.lecture)[equation.tag].shapes
+    names = [name for one in shapes for name, _ in one.tensors]
+    sizes = {axis for one in shapes for _, axes in one.tensors for axis in axes}
+    assert lacking(equation.corrected or equation.printed, names) <= sizes
+
+
+def test_a_tensor_without_its_shape_is_seen():
+    assert lacking(r"\frac{\partial J}{\partial W^{(1)}} = dZ \cdot x^{\top}", ["dW1", "dZ"]) == {"J", "x"}
+    assert not lacking(r"\delta^L = \hat{y} - y", ["delta", "y_hat", "y"])
 
 
 def test_a_wrong_shape_is_seen():
     shapes = {"X": (7, 3), "W": (3, 5)}
-    assert fits({"X": ("N", "d"), "W": ("d", "m")}, shapes)
-    assert not fits({"X": ("N", "d"), "W": ("m", "d")}, shapes)
-    assert not fits({"X": ("N", "d"), "W": ("d",)}, shapes)
-    assert not fits({"X": ("6", "d"), "W": ("d", "m")}, shapes)
+    assert sizes_of(parse_shapes("shapes: X N×d, W d×m"), shapes) == {"N": 7, "d": 3, "m": 5}
+    assert sizes_of(parse_shapes("shapes: X N×d, W d×m, Z N×m; m = N − d + 1"), shapes | {"Z": (7, 5)})
+    for wrong in ("X N×d, W m×d", "X N×d, W d", "X 6×d, W d×m", "X N×d, W d×m; m = N + d"):
+        assert sizes_of(parse_shapes(f"shapes: {wrong}"), shapes) is None, wrong
 
 
-def _shape_of(name, inputs):
-    described = {}
-    for key, value in inputs.items():
-        if key == "params":
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            for place, leaf in pairs:
-                if isinstance(leaf, tuple):
-                    described |= {f"params[{place}][{k}]": describe(part) for k, part in enumerate(leaf)}
-                else:
-                    described[f"params[{place!r}]"] = describe(leaf)
-        else:
-            described[key] = describe(value)
-    found = re.search(r"\[([\d,]*)\]", _input(name, described))
-    return None if not found else tuple(int(n) for n in found[1].split(",") if n)
+def test_conv2d_does_not_take_the_place_of_the_equations_image():
+    (_, image), (_, batch) = rows("C-08")
+    assert [shown for *_, shown in image] == ["3×3", "2×2", "2×2"]
+    assert [len(shown.split("×")) for *_, shown in batch] == [4, 4, 1, 4]
