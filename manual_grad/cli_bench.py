@@ -82,7 +82,7 @@ def bench(
             _require_place(path, option, folder=option == "--plot")
     figure = _matplotlib() if plot else None
     _choose_device(device)
-    _load_benchmarks()
+    load_benchmarks()
     from benchmarks import cases, ceiling, run, table  # the package just loaded
 
     chosen = _chosen(cases, case or [], quick)
@@ -182,7 +182,7 @@ def _load() -> float | None:
 # ---------------------------------------------------------------------------------- what is asked for
 
 
-def _load_benchmarks() -> ModuleType:
+def load_benchmarks() -> ModuleType:
     """The package ``benchmarks``: beside this one in a checkout, inside it in a wheel; never somebody else's.
 
     Raises:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from manual_grad.cli_bench import _load_benchmarks
+from manual_grad.cli_bench import load_benchmarks
 from manual_grad.formulas.border import InputError
 from manual_grad.lectures.digits import MissingExtra
 
@@ -102,7 +102,7 @@ def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:
 def _cases() -> tuple[str, ...]:
     """What ``manual-grad bench`` can time; nothing where its folder is not beside this installation."""
     try:
-        _load_benchmarks()
+        load_benchmarks()
     except InputError:
         return ()
     from benchmarks.cases import every_case  # the package just loaded
