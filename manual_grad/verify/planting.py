@@ -21,6 +21,7 @@ from manual_grad.verify.factors import (
     gradients_of_others,
     operands_replaced,
     regions,
+    signs_mistaken,
     slopes_out_of_order,
     stages,
     steps_left_out,
@@ -31,6 +32,7 @@ from manual_grad.verify.layers import (
     masks_left_out_of_values,
     slopes_of_another_layer,
 )
+from manual_grad.verify.missing_paths import missing_said
 from manual_grad.verify.plants import (
     PASSED_ON,
     Plant,
@@ -46,12 +48,14 @@ from manual_grad.verify.slopes import (
     masks_left_out,
     paths,
     powers,
+    recursions,
     slopes_left_out,
     slopes_of_another_step,
     terms,
     wrong_slopes,
 )
 from manual_grad.verify.sums import (
+    counts_taken_for_1,
     moves,
     normalisations,
     others_mistaken,
@@ -70,14 +74,18 @@ from manual_grad.verify.tape import (
 )
 from manual_grad.verify.truth import is_float, is_key
 from manual_grad.verify.windows import (
+    chunks_lost,
+    cotangents_ignored,
     entries_picked,
     kernels_turned,
     kernels_turned_together,
     overlaps,
+    padding_ignored,
     parts_swapped,
     slices_lost,
     slices_moved,
     spread_ignored,
+    spread_ignored_in_kernels,
     windows_shifted,
 )
 
@@ -251,7 +259,7 @@ def _plausible(
 def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
     """What is wrong with a path whose part has this factor."""
     if abs(factor) <= 10 * e.tolerance:
-        return f"a path is missing: nothing flows back through {plant.phrase}"
+        return f"a path is missing: {plant.missing or missing_said(e.kept['tape'], e, plant)}"
     if abs(factor + 1) <= 10 * e.tolerance:
         return f"sign flipped in one place: of what flows back through {plant.phrase}"
     if level == 0 or abs(factor - 1) <= 10 * e.tolerance:
@@ -418,6 +426,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
+    (recursions, 0),
+    (cotangents_ignored, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
@@ -430,16 +440,21 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
+    (padding_ignored, 0),
     (spread_ignored, 0),
+    (spread_ignored_in_kernels, 0),
     (slices_moved, 0),
     (parts_swapped, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
     (entries_picked, 0),
+    (counts_taken_for_1, 0),
     (paths, 1),
     (normalisations, 1),
     (slices_lost, 0),
+    (chunks_lost, 0),
+    (signs_mistaken, 0),
     (stages, 0),
     (factors_mistaken, 0),
     (operands_replaced, 0),
