@@ -551,7 +551,7 @@ def label_not_subtracted(e: Evidence) -> str:
             and e.same(e.want.sum(axis) + 1, np.ones_like(e.want.sum(axis)))
         ):
             values = difference[at]
-            if e.same(values, np.full_like(values, values[0])):
+            if e.same(values, np.full_like(values, values[0])) and np.all(e.got * values[0] >= 0):
                 return "the one-hot labels are not subtracted: p where p − y belongs"
     return ""
 

@@ -64,7 +64,7 @@ def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
                     ("mul", 0, _divided), ("mul", 1, _divided), ("div", 0, _multiplied))  # fmt: skip
                 change = left_out if whole else partial(how, slot)
                 if step.name == "div" and edge[1] == 1 and slot == others and how is _multiplied:
-                    what = f"the denominator is not squared (−a/b for −a/b²): {what}"
+                    what = f"{what} (the denominator is not squared, −a/b for −a/b²)"
                 yield Plant(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
 
 

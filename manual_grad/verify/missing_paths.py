@@ -36,16 +36,16 @@ def missing_said(tape: Tape, e: Evidence, plant: Plant) -> str:
     """
     edges = list(plant.without or ())
     through = f"nothing flows back through {plant.phrase}"
-    at, operand = edges[0]
-    step = tape.steps[at]
-    if step.name == "concatenate" and _is_output(tape, step.outs[0]) and len(edges) == 1:
-        part = f"the cotangent of part {operand + 1} of {len(step.ins)} of the output is ignored"
-        return f"{part} ({through})"
+    step = tape.steps[edges[0][0]]
     if _is_skip(tape, edges[0]):
         return f"the skip connection is left out ({through})"
     way = [edges[0]]  # up to where it meets something active
     if _other(tape, edges[0]) is None:
         way.extend(_onward(tape, step.outs[0]))
+    joined, operand = tape.steps[way[-1][0]], way[-1][1]
+    if joined.name == "concatenate" and _is_output(tape, joined.outs[0]) and len(edges) == 1:
+        part = f"the cotangent of part {operand + 1} of {len(joined.ins)} of the output is ignored"
+        return f"{part} ({through})"
     penalty = _penalty(tape, e, way)
     if penalty:
         return f"{penalty} is left out ({through})"
@@ -167,15 +167,17 @@ def _named(tape: Tape, e: Evidence, slots: list[Slot], joint: Edge, rule: str) -
         kind, base = found[-1]
         kind = SAID_MORE.get(kind, kind)
         return f"the {kind} of {said_of(tape, e, base)}"
-    summed = None if total is None or total.ins[0] not in made else tape.steps[made[total.ins[0]]]
+    if total is None:
+        return ""
+    summed = tape.steps[made[total.ins[0]]] if total.ins[0] in made else None
     if summed is not None and summed.name == "exp":
         last = tape.steps[joint[0]]
-        if (last.name == "sub" and last.ins[0] == summed.ins[0]) or (last.name == "div" and joint[1] == 1):
+        numerator = {"sub": summed.ins[0], "div": total.ins[0]}.get(last.name)
+        if joint[1] == 1 and last.ins[0] == numerator:
             return "the normaliser of a softmax, the sum of exp,"
         return "the log-sum-exp" if any(step.name == "log" for step in steps) else ""
-    if total is not None and rule == "quotient":
-        return f"the denominator, with the sum of {said_of(tape, e, total.ins[0])},"
-    return ""
+    of_denominator = f"the denominator, with the sum of {said_of(tape, e, total.ins[0])},"
+    return of_denominator if rule == "quotient" else ""
 
 
 def _log_determinant(tape: Tape, slot: Slot) -> bool:
