@@ -43,7 +43,7 @@ def missing_said(tape: Tape, e: Evidence, plant: Plant) -> str:
     if _other(tape, edges[0]) is None:
         way.extend(_onward(tape, step.outs[0]))
     joined, operand = tape.steps[way[-1][0]], way[-1][1]
-    if joined.name == "concatenate" and _is_output(tape, joined.outs[0]) and len(edges) == 1:
+    if joined.name in ("concatenate", "stack") and _is_output(tape, joined.outs[0]) and len(edges) == 1:
         part = f"the cotangent of part {operand + 1} of {len(joined.ins)} of the output is ignored"
         return f"{part} ({through})"
     penalty = _penalty(tape, e, way)
@@ -175,7 +175,8 @@ def _named(tape: Tape, e: Evidence, slots: list[Slot], joint: Edge, rule: str) -
         numerator = {"sub": summed.ins[0], "div": total.ins[0]}.get(last.name)
         if joint[1] == 1 and last.ins[0] == numerator:
             return "the normaliser of a softmax, the sum of exp,"
-        return "the log-sum-exp" if any(step.name == "log" for step in steps) else ""
+        if any(step.name == "log" for step in steps):
+            return "the log-sum-exp"
     of_denominator = f"the denominator, with the sum of {said_of(tape, e, total.ins[0])},"
     return of_denominator if rule == "quotient" else ""
 

@@ -120,9 +120,9 @@ def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
             for plant, row in _plausible(first, name, plants, rows, level)
             if (phrase := _fits(plant, first, row, level))
         ]
-        agreed = [phrase for plant, phrase in fitting[:6] if _agreed(plant, phrase, evidence[1:], level)]
+        agreed = [(plant, said) for plant, said in fitting[:6] if _agreed(plant, said, evidence[1:], level)]
         if agreed:
-            return _unlike(agreed)
+            return _unlike([said for plant, said in agreed if not _is_half(plant, agreed)])
     return []
 
 
@@ -130,6 +130,12 @@ def _some(kind: Callable[[Tape, Evidence], Iterator[Plant]], tape: Tape, e: Evid
     """The mistakes of a kind: the first ones, where the function is large."""
     entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
     return list(itertools.islice(kind(tape, e), max(AT_LEAST, min(AT_MOST, WORK // entries))))
+
+
+def _is_half(plant: Plant, others: Sequence[tuple[Plant, str]]) -> bool:
+    """Whether a path is one of two that fit together, as those of a value's product with itself do."""
+    return any(plant.path and other.path and set(plant.without or ()) < set(other.without or ())
+               for other, _ in others)  # fmt: skip
 
 
 def _unlike(phrases: Sequence[str]) -> list[str]:

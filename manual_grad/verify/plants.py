@@ -126,16 +126,14 @@ ROOTS = {
 
 def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
     """What statistic a value is and of which value: a mean, a norm, a variance; a constant may be added."""
-    made = made_by(tape)
-    while slot in made and tape.steps[made[slot]].name in PASSED_ON - {"neg", "slice"}:
-        slot = tape.steps[made[slot]].ins[0]
+    made, slot = made_by(tape), _reshaped_from(tape, slot)
     if slot not in made or slot not in tape.active:
         return None
     step = tape.steps[made[slot]]
     if step.name == "reduce_sum":
         return _sum_of(tape, step.ins[0], tuple(step.eqn.params["axes"]))
     if step.name == "dot_general" and step.ins[0] == step.ins[1] and np.size(tape.values[slot]) == 1:
-        return "sum of squares", step.ins[0]
+        return "sum of squares", _reshaped_from(tape, step.ins[0])
     varied = [s for s in step.ins if s in tape.active]
     if len(varied) != 1 or not all(is_constant(tape, s) for s in step.ins if s not in tape.active):
         return None
@@ -152,6 +150,14 @@ def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
         if not (np.isclose(count, n) or (kind == "sum of squared deviations" and np.isclose(count, n - 1))):
             return None
     return (called[kind], base) if kind in called else None
+
+
+def _reshaped_from(tape: Tape, slot: Slot) -> Slot:
+    """The value that has all the entries of another one, in another shape or repeated."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON - {"neg", "slice"}:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
 
 
 def _sum_of(tape: Tape, slot: Slot, axes: tuple[int, ...]) -> tuple[str, Slot]:

@@ -567,25 +567,41 @@ def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
 
 
 def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
-    """Of the cotangent only the first or last entry along an axis used, or one of several outputs ignored."""
+    """Only the first or last step of a sequence gets its cotangent; one of several outputs is ignored."""
     made = made_by(tape)
     for k, slot in enumerate(tape.results):
         if slot not in made or slot not in tape.active:
             continue
         shape = tape.shape(slot)
-        whole = np.ones(shape, bool)
         if len(tape.results) > 1 and tape.results.count(slot) == 1:
             said = f"the cotangent of output {k + 1} of {len(tape.results)} is ignored"
-            yield Plant(said, {(made[slot], -1): partial(_less_cotangent, k, whole)})
-        for axis, (which, at) in itertools.product(range(len(shape)), (("last", -1), ("first", 0))):
-            if shape[axis] > 2:
-                ignored = whole.copy()
-                np.moveaxis(ignored, axis, 0)[at] = False
+            yield Plant(said, {(made[slot], -1): partial(_less_cotangent, k, np.ones(shape, bool))})
+        for axis in range(len(shape)):
+            for which, others in _but_one(shape, axis):
                 yield Plant(
-                    f"the cotangent of only the {which} of {shape[axis]} steps is used, along axis {axis} of "
-                    "the output; those of the others are ignored",
-                    {(made[slot], -1): partial(_less_cotangent, k, ignored)},
+                    f"the cotangent of only {which} is used, along axis {axis} of the output; those of the "
+                    "others are ignored",
+                    {(made[slot], -1): partial(_less_cotangent, k, others)},
                 )
+    for at, step in enumerate(tape.steps):
+        if step.name not in ("stack", "concatenate") or step.outs[0] not in tape.active - set(tape.results):
+            continue
+        shape = tape.shape(step.outs[0])
+        axis = step.eqn.params["axis" if step.name == "stack" else "dimension"]
+        for which, others in _but_one(shape, axis) if len(step.ins) == shape[axis] else ():
+            yield Plant(
+                f"only {which} counts in what comes back to a sequence, {said_of(tape, e, step.outs[0])}; "
+                "the others are ignored",
+                {(at, -1): partial(_outside, others)},
+            )
+
+
+def _but_one(shape: tuple[int, ...], axis: int) -> Iterator[tuple[str, np.ndarray]]:
+    """All entries but the last ones and all but the first ones along an axis."""
+    for which, at in (("last", -1), ("first", 0)) if shape[axis] > 2 else ():
+        others = np.ones(shape, bool)
+        np.moveaxis(others, axis, 0)[at] = False
+        yield f"the {which} of {shape[axis]} steps (or samples)", others
 
 
 def _less_cotangent(k: int, ignored: np.ndarray, p: Passing) -> np.ndarray:

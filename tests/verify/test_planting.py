@@ -524,6 +524,14 @@ CALLED = {
             SQUARE, LAYERS[1], argnums=1,
         ),
     ),
+    "a penalty by a dot product": (
+        "a path is missing: the L2 penalty of W is left out (nothing flows back through matrix product "
+        "(W, W) to W)",
+        by(
+            lambda W: jnp.sin(W).sum() + 0.3 * jnp.vdot(W, W),
+            lambda d, W: (d * np.cos(W),), LAYERS[1],
+        ),
+    ),
     "the skip connection": (
         "a path is missing: the skip connection is left out",
         by(residual, residual_bwd, SQUARE, LAYERS[1], argnums=0),
@@ -707,12 +715,20 @@ PARTS = {
         by(causal_by_convolution, undilated(6), SEQUENCE, TAPS, argnums=1),
     ),
     "only the last output": (
-        "the cotangent of only the last of 7 steps is used, along axis 0 of the output",
+        "the cotangent of only the last of 7 steps (or samples) is used, along axis 0 of the output",
         by(states, from_one_output(-1), np.exp(z / 3), v),
     ),
     "only the first output": (
-        "the cotangent of only the first of 7 steps is used, along axis 0 of the output",
+        "the cotangent of only the first of 7 steps (or samples) is used, along axis 0 of the output",
         by(states, from_one_output(0), np.exp(z / 3), v),
+    ),
+    "only the last step of a loss": (
+        "only the last of 7 steps (or samples) counts in what comes back to a sequence",
+        by(
+            lambda a, h: jnp.sin(states(a, h)).sum(),
+            lambda d, a, h: from_one_output(-1)(d * np.cos(np.cumprod(a)[:, None] * h), a, h),
+            np.exp(z / 3), v,
+        ),
     ),
     "one of two outputs": (
         "the cotangent of output 1 of 2 is ignored",
