@@ -75,7 +75,21 @@ def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
         for axis in range(e.y.ndim)
         if axis != e.axis
     }
+    for axis, n in enumerate(e.y.shape):
+        if axis != e.axis and n > 1:
+            size = f"N = {n} (axis {axis})"
+            moved[f"the labels are not divided by {size}: p/N − y for (p − y)/N"] = partial(_scaled, 1, n)
+            moved[f"the labels are divided by {size} once too often: p − y/N for p − y"] = partial(
+                _scaled, 1, 1 / n
+            )
+            moved[f"the probabilities are not divided by {size}: p − y/N for (p − y)/N"] = partial(
+                _scaled, n, 1
+            )
     return OF_SIGMOID | moved if e.axis is None else OF_SOFTMAX | OF_LOG_SUM_EXP | moved
+
+
+def _scaled(of_p: float, of_y: float, e: _Error) -> np.ndarray:
+    return of_p * e.p * e.sum - of_y * e.y
 
 
 def _of_samples(axis: int, by: int, e: _Error) -> np.ndarray:

@@ -405,6 +405,20 @@ def sample_dropped(e: Evidence) -> str:
     return ""
 
 
+def chunk_dropped(e: Evidence) -> str:
+    """The last slices of the leaf zero, more than one, as where a loop takes whole chunks only."""
+    for axis in range(e.want.ndim):
+        got, n = np.moveaxis(e.got, axis, 0).reshape(e.want.shape[axis], -1), e.want.shape[axis]
+        k = next((k for k in range(n) if got[n - 1 - k].any()), n)
+        if 1 < k <= n // 2:
+            less = e.want.copy()
+            np.moveaxis(less, axis, 0)[n - k :] = 0
+            if not e.same(less, e.want) and any(e.same(e.got, f * less) for f in (1.0, n / (n - k))):
+                what = "samples" if n == batch(e.point)[0] else "slices"
+                return f"{what} dropped: the last {k} of {n} along axis {axis} are zero (an incomplete chunk)"
+    return ""
+
+
 def sample_left_out(e: Evidence) -> str:
     """The truth without the first or last sample."""
     for (size, at), (what, wants) in e.once("dropped", lambda: dict(_without_a_sample(e.point))).items():
@@ -537,7 +551,7 @@ def label_not_subtracted(e: Evidence) -> str:
             and e.same(e.want.sum(axis) + 1, np.ones_like(e.want.sum(axis)))
         ):
             values = difference[at]
-            if e.same(values, np.full_like(values, values[0])):
+            if e.same(values, np.full_like(values, values[0])) and np.all(e.got * values[0] >= 0):
                 return "the one-hot labels are not subtracted: p where p − y belongs"
     return ""
 
@@ -617,6 +631,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
         input_for_slope,
         upside_down,
         sample_dropped,
+        chunk_dropped,
         off_diagonal_of_jacobian,
         jacobian_not_transposed,
         cases_swapped,

@@ -63,6 +63,8 @@ def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 whole = slot == others and (step.name, edge[1], how) in (
                     ("mul", 0, _divided), ("mul", 1, _divided), ("div", 0, _multiplied))  # fmt: skip
                 change = left_out if whole else partial(how, slot)
+                if step.name == "div" and edge[1] == 1 and slot == others and how is _multiplied:
+                    what = f"{what} (the denominator is not squared, −a/b for −a/b²)"
                 yield Plant(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
 
 
@@ -376,13 +378,8 @@ def _power(power: float, z: np.ndarray) -> np.ndarray:
 
 def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
     """A slope or a factor too many, or too few, in what comes back to a value."""
-    by_shape, made, users = arrays_by_shape(tape), made_by(tape), users_of(tape)
-    places: list[tuple[Slot, list[Edge]]] = []
-    for slot in sorted(tape.active, reverse=True):
-        if np.size(tape.values[slot]) > 1 and slot in made:
-            places.append((slot, [(made[slot], -1)]))
-        elif slot in tape.leaves:
-            places.append((slot, users.get(slot, [])))
+    by_shape = arrays_by_shape(tape)
+    places = _places(tape)
     for slot, edges in places:
         for said, slope in EXTRA.items():
             change = partial(_times_slope, slope, slot)
@@ -392,7 +389,7 @@ def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
             for said, power in ROOTS.items():
                 change = partial(_times_slope, partial(_power, power), slot)
                 yield Plant(said.format(name), dict.fromkeys(edges, change))
-    for slot, edges in places:
+    for slot, edges in sorted(places, key=lambda place: place[0] not in tape.leaves):
         for other in _near(by_shape.get(tape.shape(slot), []), slot)[:10]:
             name = said_of(tape, e, other)
             if not is_constant(tape, other):
@@ -400,6 +397,44 @@ def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 missing, extra = too_few_or_many(tape, other, name)
                 yield Plant(f"{extra}, {at}", dict.fromkeys(edges, partial(_multiplied, other)))
                 yield Plant(f"{missing}, {at}", dict.fromkeys(edges, partial(_divided, other)))
+
+
+def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
+    """The values to which something comes back, the last ones first, and where that can be changed."""
+    made, users = made_by(tape), users_of(tape)
+    places: list[tuple[Slot, list[Edge]]] = []
+    for slot in sorted(tape.active, reverse=True):
+        if np.size(tape.values[slot]) > 1 and slot in made:
+            places.append((slot, [(made[slot], -1)]))
+        elif slot in tape.leaves:
+            places.append((slot, users.get(slot, [])))
+    return places
+
+
+def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A sign that the function computes too often or missing as a factor: a determinant's, an argument's."""
+    by_shape = arrays_by_shape(tape)
+    for slot, edges in _places(tape):
+        for other in by_shape.get(tape.shape(slot), []):
+            if not is_constant(tape, other) and np.all(np.abs(np.asarray(tape.values[other])) == 1):
+                phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
+                changes = dict.fromkeys(edges, partial(_multiplied, other))
+                yield Plant(f"{phrase}, at {said_of(tape, e, slot)}", changes)
+
+
+def _sign_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """Of what a value is the sign, as far as that can be seen."""
+    made, near = made_by(tape), [slot]
+    if slot not in made:
+        return said_of(tape, e, slot)
+    for at in near:
+        step = tape.steps[made[at]] if at in made else None
+        if step is not None and step.name == "sign":
+            return f"the sign of {said_of(tape, e, step.ins[0])}"
+        if step is not None and step.name == "lu":
+            return "the sign of a determinant"
+        near.extend(s for s in (step.ins if step is not None else ()) if s not in near)
+    return "a sign that the function computes"
 
 
 def _times_slope(slope: Callable[[Any], Any], slot: Slot, p: Passing) -> np.ndarray:

@@ -21,6 +21,7 @@ from manual_grad.verify.factors import (
     gradients_of_others,
     operands_replaced,
     regions,
+    signs_mistaken,
     slopes_out_of_order,
     stages,
     steps_left_out,
@@ -31,6 +32,7 @@ from manual_grad.verify.layers import (
     masks_left_out_of_values,
     slopes_of_another_layer,
 )
+from manual_grad.verify.missing_paths import missing_said
 from manual_grad.verify.plants import (
     PASSED_ON,
     Plant,
@@ -46,12 +48,14 @@ from manual_grad.verify.slopes import (
     masks_left_out,
     paths,
     powers,
+    recursions,
     slopes_left_out,
     slopes_of_another_step,
     terms,
     wrong_slopes,
 )
 from manual_grad.verify.sums import (
+    counts_taken_for_1,
     moves,
     normalisations,
     others_mistaken,
@@ -70,14 +74,18 @@ from manual_grad.verify.tape import (
 )
 from manual_grad.verify.truth import is_float, is_key
 from manual_grad.verify.windows import (
+    chunks_lost,
+    cotangents_ignored,
     entries_picked,
     kernels_turned,
     kernels_turned_together,
     overlaps,
+    padding_ignored,
     parts_swapped,
     slices_lost,
     slices_moved,
     spread_ignored,
+    spread_ignored_in_kernels,
     windows_shifted,
 )
 
@@ -112,9 +120,9 @@ def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
             for plant, row in _plausible(first, name, plants, rows, level)
             if (phrase := _fits(plant, first, row, level))
         ]
-        agreed = [phrase for plant, phrase in fitting[:6] if _agreed(plant, phrase, evidence[1:], level)]
+        agreed = [(plant, said) for plant, said in fitting[:6] if _agreed(plant, said, evidence[1:], level)]
         if agreed:
-            return _unlike(agreed)
+            return _unlike([said for plant, said in agreed if not _is_half(plant, agreed)])
     return []
 
 
@@ -122,6 +130,12 @@ def _some(kind: Callable[[Tape, Evidence], Iterator[Plant]], tape: Tape, e: Evid
     """The mistakes of a kind: the first ones, where the function is large."""
     entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
     return list(itertools.islice(kind(tape, e), max(AT_LEAST, min(AT_MOST, WORK // entries))))
+
+
+def _is_half(plant: Plant, others: Sequence[tuple[Plant, str]]) -> bool:
+    """Whether a path is one of two that fit together, as those of a value's product with itself do."""
+    return any(plant.path and other.path and set(plant.without or ()) < set(other.without or ())
+               for other, _ in others)  # fmt: skip
 
 
 def _unlike(phrases: Sequence[str]) -> list[str]:
@@ -251,7 +265,7 @@ def _plausible(
 def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
     """What is wrong with a path whose part has this factor."""
     if abs(factor) <= 10 * e.tolerance:
-        return f"a path is missing: nothing flows back through {plant.phrase}"
+        return f"a path is missing: {plant.missing or missing_said(e.kept['tape'], e, plant)}"
     if abs(factor + 1) <= 10 * e.tolerance:
         return f"sign flipped in one place: of what flows back through {plant.phrase}"
     if level == 0 or abs(factor - 1) <= 10 * e.tolerance:
@@ -418,6 +432,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
+    (recursions, 0),
+    (cotangents_ignored, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
@@ -430,16 +446,21 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
+    (padding_ignored, 0),
     (spread_ignored, 0),
+    (spread_ignored_in_kernels, 0),
     (slices_moved, 0),
     (parts_swapped, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
     (entries_picked, 0),
+    (counts_taken_for_1, 0),
     (paths, 1),
     (normalisations, 1),
     (slices_lost, 0),
+    (chunks_lost, 0),
+    (signs_mistaken, 0),
     (stages, 0),
     (factors_mistaken, 0),
     (operands_replaced, 0),

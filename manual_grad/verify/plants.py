@@ -40,6 +40,7 @@ class Plant:
             None where the factor is 1.
         path: whether the mistake is the factor itself, such as 0 where a path is missing.
         of: the step that is left out of the values from which the derivative is computed.
+        missing: of a path, what is said where it is missing; "" for what can be seen of it.
     """
 
     phrase: str
@@ -47,6 +48,7 @@ class Plant:
     without: Changes | None = None
     path: bool = False
     of: Edge | None = None
+    missing: str = ""
 
 
 def made_by(tape: Tape) -> dict[Slot, int]:
@@ -84,7 +86,8 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
     if slot in made:
         step = tape.steps[made[slot]]
         return (
-            expression(tape, e, slot)
+            _statistic_said(tape, e, slot)
+            or expression(tape, e, slot)
             or _kind_said(tape, slot)
             or f"the result of {SAID.get(step.name, step.name)}"
         )
@@ -100,6 +103,80 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         ):
             return name
     return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+
+
+def _statistic_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """``the norm of x`` and the like; "" of a value that is none."""
+    key = ("statistic", slot)
+    if key not in tape.kept:
+        tape.kept[key] = ""  # while the name of what it is taken of is looked for
+        found = statistic(tape, slot)
+        if found is not None and found[0] not in SUMS:
+            tape.kept[key] = f"the {found[0]} of {said_of(tape, e, found[1])}"
+    return tape.kept[key]
+
+
+SUMS = ("sum", "sum of squares", "sum of squared deviations", "mean of squares")
+MEANS = {"sum": "mean", "sum of squares": "mean of squares", "sum of squared deviations": "variance"}
+ROOTS = {
+    "sum of squares": "norm", "mean of squares": "root mean square",
+    "variance": "standard deviation", "sum of squared deviations": "standard deviation",
+}  # fmt: skip
+
+
+def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
+    """What statistic a value is and of which value: a mean, a norm, a variance; a constant may be added."""
+    made, slot = made_by(tape), _reshaped_from(tape, slot)
+    if slot not in made or slot not in tape.active:
+        return None
+    step = tape.steps[made[slot]]
+    if step.name == "reduce_sum":
+        return _sum_of(tape, step.ins[0], tuple(step.eqn.params["axes"]))
+    if step.name == "dot_general" and step.ins[0] == step.ins[1] and np.size(tape.values[slot]) == 1:
+        return "sum of squares", _reshaped_from(tape, step.ins[0])
+    varied = [s for s in step.ins if s in tape.active]
+    if len(varied) != 1 or not all(is_constant(tape, s) for s in step.ins if s not in tape.active):
+        return None
+    if step.name not in ("sqrt", "add", "select_n", "max", "div", "mul"):
+        return None
+    kind, base = statistic(tape, varied[0]) or ("", 0)
+    if step.name in ("add", "select_n", "max"):
+        return (kind, base) if kind and kind not in ("sum", "mean") else None
+    called = ROOTS if step.name == "sqrt" else MEANS
+    if step.name != "sqrt" and kind in MEANS:
+        factor = float(np.ravel(tape.values[next(s for s in step.ins if s not in tape.active)])[0])
+        n = np.size(tape.values[base]) / np.size(tape.values[slot])
+        count = factor if step.name == "div" else 1 / factor if factor else 0.0
+        if not (np.isclose(count, n) or (kind == "sum of squared deviations" and np.isclose(count, n - 1))):
+            return None
+    return (called[kind], base) if kind in called else None
+
+
+def _reshaped_from(tape: Tape, slot: Slot) -> Slot:
+    """The value that has all the entries of another one, in another shape or repeated."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON - {"neg", "slice"}:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
+
+
+def _sum_of(tape: Tape, slot: Slot, axes: tuple[int, ...]) -> tuple[str, Slot]:
+    """Whether a sum is one of squares, and of what."""
+    made = made_by(tape)
+    step = tape.steps[made[slot]] if slot in made else None
+    if step is None or not (
+        step.name == "square"
+        or (step.name == "integer_pow" and step.eqn.params["y"] == 2)
+        or (step.name == "mul" and step.ins[0] == step.ins[1])
+    ):
+        return "sum", slot
+    base = step.ins[0]
+    x = np.asarray(tape.values[base])
+    if not np.allclose(x.mean(axes), 0, atol=1e-12 * float(np.max(np.abs(x), initial=0.0))):
+        return "sum of squares", base
+    less = tape.steps[made[base]] if base in made else None
+    is_mean = less is not None and less.name == "sub" and (statistic(tape, less.ins[1]) or [""])[0] == "mean"
+    return "sum of squared deviations", less.ins[0] if less is not None and is_mean else base
 
 
 def _kind_said(tape: Tape, slot: Slot) -> str:

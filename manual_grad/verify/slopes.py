@@ -17,13 +17,17 @@ from manual_grad.verify.plants import (
     Plant,
     alike,
     left_out,
+    made_by,
     nothing,
     place_of,
     said_of,
+    statistic,
     stop,
+    users_of,
 )
 from manual_grad.verify.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape
 
+LOOKED_AT = 12  # values behind a step, among which the next state of a recursion is looked for
 INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
 
 
@@ -55,12 +59,50 @@ def loops(tape: Tape, e: Evidence) -> Iterator[Plant]:
         n = len(edges)
         missing = "a path is missing: nothing flows back through"
         yield Plant(f"{missing} {place}, in all {n} places", stop(*edges))
-        yield Plant(f"{missing} {place}, but in the last of {n} steps", stop(*edges[:-1]))
-        yield Plant(f"{missing} {place}, but in the first of {n} steps", stop(*edges[1:]))
+        one = {tape.steps[at].ins[i] for at, i in edges}
+        why = f" (overwritten at each of {n} steps, not added up)" if len(one) == 1 else ""
+        yield Plant(f"{missing} {place}, but in the last of {n} steps{why}", stop(*edges[:-1]))
+        yield Plant(f"{missing} {place}, but in the first of {n} steps{why}", stop(*edges[1:]))
         for k in range(2, min(n, 9)):
             yield Plant(f"{missing} {place}, but in the last {k} of {n} steps", stop(*edges[:-k]))
         yield Plant(f"sign flipped in all {n} places: of what flows back through {place}",
                     dict.fromkeys(edges, lambda p: -p.right))  # fmt: skip
+
+
+def recursions(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What flows back by one lag of a recursion, such as from y[t + 2] to y[t], in all its steps."""
+    for edges in alike(tape):
+        by_factor: dict[Slot, list[Edge]] = {}
+        for at, i in edges:
+            others = [slot for k, slot in enumerate(tape.steps[at].ins) if k != i]
+            by_factor.setdefault(others[0] if others else -1, []).append((at, i))
+        for some in by_factor.values() if len(by_factor) > 1 else ():
+            lag = _lag(tape, [tape.steps[at].ins[i] for at, i in some], some)
+            if lag and len(some) > 1:
+                yield Plant(
+                    f"a path is missing: nothing flows back through {place_of(tape, e, some[-1])} "
+                    f"(lag {lag} of a recursion, from y[t + {lag}] to y[t], in all {len(some)} steps)",
+                    stop(*some),
+                )
+
+
+def _lag(tape: Tape, states: Sequence[Slot], edges: Sequence[Edge]) -> int:
+    """By how many states of a recursion the steps lead on, all of them; 0 where they do not."""
+    made, users = made_by(tape), users_of(tape)
+    order = {slot: k for k, slot in enumerate(sorted({s for s in states if s in made or s in tape.leaves}))}
+    lags = set()
+    for state, (at, _) in list(zip(states, edges, strict=True)):
+        near, seen, met = [tape.steps[at].outs[0]], set[Slot](), None
+        while near and met is None and len(seen) < LOOKED_AT:
+            slot = near.pop(0)
+            if slot in order and slot != state:
+                met = slot
+            elif slot not in seen:
+                seen.add(slot)
+                near.extend(tape.steps[user].outs[0] for user, _ in users.get(slot, ()))
+        if met is not None:
+            lags.add(order[met] - order[state])
+    return lags.pop() if len(lags) == 1 else 0
 
 
 def terms(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -140,6 +182,8 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
             phrase = f"the derivative of {said} is taken at its output instead of its input"
             yield from _everywhere(phrase, edges, _at_output)
         for formula, slope in SLOPES_MISTAKEN.get("sigmoid" if name == "logistic" else name, {}).items():
+            root = name == "sqrt" and all(_is_norm(tape, edge) for edge in edges)
+            formula = formula.replace("by the root", "by the norm") if root else formula
             phrase = f"the derivative of {said} is wrong: {formula}"
             yield from _everywhere(phrase, edges, partial(_with_slope, slope))
 
@@ -170,6 +214,10 @@ SLOPES_OF_RESULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp": lambda a: a,
     "max": lambda a: (a > 0).astype(float),
 }
+
+
+def _is_norm(tape: Tape, edge: Edge) -> bool:
+    return (statistic(tape, tape.steps[edge[0]].outs[0]) or [""])[0] == "norm"
 
 
 def _twice(p: Passing) -> np.ndarray:

@@ -19,6 +19,7 @@ from manual_grad.verify.plants import (
     made_by,
     nothing,
     place_of,
+    said_of,
     stop,
     users_of,
 )
@@ -192,7 +193,11 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
             for count in (size(wrong), size(axes)):
                 yield Plant(phrase, {edge: partial(written, wrong, count), **stopped})
     both = "the mean and the variance" if means else "the mean of squares"
-    yield Plant(f"{both} of a normalisation", {}, stopped, path=True)
+    constant = f"{both} of a normalisation {'are' if means else 'is'} treated as constant"
+    yield Plant(
+        f"{both} of a normalisation", {}, stopped, path=True,
+        missing=f"{constant}, nothing flows back through {'them' if means else 'it'}",
+    )  # fmt: skip
 
 
 def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -354,8 +359,11 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             axes = broadcast_axes(tape, step)
             for which, at in FIRST_AND_LAST:
-                yield Plant(f"what was repeated is not summed on the way back: only the {which} entry counts",
-                            {edge: partial(_one_of_the_repeated, at, axes)})  # fmt: skip
+                yield Plant(
+                    "what was repeated (broadcast) is not summed on the way back: only "
+                    f"the {which} entry counts",
+                    {edge: partial(_one_of_the_repeated, at, axes)},
+                )
         elif step.name in ("scatter-add", "scatter_add") and edge[1] == 2:
             yield Plant("entries that are added up get their mean on the way back", {edge: _mean_of_added})
         elif step.name == "concatenate" and edge[1] == 0:
@@ -378,6 +386,30 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield Plant("the sorting is not undone on the way back", {edge: left_out})
         elif step.name == "rev":
             yield Plant("flipped: a reversal is not undone on the way back", {edge: left_out})
+
+
+def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """1 for the number of entries that are active, where as many equal ones are summed on the way back."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
+            for anyway in (True, False):
+                yield Plant(
+                    f"1 for the number of active entries: what {said_of(tape, e, step.ins[0])} gets counts "
+                    "once, not once for each entry that is not zero",
+                    {edge: partial(_counted_once, anyway)},
+                )
+
+
+def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
+    """One of the equal entries that a broadcast sums, or one even where all are zero."""
+    axes = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
+    one = p.cotangent.flat[int(np.argmax(np.abs(p.cotangent)))]
+    counts = p.cotangent / one
+    if not np.allclose(np.where(counts, 1.0, 0.0), counts, atol=1e-12) or np.all(counts):
+        raise ValueError
+    some = np.ones_like(counts) if anyway else counts
+    return one * some.max(axes).reshape(p.right.shape)
 
 
 def partly_summed(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -463,7 +495,7 @@ ENTRIES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
     "the smallest entry": lambda x: x == x.min(-1, keepdims=True),
     "the largest entry": lambda x: x == x.max(-1, keepdims=True),
     "the entry of the largest size": lambda x: np.abs(x) == np.abs(x).max(-1, keepdims=True),
-    "all entries in equal parts": lambda x: np.ones_like(x) / x.shape[-1],
+    "all entries in equal parts (as for average pooling)": lambda x: np.ones_like(x) / x.shape[-1],
 }
 
 

@@ -1,6 +1,7 @@
 """Mistakes in which entries get what: windows that overlap, entries picked, a kernel turned, a slice lost."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 
 from manual_grad.verify.evidence import Evidence
+from manual_grad.verify.nearby import batch
 from manual_grad.verify.plants import (
     PICKING,
     PRODUCTS,
     TURNING,
     Plant,
+    arrays_by_shape,
     arriving,
     axes_said,
     back_with,
@@ -40,6 +43,7 @@ from manual_grad.verify.truth import is_float
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
 WINDOWS_UP_TO = 200
+ARRAYS_UP_TO = 24  # of one shape, among which some are looked for that are others moved
 SLICES_UP_TO = 12  # of one value
 MOST_TURNED = 8  # kernels turned all at once
 ENTRIES_UP_TO = 2**20  # of what all windows hand back
@@ -205,7 +209,8 @@ def _all_turned(tape: Tape) -> Iterator[tuple[str, Slot, Changes]]:
             edges = _multiplied_by(tape, reached)
             if not edges:
                 break
-            yield phrase, slot, dict.fromkeys(edges, partial(_with_turned, slot, turn, reached))
+            instead = partial(_with_another, slot, partial(_turned_value, slot, turn), reached)
+            yield phrase, slot, dict.fromkeys(edges, instead)
 
 
 def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -236,22 +241,92 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
         starts, strides = (
             np.array(some) for some in zip(*(_cut(tape, edge) for edge in slices), strict=True)
         )
-        closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
-        for setting, (at, by) in {
-            "stride": (starts, np.ones_like(strides)),
-            "dilation": (closer, strides),
-        }.items():
+        for setting, (at, by) in _spreads(starts, strides).items():
             if np.any(at != starts) or np.any(by != strides):
                 changes = {edge: partial(_cut_out, at[i], by[i]) for i, edge in enumerate(slices)}
                 said = f"what comes back to {said_of(tape, e, slot)} is not spread apart"
                 yield Plant(f"{setting} ignored on the way back: {said}", changes)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
-        if step.name == "conv_general_dilated" and edge[1] == 0:
+        if step.name == "conv_general_dilated":
             for setting, name in (("stride", "window_strides"), ("dilation", "rhs_dilation")):
                 if max(step.eqn.params[name]) > 1:
                     changes = {edge: partial(_with_setting_1, name)}
                     yield Plant(f"{setting} ignored on the way back of a convolution", changes)
+
+
+def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The same in what comes back to a kernel: the windows of the image cut out as if it were 1."""
+    for image, setting, windows in [*_windows_closer(tape), *_lags_shorter(tape)]:
+        changes: dict[Edge, Any] = {}
+        for slot, cut in windows.items():
+            reached = _rearranged(tape, slot)
+            change = partial(_with_another, slot, cut, reached)
+            changes |= dict.fromkeys(_multiplied_by(tape, reached), change)
+        if changes:
+            of_image = f"what the windows of {said_of(tape, e, image)} are multiplied by"
+            yield Plant(f"{setting} ignored on the way back to the kernel ({of_image})", changes)
+
+
+def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
+    """The slices of each value, with one setting at 1."""
+    images: dict[Slot, list[Slot]] = {}
+    for step in tape.steps:
+        if step.name == "slice":
+            images.setdefault(step.ins[0], []).append(step.outs[0])
+    for image, windows in images.items():
+        cuts = [_cut(tape, (made_by(tape)[slot], 0)) for slot in windows]
+        starts, strides = (np.array(some) for some in zip(*cuts, strict=True))
+        for setting, (at, by) in _spreads(starts, strides).items():
+            if np.any(at != starts) or np.any(by != strides):
+                yield (
+                    image,
+                    setting,
+                    {s: partial(_window, image, s, at[k], by[k]) for k, s in enumerate(windows)},
+                )
+
+
+def _spreads(starts: np.ndarray, strides: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Where windows would start, and by what strides, had one setting been 1."""
+    closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
+    return {"stride": (starts, np.ones_like(strides)), "dilation": (closer, strides)}
+
+
+def _lags_shorter(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
+    """What is a value moved along an axis, zeros filled in, by twice the places or more, and with less."""
+    for slots in arrays_by_shape(tape).values():
+        found: dict[tuple[Slot, int], dict[Slot, int]] = {}
+        for one, other in itertools.combinations(slots[:ARRAYS_UP_TO], 2):
+            for axis in range(len(tape.shape(one))):
+                if other in made_by(tape) and (lag := _lag(tape, one, other, axis)):
+                    found.setdefault((one, axis), {})[other] = lag
+        for (image, axis), lags in found.items():
+            apart = math.gcd(*lags.values())
+            if apart > 1:
+                shorter = {s: partial(_moved, image, axis, lag // apart) for s, lag in lags.items()}
+                yield image, "dilation", shorter
+
+
+def _lag(tape: Tape, one: Slot, other: Slot, axis: int) -> int:
+    """By how many places a value is another one moved along an axis, zeros filled in; 0 where it is not."""
+    x, moved = (np.moveaxis(np.asarray(tape.values[slot]), axis, 0) for slot in (one, other))
+    filled = np.flatnonzero(moved.reshape(len(moved), -1).any(1))
+    if not len(filled):
+        return 0
+    before, after = int(filled[0]), len(moved) - 1 - int(filled[-1])
+    if before and np.array_equal(moved[before:], x[: len(x) - before]):
+        return before
+    return -after if after and np.array_equal(moved[: len(x) - after], x[after:]) else 0
+
+
+def _moved(image: Slot, axis: int, by: int, tape: Tape) -> np.ndarray:
+    return _shifted_by(axis, by, np.asarray(tape.values[image]))
+
+
+def _window(image: Slot, slot: Slot, start: np.ndarray, stride: np.ndarray, tape: Tape) -> np.ndarray:
+    """A window of an image, had it been cut out there."""
+    cut = zip(start, tape.shape(slot), stride, strict=True)
+    return np.asarray(tape.values[image])[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in cut)]
 
 
 def slices_moved(tape: Tape, e: Evidence) -> Iterator[Plant]:
@@ -317,15 +392,20 @@ def _cut_out(starts: np.ndarray, strides: np.ndarray, p: Passing) -> np.ndarray:
 
 def _with_setting_1(setting: str, p: Passing) -> np.ndarray:
     """What a convolution hands back, had it this setting at 1; its first results."""
-    step = p.tape.steps[p.edge[0]]
-    params = {**step.eqn.params, setting: (1,) * len(step.eqn.params[setting])}
-    kernel = jax.numpy.asarray(p.operands[1])
+    params = p.tape.steps[p.edge[0]].eqn.params
+    return _back_of_convolution(p, {**params, setting: (1,) * len(params[setting])})
+
+
+def _back_of_convolution(p: Passing, params: dict[str, Any], operand: Any = None) -> np.ndarray:
+    """What a convolution with these parameters hands back for its first results."""
+    step, i = p.tape.steps[p.edge[0]], p.edge[1]
+    operands = [jax.numpy.asarray(x) for x in p.operands]
 
     def forward(x: Any) -> Any:
-        out = step.eqn.primitive.bind(x, kernel, **params)
+        out = step.eqn.primitive.bind(*operands[:i], x, *operands[i + 1 :], **params)
         return out[tuple(slice(n) for n in p.cotangent.shape)]
 
-    x = jax.numpy.asarray(p.operands[0])
+    x = operands[i] if operand is None else operand
     return np.asarray(jax.vjp(forward, x)[1](jax.numpy.asarray(p.cotangent))[0])
 
 
@@ -342,9 +422,13 @@ def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
 
 
 def _shifted(axis: int, by: int, cyclic: bool, p: Passing, d: np.ndarray) -> np.ndarray:
-    moved = np.roll(d, by, axis)
-    if not cyclic:
-        np.moveaxis(moved, axis, 0)[0 if by > 0 else -1] = 0
+    return np.roll(d, by, axis) if cyclic else _shifted_by(axis, by, d)
+
+
+def _shifted_by(axis: int, by: int, x: np.ndarray) -> np.ndarray:
+    """Moved along an axis, zeros filled in."""
+    moved = np.roll(x, by, axis)
+    np.moveaxis(moved, axis, 0)[slice(by) if by > 0 else slice(by, None)] = 0
     return moved
 
 
@@ -404,11 +488,17 @@ def _rearranged_values(tape: Tape, slot: Slot, value: np.ndarray, reached: dict[
     return values
 
 
-def _with_turned(slot: Slot, turn: Turn, reached: dict[Slot, None], p: Passing) -> np.ndarray:
-    key = ("turned", slot, turn)
+def _turned_value(slot: Slot, turn: Turn, tape: Tape) -> np.ndarray:
+    return turn(np.asarray(tape.values[slot]))
+
+
+def _with_another(
+    slot: Slot, value: Callable[[Tape], np.ndarray], reached: dict[Slot, None], p: Passing
+) -> np.ndarray:
+    """What a product hands back where a slot, from which its other factor is taken, has another value."""
+    key = ("another", slot, value)
     if key not in p.tape.kept:
-        turned = turn(np.asarray(p.tape.values[slot]))
-        p.tape.kept[key] = _rearranged_values(p.tape, slot, turned, reached)
+        p.tape.kept[key] = _rearranged_values(p.tape, slot, value(p.tape), reached)
     return back_with(p, p.tape.kept[key][p.tape.steps[p.edge[0]].ins[1 - p.edge[1]]])
 
 
@@ -453,8 +543,112 @@ def slices_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if shape[axis] > 1:
                 which = np.zeros(shape, bool)
                 np.moveaxis(which, axis, 0)[at] = True
-                lost = f"the {'last' if at else 'first'} of {shape[axis]} along axis {axis}"
+                lost = f"the {'last' if at else 'first'} of {shape[axis]} terms along axis {axis}"
                 yield Plant(
                     f"one sample dropped: {lost} of what comes back to {said_of(tape, e, slot)}",
                     {(made[slot], -1): partial(_outside, which)},
                 )
+
+
+def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The last samples lost in what comes back to a value inside, as by a loop over whole chunks."""
+    made, n = made_by(tape), batch(e.point)[0]
+    for slot in sorted(tape.active & users_of(tape).keys() & made.keys(), reverse=True):
+        shape = tape.shape(slot)
+        axis = next((axis for axis, size in enumerate(shape) if size == n), -1)
+        for k in range(2, n // 2 + 1) if axis >= 0 else ():
+            which = np.zeros(shape, bool)
+            np.moveaxis(which, axis, 0)[-k:] = True
+            yield Plant(
+                f"samples dropped: the last {k} of {n} along axis {axis} of what comes back to "
+                f"{said_of(tape, e, slot)} (an incomplete chunk)",
+                {(made[slot], -1): partial(_outside, which)},
+            )
+
+
+def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Only the first or last step of a sequence gets its cotangent; one of several outputs is ignored."""
+    made = made_by(tape)
+    for k, slot in enumerate(tape.results):
+        if slot not in made or slot not in tape.active:
+            continue
+        shape = tape.shape(slot)
+        if len(tape.results) > 1 and tape.results.count(slot) == 1:
+            said = f"the cotangent of output {k + 1} of {len(tape.results)} is ignored"
+            yield Plant(said, {(made[slot], -1): partial(_less_cotangent, k, np.ones(shape, bool))})
+        for axis in range(len(shape)):
+            for which, others in _but_one(shape, axis):
+                yield Plant(
+                    f"the cotangent of only {which} is used, along axis {axis} of the output; those of the "
+                    "others are ignored",
+                    {(made[slot], -1): partial(_less_cotangent, k, others)},
+                )
+    for at, step in enumerate(tape.steps):
+        if step.name not in ("stack", "concatenate") or step.outs[0] not in tape.active - set(tape.results):
+            continue
+        shape = tape.shape(step.outs[0])
+        axis = step.eqn.params["axis" if step.name == "stack" else "dimension"]
+        for which, others in _but_one(shape, axis) if len(step.ins) == shape[axis] else ():
+            yield Plant(
+                f"only {which} counts in what comes back to a sequence, {said_of(tape, e, step.outs[0])}; "
+                "the others are ignored",
+                {(at, -1): partial(_outside, others)},
+            )
+
+
+def _but_one(shape: tuple[int, ...], axis: int) -> Iterator[tuple[str, np.ndarray]]:
+    """All entries but the last ones and all but the first ones along an axis."""
+    for which, at in (("last", -1), ("first", 0)) if shape[axis] > 2 else ():
+        others = np.ones(shape, bool)
+        np.moveaxis(others, axis, 0)[at] = False
+        yield f"the {which} of {shape[axis]} steps (or samples)", others
+
+
+def _less_cotangent(k: int, ignored: np.ndarray, p: Passing) -> np.ndarray:
+    """What arrives at an output without these entries of its own cotangent."""
+    return p.right - np.where(ignored, np.asarray(p.tape.kept["dout"][k]), 0.0)
+
+
+def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The gradient of a padded array cropped at a wrong place: at its corner, not where the array lay."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if edge[1] or step.name not in ("pad", "conv_general_dilated"):
+            continue
+        pads = _pads(step)
+        for wrong, side in (("ignored", 0), ("on the wrong side", 1)):
+            by = {axis: (low, -high)[side] for axis, (low, high) in pads.items() if (low, high)[side] > 0}
+            for some in _some_axes(list(by)):
+                moved = f"shifted by {', '.join(str(by[axis]) for axis in some)} along {axes_said(some)}"
+                yield Plant(
+                    f"the padding's offset is {wrong} on the way back: the gradient is cropped at the wrong "
+                    f"corner, {moved}",
+                    {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
+                )
+
+
+def _some_axes(axes: list[int]) -> list[list[int]]:
+    return [axes, *([axis] for axis in axes if len(axes) > 1)] if axes else []
+
+
+def _pads(step: Step) -> dict[int, tuple[int, int]]:
+    """How far each axis of a step's first operand is padded; nothing of a pad that cuts or leaves gaps."""
+    if step.name == "pad":
+        config = step.eqn.params["padding_config"]
+        pads = {axis: (low, high) for axis, (low, high, _) in enumerate(config)}
+        return {} if any(gap or low < 0 or high < 0 for low, high, gap in config) else pads
+    return dict(
+        zip(step.eqn.params["dimension_numbers"].lhs_spec[2:], step.eqn.params["padding"], strict=True)
+    )
+
+
+def _cropped_at(by: dict[int, int], p: Passing) -> np.ndarray:
+    """What a step hands to what it pads: the gradient of the padded array, cropped that much nearer."""
+    step, whole, pads = p.tape.steps[p.edge[0]], p.cotangent, _pads(p.tape.steps[p.edge[0]])
+    if step.name != "pad":
+        widths = [pads.get(axis, (0, 0)) for axis in range(p.right.ndim)]
+        padded = jax.numpy.asarray(np.pad(np.asarray(p.operands[0]), widths))
+        params = {**step.eqn.params, "padding": ((0, 0),) * len(pads)}
+        whole = _back_of_convolution(p, params, padded)
+    starts = [pads.get(axis, (0, 0))[0] - by.get(axis, 0) for axis in range(p.right.ndim)]
+    return whole[tuple(slice(a, a + n) for a, n in zip(starts, p.right.shape, strict=True))]

@@ -436,12 +436,331 @@ PLACED = {
         by(between, between_bwd, z, np.linspace(0.1, 0.8, 7), argnums=0),
     ),
     "the first of what was repeated": (
-        "what was repeated is not summed on the way back: only the first entry counts",
+        "what was repeated (broadcast) is not summed on the way back: only the first entry counts",
         by(lambda x, w: x * w, lambda d, x, w: ((d * x)[0, 0],), X, RNG.standard_normal(6), argnums=1),
     ),
 }  # fmt: skip
 
-CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED
+# --- what a missing path is called ------------------------------------------------------------------------
+
+
+def standardised(x):
+    return (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-5)
+
+
+def without_the_variance(d, x):
+    return ((d - d.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5),)
+
+
+def overlap(x, y):
+    return 2 * (x * y).sum(1) / (x.sum(1) + y.sum(1))
+
+
+def mixture(z, q):
+    return jax.nn.logsumexp(jax.nn.log_softmax(z) + q, axis=1)
+
+
+def residual(x, W):
+    return x + jnp.tanh(x @ W) @ W.T
+
+
+def residual_bwd(d, x, W):
+    return (d @ W * (1 - np.tanh(x @ W) ** 2) @ W.T,)
+
+
+def many_steps(u, k):
+    for _ in range(4):
+        u = u + k * jnp.sin(u)
+    return u
+
+
+def many_steps_bwd(d, u, k):
+    for state in reversed(list(accumulate(range(3), lambda u, _: u + k * np.sin(u), initial=u))):
+        dk = d * np.sin(state)
+        d = d * (1 + k * np.cos(state))
+    return (dk,)
+
+
+def penalised(x, W):
+    return jnp.mean(jnp.tanh(x @ W)) + 0.3 * jnp.sum(W**2)
+
+
+CALLED = {
+    "the variance": (
+        "a path is missing: the variance of x is treated as a constant (nothing flows back through",
+        by(standardised, without_the_variance, SQUARE),
+    ),
+    "the norm": (
+        "a path is missing: the norm of x is treated as a constant",
+        by(lambda x: x / jnp.linalg.norm(x), lambda d, x: (d / np.linalg.norm(x),), v),
+    ),
+    "the denominator": (
+        "a path is missing: the denominator, with the sum of x, is treated as a constant",
+        by(
+            overlap,
+            lambda d, x, y: (2 * d[:, None] * y / (x + y).sum(1, keepdims=True),),
+            np.exp(SQUARE), np.exp(SQUARE[::-1]), argnums=0,
+        ),
+    ),
+    "the product rule": (
+        "a path is missing: 1 − x is treated as a constant (nothing flows back through sub (1, x) to x; "
+        "a term of the product rule is left out)",
+        by(lambda x: (1 - x) * jnp.sin(x), lambda d, x: (d * (1 - x) * np.cos(x),), v),
+    ),
+    "the normaliser": (
+        "a path is missing: the normaliser of a softmax",
+        by(mixture, lambda d, z, q: ((d[:, None] * softmax(np.log(softmax(z)) + q)).sum(0),),
+           v, SQUARE, argnums=0),
+    ),
+    "the log-determinant": (
+        "a path is missing: the log-determinant is treated as a constant",
+        by(lambda A: jnp.linalg.slogdet(A)[1] + jnp.sin(A).sum(), lambda d, A: (d * np.cos(A),), A),
+    ),
+    "the penalty": (
+        "a path is missing: the L2 penalty of W is left out",
+        by(
+            penalised,
+            lambda d, x, W: (d * x.T @ (1 - np.tanh(x @ W) ** 2) / 30,),
+            SQUARE, LAYERS[1], argnums=1,
+        ),
+    ),
+    "a penalty by a dot product": (
+        "a path is missing: the L2 penalty of W is left out (nothing flows back through matrix product "
+        "(W, W) to W)",
+        by(
+            lambda W: jnp.sin(W).sum() + 0.3 * jnp.vdot(W, W),
+            lambda d, W: (d * np.cos(W),), LAYERS[1],
+        ),
+    ),
+    "the skip connection": (
+        "a path is missing: the skip connection is left out",
+        by(residual, residual_bwd, SQUARE, LAYERS[1], argnums=0),
+    ),
+    "half of the output": (
+        "a path is missing: the cotangent of part 2 of 2 of the output is ignored",
+        by(
+            lambda x: jnp.concatenate([jnp.sin(x), jnp.tanh(x)]),
+            lambda d, x: (d[: len(x)] * np.cos(x),), v,
+        ),
+    ),
+    "overwritten at each step": (
+        "a path is missing: nothing flows back through mul (k, sin) to k, but in the first of 4 steps "
+        "(overwritten at each of 4 steps",
+        by(many_steps, many_steps_bwd, v, np.abs(v), argnums=1),
+    ),
+    "1/z for 1/z²": (
+        "the division by y is missing (the denominator is not squared, −a/b for −a/b²)",
+        by(lambda x, y: x / y, lambda d, x, y: (-d * x / y,), v, np.exp(v), argnums=1),
+    ),
+    "the division by a norm": (
+        "the derivative of sqrt is wrong: ½ for 1/(2√z) (the division by the norm is missing)",
+        by(
+            lambda x: jnp.sin(jnp.linalg.norm(x, axis=1)),
+            lambda d, x: ((d * np.cos(np.linalg.norm(x, axis=1)))[:, None] * x,), SQUARE,
+        ),
+    ),
+    "a normalisation's division": (
+        "the division by the norm of x is missing, at x",
+        by(
+            lambda x: jnp.sin(x / jnp.linalg.norm(x, axis=1, keepdims=True)),
+            lambda d, x: (across(d * np.cos(unit(x)), unit(x)),), SQUARE,
+        ),
+    ),
+}  # fmt: skip
+
+# --- chunks, padding, dilation, outputs, recursions, counts, signs -----------------------------------------
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def across(d, u):
+    return d - u * (u * d).sum(1, keepdims=True)
+
+
+TALL = RNG.standard_normal((11, 3))
+
+
+def in_chunks(d, x, w):
+    d = np.where(np.arange(11) < 8, d, 0)  # two chunks of 4
+    return d[:, None] * np.cos(x @ w)[:, None] * w, x.T @ (d * np.cos(x @ w))
+
+
+def strided(x, kernel):
+    return lax.conv_general_dilated(x[None, None], kernel[None, None], (2, 2), ((1, 1), (1, 1)))[0, 0]
+
+
+def strided_in_steps(x, kernel):
+    x = jnp.pad(x, 1)
+    return sum(kernel[i, j] * x[i : i + 8 : 2, j : j + 6 : 2] for i, j in np.ndindex(3, 3))
+
+
+def uncropped(corner):
+    def bwd(d, x, kernel):
+        whole = np.zeros((11, 9))
+        for i, j in np.ndindex(3, 3):
+            whole[i : i + 2 * d.shape[0] : 2, j : j + 2 * d.shape[1] : 2] += kernel[i, j] * d
+        return (whole[corner : corner + x.shape[0], corner : corner + x.shape[1]],)
+
+    return bwd
+
+
+def causal(x, kernel):
+    padded = jnp.pad(x, ((0, 0), (6, 0)))
+    return sum(kernel[:, :, k] @ padded[:, 3 * k : 3 * k + 8] for k in range(3))
+
+
+def causal_by_shifts(x, kernel):
+    moved = [x, *(jnp.concatenate([jnp.zeros((2, n)), x[:, :-n]], 1) for n in (3, 6))]
+    return sum(kernel[:, :, 2 - k] @ moved[k] for k in range(3))
+
+
+def causal_by_convolution(x, kernel):
+    return lax.conv_general_dilated(x[None], kernel, (1,), [(6, 0)], rhs_dilation=(3,))[0]
+
+
+def undilated(by_steps):
+    def bwd(d, x, kernel):
+        padded = np.pad(x, ((0, 0), (by_steps, 0)))
+        return (np.stack([d @ padded[:, k : k + 8].T for k in range(3)], 2),)
+
+    return bwd
+
+
+SEQUENCE, TAPS = RNG.standard_normal((2, 8)), RNG.standard_normal((4, 2, 3))
+
+
+def states(a, h):
+    return jnp.stack(list(accumulate(a, lambda h, a: a * h, initial=h))[1:])
+
+
+def from_one_output(at):
+    def bwd(d, a, h):
+        before = list(accumulate(a, lambda h, a: a * h, initial=h))
+        da, g = np.zeros_like(a), np.zeros_like(h)
+        for t in reversed(range(len(a))):
+            g = g + d[t] * (t == at % len(a))
+            da[t], g = (g * before[t]).sum(), a[t] * g
+        return da, g
+
+    return bwd
+
+
+def filtered(x, a):
+    y = [x[0], x[1] - a[0] * x[0]]
+    for t in range(2, 8):
+        y.append(x[t] - a[0] * y[t - 1] - a[1] * y[t - 2])
+    return jnp.stack(y)
+
+
+def without_a_lag(lag):
+    def bwd(d, x, a):
+        g = np.zeros(10)
+        for t in reversed(range(8)):
+            g[t] = d[t] - (lag != 1) * a[0] * g[t + 1] - (lag != 2) * a[1] * g[t + 2]
+        return (g[:8],)
+
+    return bwd
+
+
+CLASSES = np.array([0, 2, 1, 4, 0, 3])
+
+
+def hinge(s):
+    rows = jnp.arange(6)
+    return jnp.maximum(0, s - s[rows, CLASSES][:, None] + 1).at[rows, CLASSES].set(0).sum()
+
+
+def hinge_bwd(d, s):
+    rows = np.arange(6)
+    active = (s - s[rows, CLASSES][:, None] + 1 > 0).astype(float)
+    active[rows, CLASSES] = -1
+    return (d * active,)
+
+
+def labels_too_large(d, z):
+    return (d * (softmax(z) / 6 - LABELS),)
+
+
+PARTS = {
+    "a chunk of inputs": (
+        "samples dropped: the last 3 of 11 along axis 0 are zero",
+        by(lambda x, w: jnp.sin(x @ w), in_chunks, TALL, TALL[0]),
+    ),
+    "a chunk of a sum": (
+        "samples dropped: the last 3 of 11 along axis 0 of what comes back to",
+        by(lambda x, w: jnp.sin(x @ w), lambda *args: in_chunks(*args)[1:], TALL, TALL[0], argnums=1),
+    ),
+    "the padding's offset beside a stride": (
+        "the padding's offset is ignored on the way back: the gradient is cropped at the wrong corner, "
+        "shifted by 1, 1 along axes 0, 1",
+        by(strided_in_steps, uncropped(0), RNG.standard_normal((9, 7)), KERNEL[:3, 0, :], argnums=0),
+    ),
+    "the same of a convolution": (
+        "the padding's offset is on the wrong side on the way back: the gradient is cropped at the wrong "
+        "corner, shifted by -1, -1 along axes 2, 3",
+        by(strided, uncropped(2), RNG.standard_normal((9, 7)), KERNEL[:3, 0, :], argnums=0),
+    ),
+    "dilation in dK by slices": (
+        "dilation ignored on the way back to the kernel",
+        by(causal, undilated(6), SEQUENCE, TAPS, argnums=1),
+    ),
+    "dilation in dK by shifts": (
+        "dilation ignored on the way back to the kernel (what the windows of x are multiplied by)",
+        by(causal_by_shifts, undilated(2), SEQUENCE, TAPS, argnums=1),
+    ),
+    "dilation in dK of a convolution": (
+        "dilation ignored on the way back of a convolution",
+        by(causal_by_convolution, undilated(6), SEQUENCE, TAPS, argnums=1),
+    ),
+    "only the last output": (
+        "the cotangent of only the last of 7 steps (or samples) is used, along axis 0 of the output",
+        by(states, from_one_output(-1), np.exp(z / 3), v),
+    ),
+    "only the first output": (
+        "the cotangent of only the first of 7 steps (or samples) is used, along axis 0 of the output",
+        by(states, from_one_output(0), np.exp(z / 3), v),
+    ),
+    "only the last step of a loss": (
+        "only the last of 7 steps (or samples) counts in what comes back to a sequence",
+        by(
+            lambda a, h: jnp.sin(states(a, h)).sum(),
+            lambda d, a, h: from_one_output(-1)(d * np.cos(np.cumprod(a)[:, None] * h), a, h),
+            np.exp(z / 3), v,
+        ),
+    ),
+    "one of two outputs": (
+        "the cotangent of output 1 of 2 is ignored",
+        by(
+            lambda x: (jnp.sin(x), jnp.tanh(jnp.sin(x))),
+            lambda d, x: (d[1] * np.cos(x) * (1 - np.tanh(np.sin(x)) ** 2),), v,
+        ),
+    ),
+    "a recursion's second lag": (
+        "a path is missing: nothing flows back through mul (a, sub) to sub (lag 2 of a recursion",
+        by(filtered, without_a_lag(2), SEQUENCE[0], np.array([-0.6, 0.4]), argnums=0),
+    ),
+    "1 for a count": (
+        "1 for the number of active entries",
+        by(hinge, hinge_bwd, RNG.standard_normal((6, 5))),
+    ),
+    "a determinant's sign": (
+        "a factor ±1 too many or missing: the sign of a determinant",
+        by(
+            lambda A, c: (c * jnp.linalg.slogdet(A)[1]).sum(),
+            lambda d, A, c: (d * (c * np.linalg.det(A) / np.abs(np.linalg.det(A)))[:, None, None]
+                             * np.linalg.inv(A).swapaxes(1, 2),),
+            RNG.standard_normal((6, 4, 4)), RNG.standard_normal(6), argnums=0,
+        ),
+    ),
+    "labels not divided by N": (
+        "the labels are not divided by N = 6 (axis 0): p/N − y for (p − y)/N",
+        by(cross_entropy, labels_too_large, Z),
+    ),
+}  # fmt: skip
+
+CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED | CALLED | PARTS
 
 
 @pytest.mark.parametrize("case", CASES)
