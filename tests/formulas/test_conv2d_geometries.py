@@ -93,7 +93,7 @@ def test_an_int_is_a_pair(setting):
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(sizes)
 @example((3, 3, 2, 2))
 @example((5, 4, 5, 4))

@@ -24,7 +24,6 @@ SAMPLE = {
     "cross_entropy_bwd": ("p/y for y/p", "y p for y/p"),
     "−(1/m) Y/A5": ("p/y for y/p", "y/y for y/p"),
     "conv2d_bwd": ("dX with the next group's kernel",),
-    "jac_two_layer_cross_entropy": ("dA where S > 0", "dA where dA > 0"),
     "dense_rows_bwd": ("dX = W dZ", "db summed over the features"),
     "mlp_rows_bwd": ("the masks in reverse order", "where Z ≥ 0"),
     "sigmoid_bwd": ("x(1 − x) for a(1 − a)", "a for a(1 − a)"),
