@@ -26,7 +26,10 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.skipif(
+    not hasattr(os, "mkfifo"),
+    reason="no os.mkfifo here (Windows): no pipe to try it on",
+)
 def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -132,7 +132,7 @@ def test_a_wrong_peer_stops_too(monkeypatch):
 
 @pytest.mark.parametrize("name", ["dense_rows", "cnn", "conv2d", "linear_cross_entropy"])
 def test_pytorch_agrees(name):
-    torch = pytest.importorskip("torch", reason="the extra `peers` is not installed")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e .[peers]")
     case = next(c for c in SMALLEST if (c.name == name and c.peer) or c.name == f"ops.{name.split('_')[0]}")
     args = _arguments(case)
     peer = peers.of(case.peer, args, "float64", "cpu", torch)["torch"]

@@ -181,7 +181,7 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra browser (Playwright)")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        missing = "needs a browser: apt-get install chromium"
+        missing = "no Chromium or Chrome to open the book in (Debian: apt-get install chromium)"
         assert not os.environ.get("MANUAL_GRAD_NEEDS_BROWSER"), missing
         pytest.skip(missing)
     with sync_api.sync_playwright() as playwright:
