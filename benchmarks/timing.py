@@ -6,8 +6,10 @@ the scheduler would be most. Python's way into a compiled function (some 10 µs)
 is for a user; a row says what share of its time that is.
 """
 
+import ctypes
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,26 @@ import numpy as np
 
 SAMPLE_SECONDS = 1e-3
 RESAMPLES = 2000
+
+
+ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # what mallopt calls by these numbers
+LARGE = 32 << 20  # bytes: the most that glibc keeps; a larger array is made of new pages each time
+
+
+def keep_memory() -> bool:
+    """Have glibc keep freed memory for the next call, whichever side's that is.
+
+    By default it hands some of it back to the system. Which array then has to be made of new pages, for more
+    than half the time of an elementwise function, is chance, and falls on one side for a whole run.
+
+    Returns:
+        Whether there is a glibc that does so.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    settings = ((ARENA_MAX, 1), (MMAP_THRESHOLD, LARGE), (TRIM_THRESHOLD, (1 << 31) - 1))
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in settings)
 
 
 @dataclass(frozen=True)

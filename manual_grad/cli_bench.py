@@ -83,7 +83,7 @@ def bench(
     figure = _matplotlib() if plot else None
     _choose_device(device)
     load_benchmarks()
-    from benchmarks import cases, ceiling, run, table  # the package just loaded
+    from benchmarks import cases, ceiling, run, table, timing  # the package just loaded
 
     chosen = _chosen(cases, case or [], quick)
     if list_cases:
@@ -93,6 +93,7 @@ def bench(
     jax.config.update("jax_enable_x64", dtype == "float64")
     if device == "gpu":
         jax.config.update("jax_default_matmul_precision", "highest")  # no TF32: both sides compute in float32
+    memory_kept = timing.keep_memory()
     torch = _torch(peers)
     settings = run.Settings(dtype, device, quick, seed, torch, peers is not False)
     rng = np.random.default_rng(seed)
@@ -112,6 +113,7 @@ def bench(
         "dtype": dtype,
         "seed": seed,
         "load": _load(),
+        "memory_kept": memory_kept,
         "torch": getattr(torch, "__version__", None),
     }
     if json:

@@ -16,6 +16,8 @@ from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, den
 from manual_grad.formulas.softmax import (
     cross_entropy_of_scores_bwd,
     cross_entropy_of_scores_fwd,
+    one_hot,
+    softmax_cross_entropy_columns_fwd,
     softmax_cross_entropy_with_integer_labels_bwd,
     softmax_cross_entropy_with_integer_labels_fwd,
 )
@@ -343,8 +345,8 @@ def two_layer_cross_entropy_columns_fwd(
     Z, _ = dense_columns_fwd(X, W1, b1)  # [B-13]
     A, _ = relu_fwd(Z)  # [B-13]
     S, _ = dense_columns_fwd(A, W2, b2)  # [B-13]
-    J, (P, y) = softmax_cross_entropy_with_integer_labels_fwd(S.T, y)  # [B-13]
-    return J, (W1, W2, X, Z, A, P.T, y)
+    J, (P, _, _) = softmax_cross_entropy_columns_fwd(S, one_hot(y, len(b2), S.dtype).T)  # [B-13]
+    return J, (W1, W2, X, Z, A, P, y)
 
 
 @checked
@@ -369,7 +371,8 @@ def two_layer_cross_entropy_columns_grads(res: ColumnsRes, dJ: Scalar) -> dict[s
     [[-0.5], [0.5]]
     """
     W1, W2, X, Z, A, P, y = res
-    dS = softmax_cross_entropy_with_integer_labels_bwd((P.T, y), dJ)[0].T  # [B-14]
+    Y = one_hot(y, len(P), P.dtype).T
+    dS = 1 / len(y) * dJ * (P - Y)  # [B-14]
     dA, dW2, db2 = dense_columns_bwd((A, W2), dS)  # [B-15]
     (dZ,) = relu_bwd(Z, dA)  # [B-15]
     dX, dW1, db1 = dense_columns_bwd((X, W1), dZ)  # [B-15]

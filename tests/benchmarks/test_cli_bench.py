@@ -47,7 +47,8 @@ def test_table_json_and_plots(two_rows):
     assert "geometric mean" in out
     assert {"environment", "ceiling", "rows", "summary", "passed", "quick", "seconds"} <= set(found)
     assert found["passed"] is True
-    assert {"jax", "jaxlib", "device", "threads", "dtype", "seed", "load"} <= set(found["environment"])
+    about = {"jax", "jaxlib", "device", "threads", "dtype", "seed", "load", "memory_kept"}
+    assert about <= set(found["environment"])
     assert found["ceiling"]["flops"] > 1e8
     for row, name in zip(found["rows"], ("mse", "relu"), strict=True):
         assert (row["case"], row["size"], row["pair"]) == (name, "64", ["manual", "autodiff"])

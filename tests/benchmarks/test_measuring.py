@@ -1,5 +1,7 @@
 """What the benchmark's numbers rest on: turns, statistics, programs told apart, wrong results refused."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -55,6 +57,35 @@ def test_short_calls_are_timed_together():
     )
     assert len(clock.calls) == 2 + 3 * 100
     assert quartiles(found["tiny"])[1] == pytest.approx(1e-5, rel=0.1)
+
+
+PAGES = """
+import ctypes, resource, sys
+from benchmarks.timing import keep_memory
+assert sys.argv[1] == "as it is" or keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+size = 31 << 20
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [libc.malloc(size) for _ in range(3)]
+    for array in arrays:
+        ctypes.memset(array, 1, size)
+    for array in arrays:
+        libc.free(array)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([new_pages() for _ in range(4)][-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc that hands memory back; this is not Linux")
+def test_freed_memory_is_kept():
+    as_it_is, kept = (
+        int(subprocess.check_output([sys.executable, "-c", PAGES, which], text=True))
+        for which in ("as it is", "kept")
+    )
+    assert as_it_is > 1000, "glibc keeps it anyway: keep_memory has become pointless"
+    assert kept < 100
 
 
 def test_the_interval_covers_a_known_ratio():
