@@ -68,8 +68,9 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
     """
     rng = np.random.default_rng([settings.seed, *case.label.encode()])
     args = case.inputs(Draw(rng, jnp.dtype(settings.dtype)))
-    programs = _compile(case, args, settings)
-    run = {name: _call(program, args) for name, program in programs.items()}
+    compilations = _compile(case, args, settings)
+    programs = {name: _median_of(tries) for name, tries in compilations.items()}
+    run = {name: [_call(program, args) for program in tries] for name, tries in compilations.items()}
     prepared = (
         peers.of(case.peer, args, settings.dtype, settings.device, settings.torch)
         if settings.with_peers
@@ -79,7 +80,7 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
     pace = QUICK if settings.quick else FULL
     samples = interleaved(run, pace, rng)
     ours = next(iter(case.sides))
-    with_peers = {ours: run[ours]} | {name: peer.call for name, peer in prepared.items()}
+    with_peers = {ours: run[ours]} | {name: [peer.call] for name, peer in prepared.items()}
     among_peers = interleaved(with_peers, pace, rng, pause=SPIN) if prepared else {}
     return _row(case, programs, errors, samples, among_peers, settings)
 
@@ -88,8 +89,8 @@ def _call(program: Program, args: tuple) -> Any:
     return lambda: program.call(*args)
 
 
-def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, Program]:
-    """Every side compiled, and with the best options too; in full runs three times, the median kept."""
+def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, list[Program]]:
+    """Every side compiled, and with the best options too; in full runs three times."""
     wanted: dict[str, tuple[Side, dict | None]] = {name: (side, None) for name, side in case.sides.items()}
     if case.options and settings.device == "cpu":
         first_two = list(case.sides)[:2]
@@ -100,7 +101,7 @@ def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, Program]:
     for _ in range(1 if settings.quick else 3):
         for name, (side, options) in wanted.items():
             programs[name].append(compiled(side.fn, args, options))
-    return {name: _median_of(tries) for name, tries in programs.items()}
+    return programs
 
 
 def _median_of(tries: Sequence[Program]) -> Program:

@@ -4,6 +4,9 @@ One round calls every side, in an order drawn anew, so that a machine that slows
 sample is the mean of as many calls as take a millisecond together: of a call of microseconds the clock and
 the scheduler would be most. Python's way into a compiled function (some 10 µs) is part of every call, as it
 is for a user; a row says what share of its time that is.
+
+A function compiled twice has two speeds, up to a fifth apart for as long as both live: where its code and its
+memory came to lie. So a side may be several calls, compiled apart, of which each round draws one.
 """
 
 import ctypes
@@ -11,7 +14,7 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +59,7 @@ FULL = Pace(1.5, 9, 101)
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[], Any]],
+    sides: Mapping[str, Sequence[Callable[[], Any]]],
     pace: Pace,
     rng: np.random.Generator,
     clock: Callable[[], float] = time.perf_counter,
@@ -65,20 +68,19 @@ def interleaved(
     """Seconds a call of each side, one entry a round.
 
     Args:
-        sides: name → a call that starts the work and hands back arrays to wait for.
+        sides: name → calls that start the same work and hand back arrays to wait for; one is drawn a round.
         pace: for how long.
-        rng: draws the order of the sides in each round.
+        rng: draws the order of the sides in each round, and the call of each.
         clock: seconds, from any moment on.
         pause: seconds of sleep before each sample.
     Returns:
         Name → (rounds,).
     """
-    estimates = {
-        name: _sample(call, 1, clock) for name, call in sides.items()
-    }  # compiled by now; this warms up
-    estimates = {name: min(estimates[name], _sample(call, 1, clock)) for name, call in sides.items()}
-    calls = {name: max(1, math.ceil(SAMPLE_SECONDS / max(t, 1e-7))) for name, t in estimates.items()}
-    round_seconds = sum(estimates[name] * calls[name] for name in sides)
+    estimates = {}
+    for _ in range(2):  # the first compiles
+        estimates = {name: min(_sample(call, 1, clock) for call in calls) for name, calls in sides.items()}
+    repeats = {name: max(1, math.ceil(SAMPLE_SECONDS / max(t, 1e-7))) for name, t in estimates.items()}
+    round_seconds = sum(estimates[name] * repeats[name] for name in sides)
     rounds = int(np.clip(pace.seconds / (round_seconds + pause * len(sides)), pace.least, pace.most))
     samples: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
@@ -89,7 +91,9 @@ def interleaved(
             for i in rng.permutation(len(names)):
                 if pause:
                     time.sleep(pause)
-                samples[names[i]].append(_sample(sides[names[i]], calls[names[i]], clock))
+                alike = sides[names[i]]
+                call = alike[int(rng.integers(len(alike)))]
+                samples[names[i]].append(_sample(call, repeats[names[i]], clock))
     finally:
         if collecting:
             gc.enable()

@@ -39,7 +39,7 @@ class Clock:
 
 def test_the_sides_take_turns():
     clock = Clock()
-    sides = {"fast": clock.side("fast", 0.002), "slow": clock.side("slow", 0.004)}
+    sides = {"fast": [clock.side("fast", 0.002)], "slow": [clock.side("slow", 0.004)]}
     found = interleaved(sides, Pace(1.0, 40, 40), np.random.default_rng(0), lambda: clock.now)
     assert [len(found[name]) for name in sides] == [40, 40]
     rounds = np.array(clock.calls[4:]).reshape(40, 2)  # after two warm-up calls of each
@@ -50,10 +50,21 @@ def test_the_sides_take_turns():
     assert value == pytest.approx(0.5, rel=0.05), "a machine that slows down slows both"
 
 
+def test_each_compilation_has_its_rounds():
+    clock = Clock()
+    sides = {"a": [clock.side("a quick", 0.002), clock.side("a slow", 0.006)], "b": [clock.side("b", 0.004)]}
+    found = interleaved(sides, Pace(1.0, 60, 60), np.random.default_rng(0), lambda: clock.now)
+    warmed_up, rounds = clock.calls[:6], clock.calls[6:]
+    assert sorted(warmed_up) == sorted(2 * ["a quick", "a slow", "b"])
+    assert rounds.count("b") == len(found["a"]) == len(found["b"]) == 60
+    assert 20 < rounds.count("a quick") < 40
+    assert rounds.count("a quick") + rounds.count("a slow") == 60
+
+
 def test_short_calls_are_timed_together():
     clock = Clock()
     found = interleaved(
-        {"tiny": clock.side("tiny", 1e-5)}, Pace(0.1, 3, 3), np.random.default_rng(0), lambda: clock.now
+        {"tiny": [clock.side("tiny", 1e-5)]}, Pace(0.1, 3, 3), np.random.default_rng(0), lambda: clock.now
     )
     assert len(clock.calls) == 2 + 3 * 100
     assert quartiles(found["tiny"])[1] == pytest.approx(1e-5, rel=0.1)
