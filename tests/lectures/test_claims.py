@@ -22,7 +22,7 @@ def test_equation_holds(equation):
     assert all(oracle.max_error <= 1e-12 for oracle in verdict.oracles.values())
 
 
-@pytest.mark.parametrize("tag", ["A-05", "A-07", "B-08", "B-10", "C-04", "C-10", "D-05", "D-09"])
+@pytest.mark.parametrize("tag", ["A-05", "A-07", "B-08", "B-10", "C-04", "C-07", "D-05", "D-09"])
 def test_every_oracle_agrees(tag):
     """A family each; `manual-grad verify --oracle all` does it for all of them."""
     (equation,) = (e for e in EQUATIONS if e.tag == tag)
