@@ -47,11 +47,11 @@ def measured(dtype: Any, quick: bool, rng: np.random.Generator) -> Ceiling:
     sides: dict[str, Any] = {}
     for n, k, m in PRODUCTS[: 1 if quick else None]:
         A, B = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((n, k), (k, m)))
-        sides[f"product {2 * n * k * m}"] = _call(jnp.matmul, A, B)
+        sides[f"product {2 * n * k * m}"] = _side(jnp.matmul, A, B)
     for size in COPIES:
         x = jnp.asarray(rng.standard_normal(size // jnp.dtype(dtype).itemsize), dtype)
-        sides[f"copy {2 * size}"] = _call(jnp.negative, x)
-    sides["dispatch 0"] = _call(jnp.negative, jnp.zeros((), dtype))
+        sides[f"copy {2 * size}"] = _side(jnp.negative, x)
+    sides["dispatch 0"] = _side(jnp.negative, jnp.zeros((), dtype))
     medians = {name: float(np.median(t)) for name, t in interleaved(sides, pace, rng).items()}
     speeds = {name: int(name.split()[1]) / t for name, t in medians.items()}
     return Ceiling(
@@ -71,7 +71,7 @@ def higher(one: Ceiling, other: Ceiling) -> Ceiling:
     return Ceiling(max(one.flops, other.flops), copies, min(one.dispatch, other.dispatch))
 
 
-def _call(fn: Any, *args: Any) -> Any:
+def _side(fn: Any, *args: Any) -> list[Any]:
     jitted = jax.jit(fn)
     jax.block_until_ready(jitted(*args))
     return [lambda: jitted(*args)]

@@ -26,7 +26,7 @@ RESAMPLES = 2000
 
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # what mallopt calls by these numbers
-LARGE = 32 << 20  # bytes: the most that glibc keeps; a larger array is made of new pages each time
+LARGE = 32 << 20  # bytes, the most that mallopt takes: a larger array may still be made of new pages
 
 
 def keep_memory() -> bool:
