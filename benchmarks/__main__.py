@@ -2,7 +2,7 @@
 
 import sys
 
-from manual_grad.cli import main
+from manual_grad.cli.app import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "bench")

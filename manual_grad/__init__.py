@@ -4,6 +4,9 @@ Each ``f_fwd(*primals)`` returns ``(out, res)`` and each ``f_bwd(res, dout)`` on
 floating-point primal; ``jac_f_x`` is an explicit Jacobian.
 """
 
+from manual_grad.border import (
+    InputError,
+)
 from manual_grad.formulas.activations import (
     ACTIVATIONS,
     identity_bwd,
@@ -23,9 +26,6 @@ from manual_grad.formulas.activations import (
     tanh_fwd,
     tanh_prime,
 )
-from manual_grad.formulas.border import (
-    InputError,
-)
 from manual_grad.formulas.chain_rule import (
     as_matrix,
     chain,
@@ -40,16 +40,13 @@ from manual_grad.formulas.chain_rule import (
     product_of_sum_bwd,
     product_of_sum_fwd,
 )
-from manual_grad.formulas.cnn import (
-    cnn_bwd,
-    cnn_fwd,
-    cnn_grads,
-)
 from manual_grad.formulas.conv2d import (
     Conv2DResiduals,
+    conv2d_plain_bwd,
+    conv2d_plain_fwd,
+)
+from manual_grad.formulas.correlation import (
     Convolve2DResiduals,
-    conv2d_bwd,
-    conv2d_fwd,
     convolve2d_bwd,
     convolve2d_fwd,
     correlate2d_bwd,
@@ -57,14 +54,6 @@ from manual_grad.formulas.conv2d import (
     jac_correlate2d_f,
     jac_correlate2d_x,
     jac_correlate2d_x_blocks,
-)
-from manual_grad.formulas.conv2d_cpu import (
-    conv2d_cpu_bwd,
-    conv2d_cpu_fwd,
-)
-from manual_grad.formulas.conv2d_plain import (
-    conv2d_plain_bwd,
-    conv2d_plain_fwd,
 )
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
@@ -82,27 +71,6 @@ from manual_grad.formulas.dense import (
     jac_dense_rows_W_factors,
     jac_dense_rows_X,
     jac_dense_rows_X_factors,
-)
-from manual_grad.formulas.linear_cross_entropy import (
-    linear_cross_entropy_bwd,
-    linear_cross_entropy_fwd,
-)
-from manual_grad.formulas.mlp import (
-    MLPResiduals,
-    five_layer_bwd,
-    five_layer_fwd,
-    five_layer_grads,
-    flatten_columns_bwd,
-    flatten_columns_fwd,
-    gradient_descent,
-    mlp_columns_bwd,
-    mlp_columns_fwd,
-    mlp_rows_bwd,
-    mlp_rows_fwd,
-    network_squared_loss_bwd,
-    network_squared_loss_deltas,
-    network_squared_loss_fwd,
-    one_hot_columns,
 )
 from manual_grad.formulas.mse import (
     jac_affine_b,
@@ -138,7 +106,38 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
-from manual_grad.formulas.two_layer import (
+from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.kernels.conv2d_cpu import (
+    conv2d_cpu_bwd,
+    conv2d_cpu_fwd,
+)
+from manual_grad.kernels.linear_cross_entropy import (
+    linear_cross_entropy_bwd,
+    linear_cross_entropy_fwd,
+)
+from manual_grad.networks.cnn import (
+    cnn_bwd,
+    cnn_fwd,
+    cnn_grads,
+)
+from manual_grad.networks.mlp import (
+    MLPResiduals,
+    five_layer_bwd,
+    five_layer_fwd,
+    five_layer_grads,
+    flatten_columns_bwd,
+    flatten_columns_fwd,
+    gradient_descent,
+    mlp_columns_bwd,
+    mlp_columns_fwd,
+    mlp_rows_bwd,
+    mlp_rows_fwd,
+    network_squared_loss_bwd,
+    network_squared_loss_deltas,
+    network_squared_loss_fwd,
+    one_hot_columns,
+)
+from manual_grad.networks.two_layer import (
     jac_two_layer_cross_entropy,
     jac_two_layer_squared_loss,
     two_layer_cross_entropy_bwd,

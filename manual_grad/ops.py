@@ -29,11 +29,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Integer
 
+from manual_grad.border import checked, require_labels_in_range
 from manual_grad.formulas.activations import relu_bwd
-from manual_grad.formulas.border import checked, require_labels_in_range
-from manual_grad.formulas.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
-from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import (
     softmax_bwd,
@@ -43,6 +41,8 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
+from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 __all__ = [
     "conv2d",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WINGS = ("formulas", "kernels", "networks")
 BREAKS = {  # file: (line, what it becomes, a tag that must fail)
     "chain_rule": ("dq = df * z  # [C-01]", "dq = df * q  # [C-01]", "C-01"),
     "mse": ("dy = 2 / len(error) * dJ * error", "dy = 2 * dJ * error", "A-04"),
@@ -17,7 +18,7 @@ BREAKS = {  # file: (line, what it becomes, a tag that must fail)
     "dense": ("dW = dZ @ X.T  # [B-15] [D-07]", "dW = -(dZ @ X.T)  # [B-15] [D-07]", "D-07"),
     "two_layer": ("db1 = dz  # [B-08]", "db1 = da  # [B-08]", "B-08"),
     "mlp": ("deltas[-1] @ W)[0])  # [C-05]", "deltas[0] @ W)[0])  # [C-05]", "C-05"),
-    "conv2d": ("_correlate(_pad(dO, f), _rot180(f))", "_correlate(_pad(dO, f), f)", "C-10"),
+    "correlation": ("_correlate(_pad(dO, f), _rot180(f))", "_correlate(_pad(dO, f), f)", "C-10"),
     "cnn": ("(dZ1,) = relu_bwd(Z1, dA1)", "(dZ1,) = relu_bwd(dA1, dA1)", "A-11"),
     "linear_cross_entropy": ("old + h.T @ errors", "h.T @ errors", "A-10"),
 }
@@ -28,12 +29,16 @@ def test_a_broken_formula_is_named(family, tmp_path):
     right, wrong, tag = BREAKS[family]
     for package in ("manual_grad", "reference"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "manual_grad" / "formulas" / f"{family}.py"
+    (path,) = (p for w in WINGS for p in tmp_path.glob(f"manual_grad/{w}/{family}.py"))
     assert path.read_text().count(right) == 1
     path.write_text(path.read_text().replace(right, wrong))
     words = [sys.executable, "-m", "manual_grad", "verify", "--oracle", "reverse", "--tag", tag]
     done = subprocess.run(
-        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        words,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(tmp_path / "reference")])},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1, done.stderr
     assert f"failed ({tag})" in done.stdout

@@ -12,48 +12,36 @@ import manual_grad
 from manual_grad.lectures import EQUATIONS, ERRATA
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
-    "manual_grad.formulas": {"manual_grad.formulas"},
-    "reference": {"reference"},
-    "manual_grad.lectures": {"manual_grad.formulas", "manual_grad.lectures", "reference"},
-    "manual_grad.verify": {
-        "manual_grad.formulas",
-        "manual_grad.lectures",
-        "manual_grad.verify",
-        "reference",
-    },
-    "manual_grad.ops": {"manual_grad.formulas"},
-    "manual_grad.training": {
-        "manual_grad.environment",
-        "manual_grad.formulas",
-        "manual_grad.lectures",
-        "manual_grad.ops",
-        "manual_grad.training",
-        "manual_grad.verify",
-        "reference",
-    },
-    "manual_grad.report": {
-        "manual_grad.environment",
-        "manual_grad.formulas",
-        "manual_grad.lectures",
-        "manual_grad.ops",
-        "manual_grad.report",
-        "manual_grad.training",
-        "manual_grad.verify",
-        "reference",
-    },
+FLOORS = {  # wing: what it may import, besides itself and what lies beneath everything
+    "manual_grad.formulas": set(),
+    "manual_grad.kernels": {"manual_grad.formulas"},
+    "manual_grad.networks": {"manual_grad.formulas", "manual_grad.kernels"},
+    "manual_grad.ops": {"manual_grad.formulas", "manual_grad.kernels"},
+    "manual_grad_reference": set(),
+    "manual_grad.compare": set(),
+    "manual_grad.compiling": set(),
+    "manual_grad.digits": set(),
     "manual_grad.environment": set(),
-    "benchmarks": {
-        "benchmarks",
-        "manual_grad.formulas",
-        "manual_grad.lectures",
-        "manual_grad.ops",
-        "manual_grad.training",
-        "manual_grad.verify",
-        "reference",
-    },
+    "manual_grad.budget": {"manual_grad.compare", "manual_grad_reference"},
 }
-PACKAGES = ("benchmarks", "manual_grad", "reference", "tests")
+MATHEMATICS = {"manual_grad.formulas", "manual_grad.kernels", "manual_grad.networks"}
+JUDGING = {"manual_grad.budget", "manual_grad.compare", "manual_grad.compiling", "manual_grad_reference"}
+CATALOGUE = MATHEMATICS | JUDGING | {"manual_grad.digits"}
+FLOORS |= {
+    "manual_grad.catalogue": CATALOGUE,
+    "manual_grad.checker": JUDGING,
+    "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
+}
+PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
+FLOORS |= {
+    "manual_grad.verify": PROOF,
+    "manual_grad.golden": PROOF,
+    "manual_grad.training": PROOF | {"manual_grad.environment", "manual_grad.ops", "manual_grad.verify"},
+}
+FLOORS["manual_grad.report"] = FLOORS["manual_grad.training"] | {"manual_grad.training"}
+FLOORS["manual_grad_benchmarks"] = FLOORS["manual_grad.training"] | {"manual_grad.training"}
+FOLDERS = {"manual_grad_benchmarks": ["benchmarks"], "manual_grad_reference": ["reference"]}
+PACKAGES = ("manual_grad", "manual_grad_benchmarks", "manual_grad_reference", "tests")
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "jacobian", "jacrev", "jacfwd", "hessian", "linearize",
     "linear_transpose", "custom_vjp", "custom_jvp", "custom_gradient", "checkpoint", "remat", "ad",
@@ -67,9 +55,8 @@ LEDGER = [
 
 
 def sources(package):
-    path = ROOT.joinpath(*package.split("."))
-    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    return [file for file in files if file.name != "__main__.py"]  # a door to the roof
+    path = ROOT.joinpath(*FOLDERS.get(package, ()), *package.split("."))
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
 def imported(tree):
@@ -86,7 +73,11 @@ def imported(tree):
 
 
 def forbidden_imports(tree, allowed):
-    return [n for n in imported(tree) if not any(n == a or n.startswith(a + ".") for a in allowed)]
+    return [
+        n
+        for n in imported(tree)
+        if n != "manual_grad" and not any(n == a or n.startswith(f"{a}.") for a in allowed)
+    ]
 
 
 def autodiff_names(tree):
@@ -107,15 +98,24 @@ def autodiff_names(tree):
 @pytest.mark.parametrize("floor", FLOORS)
 def test_floors_import_downwards(floor):
     for path in sources(floor):
-        assert not forbidden_imports(ast.parse(path.read_text()), FLOORS[floor]), path
+        allowed = (
+            FLOORS[floor] | {floor} | ({"manual_grad.border"} if floor != "manual_grad_reference" else set())
+        )
+        assert not forbidden_imports(ast.parse(path.read_text()), allowed), path
 
 
-@pytest.mark.parametrize("line", ["import reference", "from manual_grad.lectures import EQUATIONS"])
+@pytest.mark.parametrize(
+    "line", ["import manual_grad_reference", "from manual_grad.lectures import EQUATIONS"]
+)
 def test_an_import_upwards_is_seen(line):
     assert forbidden_imports(ast.parse(line), FLOORS["manual_grad.formulas"])
 
 
-@pytest.mark.parametrize("path", sources("manual_grad.formulas"), ids=lambda path: path.name)
+def mathematics():
+    return [path for wing in sorted(MATHEMATICS) for path in sources(wing)]
+
+
+@pytest.mark.parametrize("path", mathematics(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_formulas_never_differentiate(path):
     assert not list(autodiff_names(ast.parse(path.read_text())))
 
@@ -138,7 +138,7 @@ def test_formulas_use_no_other_numerics():
     """Only jax.numpy and jax.lax compute there, and in the operations; numpy converts at the border."""
     allowed = {"jax", "jax.lax", "jax.numpy", "jaxtyping", "beartype", "numpy", "collections", "dataclasses"}
     allowed |= {"functools", "inspect", "math", "types", "typing", "manual_grad", "jax.sharding"}
-    for path in (*sources("manual_grad.formulas"), *sources("manual_grad.ops")):
+    for path in (*mathematics(), *sources("manual_grad.border"), *sources("manual_grad.ops")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
@@ -153,7 +153,7 @@ def test_the_ledger_is_complete():
 def code_tags():
     """Tags at the ends of lines of code, and tags in docstrings, of all formulas."""
     code, docs = set(), set()
-    for path in sources("manual_grad.formulas"):
+    for path in mathematics():
         text = path.read_text()
         code |= {tag for comment in re.findall(r"#.*", text) for tag in tags_in(comment)}
         for node in ast.walk(ast.parse(text)):
@@ -194,26 +194,25 @@ def test_the_readme_names_functions_that_prove_the_tag():
         assert named == {way for way in ways if way in manual_grad.__all__}, tag
 
 
-def public_functions(package="manual_grad.formulas"):
-    for path in sources(package):
+def public_functions(paths):
+    for path in paths:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 yield pytest.param(path.stem, node, id=f"{path.stem}.{node.name}")
 
 
-@pytest.mark.parametrize(("module", "node"), [*public_functions(), *public_functions("manual_grad.ops")])
+@pytest.mark.parametrize(
+    ("module", "node"), [*public_functions(mathematics()), *public_functions(sources("manual_grad.ops"))]
+)
 def test_public_functions_explain_themselves(module, node):
     doc = ast.get_docstring(node) or ""
-    if module == "border":
-        assert doc
-        return
     for section in ("Args:", "Returns:", "Raises:", "Source:", ">>> "):
         assert section in doc, f"{node.name} has no {section}"
 
 
 def test_every_public_function_is_exported():
     helpers = {"activation_pair"}
-    names = {param.values[1].name for param in public_functions() if param.values[0] != "border"}
+    names = {param.values[1].name for param in public_functions(mathematics())}
     assert names - helpers <= set(manual_grad.__all__)
     assert all(hasattr(manual_grad, name) for name in manual_grad.__all__)
 
@@ -221,7 +220,7 @@ def test_every_public_function_is_exported():
 def test_every_exported_function_is_held_against_the_reference():
     """Each public function is named in some lecture's claims, or builds one that is."""
     lectures = "".join(path.read_text() for path in sources("manual_grad.lectures"))
-    formulas = "".join(path.read_text() for path in sources("manual_grad.formulas"))
+    formulas = "".join(path.read_text() for path in mathematics())
     for name in manual_grad.__all__:
         if name[0].islower() and not re.search(rf"\b{name}\b", lectures):
             assert len(re.findall(rf"\b{name}\(", formulas)) > 1, f"{name} is proved by no claim"

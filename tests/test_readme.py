@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from manual_grad.cli import app
+from manual_grad.cli.app import app
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import checked, require
+from manual_grad.border import checked, require
 from manual_grad.formulas.chain_rule import diagonal
 
 

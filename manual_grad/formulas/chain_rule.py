@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import InputError, Scalar, checked, describe, require
+from manual_grad.border import InputError, Scalar, checked, describe, require
 
 
 @checked

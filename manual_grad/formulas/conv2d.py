@@ -1,236 +1,107 @@
-"""Convolution and cross-correlation in two dimensions, and the Conv2D layer. Lectures C and A.
+"""The Conv2D layer, plainly: each equation is one convolution of XLA's. Lectures C and A.
 
-    cross-correlation   O[i,j] = Σ_ab X[i+a, j+b] F[a,b]
-    true convolution    Y[i,j] = Σ_ab X[i−a, j−b] W[a,b]
-
-A true convolution is a cross-correlation with the kernel rotated by 180°. Deep learning's "convolution", and
-XLA's, is the cross-correlation; the lecture uses one name for both (C-E1). Here each has its own.
+This is the formulation to read, and the one that runs on a GPU or TPU, where XLA's convolution is fast.
+:mod:`manual_grad.kernels.conv2d_cpu` makes the same sums in the way that is fast on a CPU.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Self, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import checked, describe, require, require_shape
-from manual_grad.formulas.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
-from manual_grad.formulas.conv2d_plain import (
-    Conv2DResiduals,
-    Padding,
-    Pair,
-    conv2d_plain_bwd,
-    conv2d_plain_fwd,
+from manual_grad.border import InputError, checked, describe, require, require_shape
+
+Pair = Any  # an int or two of them: _pair says what is wrong with others
+Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("x", "kernel"),
+    meta_fields=("strides", "pads", "dilation", "groups"),
 )
-
-
-def _rot180(f: Array) -> Array:
-    """The kernel turned by 180° in its first two axes."""
-    return f[::-1, ::-1]
-
-
-def _correlate(x: Array, f: Array) -> Array:
-    """Valid cross-correlation of two matrices: what XLA calls a convolution."""
-    return lax.conv_general_dilated(x[None, None], f[None, None], (1, 1), "VALID")[0, 0]
-
-
-def _pad(x: Array, f: Array) -> Array:
-    """``x`` with zeros around it, one fewer than the kernel's size on each side: what "full" sees."""
-    kh, kw = f.shape
-    return jnp.pad(x, ((kh - 1, kh - 1), (kw - 1, kw - 1)))
-
-
-def _require_kernel_fits(formula: str, name: str, kernel: Array, image: Array) -> None:
-    require(
-        all(k <= n for k, n in zip(kernel.shape, image.shape, strict=True)),
-        f"{formula}: {name} is {describe(kernel)}, expected no larger than the image, {describe(image)}",
-    )
-
-
-@checked
-def correlate2d_fwd(x: Float[Array, "H W"], f: Float[Array, "kh kw"]):
-    """O[i,j] = Σ_ab X[i+a, j+b] F[a,b], where the kernel lies inside the image. [C-08]
-
-    Args:
-        x: image, (H, W).
-        f: kernel, (kh, kw), no larger than the image.
-    Returns:
-        ``(O, res)``: O (H − kh + 1, W − kw + 1).
-    Raises:
-        InputError: the kernel is larger than the image, or a shape or dtype is wrong.
-    Source: Lecture C, page 4: 3×3 ⊗ 2×2 = 2×2.
-
-    >>> correlate2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]))[0].tolist()
-    [[12.0, 23.0]]
-    """
-    _require_kernel_fits("correlate2d_fwd", "f", f, x)
-    return _correlate(x, f), (x, f)  # [C-08]
-
-
-@checked
-def correlate2d_bwd(res: tuple[Float[Array, "H W"], Float[Array, "kh kw"]], dO: Float[Array, "h w"]):
-    """Pull ``dO`` back through the valid cross-correlation. [C-09] [C-10]
-
-        dF = X ⋆ dO                       valid
-        dX = dO ⋆ rot180(F)               full; that is dO ∗ F, the full true convolution
-
-    Args:
-        res: ``(x, f)``.
-        dO: cotangent, (H − kh + 1, W − kw + 1).
-    Returns:
-        ``(dx, df)``, (H, W) and (kh, kw).
-    Raises:
-        InputError: ``dO`` has not the output's shape, or a dtype is wrong.
-    Source: Lecture C, page 4, the two starred lines.
-
-    >>> _, res = correlate2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]))
-    >>> [d.tolist() for d in correlate2d_bwd(res, jnp.array([[1.0, 100.0]]))]
-    [[[10.0, 1001.0, 100.0]], [[201.0, 302.0]]]
-    """
-    x, f = res
-    require_shape("correlate2d_bwd", "dO", dO, [n - k + 1 for n, k in zip(x.shape, f.shape, strict=True)])
-    df = _correlate(x, dO)  # [C-09]
-    dx = _correlate(_pad(dO, f), _rot180(f))  # [C-10]
-    return dx, df
-
-
-@checked
-def jac_correlate2d_x_blocks(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float[Array, "kh w W"]:
-    """The Toeplitz blocks of ∂O/∂X: for each row a of F, T_a[j, q] = F[a, q − j]. [C-11]
-
-    Args:
-        x, f: as in :func:`correlate2d_fwd`.
-    Returns:
-        (kh, w, W) with w = W − kw + 1.
-    Raises:
-        InputError: the kernel is larger than the image, or a shape or dtype is wrong.
-    Source: Lecture C, page 4, the local gradients that the notes ask for.
-
-    >>> jac_correlate2d_x_blocks(jnp.ones((1, 3)), jnp.array([[10.0, 1.0]])).tolist()
-    [[[10.0, 1.0, 0.0], [0.0, 10.0, 1.0]]]
-    """
-    _require_kernel_fits("jac_correlate2d_x_blocks", "f", f, x)
-    W, kw = x.shape[1], f.shape[1]
-    b = jnp.arange(W)[None, :] - jnp.arange(W - kw + 1)[:, None]  # q − j
-    return jnp.where((b >= 0) & (b < kw), f[:, b.clip(0, kw - 1)], 0)  # [C-11]
-
-
-@checked
-def jac_correlate2d_x(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float[Array, "h w H W"]:
-    """∂O/∂X, doubly Toeplitz: ∂O[i,j]/∂X[p,q] = F[p − i, q − j]. [C-11]
-
-    Block (i, p) of the matrix is the Toeplitz block T_{p−i}; so the blocks are Toeplitz in their turn.
-
-    Args:
-        x, f: as in :func:`correlate2d_fwd`.
-    Returns:
-        (h, w, H, W) with h = H − kh + 1 and w = W − kw + 1.
-    Raises:
-        InputError: the kernel is larger than the image, or a shape or dtype is wrong.
-    Source: Lecture C, page 4, the local gradients that the notes ask for.
-
-    >>> jac_correlate2d_x(jnp.ones((1, 3)), jnp.array([[10.0, 1.0]]))[0, :, 0].tolist()
-    [[10.0, 1.0, 0.0], [0.0, 10.0, 1.0]]
-    """
-    blocks = jac_correlate2d_x_blocks(x, f)
-    H, kh = x.shape[0], f.shape[0]
-    a = jnp.arange(H)[None, :] - jnp.arange(H - kh + 1)[:, None]  # p − i
-    inside = ((a >= 0) & (a < kh))[:, :, None, None]
-    return jnp.where(inside, blocks[a.clip(0, kh - 1)], 0).swapaxes(1, 2)  # [C-11]
-
-
-@checked
-def jac_correlate2d_f(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float[Array, "h w kh kw"]:
-    """∂O/∂F: the windows of the image, ∂O[i,j]/∂F[a,b] = X[i + a, j + b]. [C-11]
-
-    Constant along i + a and j + b; with F's entries in reverse order it is doubly Toeplitz too.
-
-    Args:
-        x, f: as in :func:`correlate2d_fwd`.
-    Returns:
-        (h, w, kh, kw) with h = H − kh + 1 and w = W − kw + 1.
-    Raises:
-        InputError: the kernel is larger than the image, or a shape or dtype is wrong.
-    Source: Lecture C, page 4, the local gradients that the notes ask for.
-
-    >>> jac_correlate2d_f(jnp.array([[1.0, 2.0, 3.0]]), jnp.ones((1, 2)))[0, :, 0].tolist()
-    [[1.0, 2.0], [2.0, 3.0]]
-    """
-    _require_kernel_fits("jac_correlate2d_f", "f", f, x)
-    (H, W), (kh, kw) = x.shape, f.shape
-    rows = jnp.arange(H - kh + 1)[:, None] + jnp.arange(kh)  # i + a
-    columns = jnp.arange(W - kw + 1)[:, None] + jnp.arange(kw)  # j + b
-    return x[rows[:, None, :, None], columns[None, :, None, :]]  # [C-11]
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=("x", "w"), meta_fields=("mode",))
 @dataclass(frozen=True)
-class Convolve2DResiduals:
-    """What the backward pass needs: image, kernel, and which outputs there are."""
+class Conv2DResiduals:
+    """What the backward pass needs: image, kernel, and the geometry as pairs of numbers."""
 
     x: Array
-    w: Array
-    mode: Literal["full", "valid"]
+    kernel: Array
+    strides: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(
+        cls, x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
+    ) -> Self:
+        """The geometry in numbers, or the error that says which of them cannot be."""
+        s, d = _pair("strides", strides), _pair("dilation", dilation)
+        C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
+        require(
+            _is_int(groups) and groups >= 1,
+            f"conv2d_fwd: groups is {describe(groups)}, expected an int of at least 1",
+        )
+        require(C % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of x's {C} channels")
+        require(
+            O % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of the kernel's {O} outputs"
+        )
+        require(
+            Cg * groups == C,
+            f"conv2d_fwd: kernel is {describe(kernel)}, expected [kh,kw,{C // groups},O] for x {describe(x)}"
+            f" in {groups} group{'s' * (groups > 1)}",
+        )
+        reach = ((kh - 1) * d[0], (kw - 1) * d[1])
+        pads = _pads(padding, x.shape[1:3], reach, s)
+        for n, (lo, hi), r, axis in zip(x.shape[1:3], pads, reach, ("height", "width"), strict=True):
+            require(
+                n + lo + hi >= r + 1,
+                f"conv2d_fwd: kernel has {axis} {r + 1} (dilation included), expected at most that of the"
+                f" padded image, {n + lo + hi}",
+            )
+        return cls(x, kernel, s, pads, d, int(groups))
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How far the dilated kernel reaches past its first entry."""
+        kh, kw = self.kernel.shape[:2]
+        return (kh - 1) * self.dilation[0], (kw - 1) * self.dilation[1]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """(N, h, w, O): h and w are how often the dilated kernel fits into the padded image, by strides."""
+        size = zip(self.x.shape[1:3], self.pads, self.reach, self.strides, strict=True)
+        h, w = ((n + lo + hi - reach - 1) // s + 1 for n, (lo, hi), reach, s in size)
+        return len(self.x), h, w, self.kernel.shape[-1]
+
+    @property
+    def turned_kernel(self) -> Array:
+        """The kernel rotated by 180°, its channels C and O swapped within each group."""
+        (kh, kw, Cg, O), g = self.kernel.shape, self.groups
+        grouped = self.kernel[::-1, ::-1].reshape(kh, kw, Cg, g, O // g)
+        return grouped.transpose(0, 1, 4, 3, 2).reshape(kh, kw, O // g, g * Cg)
+
+    @property
+    def pads_dx(self) -> list[tuple[int, int]]:
+        """Around dZ: "full", so that the result is as large as X."""
+        sizes = zip(self.x.shape[1:3], self.out_shape[1:3], self.reach, self.strides, self.pads, strict=True)
+        return [(reach - lo, n - 1 - (out - 1) * s + lo) for n, out, reach, s, (lo, _) in sizes]
+
+    @property
+    def pads_dkernel(self) -> list[tuple[int, int]]:
+        """Around X, so that dZ fits as often as the kernel has entries."""
+        sizes = zip(self.x.shape[1:3], self.out_shape[1:3], self.reach, self.strides, self.pads, strict=True)
+        return [(lo, reach + (out - 1) * s + 1 - n - lo) for n, out, reach, s, (lo, _) in sizes]
 
 
 @checked
-def convolve2d_fwd(
-    x: Float[Array, "H W"], w: Float[Array, "kh kw"], *, mode: Literal["full", "valid"] = "full"
-):
-    """Y[i,j] = Σ_ab X[i−a, j−b] W[a,b], a true convolution. [C-07]
-
-    Args:
-        x: image, (H, W).
-        w: kernel, (kh, kw).
-        mode: ``full``: X is 0 where the index leaves it; ``valid``: only where it never does.
-    Returns:
-        ``(Y, res)``: Y (H + kh − 1, W + kw − 1) or (H − kh + 1, W − kw + 1).
-    Raises:
-        InputError: the mode is unknown, the kernel larger than the image (valid), or a shape or dtype wrong.
-    Source: Lecture C, page 3.
-
-    >>> convolve2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]))[0].tolist()
-    [[10.0, 21.0, 32.0, 3.0]]
-    """
-    if mode == "valid":
-        _require_kernel_fits("convolve2d_fwd", "w", w, x)
-    Y = _correlate(_pad(x, w) if mode == "full" else x, _rot180(w))  # [C-07]
-    return Y, Convolve2DResiduals(x, w, mode)
-
-
-@checked
-def convolve2d_bwd(res: Convolve2DResiduals, dY: Float[Array, "h w"]):
-    """Pull ``dY`` back through the true convolution. [C-07]
-
-        dW[a,b] = Σ_ij dY[i,j] X[i−a, j−b]        dX[p,q] = Σ_ab dY[p+a, q+b] W[a,b]
-
-    Args:
-        res: from the forward pass.
-        dY: cotangent, the output's shape.
-    Returns:
-        ``(dx, dw)``, (H, W) and (kh, kw).
-    Raises:
-        InputError: ``dY`` has not the output's shape, or a dtype is wrong.
-    Source: Lecture C, page 3.
-
-    >>> _, res = convolve2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]), mode="valid")
-    >>> [d.tolist() for d in convolve2d_bwd(res, jnp.array([[1.0, 100.0]]))]
-    [[[1.0, 110.0, 1000.0]], [[302.0, 201.0]]]
-    """
-    x, w = res.x, res.w
-    sign = 1 if res.mode == "full" else -1
-    out_shape = [n + sign * (k - 1) for n, k in zip(x.shape, w.shape, strict=True)]
-    require_shape("convolve2d_bwd", "dY", dY, out_shape)
-    if res.mode == "full":
-        return _correlate(dY, w), _correlate(dY, x)  # [C-07]
-    return _correlate(_pad(dY, w), w), _rot180(_correlate(x, dY))  # [C-07]
-
-
-@checked
-def conv2d_fwd(
+def conv2d_plain_fwd(
     x: Float[Array, "N H W C"],
     kernel: Float[Array, "kh kw Cg O"],
     bias: Float[Array, " O"],
@@ -240,44 +111,30 @@ def conv2d_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ):
-    """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11]
-
-        Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
-
-    The platform that it is compiled for decides how: :func:`conv2d_cpu_fwd` on a CPU, and
-    :func:`conv2d_plain_fwd`, the platform's own convolution, elsewhere.
+    """As :func:`conv2d_fwd`, by XLA's convolution. [A-11] [C-08]
 
     Args:
-        x: images, (N, H, W, C).
-        kernel: (kh, kw, C/groups, O).
-        bias: (O,).
-        strides: s, an int or a pair.
-        padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
-        dilation: d, an int or a pair: the spacing of the kernel's entries.
-        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
+        x, kernel, bias, strides, padding, dilation, groups: as in :func:`conv2d_fwd`.
     Returns:
         ``(Z, res)``: Z (N, h, w, O).
     Raises:
-        InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
-            padded image, an unknown padding, or a shape or dtype that does not fit.
-    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as
-        ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
+        InputError: as :func:`conv2d_fwd`.
+    Source: Lecture A, the network's first two layers.
 
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
-    >>> conv2d_fwd(x, kernel, jnp.array([100.0]), strides=2)[0].ravel().tolist()
+    >>> conv2d_plain_fwd(x, kernel, jnp.array([100.0]), strides=2)[0].ravel().tolist()
     [101.0, 105.0]
     """
     res = Conv2DResiduals.of(x, kernel, strides, padding, dilation, groups)
-    return _forward(res, bias), res
+    Z = bias + _xla_convolution(  # [A-11] [C-08]
+        x, kernel, res.pads, rhs_dilation=res.dilation, window_strides=res.strides, feature_group_count=groups
+    )
+    return Z, res
 
 
 @checked
-def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
-    """Pull ``dZ`` back through a Conv2D layer, formulated for the platform. [C-09] [C-10] [A-11]
-
-        dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
-        dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
-        db = Σ_nij dZ
+def conv2d_plain_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
+    """As :func:`conv2d_bwd`, by XLA's convolution. [C-09] [C-10] [A-11]
 
     Args:
         res: from the forward pass.
@@ -289,32 +146,92 @@ def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
     Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.
 
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
-    >>> _, res = conv2d_fwd(x, kernel, jnp.array([100.0]), strides=2)
-    >>> [d.ravel().tolist() for d in conv2d_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
+    >>> _, res = conv2d_plain_fwd(x, kernel, jnp.array([100.0]), strides=2)
+    >>> [d.ravel().tolist() for d in conv2d_plain_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
-    require_shape("conv2d_bwd", "dZ", dZ, res.out_shape)
-    return _backward(res, dZ)
+    require_shape("conv2d_plain_bwd", "dZ", dZ, res.out_shape)
+    dkernel = _xla_convolution(  # [C-09]  the batch is what is summed over: it stands where channels stood
+        res.x,
+        dZ,
+        res.pads_dkernel,
+        rhs_dilation=res.strides,
+        window_strides=res.dilation,
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        batch_group_count=res.groups,
+    )
+    dx = _xla_convolution(  # [C-10]
+        dZ,
+        res.turned_kernel,
+        res.pads_dx,
+        spread=res.strides,
+        rhs_dilation=res.dilation,
+        feature_group_count=res.groups,
+    )
+    return dx, dkernel, dZ.sum(axis=(0, 1, 2))  # [A-11]
 
 
-@jax.jit  # compiled once for a geometry, when called eagerly
-def _forward(res: Conv2DResiduals, bias: Array) -> Array:
-    def by(fwd, res, bias):
-        return fwd(
-            res.x,
-            res.kernel,
-            bias,
-            strides=res.strides,
-            padding=res.pads,
-            dilation=res.dilation,
-            groups=res.groups,
-        )[0]
+def _xla_convolution(
+    x: Array,
+    kernel: Array,
+    pads: Sequence[tuple[int, int]],
+    spread: tuple[int, int] = (1, 1),
+    window_strides: tuple[int, int] = (1, 1),
+    dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
+    **settings: Any,
+) -> Array:
+    """XLA's convolution of ``x``, its entries ``spread`` apart, padded, cropped where a pad is negative.
 
-    return lax.platform_dependent(
-        res, bias, cpu=partial(by, conv2d_cpu_fwd), default=partial(by, conv2d_plain_fwd)
+    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not, so what is
+    cropped is cropped beforehand.
+    """
+    if min(p for pair in pads for p in pair) < 0:
+        config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(pads, spread, strict=True)), (0, 0, 0)]
+        x, pads, spread = lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0)), (1, 1)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides,
+        pads,
+        lhs_dilation=spread,
+        dimension_numbers=dimension_numbers,
+        **settings,
     )
 
 
-@jax.jit
-def _backward(res: Conv2DResiduals, dZ: Array) -> tuple[Array, Array, Array]:
-    return lax.platform_dependent(res, dZ, cpu=conv2d_cpu_bwd, default=conv2d_plain_bwd)
+def _is_int(value: object) -> TypeGuard[SupportsIndex]:
+    return hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
+
+
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    pair = (value, value) if _is_int(value) else value
+    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_int(v) and int(v) >= 1 for v in pair):
+        return int(pair[0]), int(pair[1])
+    raise InputError(
+        f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
+    )
+
+
+def _pads(
+    padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) in numbers."""
+    if isinstance(padding, str):
+        if padding.upper() == "VALID":
+            return (0, 0), (0, 0)
+        if padding.upper() == "SAME":
+            return _same(size[0], reach[0], strides[0]), _same(size[1], reach[1], strides[1])
+    elif isinstance(padding, Sequence) and all(isinstance(p, Sequence) and len(p) == 2 for p in padding):
+        flat = [n for p in padding for n in p]
+        if len(flat) == 4 and all(_is_int(n) for n in flat):
+            return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
+    raise InputError(
+        f"conv2d_fwd: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
+        " ((top, bottom), (left, right))"
+    )
+
+
+def _same(n: int, reach: int, stride: int) -> tuple[int, int]:
+    """Padding that leaves ⌈n / stride⌉ outputs, an odd entry at the end."""
+    total = max((math.ceil(n / stride) - 1) * stride + reach + 1 - n, 0)
+    return total // 2, total - total // 2

@@ -8,7 +8,7 @@ of them transposed. Nothing is commuted (the lecture's question at D-09).
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import checked
+from manual_grad.border import checked
 
 
 @checked

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import Scalar, checked, describe, require
+from manual_grad.border import Scalar, checked, describe, require
 from manual_grad.formulas.chain_rule import chain, diagonal
 
 Slope = Float[Array, "*d"] | float | int

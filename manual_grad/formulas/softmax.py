@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.formulas.border import Label, Scalar, checked, require, require_labels_in_range
+from manual_grad.border import Label, Scalar, checked, require, require_labels_in_range
 
 
 def _normalise(logits: Float[Array, "..."], axis: int = -1):

@@ -1,7 +1,8 @@
 """The ledger as data: every equation and erratum of the four lectures, with the claims that prove it."""
 
+from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures import lecture_a, lecture_b, lecture_c, lecture_d
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum
+from manual_grad.lectures.entries import Claim, Equation, Erratum
 
 LECTURES = {
     "A": "Backpropagation and Jacobian Matrices",

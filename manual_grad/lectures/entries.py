@@ -5,116 +5,13 @@ two are compared: :mod:`manual_grad.verify` does that, with every oracle that fi
 """
 
 import inspect
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from manual_grad.catalogue.draw import Draw, differentiable
 
 Kind = Literal["value", "gradient", "jacobian"]
-Style = Literal["real", "integers", "tiny", "square"]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random inputs of one dtype from one generator; every claim draws its own, so order does not matter.
-
-    Attributes:
-        rng, dtype: of the entries.
-        style: ``real``; ``integers``, on which sums and products are exact, with a batch of 7 turned into one
-            of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of at most
-            three entries an axis, for an oracle that takes its time over each entry; ``square``, every axis
-            of the same length and matrices symmetric, as careless tests have them.
-        among: for integers, from a set of how many they are drawn, uniformly.
-        symmetric: in the style ``square``, whether matrices are symmetric.
-
-    >>> draw = Draw(np.random.default_rng(0), jnp.float32)
-    >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
-    ((2, 3), 'i', 1.0)
-    >>> Draw(np.random.default_rng(0), jnp.float32, "integers", 8).normal(3).tolist()
-    [2.0, 1.0, 0.0]
-    """
-
-    rng: np.random.Generator
-    dtype: Any = jnp.float64
-    style: Style = "real"
-    among: int = 2
-    symmetric: bool = True
-
-    def size(self, n: int) -> int:
-        """The length of an axis, in this style, that real inputs have of length ``n``."""
-        if self.style == "integers":
-            return 8 if n == 7 else n
-        if self.style == "tiny":
-            return 2 if n in (4, 5, 7) else min(n, 3)
-        if self.style == "square":
-            return 1 if n == 1 else 4
-        return n
-
-    def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:
-        """Gaussian entries with standard deviation ``scale``; in the other styles, theirs."""
-        return self.exactly(*map(self.size, shape), scale=scale)
-
-    def exactly(self, *shape: int, scale: float = 1.0) -> jax.Array:
-        """As :meth:`normal`, of this very shape in every style."""
-        if self.style == "integers":
-            return jnp.asarray(self.rng.integers(-self.among // 2, self.among // 2, shape), self.dtype)
-        if self.style == "tiny":
-            return jnp.asarray((2 * self.rng.integers(-12, 12, shape) + 1) / 16, self.dtype)
-        entries = scale * self.rng.standard_normal(shape)
-        symmetric = self.style == "square" and self.symmetric
-        return jnp.asarray(_symmetric(entries) if symmetric else entries, self.dtype)
-
-    def positive(self, *shape: int) -> jax.Array:
-        """Entries between ½ and 2, of any sum; integers from 1 on."""
-        shape = tuple(map(self.size, shape))
-        if self.style == "integers":
-            return jnp.asarray(self.rng.integers(1, self.among + 1, shape), self.dtype)
-        if self.style == "tiny":
-            return jnp.asarray(self.rng.integers(8, 33, shape) / 16, self.dtype)
-        return jnp.asarray(self.rng.uniform(0.5, 2.0, shape), self.dtype)
-
-    def distribution(self, *shape: int) -> jax.Array:
-        """Positive entries whose last axis sums to 1."""
-        raw = self.rng.uniform(0.2, 1.0, tuple(map(self.size, shape)))
-        return jnp.asarray(raw / raw.sum(axis=-1, keepdims=True), self.dtype)
-
-    def labels(self, N: int, K: int) -> jax.Array:
-        """N integer labels from 0 to K − 1."""
-        return jnp.asarray(self.rng.integers(0, self.size(K), self.size(N)))
-
-    def one_hot(self, N: int, K: int) -> jax.Array:
-        """N one-hot rows."""
-        N, K = self.size(N), self.size(K)
-        return jnp.asarray(np.eye(K)[self.rng.integers(0, K, N)], self.dtype)
-
-    def layers(
-        self, *widths: int, rows: bool, X: jax.Array | None = None
-    ) -> list[tuple[jax.Array, jax.Array]]:
-        """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
-
-        Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the
-        widest gap between its unit's pre-activations, so that rounding moves none of them across it.
-        """
-        if self.style != "real":
-            X = None  # nothing rounds
-        A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X if rows else X.T, np.float64)
-        several = len(A) > 1
-        pairs = []
-        for fan_in, fan_out in itertools.pairwise(widths):
-            W = self.normal(fan_in, fan_out, scale=(2 / fan_in) ** 0.5)
-            Z = A @ np.asarray(W, np.float64)
-            b = jnp.asarray(-_widest_gap(Z), self.dtype) if several else self.normal(fan_out, scale=0.3)
-            A = np.maximum(Z + np.asarray(b, np.float64), 0)
-            pairs.append((W if rows else W.T, b))
-        return pairs
-
-    def like(self, tree: Any) -> Any:
-        """An array for each array of ``tree``, of its shape: a random cotangent."""
-        return jax.tree.map(lambda leaf: self.exactly(*leaf.shape), tree)
 
 
 @dataclass(frozen=True)
@@ -206,38 +103,6 @@ class Erratum:
     def lecture(self) -> str:
         """The lecture's letter."""
         return self.tag[0]
-
-
-def _widest_gap(Z: np.ndarray) -> np.ndarray:
-    """For each column, the middle of the widest gap between its entries."""
-    ordered = np.sort(Z, axis=0)
-    gaps = np.diff(ordered, axis=0)
-    k, column = gaps.argmax(axis=0), np.arange(Z.shape[1])
-    return (ordered[k, column] + ordered[k + 1, column]) / 2
-
-
-def _symmetric(entries: np.ndarray) -> np.ndarray:
-    """Matrices made equal to their transpose and to themselves turned by 180°; of kernels, the first axes.
-
-    >>> matrix = _symmetric(np.arange(9.0).reshape(3, 3) ** 2)
-    >>> bool((matrix == matrix.T).all()), bool((matrix == matrix[::-1, ::-1]).all())
-    (True, True)
-    """
-    axes = (0, 1) if entries.ndim == 4 else (-2, -1)
-    if entries.ndim < 2 or entries.shape[axes[0]] != entries.shape[axes[1]]:
-        return entries
-    upright = (entries + entries.swapaxes(*axes)) / 2
-    return (upright + np.flip(upright, axes)) / 2
-
-
-def differentiable(value: Any) -> bool:
-    """Whether ``value`` is an array, or a pytree of arrays, of floating-point numbers.
-
-    >>> [differentiable(v) for v in (jnp.ones(2), [(jnp.ones(2),)], jnp.arange(2), "SAME", 2)]
-    [True, True, False, False, False]
-    """
-    leaves = jax.tree.leaves(value)
-    return bool(leaves) and all(jnp.issubdtype(getattr(v, "dtype", int), jnp.floating) for v in leaves)
 
 
 def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:

@@ -2,19 +2,15 @@
 
 import jax.numpy as jnp
 
-import reference.chain_rule
-import reference.cnn
-import reference.linear_cross_entropy
-import reference.mse
-import reference.softmax
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.digits import load_digits_28
 from manual_grad.formulas.chain_rule import (
     jac_linear_map_x,
     jac_powers_x,
     jac_square_x,
     jac_sum_of_squares_x,
 )
-from manual_grad.formulas.cnn import cnn_bwd, cnn_fwd, cnn_grads
-from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 from manual_grad.formulas.mse import (
     jac_affine_b,
     jac_affine_w,
@@ -40,8 +36,9 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_fwd,
     softmax_fwd,
 )
-from manual_grad.lectures.digits import load_digits_28
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, pulled, value_of
+from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
+from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled, value_of
+from manual_grad.networks.cnn import cnn_bwd, cnn_fwd, cnn_grads
 
 # Targets lie off to one side of the predictions: no sum of errors cancels, and each keeps its digits.
 

@@ -3,11 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-import reference.activations
-import reference.chain_rule
-import reference.dense
-import reference.softmax
-import reference.two_layer
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
 from manual_grad.formulas.activations import jac_relu_x, relu_bwd, relu_fwd, relu_prime
 from manual_grad.formulas.chain_rule import diagonal, jac_chain_theta, jac_quadratic_map_theta
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
@@ -21,7 +18,8 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
-from manual_grad.formulas.two_layer import (
+from manual_grad.lectures.entries import Claim, Equation, Erratum, named, pulled, value_of
+from manual_grad.networks.two_layer import (
     jac_two_layer_cross_entropy,
     jac_two_layer_squared_loss,
     two_layer_cross_entropy_bwd,
@@ -37,7 +35,6 @@ from manual_grad.formulas.two_layer import (
     two_layer_squared_loss_fwd,
     two_layer_squared_loss_grads,
 )
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 # The sizes throughout: d = 3 inputs, m = 7 hidden units, c = 5 classes, n = 4 samples.
 

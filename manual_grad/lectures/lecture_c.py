@@ -4,10 +4,8 @@ from functools import partial
 
 import jax.numpy as jnp
 
-import reference.activations
-import reference.chain_rule
-import reference.conv2d
-import reference.mlp
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
 from manual_grad.formulas.activations import (
     ACTIVATIONS,
     identity_prime,
@@ -18,9 +16,8 @@ from manual_grad.formulas.activations import (
     tanh_prime,
 )
 from manual_grad.formulas.chain_rule import diagonal, product_of_sum_bwd, product_of_sum_fwd
-from manual_grad.formulas.conv2d import (
-    conv2d_bwd,
-    conv2d_fwd,
+from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
+from manual_grad.formulas.correlation import (
     convolve2d_bwd,
     convolve2d_fwd,
     correlate2d_bwd,
@@ -29,8 +26,9 @@ from manual_grad.formulas.conv2d import (
     jac_correlate2d_x,
     jac_correlate2d_x_blocks,
 )
-from manual_grad.formulas.conv2d_plain import conv2d_plain_bwd, conv2d_plain_fwd
-from manual_grad.formulas.mlp import (
+from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled, value_of
+from manual_grad.networks.mlp import (
     mlp_columns_bwd,
     mlp_columns_fwd,
     mlp_rows_bwd,
@@ -39,7 +37,6 @@ from manual_grad.formulas.mlp import (
     network_squared_loss_deltas,
     network_squared_loss_fwd,
 )
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, pulled, value_of
 
 _PRIMES = {
     "relu": relu_prime,

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import reference.activations
-import reference.dense
-import reference.mlp
-import reference.softmax
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.digits import load_digits_28
 from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
@@ -25,7 +24,19 @@ from manual_grad.formulas.dense import (
     jac_dense_rows_W,
     jac_dense_rows_X,
 )
-from manual_grad.formulas.mlp import (
+from manual_grad.formulas.softmax import (
+    cross_entropy_bwd,
+    cross_entropy_fwd,
+    jac_cross_entropy_probs,
+    jac_softmax_logits,
+    jac_softmax_logits_blocks,
+    softmax_bwd,
+    softmax_cross_entropy_columns_bwd,
+    softmax_cross_entropy_columns_fwd,
+    softmax_fwd,
+)
+from manual_grad.lectures.entries import Claim, Equation, Erratum, named, pulled, value_of
+from manual_grad.networks.mlp import (
     five_layer_bwd,
     five_layer_fwd,
     five_layer_grads,
@@ -38,19 +49,6 @@ from manual_grad.formulas.mlp import (
     mlp_rows_fwd,
     one_hot_columns,
 )
-from manual_grad.formulas.softmax import (
-    cross_entropy_bwd,
-    cross_entropy_fwd,
-    jac_cross_entropy_probs,
-    jac_softmax_logits,
-    jac_softmax_logits_blocks,
-    softmax_bwd,
-    softmax_cross_entropy_columns_bwd,
-    softmax_cross_entropy_columns_fwd,
-    softmax_fwd,
-)
-from manual_grad.lectures.digits import load_digits_28
-from manual_grad.lectures.entries import Claim, Draw, Equation, Erratum, named, pulled, value_of
 
 _WIDTHS = (784, 128, 50, 50, 25, 10)
 _SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3), "square": (4,) * 6}

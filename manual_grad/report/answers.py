@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.formulas.conv2d import convolve2d_fwd, correlate2d_fwd, jac_correlate2d_x
+from manual_grad.compiling import quick
+from manual_grad.digits import load_digits_28
+from manual_grad.formulas.correlation import convolve2d_fwd, correlate2d_fwd, jac_correlate2d_x
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
     dense_columns_fwd,
     jac_dense_columns_W_factors,
     jac_dense_columns_X_factors,
 )
-from manual_grad.formulas.mlp import five_layer_fwd, five_layer_grads, gradient_descent
 from manual_grad.formulas.softmax import (
     cross_entropy_of_scores_bwd,
     cross_entropy_of_scores_fwd,
@@ -24,8 +25,7 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_fwd,
     softmax_fwd,
 )
-from manual_grad.lectures.digits import load_digits_28
-from manual_grad.verify.problem import quick
+from manual_grad.networks.mlp import five_layer_fwd, five_layer_grads, gradient_descent
 
 WIDTHS = (784, 128, 50, 50, 25, 10)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 from manual_grad.report.code import formulas
 
 LISTS = ("rows", "cases", "results")

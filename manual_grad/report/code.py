@@ -16,7 +16,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer, PythonLexer
 
-import manual_grad.formulas
+from manual_grad import formulas as by_hand
+from manual_grad import kernels, networks
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,12 +58,12 @@ def formulas() -> dict[str, Callable]:
     >>> formulas()["mse_bwd"].__module__
     'manual_grad.formulas.mse'
     """
-    found = {}
-    for module in pkgutil.iter_modules(manual_grad.formulas.__path__, "manual_grad.formulas."):
-        for name, value in vars(importlib.import_module(module.name)).items():
-            own = inspect.isfunction(value) and value.__module__ == module.name
-            if own and not name.startswith("_") and not module.name.endswith(".border"):
-                found[name] = value
+    found: dict[str, Callable] = {}
+    for wing in (by_hand, kernels, networks):
+        for module in pkgutil.iter_modules(wing.__path__, f"{wing.__name__}."):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if inspect.isfunction(value) and value.__module__ == module.name and not name.startswith("_"):
+                    found[name] = value
     return found
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures import Erratum
-from manual_grad.lectures.entries import Draw
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.problem import pose
 

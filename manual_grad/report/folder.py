@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 
 MARK = "book.json"  # names every file of the book, so that a foreign one is known
 

@@ -292,7 +292,7 @@ class Site:
         references = {
             source_of(c.reference).place: source_of(c.reference)
             for c in e.claims
-            if inspect.unwrap(c.reference).__module__.startswith("reference")
+            if inspect.unwrap(c.reference).__module__.startswith("manual_grad_reference")
         }
         return {
             "tag": e.tag,

@@ -9,11 +9,8 @@ import jax
 import numpy as np
 from markupsafe import Markup
 
-import reference.conv2d
-import reference.dense
-import reference.mse
-import reference.softmax
-from manual_grad.formulas.conv2d import (
+import manual_grad_reference as reference
+from manual_grad.formulas.correlation import (
     correlate2d_bwd,
     correlate2d_fwd,
     jac_correlate2d_f,
@@ -416,7 +413,7 @@ def small_graph() -> Figure:
 
 def layered_graph() -> Figure:
     """Lecture C's network with numbers: activations forward, deltas backward."""
-    from manual_grad.formulas.mlp import network_squared_loss_deltas, network_squared_loss_fwd
+    from manual_grad.networks.mlp import network_squared_loss_deltas, network_squared_loss_fwd
 
     rng: Any = np.random.default_rng(3)
     widths = (2, 4, 3, 2)
@@ -487,7 +484,7 @@ def _circles(widths: Sequence[int], params: Any, values: Sequence[Any], name: st
 
 def cnn_graph() -> Figure:
     """Lecture A's network: the shape of every tensor, taken from the functions that compute it."""
-    from manual_grad.formulas.cnn import cnn_fwd, cnn_grads
+    from manual_grad.networks.cnn import cnn_fwd, cnn_grads
 
     shape = jax.ShapeDtypeStruct
     sizes: dict[str, tuple[int, ...]] = {"K1": (3, 3, 1, 32), "b1": (32,), "K2": (3, 3, 32, 64), "b2": (64,)}
@@ -521,7 +518,7 @@ def cnn_graph() -> Figure:
 
 def five_layer_graph() -> Figure:
     """Lecture D's network with the shapes of its notes, m = 60000."""
-    from manual_grad.formulas.mlp import five_layer_fwd, five_layer_grads
+    from manual_grad.networks.mlp import five_layer_fwd, five_layer_grads
 
     shape, widths = jax.ShapeDtypeStruct, (784, 128, 50, 50, 25, 10)
     params = [(shape((o, i), np.float32), shape((o,), np.float32)) for i, o in pairwise(widths)]

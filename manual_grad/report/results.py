@@ -16,13 +16,13 @@ from typing import Any
 
 import jax
 
+from manual_grad.border import InputError
 from manual_grad.environment import environment
-from manual_grad.formulas.border import InputError
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.report.planted import PLANTED, judged
 from manual_grad.training import data as samples
 from manual_grad.training import loop
-from manual_grad.verify import judge, kill_matrix
+from manual_grad.verify import equations, kill_matrix
 
 TAGS = tuple(entry.tag for entry in (*EQUATIONS, *ERRATA))
 # Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
@@ -77,7 +77,7 @@ class Results:
     def oracles(self) -> list[str]:
         """The oracles that were asked, in their order."""
         asked = {name for verdict in self.verdicts.values() for name in verdict["oracles"]}
-        return [name for name in judge.ORACLES if name in asked]
+        return [name for name in equations.ORACLES if name in asked]
 
 
 def gather(
@@ -109,7 +109,7 @@ def gather(
         verdicts = {
             "environment": environment() | {"dtype": "float64", "seed": seed},
             "equations": [found[f"verifying {tag}"] for tag in TAGS],
-            "source": f"manual-grad report, asking {', '.join(judge.QUICK_ORACLES)}",
+            "source": f"manual-grad report, asking {', '.join(equations.QUICK_ORACLES)}",
         }
     if kills is None:
         rows = [row for what, part in found.items() if what.startswith("mutants") for row in part]
@@ -147,11 +147,11 @@ def _all(work: list[tuple[str, Callable[[], Any]]], show: Show) -> Iterable[Any]
 
 
 def _verdict(entry: Any, seed: int) -> dict[str, Any]:
-    return judge.as_json(judge.verify(entry, jax.numpy.float64, seed))
+    return equations.as_json(equations.verify(entry, jax.numpy.float64, seed))
 
 
 def _killed(target: Any, seed: int) -> list[dict[str, Any]]:
-    rows = kill_matrix.kill(target, seed, judge.QUICK_ORACLES)
+    rows = kill_matrix.kill(target, seed, equations.QUICK_ORACLES)
     return [kill_matrix.as_json(row) for row in rows if row.formula in SELECTED]
 
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from markupsafe import Markup
 
+from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures import EQUATIONS
-from manual_grad.lectures.entries import Draw
 from manual_grad.report import prose
 from manual_grad.report.mathml import indexed
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from manual_grad.border import InputError, require
 from manual_grad.environment import write_bytes
-from manual_grad.formulas.border import InputError, require
 from manual_grad.training.loop import Data, Settings, State, initial_state
 from manual_grad.training.networks import parameter_names
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from manual_grad.border import InputError, require
+from manual_grad.digits import load_digits_8
 from manual_grad.environment import write_bytes
-from manual_grad.formulas.border import InputError, require
-from manual_grad.lectures.digits import load_digits_8
 from manual_grad.training.idx import FILES, Arrays, check_own, find_idx, read_idx, require_mnist, unlike_mnist
 from manual_grad.training.mnist import ELSEWHERE, Progress, read_or_prepare
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from manual_grad.formulas.border import InputError, require
+from manual_grad.border import InputError, require
 
 
 def mesh_of(devices: int | None) -> Mesh | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manual_grad.formulas.border import InputError, require
+from manual_grad.border import InputError, require
 
 FILES = {  # the shape of each IDX file, and the SHA-256 of its unpacked bytes
     "train-images-idx3-ubyte": (

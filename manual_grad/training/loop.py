@@ -19,10 +19,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from manual_grad.formulas.border import require
-from manual_grad.formulas.mlp import gradient_descent
+from manual_grad.border import require
+from manual_grad.digits import MissingExtra
 from manual_grad.formulas.softmax import one_hot
-from manual_grad.lectures.digits import MissingExtra
+from manual_grad.networks.mlp import gradient_descent
 from manual_grad.training.networks import NETWORKS, Network, Params, parameter_names
 
 OPTIMIZERS = ("sgd", "momentum", "adam")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from manual_grad.formulas.border import InputError
-from manual_grad.lectures.digits import MissingExtra
+from manual_grad.border import InputError
+from manual_grad.digits import MissingExtra
 from manual_grad.training.idx import FILES, Arrays, read_idx, require_mnist
 
 SILENCE = 6.0  # seconds without a byte after which a server is given up

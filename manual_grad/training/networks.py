@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manual_grad.formulas.border import require
-from manual_grad.formulas.cnn import PARAMETERS, cnn_bwd, cnn_fwd
-from manual_grad.formulas.mlp import mlp_rows_bwd, mlp_rows_fwd
+from manual_grad.border import require
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
-from reference.cnn import cnn_scores
-from reference.mlp import mlp_rows
-from reference.stable import stable_softmax_cross_entropy
+from manual_grad.networks.cnn import PARAMETERS, cnn_bwd, cnn_fwd
+from manual_grad.networks.mlp import mlp_rows_bwd, mlp_rows_fwd
+from manual_grad_reference.cnn import cnn_scores
+from manual_grad_reference.mlp import mlp_rows
+from manual_grad_reference.stable import stable_softmax_cross_entropy
 
 Params = Any
 HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers

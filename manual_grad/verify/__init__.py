@@ -1,6 +1,6 @@
 """Judges gradients: every claim of the lectures, and anyone's own."""
 
-from manual_grad.verify.check import (
+from manual_grad.checker.check import (
     Finding,
     Report,
     assert_grad_matches,

@@ -1,7 +1,7 @@
 """The oracle of finite differences: the formula along random directions, array by array, with no autodiff.
 
 The forward function alone is evaluated, in float64, and chooses its own step: see
-:mod:`reference.oracles.differences`. A discrepancy passes within ten times the estimated error.
+:mod:`manual_grad_reference.oracles.differences`. A discrepancy passes within ten times the estimated error.
 Where a direction meets a kink, or the difference is not trusted to 1e-6, another is drawn, in which the
 entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these.
 """
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.verify.compare import Comparison
-from manual_grad.verify.problem import Check, Problem, allowed_along, quick
-from reference.oracles import differences
+from manual_grad.compare import Comparison
+from manual_grad.compiling import quick
+from manual_grad.verify.problem import Check, Problem, allowed_along
+from manual_grad_reference.oracles import differences
 
 DIRECTIONS = 2  # for each array
 FINEST = 1e-8  # relative; a discrepancy below this passes

@@ -1,10 +1,10 @@
 """The exact oracle: on integers, formula and reference must be equal to the last bit.
 
 Claims made of sums, products and selections alone are run again on integers in float64, drawn uniformly from
-a set of S of them. Nothing rounds there, which :mod:`reference.oracles.exact` checks for each draw, so that a
-difference of any size is a mistake. A formula that is wrong by a polynomial of degree d survives a draw with
-a probability of at most d/S (by one polynomial on all the pieces drawn, where there is a ReLU); draws follow
-until the product is below 1e-15.
+a set of S of them. Nothing rounds there, which :mod:`manual_grad_reference.oracles.exact` checks for each
+draw, so that a difference of any size is a mistake. A formula that is wrong by a polynomial of degree d
+survives a draw with a probability of at most d/S (by one polynomial on all the pieces drawn, where there is
+a ReLU); draws follow until the product is below 1e-15.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Claim, Draw
-from manual_grad.verify.compare import Comparison, compare
-from manual_grad.verify.problem import answer_in_order, drawn, oracle_of, quick, split_settings
-from reference.oracles import exact
+from manual_grad.catalogue.draw import Draw
+from manual_grad.compare import Comparison, compare
+from manual_grad.compiling import quick, split_settings
+from manual_grad.lectures.entries import Claim
+from manual_grad.verify.problem import answer_in_order, drawn, oracle_of
+from manual_grad_reference.oracles import exact
 
 SURVIVAL = 1e-15
 SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)

@@ -2,8 +2,8 @@
 
 Autodiff cannot be the judge there, because it is wrong itself on many of them. The right answer of each case
 is computed from the definition in decimals, where nothing overflows and nothing cancels
-(:mod:`reference.oracles.decimals`), or stands in the case in closed form, with the reason. JAX's derivatives
-of the obvious forward functions are shown beside it.
+(:mod:`manual_grad_reference.oracles.decimals`), or stands in the case in closed form, with the reason. JAX's
+derivatives of the obvious forward functions are shown beside it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.compare import TOLERANCES, Comparison
+from manual_grad.compiling import quick
 from manual_grad.lectures import EQUATIONS
-from manual_grad.verify.compare import TOLERANCES, Comparison
-from manual_grad.verify.problem import quick
-from reference import oracles
+from manual_grad_reference import oracles
 
 Arrays = dict[str, Any]
 SHOWN = 6  # how many entries of an array a line shows

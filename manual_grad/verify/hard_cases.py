@@ -20,27 +20,8 @@ from manual_grad.formulas.activations import (
     tanh_bwd,
     tanh_fwd,
 )
-from manual_grad.formulas.cnn import cnn_bwd, cnn_fwd
-from manual_grad.formulas.conv2d import (
-    conv2d_bwd,
-    conv2d_fwd,
-    convolve2d_bwd,
-    convolve2d_fwd,
-    correlate2d_bwd,
-    correlate2d_fwd,
-)
+from manual_grad.formulas.correlation import convolve2d_bwd, convolve2d_fwd, correlate2d_bwd, correlate2d_fwd
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
-from manual_grad.formulas.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
-from manual_grad.formulas.mlp import (
-    five_layer_bwd,
-    five_layer_fwd,
-    mlp_columns_bwd,
-    mlp_columns_fwd,
-    mlp_rows_bwd,
-    mlp_rows_fwd,
-    network_squared_loss_bwd,
-    network_squared_loss_fwd,
-)
 from manual_grad.formulas.mse import linear_regression_bwd, linear_regression_fwd, mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
@@ -56,7 +37,20 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
-from manual_grad.formulas.two_layer import (
+from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
+from manual_grad.networks.cnn import cnn_bwd, cnn_fwd
+from manual_grad.networks.mlp import (
+    five_layer_bwd,
+    five_layer_fwd,
+    mlp_columns_bwd,
+    mlp_columns_fwd,
+    mlp_rows_bwd,
+    mlp_rows_fwd,
+    network_squared_loss_bwd,
+    network_squared_loss_fwd,
+)
+from manual_grad.networks.two_layer import (
     two_layer_cross_entropy_columns_bwd,
     two_layer_cross_entropy_columns_fwd,
     two_layer_cross_entropy_rows_bwd,
@@ -65,9 +59,9 @@ from manual_grad.formulas.two_layer import (
     two_layer_squared_loss_fwd,
 )
 from manual_grad.verify.hard import Arrays, Hard, nothing_else
-from reference import activations, cnn, dense, mlp, mse, softmax, two_layer
-from reference.linear_cross_entropy import linear_cross_entropy
-from reference.oracles import decimals
+from manual_grad_reference import activations, cnn, dense, mlp, mse, softmax, two_layer
+from manual_grad_reference.linear_cross_entropy import linear_cross_entropy
+from manual_grad_reference.oracles import decimals
 
 inf, nan = np.inf, np.nan
 Right = Callable[[Arrays, np.ndarray], tuple]

@@ -3,8 +3,8 @@
 The truth of a claim is computed once for each oracle, and the formula and all its mutants are held against
 it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of, without
 their mistakes: only then does a mutant's death say something. The points are drawn and the tolerances set as
-:mod:`manual_grad.verify.judge` does in float64, with a unit of every ReLU network exactly at its kink; a draw
-that leaves an array of the answer all zero is not used, and ``exact`` has two draws.
+:mod:`manual_grad.verify.equations` does in float64, with a unit of every ReLU network exactly at its kink; a
+draw that leaves an array of the answer all zero is not used, and ``exact`` has two draws.
 
 The checks in common use, each as mild as it is met with:
 
@@ -28,24 +28,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Claim, Draw, Equation, Style
-from manual_grad.verify.compare import FLOAT64 as TOLERANCE
-from manual_grad.verify.compare import Comparison, compare
+from manual_grad.catalogue.draw import Draw, Style
+from manual_grad.catalogue.families import families_of
+from manual_grad.compare import FLOAT64 as TOLERANCE
+from manual_grad.compare import Comparison, compare
+from manual_grad.compiling import quick, split_settings
+from manual_grad.lectures.entries import Claim, Equation
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import exact_points
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.mistakes import families_of
 from manual_grad.verify.mutants import Mutant, mutants_of
-from manual_grad.verify.problem import (
-    Check,
-    Problem,
-    answer_in_order,
-    oracle_checks,
-    oracle_of,
-    pose,
-    quick,
-    split_settings,
-)
+from manual_grad.verify.problem import Check, Problem, answer_in_order, oracle_checks, oracle_of, pose
 from manual_grad.verify.symbolic import definition_of, pose_tiny, symbolic_check
 
 ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from manual_grad.lectures.entries import Claim, Draw
+from manual_grad.catalogue.draw import Draw
+from manual_grad.lectures.entries import Claim
 
 
 def at_the_kink(claim: Claim) -> Claim:

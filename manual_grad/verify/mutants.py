@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.entries import Claim, Draw
-from manual_grad.verify import (  # noqa: F401  what is written by hand, registered there
-    mistakes_in_convolutions,
-    mistakes_in_losses,
-    mistakes_in_networks,
+from manual_grad.catalogue import (  # noqa: F401  what is written by hand, registered there
+    mutants_of_convolutions,
+    mutants_of_losses,
+    mutants_of_networks,
 )
-from manual_grad.verify.mistakes import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.families import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
+from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Problem, answer_in_order, pose
 
 NO_MEAN, MEAN_TWICE = "1/N missing", "1/N twice"

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.formulas.border import InputError
-from manual_grad.lectures.entries import Draw
-from manual_grad.verify import mistakes, mutants
-from manual_grad.verify.check import check_vjp
+from manual_grad.border import InputError
+from manual_grad.catalogue import families
+from manual_grad.catalogue.draw import Draw
+from manual_grad.checker.check import check_vjp
+from manual_grad.verify import mutants
 from manual_grad.verify.kill_matrix import FLOAT64, Target, alive
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.mutants import Mutant, mutants_of
@@ -35,31 +36,31 @@ _SLOPE = "derivative|slope|a path is missing|power"
 _TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for"
 # What is true of each kind of mistake, as a pattern.
 WORDS: dict[str, str] = {
-    mistakes.SIGN: "sign flipped|mask inverted",
+    families.SIGN: "sign flipped|mask inverted",
     mutants.ZERO: "zero|a path is missing|nothing flows",
     mutants.NO_MEAN: "1/N is missing|summed where|summed instead",
     mutants.MEAN_TWICE: "mean for sum|there twice",
     mutants.NO_COTANGENT: "cotangent",
     mutants.LAST_DROPPED: "dropped",
-    mistakes.SUM_MISSING: "not summed|only the diagonal counts",
-    mistakes.MEAN_FOR_SUM: "mean for sum|there twice",
-    mistakes.TRANSPOSED: _MOVED,
-    mistakes.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log",
-    mistakes.NO_MASK: _MASK,
-    mistakes.WRONG_MASK: "mask taken from the wrong",
-    mistakes.MASK_GE: "≥",
-    mistakes.NO_OFF_DIAGONAL: "off-diagonal",
-    mistakes.P_SWAPPED: "cases swapped",
-    mistakes.NOT_ROTATED: _TURNED,
-    mistakes.ROTATED_TWICE: _TURNED,
-    mistakes.GRADIENT_TURNED: _TURNED,
-    mistakes.PADDING: "off by one",
-    mistakes.STRIDE: "stride",
-    mistakes.DILATION: "dilation",
-    mistakes.BIAS_AXES: "axes|axis",
-    mistakes.SLOPE: _SLOPE,
-    mistakes.FACTOR: f"factor|{_SCALE}",
-    mistakes.TERM: _TERM,
+    families.SUM_MISSING: "not summed|only the diagonal counts",
+    families.MEAN_FOR_SUM: "mean for sum|there twice",
+    families.TRANSPOSED: _MOVED,
+    families.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log",
+    families.NO_MASK: _MASK,
+    families.WRONG_MASK: "mask taken from the wrong",
+    families.MASK_GE: "≥",
+    families.NO_OFF_DIAGONAL: "off-diagonal",
+    families.P_SWAPPED: "cases swapped",
+    families.NOT_ROTATED: _TURNED,
+    families.ROTATED_TWICE: _TURNED,
+    families.GRADIENT_TURNED: _TURNED,
+    families.PADDING: "off by one",
+    families.STRIDE: "stride",
+    families.DILATION: "dilation",
+    families.BIAS_AXES: "axes|axis",
+    families.SLOPE: _SLOPE,
+    families.FACTOR: f"factor|{_SCALE}",
+    families.TERM: _TERM,
     "last chunk dropped": "dropped|a path is missing",
     "groups mixed up": "group",
 }
@@ -100,7 +101,7 @@ def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> li
     usual, kinked = alive(claim, "real", origin)[1], alive(at_the_kink(claim), "real", origin)[1]
     found = []
     for mutant in mutate(claim, usual):
-        said = _said(kinked if mutant.kind == mistakes.MASK_GE else usual, mutant)
+        said = _said(kinked if mutant.kind == families.MASK_GE else usual, mutant)
         clashes = said is None and claim.kind == "gradient"
         for attempt in range(MORE_DRAWS):
             if said or (said is None and not clashes):
@@ -118,7 +119,7 @@ def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
     """Each wrong array and what was said of it; of a mask on the kink the note; None where it raises."""
     claim, at = problem.claim, problem.at
     movable = claim.at is None and all(name in problem.inputs for name in at)
-    if mutant.kind == mistakes.MASK_GE and not movable:
+    if mutant.kind == families.MASK_GE and not movable:
         return None  # what is told of a kink is told beside it
     names = [*claim.wrt, *(n for n, v in at.items() if n not in claim.wrt and isinstance(v, jax.Array))]
 
@@ -142,7 +143,7 @@ def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
             raise
         return None
     wrong = [(finding.name, finding.diagnosis) for finding in report.findings if not finding.ok]
-    if not wrong and mutant.kind == mistakes.MASK_GE:
+    if not wrong and mutant.kind == families.MASK_GE:
         notes = [note.partition(": ") for note in report.notes if "on the kink itself" in note]
         return [(name, said) for name, _, said in notes]
     return wrong

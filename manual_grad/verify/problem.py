@@ -13,21 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.formulas.border import describe
-from manual_grad.lectures.entries import Claim, Draw
-from manual_grad.verify.budget import budgets
-from manual_grad.verify.compare import FLOAT64, Comparison, compare, share_of
-from reference import oracles
+from manual_grad.border import describe
+from manual_grad.budget import budgets
+from manual_grad.catalogue.draw import Draw
+from manual_grad.compare import FLOAT64, Comparison, compare, share_of
+from manual_grad.compiling import compiled, split_settings
+from manual_grad.lectures.entries import Claim
+from manual_grad_reference import oracles
 
 PROJECTED_ABOVE = (
     2048  # entries above which forward mode is asked for random projections, not for every entry
 )
 DIRECTIONS = 4
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 
 Check = Callable[[tuple], list[Comparison]]
 
@@ -223,40 +220,6 @@ def allowed_along(budget: Any, directions: np.ndarray) -> np.ndarray:
     """What an array's inner product with each direction may be off by, entry errors independent."""
     axes = tuple(range(1, directions.ndim))
     return np.sqrt(np.sum((directions * np.asarray(budget)) ** 2, axis=axes))
-
-
-def compiled(fn: Callable, *args: Any, quickly: bool = True, **inputs: Any) -> Any:
-    """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
-
-    An oracle runs once on small inputs, so the compiler is told to be quick; a formula is judged as its user
-    compiles it.
-    """
-    arrays, settings = split_settings(inputs)
-    options = quick() if quickly else None
-    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)
-    return run(args, arrays)
-
-
-def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The inputs that are arrays, or made of them, and those that are not."""
-    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
-    return {name: v for name, v in inputs.items() if name not in settings}, settings
-
-
-@functools.cache
-def quick() -> dict[str, Any] | None:
-    """``QUICK``, where this version of XLA knows these options and they are for its device."""
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=QUICK)(0.0)
-    except Exception:  # an unknown option; what is raised differs between versions
-        return None
-    return QUICK
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array)
 
 
 def _float64(leaf: Any) -> Any:

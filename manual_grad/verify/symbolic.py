@@ -1,8 +1,8 @@
 """The symbolic oracle: SymPy's derivative of the lecture's definition in plain loops, at small sizes.
 
 The claim's inputs are drawn tiny. What the formula makes of them in float64 is held against
-:mod:`reference.oracles.symbolic`, which has a definition by the name of the claim's reference, no arrays and
-no JAX.
+:mod:`manual_grad_reference.oracles.symbolic`, which has a definition by the name of the claim's reference, no
+arrays and no JAX.
 """
 
 import atexit
@@ -19,25 +19,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.lectures.digits import MissingExtra
-from manual_grad.lectures.entries import Claim, Draw
-from manual_grad.verify.compare import Comparison, compare
+from manual_grad.catalogue.draw import Draw
+from manual_grad.compare import Comparison, compare
+from manual_grad.digits import MissingExtra
+from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Check, Problem, pose
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def load_symbolic() -> ModuleType:
-    """:mod:`reference.oracles.symbolic`.
+    """:mod:`manual_grad_reference.oracles.symbolic`.
 
     Raises:
         MissingExtra: SymPy is not installed.
     """
     try:
-        import reference.oracles.symbolic
+        from manual_grad_reference.oracles import symbolic
     except ImportError:
         raise MissingExtra("the symbolic oracle needs SymPy: pip install 'manual-grad[symbolic]'") from None
-    return reference.oracles.symbolic
+    return symbolic
 
 
 def definition_of(claim: Claim) -> Callable | None:

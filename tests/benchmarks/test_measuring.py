@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import manual_grad
-from benchmarks import cases, ceiling, peers, run, table
-from benchmarks.programs import compiled
-from benchmarks.timing import Pace, interleaved, quartiles, ratio
 from manual_grad import ops
+from manual_grad_benchmarks import cases, ceiling, peers, run, table
+from manual_grad_benchmarks.programs import compiled
+from manual_grad_benchmarks.timing import Pace, interleaved, quartiles, ratio
 
 SMALLEST = list({case.name: case for case in reversed(cases.every_case())}.values())[::-1]
 
@@ -73,7 +73,7 @@ def test_short_calls_are_timed_together():
 
 PAGES = """
 import ctypes, resource, sys
-from benchmarks.timing import keep_memory
+from manual_grad_benchmarks.timing import keep_memory
 assert sys.argv[1] == "as it is" or keep_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)

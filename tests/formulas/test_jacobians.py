@@ -8,13 +8,7 @@ from jax import lax
 from jax.scipy.linalg import block_diag
 
 import manual_grad as mg
-import reference.activations
-import reference.chain_rule
-import reference.conv2d
-import reference.dense
-import reference.mse
-import reference.softmax
-import reference.two_layer
+import manual_grad_reference as reference
 
 from .comparing import assert_same
 from .scenarios import distribution, draw, labels, named, normal, one_hot

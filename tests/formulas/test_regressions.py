@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import manual_grad as mg
-import reference.conv2d
+import manual_grad_reference as reference
 
 RNG = np.random.default_rng(11)
 

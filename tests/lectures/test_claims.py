@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from manual_grad.catalogue.draw import Draw
+from manual_grad.digits import load_digits_28
 from manual_grad.lectures import EQUATIONS, ERRATA
-from manual_grad.lectures.digits import load_digits_28
-from manual_grad.lectures.entries import Draw
-from manual_grad.verify import judge
+from manual_grad.verify import equations as judge
 
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)

@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from reference.oracles import decimals
+from manual_grad_reference.oracles import decimals
 
 inf, nan = np.inf, np.nan
 

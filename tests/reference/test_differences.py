@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference.oracles.differences import STEPS, derivative, directional
+from manual_grad_reference.oracles.differences import STEPS, derivative, directional
 
 POINTS = {
     "sin": (np.sin, np.cos(0.7), 0.7),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference.oracles.rounding import NoBudgetError, deviations
+from manual_grad_reference.oracles.rounding import NoBudgetError, deviations
 
 HERE = np.random.default_rng(0)
 A, B, V = (

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 from manual_grad.report import folder
 
 FILES = {"index.html": b"new", "data/a.json": b"{}"}

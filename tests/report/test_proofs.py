@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases import every_case
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.report import api, benchmarks, proofs
 from manual_grad.report.code import formulas
+from manual_grad_benchmarks.cases import every_case
 from tests import test_ops
 from tests.formulas import test_against_jax, test_jacobians
 from tests.lectures import test_claims

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures import EQUATIONS, LECTURES
-from manual_grad.lectures.entries import Draw
 from manual_grad.report.mathml import marked
 from manual_grad.report.prose import TEXTS, derivations, introduction, parse_shapes
 from manual_grad.report.shapes import axis_size, check_sizes, given_of, rows, sizes_of

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manual_grad.formulas.border import InputError
-from manual_grad.lectures.digits import MissingExtra
+from manual_grad.border import InputError
+from manual_grad.digits import MissingExtra
 from manual_grad.training import data, mnist
 from tests.training import tiny
 

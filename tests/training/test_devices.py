@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 from manual_grad.training import devices
 from tests.training import worker
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 from manual_grad.training import checkpoint, loop
 from manual_grad.training.loop import Settings, build, initial_state, train
 from manual_grad.training.networks import NETWORKS, parameter_names

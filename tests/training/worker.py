@@ -10,7 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from manual_grad.formulas.border import InputError
+from manual_grad.border import InputError
 from manual_grad.training import devices, loop
 from tests.training.corners import tiny
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manual_grad import cli, cli_mutants
+from manual_grad.catalogue import families as mistakes
+from manual_grad.catalogue.draw import Draw
+from manual_grad.cli import app as cli
+from manual_grad.cli import mutants as cli_mutants
 from manual_grad.lectures import EQUATIONS
-from manual_grad.lectures.entries import Draw
-from manual_grad.verify import kill_matrix, mistakes
+from manual_grad.verify import kill_matrix
 from manual_grad.verify.kill_matrix import COMMON, FLOAT64, FormulaError, Row, Target, kill, targets
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.mutants import BATCHES, Mutant, batch_of, mutants_of

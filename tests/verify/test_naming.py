@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from manual_grad import cli, cli_mutants
+from manual_grad.cli import app as cli
+from manual_grad.cli import mutants as cli_mutants
 from manual_grad.lectures import EQUATIONS
 from manual_grad.verify import naming
 from manual_grad.verify.kill_matrix import Target, targets

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from manual_grad.catalogue.draw import Draw
+from manual_grad.compiling import split_settings
 from manual_grad.lectures import EQUATIONS
-from manual_grad.lectures.entries import Claim, Draw, Equation
-from manual_grad.verify import judge
-from manual_grad.verify.problem import drawn, oracle_of, split_settings
+from manual_grad.lectures.entries import Claim, Equation
+from manual_grad.verify import equations as judge
+from manual_grad.verify.problem import drawn, oracle_of
 from manual_grad.verify.symbolic import definition_of
-from reference.oracles import exact
+from manual_grad_reference.oracles import exact
 
 CLAIMS = {e.tag: e.claims for e in EQUATIONS}
 

@@ -1,6 +1,0 @@
-"""Manual against autodiff against peers: ``manual-grad bench``, or ``python -m benchmarks`` in a checkout.
-
-A case (:mod:`benchmarks.cases`) is one computation at one size, with two sides: a hand-derived gradient and
-``jax.value_and_grad`` of a plain forward function (:mod:`benchmarks.plain`). :mod:`benchmarks.run` compares
-what the sides give with float64, and only then lets :mod:`benchmarks.timing` time them in turns.
-"""

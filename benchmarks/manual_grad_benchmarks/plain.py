@@ -1,0 +1,93 @@
+"""The rivals: plain forward functions for autodiff, as one writes them in JAX without a thought of gradients.
+
+Where ``reference/`` is as plain as the page and overflows (exp over sum), these call what JAX offers
+(``jax.nn.log_softmax``, ``lax.conv_general_dilated``), so that both sides are of use for the same inputs.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+import manual_grad_reference as reference
+
+
+def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
+    """The mean over rows of −Σ y ln softmax(l)."""
+    return -(labels * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+
+
+def softmax_cross_entropy_with_integer_labels(logits: Array, labels: Array) -> Array:
+    """The mean over rows of −ln softmax(l)_y."""
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
+    return -picked.mean()
+
+
+def softmax_cross_entropy_columns(Z: Array, Y: Array) -> Array:
+    """:func:`softmax_cross_entropy`, one sample a column."""
+    return -(Y * jax.nn.log_softmax(Z, axis=0)).sum(axis=0).mean()
+
+
+def cross_entropy_of_scores(s: Array, y: Array) -> Array:
+    """−ln softmax(s)_y, one sample."""
+    return -jax.nn.log_softmax(s)[y]
+
+
+def conv2d(
+    x: Array, kernel: Array, bias: Array, strides: tuple[int, int] = (1, 1), padding: Any = "VALID"
+) -> Array:
+    """A Conv2D layer, NHWC and HWIO."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers) + bias
+
+
+def correlate2d(x: Array, f: Array) -> Array:
+    """The valid cross-correlation of two matrices."""
+    return lax.conv_general_dilated(x[None, None], f[None, None], (1, 1), "VALID")[0, 0]
+
+
+def convolve2d(x: Array, w: Array) -> Array:
+    """The full true convolution of two matrices."""
+    pads = [(k - 1, k - 1) for k in w.shape]
+    return lax.conv_general_dilated(x[None, None], w[None, None, ::-1, ::-1], (1, 1), pads)[0, 0]
+
+
+def cnn(params: dict[str, Array], X: Array, labels: Array) -> Array:
+    """Lecture A's network."""
+    A1 = jax.nn.relu(conv2d(X, params["K1"], params["b1"]))
+    A2 = jax.nn.relu(conv2d(A1, params["K2"], params["b2"]))
+    A4 = jax.nn.relu(A2.reshape(len(A2), -1) @ params["W4"] + params["b4"])
+    return softmax_cross_entropy(A4 @ params["W5"] + params["b5"], labels)
+
+
+def linear_cross_entropy(hidden: Array, W: Array, labels: Array) -> Array:
+    """The last layer and its loss, all logits at once."""
+    return softmax_cross_entropy_with_integer_labels(hidden @ W, labels)
+
+
+def two_layer_cross_entropy(W1: Array, b1: Array, W2: Array, b2: Array, x: Array, y: Array) -> Array:
+    """One sample through two layers."""
+    return cross_entropy_of_scores(reference.two_layer.scores(W1, b1, W2, b2, x), y)
+
+
+def two_layer_cross_entropy_rows(W1: Array, b1: Array, W2: Array, b2: Array, X: Array, y: Array) -> Array:
+    """A batch of rows through two layers."""
+    A = jax.nn.relu(X @ W1 + b1)
+    return softmax_cross_entropy_with_integer_labels(A @ W2 + b2, y)
+
+
+def two_layer_cross_entropy_columns(W1: Array, b1: Array, W2: Array, b2: Array, X: Array, y: Array) -> Array:
+    """A batch of columns through two layers."""
+    A = jax.nn.relu(W1 @ X + b1[:, None])
+    return softmax_cross_entropy_with_integer_labels((W2 @ A + b2[:, None]).T, y)
+
+
+def five_layer(params: Any, X: Array, Y: Array) -> Array:
+    """Lecture D's network, one sample a column."""
+    return softmax_cross_entropy_columns(reference.mlp.mlp_columns(params, X), Y)
+
+
+def mlp_loss(params: Any, X: Array, Y: Array) -> Array:
+    """The same in rows."""
+    return softmax_cross_entropy(reference.mlp.mlp_rows(params, X), Y)

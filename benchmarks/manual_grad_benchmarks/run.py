@@ -1,0 +1,277 @@
+"""One case measured: compiled, compared with float64, and only then timed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.catalogue.draw import Draw
+from manual_grad_benchmarks import peers
+from manual_grad_benchmarks.cases import Case, Side
+from manual_grad_benchmarks.ceiling import Ceiling
+from manual_grad_benchmarks.programs import Program, compiled
+from manual_grad_benchmarks.timing import FULL, QUICK, interleaved, quartiles, ratio
+
+TOLERANCE = {
+    "float64": 1e-10,
+    "float32": 3e-4,
+    "bfloat16": 0.1,
+    "float16": 0.02,
+}  # relative, 2-norm, an array
+FLIPS = 30  # times that, where rounding may move a pre-activation across ReLU's kink
+SPIN = 0.03  # seconds for which the threads of PyTorch and NumPy spin on after a call, and disturb the next
+QUARTER = 1.25  # how much larger our error may be than autodiff's
+BEST = " (best options)"
+SAME = "same program, the ratio is noise"
+
+
+class WrongResult(Exception):
+    """A side does not compute what it should; nothing of its case was timed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for every case.
+
+    Attributes:
+        dtype: of the floating-point arguments.
+        device: ``cpu`` or ``gpu``.
+        quick: few rounds, one compilation.
+        seed: decides arguments, cotangents and the order of the sides.
+        torch: PyTorch, or None.
+        with_peers: whether peers are timed.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    quick: bool = False
+    seed: int = 0
+    torch: Any = None
+    with_peers: bool = True
+
+
+def measure(case: Case, settings: Settings) -> dict[str, Any]:
+    """A row of the table, as JSON has it.
+
+    Args:
+        case: what to measure.
+        settings: how.
+    Returns:
+        The row, to which :func:`under` adds what follows from the machine's ceiling.
+    Raises:
+        WrongResult: a side's results differ from the truth; it names side, array and error.
+    """
+    rng = np.random.default_rng([settings.seed, *case.label.encode()])
+    args = case.inputs(Draw(rng, jnp.dtype(settings.dtype)))
+    compilations = _compile(case, args, settings)
+    programs = {name: _median_of(tries) for name, tries in compilations.items()}
+    run = {name: [_call(program, args) for program in tries] for name, tries in compilations.items()}
+    prepared = (
+        peers.of(case.peer, args, settings.dtype, settings.device, settings.torch)
+        if settings.with_peers
+        else {}
+    )
+    errors = _compare(case, args, programs, prepared, settings)
+    pace = QUICK if settings.quick else FULL
+    samples = interleaved(run, pace, rng)
+    ours = next(iter(case.sides))
+    with_peers = {ours: run[ours]} | {name: [peer.call] for name, peer in prepared.items()}
+    among_peers = interleaved(with_peers, pace, rng, pause=SPIN) if prepared else {}
+    return _row(case, programs, errors, samples, among_peers, settings)
+
+
+def _call(program: Program, args: tuple) -> Any:
+    return lambda: program.call(*args)
+
+
+def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, list[Program]]:
+    """Every side compiled, and with the best options too; in full runs three times."""
+    wanted: dict[str, tuple[Side, dict | None]] = {name: (side, None) for name, side in case.sides.items()}
+    if case.options and settings.device == "cpu":
+        first_two = list(case.sides)[:2]
+        wanted |= {name + BEST: (case.sides[name], dict(case.options)) for name in first_two}
+    programs: dict[str, list[Program]] = {name: [] for name in wanted}
+    for side in case.sides.values():
+        jax.jit(side.fn).lower(*args)  # JAX remembers its own functions that either side calls
+    for _ in range(1 if settings.quick else 3):
+        for name, (side, options) in wanted.items():
+            programs[name].append(compiled(side.fn, args, options))
+    return programs
+
+
+def _median_of(tries: Sequence[Program]) -> Program:
+    """The last of them, with the medians of the times."""
+    last = tries[-1]
+    trace, compile_ = (median(getattr(t, f"{what}_seconds") for t in tries) for what in ("trace", "compile"))
+    return Program(**{**last.__dict__, "trace_seconds": trace, "compile_seconds": compile_})
+
+
+# ---------------------------------------------------------------------------------------- comparing
+
+
+def _compare(
+    case: Case,
+    args: tuple,
+    programs: Mapping[str, Program],
+    prepared: Mapping[str, peers.Prepared],
+    settings: Settings,
+) -> dict[str, float]:
+    """Each side's error against the truth. Raises where one is too large to be rounding."""
+    first_two = list(case.sides)[:2]
+    given = {name: side.dense(programs[name].call(*args)) for name, side in case.sides.items()}
+    given |= {n + BEST: programs[n + BEST].call(*args) for n in first_two if n + BEST in programs}
+    given |= {name: peer.result(peer.call()) for name, peer in prepared.items()}
+    want = _truth(case.truth, args) if case.exact else given[first_two[1]]
+    errors = {}
+    for name, got in given.items():
+        errors[name], where = _error(got, want)
+        tolerance = TOLERANCE[settings.dtype] * (FLIPS if case.kinks else 1)
+        if not errors[name] <= tolerance:
+            other = "float64" if case.exact else first_two[1]
+            raise WrongResult(
+                f"{case.label}: {name} is wrong: {where} is {errors[name]:.1e} off {other}, relative; "
+                f"expected at most {tolerance:g} in {settings.dtype}; nothing of it was timed"
+            )
+    return errors if case.exact else {}
+
+
+def _truth(side: Side, args: tuple) -> Any:
+    """What the truth gives in float64, from the very numbers of the arguments."""
+    with jax.enable_x64(True):
+        exact = jax.tree.map(_in_float64, jax.tree.map(np.asarray, args))
+        return jax.tree.map(np.asarray, side.dense(jax.jit(side.fn)(*exact)))
+
+
+def _in_float64(array: np.ndarray) -> Any:
+    return (
+        jnp.asarray(array, jnp.float64) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.asarray(array)
+    )
+
+
+def _error(got: Any, want: Any) -> tuple[float, str]:
+    """The largest ‖got − want‖ / ‖want‖ over the arrays (2-norms), and which array it is."""
+    worst, where = 0.0, "its structure"
+    expected = jax.tree_util.tree_leaves_with_path(want)
+    leaves = jax.tree.leaves(got)
+    if len(leaves) != len(expected):
+        return math.inf, where
+    for leaf, (path, truth) in zip(leaves, expected, strict=True):
+        if np.shape(leaf) != np.shape(truth):
+            return math.inf, f"the shape of out{jax.tree_util.keystr(path)}"
+        exact = np.asarray(truth, np.float64)
+        off = np.linalg.norm((np.asarray(leaf, np.float64) - exact).ravel())
+        norm = np.linalg.norm(exact.ravel()) or 1.0
+        error = float(np.nan_to_num(off / norm, nan=np.inf))
+        if error >= worst:
+            worst, where = error, f"out{jax.tree_util.keystr(path)}"
+    return worst, where
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+def _row(
+    case: Case,
+    programs: Mapping[str, Program],
+    errors: Mapping[str, float],
+    samples: dict[str, np.ndarray],
+    among_peers: dict[str, np.ndarray],
+    settings: Settings,
+) -> dict[str, Any]:
+    """Everything known of a case: the pair's ratio, then side by side."""
+    rng = np.random.default_rng(settings.seed)
+    ours, theirs = list(case.sides)[:2]
+    work = _work(programs, (ours, theirs))
+    peers_alone = {name: seconds for name, seconds in among_peers.items() if name != ours}
+    medians = {name: float(np.median(t)) for name, t in (samples | peers_alone).items()}
+    over = {name: medians[ours] / medians[name] for name in samples if name != ours}
+    over |= {name: float(np.median(among_peers[ours])) / medians[name] for name in peers_alone}
+    value, low, high = ratio(samples[ours], samples[theirs], rng)
+    same = bool(programs[ours].same_as) and programs[ours].same_as == programs[theirs].same_as
+    return {
+        "case": case.name,
+        "group": case.group,
+        "size": case.size,
+        "pair": [ours, theirs],
+        "ratio": value,
+        "interval": [low, high],
+        "same_program": same,
+        "verdict": _verdict(same, low, high),
+        "compile_ratio": _compiling(programs[ours]) / _compiling(programs[theirs]),
+        "accurate": _accurate(case, errors, settings.dtype),
+        "over": over,
+        "rounds": len(samples[ours]),
+        "work_flops": work,
+        "sides": {
+            name: _times(seconds)
+            | (_facts(programs[name]) if name in programs else {})
+            | ({"error": errors[name]} if name in errors else {})
+            for name, seconds in (samples | peers_alone).items()
+        },
+    }
+
+
+def _verdict(same: bool, low: float, high: float) -> str:
+    """What the ratio says, where its interval leaves 1 out.
+
+    >>> _verdict(False, 0.5, 0.6), _verdict(False, 0.9, 1.1), _verdict(True, 0.5, 0.6)
+    ('faster', 'even', 'same program, the ratio is noise')
+    """
+    if same:
+        return SAME
+    return "faster" if high < 1 else "slower" if low > 1 else "even"
+
+
+def _work(programs: Mapping[str, Program], pair: Sequence[str]) -> float:
+    """The flops it takes: the smaller count of the two as traced, but of a loop XLA counts one turn."""
+    counts = [programs[name].work for name in pair if not programs[name].loops]
+    return min(counts, default=0.0)
+
+
+def _compiling(program: Program) -> float:
+    return program.trace_seconds + program.compile_seconds
+
+
+def _accurate(case: Case, errors: Mapping[str, float], dtype: str) -> bool | None:
+    """Whether our error is no larger than autodiff's by more than a quarter, or is below one rounding.
+
+    None where that cannot be told: no truth, or a unit that rounding has moved across ReLU's kink.
+    """
+    ours, theirs = (errors.get(name) for name in list(case.sides)[:2])
+    if ours is None or theirs is None or (case.kinks and max(ours, theirs) > TOLERANCE[dtype] / FLIPS):
+        return None
+    return ours <= max(QUARTER * theirs, float(jnp.finfo(dtype).eps))
+
+
+def _times(seconds: np.ndarray) -> dict[str, float]:
+    low, middle, high = quartiles(seconds)
+    return {"lower_quartile": low, "median": middle, "upper_quartile": high}
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    return {
+        "trace_seconds": program.trace_seconds,
+        "compile_seconds": program.compile_seconds,
+        "temporaries": program.temporaries,
+        "moved": program.moved,
+        "flops": program.flops,
+        "bytes_accessed": program.bytes_accessed,
+    }
+
+
+def under(row: dict[str, Any], ceiling: Ceiling) -> dict[str, Any]:
+    """The row, with each side's share of what the machine can do, and the call's own share of the time."""
+    sides = {
+        name: side
+        | {"share_of_ceiling": ceiling.least_seconds(row["work_flops"], side["moved"]) / side["median"]}
+        if "moved" in side
+        else side
+        for name, side in row["sides"].items()
+    }
+    call = ceiling.dispatch / sides[row["pair"][1]]["median"]
+    return row | {"sides": sides, "dispatch_share": min(call, 1.0)}

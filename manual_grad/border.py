@@ -1,0 +1,194 @@
+"""The border of every public formula: what may come in, and the one clear line for what may not.
+
+``@checked`` holds each argument against the jaxtyping annotation in the signature, the axis names shared
+between the arguments of one call, and refuses by name what would otherwise broadcast in silence. It costs
+microseconds, when a function is traced or called eagerly, and nothing once it is compiled.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from beartype.door import is_bearable
+from jaxtyping import AbstractArray, Array, Float, Integer, TypeCheckError, jaxtyped
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Scalar = Float[Array, ""] | float | int
+Label = Integer[Array, ""] | int
+
+
+class InputError(TypeCheckError, ValueError):
+    """An argument that a formula cannot take; the message names it, what came and what was expected."""
+
+
+def checked(formula: Callable[P, R], prepare: Callable[[dict, dict], dict] | None = None) -> Callable[P, R]:
+    """Hold every call of ``formula`` against its signature; NumPy arrays enter as JAX arrays.
+
+    Args:
+        formula: a function whose parameters are annotated.
+        prepare: given the annotations and the arguments by name, the arguments to check and call with.
+    Raises:
+        InputError: an argument's type, rank, size or dtype does not fit its annotation, two arguments
+            disagree on an axis or on the floating-point dtype, or an array is empty.
+
+    >>> @checked
+    ... def dot(x: Float[Array, " n"], y: Float[Array, " n"]):
+    ...     return x @ y
+    >>> dot(jnp.ones(3), jnp.ones((3, 1)))
+    Traceback (most recent call last):
+    manual_grad.border.InputError: dot: y is float32[3,1], expected float[n]; x is float32[3]
+    """
+    signature = inspect.signature(formula)
+    hints = {name: hint for name, hint in typing.get_type_hints(formula).items() if name != "return"}
+
+    @functools.wraps(formula)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{formula.__name__}: {error}") from None
+        given = {name: _to_jax(formula, name, value) for name, value in bound.arguments.items()}
+        given = prepare(hints, given) if prepare else given
+        _check(formula.__name__, hints, given)
+        bound.arguments.update(given)
+        try:
+            return formula(*bound.args, **bound.kwargs)
+        except InputError as error:  # of a formula inside: say who was called
+            inside = "" if str(error).startswith(f"{formula.__name__}:") else f"{formula.__name__}: in "
+            raise InputError(f"{inside}{error}") from None
+
+    return call
+
+
+def _to_jax(formula: Callable, name: str, value: Any) -> Any:
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, np.generic):
+            return leaf.item()
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    try:
+        return jax.tree.map(convert, value)
+    except (TypeError, ValueError):  # an array of objects; a dict whose keys cannot be sorted
+        found = describe(value)
+        raise InputError(f"{formula.__name__}: {name} is {found}, expected an array of numbers") from None
+
+
+def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
+    with jaxtyped("context"):  # one scope of axis names for the whole call
+        for name, hint in hints.items():
+            if name in given and (isinstance(given[name], bool) or not is_bearable(given[name], hint)):
+                others = "".join(
+                    f"; {other} is {describe(value)}"
+                    for other, value in given.items()
+                    if other != name and _arrays(other, value)
+                )
+                raise InputError(
+                    f"{formula}: {name} is {describe(given[name])}, expected {expected(hint)}{others}"
+                )
+    arrays = [pair for name, value in given.items() for pair in _arrays(name, value)]
+    first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
+    for name, array in arrays:
+        if array.size == 0:
+            raise InputError(f"{formula}: {name} is {describe(array)}, expected at least one element")
+        if first and _has_own_float_dtype(array) and array.dtype != first[1].dtype:
+            raise InputError(
+                f"{formula}: {name} is {describe(array)}, expected {first[1].dtype} as {first[0]} is; "
+                "cast one of them"
+            )
+
+
+def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:
+    """Each array in an argument, with its place there, such as ``params[1][0]``."""
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves if isinstance(leaf, jax.Array)]
+
+
+def _has_own_float_dtype(array: jax.Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating) and not array.aval.weak_type
+
+
+def describe(value: Any) -> str:
+    """``value`` in a few characters, arrays by dtype and shape.
+
+    >>> describe((jnp.ones((2, 3)), "SAME"))
+    "(float32[2,3], 'SAME')"
+    """
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(describe(v) for v in value)
+        comma = "," * (len(value) == 1)
+        return f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def expected(hint: Any) -> str:
+    """An annotation in the notation of :func:`describe`.
+
+    >>> expected(tuple[Float[Array, "N d"], Scalar])
+    '(float[N,d], float[] or float or int)'
+    """
+    if inspect.isclass(hint) and issubclass(hint, AbstractArray):
+        dtype = hint.dtype.__name__.lower()
+        return f"{'int' if dtype == 'integer' else dtype}[{','.join(hint.dim_str.split())}]"
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"tuple of {expected(args[0])}"
+    if origin is tuple:
+        return f"({', '.join(expected(arg) for arg in args)})"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(expected(arg) for arg in args)
+    if origin is typing.Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if origin is not None and args:
+        return f"{origin.__name__.lower()} of {expected(args[0])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def is_float_array(value: Any, ndim: int) -> bool:
+    """Whether ``value`` is a floating-point JAX array with ``ndim`` axes.
+
+    >>> is_float_array(jnp.ones((2, 3)), 2), is_float_array([[1.0]], 2)
+    (True, False)
+    """
+    return isinstance(value, jax.Array) and value.ndim == ndim and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:
+    """Refuse an array that has not this shape: a cotangent that is not shaped as the output."""
+    wanted = ",".join(map(str, shape))
+    require(array.shape == tuple(shape), f"{formula}: {name} is {describe(array)}, expected float[{wanted}]")
+
+
+def require_labels_in_range(formula: str, labels: Any, K: int, name: str = "labels") -> None:
+    """Refuse integer labels outside 0…K−1, where their values can be seen.
+
+    Under ``jit`` they cannot: there the loss and that sample's gradient become NaN (see
+    :func:`manual_grad.formulas.softmax.one_hot`).
+    """
+    if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
+        return
+    values = np.asarray(labels)
+    bad = np.argwhere((values < 0) | (values >= K))
+    if len(bad):
+        where = ",".join(map(str, bad[0]))
+        at = f"[{where}]" if where else ""
+        raise InputError(
+            f"{formula}: {name}{at} is {values[tuple(bad[0])]}, expected an integer from 0 to {K - 1}"
+        )

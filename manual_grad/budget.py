@@ -1,0 +1,46 @@
+"""Error budgets: how far from the truth each entry of an answer may be, in the dtype that it is computed in.
+
+In float64 an entry may be off by 1e-12 of the largest in its array. In a narrower dtype each entry has a
+budget of its own, :data:`MARGIN` standard deviations of its rounding error as
+:mod:`manual_grad_reference.oracles.rounding` finds it: it follows the reference's program, from the dtype's
+epsilon, the lengths of the sums and the magnitudes of what is summed. The formula takes no part in it, so an
+inaccurate one earns no wider budget.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from manual_grad.compare import FLOAT64
+from manual_grad_reference.oracles import rounding
+
+MARGIN = 6.0  # arrays have up to 10⁵ entries
+
+
+def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
+    """``fn(*args)`` in float64, and how far off each entry of it may be in ``dtype``; may be under ``jit``.
+
+    Args:
+        fn: a plain forward function, or an oracle's derivative of one.
+        *args: arrays and pytrees of them; the floating-point ones in float64, holding what is exact in
+            ``dtype``.
+        dtype: float64, float32, bfloat16 or float16.
+    Returns:
+        What ``fn`` gives, and built alike, in float64, the absolute error that each entry may have.
+    Raises:
+        NoBudgetError: ``fn`` does something for which no rule of rounding is known.
+
+    >>> with jax.enable_x64(True):
+    ...     out, allowed = budgets(jnp.dot, jnp.array([3.0, 4.0]), jnp.array([5.0, 6.0]), dtype=jnp.bfloat16)
+    >>> float(out), round(float(allowed), 2)
+    (39.0, 0.91)
+    """
+    if jnp.dtype(dtype) == jnp.float64:
+        out = fn(*args)
+        return out, jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, FLOAT64 * jnp.max(jnp.abs(leaf), initial=0)), out
+        )
+    out, deviations = rounding.deviations(lambda args: fn(*args), args, dtype)
+    return out, jax.tree.map(lambda deviation: MARGIN * deviation, deviations)

@@ -1,0 +1,1 @@
+"""What is known of each formula, one entry a formula."""

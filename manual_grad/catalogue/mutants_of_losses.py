@@ -1,0 +1,287 @@
+"""Losses, activations and the chain rule as people write them, with their mistakes."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from manual_grad.catalogue.families import (
+    FACTOR,
+    MASK_GE,
+    MEAN_FOR_SUM,
+    NO_MASK,
+    NO_OFF_DIAGONAL,
+    P_SWAPPED,
+    SIGN,
+    SLOPE,
+    SUM_MISSING,
+    SWAPPED,
+    TERM,
+    TRANSPOSED,
+    family,
+)
+
+# --- chain rule, MSE -------------------------------------------------------------------------------------
+
+
+def _product_of_sum(df, x, y, z, *, dz=lambda x, y, z: x + y, dx=lambda x, y, z: z):
+    return {"x": df * dx(x, y, z), "y": df * dx(x, y, z), "z": df * dz(x, y, z)}
+
+
+family(
+    "gradient",
+    "product_of_sum",
+    _product_of_sum,
+    (SWAPPED, "dz = z, dx = x + y", {"dz": lambda x, y, z: z, "dx": lambda x, y, z: x + y}),
+    (TERM, "dz = x", {"dz": lambda x, y, z: x}),
+)
+
+
+def _quadratic(A, B, theta, *, both=lambda B: B + B.swapaxes(1, 2)):
+    return A + jnp.einsum("jil,l->ji", both(B), theta)
+
+
+family(
+    "jacobian",
+    "quadratic_map",
+    _quadratic,
+    (TRANSPOSED, "B + B for B + Bᵀ", {"both": lambda B: 2 * B}),
+    (TERM, "B for B + Bᵀ", {"both": lambda B: B}),
+)
+family("jacobian", "square", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
+family("jacobian", "sum_of_squares", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
+
+
+def _mse(dJ, y_hat, y, *, factor=2):
+    dy_hat = factor * (y_hat - y) / len(y) * dJ
+    return {"y_hat": dy_hat, "y": -dy_hat}
+
+
+family(
+    "gradient",
+    "mse",
+    _mse,
+    (FACTOR, "the 2 of the square is missing", {"factor": 1}),
+    (SWAPPED, "ŷ − y for y − ŷ", {"factor": -2}),
+)
+
+
+def _linear_regression(
+    dJ, w, b, x, y, *, dw=lambda d, x: jnp.tensordot(d, x, axes=1), db=lambda d, x: d.sum(), factor=2
+):
+    d = factor * (jnp.tensordot(x, w, axes=w.ndim) + b - y) / len(y) * dJ
+    return {"w": dw(d, x), "b": db(d, x), "x": jnp.tensordot(d, w, axes=0), "y": -d}
+
+
+family(
+    "gradient",
+    "linear_regression",
+    _linear_regression,
+    (SUM_MISSING, "dw = d · x, one a sample", {"dw": lambda d, x: (d * x.T).T}),
+    (SUM_MISSING, "db = d", {"db": lambda d, x: d}),
+    (MEAN_FOR_SUM, "db = mean(d)", {"db": lambda d, x: d.mean()}),
+    (FACTOR, "the 2 of the square is missing", {"factor": 1}),
+    reaches={"dw": "w", "db": "b"},
+)
+
+
+# --- activations -----------------------------------------------------------------------------------------
+
+SLOPES: dict[str, Callable] = {
+    "relu": lambda z: jnp.where(z > 0, 1.0, 0.0),
+    "sigmoid": lambda z: jax.nn.sigmoid(z) * (1 - jax.nn.sigmoid(z)),
+    "tanh": lambda z: 1 - jnp.tanh(z) ** 2,
+    "softplus": jax.nn.sigmoid,
+    "identity": jnp.ones_like,
+}
+VALUES: dict[str, Callable] = {
+    "relu": lambda z: jnp.maximum(z, 0),
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+    "identity": lambda z: z,
+}
+_WRONG_SLOPES: dict[str, list[tuple[str, str, Callable]]] = {
+    "relu": [
+        (NO_MASK, "dx = da", jnp.ones_like),
+        (MASK_GE, "da where x ≥ 0", lambda z: jnp.where(z >= 0, 1.0, 0.0)),
+        (SIGN, "da where x < 0", lambda z: jnp.where(z < 0, 1.0, 0.0)),
+    ],
+    "sigmoid": [
+        (SLOPE, "x(1 − x) for a(1 − a)", lambda z: z * (1 - z)),
+        (SLOPE, "a for a(1 − a)", jax.nn.sigmoid),
+    ],
+    "tanh": [
+        (SLOPE, "1 − x² for 1 − a²", lambda z: 1 - z**2),
+        (SLOPE, "1 − a for 1 − a²", lambda z: 1 - jnp.tanh(z)),
+    ],
+    "softplus": [(SLOPE, "the slope of the sigmoid, not the sigmoid", SLOPES["sigmoid"])],
+    "identity": [(SLOPE, "x for 1", lambda z: z)],
+}
+
+
+def _activation(da, x, *, slope):
+    return da * slope(x)
+
+
+def _activation_jacobian(x, *, slope):
+    return jnp.diag(slope(x).ravel()).reshape(x.shape * 2)
+
+
+for _name, _right in SLOPES.items():
+    _wrong = [(kind, line, {"slope": slope}) for kind, line, slope in _WRONG_SLOPES[_name]]
+    family("gradient", _name, partial(_activation, slope=_right), *_wrong)
+    family("jacobian", _name, partial(_activation_jacobian, slope=_right), *_wrong)
+
+
+# --- softmax and cross-entropy ---------------------------------------------------------------------------
+
+
+def softmax(logits):
+    """Over the last axis."""
+    exps = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exps / exps.sum(axis=-1, keepdims=True)
+
+
+def _softmax_bwd(dprobs, logits, *, pull=lambda p, dp: p * (dp - (dp * p).sum(axis=-1, keepdims=True))):
+    return pull(softmax(logits), dprobs)
+
+
+_SOFTMAX_MISTAKES: tuple = (
+    (NO_OFF_DIAGONAL, "dl = dp p (1 − p)", {"pull": lambda p, dp: dp * p * (1 - p)}),
+    (TERM, "dl = dp p", {"pull": lambda p, dp: dp * p}),
+    (SIGN, "dl = p (dp + Σ dp p)", {"pull": lambda p, dp: p * (dp + (dp * p).sum(-1, keepdims=True))}),
+    (
+        TERM,
+        "the sum over the batch, not over the classes",
+        {"pull": lambda p, dp: p * (dp - (dp * p).sum(0))},
+    ),
+)
+family("gradient", "softmax", _softmax_bwd, *_SOFTMAX_MISTAKES)
+family(
+    "gradient",
+    "softmax_columns",
+    lambda dA, Z, **wrong: _softmax_bwd(dA.T, Z.T, **wrong).T,
+    *_SOFTMAX_MISTAKES,
+)
+
+
+def _softmax_jacobian(logits, *, block=lambda p: jnp.diag(p) - jnp.outer(p, p)):
+    if logits.ndim == 1:
+        return block(softmax(logits))
+    N = len(logits)
+    blocks = jax.vmap(block)(softmax(logits))
+    return jnp.where(jnp.eye(N, dtype=bool)[:, None, :, None], blocks[:, :, None, :], 0)
+
+
+family(
+    "jacobian",
+    "softmax",
+    _softmax_jacobian,
+    (NO_OFF_DIAGONAL, "diag(p (1 − p))", {"block": lambda p: jnp.diag(p * (1 - p))}),
+    (SIGN, "diag(p) + p pᵀ", {"block": lambda p: jnp.diag(p) + jnp.outer(p, p)}),
+    (TERM, "diag(p)", {"block": jnp.diag}),
+)
+
+
+def _cross_entropy(dJ, probs, labels, *, ratio=lambda p, y: y / p):
+    N = len(probs)
+    return {"probs": -dJ / N * ratio(probs, labels), "labels": -dJ / N * jnp.log(probs)}
+
+
+_RATIOS: tuple = (
+    (SWAPPED, "p/y for y/p", {"ratio": lambda p, y: p / y}),
+    (SWAPPED, "y p for y/p", {"ratio": lambda p, y: y * p}),
+    (TERM, "y/y for y/p", {"ratio": lambda p, y: y / y}),
+)
+family("gradient", "cross_entropy", _cross_entropy, *_RATIOS)
+family("jacobian", "cross_entropy", lambda **p: _cross_entropy(1.0, **p)["probs"], *_RATIOS)
+family(
+    "gradient",
+    "cross_entropy_columns",
+    lambda dL, A, Y, **wrong: _cross_entropy(dL, A.T, Y.T, **wrong)["probs"].T,
+    *_RATIOS,
+)
+
+
+def _softmax_cross_entropy(dJ, logits, labels, *, error=lambda p, y: p * y.sum(-1, keepdims=True) - y):
+    p = softmax(logits)
+    return {"logits": dJ / len(p) * error(p, labels), "labels": -dJ / len(p) * jnp.log(p)}
+
+
+ERRORS: tuple = (
+    (NO_OFF_DIAGONAL, "y (p − 1), the true class alone", {"error": lambda p, y: y * (p - 1)}),
+    (P_SWAPPED, "p where y is 1, p − 1 elsewhere", {"error": lambda p, y: p - (1 - y)}),
+    (
+        MEAN_FOR_SUM,
+        "over N and the classes",
+        {"error": lambda p, y: (p * y.sum(-1, keepdims=True) - y) / y.shape[-1]},
+    ),
+)  # fmt: skip
+_ANY_SUM = (TERM, "p − y, labels taken to sum to 1", {"error": lambda p, y: p - y})
+family("gradient", "softmax_cross_entropy", _softmax_cross_entropy, *ERRORS, _ANY_SUM)
+family("jacobian", "softmax_cross_entropy", lambda **p: _softmax_cross_entropy(1.0, **p)["logits"], *ERRORS)
+family(
+    "gradient",
+    "five_layer_from_z",
+    lambda dL, Z, Y, **wrong: {
+        "ZY"[k]: g.T for k, g in enumerate(_softmax_cross_entropy(dL, Z.T, Y.T, **wrong).values())
+    },
+    *ERRORS,
+    applies=lambda inputs: "Z" in inputs,
+)
+
+
+def one_hot(y, K):
+    """1 in the place of each label."""
+    return (jnp.asarray(y)[..., None] == jnp.arange(K)).astype(jnp.float64)
+
+
+def _integer_labels(dJ, logits, labels, *, error=lambda p, y: p - y):
+    return dJ / len(logits) * error(softmax(logits), one_hot(labels, logits.shape[-1]))
+
+
+family("gradient", "softmax_cross_entropy_with_integer_labels", _integer_labels, *ERRORS)
+family(
+    "gradient",
+    "cross_entropy_of_scores",
+    lambda dJ, s, y, **wrong: _integer_labels(dJ, s[None], jnp.asarray(y)[None], **wrong)[0],
+    *ERRORS,
+)
+family(
+    "jacobian",
+    "cross_entropy_of_scores",
+    lambda s, y, **wrong: _integer_labels(1.0, s[None], jnp.asarray(y)[None], **wrong)[0],
+    *ERRORS,
+)
+for _kind in ("gradient", "jacobian"):
+    family(
+        _kind,
+        "cross_entropy_of_S_columns",
+        lambda dJ=1.0, S=None, y=None, **wrong: _integer_labels(dJ, S.T, y, **wrong).T,
+        *ERRORS,
+        applies=lambda inputs: "S" in inputs,
+    )
+
+
+def _linear_cross_entropy(
+    dJ, hidden, W, labels, chunk, *, error=lambda p, y: p - y, last=None, back=jnp.transpose
+):
+    N = len(hidden)
+    p = softmax(hidden @ W)
+    dlogits = dJ / N * error(p, one_hot(labels, W.shape[1]))
+    if last is not None:
+        dlogits = dlogits.at[last(N, chunk) :].set(0)
+    return {"hidden": dlogits @ back(W), "W": hidden.T @ dlogits}  # fmt: skip
+
+
+family(
+    "gradient",
+    "linear_cross_entropy",
+    _linear_cross_entropy,
+    *ERRORS,
+    ("last chunk dropped", "the samples that fill no whole chunk", {"last": lambda N, n: (N - 1) // n * n}),
+    (TRANSPOSED, "dlogits W for dlogits Wᵀ", {"back": lambda W: W}),
+    reaches={"back": "hidden"},
+)

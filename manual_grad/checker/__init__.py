@@ -1,0 +1,1 @@
+"""Checks anyone's gradient, and says what is wrong with it."""

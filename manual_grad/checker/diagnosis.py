@@ -1,0 +1,668 @@
+"""Why a gradient is wrong: every known mistake as a small function that says whether it explains it.
+
+An explanation is given one leaf at one point, an :class:`Evidence`, and returns a phrase, or "" where it does
+not fit; of several phrases, each on a line. It is believed only if it says the same at every point where the
+leaf is wrong. They are asked in tiers, the telling ones first; where several of a tier fit, all are named.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence, factor_of, named_scales
+from manual_grad.checker.mistakes.explain import constant_said, planted_mistakes, root_said
+from manual_grad.checker.nearby import batch
+from manual_grad.checker.truth import Point, at_values, is_float, pulled
+
+UNEXPLAINED = "no known mistake explains it"
+FINITE_AT_LEAST = 3  # finite entries from which a cause is told
+JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
+SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((0,),),
+    2: ((0, 1),),
+    3: ((0,), (2,)),
+    4: ((0, 1), (2, 3)),
+}
+Explanation = Callable[..., Any]
+
+
+def diagnose(evidence: Sequence[Evidence]) -> str:
+    """Explain why a leaf is wrong.
+
+    Args:
+        evidence: the leaf at every point where it is wrong.
+    Returns:
+        A short phrase; "A or B" where two explanations fit equally, and ``UNEXPLAINED`` where none does.
+
+    >>> x = np.array([1.0, -2.0, 3.0])
+    >>> point = Point(lambda x: (x**2).sum(), jax.tree.structure((x,)), (x,), ("x",), (0,), (1.0,))
+    >>> diagnose([Evidence(0, [-2 * x], [2 * x], ["x"], point, 1e-6, scalar=True)])
+    'sign flipped'
+    """
+    phrase = _explain(evidence, TIERS[:1]) or _explain_the_finite(evidence) or _explain(evidence)
+    if phrase or any(e.got is None or e.got.shape != e.want.shape for e in evidence):
+        return phrase or UNEXPLAINED
+    return _explain_scaled(evidence) or UNEXPLAINED
+
+
+def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]] = ()) -> str:
+    for tier in tiers or TIERS:
+        fitting = [phrase for explanation in tier for phrase in _agreed(explanation, evidence)]
+        if fitting:
+            telling = [p for i, p in enumerate(fitting) if i == 0 or not p.startswith("a path is missing")]
+            return " or ".join(list(dict.fromkeys(telling))[:3])
+    return ""
+
+
+def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
+    """What an explanation says at every point; alternatives stand on lines of their own."""
+    if explanation is planted_mistakes:
+        return planted_mistakes(evidence)
+    try:
+        phrases = explanation(evidence[0]).splitlines()
+        others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
+    except (TypeError, ValueError, IndexError):  # the function cannot be asked this
+        return []
+    return [phrase for phrase in phrases if all(phrase in other for other in others)]
+
+
+def _explain_the_finite(evidence: Sequence[Evidence]) -> str:
+    """What is wrong with the finite entries, and that others are not finite; "" where all are."""
+    said = [phrase for e in evidence if (phrase := not_finite(e))]
+    if not said or any(e.got.shape != e.want.shape for e in evidence):
+        return ""
+    hidden = [~(np.isfinite(e.got) & np.isfinite(e.want)) for e in evidence]
+    partly = [replace(e, hidden=h) for e, h in zip(evidence, hidden, strict=True)]
+    if min(e.want.size for e in partly) < FINITE_AT_LEAST:
+        return said[0]
+    if all(e.same(e.got, e.want) for e in partly):
+        return f"{said[0]}, the others right"
+    told = _explain([replace(e, as_infinite=True) for e in partly], ((upside_down, planted_mistakes),))
+    told = told or _explain(partly, OF_FINITE_ENTRIES)
+    return f"{told}; {said[0]}" if told else said[0]
+
+
+def _explain_scaled(evidence: Sequence[Evidence]) -> str:
+    """Two mistakes at once: a factor, and something else."""
+    factors = {"sign flipped": -1.0}
+    n, _ = batch(evidence[0].point)
+    if n > 1:
+        factors |= {"scaled by N": float(n), "scaled by 1/N": 1 / n}
+    factors |= {"scaled by 2": 2.0, "scaled by 1/2": 0.5}
+    for said, factor in factors.items():
+        scaled = []
+        for e in evidence:
+            gots = list(e.gots)
+            gots[e.leaf] = e.got / factor
+            scaled.append(replace(e, gots=gots))
+        phrase = _explain(scaled, ((transposed, flipped, cotangent_ignored), *ELSEWHERE))
+        if phrase:
+            return f"{said}, and {phrase}"
+    return ""
+
+
+# --- what is not a number, or not there -------------------------------------------------------------------
+
+
+def missing(e: Evidence) -> str:
+    """Nothing came back."""
+    return "no gradient was returned (None)" if e.got is None else ""
+
+
+def not_finite(e: Evidence) -> str:
+    """NaN or infinite where the truth is not."""
+    if e.got.shape == e.want.shape and np.any(np.isnan(e.got) & ~np.isnan(e.want)):
+        return "NaN" if np.isnan(e.got).all() else "NaN in some entries"
+    if e.got.shape != e.want.shape and np.isnan(e.got).any():
+        return "NaN, and wrong shape"
+    if not np.any(np.isinf(e.got)) or np.any(np.isinf(e.want)):
+        return ""
+    return "infinite" if np.isinf(e.got).all() else "infinite in some entries"
+
+
+def zero(e: Evidence) -> str:
+    """Zero everywhere, up to rounding: an error of rounding tells of terms that cancel, as for ones."""
+    if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
+        return ""
+    if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
+        return "cotangent ignored (a cotangent of ones gives zero here, but for rounding)\nzero"
+    return "zero"
+
+
+def _negligible(e: Evidence) -> float:
+    return 1e-3 * e.tolerance * float(np.max(np.abs(e.want), initial=0.0))
+
+
+def _with_ones(e: Evidence) -> list[np.ndarray]:
+    """The gradient for a cotangent of ones."""
+    return e.once("ones", lambda: pulled(e.point, [np.ones(np.shape(d)) for d in e.point.dout]))
+
+
+# --- the shape --------------------------------------------------------------------------------------------
+
+
+def _shapes(e: Evidence) -> str:
+    return f"wrong shape: got {e.got.shape}, expected {e.want.shape}"
+
+
+def wrong_order(e: Evidence) -> str:
+    """Another argument's gradient stands here."""
+    for other, want in enumerate(e.wants):
+        got = e.gots[other]
+        displaced = got is not None and not e.same(got, want)
+        if other != e.leaf and displaced and e.same(e.got, want) and not e.same(e.want, want):
+            return f"arguments in the wrong order: this is the gradient of {e.names[other]}"
+    return ""
+
+
+def not_summed(e: Evidence) -> str:
+    """An axis too many, whose sum or mean is the truth."""
+    if e.got.ndim != e.want.ndim + 1:
+        return ""
+    for axis in range(e.got.ndim):
+        if e.got.shape[axis] > 1 and e.same(e.got.sum(axis), e.want):
+            return f"not summed over the batch (axis {axis}); {_shapes(e)}"
+        if e.got.shape[axis] > 1 and e.same(e.got.mean(axis), e.want):
+            return f"not averaged over the batch (axis {axis}); {_shapes(e)}"
+    return ""
+
+
+def transposed_shape(e: Evidence) -> str:
+    """The axes in another order."""
+    if e.got.shape == e.want.shape or sorted(e.got.shape) != sorted(e.want.shape):
+        return ""
+    for axes in itertools.permutations(range(e.want.ndim)):
+        if e.same(e.got, e.want.transpose(axes)):
+            return f"{_permuted(axes)}; {_shapes(e)}"
+    return ""
+
+
+def reshaped(e: Evidence) -> str:
+    """The right numbers in another shape."""
+    if e.got.shape != e.want.shape and e.got.size == e.want.size and e.same(e.got.ravel(), e.want.ravel()):
+        return f"{_shapes(e)}; the numbers are right"
+    return ""
+
+
+def over_wrong_axes(e: Evidence) -> str:
+    """A sum over other axes than the truth's, or over too many."""
+    if e.got.shape == e.want.shape:
+        return ""
+    if e.got.size < e.want.size and e.got.ndim < e.want.ndim:
+        for axes in _subsets(range(e.want.ndim)):
+            if e.same(e.want.sum(axes), e.got):
+                return f"summed over too many axes {_listed(axes)}; {_shapes(e)}"
+    total = abs(e.got.sum() - e.want.sum())
+    if e.got.ndim == e.want.ndim and total <= e.tolerance * np.abs(e.want).sum():
+        return f"summed over the wrong axes: the total is right; {_shapes(e)}"
+    return ""
+
+
+def transposed_factor_elsewhere(e: Evidence) -> str:
+    """The gradient that a linear function hands to an array of another shape, a factor being transposed."""
+    if e.got.ndim != e.want.ndim or e.got.shape == e.want.shape:
+        return ""
+    for i, leaf in enumerate(e.point.values):
+        if (
+            i == e.point.wrt[e.leaf]
+            or not is_float(leaf)
+            or np.ndim(leaf) != 2
+            or len(set(np.shape(leaf))) == 1
+        ):
+            continue
+        value = np.asarray(leaf)
+        larger = [
+            w - a + b for w, a, b in zip(e.want.shape, value.shape, reversed(value.shape), strict=False)
+        ]
+        for shape in dict.fromkeys([e.got.shape, tuple(larger)]):
+            values = list(e.point.values)
+            values[i], values[e.point.wrt[e.leaf]] = jax.numpy.asarray(value.T), jax.numpy.zeros(shape)
+            try:
+                want = _centred(pulled(at_values(e.point, values))[e.leaf], e.got.shape)
+            except Exception:  # the function may raise anything for shapes that are not its own
+                continue
+            if np.any(want) and e.same(e.got, want):
+                return f"transposed: {e.point.names[i]} is used for its transpose; {_shapes(e)}"
+    return ""
+
+
+def _centred(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Cropped, or with zeros around it, to a shape, its middle staying in the middle."""
+    for axis, n in enumerate(shape):
+        excess = matrix.shape[axis] - n
+        if excess > 0:
+            matrix = np.take(matrix, range(excess // 2, excess // 2 + n), axis)
+        pads = [(0, 0)] * matrix.ndim
+        pads[axis] = (max(-excess, 0) // 2, max(-excess, 0) - max(-excess, 0) // 2)
+        matrix = np.pad(matrix, pads)
+    return matrix
+
+
+def full_for_valid(e: Evidence) -> str:
+    """The truth, or the truth turned, in the middle of a larger matrix."""
+    if (
+        e.got.ndim != 2
+        or e.want.ndim != 2
+        or not all(g > w for g, w in zip(e.got.shape, e.want.shape, strict=True))
+    ):
+        return ""
+    starts = [(g - w) // 2 for g, w in zip(e.got.shape, e.want.shape, strict=True)]
+    middle = e.got[tuple(slice(a, a + w) for a, w in zip(starts, e.want.shape, strict=True))]
+    if e.same(middle, e.want):
+        return f"a full correlation where a valid one belongs; {_shapes(e)}"
+    if e.same(np.flip(middle), e.want):
+        return f"factors swapped: turned, a full correlation where a valid one belongs; {_shapes(e)}"
+    return ""
+
+
+def wrong_shape(e: Evidence) -> str:
+    """Another shape, for no reason that is seen."""
+    return _shapes(e) if e.got.shape != e.want.shape else ""
+
+
+# --- the truth, moved, turned or scaled -------------------------------------------------------------------
+
+
+def imprecise(e: Evidence) -> str:
+    """Right, but not to the digits of its dtype."""
+    if e.tolerance > 1e-6 or e.got.shape != e.want.shape or not e.got.ndim:
+        return ""
+    scale = np.max(np.abs(e.want), initial=0.0)
+    error = np.max(np.abs(e.got - e.want), initial=0.0) / scale if scale else 1.0
+    return "imprecise: right, but computed in a lower precision or by differences" if error < 1e-5 else ""
+
+
+def sign(e: Evidence) -> str:
+    """The truth, negated."""
+    return "sign flipped" if e.same(e.got, -e.want) else ""
+
+
+def scale_of_the_problem(e: Evidence) -> str:
+    """The truth times a number that is a size of the problem."""
+    factor = factor_of(e)
+    if factor is None or abs(abs(factor) - 1) <= e.tolerance:
+        return ""
+    said = [*named_scales(e, factor, lambda: constant_said(e, factor)), root_said(e, factor)]
+    return "\n".join(dict.fromkeys(filter(None, said)))
+
+
+def transposed(e: Evidence) -> str:
+    """The axes of the truth in another order, the shape unchanged."""
+    if e.got.shape != e.want.shape:
+        return ""
+    for axes in itertools.permutations(range(e.want.ndim)):
+        turned = e.want.transpose(axes)
+        if axes != tuple(range(e.want.ndim)) and not e.same(turned, e.want) and e.same(e.got, turned):
+            return _permuted(axes)
+    return ""
+
+
+def _permuted(axes: tuple[int, ...]) -> str:
+    return "transposed" if axes == (1, 0) else f"permuted axes: {axes}"
+
+
+def flipped(e: Evidence) -> str:
+    """The truth with axes reversed: a kernel rotated, or not rotated."""
+    for axes in sorted(_subsets(range(e.want.ndim)), key=len):
+        turned = np.flip(e.want, axes)
+        if not e.same(turned, e.want) and e.same(e.got, turned):
+            what = "rotated by 180°" if len(axes) == 2 else "flipped"
+            return f"rotated or flipped kernel: {what}, {_listed(axes)} reversed"
+    return ""
+
+
+def shifted(e: Evidence) -> str:
+    """The truth moved along an axis: an index or a padding off by one."""
+    for axis, by in itertools.product(range(e.want.ndim), (-1, 1)):
+        if e.want.shape[axis] < 4:
+            continue
+        rolled = np.roll(e.want, by, axis)
+        inner = [slice(None)] * e.want.ndim
+        inner[axis] = slice(1, -1)
+        if e.same(e.got[tuple(inner)], rolled[tuple(inner)]) and not e.same(rolled, e.want):
+            return f"shifted by {by} along axis {axis}: an index or the padding is off by one"
+    return ""
+
+
+def cotangent_ignored(e: Evidence) -> str:
+    """The gradient for a cotangent of ones, whatever the cotangent."""
+    if e.scalar:
+        return ""
+    same = e.same(e.got, e.seen(_with_ones(e)[e.leaf]))
+    return "cotangent ignored (this is the gradient for a cotangent of ones)" if same else ""
+
+
+def cotangent_misused(e: Evidence) -> str:
+    """The cotangent squared, summed or averaged before use."""
+    if e.scalar:
+        return ""
+    wrong = {
+        "cotangent used twice": [np.square(d) for d in e.point.dout],
+        "the cotangent's sum stands for each of its entries": [
+            np.full(np.shape(d), np.sum(d)) for d in e.point.dout
+        ],
+        "the cotangent's mean stands for each of its entries": [
+            np.full(np.shape(d), np.mean(d)) for d in e.point.dout
+        ],
+    }
+    for phrase, dout in wrong.items():
+        if any(np.size(d) > 1 for d in dout) or phrase.endswith("twice"):
+            pull = functools.partial(pulled, e.point, dout)
+            if e.same(e.got, e.once(phrase, pull)[e.leaf]):
+                return phrase
+    return ""
+
+
+# --- parts of the truth -----------------------------------------------------------------------------------
+
+
+def missing_mask(e: Evidence) -> str:
+    """Right where the truth is not zero, and something else where a mask makes it zero."""
+    masked = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
+    if not masked.any() or masked.all() or not np.any(e.got[masked]):
+        return ""
+    return "missing mask: not zero where the truth is" if e.same(e.got[~masked], e.want[~masked]) else ""
+
+
+def cotangent_unchanged(e: Evidence) -> str:
+    """The cotangent passed on as it is."""
+    if e.scalar or len(e.point.dout) != 1 or not e.same(e.got, np.asarray(e.point.dout[0])):
+        return ""
+    return "missing mask or derivative: the cotangent is passed on unchanged"
+
+
+def input_for_slope(e: Evidence) -> str:
+    """The cotangent times the input, where its derivative belongs."""
+    value = np.asarray(e.point.at[e.leaf])
+    if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != value.shape:
+        return ""
+    slope = e.same(e.got, np.asarray(e.point.dout[0]) * value)
+    return "wrong derivative: the cotangent is multiplied by the input itself" if slope else ""
+
+
+def mask_inverted(e: Evidence) -> str:
+    """Zero exactly where the truth is not."""
+    zeros = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
+    if zeros.any() and not zeros.all() and not np.any(e.got[~zeros]) and np.all(e.got[zeros]):
+        return "mask inverted: zero exactly where the truth is not"
+    return ""
+
+
+def sample_dropped(e: Evidence) -> str:
+    """One slice of the leaf zero."""
+    for axis, at in itertools.product(range(e.want.ndim), (-1, 0)):
+        if e.want.shape[axis] > 1:
+            less = e.want.copy()
+            np.moveaxis(less, axis, 0)[at] = 0
+            if not e.same(less, e.want) and _scaled_same(e, less, e.want.shape[axis]):
+                what = "one sample" if e.want.shape[axis] == batch(e.point)[0] else "one slice"
+                return f"{what} dropped: the {'last' if at else 'first'} along axis {axis} is zero"
+    return ""
+
+
+def chunk_dropped(e: Evidence) -> str:
+    """The last slices of the leaf zero, more than one, as where a loop takes whole chunks only."""
+    for axis in range(e.want.ndim):
+        got, n = np.moveaxis(e.got, axis, 0).reshape(e.want.shape[axis], -1), e.want.shape[axis]
+        k = next((k for k in range(n) if got[n - 1 - k].any()), n)
+        if 1 < k <= n // 2:
+            less = e.want.copy()
+            np.moveaxis(less, axis, 0)[n - k :] = 0
+            if not e.same(less, e.want) and any(e.same(e.got, f * less) for f in (1.0, n / (n - k))):
+                what = "samples" if n == batch(e.point)[0] else "slices"
+                return f"{what} dropped: the last {k} of {n} along axis {axis} are zero (an incomplete chunk)"
+    return ""
+
+
+def sample_left_out(e: Evidence) -> str:
+    """The truth without the first or last sample."""
+    for (size, at), (what, wants) in e.once("dropped", lambda: dict(_without_a_sample(e.point))).items():
+        want = wants[e.leaf]
+        if not e.same(want, e.want) and _scaled_same(e, want, size):
+            return f"one sample dropped: the {'last' if at else 'first'} of {size} ({what})"
+    return ""
+
+
+def _scaled_same(e: Evidence, want: np.ndarray, size: int) -> bool:
+    return any(e.same(e.got, f * want) for f in (1.0, (size - 1) / size, size / (size - 1)))
+
+
+def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str, list[np.ndarray]]]]:
+    """The gradients with the last or the first slice of every axis of one size left out of all arguments."""
+    sizes = {size for value in point.values for size in np.shape(value) if size > 1}
+    n, _ = batch(point)
+    for size, at in itertools.product(sorted(sizes, key=lambda s: (s != n, s)), (-1, 0)):
+        axes = [next((a for a, s in enumerate(np.shape(v)) if s == size), None) for v in point.values]
+        kept = slice(0, -1) if at else slice(1, None)
+
+        def cut(v: Any, axis: int | None, kept: slice = kept) -> Any:
+            return v if axis is None else v[(slice(None),) * axis + (kept,)]
+
+        values = [cut(v, axis) for v, axis in zip(point.values, axes, strict=True)]
+        dout = [cut(d, next((a for a, s in enumerate(np.shape(d)) if s == size), None)) for d in point.dout]
+        what = ", ".join(f"axis {a} of {n}" for a, n in zip(axes, point.names, strict=True) if a is not None)
+        try:
+            wants = pulled(at_values(point, values), dout)
+        except Exception:  # a function that does not take fewer samples may raise anything
+            continue
+        yield (size, at), (what, wants)
+
+
+def one_sample_only(e: Evidence) -> str:
+    """The gradient of a single sample for that of the batch."""
+    n, where = batch(e.point)
+    if n < 2:
+        return ""
+    for at in (0, n - 1):
+        values = [v[at : at + 1] if np.ndim(v) and np.shape(v)[0] == n else v for v in e.point.values]
+        dout = [d[at : at + 1] if np.ndim(d) and np.shape(d)[0] == n else d for d in e.point.dout]
+        try:
+            ask = functools.partial(pulled, at_values(e.point, values), dout)
+            want = e.once(f"only {at}", ask)[e.leaf]
+        except Exception:  # see above
+            continue
+        if e.same(e.got, want) or e.same(e.got, want / n):
+            return f"only the {'last' if at else 'first'} sample counted ({where})"
+    return ""
+
+
+def off_diagonal_zero(e: Evidence) -> str:
+    """Zero in some entries, right in the others; of softmax: right at the true class alone."""
+    nonzero = e.got != 0
+    if nonzero.all() or not nonzero.any() or not e.same(e.got[nonzero], e.want[nonzero]):
+        return ""
+    for axis in range(e.want.ndim):
+        if np.all(nonzero.sum(axis) == 1) and e.same(
+            np.abs(e.want.sum(axis)) + 1, np.ones_like(e.want.sum(axis))
+        ):
+            return "softmax without its off-diagonal terms: zero but at the true class"
+    return "entries left out: zero in some, right in the others"
+
+
+def off_diagonal_of_jacobian(e: Evidence) -> str:
+    """The diagonal of the Jacobian times the cotangent."""
+    if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != e.want.shape:
+        return ""
+    if not 1 < e.want.size <= JACOBIAN_UP_TO:
+        return ""
+    (dout,) = (np.asarray(d) for d in e.point.dout)
+    jacobian = e.once(f"jacobian {e.leaf}", lambda: _jacobian(e.point, e.leaf, dout.shape))
+    diagonals = np.diagonal(jacobian).reshape(dout.shape)
+    if not e.same(diagonals * dout, e.want) and e.same(e.got, diagonals * dout):
+        return "off-diagonal terms of the Jacobian missing (softmax without its off-diagonal terms)"
+    return ""
+
+
+def jacobian_not_transposed(e: Evidence) -> str:
+    """The Jacobian times the cotangent, where its transpose belongs."""
+    if e.scalar or len(e.point.dout) != 1 or np.size(e.point.dout[0]) != e.want.size:
+        return ""
+    if not 1 < e.want.size <= JACOBIAN_UP_TO:
+        return ""
+    dout = np.asarray(e.point.dout[0])
+    J = e.once(f"jacobian {e.leaf}", lambda: _jacobian(e.point, e.leaf, dout.shape))
+    product = (J @ dout.ravel()).reshape(e.want.shape)
+    same = not e.same(product, e.want) and e.same(e.got, product)
+    return "transposed: the Jacobian times the cotangent, not its transpose" if same else ""
+
+
+def _jacobian(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
+    rows = np.eye(int(np.prod(shape)))
+    return np.array([pulled(point, [row.reshape(shape)])[leaf].ravel() for row in rows])
+
+
+def upside_down(e: Evidence) -> str:
+    """The reciprocals of the right entries, up to one factor: a quotient's factors swapped."""
+    product = e.got * e.want
+    if e.as_infinite and np.any(e.wants[e.leaf][e.hidden]):
+        return ""
+    if product.size < 3 or not np.all(product) or e.same(e.want, np.full_like(e.want, e.want.flat[0])):
+        return ""
+    said = "upside down: a quotient's numerator and denominator are swapped"
+    return said if e.same(product, np.full_like(product, product.flat[0])) else ""
+
+
+def cases_swapped(e: Evidence) -> str:
+    """p at the true class and p − 1 elsewhere: off by one number, with one sign at the true class."""
+    difference = e.got - e.want
+    if not difference.size > 2 or not e.same(
+        np.abs(difference), np.full_like(difference, np.abs(difference).max())
+    ):
+        return ""
+    positive = difference > 0
+    if any(np.all(positive.sum(axis) == 1) for axis in range(e.want.ndim)):
+        return "the two cases swapped: p at the true class, p − 1 elsewhere"
+    return ""
+
+
+def label_not_subtracted(e: Evidence) -> str:
+    """Off by one number at one entry of each row: p where p − y belongs."""
+    difference = np.where(np.abs(e.got - e.want) > e.tolerance * np.max(np.abs(e.want)), e.got - e.want, 0)
+    at = difference != 0
+    for axis in range(e.want.ndim):
+        if (
+            e.want.shape[axis] > 2
+            and np.all(at.sum(axis) == 1)
+            and e.same(e.want.sum(axis) + 1, np.ones_like(e.want.sum(axis)))
+        ):
+            values = difference[at]
+            if e.same(values, np.full_like(values, values[0])) and np.all(e.got * values[0] >= 0):
+                return "the one-hot labels are not subtracted: p where p − y belongs"
+    return ""
+
+
+def transposed_factor(e: Evidence) -> str:
+    """The truth with another argument transposed or turned around."""
+    for i, value in enumerate(e.point.values):
+        if i == e.point.wrt[e.leaf] or not is_float(value) or np.ndim(value) == 0:
+            continue
+        for phrase, turned in _turned(np.asarray(value)):
+            values = list(e.point.values)
+            values[i] = jax.numpy.asarray(turned)
+
+            def ask(values: list = values) -> list[np.ndarray]:
+                return pulled(at_values(e.point, values))
+
+            want = e.once(f"{phrase} {i}", ask)[e.leaf]
+            if not e.same(want, e.want) and e.same(e.got, want):
+                return phrase.format(e.point.names[i])
+    return ""
+
+
+def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if value.ndim == 2 and value.shape[0] == value.shape[1]:
+        yield "transposed: {} is used for its transpose", value.T
+    kernel = "rotated or flipped kernel: {} must be rotated on the way back"
+    for axes in SPATIAL.get(value.ndim, ()):
+        yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
+
+
+# --- what little can be said ------------------------------------------------------------------------------
+
+
+def any_scale(e: Evidence) -> str:
+    """The truth times a number of no meaning that is known."""
+    factor = factor_of(e)
+    return f"scaled by {factor:.4g}, which is no size of the problem" if factor and e.want.size > 1 else ""
+
+
+def reordered(e: Evidence) -> str:
+    """The right numbers in the wrong places, or the right total."""
+    if e.want.size > 1 and e.same(np.sort(e.got, None), np.sort(e.want, None)):
+        return "the right numbers in the wrong places"
+    return ""
+
+
+def constant_added(e: Evidence) -> str:
+    """Off by one number everywhere."""
+    difference = e.got - e.want
+    if e.want.size > 2 and e.same(difference, np.full_like(difference, difference.flat[0])):
+        return "off by the same number everywhere, such as a mean that is not subtracted"
+    return ""
+
+
+def itself_added(e: Evidence) -> str:
+    """Off by a multiple of the argument."""
+    value, difference = np.asarray(e.point.at[e.leaf]), e.got - e.want
+    square = float(np.vdot(value, value))
+    factor = float(np.vdot(value, difference)) / square if square else 0.0
+    if not factor or not e.same(difference, factor * value):
+        return ""
+    return f"a term too many: {factor:.4g} times {e.names[e.leaf]} itself, as of a penalty, is added"
+
+
+def _subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
+    return [s for r in range(1, len(items) + 1) for s in itertools.combinations(items, r)]
+
+
+def _listed(axes: Sequence[int]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else "axes " + ", ".join(map(str, axes))
+
+
+ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
+    (
+        missing_mask,
+        cotangent_unchanged,
+        input_for_slope,
+        upside_down,
+        sample_dropped,
+        chunk_dropped,
+        off_diagonal_of_jacobian,
+        jacobian_not_transposed,
+        cases_swapped,
+    ),
+    (label_not_subtracted, transposed_factor, planted_mistakes, cotangent_misused),
+    (sample_left_out, one_sample_only),
+    (off_diagonal_zero, mask_inverted, shifted),
+)
+OF_FINITE_ENTRIES: tuple[tuple[Explanation, ...], ...] = (
+    (zero, sign, scale_of_the_problem, cotangent_ignored),
+    (missing_mask, upside_down, planted_mistakes),
+    (any_scale, constant_added),
+)
+TIERS: tuple[tuple[Explanation, ...], ...] = (
+    (missing,),
+    (not_finite,),
+    (zero, imprecise),
+    (
+        sign,
+        wrong_order,
+        not_summed,
+        transposed_shape,
+        scale_of_the_problem,
+        transposed,
+        flipped,
+        cotangent_ignored,
+    ),
+    (reshaped, over_wrong_axes),
+    (transposed_factor_elsewhere, full_for_valid),
+    (wrong_shape,),
+    *ELSEWHERE,
+    (itself_added,),
+    (any_scale, reordered, constant_added),
+)

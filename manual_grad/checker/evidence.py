@@ -1,0 +1,150 @@
+"""What is known of one leaf of a judged gradient at one point, and what the numbers there are called."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from manual_grad.checker.nearby import batch
+from manual_grad.checker.truth import Point
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One leaf of a judged gradient at one point.
+
+    Attributes:
+        leaf: which of the leaves that are differentiated by.
+        gots: the judged gradient, all leaves (None where nothing came), in float64.
+        wants: the truth, all leaves.
+        names: what the leaves are called.
+        point: where, and what can be asked about the function there.
+        tolerance: relative error up to which two gradients are the same.
+        scalar: whether the function is a loss, whose cotangent is 1.
+        hidden: the entries of the leaf that are not looked at, as they are not finite; None where all are.
+        as_infinite: whether a mistake must lead to infinity or NaN in the hidden entries.
+    """
+
+    leaf: int
+    gots: Sequence[Any]
+    wants: Sequence[np.ndarray]
+    names: Sequence[str]
+    point: Point
+    tolerance: float
+    scalar: bool = False
+    kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
+    hidden: Any = None
+    as_infinite: bool = False
+
+    @property
+    def got(self) -> np.ndarray:
+        """What was got for this leaf, as far as it is looked at."""
+        return self.seen(self.gots[self.leaf])
+
+    @property
+    def want(self) -> np.ndarray:
+        """The truth of this leaf, as far as it is looked at."""
+        return self.seen(self.wants[self.leaf])
+
+    def seen(self, whole: Any) -> Any:
+        """The entries of an array of the leaf's shape that are looked at; a vector where some are hidden."""
+        return whole if self.hidden is None else whole[~self.hidden]
+
+    def same(self, left: Any, right: Any) -> bool:
+        """Whether two arrays are equal up to rounding."""
+        return same(left, right, self.tolerance)
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """``compute()``, remembered under ``key``."""
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return self.kept[key]
+
+
+def same(left: Any, right: Any, tolerance: float) -> bool:
+    """Whether two arrays have one shape and differ by no more than ``tolerance`` times the largest entry.
+
+    >>> same(np.array([1.0, 2.0]), np.array([1.0, 2.001]), 1e-3), same(np.ones(1), np.ones((1, 1)), 1e-3)
+    (True, False)
+    """
+    if np.shape(left) != np.shape(right):
+        return False
+    scale = max(np.max(np.abs(right), initial=0.0), np.max(np.abs(left), initial=0.0))
+    return bool(np.max(np.abs(left - right), initial=0.0) <= tolerance * scale)
+
+
+def factor_of(e: Evidence) -> float | None:
+    """The number that the truth is multiplied by."""
+    square = float(np.vdot(e.want, e.want))
+    if not square or e.got.shape != e.want.shape:
+        return None
+    factor = float(np.vdot(e.want, e.got)) / square
+    return factor if factor and e.same(e.got, factor * e.want) else None
+
+
+def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
+    """Numbers that a gradient is scaled by in error, and what each means; the usual ones first."""
+    n, where = batch(e.point)
+    if n > 1:
+        yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
+        yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean for sum, or 1/N is there twice"
+    yield 2, "scaled by 2"
+    yield 0.5, "scaled by 1/2 (the factor 2 is missing)"
+    for size, what in sizes_named(e).items():
+        if size > 2 and size != n:
+            yield size, f"scaled by {size} ({what}): summed where a mean is taken"
+            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
+
+
+def sizes_named(e: Evidence) -> dict[int, str]:
+    """The sizes of the problem, and of what each is the size."""
+    total = sum(np.size(d) for d in e.point.dout)
+    sizes: dict[int, str] = {}
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        for axis, size in enumerate(np.shape(value)):
+            sizes.setdefault(size, f"axis {axis} of {name}")
+    sizes.setdefault(int(np.size(e.wants[e.leaf])), f"all of {e.names[e.leaf]}")
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        if np.size(value) > 1:
+            sizes.setdefault(int(np.size(value)), f"all of {name}")
+    for d in e.point.dout:
+        for axis, size in enumerate(np.shape(d)):
+            sizes.setdefault(size, f"axis {axis} of the output")
+        if np.ndim(d) > 1:
+            sizes.setdefault(int(np.prod(np.shape(d)[:-1])), "all of the output's axes but the last")
+    sizes.setdefault(total, "the output's size")
+    return sizes
+
+
+def compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
+    """The rarer ones."""
+    n, _ = batch(e.point)
+    if n > 1:
+        for factor in (Fraction(n, n - 1), Fraction(n - 1, n), Fraction(n * n), Fraction(1, n * n)):
+            yield float(factor), f"scaled by {factor}, N = {n}"
+        yield n / 2, f"scaled by N/2, N = {n}: loss summed instead of averaged, and the factor 2 is missing"
+        yield 2 / n, f"scaled by 2/N, N = {n}"
+        yield 2 * n, f"scaled by 2N, N = {n}"
+        yield n**0.5, f"scaled by √N, N = {n}"
+        yield n**-0.5, f"scaled by 1/√N, N = {n}"
+    for size, what in sizes_named(e).items():
+        if size > 2 and size != n:
+            for factor in (Fraction(size, size - 1), Fraction(size - 1, size)):
+                yield float(factor), f"scaled by {factor} ({what}): n − 1 for n = {size}, or n for n − 1"
+
+
+def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "") -> list[str]:
+    """What a factor can be called: the sizes of the problem that it is; none where it is no size.
+
+    ``also`` knows names that come before those of sizes put together.
+    """
+    prefix = "sign flipped and " if factor < 0 else ""
+    for sizes in (sizes_of(e), compound_sizes(e)):
+        said = [prefix + phrase for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
+        if said:
+            return said[:3]
+        if other := also():
+            return [other]
+    return []

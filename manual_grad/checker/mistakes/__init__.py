@@ -1,0 +1,1 @@
+"""The mistakes that the checker knows, one file a family."""

@@ -1,0 +1,136 @@
+"""Mistakes in what comes back to the logits of a cross-entropy: in p, in the labels y, or p for p − y."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import Plant, arrays_by_shape, arriving, made_by, users_of
+from manual_grad.checker.tape import Passing, Slot, Tape
+
+
+@dataclass(frozen=True, eq=False)
+class _Error:
+    """c (p Σy − y), the derivative by the logits z of a cross-entropy; c p, that of a log-sum-exp.
+
+    p is the softmax along an axis, or the sigmoid, where the axis is None and Σy stands for 1.
+    """
+
+    z: np.ndarray
+    p: np.ndarray
+    y: np.ndarray
+    sum: np.ndarray
+    c: np.ndarray
+    axis: int | None
+
+
+UNNORMALISED = "not normalised: the division of the exponentials by their sum is missing"
+# What stands for p Σy − y.
+OF_SOFTMAX: dict[str, Callable[[_Error], np.ndarray]] = {
+    "the two cases swapped: p at the true class, p − 1 elsewhere": lambda e: e.p - (1 - e.y),
+    "the one-hot labels are not subtracted: p where p − y belongs": lambda e: e.p,
+    "the sum of the labels is taken for 1: p − y for p Σy − y": lambda e: e.p - e.y,
+    "the derivative of softmax is missing: −y/p, that by the probabilities, for p − y": lambda e: -e.y / e.p,
+    "logits stand for the probabilities: z − y for p − y": lambda e: e.z * e.sum - e.y,
+    "log-probabilities stand for the probabilities: log p − y for p − y": (
+        lambda e: np.log(e.p) * e.sum - e.y
+    ),
+    "the labels are those of the next class": lambda e: e.p * e.sum - np.roll(e.y, -1, e.axis),
+    "the labels are those of the previous class": lambda e: e.p * e.sum - np.roll(e.y, 1, e.axis),
+}
+OF_LOG_SUM_EXP: dict[str, Callable[[_Error], np.ndarray]] = {
+    UNNORMALISED: lambda e: np.exp(e.z) * e.sum - e.y,
+    f"{UNNORMALISED} ": lambda e: np.exp(e.z - e.z.max(e.axis, keepdims=True)) * e.sum - e.y,
+}
+OF_SIGMOID: dict[str, Callable[[_Error], np.ndarray]] = {
+    "the two cases swapped: p where y is 1, p − 1 where it is 0": lambda e: e.p - (1 - e.y),
+    "the labels are not subtracted: p where p − y belongs": lambda e: e.p,
+    "logits stand for the probabilities: z − y for p − y": lambda e: e.z - e.y,
+    "wrong derivative: −y/p for p − y": lambda e: -e.y / e.p,
+    "a term is missing: −y (1 − p) for p − y": lambda e: -e.y * (1 - e.p),
+}
+OF_SAMPLES = {"next": -1, "previous": 1}
+
+
+def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What comes back to logits: y not subtracted or another sample's, p not normalised or left out."""
+    known = e.kept["right"][1]
+    users = users_of(tape)
+    for slot in sorted(tape.active & users.keys() & known.keys()):
+        for axis in (*range(np.ndim(tape.values[slot])), None):
+            found = _error(tape, slot, known[slot][0], axis)
+            for phrase, wrong in _mistakes(found).items() if found is not None else ():
+                if found is not None and not np.allclose(wrong(found), found.p * found.sum - found.y):
+                    yield Plant(phrase.strip(), arriving(tape, slot, partial(_mistaken, slot, axis, wrong)))
+
+
+def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
+    if not e.y.any():
+        return OF_LOG_SUM_EXP
+    moved = {
+        f"the labels are those of the {which} sample, along axis {axis}": partial(_of_samples, axis, by)
+        for which, by in OF_SAMPLES.items()
+        for axis in range(e.y.ndim)
+        if axis != e.axis
+    }
+    for axis, n in enumerate(e.y.shape):
+        if axis != e.axis and n > 1:
+            size = f"N = {n} (axis {axis})"
+            moved[f"the labels are not divided by {size}: p/N − y for (p − y)/N"] = partial(_scaled, 1, n)
+            moved[f"the labels are divided by {size} once too often: p − y/N for p − y"] = partial(
+                _scaled, 1, 1 / n
+            )
+            moved[f"the probabilities are not divided by {size}: p − y/N for (p − y)/N"] = partial(
+                _scaled, n, 1
+            )
+    return OF_SIGMOID | moved if e.axis is None else OF_SOFTMAX | OF_LOG_SUM_EXP | moved
+
+
+def _scaled(of_p: float, of_y: float, e: _Error) -> np.ndarray:
+    return of_p * e.p * e.sum - of_y * e.y
+
+
+def _of_samples(axis: int, by: int, e: _Error) -> np.ndarray:
+    return e.p * e.sum - np.roll(e.y, by, axis)
+
+
+def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int | None) -> _Error | None:
+    """Whether a gradient by logits is that of a cross-entropy with one-hot labels, or labels at hand."""
+    z = np.asarray(tape.values[slot])
+    if z.size < 3 or not np.all(np.isfinite(z)) or not np.any(d):
+        return None
+    inputs = [s for s in arrays_by_shape(tape).get(z.shape, ()) if s not in made_by(tape) and s != slot]
+    at_hand = [np.asarray(tape.values[s]) for s in inputs]
+    if axis is None:
+        return _fitting(z, 1 / (1 + np.exp(-z)), d, [(d < 0).astype(float), *at_hand], None)
+    if z.shape[axis] < 3:
+        return None
+    p = np.exp(z - z.max(axis, keepdims=True))
+    p /= p.sum(axis, keepdims=True)
+    c = np.median(d / p, axis, keepdims=True)
+    one_hot = (np.abs(d - c * p) > 1e-6 * np.abs(c)).astype(float)
+    if not one_hot.any():
+        return _Error(z, p, one_hot, np.ones_like(c), c, axis)
+    of_one = np.all(one_hot.sum(axis) == 1)
+    return _fitting(z, p, d, [one_hot, *at_hand] if of_one else at_hand, axis)
+
+
+def _fitting(
+    z: np.ndarray, p: np.ndarray, d: np.ndarray, labels: list[np.ndarray], axis: int | None
+) -> _Error | None:
+    """The labels of those given with which a gradient is c (p Σy − y)."""
+    for y in labels:
+        total = np.ones(1) if axis is None else y.sum(axis, keepdims=True)
+        error = p * total - y
+        with np.errstate(all="ignore"):
+            c = (d * error).sum(axis, keepdims=True) / np.square(error).sum(axis, keepdims=True)
+        if np.allclose(d, c * error, rtol=1e-6, atol=1e-9 * np.abs(d).max()):
+            return _Error(z, p, y, total, c, axis)
+    return None
+
+
+def _mistaken(slot: Slot, axis: int | None, wrong: Callable, p: Passing, d: np.ndarray) -> np.ndarray:
+    found = _error(p.tape, slot, d, axis)
+    return np.full_like(d, np.nan) if found is None else found.c * wrong(found)

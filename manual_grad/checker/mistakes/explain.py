@@ -1,0 +1,480 @@
+"""Mistakes planted in a function: one step's derivative becomes what a person who overlooks something writes.
+
+The gradient that a planted mistake leads to is computed by :mod:`tape`, for any function, and compared with
+the one that is judged. Where a mistake leaves a factor open, the factor that fits best is found first.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence, named_scales, sizes_named
+from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
+from manual_grad.checker.mistakes.factors import (
+    extra_factors,
+    factors_mistaken,
+    gradients_of_others,
+    operands_replaced,
+    regions,
+    signs_mistaken,
+    slopes_out_of_order,
+    stages,
+    steps_left_out,
+)
+from manual_grad.checker.mistakes.inverses import inverses_mistaken
+from manual_grad.checker.mistakes.layers import (
+    activations_mistaken,
+    masks_left_out_of_values,
+    slopes_of_another_layer,
+)
+from manual_grad.checker.mistakes.missing_paths import missing_said
+from manual_grad.checker.mistakes.mistake import (
+    PASSED_ON,
+    Plant,
+    denominators,
+    is_constant,
+    made_by,
+    said_of,
+    too_few_or_many,
+    users_of,
+)
+from manual_grad.checker.mistakes.slopes import (
+    loops,
+    masks_left_out,
+    paths,
+    powers,
+    recursions,
+    slopes_left_out,
+    slopes_of_another_step,
+    terms,
+    wrong_slopes,
+)
+from manual_grad.checker.mistakes.sums import (
+    counts_taken_for_1,
+    moves,
+    normalisations,
+    others_mistaken,
+    partly_summed,
+    sums_elsewhere,
+    sums_on_the_way_back,
+)
+from manual_grad.checker.mistakes.windows import (
+    chunks_lost,
+    cotangents_ignored,
+    entries_picked,
+    kernels_turned,
+    kernels_turned_together,
+    overlaps,
+    padding_ignored,
+    parts_swapped,
+    slices_lost,
+    slices_moved,
+    spread_ignored,
+    spread_ignored_in_kernels,
+    windows_shifted,
+)
+from manual_grad.checker.tape import (
+    Changes,
+    Slot,
+    Tape,
+    pulled_back,
+    reworked,
+    without_dead_maxima,
+    write_down,
+)
+from manual_grad.checker.truth import is_float, is_key
+
+ROWS = 64  # mistakes pulled back at once
+
+AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
+SAMPLE = 64  # entries of a leaf that are compared first
+WORK = 2**25  # entries on the way back of all mistakes of one kind together
+
+ENTRIES = 2**22  # of the largest array on the way back, all rows together
+
+
+@np.errstate(all="ignore")
+def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
+    """What is said of the planted mistakes that lead to the judged gradient at every point.
+
+    Args:
+        evidence: one leaf at every point where it is wrong.
+    Returns:
+        The phrases, the telling ones first; of one kind of mistake only.
+    """
+    first = evidence[0]
+    tape = _tape(first)
+    if tape is None:
+        return []
+    for kind, level in ORDER:
+        name = kind.__name__
+        plants = first.once(f"plants {name}", partial(_some, kind, tape, first))
+        rows = first.once(f"rows {name}", partial(_rows, first, plants))
+        fitting = [
+            (plant, phrase)
+            for plant, row in _plausible(first, name, plants, rows, level)
+            if (phrase := _fits(plant, first, row, level))
+        ]
+        agreed = [(plant, said) for plant, said in fitting[:6] if _agreed(plant, said, evidence[1:], level)]
+        if agreed:
+            return _unlike([said for plant, said in agreed if not _is_half(plant, agreed)])
+    return []
+
+
+def _some(kind: Callable[[Tape, Evidence], Iterator[Plant]], tape: Tape, e: Evidence) -> list[Plant]:
+    """The mistakes of a kind: the first ones, where the function is large."""
+    entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
+    return list(itertools.islice(kind(tape, e), max(AT_LEAST, min(AT_MOST, WORK // entries))))
+
+
+def _is_half(plant: Plant, others: Sequence[tuple[Plant, str]]) -> bool:
+    """Whether a path is one of two that fit together, as those of a value's product with itself do."""
+    return any(plant.path and other.path and set(plant.without or ()) < set(other.without or ())
+               for other, _ in others)  # fmt: skip
+
+
+def _unlike(phrases: Sequence[str]) -> list[str]:
+    """The phrases, one for each mistake, wherever else it may have been made to the same effect."""
+    found: dict[str, str] = {}
+    for phrase in phrases:
+        found.setdefault(re.split(r"[:;,(]| in one place", phrase)[0], phrase)
+    return list(found.values())
+
+
+def _agreed(plant: Plant, phrase: str, others: Sequence[Evidence], level: int) -> bool:
+    """Whether a mistake is found at the other points too."""
+    for e in others:
+        if _tape(e) is None:
+            return False
+        (row,) = e.once(f"row {id(plant)}", partial(_rows, e, [plant]))
+        if _fits(plant, e, row, level) != phrase:
+            return False
+    return True
+
+
+def _tape(e: Evidence) -> Tape | None:
+    """The function written down; None where it is not the one that JAX differentiates (a custom rule)."""
+    tape = e.once("tape", lambda: write_down(e.point))
+    if tape is None:
+        return None
+    tape.kept["dout"] = e.point.dout
+    wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
+    ok = all(
+        np.max(np.abs(mine - want), initial=0.0) <= 1e-9 * np.max(np.abs(want), initial=0.0) + 1e-300
+        for mine, want in zip(wants, e.wants, strict=True)
+    )
+    return tape if ok else None
+
+
+def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
+    """The truth by the tape, and what every slot and every operand got."""
+    known: dict = {}
+    right = pulled_back(tape, e.point.dout, [{}], known)
+    without_dead_maxima(tape, known)
+    tape.kept["known"] = known
+    return right, known
+
+
+Row = tuple[list[np.ndarray], list[np.ndarray] | None]
+
+
+def _rows(e: Evidence, plants: Sequence[Plant]) -> list[Row]:
+    """The gradients, all leaves, with each mistake and without its part."""
+    tape = e.kept["tape"]
+    asked: list[Changes] = [plant.changes for plant in plants]
+    at: dict[Any, int] = {}
+    for plant in plants:
+        if plant.without is not None:
+            key = tuple((edge, id(change)) for edge, change in plant.without.items())
+            at[id(plant)] = at.get(key, len(asked))
+            if key not in at:
+                at[key] = len(asked)
+                asked.append(plant.without)
+    largest = max(int(np.size(value)) for value in tape.values)
+    count = max(1, min(ROWS, ENTRIES // largest))
+    made: list[list[np.ndarray]] = []
+    with np.errstate(all="ignore"):
+        for start in range(0, len(asked), count):
+            leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
+            made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
+    for i, plant in enumerate(plants):
+        if plant.of is not None:
+            step, operand = plant.of
+            other = reworked(tape, step, tape.values[tape.steps[step].ins[operand]])
+            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [plant.changes])]
+    return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(plants)]
+
+
+def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
+    """What is said of a mistake that leads to the judged gradient; "" where it does not.
+
+    At level 0 a path may be missing or of the wrong sign, at level 1 its factor may be a size of the problem,
+    at level 2 it may be any, and a mistake's too.
+    """
+    wrong, rest = e.seen(row[0][e.leaf]), None if row[1] is None else e.seen(row[1][e.leaf])
+    if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
+        return ""
+    exactly = rest is None or (level < 2 and not plant.path)
+    if exactly or rest is None:
+        fits = level < 2 and not e.same(wrong, e.want) and e.same(e.got, wrong)
+        return plant.phrase if fits else ""
+    part = wrong - rest
+    size = float(np.max(np.abs(part), initial=0.0))
+    if not np.isfinite(size) or size <= 1e-6 * np.max(np.abs(e.want), initial=0.0):
+        return ""
+    factor = float(np.vdot(part, e.got - rest) / np.vdot(part, part))
+    off = np.max(np.abs(e.got - rest - factor * part), initial=0.0)
+    if off > 4 * e.tolerance * max(size, abs(factor) * size) or not e.same(e.got, rest + factor * part):
+        return ""
+    return _path_said(plant, e, factor, level) if plant.path else _scale_said(plant, e, factor)
+
+
+def _plausible(
+    e: Evidence, name: str, plants: Sequence[Plant], rows: Sequence[Row], level: int
+) -> Iterator[tuple[Plant, Row]]:
+    """The mistakes that may fit, by some entries of the leaf, all at once; none that does is left out."""
+    if not plants:
+        return
+    n = e.want.size
+    at = np.random.default_rng(0).integers(0, n, SAMPLE) if n > SAMPLE else np.arange(n)
+
+    def some(leaves: list[np.ndarray] | None) -> np.ndarray:
+        return np.full(len(at), np.nan) if leaves is None else e.seen(leaves[e.leaf]).ravel()[at]
+
+    wrong, rest = e.once(
+        f"some {name} of {e.leaf}, {n}",
+        lambda: [np.stack([some(row[which]) for row in rows]) for which in (0, 1)],
+    )
+    got = e.got.ravel()[at]
+    allowed = 16 * e.tolerance * float(np.max(np.abs(e.got)))
+    fits = np.max(np.abs(got - wrong), axis=1) <= allowed
+    part = wrong - rest
+    factors = np.sum(part * (got - rest), axis=1) / np.sum(part * part, axis=1)
+    scaled = np.max(np.abs(got - rest - factors[:, None] * part), axis=1) <= allowed
+    for k, plant in enumerate(plants):
+        exactly = rows[k][1] is None or (level < 2 and not plant.path)
+        if fits[k] if exactly else scaled[k]:
+            yield plant, rows[k]
+
+
+def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
+    """What is wrong with a path whose part has this factor."""
+    if abs(factor) <= 10 * e.tolerance:
+        return f"a path is missing: {plant.missing or missing_said(e.kept['tape'], e, plant)}"
+    if abs(factor + 1) <= 10 * e.tolerance:
+        return f"sign flipped in one place: of what flows back through {plant.phrase}"
+    if level == 0 or abs(factor - 1) <= 10 * e.tolerance:
+        return ""
+    said = (
+        (named_scales(e, factor, partial(constant_said, e, factor)) or [""])[0]
+        if level == 1
+        else _factor_said(e, factor)
+    )
+    return f"{said}; only what flows back through {plant.phrase}" if said else ""
+
+
+def _scale_said(plant: Plant, e: Evidence, factor: float) -> str:
+    if abs(factor) <= 10 * e.tolerance or abs(factor - 1) <= 10 * e.tolerance:
+        return ""
+    said = "sign flipped" if abs(factor + 1) <= 10 * e.tolerance else _factor_said(e, factor)
+    return f"{plant.phrase}, and {said}" if said and "no size" not in said else ""
+
+
+def _factor_said(e: Evidence, factor: float) -> str:
+    """What a factor is called; "" for one that means nothing in so small a leaf."""
+    named = named_scales(e, factor, partial(constant_said, e, factor)) or (
+        [scalar_said(e, factor)] if e.want.size > 1 else []
+    )
+    if named and named[0]:
+        return named[0]
+    return f"scaled by {factor:.4g}, which is no size of the problem" if e.want.size > 3 else ""
+
+
+def constant_said(e: Evidence, factor: float) -> str:
+    """The same of a number that stands in the function, unless it is 2 or a size."""
+    return (
+        root_said(e, factor)
+        or count_said(e, factor)
+        or scalar_said(e, factor, sizes=(1,))
+        or inner_size_said(e, factor)
+    )
+
+
+def inner_size_said(e: Evidence, factor: float) -> str:
+    """The same of a size that only arrays inside the function have."""
+    tape = _tape(e)
+    if tape is None:
+        return ""
+    sign = "sign flipped and " if factor < 0 else ""
+    for slot in sorted(tape.active):
+        for axis, n in enumerate(tape.shape(slot)):
+            of = f"(axis {axis} of {said_of(tape, e, slot)})"
+            if n > 2 and abs(abs(factor) / n - 1) <= 4 * e.tolerance:
+                return f"{sign}scaled by {n} {of}: summed where a mean is taken"
+            if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
+                return f"{sign}scaled by 1/{n} {of}: mean for sum"
+    return ""
+
+
+def count_said(e: Evidence, factor: float) -> str:
+    """The same where a size stands for a sum that is divided by, such as a mask's, or the sum for it."""
+    tape = _tape(e)
+    if tape is None:
+        return ""
+    sign = "sign flipped and " if factor < 0 else ""
+    for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
+        for n, what in sizes_named(e).items():
+            if n < 2 or abs(value / n - 1) <= 4 * e.tolerance:
+                continue
+            count = f"{n} ({what})"
+            if divides and abs(abs(factor) * n / value - 1) <= 4 * e.tolerance:
+                return f"{sign}divided by {count} instead of {name}"
+            if abs(abs(factor) * value / n - 1) <= 4 * e.tolerance:
+                return f"{sign}divided by {name} instead of {count}"
+    return ""
+
+
+def _is_sum(tape: Tape, slot: Slot) -> bool:
+    """Whether one number comes from a sum, by steps that make one number each."""
+    made = made_by(tape)
+    if slot not in made or np.size(tape.values[slot]) != 1:
+        return False
+    step = tape.steps[made[slot]]
+    return step.name in ("reduce_sum", "dot_general") or any(_is_sum(tape, s) for s in step.ins)
+
+
+def _sums(tape: Tape, e: Evidence) -> Iterator[tuple[float, str, bool]]:
+    """Sums that may be divided by: their values, names, and whether the function divides by them."""
+    seen: set[float] = set()
+    for slot in denominators(tape):
+        value = tape.values[slot]
+        if np.size(value) == 1 and is_float(value) and _is_sum(tape, slot):
+            v = abs(float(np.ravel(value)[0]))
+            if 0 < v < np.inf and v not in seen:
+                seen.add(v)
+                yield v, said_of(tape, e, slot) + (f" ({v:g})" if v == round(v) else ""), True
+    for name, value in zip(e.point.names, e.point.values, strict=True):
+        if isinstance(value, jax.Array) and not is_key(value) and np.size(value) > 1:
+            v = abs(float(np.sum(np.asarray(value, np.float64))))
+            if 0 < v < np.inf and v not in seen:
+                yield v, f"the sum of {name}" + (f" ({v:g})" if v == round(v) else ""), False
+
+
+def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
+    """What a factor is called that is a number which the function computes, or one over it; "" otherwise."""
+    tape = _tape(e)
+    if tape is None:
+        return ""
+    sign = "sign flipped and " if factor < 0 else ""
+    sizes = sizes or sorted({1} | {n for v in e.point.values for n in np.shape(v)})
+    for slot, value in enumerate(tape.values):
+        if np.size(value) != 1 or not is_float(value):
+            continue
+        v = abs(float(np.asarray(value).ravel()[0]))
+        if not 0 < v < np.inf or v == 1:
+            continue
+        name = said_of(tape, e, slot)
+        for n in sizes:
+            over = f" over {n}" if n > 1 else ""
+            missing, extra = too_few_or_many(tape, slot, name)
+            for factor_of_it, what in (
+                (v / n, f"scaled by {name}{over}: {extra}"),
+                (n / v, f"scaled by {n if n > 1 else 'one'} over {name}: {missing}"),
+            ):
+                if abs(abs(factor) / factor_of_it - 1) <= 4 * e.tolerance:
+                    return sign + what
+    return ""
+
+
+def root_said(e: Evidence, factor: float) -> str:
+    """The same of the root of a size that a matrix product is scaled by, as attention's is by 1/√d."""
+    tape = _tape(e)
+    sign = "sign flipped and " if factor < 0 else ""
+    for n in sorted(e.once("roots", lambda: set(_scaled_by_root(tape)))) if tape is not None else ():
+        what = sizes_named(e).get(n, "what a matrix product sums over")
+        if abs(abs(factor) / n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by √{n} ({what}): 1/√{n} is missing"
+        if abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is there twice"
+    return ""
+
+
+def _scaled_by_root(tape: Tape) -> Iterator[int]:
+    """The sizes that matrix products sum over, their results or factors scaled by the root of it."""
+    made, users = made_by(tape), users_of(tape)
+    for step in tape.steps:
+        if step.name not in ("mul", "div") or step.outs[0] not in tape.active:
+            continue
+        numbers = [abs(float(np.ravel(tape.values[s])[0])) for s in step.ins if is_constant(tape, s)]
+        source = next(s for s in step.ins if s in tape.active)
+        while source in made and tape.steps[made[source]].name in PASSED_ON:
+            source = tape.steps[made[source]].ins[0]
+        near = [made[source]] if source in made else []
+        for k in [*near, *(user for user, _ in users.get(step.outs[0], ()))]:
+            if tape.steps[k].name == "dot_general":
+                product = tape.steps[k]
+                axes = product.eqn.params["dimension_numbers"][0][0]
+                n = int(np.prod([tape.shape(product.ins[0])[a] for a in axes]))
+                if n > 2 and any(abs(v * n**p - 1) <= 1e-6 for v in numbers for p in (0.5, -0.5)):
+                    yield n
+
+
+# What is looked for, in this order, and at which level; the first kind that fits is what is said.
+ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
+    (sums_on_the_way_back, 0),
+    (slopes_left_out, 0),
+    (masks_left_out, 0),
+    (paths, 0),
+    (normalisations, 0),
+    (loops, 0),
+    (recursions, 0),
+    (cotangents_ignored, 0),
+    (wrong_slopes, 0),
+    (activations_mistaken, 0),
+    (slopes_of_another_layer, 0),
+    (slopes_of_another_step, 0),
+    (cross_entropies_mistaken, 0),
+    (masks_left_out_of_values, 0),
+    (powers, 0),
+    (others_mistaken, 0),
+    (inverses_mistaken, 0),
+    (kernels_turned, 0),
+    (kernels_turned_together, 0),
+    (windows_shifted, 0),
+    (padding_ignored, 0),
+    (spread_ignored, 0),
+    (spread_ignored_in_kernels, 0),
+    (slices_moved, 0),
+    (parts_swapped, 0),
+    (partly_summed, 0),
+    (moves, 0),
+    (overlaps, 0),
+    (entries_picked, 0),
+    (counts_taken_for_1, 0),
+    (paths, 1),
+    (normalisations, 1),
+    (slices_lost, 0),
+    (chunks_lost, 0),
+    (signs_mistaken, 0),
+    (stages, 0),
+    (factors_mistaken, 0),
+    (operands_replaced, 0),
+    (extra_factors, 0),
+    (regions, 0),
+    (sums_elsewhere, 0),
+    (terms, 0),
+    (steps_left_out, 0),
+    (gradients_of_others, 0),
+    (slopes_out_of_order, 0),
+    (paths, 2),
+    (slopes_left_out, 2),
+    (wrong_slopes, 2),
+    (others_mistaken, 2),
+    (factors_mistaken, 2),
+    (operands_replaced, 2),
+)

@@ -1,0 +1,473 @@
+"""Mistakes in factors: one is missing, there too often, or another value stands in its place."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import (
+    MASKS,
+    PASSED_ON,
+    PRODUCTS,
+    SAID,
+    Plant,
+    alike,
+    arrays_by_shape,
+    arriving,
+    axes_said,
+    back_with,
+    is_constant,
+    left_out,
+    made_by,
+    place_of,
+    said_of,
+    source_of,
+    stop,
+    too_few_or_many,
+    users_of,
+)
+from manual_grad.checker.tape import (
+    ELEMENTWISE,
+    MEANINGLESS,
+    Change,
+    Changes,
+    Edge,
+    Passing,
+    Slot,
+    Tape,
+    computed,
+)
+from manual_grad.checker.truth import is_float
+
+
+def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A product's other factor missing or squared; a quotient's denominator missing, or there too often."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in ELEMENTWISE or step.name in (*MEANINGLESS, *MASKS[:4]):
+            continue
+        place = place_of(tape, e, edge)
+        others = (
+            {"mul": step.ins[1 - edge[1]], "div": step.ins[-1]}.get(step.name) if len(step.ins) == 2 else None
+        )
+        named = {
+            said_of(tape, e, slot): slot
+            for slot in (*step.ins, *step.outs)
+            if not is_constant(tape, slot) or (slot == others and slot not in tape.active)
+        }
+        for name, slot in named.items():
+            missing, extra = too_few_or_many(tape, slot, name)
+            for how, what in ((_divided, missing), (_multiplied, extra)):
+                whole = slot == others and (step.name, edge[1], how) in (
+                    ("mul", 0, _divided), ("mul", 1, _divided), ("div", 0, _multiplied))  # fmt: skip
+                change = left_out if whole else partial(how, slot)
+                if step.name == "div" and edge[1] == 1 and slot == others and how is _multiplied:
+                    what = f"{what} (the denominator is not squared, −a/b for −a/b²)"
+                yield Plant(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
+
+
+def _divided(slot: Slot, p: Passing) -> np.ndarray:
+    return p.right / np.asarray(p.tape.values[slot])
+
+
+def _multiplied(slot: Slot, p: Passing) -> np.ndarray:
+    return p.right * np.asarray(p.tape.values[slot])
+
+
+def stages(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A slope left out of what a product hands to one of its operands, and not to the other one."""
+    users = users_of(tape)
+    pairs: dict[Edge, Edge] = {}
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in PRODUCTS:
+            continue
+        slot, shape = step.outs[0], tape.shape(step.outs[0])
+        for _ in range(6):
+            (user, *more) = users.get(slot, [None])
+            if user is None or more or tape.shape(tape.steps[user[0]].outs[0]) != shape:
+                break
+            if tape.steps[user[0]].name not in (*MEANINGLESS, *PASSED_ON):
+                if tape.steps[user[0]].name in ELEMENTWISE:
+                    pairs[edge] = user
+                break
+            slot = tape.steps[user[0]].outs[0]
+    for edges in [[edge] for edge in pairs] + [[x for x in group if x in pairs] for group in alike(tape)]:
+        if not edges:
+            continue
+        slope = pairs[edges[-1]]
+        name = tape.steps[slope[0]].name
+        what = f"the derivative of {SAID.get(name, name)} is left out of"
+        if name in ("mul", "div"):
+            other = tape.steps[slope[0]].ins[1 - slope[1]]
+            what = f"{too_few_or_many(tape, other, said_of(tape, e, other))[name == 'div']} in"
+        changes: dict[Edge, Change] = {}
+        for edge in edges:
+            changes[pairs[edge]] = partial(_remembered, pairs[edge])
+            changes[edge] = partial(_with_remembered, pairs[edge])
+        everywhere = f", in all {len(edges)} places" if len(edges) > 1 else ""
+        yield Plant(
+            f"{what} what flows back through {place_of(tape, e, edges[-1])}{everywhere}",
+            changes,
+        )
+
+
+def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The slope of a step beside a matrix product applied after it on the way back, or before it."""
+    users, made = users_of(tape), made_by(tape)
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        slot, out = step.ins[i], step.outs[0]
+        if step.name != "dot_general" or tape.shape(slot) != tape.shape(out):
+            continue
+        after = users.get(out, [])
+        before = [] if slot not in made else [x for x in tape.edges() if x[0] == made[slot]]
+        for which, beside in (("after", after), ("before", before)):
+            if len(beside) == 1 and tape.slope(beside[0]) is not None:
+                slope = tape.steps[beside[0][0]]
+                changes: Changes = {beside[0]: left_out, (at, i): partial(_out_of_order, beside[0], which)}
+                yield Plant(
+                    f"in the wrong order: the derivative of {SAID.get(slope.name, slope.name)} is applied "
+                    f"{which} {place_of(tape, e, (at, i))} on the way back",
+                    changes,
+                )
+
+
+def _out_of_order(beside: Edge, which: str, p: Passing) -> np.ndarray:
+    slope = p.tape.slope(beside)
+    if which == "after":
+        return p.right * slope
+    earlier = Passing(p.tape, p.edge, p.cotangent * slope, p.right, p.notes)
+    return back_with(earlier, p.operands[1 - p.edge[1]])
+
+
+def _remembered(edge: Edge, p: Passing) -> np.ndarray:
+    p.notes[edge] = p.cotangent
+    return p.right
+
+
+def _with_remembered(edge: Edge, p: Passing) -> np.ndarray:
+    earlier = Passing(p.tape, p.edge, p.notes[edge], p.right, p.notes)
+    return back_with(earlier, p.operands[1 - p.edge[1]])
+
+
+def regions(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Something else stands for all that several elementwise steps multiply by, such as x for x̂."""
+    by_shape, made = arrays_by_shape(tape), made_by(tape)
+    users = users_of(tape)
+    for slot in sorted(tape.active & users.keys(), reverse=True):
+        for end in ends_of(tape, users, slot)[:3]:
+            first, *more = users[slot]
+            remembered = (made[end], -1)
+
+            def instead(what: Any, first: Any = first, more: Any = more, end: Any = remembered) -> Changes:
+                return {
+                    end: partial(_remembered, end),
+                    first: partial(_remembered_times, end, what),
+                    **stop(*more),
+                }
+
+            said = said_of(tape, e, slot)
+            what = f"of what leads from {said} to {said_of(tape, e, end)}"
+            yield Plant(f"the derivative {what} is left out", instead(lambda tape: 1.0))
+            for name, slope in INSTEAD.items():
+                changes = instead(partial(_slope_at, slope, slot))
+                yield Plant(f"{name} stands for the derivative {what}", changes)
+            for other in by_shape.get(tape.shape(slot), [])[:24]:
+                if not is_constant(tape, other):
+                    changes = instead(partial(_slope_at, np.asarray, other))
+                    name = said_of(tape, e, other)
+                    phrase = f"{name} stands for the factor that belongs there (such as x for x̂)"
+                    yield Plant(f"{phrase}, in what comes back to {said}", changes)
+
+
+def ends_of(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
+    """The values of the same shape through which all passes that leads on from one, elementwise so far."""
+    shape, live = tape.shape(slot), {slot}
+    found: list[Slot] = []
+    pending = sorted({at for at, _ in users[slot]})
+    while pending:
+        at = pending.pop(0)
+        step = tape.steps[at]
+        out = step.outs[0]
+        if tape.shape(out) != shape or step.name not in ELEMENTWISE or at - _first_use(users, slot) > 60:
+            return found
+        live.add(out)
+        live = {s for s in live if s == out or any(user in pending for user, _ in users.get(s, ()))}
+        pending = sorted({*pending, *(user for user, _ in users.get(out, ()))})
+        if live == {out}:
+            found.append(out)
+    return found
+
+
+def _first_use(users: dict[Slot, list[Edge]], slot: Slot) -> int:
+    """The first step that uses a slot."""
+    return min(at for at, _ in users[slot])
+
+
+INSTEAD: dict[str, Callable[[Any], Any]] = {
+    "the slope of the sigmoid, p(1 − p),": lambda z: 0.25 / np.cosh(z / 2) ** 2,
+    "the sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "the slope of tanh, 1 − tanh²,": lambda z: 1 / np.cosh(z) ** 2,
+    "the mask of ReLU": lambda z: z > 0,
+    "a mask without the slope of the other side": lambda z: z < 0,
+    "the exponential": np.exp,
+    "the sign": np.sign,
+}
+
+
+def _slope_at(slope: Callable[[Any], Any], slot: Slot, tape: Tape) -> np.ndarray:
+    return slope(np.asarray(tape.values[slot]))
+
+
+def _remembered_times(edge: Edge, what: Callable[[Tape], Any], p: Passing) -> np.ndarray:
+    return p.notes[edge] * what(p.tape)
+
+
+def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Another value of the same shape stands for a product's other factor."""
+    by_shape: dict[tuple, list[Slot]] = {}
+    made = made_by(tape)
+    for slot, value in enumerate(tape.values):
+        passed = slot in made and tape.steps[made[slot]].name in ("squeeze", "convert_element_type", "neg")
+        if np.size(value) > 1 and is_float(value) and not passed:
+            by_shape.setdefault(np.shape(value), []).append(slot)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name in ELEMENTWISE and len(step.ins) == 1 and step.name not in MEANINGLESS:
+            name = SAID.get(step.name, step.name)
+            for slot in _near(by_shape.get(tape.shape(step.outs[0]), []), step.outs[0])[:10]:
+                if not is_constant(tape, slot):
+                    phrase = f"{said_of(tape, e, slot)} stands for the derivative of {name}"
+                    yield Plant(phrase, {edge: partial(_with_value, slot)}, stop(edge))
+                    yield Plant(
+                        f"{said_of(tape, e, slot)} stands for {said_of(tape, e, step.ins[0])} in the "
+                        f"derivative of {name}",
+                        {edge: partial(slope_at, slot)},
+                        stop(edge),
+                    )
+        if step.name not in PRODUCTS:
+            continue
+        other = step.ins[1 - edge[1]]
+        for slot in _near(by_shape.get(tape.shape(other), []), other)[:16]:
+            if slot != other and not is_constant(tape, slot):
+                phrase = _replaced_said(tape, e, slot, other)
+                place = place_of(tape, e, edge)
+                yield Plant(
+                    f"{phrase} in the derivative of {place}", {edge: partial(_with_slot, slot)}, stop(edge)
+                )
+    for edges in alike(tape):
+        if tape.steps[edges[0][0]].name in PRODUCTS:
+            yield from _replaced_in_a_loop(tape, e, edges)
+
+
+def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
+    """A value in another's place: that a factor is left out, where the other is a product with it."""
+    made = made_by(tape)
+    step = tape.steps[made[other]] if other in made else None
+    if (
+        step is not None
+        and step.name in ("mul", "div")
+        and slot in (step.ins if step.name == "mul" else step.ins[:1])
+    ):
+        factor = step.ins[1 - step.ins.index(slot)]
+        said = too_few_or_many(tape, factor, said_of(tape, e, factor))[step.name == "div"]
+        if said.startswith("the factor"):
+            return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
+        return said.replace(" is missing", " is left out")
+    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other))
+
+
+def _stands_for(wrong: str, right: str) -> str:
+    """Two values that go by one name are other parts of it, or of other steps."""
+    if wrong == right:
+        other = right.removeprefix("the ") if right.startswith("the result") else f"part of {right}"
+        return f"another {other} stands for the one that belongs there,"
+    return f"{wrong} stands for {right}"
+
+
+def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
+    """The same in every iteration: the value that is made as many slots before or after the step."""
+    others = [tape.steps[at].ins[1 - i] for at, i in edges]
+    for by in (1, -1):
+        rolled, kept = others[-by:] + others[:-by], others[0] if by > 0 else others[-1]
+        clipped = [
+            kept if at == (0 if by > 0 else len(edges) - 1) else slot for at, slot in enumerate(rolled)
+        ]
+        one_source = len({source_of(tape, tape.steps[at].ins[i]) for at, i in edges}) == 1
+        for moved in (rolled, clipped) if len(edges) > 2 or one_source else ():
+            if len(edges) == 2:
+                names = dict.fromkeys(said_of(tape, e, slot) for slot in others)
+                phrase = (
+                    f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
+                    f"in the derivative of {place_of(tape, e, edges[-1])}"
+                )
+                yield Plant(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
+                continue
+            yield Plant(
+                f"another step's {said_of(tape, e, others[-1])} stands for this one's in the derivative of "
+                f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places",
+                {edge: partial(_with_slot, slot) for edge, slot in zip(edges, moved, strict=True)},
+            )
+    outs = [tape.steps[at].outs[0] for at, _ in edges]
+    other, middle = others[-1], len(edges) // 2
+    right, place = said_of(tape, e, others[middle]), place_of(tape, e, edges[middle])
+    for slot in range(max(0, outs[-1] - 30), min(len(tape.values), outs[-1] + 30)):
+        if slot == other or tape.shape(slot) != tape.shape(other) or is_constant(tape, slot):
+            continue
+        shift = slot - outs[-1]
+        changes = {
+            edge: partial(_with_slot, out + shift)
+            for edge, out in zip(edges, outs, strict=True)
+            if 0 <= out + shift < len(tape.values) and tape.shape(out + shift) == tape.shape(other)
+        }
+        wrong = said_of(tape, e, outs[middle] + shift)
+        yield Plant(
+            f"{_stands_for(wrong, right)} in the derivative of {place}, in all {len(edges)} places "
+            "(another step's, or pre-activation)",
+            changes,
+        )
+
+
+def _near(slots: Sequence[Slot], to: Slot) -> list[Slot]:
+    """Those that are made shortly before or after one first."""
+    return sorted(slots, key=lambda slot: abs(slot - to))
+
+
+def _with_value(slot: Slot, p: Passing) -> np.ndarray:
+    return p.cotangent * np.asarray(p.tape.values[slot])
+
+
+def slope_at(slot: Slot, p: Passing) -> np.ndarray:
+    """What an elementwise step hands back, its derivative taken at another value."""
+    step = p.tape.steps[p.edge[0]]
+    x = np.asarray(p.tape.values[slot])
+    written = ELEMENTWISE[step.name]
+    if written is None:
+        raise ValueError
+    return p.cotangent * written([x], np.asarray(computed(step.eqn, [x])[0]), step, 0)
+
+
+def _with_slot(slot: Slot, p: Passing) -> np.ndarray:
+    return back_with(p, p.tape.values[slot])
+
+
+EXTRA: dict[str, Callable[[Any], Any]] = {
+    "the slope of the sigmoid, p(1 − p), once too often": lambda z: 0.25 / np.cosh(z / 2) ** 2,
+    "the slope of tanh, 1 − tanh², once too often": lambda z: 1 / np.cosh(z) ** 2,
+    "the slope of the sigmoid, p(1 − p), is missing": lambda z: 4 * np.cosh(z / 2) ** 2,
+    "the slope of tanh, 1 − tanh², is missing": lambda z: np.cosh(z) ** 2,
+    "a mask of ReLU too many": lambda z: z > 0,
+    "the slope of tanh, 1 − a², once too often": lambda a: 1 - a**2,
+    "the slope of the sigmoid, a(1 − a), once too often": lambda a: a * (1 - a),
+}
+
+
+# Of a square r² that is differentiated by, where the derivative by r is meant or the other way round.
+ROOTS = {
+    "a power too many: the factor √({0}) is there once too often in what comes back to {0}": 0.5,
+    "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
+}
+
+
+def _power(power: float, z: np.ndarray) -> np.ndarray:
+    return z**power
+
+
+def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A slope or a factor too many, or too few, in what comes back to a value."""
+    by_shape = arrays_by_shape(tape)
+    places = _places(tape)
+    for slot, edges in places:
+        for said, slope in EXTRA.items():
+            change = partial(_times_slope, slope, slot)
+            yield Plant(f"{said} (at {said_of(tape, e, slot)})", dict.fromkeys(edges, change))
+        if np.all(np.asarray(tape.values[slot]) > 0):
+            name = said_of(tape, e, slot)
+            for said, power in ROOTS.items():
+                change = partial(_times_slope, partial(_power, power), slot)
+                yield Plant(said.format(name), dict.fromkeys(edges, change))
+    for slot, edges in sorted(places, key=lambda place: place[0] not in tape.leaves):
+        for other in _near(by_shape.get(tape.shape(slot), []), slot)[:10]:
+            name = said_of(tape, e, other)
+            if not is_constant(tape, other):
+                at = f"at {said_of(tape, e, slot)}"
+                missing, extra = too_few_or_many(tape, other, name)
+                yield Plant(f"{extra}, {at}", dict.fromkeys(edges, partial(_multiplied, other)))
+                yield Plant(f"{missing}, {at}", dict.fromkeys(edges, partial(_divided, other)))
+
+
+def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
+    """The values to which something comes back, the last ones first, and where that can be changed."""
+    made, users = made_by(tape), users_of(tape)
+    places: list[tuple[Slot, list[Edge]]] = []
+    for slot in sorted(tape.active, reverse=True):
+        if np.size(tape.values[slot]) > 1 and slot in made:
+            places.append((slot, [(made[slot], -1)]))
+        elif slot in tape.leaves:
+            places.append((slot, users.get(slot, [])))
+    return places
+
+
+def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A sign that the function computes too often or missing as a factor: a determinant's, an argument's."""
+    by_shape = arrays_by_shape(tape)
+    for slot, edges in _places(tape):
+        for other in by_shape.get(tape.shape(slot), []):
+            if not is_constant(tape, other) and np.all(np.abs(np.asarray(tape.values[other])) == 1):
+                phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
+                changes = dict.fromkeys(edges, partial(_multiplied, other))
+                yield Plant(f"{phrase}, at {said_of(tape, e, slot)}", changes)
+
+
+def _sign_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """Of what a value is the sign, as far as that can be seen."""
+    made, near = made_by(tape), [slot]
+    if slot not in made:
+        return said_of(tape, e, slot)
+    for at in near:
+        step = tape.steps[made[at]] if at in made else None
+        if step is not None and step.name == "sign":
+            return f"the sign of {said_of(tape, e, step.ins[0])}"
+        if step is not None and step.name == "lu":
+            return "the sign of a determinant"
+        near.extend(s for s in (step.ins if step is not None else ()) if s not in near)
+    return "a sign that the function computes"
+
+
+def _times_slope(slope: Callable[[Any], Any], slot: Slot, p: Passing) -> np.ndarray:
+    return p.right * slope(np.asarray(p.tape.values[slot]))
+
+
+def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The derivative of the right steps, at values computed without one of them."""
+    for at, operand in list(tape.edges())[:120]:
+        step = tape.steps[at]
+        if step.name in ELEMENTWISE and step.name not in ("convert_element_type", "copy", "select_n"):
+            mine, out = said_of(tape, e, step.ins[operand]), said_of(tape, e, step.outs[0])
+            yield Plant(
+                f"the derivative is taken where {SAID.get(step.name, step.name)} was left out of the values: "
+                f"{mine} stands for {out}",
+                {}, of=(at, operand),
+            )  # fmt: skip
+
+
+def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """The gradient of another value, perhaps summed over its first axes, where an argument's belongs."""
+    users = users_of(tape)
+    for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
+        shape = tape.shape(leaf)
+        for slot in sorted(tape.active - {leaf}, reverse=True):
+            if slot in tape.kept["known"] and tape.shape(slot)[-len(shape) :] == shape:
+                extra = tuple(range(len(tape.shape(slot)) - len(shape)))
+                summed = f", summed over {axes_said(extra)}" if extra else ""
+                yield Plant(
+                    f"the gradient of another value stands here: of {said_of(tape, e, slot)}{summed}",
+                    arriving(tape, leaf, partial(_gradient_of, slot, extra)),
+                )
+
+
+def _gradient_of(slot: Slot, axes: tuple[int, ...], p: Passing, d: np.ndarray) -> np.ndarray:
+    return p.tape.kept["known"][slot][0].sum(axes)

@@ -1,0 +1,375 @@
+"""Mistakes between layers: the slope of another layer's activation, values recomputed without a mask."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.factors import ends_of
+from manual_grad.checker.mistakes.mistake import (
+    MASKS,
+    PASSED_ON,
+    PRODUCTS,
+    SAID,
+    Plant,
+    arrays_by_shape,
+    arriving,
+    back_with,
+    left_out,
+    made_by,
+    place_of,
+    said_of,
+    stop,
+    users_of,
+)
+from manual_grad.checker.tape import MEANINGLESS, Changes, Edge, Passing, Slot, Tape
+from manual_grad.checker.truth import is_float
+
+SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
+Slope = Callable[[Tape], Any]  # at a point
+ARRAYS_UP_TO = 60  # of one shape, among which activations are looked for
+MOST_ALIKE = 8  # activations of one kind that are held against each other
+
+
+# What is written for the slope at z where a = f(z).
+SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
+    "tanh": {
+        "1 − a for 1 − a²": lambda z, a: 1 - a,
+        "1 − z² for 1 − a² (its input stands for its output)": lambda z, a: 1 - z**2,
+        "a² for 1 − a²": lambda z, a: a**2,
+        "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
+        "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
+        "a for 1 − a²": lambda z, a: a,
+    },
+    "sigmoid": {
+        "a for a(1 − a)": lambda z, a: a,
+        "1 − a for a(1 − a)": lambda z, a: 1 - a,
+        "z(1 − z) for a(1 − a) (its input stands for its output)": lambda z, a: z * (1 - z),
+        "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
+        "a² for a(1 − a)": lambda z, a: a**2,
+    },
+    "softplus": {
+        "the slope of the sigmoid, for the sigmoid": lambda z, a: 1 / (2 + np.exp(z) + np.exp(-z)),
+        "eᶻ for eᶻ/(1 + eᶻ)": lambda z, a: np.exp(z),
+        "1 − e⁻ᶻ for 1 − e⁻ᵃ (its input stands for its output)": lambda z, a: 1 - np.exp(-z),
+        "1/(1 + eᶻ) for eᶻ/(1 + eᶻ)": lambda z, a: 1 / (1 + np.exp(z)),
+        "1 for the sigmoid": lambda z, a: np.ones_like(z),
+    },
+    "log": {
+        "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
+        "z for 1/z": lambda z, a: z,
+        "1/z² for 1/z": lambda z, a: 1 / z**2,
+        "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
+    },
+    "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
+    "exp": {"z for eᶻ (its input stands for its output)": lambda z, a: z, "z eᶻ for eᶻ": lambda z, a: z * a},
+    "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
+    "sqrt": {
+        "1/√z for 1/(2√z)": lambda z, a: 1 / a,
+        "½ for 1/(2√z) (the division by the root is missing)": lambda z, a: np.full_like(z, 0.5),
+        "√z/2 for 1/(2√z)": lambda z, a: a / 2,
+        "1/(2z) for 1/(2√z)": lambda z, a: 0.5 / z,
+        "√z for 1/(2√z)": lambda z, a: a,
+    },
+    "rsqrt": {
+        "−1/(2√z) for −1/(2z√z)": lambda z, a: -0.5 * a,
+        "1/(2√z), which is that of the root": lambda z, a: 0.5 * a,
+        "−1/z for −1/(2z√z)": lambda z, a: -1 / z,
+    },
+    "sin": {"sin for cos": lambda z, a: a},
+    "cos": {"cos for −sin": lambda z, a: a},
+    "abs": {"|z| for the sign of z": lambda z, a: a, "z for its sign": lambda z, a: z},
+    "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Activation:
+    """What leads from one value to another of the same shape, entry by entry, and its slope."""
+
+    start: Slot
+    end: Slot
+    steps: tuple[str, ...]
+    slope: np.ndarray
+
+    def slope_on(self, tape: Tape) -> np.ndarray:
+        """Its slope at another point."""
+        key = ("activation", self.start, self.end)
+        if key not in tape.kept:
+            found = _between(tape, users_of(tape), self.start, self.end)
+            tape.kept[key] = np.ones(tape.shape(self.end)) if found is None else found.slope
+        return tape.kept[key]
+
+    @property
+    def name(self) -> str:
+        """What decides its slope."""
+        telling = {SAID.get(name, name) for name in self.steps if name not in SIMPLE}
+        return next(iter(telling)) if len(telling) == 1 else "the activation" if telling else "zeros and ones"
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether it is a mask beside a factor."""
+        return self.is_mask and bool({"mul", "div"} & set(self.steps)) and {"mul", "div"} != set(self.steps)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it chooses, entry by entry, between two slopes."""
+        return all(name in MASKS or name in SIMPLE for name in self.steps)
+
+
+def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """An activation's mask or slope taken from another one, for all that flows back or for one operand."""
+    groups: dict[Any, list[_Activation]] = {}
+    for found in sorted(_activations(tape), key=lambda activation: len(activation.steps)):
+        groups.setdefault((found.steps, found.slope.shape), []).append(found)
+    for group in groups.values():
+        for mine in group[:MOST_ALIKE]:
+            if mine.is_mask:
+                yield from _masks_elsewhere(tape, e, mine, group)
+            others = [other for other in group[:MOST_ALIKE] if not np.allclose(other.slope, mine.slope)]
+            for other in others:
+                phrase = (
+                    f"mask taken from the wrong layer (of {mine.name})"
+                    if mine.is_mask
+                    else f"the derivative of {mine.name} is taken at another layer's values"
+                )
+                yield Plant(phrase, _instead(tape, mine, partial(_with_slope, other.slope_on)))
+                yield from (Plant(phrase, changes) for changes in _stages(tape, mine, other.slope_on))
+            if len(mine.steps) > 1:
+                for changes in _stages(tape, mine, lambda tape: 1.0):
+                    *_, edge = changes
+                    place = place_of(tape, e, edge)
+                    name = f"{mine.name} and the factor beside it" if mine.is_scaled else mine.name
+                    yield Plant(
+                        f"the derivative of {name} is left out of what flows back through {place}", changes
+                    )
+        yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
+
+
+def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Plant]:
+    """Every layer's slope taken from another layer; activations of the same values are one layer's."""
+    layers: list[_Activation] = []
+    layer_of = {}
+    for mine in sorted(group, key=lambda activation: activation.end):
+        alike = [k for k, other in enumerate(layers) if np.array_equal(mine.slope, other.slope)]
+        layer_of[mine] = alike[0] if alike else len(layers)
+        layers += [] if alike else [mine]
+    what = "mask" if group[0].is_mask else "derivative"
+    for order in _orders(len(layers)):
+        swapped = [(mine, layers[order[k]]) for mine, k in layer_of.items() if order[k] != k]
+        every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
+        phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
+        yield Plant(phrase, _together(every))
+
+
+# Well-known activations: their values, and their slopes.
+KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + np.exp(z) + np.exp(-z))),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "softplus": (lambda z: np.logaddexp(z, 0), lambda z: 1 / (1 + np.exp(-z))),
+}
+
+
+def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A well-known activation, in however many steps it is computed, with another slope."""
+    for name, pairs in _known(tape).items():
+        for said, slope in _slopes_mistaken(name).items():
+            every = [_with_another_slope(tape, start, end, slope) for start, end in pairs]
+            phrase = f"the derivative of {name} is {said}"
+            yield Plant(phrase, _together(every))
+            if len(every) > 1:
+                yield Plant(f"{phrase}, but in the last layer", _together(every[:-1]))
+                yield from (Plant(f"{phrase} in one place", changes) for changes in every)
+
+
+def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
+    """The values that a well-known activation makes of another, recognised by their entries."""
+    found: dict[str, list[tuple[Slot, Slot]]] = {}
+    made = made_by(tape)
+    for slots in arrays_by_shape(tape).values():
+        active = [slot for slot in slots if slot in tape.active][:ARRAYS_UP_TO]
+        for start, (name, (value, _)) in itertools.product(active, KNOWN.items()):
+            if start not in users_of(tape):
+                continue
+            wanted = value(np.asarray(tape.values[start]))
+            for end in active:
+                if end > start and end in made and np.allclose(tape.values[end], wanted, 1e-9, 1e-12):
+                    found.setdefault(name, []).append((start, end))
+                    break
+    return found
+
+
+def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> Changes:
+    """Nothing flows back by the steps from one value to the other; by this slope it does."""
+    at_end = (made_by(tape)[end], -1)
+
+    def kept(p: Passing) -> np.ndarray:
+        p.notes[at_end] = p.right
+        return np.zeros_like(p.right)
+
+    def handed(p: Passing, d: np.ndarray) -> np.ndarray:
+        z, a = (np.asarray(p.tape.values[slot]) for slot in (start, end))
+        return d + p.notes.get(at_end, 0.0) * slope(z, a)
+
+    return {**arriving(tape, start, handed), at_end: kept}
+
+
+def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
+    """By z and a = f(z)."""
+    return {
+        "left out": lambda z, a: np.ones_like(z),
+        "taken at its output instead of its input": lambda z, a: KNOWN[name][1](a),
+        **{f"wrong: {formula}": slope for formula, slope in SLOPES_MISTAKEN[name].items()},
+    }
+
+
+def _together(several: Sequence[Changes]) -> Changes:
+    return {edge: change for changes in several for edge, change in changes.items()}
+
+
+def _orders(n: int) -> Iterator[tuple[int, ...]]:
+    """Whose slope each of n layers takes: that of the one before, the one after, or in reverse order."""
+    if n > 1:
+        yield from dict.fromkeys(tuple((k + by) % n for k in range(n)) for by in (-1, 1))
+        yield tuple(reversed(range(n)))
+
+
+def _masks_elsewhere(
+    tape: Tape, e: Evidence, mine: _Activation, group: Sequence[_Activation]
+) -> Iterator[Plant]:
+    """A mask that is 1 where something else is positive: the gradient, or another value."""
+    phrase = f"mask taken from the wrong place (of {mine.name}): where"
+    for of_one in (False, True):
+        changes = _instead(tape, mine, partial(_where_positive, of_one))
+        yield Plant(f"{phrase} the gradient is positive", changes)
+    made = made_by(tape)
+    alike = sorted(arrays_by_shape(tape).get(mine.slope.shape, ()), key=lambda slot: slot not in made)
+    for slot in alike[: 2 * MOST_ALIKE]:
+        positive = np.asarray(tape.values[slot]) > 0
+        known = positive.all() or any(np.array_equal(positive, other.slope > 0) for other in group)
+        if slot in tape.active and not known:
+            yield Plant(
+                f"{phrase} {said_of(tape, e, slot)} is positive",
+                _instead(tape, mine, partial(_where_value_is_positive, slot)),
+            )
+
+
+def _activations(tape: Tape) -> Iterator[_Activation]:
+    users = users_of(tape)
+    for slot in sorted(tape.active & users.keys(), reverse=True):
+        if np.size(tape.values[slot]) > 1:
+            for end in ends_of(tape, users, slot)[:3]:
+                found = _between(tape, users, slot, end)
+                if found is not None:
+                    yield found
+
+
+def _between(tape: Tape, users: dict[Slot, list[Edge]], start: Slot, end: Slot) -> _Activation | None:
+    """What leads from one slot to another; None where that is no activation."""
+    gots: dict[Slot, Any] = {start: 1.0}
+    names, masked = [], False
+    pending = {at for at, _ in users[start]}
+    while end not in gots:
+        at = min(pending)
+        pending.discard(at)
+        step = tape.steps[at]
+        mine = [i for i, slot in enumerate(step.ins) if slot in gots and slot in tape.active]
+        gots[step.outs[0]] = sum(gots[step.ins[i]] * tape.slope((at, i)) for i in mine)
+        names.append(step.name)
+        masked |= step.name == "mul" and any(is_mask(tape.values[slot]) for slot in step.ins)
+        pending |= {user for user, _ in users.get(step.outs[0], ())}
+    if not masked and not any(name not in SIMPLE for name in names):
+        return None
+    return _Activation(start, end, tuple(names), np.asarray(gots[end]))
+
+
+def is_mask(x: Any) -> bool:
+    """Zeros, and one other number: a mask, or one of dropout."""
+    if not is_float(x) or np.size(x) < 2:
+        return False
+    values = np.unique(x)
+    return len(values) == 2 and bool(values[0] == 0 or values[1] == 0)
+
+
+def _instead(tape: Tape, mine: _Activation, back: Callable[[Tape, np.ndarray], Any]) -> Changes:
+    """Something else for what an activation hands back of what comes to it."""
+    end = (made_by(tape)[mine.end], -1)
+    first, *more = users_of(tape)[mine.start]
+    return {
+        end: partial(_remembered, end),
+        first: lambda p: back(p.tape, p.notes[end]),
+        **stop(*more),
+    }
+
+
+def _with_slope(slope: Slope, tape: Tape, d: np.ndarray) -> np.ndarray:
+    return d * slope(tape)
+
+
+def _where_value_is_positive(slot: Slot, tape: Tape, d: np.ndarray) -> np.ndarray:
+    return d * (np.asarray(tape.values[slot]) > 0)
+
+
+def _where_positive(of_one: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
+    """Masked by its own sign, or by that of the gradient for a cotangent of 1."""
+    (dout,) = tape.kept["dout"] if of_one else (1.0,)
+    return d * (d * np.asarray(dout).item() > 0)
+
+
+def _stages(tape: Tape, mine: _Activation, slope: Slope) -> Iterator[Changes]:
+    """Another slope in what the product before an activation hands to one of its operands alone."""
+    made, slot = made_by(tape), mine.start
+    while slot in made and tape.steps[made[slot]].name not in PRODUCTS:
+        step = tape.steps[made[slot]]
+        same = [s for s in step.ins if s in tape.active and tape.shape(s) == tape.shape(slot)]
+        if step.name not in ("add", "convert_element_type") or not same:
+            return
+        slot = same[0]
+    if slot not in made:
+        return
+    end, product = (made[mine.end], -1), made[slot]
+    operands = [i for i, s in enumerate(tape.steps[product].ins) if s in tape.active]
+    if len(operands) > 1:
+        for i in operands:
+            yield {end: partial(_remembered, end), (product, i): partial(_handed, end, slope)}
+
+
+def _remembered(edge: Edge, p: Passing) -> np.ndarray:
+    p.notes[edge] = p.cotangent
+    return p.right
+
+
+def _handed(edge: Edge, slope: Slope, p: Passing) -> np.ndarray:
+    earlier = Passing(p.tape, p.edge, p.notes[edge] * slope(p.tape), p.right, p.notes)
+    return back_with(earlier, p.operands[1 - p.edge[1]])
+
+
+def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Values recomputed on the way back without their mask, such as attention's; its slope kept or not."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if not masking(tape, edge):
+            continue
+        name = {"select_n": "where", "mul": "zeros and ones"}.get(step.name, "what is added")
+        masked = said_of(tape, e, step.ins[edge[1]])
+        phrase = f"missing mask (of {name}): left out where {masked} is computed again"
+        without: Changes = {edge: left_out}
+        yield Plant(f"{phrase}, and on the way back", without, of=edge)
+        yield Plant(phrase, {}, of=edge)
+
+
+def masking(tape: Tape, edge: Edge) -> bool:
+    """Whether a step puts a mask on its operand: by where, by zeros and ones, by adding −∞ or nearly so."""
+    step = tape.steps[edge[0]]
+    others = [np.asarray(tape.values[s]) for s in step.ins if s not in tape.active]
+    if step.name == "select_n":
+        chosen = np.asarray(tape.values[step.ins[0]])
+        return bool(np.any(chosen != chosen.flat[0])) and len(others) == 2
+    if step.name == "mul":
+        return any(is_mask(other) for other in others)
+    large = step.name == "add" and others and is_float(others[0])
+    return bool(large and np.any(others[0] < -1e3) and np.any(others[0] == 0))

@@ -1,0 +1,360 @@
+"""A mistake that can be planted in a function, and what the function's steps and values are called."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Tape, bind, product_back
+from manual_grad.checker.truth import is_float, is_key
+
+PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
+             "expand_dims", "transpose", "stop_gradient", "slice", "neg"}  # fmt: skip
+
+PICKING = ("slice", "dynamic_slice", "gather")
+TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"}
+
+SAID = {
+    "max": "ReLU", "select_n": "where", "logistic": "sigmoid", "integer_pow": "a power", "pow": "a power",
+    "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "add",
+    "reduce_max": "maximum", "reduce_min": "minimum", "conv_general_dilated": "convolution",
+    "reduce_window_max": "max-pooling", "reduce_window_sum": "sum-pooling", "clamp": "clip",
+}  # fmt: skip
+
+MASKS = ("max", "min", "select_n", "clamp", "mul")
+
+PRODUCTS = ("mul", "dot_general", "conv_general_dilated")
+
+
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """A mistake.
+
+    Attributes:
+        phrase: what is said of it.
+        changes: what becomes of the way back.
+        without: the changes that leave the mistake's own part out, so that the part's factor can be found;
+            None where the factor is 1.
+        path: whether the mistake is the factor itself, such as 0 where a path is missing.
+        of: the step that is left out of the values from which the derivative is computed.
+        missing: of a path, what is said where it is missing; "" for what can be seen of it.
+    """
+
+    phrase: str
+    changes: Changes
+    without: Changes | None = None
+    path: bool = False
+    of: Edge | None = None
+    missing: str = ""
+
+
+def made_by(tape: Tape) -> dict[Slot, int]:
+    """The step that makes each value."""
+    if "made by" not in tape.kept:
+        tape.kept["made by"] = {out: at for at, step in enumerate(tape.steps) for out in step.outs}
+    return tape.kept["made by"]
+
+
+def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
+    """The operands that each value is."""
+    if "users" not in tape.kept:
+        found: dict[Slot, list[Edge]] = {}
+        for edge in tape.edges():
+            found.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
+        tape.kept["users"] = found
+    return tape.kept["users"]
+
+
+def source_of(tape: Tape, slot: Slot) -> Slot:
+    """The value whose entries, rearranged or some of them, are in a slot."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in TURNING:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
+
+
+def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A name for a value: the argument that it is, or the step that makes it."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON:
+        slot = tape.steps[made[slot]].ins[0]
+    if slot in tape.leaves:
+        return e.names[tape.leaves.index(slot)]
+    if slot in made:
+        step = tape.steps[made[slot]]
+        return (
+            _statistic_said(tape, e, slot)
+            or expression(tape, e, slot)
+            or _kind_said(tape, slot)
+            or f"the result of {SAID.get(step.name, step.name)}"
+        )
+    if is_key(tape.values[slot]):
+        return "a random key"
+    value = np.asarray(tape.values[slot])
+    for name, v in zip(e.point.names, e.point.values, strict=True):
+        if (
+            not is_key(v)
+            and np.shape(v) == value.shape
+            and value.dtype == getattr(v, "dtype", None)
+            and np.array_equal(v, value)
+        ):
+            return name
+    return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+
+
+def _statistic_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """``the norm of x`` and the like; "" of a value that is none."""
+    key = ("statistic", slot)
+    if key not in tape.kept:
+        tape.kept[key] = ""  # while the name of what it is taken of is looked for
+        found = statistic(tape, slot)
+        if found is not None and found[0] not in SUMS:
+            tape.kept[key] = f"the {found[0]} of {said_of(tape, e, found[1])}"
+    return tape.kept[key]
+
+
+SUMS = ("sum", "sum of squares", "sum of squared deviations", "mean of squares")
+MEANS = {"sum": "mean", "sum of squares": "mean of squares", "sum of squared deviations": "variance"}
+ROOTS = {
+    "sum of squares": "norm", "mean of squares": "root mean square",
+    "variance": "standard deviation", "sum of squared deviations": "standard deviation",
+}  # fmt: skip
+
+
+def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
+    """What statistic a value is and of which value: a mean, a norm, a variance; a constant may be added."""
+    made, slot = made_by(tape), _reshaped_from(tape, slot)
+    if slot not in made or slot not in tape.active:
+        return None
+    step = tape.steps[made[slot]]
+    if step.name == "reduce_sum":
+        return _sum_of(tape, step.ins[0], tuple(step.eqn.params["axes"]))
+    if step.name == "dot_general" and step.ins[0] == step.ins[1] and np.size(tape.values[slot]) == 1:
+        return "sum of squares", _reshaped_from(tape, step.ins[0])
+    varied = [s for s in step.ins if s in tape.active]
+    if len(varied) != 1 or not all(is_constant(tape, s) for s in step.ins if s not in tape.active):
+        return None
+    if step.name not in ("sqrt", "add", "select_n", "max", "div", "mul"):
+        return None
+    kind, base = statistic(tape, varied[0]) or ("", 0)
+    if step.name in ("add", "select_n", "max"):
+        return (kind, base) if kind and kind not in ("sum", "mean") else None
+    called = ROOTS if step.name == "sqrt" else MEANS
+    if step.name != "sqrt" and kind in MEANS:
+        factor = float(np.ravel(tape.values[next(s for s in step.ins if s not in tape.active)])[0])
+        n = np.size(tape.values[base]) / np.size(tape.values[slot])
+        count = factor if step.name == "div" else 1 / factor if factor else 0.0
+        if not (np.isclose(count, n) or (kind == "sum of squared deviations" and np.isclose(count, n - 1))):
+            return None
+    return (called[kind], base) if kind in called else None
+
+
+def _reshaped_from(tape: Tape, slot: Slot) -> Slot:
+    """The value that has all the entries of another one, in another shape or repeated."""
+    made = made_by(tape)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON - {"neg", "slice"}:
+        slot = tape.steps[made[slot]].ins[0]
+    return slot
+
+
+def _sum_of(tape: Tape, slot: Slot, axes: tuple[int, ...]) -> tuple[str, Slot]:
+    """Whether a sum is one of squares, and of what."""
+    made = made_by(tape)
+    step = tape.steps[made[slot]] if slot in made else None
+    if step is None or not (
+        step.name == "square"
+        or (step.name == "integer_pow" and step.eqn.params["y"] == 2)
+        or (step.name == "mul" and step.ins[0] == step.ins[1])
+    ):
+        return "sum", slot
+    base = step.ins[0]
+    x = np.asarray(tape.values[base])
+    if not np.allclose(x.mean(axes), 0, atol=1e-12 * float(np.max(np.abs(x), initial=0.0))):
+        return "sum of squares", base
+    less = tape.steps[made[base]] if base in made else None
+    is_mean = less is not None and less.name == "sub" and (statistic(tape, less.ins[1]) or [""])[0] == "mean"
+    return "sum of squared deviations", less.ins[0] if less is not None and is_mean else base
+
+
+def _kind_said(tape: Tape, slot: Slot) -> str:
+    """What the entries of a value show it to be, or that it is an output; "" otherwise."""
+    key = ("kind", slot)
+    if is_key(tape.values[slot]):
+        return ""
+    if key not in tape.kept:
+        x = np.asarray(tape.values[slot])
+        tape.kept[key] = _kind(x) if x.ndim and x.shape[-1] > 2 and x.dtype.kind in "fb" else ""
+        if slot in tape.results and x.ndim and not tape.kept[key]:
+            of_several = f" {tape.results.index(slot)}" if len(tape.results) > 1 else ""
+            tape.kept[key] = f"the output{of_several}"
+    return tape.kept[key]
+
+
+def _kind(x: np.ndarray) -> str:
+    if np.all((x == 0) | (x == 1)):
+        return "the one-hot labels" if np.all(x.sum(-1) == 1) else ""
+    if np.all(x > 0) and np.allclose(x.sum(-1), 1, rtol=1e-12):
+        return "the probabilities"
+    for axes in [(axis,) for axis in range(x.ndim)] + [tuple(range(1, x.ndim)), tuple(range(2, x.ndim))]:
+        some = [x.mean(axes), np.square(x).mean(axes)] if axes else [np.ones(1)]
+        if np.allclose(some[0], 0, atol=1e-12) and np.allclose(some[-1], 1, rtol=1e-2):
+            return "the normalised x̂"
+    return ""
+
+
+SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
+LONGEST_NAME = 28  # characters
+CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
+REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
+
+
+def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A value written in the arguments' names, such as ``tanh(x @ W)``; "" where that is long."""
+    key = ("expression", slot)
+    if key not in tape.kept:
+        tape.kept[key] = ""
+        tape.kept[key] = _expression(tape, e, slot)
+    return tape.kept[key] if len(tape.kept[key]) <= LONGEST_NAME else ""
+
+
+def _expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    step = tape.steps[made[slot]]
+    ins = [_operand_said(tape, e, s) for s in step.ins]
+    if not all(ins):
+        return ""
+    if step.name in SIGNS and len(ins) == 2:
+        return f" {SIGNS[step.name]} ".join(_bracketed(x) for x in ins)
+    if step.name in CALLED:
+        return f"{SAID.get(step.name, step.name)}({ins[0]})"
+    if step.name in REDUCED:
+        return f"the {REDUCED[step.name]} of {ins[0]}"
+    if step.name in ("integer_pow", "square"):
+        return f"{_bracketed(ins[0])}^{step.eqn.params.get('y', 2)}"
+    return ""
+
+
+def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    made = made_by(tape)
+    if slot in made and tape.steps[made[slot]].name == "neg":
+        inner = _operand_said(tape, e, tape.steps[made[slot]].ins[0])
+        return f"−{_bracketed(inner)}" if inner else ""
+    said = said_of(tape, e, slot)
+    return "" if said.startswith("the ") else said
+
+
+def _bracketed(said: str) -> str:
+    return f"({said})" if " " in said else said
+
+
+def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
+    """A step, and by which operand."""
+    step = tape.steps[edge[0]]
+    name = SAID.get(step.name, step.name)
+    operands = [said_of(tape, e, slot).removeprefix("the result of ") for slot in step.ins]
+    if len(step.ins) == 1 or step.name in MASKS[:4]:
+        return name if step.name not in ("reduce_sum",) else f"the sum of {operands[0]}"
+    return f"{name} ({', '.join(operands)}) to {operands[edge[1]]}"
+
+
+def axes_said(axes: Sequence[int]) -> str:
+    """``axis 0``, ``axes 0, 1``."""
+    return f"axis {axes[0]}" if len(axes) == 1 else "axes " + ", ".join(map(str, axes))
+
+
+def is_constant(tape: Tape, slot: Slot) -> bool:
+    """Whether a value is one number, or no floating-point number at all."""
+    value = tape.values[slot]
+    return not is_float(value) or bool(np.all(value == np.ravel(value)[0]))
+
+
+def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:
+    """What is said where a value is missing as a factor, and where it is there once too often."""
+    if slot in denominators(tape):
+        return f"divided once too often by {name}", f"the division by {name} is missing"
+    return f"the factor {name} is missing", f"the factor {name} is there once too often"
+
+
+def denominators(tape: Tape) -> set[Slot]:
+    """What the function or its derivative divides by, and what that was before it was broadcast."""
+    if "denominators" not in tape.kept:
+        made = made_by(tape)
+        found = {step.ins[1] for step in tape.steps if step.name == "div"}
+        found |= {step.outs[0] for step in tape.steps if step.name == "sqrt"}
+        for slot in list(found):
+            while slot in made and tape.steps[made[slot]].name in PASSED_ON:
+                slot = tape.steps[made[slot]].ins[0]
+                found.add(slot)
+        tape.kept["denominators"] = found
+    return tape.kept["denominators"]
+
+
+def nothing(p: Passing) -> np.ndarray:
+    """Nothing flows back."""
+    return np.zeros_like(p.right)
+
+
+def stop(*edges: Edge) -> Changes:
+    """Nothing flows back through these operands."""
+    return dict.fromkeys(edges, nothing)
+
+
+def arriving(tape: Tape, slot: Slot, change: Callable[[Passing, np.ndarray], np.ndarray]) -> Changes:
+    """A change of all that comes back to a value, by whatever steps."""
+    made = made_by(tape)
+    if slot in made:
+        return {(made[slot], -1): lambda p: change(p, p.right)}
+    *others, last = sorted(users_of(tape)[slot], reverse=True)
+
+    def gathered(p: Passing) -> np.ndarray:
+        p.notes[slot] = p.notes.get(slot, 0.0) + p.right
+        return change(p, p.notes[slot]) if p.edge == last else np.zeros_like(p.right)
+
+    return dict.fromkeys([*others, last], gathered)
+
+
+def left_out(p: Passing) -> np.ndarray:
+    """The slope of the step is left out."""
+    return p.cotangent
+
+
+def back_with(p: Passing, other: Any) -> np.ndarray:
+    """What a product hands to one operand, with something else as the other one."""
+    step, i = p.tape.steps[p.edge[0]], p.edge[1]
+    if step.name == "mul":
+        return p.cotangent * other
+    if step.name == "dot_general":
+        return product_back(step, i, p.cotangent[None], np.asarray(other))[0]
+    operands = [other if k == 1 - i else x for k, x in enumerate(p.operands)]
+
+    def forward(x: Any) -> Any:
+        return bind(step.eqn, [x if k == i else v for k, v in enumerate(operands)])[0]
+
+    return np.asarray(
+        jax.vjp(forward, jax.numpy.asarray(p.operands[i]))[1](jax.numpy.asarray(p.cotangent))[0]
+    )
+
+
+def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
+    """The slots of arrays of floats, by shape."""
+    found: dict[tuple, list[Slot]] = {}
+    for slot, value in enumerate(tape.values):
+        if np.size(value) > 1 and is_float(value):
+            found.setdefault(np.shape(value), []).append(slot)
+    return found
+
+
+def alike(tape: Tape) -> list[list[Edge]]:
+    """Edges of steps that do the same: those of a loop's iterations, mostly."""
+    groups: dict[Any, list[Edge]] = {}
+    users = users_of(tape)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        leaves = tuple(slot if slot in tape.leaves and len(users[slot]) > 1 else None for slot in step.ins)
+        params = str(step.eqn.params) if step.eqn is not None and step.name not in ("slice",) else ""
+        shapes = tuple(map(tape.shape, step.ins))
+        groups.setdefault((step.name, params, shapes, leaves, edge[1]), []).append(edge)
+    return [edges for edges in groups.values() if len(edges) > 1]

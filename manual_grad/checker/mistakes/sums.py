@@ -1,0 +1,543 @@
+"""Mistakes in sums, products and steps that move entries: wrong axes, a matrix not turned, indices."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import (
+    SAID,
+    Plant,
+    axes_said,
+    back_with,
+    left_out,
+    made_by,
+    nothing,
+    place_of,
+    said_of,
+    stop,
+    users_of,
+)
+from manual_grad.checker.tape import (
+    ELEMENTWISE,
+    Change,
+    Edge,
+    Passing,
+    Slot,
+    Tape,
+    bind,
+    broadcast_axes,
+    computed,
+    pull_of,
+)
+
+ROLLS_UP_TO = 8  # places
+FIRST_AND_LAST = (("first", 0), ("last", -1))
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A sum whose result is broadcast back to what was summed: a mean, a softmax's denominator."""
+
+    total: Edge  # the sum
+    spread: Edge  # the broadcast
+    axes: tuple[int, ...]
+
+
+def _chains(tape: Tape) -> list[_Chain]:
+    users = users_of(tape)
+    found: list[_Chain] = []
+    for total in tape.edges():
+        step = tape.steps[total[0]]
+        if step.name != "reduce_sum":
+            continue
+        whole, axes = tape.shape(step.ins[0]), tuple(sorted(step.eqn.params["axes"]))
+        size = np.size(tape.values[step.outs[0]])
+        near, spreads, seen = [step.outs[0]], [], set()
+        while near:
+            slot = near.pop()
+            for edge in users.get(slot, ()):
+                if edge in seen:
+                    continue
+                seen.add(edge)
+                out = tape.steps[edge[0]].outs[0]
+                name = tape.steps[edge[0]].name
+                spreading = name in ("broadcast", "broadcast_in_dim") and tape.shape(out) == whole
+                if spreading and whole and size < np.prod(whole):
+                    if broadcast_axes(tape, tape.steps[edge[0]]) == axes:
+                        spreads.append(edge)
+                elif np.size(tape.values[out]) == size:
+                    near.append(out)
+        found.extend(_Chain(total, spread, axes) for spread in spreads)
+    return found
+
+
+def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """What a mean or a softmax sums on the way back: not summed, over the wrong axis, or left out."""
+    made = made_by(tape)
+    chains = _chains(tape)
+    for chain in chains:
+        summed = made.get(tape.steps[chain.total[0]].ins[0])
+        softmax = summed is not None and tape.steps[summed].name == "exp"
+        phrase = (
+            "softmax without its off-diagonal terms"
+            if softmax
+            else (f"only the diagonal counts: no sum over axis {chain.axes[0]} on the way back")
+        )
+        yield from _lifted(tape, [chain], phrase, lambda d, q: d)
+    by_axes = {chain.axes for chain in chains}
+    for axes in by_axes:
+        group = [chain for chain in chains if chain.axes == axes]
+        ndim = len(tape.shape(tape.steps[group[0].total[0]].ins[0]))
+        every = [(axis,) for axis in range(ndim)] + [tuple(range(ndim))]
+        for wrong in every:
+            if wrong == axes or ndim < 2:
+                continue
+            phrase = (
+                f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
+            )
+            shape = tape.shape(tape.steps[group[0].total[0]].ins[0])
+            ratio = np.prod([shape[a] for a in axes]) / np.prod([shape[a] for a in wrong])
+            for power, factor in itertools.product((1, 0, 2), (1.0, ratio)):
+
+                def summed_there(
+                    d: Any, q: Any, w: Any = wrong, k: Any = power, f: Any = factor
+                ) -> np.ndarray:
+                    return f * np.broadcast_to((d * q**k).sum(w, keepdims=True), d.shape) / q**k
+
+                for chosen in [group] if len(group) > 4 else [group, *([c] for c in group if len(group) > 1)]:
+                    yield from _lifted(tape, chosen, phrase, summed_there)
+    for chain in chains:
+        yield from _lifted(
+            tape, [chain], f"the sum over axis {chain.axes[0]} of what comes back is left out (taken for 1)",
+            lambda d, q: -np.ones_like(d),
+        )  # fmt: skip
+
+
+def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Plant]:
+    """Something else for the sum that a broadcast takes on the way back: ``what(d, value)``, of d's shape."""
+    changes: dict[Edge, Change] = {}
+    for chain in chains:
+        changes[chain.spread] = partial(_noted, chain, what)
+        changes[chain.total] = partial(_spread_out, chain)
+    yield Plant(phrase, changes)
+
+
+def _noted(chain: _Chain, what: Callable, p: Passing) -> np.ndarray:
+    p.notes[chain.total] = (what(p.cotangent, np.asarray(p.result)), p.right)
+    return p.right
+
+
+def _spread_out(chain: _Chain, p: Passing) -> np.ndarray:
+    """What the sum hands on: what was noted, times the slope between the sum and the broadcast."""
+    lifted, total = p.notes[chain.total]
+    slope = (p.cotangent.ravel() / total.ravel()).reshape(
+        [1 if axis in chain.axes else n for axis, n in enumerate(p.right.shape)]
+    )
+    return lifted * slope
+
+
+def normalisations(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Written as (dh − mean(dh) − x̂ mean(dh x̂)) / s, with the means over another axis."""
+    chains = _chains(tape)
+    for variance in chains:
+        squared = tape.steps[made_by(tape).get(tape.steps[variance.total[0]].ins[0], 0)]
+        if squared.name not in ("square", "integer_pow", "mul"):
+            continue
+        centred = np.asarray(tape.values[squared.ins[0]])
+        for edge in tape.edges():
+            step = tape.steps[edge[0]]
+            slot = step.ins[edge[1]]
+            if (
+                step is squared
+                or tape.shape(slot) != centred.shape
+                or not np.allclose(tape.values[slot], centred)
+            ):
+                continue
+            means = [c for c in chains if c.axes == variance.axes and slot == _differs_from(tape, c)]
+            yield from _normalised(tape, edge, variance, means)
+
+
+def _differs_from(tape: Tape, chain: _Chain) -> Slot | None:
+    """The slot that is made by subtracting a mean."""
+    mean = tape.steps[chain.spread[0]].outs[0]
+    return next((step.outs[0] for step in tape.steps if step.name == "sub" and step.ins[1] == mean), None)
+
+
+def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain]) -> Iterator[Plant]:
+    axes, shape = variance.axes, tape.shape(tape.steps[edge[0]].ins[edge[1]])
+    stopped = {variance.spread: nothing, **{chain.total: nothing for chain in means}}
+    scale = tape.steps[variance.spread[0]].outs[0]
+    divides = next(step for step in tape.steps if scale in step.ins).name == "div"
+
+    def written(wrong: tuple, count: float, p: Passing) -> np.ndarray:
+        over = np.asarray(p.tape.values[scale]) ** (1.0 if divides else -1.0)
+        normal, d = np.asarray(p.operands[p.edge[1]]) / over, p.right * over
+        mean = d.sum(wrong, keepdims=True) / count if means else 0.0
+        return (d - mean - normal * (d * normal).sum(wrong, keepdims=True) / count) / over
+
+    def size(some: tuple) -> float:
+        return float(np.prod([shape[axis] for axis in some]))
+
+    every = range(len(shape))
+    for wrong in itertools.chain.from_iterable(itertools.combinations(every, n + 1) for n in every):
+        if wrong != axes:
+            phrase = (
+                f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
+            )
+            for count in (size(wrong), size(axes)):
+                yield Plant(phrase, {edge: partial(written, wrong, count), **stopped})
+    both = "the mean and the variance" if means else "the mean of squares"
+    constant = f"{both} of a normalisation {'are' if means else 'is'} treated as constant"
+    yield Plant(
+        f"{both} of a normalisation", {}, stopped, path=True,
+        missing=f"{constant}, nothing flows back through {'them' if means else 'it'}",
+    )  # fmt: skip
+
+
+def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A sum over another axis in what a derivative divides by or is multiplied by, such as a norm."""
+    users = users_of(tape)
+    for total in tape.edges():
+        step = tape.steps[total[0]]
+        shape = tape.shape(step.ins[0])
+        if step.name != "reduce_sum" or len(shape) < 2:
+            continue
+        axes = tuple(sorted(step.eqn.params["axes"]))
+        chain: list[int] = []
+        slot = step.outs[0]
+        while len(chain) < 4 and len(users.get(slot, ())) == 1:
+            (user,) = users[slot]
+            if len(tape.steps[user[0]].ins) > 1 or tape.steps[user[0]].name not in ELEMENTWISE:
+                break
+            chain.append(user[0])
+            slot = tape.steps[user[0]].outs[0]
+        for wrong in [(axis,) for axis in range(len(shape))] + [tuple(range(len(shape)))]:
+            if wrong == axes:
+                continue
+            said = f"summed over the wrong axis: {axes_said(wrong)} instead of {axes_said(axes)}"
+            for length, power in itertools.product(range(len(chain) + 1), (1, -1, 2, -2)):
+                change = partial(_summed_elsewhere, axes, wrong, chain[:length], power)
+                yield Plant(
+                    f"{said}, in the derivative of {place_of(tape, e, total)}", {total: change}, stop(total)
+                )
+
+
+def _summed_elsewhere(axes: tuple, wrong: tuple, chain: Sequence[int], power: int, p: Passing) -> np.ndarray:
+    x, shift = np.asarray(p.operands[0]), _shift(p)
+    right, instead = x.sum(axes, keepdims=True) * shift, (x * shift).sum(wrong, keepdims=True)
+    for at in chain:
+        step = p.tape.steps[at]
+        (right,), (instead,) = computed(step.eqn, [right]), computed(step.eqn, [instead])
+    return p.right * (np.asarray(right) / np.asarray(instead)) ** power
+
+
+def _shift(p: Passing) -> Any:
+    """What the exponentials that are summed were divided by: softmax subtracts the maximum."""
+    made, steps = made_by(p.tape), p.tape.steps
+    exp = steps[made.get(steps[p.edge[0]].ins[0], 0)]
+    sub = steps[made.get(exp.ins[0], 0)]
+    if exp.name != "exp" or sub.name != "sub":
+        return 1.0
+    largest = np.asarray(p.tape.values[sub.ins[1]])
+    return np.exp(largest - largest.max())
+
+
+def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A kernel not rotated, a matrix not transposed or left out; a result transposed."""
+    matrices: list[tuple[Edge, Change]] = []
+    kernels: list[tuple[Edge, Change]] = []
+    lost: list[tuple[Edge, Change]] = []
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name == "conv_general_dilated" and edge[1] == 0:
+            axes = tuple(step.eqn.params["dimension_numbers"].rhs_spec[2:])
+            kernels.append((edge, partial(_not_rotated, axes)))
+        if step.name != "dot_general":
+            continue
+        other = tape.shape(step.ins[1 - edge[1]])
+        if len(other) > 1 and other[-1] == other[-2] > 1:
+            matrices.append((edge, _not_transposed))
+            if tape.shape(step.ins[edge[1]]) == tape.shape(step.outs[0]):
+                lost.append((edge, left_out))
+        if step.name == "dot_general" and len({tape.shape(s) for s in (*step.ins, *step.outs)}) == 1:
+            for other_turned in (False, True) if len(other) == 2 else ():
+                change = partial(_factors_swapped, other_turned)
+                yield Plant("factors swapped: a matrix product in the wrong order", {edge: change})
+    for phrase, found in (
+        ("rotated or flipped kernel (not rotated on the way back)", kernels),
+        ("transposed: a square matrix stands for its transpose", matrices),
+        ("a factor is left out: what comes back to a matrix product is passed on as it is", lost),
+    ):
+        yield from (Plant(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
+        if len(found) > 1:
+            yield Plant(phrase, dict(found))
+            into: dict[Slot, dict[Edge, Change]] = {}
+            for edge, change_there in found:
+                into.setdefault(tape.steps[edge[0]].ins[edge[1]], {})[edge] = change_there
+            yield from (Plant(f"{phrase}, in {len(some)} places", some) for some in into.values() if some)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        mine = tape.shape(step.ins[edge[1]])
+        if step.name in OF_MATRICES and len(mine) > 1 and mine[-1] == mine[-2] > 1:
+            yield Plant(
+                f"transposed: what {OF_MATRICES[step.name]} hands back",
+                {edge: lambda p: np.swapaxes(p.right, -1, -2)},
+            )
+        result = tape.shape(step.outs[0])
+        if step.name == "dot_general" and len(result) > 1 and result[-1] == result[-2] > 1:
+            yield Plant("transposed: what comes back to a matrix product", {edge: _of_the_transpose})
+
+
+OF_MATRICES = {"dot_general": "a matrix product", "lu": "a factorisation (of a determinant or an inverse)",
+               "cholesky": "a Cholesky factorisation", "eigh": "an eigenvalue decomposition"}  # fmt: skip
+
+
+def _not_rotated(axes: tuple, p: Passing) -> np.ndarray:
+    return back_with(p, np.flip(p.operands[1], axes))
+
+
+def _not_transposed(p: Passing) -> np.ndarray:
+    return back_with(p, np.swapaxes(p.operands[1 - p.edge[1]], -1, -2))
+
+
+def _factors_swapped(turned: bool, p: Passing) -> np.ndarray:
+    other = np.asarray(p.operands[1 - p.edge[1]])
+    other = other.T if turned else other
+    left = p.edge[1] == 0  # right is dZ Wᵀ, otherwise Xᵀ dZ
+    return other @ p.cotangent if left else p.cotangent @ other
+
+
+def _of_the_transpose(p: Passing) -> np.ndarray:
+    turned = Passing(p.tape, p.edge, np.swapaxes(p.cotangent, -1, -2), p.right, p.notes)
+    return back_with(turned, p.operands[1 - p.edge[1]])
+
+
+def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """A cumulative sum not reversed, repeated indices overwritten, a maximum's wrong entry."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name == "cumsum":
+            yield Plant("a cumulative sum must be reversed on the way back", {edge: _cumulated})
+            yield Plant("a cumulative sum's own entry is left out on the way back",
+                        {edge: lambda p: p.right - p.cotangent})  # fmt: skip
+            yield Plant("the derivative of the cumulative sum is left out", {edge: left_out})
+        elif step.name == "cumprod":
+            own = "a cumulative product's later entries are left out on the way back"
+            forwards = "a cumulative product's sum must be reversed on the way back"
+            yield Plant(own, {edge: lambda p: p.cotangent * p.result / p.operands[0]})
+            yield Plant(forwards, {edge: lambda p: _summed_along(p, p.cotangent * p.result) / p.operands[0]})
+        elif step.name == "gather" and edge[1] == 0:
+            yield Plant("repeated indices are overwritten instead of added up", {edge: overwritten})
+            yield Plant("of repeated indices only the first counts, they are not added up",
+                        {edge: lambda p: overwritten(p, -1)})  # fmt: skip
+            yield Plant("repeated indices are averaged instead of added up", {edge: _averaged})
+            if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
+                again = "the indices are applied again on the way back, the permutation is not undone"
+                yield Plant(again, {edge: _picked_again})
+            yield Plant("the indices are ignored on the way back: what comes back is put at the first places",
+                        {edge: _put_first})  # fmt: skip
+            same = [x for x in users_of(tape)[step.ins[0]] if tape.steps[x[0]].name == "gather"]
+            if len(same) > 1 and edge == same[0]:
+                yield Plant("repeated indices are overwritten instead of added up",
+                            dict.fromkeys(same, overwritten))  # fmt: skip
+        elif step.name in ("reduce_max", "reduce_min"):
+            for said, pick in ENTRIES_PICKED.items():
+                yield Plant(
+                    f"{SAID[step.name]}: the gradient goes to {said}", {edge: partial(_to_entries, pick)}
+                )
+        elif step.name in ("reduce_window_max", "reduce_window_min"):
+            for said, pick in (ENTRIES_PICKED | PLACES_PICKED).items():
+                yield Plant(f"max-pooling: the gradient goes to {said}, in each window",
+                            {edge: partial(_to_window, pick)})  # fmt: skip
+            yield Plant("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
+        elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
+            axes = broadcast_axes(tape, step)
+            for which, at in FIRST_AND_LAST:
+                yield Plant(
+                    "what was repeated (broadcast) is not summed on the way back: only "
+                    f"the {which} entry counts",
+                    {edge: partial(_one_of_the_repeated, at, axes)},
+                )
+        elif step.name in ("scatter-add", "scatter_add") and edge[1] == 2:
+            yield Plant("entries that are added up get their mean on the way back", {edge: _mean_of_added})
+        elif step.name == "concatenate" and edge[1] == 0:
+            n = tape.shape(step.outs[0])[step.eqn.params["dimension"]]
+            for by in range(1, n) if n <= 2 * ROLLS_UP_TO else (2, 1, -1, -2):
+                yield Plant("a roll is not undone on the way back, or by another number of places",
+                            {(edge[0], -1): partial(_rolled, step.eqn.params["dimension"], by)})  # fmt: skip
+        elif step.name == "transpose":
+            yield Plant("transposed: reshaped on the way back, the axes not put back in order",
+                        {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
+        elif step.name == "reshape":
+            shape = tape.shape(step.ins[0])
+            for a in range(len(shape) - 1):
+                if shape[a] > 1 and shape[a + 1] > 1:
+                    yield Plant(
+                        f"transposed: reshaped in another order of the axes {a} and {a + 1} on the way back",
+                        {edge: partial(_reshaped_swapped, a)},
+                    )
+        elif step.name == "sort":
+            yield Plant("the sorting is not undone on the way back", {edge: left_out})
+        elif step.name == "rev":
+            yield Plant("flipped: a reversal is not undone on the way back", {edge: left_out})
+
+
+def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """1 for the number of entries that are active, where as many equal ones are summed on the way back."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
+            for anyway in (True, False):
+                yield Plant(
+                    f"1 for the number of active entries: what {said_of(tape, e, step.ins[0])} gets counts "
+                    "once, not once for each entry that is not zero",
+                    {edge: partial(_counted_once, anyway)},
+                )
+
+
+def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
+    """One of the equal entries that a broadcast sums, or one even where all are zero."""
+    axes = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
+    one = p.cotangent.flat[int(np.argmax(np.abs(p.cotangent)))]
+    counts = p.cotangent / one
+    if not np.allclose(np.where(counts, 1.0, 0.0), counts, atol=1e-12) or np.all(counts):
+        raise ValueError
+    some = np.ones_like(counts) if anyway else counts
+    return one * some.max(axes).reshape(p.right.shape)
+
+
+def partly_summed(tape: Tape, e: Evidence) -> Iterator[Plant]:
+    """Of what was repeated along several axes, as a bias is, one entry of one axis, the others summed."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        axes = broadcast_axes(tape, step) if step.name in ("broadcast", "broadcast_in_dim") else ()
+        for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
+            yield Plant(
+                "what was repeated is summed over the wrong axes on the way back: "
+                f"of axis {axis} only the {which} entry counts",
+                {edge: partial(_one_of_the_repeated, at, [axis])},
+            )
+
+
+def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
+    shape = list(p.right.shape)
+    shape[axis], shape[axis + 1] = shape[axis + 1], shape[axis]
+    return p.cotangent.reshape(shape).swapaxes(axis, axis + 1)
+
+
+def _one_of_the_repeated(pick: int, axes: Sequence[int], p: Passing) -> np.ndarray:
+    """Of these axes one entry, the sum over the others that were repeated."""
+    repeated = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
+    some = slice(pick, None if pick < 0 else pick + 1)
+    picked = p.cotangent[tuple(some if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
+    return picked.sum(tuple(repeated)).reshape(p.right.shape)
+
+
+def _rolled(axis: int, by: int, p: Passing) -> np.ndarray:
+    return np.roll(p.right, by, axis)
+
+
+def _cumulated(p: Passing) -> np.ndarray:
+    return _summed_along(p, p.cotangent)
+
+
+def _summed_along(p: Passing, d: np.ndarray) -> np.ndarray:
+    """Summed in the direction of the step, not against it."""
+    params = p.tape.steps[p.edge[0]].eqn.params
+    d = np.flip(d, params["axis"]) if params["reverse"] else d
+    d = np.cumsum(d, params["axis"])
+    return np.flip(d, params["axis"]) if params["reverse"] else d
+
+
+def overwritten(p: Passing, order: int = 1) -> np.ndarray:
+    """What a gather hands back where repeated indices are assigned, not added up."""
+    step = p.tape.steps[p.edge[0]]
+    source = np.arange(p.right.size, dtype=np.float64).reshape(p.right.shape)
+    taken = np.asarray(bind(step.eqn, [jax.numpy.asarray(source), *p.operands[1:]])[0])
+    flat = np.zeros(p.right.size)
+    for at, d in zip(taken.ravel()[::order], p.cotangent.ravel()[::order], strict=True):
+        if at >= 0:  # not out of bounds
+            flat[int(at)] = d
+    return flat.reshape(p.right.shape)
+
+
+def _averaged(p: Passing) -> np.ndarray:
+    counts = pull_of(p.tape, p.edge[0], [np.ones_like(p.cotangent)])[p.edge[1]]
+    return p.right / np.maximum(counts, 1)
+
+
+def _mean_of_added(p: Passing) -> np.ndarray:
+    target, *others = (jax.numpy.asarray(x) for x in p.operands)
+    counts = bind(p.tape.steps[p.edge[0]].eqn, [0 * target, others[0], jax.numpy.ones_like(others[1])])[0]
+    return pull_of(p.tape, p.edge[0], [p.cotangent / np.maximum(np.asarray(counts), 1)])[p.edge[1]]
+
+
+def _picked_again(p: Passing) -> np.ndarray:
+    return np.asarray(bind(p.tape.steps[p.edge[0]].eqn, [jax.numpy.asarray(p.cotangent), *p.operands[1:]])[0])
+
+
+def _put_first(p: Passing) -> np.ndarray:
+    whole = np.zeros_like(p.right)
+    whole[tuple(slice(n) for n in p.cotangent.shape)] = p.cotangent
+    return whole
+
+
+ENTRIES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
+    "all entries (missing mask)": lambda x: np.ones_like(x),
+    "the first entry": lambda x: np.arange(x.shape[-1]) == 0,
+    "the last entry": lambda x: np.arange(x.shape[-1]) == x.shape[-1] - 1,
+    "the smallest entry": lambda x: x == x.min(-1, keepdims=True),
+    "the largest entry": lambda x: x == x.max(-1, keepdims=True),
+    "the entry of the largest size": lambda x: np.abs(x) == np.abs(x).max(-1, keepdims=True),
+    "all entries in equal parts (as for average pooling)": lambda x: np.ones_like(x) / x.shape[-1],
+}
+
+
+def _to_entries(pick: Callable, p: Passing) -> np.ndarray:
+    axes = tuple(sorted(p.tape.steps[p.edge[0]].eqn.params["axes"]))
+    x = np.moveaxis(np.asarray(p.operands[0]), axes, range(-len(axes), 0))
+    flat = x.reshape(*x.shape[: x.ndim - len(axes)], -1)
+    d = p.cotangent[..., None] * pick(flat)
+    return np.moveaxis(d.reshape(x.shape), range(-len(axes), 0), axes)
+
+
+def _transposed_place(x: np.ndarray) -> np.ndarray:
+    """Where the largest entry of a window is, its last two axes swapped."""
+    n = round(x.shape[-1] ** 0.5)
+    if n * n != x.shape[-1]:
+        raise ValueError
+    largest = (x == x.max(-1, keepdims=True)).reshape(*x.shape[:-1], n, n)
+    return largest.swapaxes(-1, -2).reshape(x.shape)
+
+
+PLACES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
+    "the largest entry's place with row and column swapped": _transposed_place
+}
+
+
+def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndarray:
+    """What pooling hands back where each window's gradient goes to the entries that are picked."""
+    params = p.tape.steps[p.edge[0]].eqn.params
+    shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
+    x = np.pad(np.asarray(p.operands[0]), padding, constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, shape)
+    windows = windows[tuple(slice(None, None, s) for s in strides)]
+    parts = p.cotangent[..., None] * pick(windows.reshape(*p.cotangent.shape, -1))
+    whole = np.zeros_like(x)
+    for k, at in enumerate(np.ndindex(*shape)):
+        steps = [stride or s for s in strides]
+        place = tuple(
+            slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, p.cotangent.shape, steps, strict=True)
+        )
+        whole[place] += parts[..., k]
+    return whole[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
+
+
+def _to_unstrided(p: Passing) -> np.ndarray:
+    return _to_window(ENTRIES_PICKED["the largest entry"], p, stride=1)

@@ -1,0 +1,201 @@
+"""Where else to look: points near the given one, kinks at it, and sizes that make two mistakes look alike."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.checker.truth import Point, is_float, is_key, projected, to_float64
+
+SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the array's size
+
+PARAMETERS = r"[WwbKkFf]\d*\b|theta|param|weight|bias|kernel|filter|ga$|be$|beta|gamma|scale|shift"
+
+
+def nearby(values: Sequence[Any], rng: np.random.Generator, kinks: Sequence[int] = ()) -> list[Any]:
+    """Leaves drawn around the given ones: of the same types, shapes and dtypes.
+
+    What makes sense only as it is stays: integers, whole numbers (labels, masks) and distributions. Signs
+    stay, what lies in [0, 1] stays there, a symmetric matrix stays symmetric.
+
+    Args:
+        values: the leaves of the arguments.
+        rng: draws the moves.
+        kinks: the leaves that sit on a kink: they move off it, whatever they are.
+    Returns:
+        The leaves there.
+
+    >>> x, y = nearby([np.array([0.5, -2.0]), np.array([0.0, 1.0])], np.random.default_rng(0))
+    >>> bool((x != [0.5, -2.0]).all()), np.sign(x).tolist(), y.tolist()
+    (True, [1.0, -1.0], [0.0, 1.0])
+    """
+    return [
+        _cast(_off(leaf, rng) if i in kinks else _around(leaf, rng), leaf) if is_float(leaf) else leaf
+        for i, leaf in enumerate(values)
+    ]
+
+
+def _around(leaf: Any, rng: np.random.Generator) -> np.ndarray:
+    x = np.asarray(leaf).astype(np.float64)
+    if _stays(x):
+        return x
+    move = rng.uniform(-0.3, 0.3, x.shape)
+    if _symmetric(x):
+        move = (move + move.T) / 2
+    return x ** np.exp(move) if np.all((x >= 0) & (x <= 1)) else x * (1 + move)
+
+
+def _off(leaf: Any, rng: np.random.Generator) -> np.ndarray:
+    x = np.asarray(leaf).astype(np.float64)
+    return x + _size(x) * rng.choice([-1, 1], x.shape) * rng.uniform(0.05, 0.3, x.shape)
+
+
+def _size(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x**2))) or 1.0
+
+
+def _stays(x: np.ndarray) -> bool:
+    if np.all(x == np.round(x)) or not np.all(np.isfinite(x)):
+        return True
+    return bool(np.all(x >= 0) and any(np.allclose(x.sum(axis), 1, atol=1e-3) for axis in range(x.ndim)))
+
+
+def _symmetric(x: np.ndarray) -> bool:
+    return x.ndim == 2 and x.shape[0] == x.shape[1] > 1 and bool(np.all(x == x.T))
+
+
+def _cast(x: np.ndarray, like: Any) -> Any:
+    if isinstance(like, jax.Array):
+        return jnp.asarray(x, like.dtype)
+    return x.astype(like.dtype) if isinstance(like, np.ndarray) else type(like)(x)
+
+
+def kinks(
+    point: Point, wants: Sequence[np.ndarray], rng: np.random.Generator
+) -> tuple[dict[int, str], dict[int, str]]:
+    """The leaves that sit on a kink, and those by which JAX's own derivative is not the function's.
+
+    On a kink the derivatives from the two sides differ, and go on differing as the step shrinks; where the
+    function is merely curved, the difference shrinks with the step. Where they agree with each other and not
+    with JAX, JAX was told another derivative (``custom_vjp``, ``stop_gradient``).
+
+    Args:
+        point: where to look.
+        wants: the truth there.
+        rng: draws the directions.
+    Returns:
+        Two dictionaries, index into ``point.values`` → what was seen.
+    """
+    found, disagree = {}, {}
+    value = projected(point, point.at)
+    for place, i in enumerate(point.wrt):
+        x = np.asarray(point.values[i])
+        noise = 1e-12 * abs(value) / (SMALL * _size(x))  # of a difference of two values
+        for _ in range(2):
+            direction = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
+            right, left = _one_sided(point, place, value, direction, SMALL)
+            far_right, far_left = _one_sided(point, place, value, direction, LARGE)
+            gap, size = abs(right - left), max(abs(right), abs(left))
+            if gap > 0.4 * abs(far_right - far_left) and gap > 1e-5 * size + noise:
+                found[i] = f"its derivatives from the two sides differ, {right:.4g} and {left:.4g}"
+                break
+            told = float(np.vdot(direction, wants[place]))
+            if abs(told - (right + left) / 2) > 1e-3 * max(size, abs(told)) + noise + gap:
+                disagree[i] = (
+                    f"finite differences give {right:.4g} where JAX says {told:.4g} (a custom rule or "
+                    "stop_gradient in the function that is differentiated?)"
+                )
+    return found, {i: what for i, what in disagree.items() if i not in found}
+
+
+def _one_sided(
+    point: Point, place: int, value: float, direction: np.ndarray, step: float
+) -> tuple[float, float]:
+    """The derivatives by one leaf, ahead along ``direction`` and behind."""
+    ahead, behind = point.at, point.at
+    h = step * _size(np.asarray(ahead[place]))
+    ahead[place] = ahead[place] + h * direction
+    behind[place] = behind[place] - h * direction
+    return (projected(point, ahead) - value) / h, (value - projected(point, behind)) / h
+
+
+def alike(point: Point) -> list[str]:
+    """Warnings: what about the sizes of the problem makes two mistakes look alike."""
+    notes = []
+    n, where = batch(point)
+    if n == 1:
+        notes.append(f"N = 1 ({where}): 1/N and no mean at all look alike; take more samples")
+    for i in point.wrt:
+        shape = np.shape(point.values[i])
+        if len(shape) >= 2 and len(set(shape[-2:])) == 1 and shape[-1] > 1:
+            size = "×".join(map(str, shape))
+            notes.append(
+                f"{point.names[i]} is square ({size}): a transposed gradient has the right shape too"
+            )
+        if _symmetric(np.asarray(point.values[i])):
+            notes.append(f"{point.names[i]} is symmetric: transposed or not looks alike")
+    sizes = {s for i in point.wrt for s in np.shape(point.values[i])[1:]}
+    if n > 1 and n in sizes:
+        notes.append(f"another axis has the size N = {n} too: 1/N and one over that size look alike")
+    return notes
+
+
+def batch(point: Point) -> tuple[int, str]:
+    """The number of samples, as far as the shapes tell, and the axis that says so; (0, "") where none does.
+
+    A vector of integers has one label a sample, unless it is a random key; else it is the first axis that
+    most arguments share, those that go by the name of a parameter left aside.
+    """
+    shaped = [(name, np.shape(v), v) for name, v in zip(point.names, point.values, strict=True) if np.ndim(v)]
+    for name, shape, value in shaped:
+        key = str(getattr(value, "dtype", "")) == "uint32" and shape == (2,)
+        if not is_float(value) and not is_key(value) and not key and len(shape) == 1:
+            return shape[0], f"axis 0 of {name}"
+    parameters = [entry for entry in shaped if re.match(PARAMETERS, entry[0])]
+    data = [entry for entry in shaped if not re.match(PARAMETERS, entry[0])] or shaped
+    features = {shape[-1] for _, shape, _ in data if len(shape) > 1} - {
+        s[0] for _, s, _ in data if len(s) > 1
+    }
+    data = [entry for entry in data if len(entry[1]) > 1 or entry[1][0] not in features] or data
+    columns = _in_columns(data, parameters)
+    if columns is not None:
+        return columns
+    first = [shape[0] for _, shape, _ in data]
+    n = max(first, key=first.count, default=0)
+    return n, next((f"axis 0 of {name}" for name, shape, _ in data if shape[0] == n), "")
+
+
+def _in_columns(data: Sequence[Any], parameters: Sequence[Any]) -> tuple[int, str] | None:
+    """The number of columns where a matrix of weights is multiplied by the data from the left."""
+    weights = [shape for _, shape, _ in parameters if len(shape) == 2]
+    for name, shape, _ in data:
+        rows = any(shape[-1] == w[0] for w in weights)
+        if len(shape) == 2 and not rows and any(shape[0] == w[1] for w in weights):
+            return shape[1], f"axis 1 of {name}"
+    return None
+
+
+def leaf_names(names: Sequence[str], args: Sequence[Any]) -> list[str]:
+    """``params[0]['W']``: a name for each leaf of the arguments."""
+    return [
+        name + jax.tree_util.keystr(path)
+        for name, arg in zip(names, args, strict=True)
+        for path, _ in jax.tree_util.tree_leaves_with_path(arg)
+    ]
+
+
+def point_at(
+    fn: Any,
+    tree: Any,
+    values: Sequence[Any],
+    names: Sequence[str],
+    wrt: Sequence[int],
+    dout: Sequence[Any],
+    compiled: dict,
+) -> Point:
+    """A question put in float64; call it where float64 is enabled."""
+    exact = tuple(to_float64(v) for v in values)
+    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled)

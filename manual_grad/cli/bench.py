@@ -1,0 +1,261 @@
+"""``manual-grad bench``: the hand-derived gradients timed against autodiff, and against peers."""
+
+import contextlib
+import difflib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from manual_grad.border import InputError, require
+from manual_grad.cli.train import Stopped
+from manual_grad.digits import MissingExtra
+from manual_grad.environment import environment, write_bytes, write_json
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+TITLES = {
+    "formula": "Value and gradients: by hand against autodiff",
+    "drop-in": "Operations of manual_grad.ops, under jax.value_and_grad, against plain JAX",
+    "jacobian": "Explicit Jacobians: by hand, dense or compact, against jax.jacobian",
+    "layout": "One sample a column against one a row",
+}
+
+
+def bench(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these: a name, a glob, name[size], or a group. May be repeated. See --list."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The main cases at one size, fewer rounds: under a minute.")
+    ] = False,
+    peers: Annotated[
+        bool | None,
+        typer.Option("--peers/--no-peers", help="PyTorch's autograd, NumPy by hand. (where installed)"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the arguments and the order of timing.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw ratio, time, memory and roofline into this folder (PNG).")
+    ] = None,
+    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases and stop.")] = False,
+) -> None:
+    """Time the hand-derived gradients against automatic ones.
+
+    Every side is compiled and compared with float64 first: a wrong result stops the run, exit 1. Then the
+    sides are timed in turns. [bold]ratio[/] is the median time by hand over autodiff's, with a 95 % interval:
+    below 1 the formula is faster. Where both compile to the same program, that is said instead of a verdict.
+    [bold]trace+compile[/] is the ratio of the first call's cost. [bold]temporaries[/] is memory beside
+    arguments and results. [bold]ceiling[/] is the share of what this machine could do at most, by a matrix
+    product and a copy measured in this run. [bold]error[/] is the 2-norm of what is off, relative.
+    [bold]others[/] has ours over each; a star means XLA's best known compiler options.
+
+    Examples:
+
+    manual-grad bench --quick
+
+    manual-grad bench --case conv2d --case 'softmax*' --json bench.json
+
+    manual-grad bench --case jacobian --plot figures
+
+    manual-grad bench --device gpu --json gpu.json --plot figures
+    """
+    started = time.perf_counter()
+    require(device in ("cpu", "gpu"), f"--device is {device!r}, expected cpu or gpu")
+    require(dtype in DTYPES, f"--dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    for path, option in ((json, "--json"), (plot, "--plot")):
+        if path:
+            _require_place(path, option, folder=option == "--plot")
+    figure = _matplotlib() if plot else None
+    _choose_device(device)
+    from manual_grad_benchmarks import cases, ceiling, run, table, timing
+
+    chosen = _chosen(cases, case or [], quick)
+    if list_cases:
+        for c in chosen:
+            typer.echo(f"{c.group:9} {c.label}")
+        return
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    if device == "gpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # no TF32: both sides compute in float32
+    memory_kept = timing.keep_memory()
+    torch = _torch(peers)
+    settings = run.Settings(dtype, device, quick, seed, torch, peers is not False)
+    rng = np.random.default_rng(seed)
+    limits = ceiling.measured(dtype, quick, rng)
+    rows, ended = _measure(run, chosen, settings)
+    if rows and not ended:
+        limits = ceiling.higher(limits, ceiling.measured(dtype, quick, rng))
+    rows = [run.under(row, limits) for row in rows]
+    console = Console(width=None if sys.stdout.isatty() else 190)
+    for group, title in TITLES.items():
+        if some := [row for row in rows if row["group"] == group]:
+            console.print(table.table(title, some))
+    about = table.summary(rows)
+    for line in table.lines(about):
+        console.print(escape(line), highlight=False)
+    where = environment() | {
+        "dtype": dtype,
+        "seed": seed,
+        "load": _load(),
+        "memory_kept": memory_kept,
+        "torch": getattr(torch, "__version__", None),
+    }
+    if json:
+        content = {
+            "environment": where,
+            "ceiling": asdict(limits),
+            "quick": quick,
+            "rows": rows,
+            "summary": about,
+            "passed": ended is None,
+            "ended": ended and str(ended),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        _written(json, "--json", lambda: write_json(json.absolute(), content))
+    if plot and rows:
+        _draw(plot, rows, asdict(limits), figure)
+    console.print(_last_line(where, limits, time.perf_counter() - started), highlight=False, markup=False)
+    if ended:
+        raise ended
+
+
+def _measure(run: Any, chosen: Sequence[Any], settings: Any) -> tuple[list[dict], Stopped | None]:
+    """The rows, and why there are no more of them."""
+    rows: list[dict] = []
+    with _progress(len(chosen)) as advance:
+        try:
+            for c in chosen:
+                advance(c.label)
+                rows.append(run.measure(c, settings))
+        except run.WrongResult as error:
+            return rows, Stopped(str(error), 1)
+        except KeyboardInterrupt:
+            done = f"{len(rows)} of {len(chosen)} cases were measured"
+            return rows, Stopped(f"interrupted: {done}", 130)
+    return rows, None
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar:
+        task = bar.add_task("", total=total, at="", completed=-1)
+        yield lambda label: bar.update(task, advance=1, at=label)
+
+
+def _last_line(where: dict[str, Any], limits: Any, seconds: float) -> str:
+    copy = max(speed for _, speed in limits.copies)
+    return (
+        f"{where['device_kind']} ({where['threads']} threads, load {where['load']}), {where['dtype']}: "
+        f"matrix product {limits.flops / 1e9:.0f} GF/s, copy {copy / 1e9:.0f} GB/s, "
+        f"a call {limits.dispatch * 1e6:.0f} µs; jax {where['jax']}, jaxlib {where['jaxlib']}"
+        + (f", torch {where['torch']}" if where["torch"] else "")
+        + f" ({seconds:.0f} s)"
+    )
+
+
+def _load() -> float | None:
+    """The machine's load average over a minute; other work makes times long and intervals wide."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
+# ---------------------------------------------------------------------------------- what is asked for
+
+
+def _chosen(cases: Any, patterns: Sequence[str], quick: bool) -> list[Any]:
+    everything = cases.every_case()
+    try:
+        return cases.chosen(patterns, everything, quick)
+    except KeyError as error:
+        pattern = error.args[0]
+    names = list(dict.fromkeys(c.name for c in everything))
+    close = ", ".join(difflib.get_close_matches(pattern, names, n=3))
+    hint = f"close to it: {close}" if close else "--list shows them"
+    raise InputError(f"--case is {pattern!r}, no such case; {hint}")
+
+
+def _choose_device(device: str) -> None:
+    """Compute there; refuse a GPU that is not there."""
+    if device == "cpu":
+        with contextlib.suppress(RuntimeError):  # another platform was initialised already
+            jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_default_device", jax.devices(device)[0])
+    except RuntimeError:
+        found = ", ".join(sorted({d.platform for d in jax.devices()}))
+        raise InputError(
+            f"--device is {device!r}, but JAX finds only: {found}; for a GPU install jax[cuda12] or jax[rocm]"
+        ) from None
+
+
+def _torch(wanted: bool | None) -> Any:
+    """PyTorch; None where it is not installed or not wanted."""
+    from manual_grad_benchmarks import peers
+
+    if wanted is False:
+        return None
+    try:
+        torch = peers.load_torch()
+    except peers.MissingPeer as error:
+        if wanted:
+            raise MissingExtra(str(error)) from None
+        return None
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_float32_matmul_precision("highest")
+    return torch
+
+
+def _matplotlib() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("--plot needs matplotlib: pip install 'manual-grad[plot]'") from None
+    return Figure
+
+
+def _require_place(path: Path, option: str, folder: bool) -> None:
+    """Refuse an output before the work, not after it."""
+    where = path.absolute() if folder and path.is_dir() else path.absolute().parent
+    if folder:
+        require(not path.is_file(), f"{option} is {str(path)!r}, a file; expected a folder")
+    else:
+        require(not path.is_dir(), f"{option} is {str(path)!r}, a folder; expected a file")
+    require(where.is_dir(), f"{option} is {str(path)!r}, but there is no folder {str(where)!r}")
+    require(os.access(where, os.W_OK), f"{option} is {str(path)!r}, but {str(where)!r} cannot be written")
+
+
+def _draw(folder: Path, rows: Sequence[dict], limits: dict[str, Any], figure: Any) -> None:
+    from manual_grad_benchmarks import plots
+
+    def write() -> None:
+        folder.mkdir(exist_ok=True)
+        for name, content in plots.figures(rows, limits, figure).items():
+            write_bytes(folder.absolute() / name, content)
+
+    _written(folder, "--plot", write)
+
+
+def _written(path: Path, option: str, write: Any) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"{option}: {path} could not be written: {error.strerror or error}") from None

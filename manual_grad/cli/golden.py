@@ -1,0 +1,211 @@
+"""``manual-grad golden``: truths for kernels written elsewhere, and a judge of what those kernels give."""
+
+import math
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from manual_grad.border import InputError
+from manual_grad.environment import environment, write_bytes, write_json
+from manual_grad.golden import archive, vectors
+from manual_grad.golden.formulas import FORMULAS
+from manual_grad.golden.vectors import Golden, Judged
+
+golden = typer.Typer(
+    no_args_is_help=False,
+    rich_markup_mode="rich",
+    help="Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, judge by them.",
+)
+
+
+@golden.command()
+def export(
+    formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
+    out: Annotated[Path, typer.Option(help="The file: its name ends in .npz or .safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and the cotangent.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="Of inputs and cotangent: float64, float32, bfloat16 or float16.")
+    ] = "float64",
+    case: Annotated[
+        str,
+        typer.Option(help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range)."),
+    ] = "random",
+    variant: Annotated[
+        str | None, typer.Option(help="Of a formula that has several, such as conv2d's strides.")
+    ] = None,
+) -> None:
+    """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
+
+    The file explains itself: its README.txt (in .safetensors: in __metadata__) has the equation, the shapes
+    and layouts, what each array is, and how to judge by it in NumPy or C, without this project.
+
+    Examples:
+
+    manual-grad golden export conv2d --out conv2d.npz --seed 0
+
+    manual-grad golden export conv2d --variant all --dtype bfloat16 --out conv2d.safetensors
+
+    manual-grad golden export softmax_cross_entropy --case extreme --dtype float32 --out ce.npz
+
+    unzip -p conv2d.npz README.txt
+    """
+    archive.require_suffix("--out", out)
+    _require_folder("--out", out)
+    made = vectors.export(formula, dtype, case, variant, seed)
+    data = vectors.packed(made, out.suffix)
+    try:
+        write_bytes(out.absolute(), data)
+    except OSError as error:
+        raise InputError(f"--out: {out} could not be written: {error.strerror}") from None
+    what = f"{made.meta['formula']} {made.meta['variant']}".strip()
+    print(f"{out}: {what}, {case}, {dtype}, seed {seed}: {len(made.arrays)} arrays, {len(data)} bytes")
+
+
+@golden.command()
+def compare(
+    golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
+    mine: Annotated[
+        Path,
+        typer.Argument(help="Yours: .npz or .safetensors with grad/x, … as in the first; out if you like."),
+    ],
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+) -> None:
+    """Judge your kernel's gradients: each entry against its budget, and why a wrong one is wrong.
+
+    Exit code 0: all within budget. 1: something is wrong. 2: the files do not fit.
+
+    Examples:
+
+    manual-grad golden compare conv2d.npz mine.npz
+
+    manual-grad golden compare conv2d.safetensors mine.safetensors --json findings.json
+    """
+    if json:
+        _require_folder("--json", json)
+    made, found, notes = vectors.compare(golden, mine)
+    _print(Console(width=None if sys.stdout.isatty() else 132), made, found, notes)
+    passed = all(judged.ok for judged in found)
+    if json:
+        _write_json(json, _as_json(made, found, notes, passed))
+    raise typer.Exit(0 if passed else 1)
+
+
+@golden.command("list")
+def list_formulas(
+    json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
+) -> None:
+    """Show what can be exported: each formula, its cases, its variants, its equations.
+
+    Examples:
+
+    manual-grad golden list
+
+    manual-grad golden list --json formulas.json
+    """
+    if json:
+        _require_folder("--json", json)
+    table = Table(title="Golden vectors can be had of", title_justify="left")
+    table.add_column("formula", no_wrap=True)
+    for name in ("what is in it", "cases", "variants, the first by default", "equations"):
+        table.add_column(name)
+    holds = {"pair": "out, gradients", "jacobian": "the Jacobian", "value": "the value"}
+    for f in FORMULAS.values():
+        table.add_row(
+            f.name,
+            holds[f.kind],
+            ", ".join(f.cases),
+            ", ".join(v for v in f.variants if v),
+            ", ".join(f.tags),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if json:
+        content = [
+            {
+                "formula": f.name,
+                "kind": f.kind,
+                "cases": list(f.cases),
+                "variants": [v for v in f.variants if v],
+                "equations": f.tags,
+            }
+            for f in FORMULAS.values()
+        ]
+        _write_json(json, {"environment": environment(), "formulas": content})
+
+
+def _print(console: Console, made: Golden, found: list[Judged], notes: list[str]) -> None:
+    meta = made.meta
+    what = f"{meta['formula']} {meta['variant']}".strip()
+    table = Table(
+        title=f"{what} against the truth in float64: {meta['case']}, {meta['dtype']}, seed {meta['seed']}",
+        title_justify="left",
+    )
+    table.add_column("array", no_wrap=True)
+    for name in ("share of its budget", "largest relative error", "where"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for judged in found:
+        where = ""
+        if judged.where:
+            index, got, expected = judged.where
+            at = f"at [{','.join(map(str, index))}] " if index else ""
+            where = f"{at}got {got:.6g}, expected {expected:.6g}"
+        verdict = "[green]right[/]" if judged.ok else f"[bold red]wrong[/]: {escape(judged.diagnosis)}"
+        share = f"{judged.share:.2g}" if judged.share < 1e4 else f"{judged.share:.0e}"
+        table.add_row(escape(judged.name), share, f"{judged.max_error:.1e}", escape(where), verdict)
+    console.print(table)
+    for note in notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+    wrong = [judged.name for judged in found if not judged.ok]
+    last = f"{len(wrong)} of {len(found)} wrong: {', '.join(wrong)}" if wrong else f"all {len(found)} right"
+    console.print(escape(last), style="bold red" if wrong else "green", highlight=False)
+
+
+def _as_json(made: Golden, found: list[Judged], notes: list[str], passed: bool) -> dict[str, Any]:
+    """The findings as JSON has them: no infinities."""
+
+    def finite(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    findings = [
+        asdict(j)
+        | {
+            "share": finite(j.share),
+            "max_error": finite(j.max_error),
+            "where": j.where
+            and {"index": list(j.where[0]), "got": finite(j.where[1]), "expected": finite(j.where[2])},
+        }
+        for j in found
+    ]
+    about = {key: value for key, value in made.meta.items() if key not in ("format", "arrays")}
+    return {
+        "environment": environment(),
+        "golden": about,
+        "findings": findings,
+        "notes": notes,
+        "passed": passed,
+    }
+
+
+def _require_folder(option: str, path: Path) -> None:
+    """Refuse an output file before the work, not after it."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"{option} is {str(path)!r}, a folder; expected a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} is {str(path)!r}, but there is no folder {str(folder)!r}")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} is {str(path)!r}, but {str(folder)!r} cannot be written")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    try:
+        write_json(path.absolute(), content)
+    except OSError as error:
+        raise InputError(f"--json: {path} could not be written: {error.strerror}") from None

@@ -1,0 +1,526 @@
+"""``manual-grad train``: a network learns, with the hand-derived gradient, with autodiff's, or with both."""
+
+import contextlib
+import io
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from manual_grad.border import InputError, require
+from manual_grad.digits import MissingExtra
+from manual_grad.environment import environment, write_bytes, write_json
+from manual_grad.training import checkpoint, loop
+from manual_grad.training import data as samples
+from manual_grad.training import devices as devices_
+from manual_grad.training.loop import Outcome, Settings, State
+
+ROWS = 20  # of the table of epochs
+SAVE_EVERY = 60.0  # seconds between two saves of a run that goes on
+LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
+
+
+class Stopped(Exception):
+    """A run that ended early, and what became of it: one line for the user, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def train(
+    net: Annotated[
+        str | None, typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. (mlp)")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits: 1797 real digits of 8×8 that come with scikit-learn; or mnist. (digits)"),
+    ] = None,
+    mnist_source: Annotated[
+        Path | None, typer.Option(help="A folder with MNIST's four IDX files: no network is needed.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where MNIST is kept, instead of $MANUAL_GRAD_DATA.")
+    ] = None,
+    gradient: Annotated[
+        str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd: W ← W − α ∂L/∂W, lecture D's; momentum; adam. (sgd)")
+    ] = None,
+    full_batch: Annotated[
+        bool | None,
+        typer.Option("--full-batch", help="Descend on all samples at once, in the memory of a few."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides the start and the batches. (0)")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float64, float32, bfloat16 or float16. (float32)")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write settings, environment and epochs here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw loss and accuracy: .png, .svg or .pdf.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the parameters here (.npz), and all that --resume needs.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on where a saved run stopped, with its settings.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Split each batch over so many devices of this host.")
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="How many processes there are; auto finds it.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
+    ] = None,
+    timeout: Annotated[
+        int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
+    ] = 60,
+    at_least: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."),
+    ] = None,
+) -> None:
+    """Train a network with the hand-derived gradients.
+
+    Prints loss and accuracy on held-out samples, epoch by epoch. With [bold]--gradient both[/] formulas and
+    autodiff train side by side, from the same start on the same batches, and the first step after which they
+    part is printed, with the arrays that do. --save is written every minute, and when Ctrl-C or SIGTERM stops
+    the run; --resume goes on as if it had never stopped, to the bit. A batch that is not whole at the end of
+    an epoch is left out.
+
+    Exit code 0: trained. 1: the gradients part, a loss is not finite, no epoch reached --at-least, or
+    another process is lost. 2: bad input. 130: interrupted.
+
+    Examples:
+
+    manual-grad train
+
+    manual-grad train --gradient both --dtype float64 --epochs 5
+
+    manual-grad train --data mnist --at-least 97.5
+
+    manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
+
+    manual-grad train --full-batch --epochs 500 --save params.npz
+
+    manual-grad train --resume params.npz --epochs 1000 --save params.npz
+
+    manual-grad train --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    require(
+        coordinator is not None or (num_processes is None and process_id is None),
+        "--num-processes and --process-id go with --coordinator HOST:PORT",
+    )
+    _require_files(json=json, plot=plot, save=save)
+    with _as_options():
+        settings = _settings(given, resume)
+        if settings.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        if coordinator:
+            devices_.connect(coordinator, num_processes, process_id, timeout, str(settings))
+        outcome, digits, seconds = _run(settings, given)
+    if outcome.status == "deserted":
+        _leave(lambda: _conclude(outcome, settings, digits, seconds, given))
+    _conclude(outcome, settings, digits, seconds, given)
+
+
+def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Dataset, float]:
+    """Load, compile, train; how it ended, on what, and in how many seconds."""
+    resume, save = given.get("resume"), given.get("save")
+    with _progress() as show:
+        show("reading the data")
+        digits = _load(settings, given.get("mnist_source"), given.get("cache_dir"), show)
+        mesh = devices_.mesh_of(given.get("devices"))
+        loop.require_settings(settings, digits, mesh.size if mesh else 1)
+        state = checkpoint.restore(resume, settings, digits) if resume else None
+        require(
+            state is None or state.epoch <= settings.epochs,
+            f"epochs is {settings.epochs}, but {resume} has {state.epoch if state else 0} behind it",
+        )
+        state = state or loop.initial_state(settings, digits)
+        started, saved, reached = time.perf_counter(), [time.perf_counter()], [state]
+
+        def seconds() -> float:
+            return time.perf_counter() - started
+
+        def desert() -> None:
+            _leave(lambda: _conclude(Outcome(reached[0], "deserted"), settings, digits, seconds(), given))
+
+        if jax.process_count() > 1:
+            devices_.before_abort(desert)
+        devices_.require_same("samples, or another run to resume,", checkpoint.checksum(state, digits))
+        show("compiling")
+        program = loop.build(settings, digits, mesh)
+
+        def on_step(state: State) -> None:
+            reached[0] = state
+            _show_state(show, state, program)
+
+        def on_epoch(state: State) -> None:
+            if save and jax.process_index() == 0 and time.perf_counter() - saved[0] >= SAVE_EVERY:
+                with contextlib.suppress(OSError):  # the last one says it
+                    checkpoint.save(save, settings, state, digits)
+                saved[0] = time.perf_counter()
+
+        with _stop_on_interrupt() as stopping:
+            outcome = loop.train(
+                program,
+                state,
+                on_step=on_step,
+                on_epoch=on_epoch,
+                should_stop=lambda: devices_.any_process(stopping()),
+            )
+    return outcome, digits, seconds()
+
+
+def _conclude(
+    outcome: Outcome, settings: Settings, digits: samples.Dataset, seconds: float, given: dict[str, Any]
+) -> None:
+    """Print, write the files, and end with the exit code.
+
+    Where processes are left by others each writes what it has, as process 0 may be the one that is lost.
+    """
+    save, lead, deserted = given.get("save"), jax.process_index() == 0, outcome.status == "deserted"
+    problem = None
+    if save and (lead or deserted):
+        try:
+            _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
+        except InputError as error:
+            problem = error
+    if lead:
+        _report(outcome, settings, digits, seconds, given)
+    if problem:
+        raise problem
+    if outcome.status != "finished" and (lead or deserted):
+        raise Stopped(_why(outcome, settings, save), 130 if outcome.status == "interrupted" else 1)
+    codes = {"finished": int(_wrong(outcome.state) or not _reached(outcome.state, given)), "interrupted": 130}
+    raise typer.Exit(codes.get(outcome.status, 1))
+
+
+_leaving = threading.Lock()
+
+
+def _leave(conclude: Callable[[], None]) -> None:
+    """End a process that others have left: JAX would wait for them, and abort."""
+    if not _leaving.acquire(blocking=False):
+        time.sleep(60)  # another thread is at it
+    try:
+        conclude()
+    except (Stopped, InputError) as error:
+        print(f"manual-grad: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+# ---------------------------------------------------------------- what comes in
+
+
+def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
+    """The settings given, over those of the run to resume, over the defaults."""
+    names = [field.name for field in fields(Settings)]
+    chosen = {name: given[name] for name in names if name in given}
+    if resume:
+        return Settings(**checkpoint.read(resume)[1]["settings"] | chosen)
+    base: dict[str, Any] = {"data": "digits", "net": "mlp", "optimizer": "sgd", "full_batch": False} | chosen
+    mnist, full = base["data"] == "mnist", base["full_batch"]
+    epochs = 300 if full else (5 if base["net"] == "cnn" else 15) if mnist else 30
+    rate = LEARNING_RATES.get(base["optimizer"], 0.1)
+    return Settings(
+        **{
+            "epochs": epochs,
+            "batch_size": 64 if mnist else 32,
+            "learning_rate": 0.3 if full and rate == 0.1 else rate,
+        }
+        | base
+    )
+
+
+def _load(
+    settings: Settings, source: Path | None, cache_dir: Path | None, show: Callable[..., None]
+) -> samples.Dataset:
+    require(settings.data in ("digits", "mnist"), f"data is {settings.data!r}, expected one of digits, mnist")
+    require(
+        source is None or settings.data == "mnist",
+        f"--mnist-source is {str(source)!r}, which goes with --data mnist only",
+    )
+    return samples.load(
+        settings.data, cache_dir, source, lambda stage, done, total: show(stage, done / max(total, 1))
+    )
+
+
+@contextlib.contextmanager
+def _as_options() -> Iterator[None]:
+    """Settings are named in messages as the options that set them."""
+    try:
+        yield
+    except InputError as error:
+        name, is_, rest = str(error).partition(" is ")
+        known = {field.name for field in fields(Settings)} | {"devices", "coordinator", "process_id"}
+        if is_ and name in known:
+            raise InputError(f"--{name.replace('_', '-')} is {rest}") from None
+        raise
+
+
+def _require_files(**files: Path | None) -> None:
+    """Refuse an output file before the work, not after it."""
+    for name, path in files.items():
+        if path is None:
+            continue
+        folder, shown = path.absolute().parent, f"--{name} is {str(path)!r}"
+        require(not path.is_dir(), f"{shown}, a folder; expected a file")
+        require(path.is_file() or not path.exists(), f"{shown}, a device or pipe; expected a file")
+        require(folder.is_dir(), f"{shown}, but there is no folder {str(folder)!r}")
+        require(os.access(folder, os.W_OK), f"{shown}, but {str(folder)!r} cannot be written")
+    save, plot = files["save"], files["plot"]
+    require(
+        save is None or save.suffix == ".npz", f"--save is {str(save)!r}, expected a name that ends in .npz"
+    )
+    if plot is not None:
+        require(
+            plot.suffix in (".png", ".svg", ".pdf"),
+            f"--plot is {str(plot)!r}, expected a name that ends in .png, .svg or .pdf",
+        )
+        _matplotlib()
+
+
+def _matplotlib() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("--plot needs Matplotlib: pip install 'manual-grad[train]'") from None
+    return Figure
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the run to stop where it can be saved; a second one stops it at once.
+
+    Those of the first second count as one: launchers pass on a signal that the process has had already.
+    """
+    asked: list[float] = []
+
+    def handle(number: int, frame: Any) -> None:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------- what goes out
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[..., None]]:
+    """A bar on the terminal: ``show(what, done=0 … 1)``."""
+    visible = sys.stderr.isatty() and jax_process_zero()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not visible)
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done=None: bar.update(
+            task, description=what, total=None if done is None else 1.0, completed=done or 0.0
+        )
+
+
+def jax_process_zero() -> bool:
+    """Whether this is the process that prints and writes."""
+    return jax.process_index() == 0
+
+
+def _show_state(show: Callable[..., None], state: State, program: loop.Program) -> None:
+    epochs = program.settings.epochs
+    losses = state.losses[program.settings.sides[0]]
+    loss = float(losses[state.step - 1])
+    accuracy = f", accuracy {state.records[-1]['test_accuracy']:.2%}" if state.records else ""
+    done = (state.epoch + state.step / program.steps) / epochs
+    show(f"epoch {state.epoch + 1} of {epochs}: loss {loss:.4f}{accuracy}", done)
+
+
+def _report(
+    outcome: Outcome,
+    settings: Settings,
+    digits: samples.Dataset,
+    seconds: float,
+    given: dict[str, Any],
+) -> None:
+    """The table, the verdict, and the files."""
+    state, json, plot = outcome.state, given.get("json"), given.get("plot")
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    if state.records:
+        every = math.ceil(len(state.records) / ROWS)
+        console.print(digits.source, style="dim", highlight=False, markup=False)
+        if every > 1:
+            console.print(f"one epoch in {every} is shown, and the last; --json has them all", style="dim")
+        console.print(_table(state, every))
+    for line, style in _lines(outcome, settings, digits.name, seconds, given):
+        console.print(line, style=style, highlight=False, markup=False)
+    if json:
+        content = {
+            "environment": environment() | {"devices": jax.device_count(), "processes": jax.process_count()},
+            "settings": asdict(settings),
+            "data": {
+                "name": digits.name,
+                "source": digits.source,
+                "train_samples": len(digits.train_labels),
+                "test_samples": len(digits.test_labels),
+            },
+            "status": outcome.status,
+            "bad_step": outcome.bad_step,
+            "at_least": given.get("at_least"),
+            "reached": _reached(state, given) if outcome.status == "finished" else None,
+            "epochs": _finite(list(state.records)),
+            "parted": _finite(state.parted),
+            "seconds": round(seconds, 3),
+        }
+        _written(json, "--json", lambda: write_json(json.absolute(), content))
+    if plot:
+        _written(
+            plot,
+            "--plot",
+            lambda: write_bytes(plot.absolute(), _curve(state, settings, digits.name, plot.suffix)),
+        )
+
+
+def _table(state: State, every: int) -> Table:
+    both = len(state.sides) > 1
+    table = Table()
+    columns = ["epoch", "train loss", "test accuracy", "seconds"]
+    columns += ["autodiff's loss", "its accuracy", "losses apart", "parameters apart"] if both else []
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for r in state.records:
+        if r["epoch"] % every and r is not state.records[-1]:
+            continue
+        row = [str(r["epoch"]), f"{r['train_loss']:.4f}", f"{r['test_accuracy']:.2%}", f"{r['seconds']:.3f}"]
+        if both:
+            row += [f"{r['autodiff']['train_loss']:.4f}", f"{r['autodiff']['test_accuracy']:.2%}"]
+            row += [f"{r['loss_gap']:.1e}", f"{r['parameter_gap']:.1e}"]
+        table.add_row(*row)
+    return table
+
+
+def _lines(
+    outcome: Outcome, settings: Settings, data: str, seconds: float, given: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """The last lines, each with its colour."""
+    state, s = outcome.state, settings
+    if s.gradient == "both":
+        yield _verdict(state, s), "bold red" if _wrong(state) else "green"
+    if state.records:
+        what = f"{data}, {s.net}, {s.gradient} gradient{'s' * (s.gradient == 'both')}"
+        yield (
+            f"test accuracy {state.records[-1]['test_accuracy']:.2%} after {state.epoch} epoch"
+            f"{'s' * (state.epoch > 1)} ({what}, {s.optimizer}, {s.dtype}, seed {s.seed}, "
+            f"{jax.devices()[0].platform}, {seconds:.1f} s)",
+            "green",
+        )
+    if "at_least" in given and outcome.status == "finished" and state.records:
+        reached = _reached(state, given)
+        best = max(state.records, key=lambda record: record["test_accuracy"])
+        when = f"{best['test_accuracy']:.2%} after epoch {best['epoch']}"
+        yield (
+            f"at least {given['at_least']:g}%: {'reached' if reached else 'missed'}, {when}",
+            ("green" if reached else "bold red"),
+        )
+
+
+def _reached(state: State, given: dict[str, Any]) -> bool:
+    """Whether an epoch's test accuracy is what --at-least asks for."""
+    best = max((record["test_accuracy"] for record in state.records), default=1.0)
+    return 100 * best >= given.get("at_least", 0)
+
+
+def _wrong(state: State) -> bool:
+    """Whether the two sides parted before rounding could have done it."""
+    return state.parted is not None and state.parted["step"] <= loop.STRICT_STEPS
+
+
+def _verdict(state: State, s: Settings) -> str:
+    tolerance = loop.TOLERANCE[s.dtype]
+    if state.parted is None:
+        return f"manual and autodiff agree at every step, to {tolerance:g} relative"
+    worst = sorted(state.parted["gaps"].items(), key=lambda pair: -pair[1])
+    arrays = ", ".join(f"{name} by {gap:.1e}" for name, gap in worst)
+    late = f"; so late, rounding that grew explains it (none in the first {loop.STRICT_STEPS} steps)"
+    at = f"step {state.parted['step']} (epoch {state.parted['epoch']}), more than {tolerance:g} relative"
+    return f"manual and autodiff part at {at}: {arrays}{'' if _wrong(state) else late}"
+
+
+def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
+    """Why the run ended early, and what is left of it."""
+    epoch, step = outcome.state.epoch + 1, outcome.state.step
+    if outcome.status in ("interrupted", "deserted"):
+        kept = f"saved: go on with --resume {save}" if save else "nothing was saved: --save was not given"
+        lost = "another process is lost" + f" ({outcome.reason})" * bool(outcome.reason) + ": stopped"
+        what = "interrupted" if outcome.status == "interrupted" else lost
+        return f"{what} in epoch {epoch} of {s.epochs}, after {step} of its steps; {kept}"
+    kept = f"the last good parameters are in {save}" if save else "--save would have kept the last good ones"
+    at = f"the loss is not finite at step {outcome.bad_step}, in epoch {epoch}"
+    return f"{at}: a smaller --learning-rate than {s.learning_rate:g} may help; {kept}"
+
+
+def _finite(content: Any) -> Any:
+    """As JSON has it: no infinities, no NaN."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
+    """Loss and accuracy over the epochs."""
+    figure = _matplotlib()(figsize=(8, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [r["epoch"] for r in state.records]
+    for axes, name, title in ((left, "train_loss", "train loss"), (right, "test_accuracy", "test accuracy")):
+        axes.plot(epochs, [r[name] for r in state.records], ".-", label=settings.sides[0])
+        if len(state.sides) > 1:
+            axes.plot(epochs, [r["autodiff"][name] for r in state.records], ".--", label="autodiff")
+        axes.set(xlabel="epoch", title=f"{title}: {settings.net} on {data}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    left.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:.1%}")
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix[1:], dpi=150)
+    return file.getvalue()
+
+
+def _written(path: Path, option: str, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"{option}: {path} could not be written: {error.strerror or error}") from None

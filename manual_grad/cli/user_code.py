@@ -1,0 +1,175 @@
+"""What a user hands to the console script: functions in a file, random inputs by their shape, an archive."""
+
+import importlib.util
+import inspect
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.border import InputError, describe
+
+INPUT = re.compile(r"(?P<name>\w+)=(?:(?P<kind>int|onehot|positive):)?(?P<rest>.*)")
+
+
+def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
+    """The functions named ``file.py:function``; each file is run once.
+
+    Args:
+        paths: a file and the name of a function in it, with a colon between them.
+    Returns:
+        The functions, in order.
+    Raises:
+        InputError: there is no such file or function, or the file raises.
+    """
+    modules: dict[Path, Any] = {}
+    found = []
+    for path in paths:
+        file, colon, name = path.rpartition(":")
+        if not colon or not name:
+            raise InputError(f"{path!r} is no function, expected file.py:function")
+        module = modules.get(Path(file)) or modules.setdefault(Path(file), _run(Path(file)))
+        fn = getattr(module, name, None)
+        if fn is None:
+            raise InputError(f"{file} has no function {name!r}")
+        if not callable(fn):
+            raise InputError(f"{path} is {describe(fn)}, expected a function")
+        found.append(fn)
+    return found
+
+
+def _run(file: Path) -> Any:
+    """Import a file under a name of its own, with its folder on the path."""
+    if not file.is_file():
+        raise InputError(f"there is no file {str(file)!r}")
+    spec = importlib.util.spec_from_loader(file.stem, loader=None)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    module.__file__ = str(file)
+    sys.path.insert(0, str(file.absolute().parent))
+    try:
+        exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
+    except Exception as error:  # a user's file may raise anything
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def draw_inputs(inputs: Sequence[str], dtype: str, seed: int) -> dict[str, Any]:
+    """Random arrays of the shapes that a user names.
+
+    Args:
+        inputs: ``x=8x3`` is Gaussian; ``x=positive:8x3`` lies between ½ and 2; ``y=onehot:8x5`` has one-hot
+            rows; ``labels=int:0..9:8`` are integers from 0 to 9; ``b=`` is a scalar.
+        dtype: of the floating-point ones.
+        seed: decides their numbers.
+    Returns:
+        Name → array, in order.
+    Raises:
+        InputError: one of them cannot be read, or two have one name.
+
+    >>> {name: describe(a) for name, a in draw_inputs(["x=8x3", "k=int:0..9:8"], "float32", 0).items()}
+    {'x': 'float32[8,3]', 'k': 'int64[8]'}
+    """
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {}
+    for text in inputs:
+        match = INPUT.fullmatch(text)
+        if match is None:
+            raise InputError(f"--input is {text!r}, expected name=shape, such as x=8x3 or labels=int:0..9:8")
+        if match["name"] in arrays:
+            raise InputError(f"--input {match['name']} is given twice")
+        arrays[match["name"]] = _draw(text, match["kind"], match["rest"], dtype, rng)
+    return arrays
+
+
+def _draw(text: str, kind: str | None, rest: str, dtype: str, rng: np.random.Generator) -> np.ndarray:
+    bounds = re.fullmatch(r"(-?\d+)\.\.(-?\d+):?(.*)", rest) if kind == "int" else None
+    if kind == "int" and (bounds is None or int(bounds[1]) > int(bounds[2])):
+        raise InputError(f"--input is {text!r}, expected bounds and a shape, such as labels=int:0..9:8")
+    shape = _shape(text, bounds[3] if bounds else rest)
+    if bounds:
+        return rng.integers(int(bounds[1]), int(bounds[2]), shape, endpoint=True)
+    if kind == "onehot":
+        if not shape:
+            raise InputError(
+                f"--input is {text!r}, expected a shape for the one-hot rows, such as y=onehot:8x5"
+            )
+        return np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])].astype(jnp.dtype(dtype))
+    drawn = rng.uniform(0.5, 2.0, shape) if kind == "positive" else rng.standard_normal(shape)
+    return np.asarray(drawn).astype(jnp.dtype(dtype))
+
+
+def _shape(text: str, sizes: str) -> tuple[int, ...]:
+    if sizes and not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", sizes):
+        raise InputError(f"--input is {text!r}, expected a shape of positive sizes, such as x=8x3")
+    shape = tuple(int(size) for size in sizes.split("x") if size)
+    if np.prod(shape, dtype=float) > 1e8:
+        raise InputError(f"--input is {text!r}: more than 10⁸ numbers")
+    return shape
+
+
+def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[str, Any]:
+    """The arrays of a NumPy archive.
+
+    Args:
+        path: an ``.npz`` file.
+        names: the arrays that are wanted.
+        dtype: what the floating-point ones are converted to; None leaves them as they are.
+    Returns:
+        Name → array, in the order of ``names``.
+    Raises:
+        InputError: there is no such file, it is no archive, or an array is missing or holds objects.
+    """
+    if not path.is_file():
+        raise InputError(f"--inputs: there is no file {str(path)!r}")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"--inputs: {path} is no archive, expected an .npz file")
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                has = ", ".join(archive.files) or "nothing"
+                raise InputError(f"--inputs: {path} has no array {missing[0]!r}; it has {has}")
+            arrays = {name: _read(path, archive, name) for name in names}
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"--inputs: {path} cannot be read: {error}") from error
+    return {
+        name: a.astype(jnp.dtype(dtype)) if dtype and a.dtype.kind == "f" else a for name, a in arrays.items()
+    }
+
+
+def _read(path: Path, archive: Any, name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError:
+        raise InputError(f"--inputs: {name} in {path} is an array of objects, expected numbers") from None
+
+
+def parameters(fn: Callable[..., Any], name: str) -> list[str]:
+    """The names of a function's positional parameters that have no default.
+
+    Args:
+        fn: the function.
+        name: what to call it in an error.
+    Returns:
+        The names.
+    Raises:
+        InputError: it takes any number of them, so they have no names.
+
+    >>> parameters(lambda x, y, axis=0: x, "loss")
+    ['x', 'y']
+    """
+    wanted = []
+    for p in inspect.signature(fn).parameters.values():
+        if p.kind == p.VAR_POSITIONAL:
+            raise InputError(f"{name} takes *{p.name}; give it named parameters, or use --input")
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty:
+            wanted.append(p.name)
+    return wanted

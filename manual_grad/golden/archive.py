@@ -1,0 +1,197 @@
+"""Arrays and texts in one file that others can read: ``.npz`` or ``.safetensors``, the same bytes every time.
+
+A ``.safetensors`` file is the length of its header in eight bytes, the header in JSON, and the arrays' raw
+bytes one after another: forty lines here, to write and to read, in place of a dependency. NumPy has no
+bfloat16: in an ``.npz`` such an array is float32, which holds every bfloat16 number exactly.
+"""
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.border import InputError
+
+SUFFIXES = (".npz", ".safetensors")
+CODES = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": jnp.dtype(jnp.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32), "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}  # fmt: skip
+
+
+def packed(suffix: str, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """The bytes of an archive.
+
+    Args:
+        suffix: ``.npz`` or ``.safetensors``.
+        arrays: name → array, of floating-point numbers or integers.
+        texts: name → text; members of the ``.npz``, entries of ``__metadata__`` in the other.
+    Returns:
+        The same bytes for the same arguments, whenever it is called.
+
+    >>> data = packed(".safetensors", {"x": np.array([1.5, -2.0], np.float32)}, {"README": "two numbers"})
+    >>> data[8:52]
+    b'{"__metadata__":{"README":"two numbers"},"x"'
+    >>> unpacked(data, ".safetensors")[0]["x"].tolist()
+    [1.5, -2.0]
+    """
+    ordered = {name: _plain(a) for name, a in arrays.items()}
+    return _npz(ordered, texts) if suffix == ".npz" else _safetensors(ordered, texts)
+
+
+def unpacked(data: bytes, suffix: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and texts of an archive.
+
+    Args:
+        data: its bytes.
+        suffix: ``.npz`` or ``.safetensors``.
+    Returns:
+        ``(arrays, texts)``, each by name.
+    Raises:
+        InputError: it is no archive of that kind, is cut short, or holds objects.
+
+    >>> unpacked(b"no archive", ".npz")
+    Traceback (most recent call last):
+    manual_grad.border.InputError: it is no .npz archive
+    """
+    return _unpack_npz(data) if suffix == ".npz" else _unpack_safetensors(data)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and texts of a file.
+
+    Args:
+        path: an ``.npz`` or ``.safetensors`` file.
+    Returns:
+        ``(arrays, texts)``, each by name.
+    Raises:
+        InputError: there is no such file, or it is not what its suffix says.
+    """
+    require_suffix("the archive", path)
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}")
+    try:
+        return unpacked(path.read_bytes(), path.suffix)
+    except (InputError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def require_suffix(what: str, path: Path) -> None:
+    """Refuse a file of another kind."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{what} is {str(path)!r}, expected a name that ends in {' or '.join(SUFFIXES)}")
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Row-major, little-endian."""
+    array = np.asarray(array)
+    array = array if array.flags.c_contiguous else array.copy("C")
+    return array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
+
+
+def _npz(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """Uncompressed, with texts after the arrays, so that a reader of arrays alone finds those first."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            exact = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+            np.lib.format.write_array(member, exact, version=(1, 0), allow_pickle=False)
+            archive.writestr(_dated(f"{name}.npy"), member.getvalue())
+        for name, text in texts.items():
+            archive.writestr(_dated(name), text.encode())
+    return file.getvalue()
+
+
+def _dated(name: str) -> zipfile.ZipInfo:
+    """A member that does not say when and where it was written."""
+    member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    member.external_attr, member.create_system = 0o644 << 16, 3
+    return member
+
+
+def _unpack_npz(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        cut = "it is an .npz archive that is cut short" if data[:2] == b"PK" else "it is no .npz archive"
+        raise InputError(cut)
+    arrays: dict[str, np.ndarray] = {}
+    texts: dict[str, str] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                member = archive.read(name)
+                if name.endswith(".npy"):
+                    arrays[name.removesuffix(".npy")] = _unpack_npy(name, member)
+                else:
+                    texts[name] = member.decode(errors="replace")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise InputError(f"its contents are damaged: {error}") from None
+    return arrays, texts
+
+
+def _unpack_npy(name: str, member: bytes) -> np.ndarray:
+    try:
+        array = np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        what = "holds objects, expected numbers" if "Object arrays" in str(error) else f"is damaged: {error}"
+        raise InputError(f"{name.removesuffix('.npy')} {what}") from None
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # what NumPy saves of ml_dtypes' bfloat16
+        return array.view(jnp.bfloat16)
+    return array
+
+
+def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """The widest numbers first, so that every array is aligned."""
+    codes = {dtype: code for code, dtype in CODES.items()}
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(texts)}
+    end = 0
+    for name, a in ordered:
+        header[name] = {
+            "dtype": codes[a.dtype],
+            "shape": list(a.shape),
+            "data_offsets": [end, end + a.nbytes],
+        }
+        end += a.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in ordered)
+
+
+def _unpack_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else len(data)
+    body = data[8 + length :]
+    try:
+        header = json.loads(data[8 : 8 + length])
+        texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        return {name: _tensor(name, entry, body) for name, entry in header.items()}, texts
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        cut = data[8:9] == b"{" and 8 + length > len(data)
+        raise InputError(
+            "it is a .safetensors file that is cut short" if cut else "it is no .safetensors file"
+        ) from None
+
+
+def _tensor(name: str, entry: dict[str, Any], body: bytes) -> np.ndarray:
+    if entry["dtype"] not in CODES:
+        raise InputError(f"{name} has the dtype {entry['dtype']}, expected one of {', '.join(CODES)}")
+    dtype, shape, (begin, end) = CODES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    if end > len(body):
+        raise InputError(f"it is cut short: {name} ends at byte {end} of {len(body)}")
+    if not 0 <= begin <= end or end - begin != dtype.itemsize * int(np.prod(shape)):
+        raise InputError(
+            f"{name} has {end - begin} bytes, expected {dtype.itemsize} for each number of {shape}"
+        )
+    return np.frombuffer(body[begin:end], dtype).reshape(shape)

@@ -1,0 +1,655 @@
+"""Golden vectors for kernels written elsewhere: inputs, cotangents, float64 truths, and budgets to judge by.
+
+What is exported is drawn and rounded to its dtype first; the truth is ``jax.vjp`` of the plain forward
+function in ``reference/``, in float64, of the very numbers that are written. No hand-derived formula takes
+part.
+"""
+
+import difflib
+import functools
+import importlib.metadata
+import json
+import textwrap
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.border import InputError, describe
+from manual_grad.budget import MARGIN, budgets
+from manual_grad.catalogue.draw import Draw, differentiable
+from manual_grad.checker import diagnosis
+from manual_grad.checker.check import FIT
+from manual_grad.checker.diagnosis import UNEXPLAINED, Evidence, diagnose
+from manual_grad.checker.truth import Point, exact, float_leaves, is_float, to_float64
+from manual_grad.compare import FLOAT64, TOLERANCES
+from manual_grad.compiling import compiled, split_settings
+from manual_grad.golden import archive
+from manual_grad.golden.formulas import FORMULAS, Formula
+
+README, META = "README.txt", "golden.json"
+FORMAT = 1
+CASES = ("random", "ties", "extreme")
+FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
+LAYOUT = (
+    "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
+    "number counts the layers from 0. Integers are int32, truths and budgets float64, inputs and cotangent "
+    "of the dtype above. In .safetensors bfloat16 is BF16. NumPy has no bfloat16, so in .npz it is float32 "
+    "that holds exactly bfloat16 numbers: the upper 16 bits are the number, the lower 16 are 0 (its bits in "
+    "NumPy: (x.view('<u4') >> 16).astype('<u2'))."
+)
+SAFETENSORS = (
+    "A .safetensors file is 8 bytes (little-endian) that give the length of a JSON header, that header "
+    "(dtype, shape and data_offsets of each array; this text in __metadata__), and the arrays' bytes."
+)
+OF_A_VALUE = (
+    diagnosis.not_finite,
+    diagnosis.imprecise,
+    diagnosis.sign,
+    diagnosis.scale_of_the_problem,
+    diagnosis.transposed,
+    diagnosis.flipped,
+    diagnosis.shifted,
+    diagnosis.any_scale,
+    diagnosis.reordered,
+    diagnosis.constant_added,
+)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What an archive holds.
+
+    Attributes:
+        meta: what it is about, as JSON has it.
+        arrays: name → array: ``in/…``, ``dout``, ``out``, ``grad/…`` or ``jac/…``, ``budget/…``.
+        readme: all of it in words.
+    """
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    readme: str
+
+    @property
+    def judged(self) -> list[str]:
+        """The names of the truths, the gradients first."""
+        truths = [name for name in self.arrays if name.split("/")[0] in ("grad", "jac", "out")]
+        return sorted(truths, key=lambda name: name.startswith("out"))
+
+    @property
+    def optional(self) -> list[str]:
+        """The truths that a gradient can be judged without."""
+        return [name for name in self.judged if name.startswith("out") and self.meta["kind"] == "pair"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found of one array.
+
+    Attributes:
+        name: such as ``grad/x``.
+        ok: whether every entry is within its budget.
+        share: the largest share of its budget that an entry uses; above 1 it is wrong.
+        max_error: max |got − expected| / max |expected|.
+        where: index, got and expected at that share; None where it is right.
+        diagnosis: why it is wrong; empty where it is right.
+    """
+
+    name: str
+    ok: bool
+    share: float
+    max_error: float
+    where: tuple[tuple[int, ...], float, float] | None = None
+    diagnosis: str = ""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A formula at one point, in float64: what is asked, and what the answers are called."""
+
+    formula: Formula
+    case: str
+    inputs: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def wrt(self) -> list[str]:
+        """The inputs that are differentiated by."""
+        return [
+            n for n, v in self.inputs.items() if differentiable(v) and n in (self.formula.wrt or self.inputs)
+        ]
+
+    def forward(self, floats: list[Any]) -> Any:
+        """The plain function of what it is differentiated by."""
+        given = {**self.inputs, **self.settings, **dict(zip(self.wrt, floats, strict=True))}
+        return self.formula.forward_in(self.case)(**given)
+
+    @property
+    def floats(self) -> list[Any]:
+        """Their values."""
+        return [self.inputs[name] for name in self.wrt]
+
+    def answers(self, floats: list[Any], dout: Any) -> dict[str, Any]:
+        """Every truth: output and gradients, Jacobians, or the value alone."""
+        if self.formula.kind == "value":
+            return {"out": self.forward(floats)}
+        if self.formula.kind == "jacobian":
+            return {"jac": jax.jacrev(self.forward)(floats)}
+        out, pull = jax.vjp(self.forward, floats)
+        return {"out": out, "grad": pull(dout)[0]}
+
+    def named(self, answers: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Answers by the names that an archive has for them, gradients in the order of the inputs."""
+        found: dict[str, np.ndarray] = {}
+        for key in sorted(answers):  # grad or jac, then out
+            entries = {key: answers[key]}
+            if key != "out":
+                entries = {f"{key}/{n}": a for n, a in zip(self.wrt, answers[key], strict=True)}
+            for prefix, tree in entries.items():
+                found |= _named(prefix, tree)
+        return found
+
+
+def formula_named(name: str) -> Formula:
+    """The formula of that name; ``conv2d_bwd`` and ``cnn_grads`` are understood too.
+
+    Args:
+        name: such as ``conv2d``, ``jac_softmax_logits``, ``relu_prime``.
+    Returns:
+        What can be exported of it.
+    Raises:
+        InputError: there is none; the message names some that are close.
+
+    >>> formula_named("conv2d_bwd").name, formula_named("conv2d").tags
+    ('conv2d', ['A-11', 'C-09', 'C-10'])
+    """
+    for known in (name, *(name.removesuffix(suffix) for suffix in ("_fwd", "_bwd", "_grads"))):
+        if known in FORMULAS:
+            return FORMULAS[known]
+    raise InputError(f"there is no formula {name!r}; {_close(name, list(FORMULAS))}")
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"close to it: {', '.join(near)}" if near else "manual-grad golden list shows them"
+
+
+def export(
+    name: str, dtype: str = "float64", case: str = "random", variant: str | None = None, seed: int = 0
+) -> Golden:
+    """Draw a formula's inputs and compute its truth.
+
+    Args:
+        name: the formula.
+        dtype: what inputs and cotangent are rounded to, and what the budget is for.
+        case: ``random``, ``ties`` or ``extreme``.
+        variant: one of the formula's; by default the first that has this case.
+        seed: with the formula's name, it decides the numbers.
+    Returns:
+        The archive, in memory.
+    Raises:
+        InputError: there is no such formula, dtype, case or variant.
+
+    >>> golden = export("mse", dtype="float32")
+    >>> {name: describe(array) for name, array in golden.arrays.items()}["grad/y"]
+    'float64[7]'
+    """
+    formula = formula_named(name)
+    variant = _variant(formula, case, variant)
+    if dtype not in TOLERANCES:
+        raise InputError(f"the dtype is {dtype!r}, expected one of {', '.join(TOLERANCES)}")
+    with exact():
+        rng = np.random.default_rng([seed, zlib.crc32(formula.name.encode())])
+        draw = Draw(rng, jnp.dtype(dtype))
+        inputs, settings = split_settings(formula.cases[case].draw(draw, **formula.variants[variant]))
+        written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
+        wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
+        question = _Question(formula, case, wide, settings)
+        dout = _cotangent(question, draw)
+        truth, allowed = _truths(question, dout, dtype)
+    arrays = {n: a for name, value in written.items() for n, a in _named(f"in/{name}", value).items()}
+    arrays |= {} if dout is None else {"dout": np.asarray(dout)}
+    arrays |= truth | {_budget_of(n): a for n, a in allowed.items()}
+    meta = {
+        "format": FORMAT,
+        "formula": formula.name,
+        "kind": formula.kind,
+        "variant": variant,
+        "case": case,
+        "dtype": dtype,
+        "seed": seed,
+        "equations": formula.tags,
+        "inputs": list(inputs),
+        "settings": settings,
+        "arrays": {n: {"dtype": a.dtype.name, "shape": list(a.shape)} for n, a in arrays.items()},
+        "versions": {p: importlib.metadata.version(p) for p in ("manual-grad", "jax", "jaxlib", "numpy")},
+    }
+    return Golden(meta, arrays, _readme(formula, meta))
+
+
+def _variant(formula: Formula, case: str, variant: str | None) -> str:
+    """The variant that is meant."""
+    if case not in CASES:
+        raise InputError(f"the case is {case!r}, expected one of {', '.join(CASES)}")
+    if case not in formula.cases:
+        raise InputError(f"{formula.name} has no case {case!r}, expected one of {', '.join(formula.cases)}")
+    if variant is None:
+        return next(v for v in formula.variants if case in formula.cases_of(v))
+    if variant not in formula.variants:
+        known = ", ".join(v for v in formula.variants if v)
+        raise InputError(
+            f"{formula.name} has no variant {variant!r}"
+            + (f", expected one of {known}" if known else "; it has none")
+        )
+    if case not in formula.cases_of(variant):
+        raise InputError(f"{formula.name} {variant} has no case {case!r}: only ReLU has a kink")
+    return variant
+
+
+def _cotangent(question: _Question, draw: Draw) -> Any:
+    """A random cotangent of a pair's output, in the dtype; of anything else None."""
+    if question.formula.kind != "pair":
+        return None
+    return draw.like(jax.eval_shape(question.forward, question.floats))
+
+
+def _truths(
+    question: _Question, dout: Any, dtype: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Truths and the absolute errors that they allow, by name."""
+    wide = None if dout is None else to_float64(np.asarray(dout))
+    truth, allowed = map(question.named, allowance(question.answers, question.floats, wide, dtype))
+    for name, array in truth.items():
+        if not (np.isfinite(array).all() and np.isfinite(allowed[name]).all()):
+            raise RuntimeError(f"{question.formula.name}, {question.case}: {name} is not finite")
+    return truth, allowed
+
+
+def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tuple[Any, Any]:
+    """``fn(floats, dout)`` in float64, and the absolute error that each entry may have in ``dtype``.
+
+    Args:
+        fn: gives a pytree of arrays.
+        floats: a pytree of float64 arrays.
+        dout: another, or None.
+        dtype: what the judged answer is computed in.
+    Returns:
+        ``(out, allowed)``, of one structure, in float64.
+    """
+    answers = compiled(functools.partial(budgets, fn, dtype=dtype), floats, dout)
+    out, allowed = jax.tree.map(lambda a: np.asarray(a, np.float64), answers)
+    flushed = float(jnp.finfo(dtype).tiny) if dtype in FLUSHING else 0.0
+    return out, jax.tree.map(lambda a: a + flushed, allowed)
+
+
+def _budget_of(name: str) -> str:
+    """What a truth's budget is called: ``budget/x`` for ``grad/x`` or ``jac/x``, else ``budget/out``."""
+    return f"budget/{name.removeprefix('grad/').removeprefix('jac/')}"
+
+
+def _written(leaf: Any) -> np.ndarray:
+    """An input as it is written: integers as int32."""
+    array = np.asarray(leaf)
+    return array.astype(np.int32) if array.dtype.kind == "i" else array
+
+
+def _named(prefix: str, tree: Any) -> dict[str, np.ndarray]:
+    """A name for each leaf: ``in/params/0/W``, a pair in a sequence being (W, b)."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
+        if len(keys) == 2 and keys[0].isdigit() and keys[1] in ("0", "1"):
+            keys[1] = "Wb"[int(keys[1])]
+        named["/".join([prefix, *keys])] = np.asarray(leaf)
+    return named
+
+
+def _tree(named: Mapping[str, Any]) -> Any:
+    """What :func:`_named` took apart: numbers are places in a list, W and b a pair, other keys a dict's."""
+    if list(named) == [""]:
+        return named[""]
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in named.items():
+        key, _, rest = name.partition("/")
+        groups.setdefault(key, {})[rest] = value
+    built = {key: _tree(group) for key, group in groups.items()}
+    if all(key.isdigit() for key in built):
+        return [built[str(i)] for i in range(len(built))]
+    return (built["W"], built["b"]) if set(built) == {"W", "b"} else built
+
+
+# --- in words ---------------------------------------------------------------------------------------------
+
+
+def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
+    """Everything needed to use the archive without this project."""
+    title = f"Golden vectors: {formula.name}" + (f", {meta['variant']}" if meta["variant"] else "")
+    settings = [f"    {name} = {value!r}" for name, value in meta["settings"].items()] or ["    none"]
+    rows = [
+        f"    {name:<22} {entry['dtype']:<9} {tuple(entry['shape'])!s:<16} {_meaning(name, formula)}"
+        for name, entry in meta["arrays"].items()
+    ]
+    truth = "jax.jacrev" if formula.kind == "jacobian" else "jax.vjp"
+    module = formula.forward_in(meta["case"]).__module__
+    first = next(
+        name
+        for name in meta["arrays"]
+        if name.split("/")[0] in ("grad", "jac", "out")
+        and (formula.kind != "pair" or name.startswith("grad"))
+    )
+    budget = _budget_of(first)
+    return "\n".join([
+        title, "=" * len(title), "",
+        f"Equations {', '.join(formula.tags)} of the lectures. Case {meta['case']}, dtype {meta['dtype']}, "
+        f"seed {meta['seed']}.", "",
+        "THE OPERATION", "", *_indented(formula.explained), "",
+        "SETTINGS", "", *settings, "",
+        "ARRAYS", "", *rows, "",
+        *_wrapped(LAYOUT), "",
+        "THE INPUTS", "", *_wrapped(formula.cases[meta["case"]].says), "",
+        "THE TRUTH", "",
+        *_wrapped(
+            f"The inputs were rounded to {meta['dtype']} first. The truth is {truth} in float64, of the very "
+            f"numbers written here, applied to a plain forward function ({module}), not to a hand-derived "
+            "formula. The cotangent dout is random, never ones: with ones many mistakes cancel."
+            if formula.kind != "value" else
+            f"The inputs were rounded to {meta['dtype']} first. The truth is in float64, of the very numbers "
+            "written here, from plain forward functions and JAX's derivatives of them."
+        ), "",
+        "THE TOLERANCE", "",
+        *_wrapped(_tolerance(meta["dtype"])), "",
+        "HOW TO JUDGE YOURS", "",
+        "    import numpy as np",
+        "    golden = np.load('golden.npz')                  # settings as JSON: golden['golden.json']",
+        "    mine = ...                                      # yours, from golden['in/...']"
+        + (" and golden['dout']" if formula.kind == "pair" else ""),
+        f"    assert (abs(mine - golden['{first}']) <= golden['{budget}']).all()",
+        "", "    or, for a table and the reason why it is wrong:", "",
+        f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others by their names here"
+        + ("; out if you like" if formula.kind == "pair" else ""),
+        "    manual-grad golden compare golden.npz mine.npz", "",
+        *_wrapped(SAFETENSORS), "",
+        "VERSIONS", "", f"    {', '.join(f'{name} {v}' for name, v in meta['versions'].items())}", "",
+    ])  # fmt: skip
+
+
+def _indented(text: str) -> list[str]:
+    """The lines of a text, four spaces in."""
+    return [f"    {line}".rstrip() for line in text.splitlines()]
+
+
+def _wrapped(text: str) -> list[str]:
+    """A paragraph, four spaces in."""
+    return textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _meaning(name: str, formula: Formula) -> str:
+    kind, _, of = name.partition("/")
+    if kind == "budget":
+        truth = of if of.split("/")[0] == "out" else f"{'jac' if formula.kind == 'jacobian' else 'grad'}/{of}"
+        return f"the absolute error allowed for each entry of {truth}"
+    return {
+        "in": "input",
+        "dout": "cotangent of out, the upstream gradient",
+        "out": "truth: what the forward function gives"
+        if formula.kind == "pair"
+        else "truth: what the formula gives",
+        "grad": f"truth: the gradient of sum(dout * out) by {of}",
+        "jac": f"truth: the Jacobian by {of}, of shape out.shape + {of}.shape",
+    }[kind]
+
+
+def _tolerance(dtype: str) -> str:
+    rule = "|mine − truth| ≤ budget, entry by entry, in float64. "
+    if dtype == "float64":
+        return f"{rule}The budget is {FLOAT64:g} times the array's largest entry."
+    flushed = " Subnormal numbers may be flushed to 0." if dtype in FLUSHING else ""
+    return (
+        f"{rule}The budget is {MARGIN:g} standard deviations of what rounding in {dtype} adds, followed step "
+        "by step through the plain function and its derivative: from the dtype's epsilon, the lengths of the "
+        "sums and the magnitudes of their terms. Sums of half-precision products are taken to be accumulated "
+        f"in float32 and rounded once.{flushed}"
+    )
+
+
+# --- judging ----------------------------------------------------------------------------------------------
+
+
+def packed(golden: Golden, suffix: str) -> bytes:
+    """The bytes of an archive; its README and its JSON are texts beside the arrays.
+
+    Args:
+        golden: from :func:`export`.
+        suffix: ``.npz`` or ``.safetensors``.
+    Returns:
+        The same bytes every time.
+    """
+    meta = json.dumps(golden.meta, ensure_ascii=False, indent=1)
+    return archive.packed(suffix, golden.arrays, {META: meta, README: golden.readme})
+
+
+def load(path: Path) -> Golden:
+    """An archive that :func:`export` made.
+
+    Args:
+        path: the file.
+    Returns:
+        What it holds.
+    Raises:
+        InputError: there is no such file, it is something else, or arrays are missing in it.
+    """
+    arrays, texts = archive.read(path)
+    try:
+        meta = json.loads(texts[META])
+        entries, formula = meta["arrays"], meta["formula"]
+        _ = [meta[key] for key in ("kind", "variant", "case", "dtype", "seed", "inputs", "settings")]
+        if meta["format"] != FORMAT:
+            raise InputError(f"{path} has the format {meta['format']}, expected {FORMAT}")
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} holds no golden vectors (no {META}); manual-grad golden export makes them"
+        ) from None
+    if formula not in FORMULAS:
+        raise InputError(f"{path} holds {formula!r}, which this version does not know")
+    for name, entry in entries.items():
+        if name not in arrays or list(arrays[name].shape) != entry["shape"]:
+            raise InputError(f"{path} has no array {name} of shape {tuple(entry['shape'])} any more")
+    return Golden(meta, {name: arrays[name] for name in entries}, texts.get(README, ""))
+
+
+def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Judged], list[str]]:
+    """Judge someone's gradients by an archive's truths and budgets.
+
+    Args:
+        golden_path: from ``manual-grad golden export``.
+        mine_path: an ``.npz`` or ``.safetensors`` file with ``grad/…`` by the archive's names, and ``out`` if
+            there is one.
+    Returns:
+        The archive, what was found of each array, and notes.
+    Raises:
+        InputError: a file cannot be read, or ``mine`` has arrays missing, of another shape or of integers, or
+            was made for other inputs.
+    """
+    golden = load(golden_path)
+    mine, texts = archive.read(mine_path)
+    _require_same_question(golden, golden_path, mine, mine_path, texts)
+    with exact():
+        judge = _Judge(golden)
+        gots = _answers(golden, mine, mine_path, judge)
+        notes = [f"{name} is not in {mine_path}: not judged" for name in golden.judged if name not in gots]
+        return golden, [judge.judged(name, gots) for name in gots], notes
+
+
+def _require_same_question(
+    golden: Golden,
+    golden_path: Path,
+    mine: Mapping[str, np.ndarray],
+    mine_path: Path,
+    texts: Mapping[str, str],
+) -> None:
+    """Refuse answers to another question, as far as that can be seen."""
+    try:
+        other = json.loads(texts.get(META, "{}"))
+    except ValueError:
+        other = {}
+    for key in ("formula", "variant", "case", "dtype", "seed"):
+        if key in other and other[key] != golden.meta[key]:
+            raise InputError(f"{mine_path} is of {key} {other[key]!r}, {golden_path} of {golden.meta[key]!r}")
+    for name, array in golden.arrays.items():
+        given = name in mine and (name == "dout" or name.startswith("in/"))
+        if given and not _equal(mine[name], array):
+            raise InputError(f"{name} in {mine_path} is not that of {golden_path}: made for other inputs")
+
+
+def _equal(left: np.ndarray, right: np.ndarray) -> bool:
+    numbers = is_float(left) or left.dtype.kind in "iu"
+    return numbers and np.array_equal(left.astype(np.float64), right.astype(np.float64))
+
+
+def _answers(
+    golden: Golden, mine: Mapping[str, np.ndarray], path: Path, judge: "_Judge"
+) -> dict[str, np.ndarray]:
+    """The judged arrays."""
+    found: dict[str, np.ndarray] = {}
+    for name in golden.judged:
+        want = golden.arrays[name]
+        if name not in mine:
+            if name in golden.optional:
+                continue
+            has = ", ".join(mine) or "nothing"
+            raise InputError(f"{path} has no array {name!r}; it has {has}")
+        if not is_float(mine[name]):
+            raise InputError(
+                f"{name} in {path} is {describe(mine[name])}, expected floating-point numbers, "
+                f"of shape {want.shape}"
+            )
+        found[name] = mine[name]
+    for name, got in found.items():
+        if got.shape != golden.arrays[name].shape:
+            why = judge.why(name, found)
+            hint = "" if why.startswith("wrong shape") else f": {why.partition('; wrong shape')[0]}"
+            raise InputError(
+                f"{name} in {path} is {describe(got)}, expected the shape {golden.arrays[name].shape}{hint}"
+            )
+    return found
+
+
+class _Judge:
+    """The archive's question asked again, for the diagnosis."""
+
+    def __init__(self, golden: Golden) -> None:
+        meta, arrays = golden.meta, golden.arrays
+        given = _tree(
+            {n.removeprefix("in/"): to_float64(a) for n, a in arrays.items() if n.startswith("in/")}
+        )
+        inputs = {name: given[name] for name in meta["inputs"]}
+        settings = {name: _hashable(value) for name, value in meta["settings"].items()}
+        self.golden = golden
+        self.question = _Question(FORMULAS[meta["formula"]], meta["case"], inputs, settings)
+        self.names = [n for n in golden.judged if n not in golden.optional]
+
+    def judged(self, name: str, gots: Mapping[str, np.ndarray]) -> Judged:
+        """One array against its budget."""
+        want, got = self.golden.arrays[name], gots[name].astype(np.float64)
+        allowed = self.golden.arrays[_budget_of(name)]
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            error = np.where(got == want, 0.0, np.abs(got - want))
+            share = np.where(error == 0, 0.0, error / allowed)
+        error, share = np.where(np.isnan(error), np.inf, error), np.where(np.isnan(share), np.inf, share)
+        at = tuple(int(i) for i in np.unravel_index(np.argmax(share), share.shape))
+        scale = np.max(np.abs(want), initial=0.0) or 1.0
+        largest, ok = float(np.max(error / scale, initial=0.0)), bool(share[at] <= 1)
+        if ok:
+            return Judged(name, True, float(share[at]), largest)
+        where = at, float(got[at]), float(want[at])
+        return Judged(name, False, float(share[at]), largest, where, self.why(name, gots))
+
+    def why(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
+        """Why an array is wrong."""
+        if name not in self.names or self.question.formula.kind == "value":
+            return self._why_value(name, gots)
+        if self.question.formula.kind == "jacobian":
+            return self._why_jacobian(name, gots)
+        return diagnose([self._evidence(name, gots, self._truths(), self.golden.arrays["dout"])])
+
+    def _truths(self) -> dict[str, np.ndarray]:
+        return {name: self.golden.arrays[name] for name in self.names}
+
+    def _evidence(
+        self, name: str, gots: Mapping[str, np.ndarray], wants: Mapping[str, np.ndarray], dout: Any
+    ) -> Evidence:
+        """What :func:`diagnose` asks for, with ``dout`` the cotangent of the plain function's output."""
+        names = list(wants)
+        mine = [np.asarray(gots[n]).astype(np.float64) if n in gots else None for n in names]
+        shown = [n.partition("/")[2] for n in names]
+        scalar = self.question.formula.kind != "pair" and np.ndim(dout) == 0
+        return Evidence(
+            names.index(name),
+            mine,
+            list(wants.values()),
+            shown,
+            self._point(dout),
+            self._fit(gots[name]),
+            scalar,
+        )
+
+    def _point(self, dout: Any) -> Point:
+        """The question as the diagnosis knows it, every input an argument."""
+        inputs, settings = self.question.inputs, self.question.settings
+        forward = self.question.formula.forward_in(self.question.case)
+
+        def fn(*args: Any) -> Any:
+            return forward(**dict(zip(inputs, args, strict=True)), **settings)
+
+        leaves = [leaf for value in inputs.values() for leaf in jax.tree.leaves(value)]
+        names = [n.removeprefix("in/") for name, value in inputs.items() for n in _named(f"in/{name}", value)]
+        owners = [name for name, value in inputs.items() for _ in jax.tree.leaves(value)]
+        wrt = [i for i, owner in enumerate(owners) if owner in self.question.wrt]
+        douts = tuple(to_float64(leaf) for leaf in float_leaves(jax.tree.map(np.asarray, dout)))
+        return Point(
+            fn, jax.tree.structure(tuple(inputs.values())), tuple(leaves), tuple(names), tuple(wrt), douts
+        )
+
+    def _fit(self, got: np.ndarray) -> float:
+        """Up to which relative error a wrong gradient is that of a known mistake."""
+        names = [self.golden.meta["dtype"], got.dtype.name if got.dtype.name in TOLERANCES else "float64"]
+        dtype = max(names, key=lambda n: TOLERANCES[n])
+        return FIT.get(dtype, TOLERANCES[dtype] / 2)
+
+    def _why_value(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
+        """Of what is no gradient, only what is seen in the numbers."""
+        want, got = self.golden.arrays[name], gots[name].astype(np.float64)
+        point = self._point(want)
+        evidence = Evidence(0, [got], [want], [name], point, self._fit(gots[name]), scalar=True)
+        if got.shape != want.shape:
+            return diagnosis.transposed_shape(evidence) or diagnosis.wrong_shape(evidence)
+        if not got.any():
+            return "zero"
+        return next((phrase for explain in OF_A_VALUE if (phrase := explain(evidence))), UNEXPLAINED)
+
+    def _why_jacobian(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
+        """Of a Jacobian: what is wrong with it as it is, or with its products with random cotangents."""
+        wants = self._truths()
+        out = jax.eval_shape(self.question.forward, self.question.floats)
+        rng = np.random.default_rng(0)
+        douts = [rng.standard_normal(out.shape) if out.shape else np.ones(()) for _ in range(2)]
+        phrase = diagnose([self._evidence(name, gots, wants, douts[0])])
+        if not out.shape or phrase != UNEXPLAINED:
+            return phrase
+
+        def products(jacobians: Mapping[str, np.ndarray], dout: np.ndarray) -> dict[str, np.ndarray]:
+            return {n: np.tensordot(dout, J.astype(np.float64), dout.ndim) for n, J in jacobians.items()}
+
+        return diagnose([self._evidence(name, products(gots, d), products(wants, d), d) for d in douts])
+
+
+def _hashable(value: Any) -> Any:
+    """A setting as it was: JSON knows no tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

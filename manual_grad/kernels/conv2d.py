@@ -1,0 +1,113 @@
+"""The Conv2D layer as each platform computes it fastest. Lectures A and C.
+
+The mathematics is in :mod:`manual_grad.formulas.conv2d`; here the platform is chosen when it is lowered.
+"""
+
+from functools import partial
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from manual_grad.border import checked, require_shape
+from manual_grad.formulas.conv2d import (
+    Conv2DResiduals,
+    Padding,
+    Pair,
+    conv2d_plain_bwd,
+    conv2d_plain_fwd,
+)
+from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
+
+
+@checked
+def conv2d_fwd(
+    x: Float[Array, "N H W C"],
+    kernel: Float[Array, "kh kw Cg O"],
+    bias: Float[Array, " O"],
+    *,
+    strides: Pair = 1,
+    padding: Padding = "VALID",
+    dilation: Pair = 1,
+    groups: int = 1,
+):
+    """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11]
+
+        Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
+
+    The platform that it is compiled for decides how: :func:`conv2d_cpu_fwd` on a CPU, and
+    :func:`conv2d_plain_fwd`, the platform's own convolution, elsewhere.
+
+    Args:
+        x: images, (N, H, W, C).
+        kernel: (kh, kw, C/groups, O).
+        bias: (O,).
+        strides: s, an int or a pair.
+        padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
+        dilation: d, an int or a pair: the spacing of the kernel's entries.
+        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
+    Returns:
+        ``(Z, res)``: Z (N, h, w, O).
+    Raises:
+        InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
+            padded image, an unknown padding, or a shape or dtype that does not fit.
+    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as
+        ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
+
+    >>> import jax.numpy as jnp
+    >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
+    >>> conv2d_fwd(x, kernel, jnp.array([100.0]), strides=2)[0].ravel().tolist()
+    [101.0, 105.0]
+    """
+    res = Conv2DResiduals.of(x, kernel, strides, padding, dilation, groups)
+    return _forward(res, bias), res
+
+
+@checked
+def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
+    """Pull ``dZ`` back through a Conv2D layer, formulated for the platform. [C-09] [C-10] [A-11]
+
+        dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
+        dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
+        db = Σ_nij dZ
+
+    Args:
+        res: from the forward pass.
+        dZ: cotangent, (N, h, w, O).
+    Returns:
+        ``(dx, dkernel, dbias)``, each shaped as its primal.
+    Raises:
+        InputError: ``dZ`` has not the output's shape, or a dtype is wrong.
+    Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.
+
+    >>> import jax.numpy as jnp
+    >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
+    >>> _, res = conv2d_fwd(x, kernel, jnp.array([100.0]), strides=2)
+    >>> [d.ravel().tolist() for d in conv2d_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
+    [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
+    """
+    require_shape("conv2d_bwd", "dZ", dZ, res.out_shape)
+    return _backward(res, dZ)
+
+
+@jax.jit  # compiled once for a geometry, when called eagerly
+def _forward(res: Conv2DResiduals, bias: Array) -> Array:
+    def by(fwd, res, bias):
+        return fwd(
+            res.x,
+            res.kernel,
+            bias,
+            strides=res.strides,
+            padding=res.pads,
+            dilation=res.dilation,
+            groups=res.groups,
+        )[0]
+
+    return lax.platform_dependent(
+        res, bias, cpu=partial(by, conv2d_cpu_fwd), default=partial(by, conv2d_plain_fwd)
+    )
+
+
+@jax.jit
+def _backward(res: Conv2DResiduals, dZ: Array) -> tuple[Array, Array, Array]:
+    return lax.platform_dependent(res, dZ, cpu=conv2d_cpu_bwd, default=conv2d_plain_bwd)

@@ -1,0 +1,108 @@
+"""The last linear layer and softmax cross-entropy as one, for many classes. Lectures A and D.
+
+    logits = H W        J = −(1/N) Σ_i ln softmax(logits_i)[y_i]
+
+The N×V logits would be the largest array of the whole network. Here they exist for a chunk of samples at a
+time, and the gradients are made in the same sweep, while those are at hand.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+from manual_grad.border import Scalar, checked, require, require_labels_in_range
+from manual_grad.formulas.softmax import (
+    softmax_cross_entropy_with_integer_labels_bwd,
+    softmax_cross_entropy_with_integer_labels_fwd,
+)
+
+COLUMNS = 2048  # of dW at a time: a part that stays in the cache while it is added to
+
+
+@checked
+def linear_cross_entropy_fwd(
+    hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Integer[Array, " N"], *, chunk: int = 128
+):
+    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10]
+
+    Args:
+        hidden: the last layer's input, (N, D).
+        W: its weights, (D, V), finite: dhidden holds 0 · ∞ where they are not.
+        labels: (N,), integers from 0 to V − 1.
+        chunk: how many samples at a time; chunk × V logits exist at once.
+    Returns:
+        ``(J, res)``: J scalar; ``res = (dhidden, dW)`` of the sum over the samples.
+    Raises:
+        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
+    Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
+
+    >>> J, _ = linear_cross_entropy_fwd(jnp.eye(2), 1e4 * jnp.eye(2), jnp.array([0, 0]))
+    >>> float(J)
+    5000.0
+    """
+    N, V = len(hidden), W.shape[1]
+    require(
+        isinstance(chunk, int) and chunk >= 1,
+        f"linear_cross_entropy_fwd: chunk is {chunk!r}, expected 1 or more",
+    )
+    require_labels_in_range("linear_cross_entropy_fwd", labels, V)
+    n = min(chunk, N)
+    whole = N - N % n
+    wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
+
+    def sweep(total: tuple[Array, Array], part: tuple[Array, Array]):
+        J, dh, dlogits = _one_chunk(part[0], part[1], W)
+        return (total[0] + J, _add_product(total[1], part[0], dlogits)), dh
+
+    total = jnp.zeros_like(hidden, wide, shape=()), jnp.zeros_like(W, wide)  # _like: of one shard_map axis
+    parts = hidden[:whole].reshape(-1, n, hidden.shape[1]), labels[:whole].reshape(-1, n)
+    total, dhidden = lax.scan(sweep, total, parts)
+    dhidden = dhidden.reshape(whole, -1)
+    if whole < N:
+        total, rest = sweep(total, (hidden[whole:], labels[whole:]))
+        dhidden = jnp.concatenate([dhidden, rest])
+    J, dW = total
+    return (J / N).astype(W.dtype), (dhidden, dW.astype(W.dtype))
+
+
+def _one_chunk(h: Array, y: Array, W: Array) -> tuple[Array, Array, Array]:
+    """``(J, dh, dlogits)`` of this chunk's sum. Not yet over N: in float16 that would leave zeros behind."""
+    n = len(h)
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [A-10]
+    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, n)  # [A-10]
+    return n * J.astype(jnp.promote_types(J.dtype, jnp.float32)), dlogits @ W.T, dlogits
+
+
+def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
+    """dW + hᵀ dlogits, a few columns after the others, so that there is no second array of dW's size."""
+    V = dW.shape[1]
+    n = V // -(-V // COLUMNS)
+
+    def add(dW: Array, start: Array | int, n: int) -> Array:
+        old, errors = (lax.dynamic_slice_in_dim(a, start, n, axis=1) for a in (dW, dlogits))
+        return lax.dynamic_update_slice_in_dim(dW, old + h.T @ errors, start, axis=1)
+
+    dW = lax.fori_loop(0, V // n, lambda i, dW: add(dW, i * n, n), dW)
+    return add(dW, V - V % n, V % n) if V % n else dW
+
+
+@checked
+def linear_cross_entropy_bwd(res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar):
+    """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10]
+
+    Args:
+        res: ``(dhidden, dW)`` of the sum over the samples.
+        dJ: cotangent of the loss.
+    Returns:
+        ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+    Source: as the forward pass.
+
+    >>> _, res = linear_cross_entropy_fwd(jnp.ones((1, 1)), jnp.zeros((1, 2)), jnp.array([0]))
+    >>> linear_cross_entropy_bwd(res, 4.0)[1].tolist()
+    [[-2.0, 2.0]]
+    """
+    dhidden, dW = res
+    share = 1 / len(dhidden) * dJ
+    return share * dhidden, share * dW  # [A-10]

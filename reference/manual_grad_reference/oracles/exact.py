@@ -1,0 +1,141 @@
+"""Whether float64 arithmetic on these very numbers is exact, and of what degree the polynomial is.
+
+A program of sums, products, selections and shifts of axes, run on integers (or multiples of ½, ¼, …), rounds
+nothing as long as no sum of the magnitudes of its terms reaches 2⁵³ of its smallest unit: then every partial
+sum is a float64, in whatever order it is taken. `evaluate` runs a program and follows these magnitudes along.
+
+Two such programs can be compared to the last bit. If they differ by a polynomial of degree d that is not
+zero, they agree on integers drawn uniformly from a set of size S with a probability of at most d / S, says
+the lemma of Schwartz and Zippel. With ReLU the polynomial is another on each piece: the bound is for a
+mistake that is one and the same polynomial on all the pieces where the draws fall, such as a sign, a factor
+or an axis, and says nothing of pieces that no draw meets.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from manual_grad_reference.oracles.walk import bind, floating, walk
+
+LARGEST = 2.0**53  # up to here every integer is a float64
+# Primitives that move, copy or add entries: the magnitudes go the same way.
+_MOVES = {
+    "reshape", "squeeze", "broadcast_in_dim", "transpose", "slice", "pad", "concatenate", "rev", "split",
+    "reduce_sum", "cumsum", "add", "add_any", "dynamic_slice", "dynamic_update_slice", "gather", "scatter",
+    "scatter-add", "stack", "unstack", "copy", "copy_p", "stop_gradient", "convert_element_type",
+}  # fmt: skip
+_PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
+_SAME = {"neg", "abs"}
+
+
+class NotExactError(ValueError):
+    """A program does something that float64 does not do exactly, or is no polynomial."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is known of an array beside its values.
+
+    Attributes:
+        size: for each entry, a bound on the sum of the magnitudes of all terms that it is made of.
+        degree: of the polynomial in the inputs, on each piece.
+        unit: every entry is a multiple of 2 to the power of minus this.
+    """
+
+    size: Any
+    degree: int
+    unit: int
+
+
+def unit_of(value: Any) -> int:
+    """The k for which every entry is a multiple of 2⁻ᵏ.
+
+    >>> unit_of(np.array([3.0, 0.25]))
+    2
+    """
+    entries = np.asarray(value, np.float64)
+    for k in range(31):
+        if (entries * 2.0**k == np.round(entries * 2.0**k)).all():
+            return k
+    raise NotExactError("an entry is no multiple of a power of ½")
+
+
+def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
+    """Run `fn(inputs)`, may be under `jit`, and follow the magnitudes along.
+
+    Args:
+        fn: a function of one pytree.
+        inputs: that pytree; its floating-point leaves hold integers, and are what the degree counts.
+    Returns:
+        What `fn` gives; the largest magnitude that any intermediate sum could have, in its own unit, to hold
+        against `LARGEST`; the degree.
+    Raises:
+        NotExactError: `fn` is no polynomial on each piece, or divides by what is no power of two.
+    """
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(inputs)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
+    bounds = [Bound(abs(leaf), 1, 0) if floating(leaf) else None for leaf in leaves]
+    peaks = [jnp.zeros((), jnp.float64)]
+
+    def step(eqn: Any, given: list, known: list) -> list[tuple]:
+        results = _step(eqn, given, known)
+        peaks.extend(jnp.max(b.size, initial=0.0) * 2.0**b.unit for _, b in results if b)
+        return results
+
+    found = walk(closed, leaves, bounds, step, _constant)
+    degree = max((bound.degree for _, bound in found if bound), default=0)
+    out = jax.tree.unflatten(jax.tree.structure(shapes), [value for value, _ in found])
+    return out, jnp.stack(peaks).max(), degree
+
+
+def _step(eqn: Any, given: list, known: list) -> list[tuple]:
+    """One primitive: each output's value, and what is known of it where it is floating-point."""
+    values = bind(eqn, given)
+    if not floating(values[0]):
+        return [(value, None) for value in values]
+    bounds = [bound for bound in known if bound]
+    if not bounds:  # out of integers or booleans: a mask, an index
+        return [(value, Bound(abs(value), 0, 0)) for value in values]
+    sizes, degree, unit = _rule(eqn, given, known, bounds)
+    return [(value, Bound(size, degree, unit)) for value, size in zip(values, sizes, strict=True)]
+
+
+def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
+    """The sizes, the degree and the unit of what a primitive gives."""
+    name = eqn.primitive.name
+    operands = [bound.size if bound else value for value, bound in zip(given, known, strict=True)]
+    degree, unit = max(b.degree for b in bounds), max(b.unit for b in bounds)
+    if name in _MOVES:
+        return bind(eqn, operands), degree, unit
+    if name in _PRODUCTS:
+        return bind(eqn, operands), sum(b.degree for b in bounds), sum(b.unit for b in bounds)
+    if name in _SAME:
+        return operands, degree, unit
+    if name == "sub":
+        return [jnp.add(*operands)], degree, unit
+    if name in ("max", "min"):
+        return [jnp.maximum(*operands)], degree, unit
+    if name == "select_n":
+        largest = operands[1]
+        for case in operands[2:]:
+            largest = jnp.maximum(largest, case)
+        return [largest], degree, unit
+    if name in ("integer_pow", "square"):
+        power = eqn.params.get("y", 2)
+        if power >= 0:
+            return [operands[0] ** power], degree * power, unit * power
+    if name == "div" and isinstance(eqn.invars[1], Literal):
+        exponent = np.log2(abs(float(eqn.invars[1].val)))
+        if exponent == round(exponent):
+            return [operands[0] / abs(given[1])], degree, max(unit + int(exponent), 0)
+        raise NotExactError(f"divides by {eqn.invars[1].val}, no power of two")
+    raise NotExactError(f"no polynomial: it calls {name}")
+
+
+def _constant(value: Any) -> Bound | None:
+    return Bound(np.abs(value), 0, unit_of(value)) if floating(value) else None

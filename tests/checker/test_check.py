@@ -1,0 +1,372 @@
+"""Right gradients pass, in every guise; kinks are not blamed on the gradient; bad input is one clear line."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import manual_grad
+from manual_grad.border import InputError
+from manual_grad.verify import (
+    Finding,
+    Report,
+    assert_grad_matches,
+    assert_vjp_matches,
+    check_grad,
+    check_vjp,
+)
+
+RNG = np.random.default_rng(3)
+x, y = RNG.standard_normal(7), RNG.standard_normal(7)
+X, T = RNG.standard_normal((6, 4)), RNG.standard_normal((6, 4))
+LABELS = np.array([0, 3, 1, 1, 2, 0])
+
+
+def mse(p, t):
+    return ((p - t) ** 2).mean()
+
+
+def dmse(p, t):
+    return 2 * (p - t) / p.size, -2 * (p - t) / p.size
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def numpy_ce(z, Y):
+    return -(Y * np.log(softmax(z))).sum() / len(z)
+
+
+def numpy_dce(z, Y):
+    return (softmax(z) * Y.sum(1, keepdims=True) - Y) / len(z), -np.log(softmax(z)) / len(z)
+
+
+def jax_ce(z, labels):
+    return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(len(labels)), labels])
+
+
+def jax_dce(z, labels):
+    return (jax.nn.softmax(z) - jax.nn.one_hot(labels, z.shape[1], dtype=z.dtype)) / z.shape[0]
+
+
+def params_loss(params, X):
+    return jnp.sum(jnp.tanh(X @ params["W"] + params["layers"][0][0]))
+
+
+def params_grad(params, X):
+    dZ = 1 - jnp.tanh(X @ params["W"] + params["layers"][0][0]) ** 2
+    return {"W": X.T @ dZ, "layers": [(dZ.sum(0),)]}, dZ @ params["W"].T
+
+
+PARAMS = {"W": RNG.standard_normal((4, 3)), "layers": [(RNG.standard_normal(3),)]}
+
+
+def test_a_right_gradient_is_right():
+    report = check_grad(mse, dmse, x, y)
+    assert report.ok
+    assert bool(report)
+    assert [f.name for f in report.findings] == ["p", "t"]
+    assert [f.argument for f in report.findings] == [0, 1]
+    assert all(
+        f.ok and f.diagnosis == "" and f.where is None and f.max_error < 1e-12 for f in report.findings
+    )
+    assert "all 2 right" in str(report)
+    assert report.notes == ()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_every_dtype(dtype, wrap):
+    args = jnp.asarray(X, dtype), jnp.asarray(LABELS)
+    assert_grad_matches(wrap(jax_ce), wrap(jax_dce), *args)
+    report = check_grad(wrap(jax_ce), wrap(lambda z, labels: jax_dce(z, labels) * 6), *args)
+    assert report.findings[0].diagnosis.startswith("scaled by N = 6")
+
+
+def test_without_x64(x32):
+    assert_grad_matches(mse, dmse, x, y)
+    assert_grad_matches(jax_ce, jax_dce, X.astype(np.float32), LABELS)
+    assert_grad_matches(mse, dmse, x.astype(np.float32), y.astype(np.float32))
+    assert jnp.ones(1).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("to", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_pytrees(to):
+    params, data = jax.tree.map(to, PARAMS), to(X)
+    report = check_grad(params_loss, params_grad, params, data)
+    assert report.ok
+    names = ["params['W']", "params['layers'][0][0]", "X"]
+    assert [(f.argument, f.name) for f in report.findings] == list(zip([0, 0, 1], names, strict=True))
+
+
+def test_numpy_code_is_held_against_jax():
+    Y = np.eye(4)[LABELS]
+    assert_grad_matches(numpy_ce, numpy_dce, X, Y, against="softmax_cross_entropy")
+    assert_grad_matches(
+        numpy_ce, numpy_dce, X, Y, against=lambda z, Y: -(Y * jax.nn.log_softmax(z)).sum() / 6
+    )
+    with pytest.raises(InputError, match=r"loss cannot be traced by JAX .* against="):
+        check_grad(numpy_ce, numpy_dce, X, Y)
+
+
+def test_a_shortcut_that_holds_for_distributions_is_right():
+    """p − y is the gradient only where each row of y sums to 1, so the points near keep that."""
+
+    def shortcut(z, Y):
+        return (softmax(z) - Y) / len(z)
+
+    for Y in (np.eye(4)[LABELS], softmax(T)):
+        assert_grad_matches(numpy_ce, shortcut, X, Y, against="softmax_cross_entropy", argnums=0)
+
+
+def test_a_loss_that_is_not_the_one_it_is_held_against_is_noted():
+    report = check_grad(
+        lambda z, Y: 6 * numpy_ce(z, Y), numpy_dce, X, softmax(T), against="softmax_cross_entropy"
+    )
+    assert any("differ in value" in note for note in report.notes)
+
+
+def test_one_gradient_an_argument_or_one_a_floating_point_argument():
+    def grad(z, labels):
+        return jax_dce(z, labels)
+
+    for form in (grad, lambda *a: (grad(*a),), lambda *a: (grad(*a), None)):
+        assert check_grad(jax_ce, form, X, LABELS).ok
+
+
+def test_equality_by_accident_is_not_believed():
+    ones = np.ones(3) * 1.5
+    report = check_grad(lambda a: (a**2).sum(), lambda a: np.full(3, 3.0), ones)
+    assert not report.ok
+    assert any("right at the given point and wrong near it" in note for note in report.notes)
+    assert check_grad(lambda a: (a**2).sum(), lambda a: np.full(3, 3.0), ones, draws=1).ok
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "softplus", "identity", "softmax"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_our_pairs_are_right(name, dtype):
+    fwd, bwd = (getattr(manual_grad, f"{name}_{half}") for half in ("fwd", "bwd"))
+    assert_vjp_matches(fwd, bwd, jnp.asarray(X, dtype), reference=name)
+    assert_vjp_matches(fwd, bwd, jnp.asarray(X, dtype))
+
+
+def test_pairs_with_integers_scalars_and_parameters():
+    assert_vjp_matches(
+        manual_grad.softmax_cross_entropy_with_integer_labels_fwd,
+        manual_grad.softmax_cross_entropy_with_integer_labels_bwd,
+        jnp.asarray(X),
+        jnp.asarray(LABELS),
+    )
+    layers = [(jnp.asarray(PARAMS["W"]), jnp.asarray(PARAMS["layers"][0][0]))]
+    assert_vjp_matches(manual_grad.mlp_rows_fwd, manual_grad.mlp_rows_bwd, layers, jnp.asarray(X))
+    assert_vjp_matches(manual_grad.dense_rows_fwd, manual_grad.dense_rows_bwd, X, T[:4], T[0])
+
+
+def test_zero_by_cancellation_is_right():
+    """The sum of a softmax is constant: its gradient is rounding, and so is the truth."""
+    for dtype in ("float64", "float32"):
+        z = jnp.asarray(X, dtype)
+        assert_grad_matches(lambda z: jax.nn.softmax(z).sum(), lambda z: jnp.zeros_like(z), z)
+        shifted = (
+            (lambda z, c: jax_ce(z + c, LABELS)),
+            lambda z, c: (jax_dce(z + c, LABELS), jax_dce(z + c, LABELS).sum()),
+        )
+        assert_grad_matches(*shifted, z, jnp.asarray(0.5, dtype))
+
+
+def test_kinks_are_not_blamed_on_the_gradient():
+    at_zero = np.array([0.0, 1.0, -2.0])
+
+    def one_at_zero(x, dout):
+        return (dout * (x >= 0),)
+
+    report = check_vjp(lambda x: (jnp.maximum(x, 0), x), one_at_zero, at_zero)
+    assert report.ok
+    assert any("x sits on a kink" in note for note in report.notes)
+    report = check_vjp(lambda x: (jnp.maximum(x, 0), x), lambda x, dout: (dout,), at_zero)
+    assert report.findings[0].diagnosis.startswith("missing mask")
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda a: (a**2).sum(), lambda a: jnp.exp(3 * a).sum(), lambda a: jnp.abs(a).sum()]
+)
+def test_no_kink_where_there_is_none(loss):
+    assert check_grad(loss, jax.grad(loss), X).notes == ()
+
+
+def test_sizes_that_look_alike_are_noted():
+    def notes(shape_x, shape_w):
+        loss = lambda X, W: ((X @ W) ** 2).sum()  # noqa: E731
+        args = RNG.standard_normal(shape_x), RNG.standard_normal(shape_w)
+        return " ".join(check_grad(loss, lambda X, W: (2 * X @ W @ W.T, 2 * X.T @ X @ W), *args).notes)
+
+    assert "N = 1 " in notes((1, 3), (3, 2))
+    assert "W is square (3×3)" in notes((5, 3), (3, 3))
+    assert "another axis has the size N = 3" in notes((3, 3), (3, 2))
+    assert notes((5, 3), (3, 2)) == ""
+
+
+def test_a_custom_rule_is_not_believed_blindly():
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, dout: (3 * x * dout,))
+    report = check_grad(lambda x: square(x).sum(), lambda x: 3 * x, x)
+    assert any("finite differences" in note for note in report.notes)
+
+
+def test_the_caller_s_arrays_stay():
+    def writes(p, t):
+        p -= t
+        return 2 * p / p.size, -2 * p / p.size
+
+    before = x.copy()
+    assert check_grad(mse, writes, x, y).ok
+    assert np.array_equal(x, before)
+
+
+def test_where_says_index_got_and_expected():
+    def off(p, t):
+        dp, dt = dmse(p, t)
+        dp[4] += 1.0
+        return dp, dt
+
+    finding = check_grad(mse, off, x, y).findings[0]
+    index, got, expected = finding.where
+    assert index == (4,)
+    assert got == pytest.approx(expected + 1)
+    assert finding.max_error == pytest.approx(1 / np.abs(dmse(x, y)[0]).max(), rel=0.7)
+
+
+def test_the_assertions_fail_with_the_report():
+    with pytest.raises(AssertionError, match=r"(?s)2 of 2 wrong.*p: WRONG, sign flipped"):
+        assert_grad_matches(mse, lambda p, t: tuple(-d for d in dmse(p, t)), x, y)
+    with pytest.raises(AssertionError, match="cotangent ignored"):
+        assert_vjp_matches(lambda x: (jnp.sin(x), x), lambda x, d: (jnp.cos(x),), x)
+
+
+def test_names_and_seeds():
+    report = check_grad(mse, dmse, x, y, names=("prediction", "target"), seed=5)
+    assert [f.name for f in report.findings] == ["prediction", "target"]
+    assert "seed 5" in str(report)
+    assert [f.name for f in check_grad(lambda *xs: mse(*xs), dmse, x, y).findings] == ["xs[0]", "xs[1]"]
+
+
+def test_a_report_is_data():
+    report = check_grad(mse, dmse, x, y)
+    assert isinstance(report, Report)
+    assert isinstance(report.findings[0], Finding)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.seed = 1
+
+
+def raises(p, t):
+    raise RuntimeError("boom\nand more")
+
+
+BAD = {
+    "loss raises": ((raises, dmse, x, y), "loss raised RuntimeError: boom"),
+    "grad raises": ((mse, raises, x, y), "grad raised RuntimeError: boom"),
+    "lists": ((mse, lambda p, t: [list(g) for g in dmse(p, t)], x, y), "grad returned a Python list of 2"),
+    "lists inside": ((mse, lambda p, t: (list(p), t), x, y), "the Python list .* for p, expected float64"),
+    "a dict": ((mse, lambda p, t: {"p": p}, x, y), "grad returned a dict"),
+    "one of two": ((mse, lambda p, t: (p,), x, y), r"grad returned 1 gradients, expected 2: \(p, t\)"),
+    "an array for two": ((mse, lambda p, t: p, x, y), r"expected a tuple \(p, t\)"),
+    "objects": ((mse, lambda p, t: (p.astype(object), t), x, y), r"object\[7\] for p"),
+    "strings": ((mse, lambda p, t: ("p", t), x, y), "'p' for p, expected"),
+    "object argument": ((mse, dmse, x.astype(object), y), r"p is object\[7\]"),
+    "complex argument": ((mse, dmse, x + 0j, y), r"p is complex128\[7\]"),
+    "empty argument": ((mse, dmse, x[:0], y), r"p is float64\[0\], expected at least one element"),
+    "not scalar": ((lambda p, t: p - t, dmse, x, y), r"loss returned float64\[7\], expected a"),
+    "with aux": ((lambda p, t: (mse(p, t), p), dmse, x, y), "expected a floating-point scalar"),
+    "a string": ((lambda p, t: "no", dmse, x, y), "loss returned 'no'"),
+    "none": ((lambda p, t: None, dmse, x, y), "loss returned None"),
+    "integers only": ((mse, dmse, LABELS, LABELS), "no argument is floating-point"),
+    "integer gradient": (
+        (jax_ce, lambda z, k: (jax_dce(z, k), np.zeros(6)), X, LABELS),
+        "for labels, which is int64.* expected None",
+    ),
+    "no function": ((mse, 3, x, y), "grad is 3, expected a function"),
+    "too few": ((mse, dmse, x), "1 arguments do not fit"),
+    "structure": ((params_loss, lambda p, X: ({"W": p["W"]}, X), PARAMS, X), "for params, expected"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(case):
+    args, message = BAD[case]
+    with pytest.raises(InputError, match=f"check_grad: .*{message}") as error:
+        check_grad(*args)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"argnums": 2}, "argnums has 2"),
+        ({"argnums": [1], "names": ("a", "b")}, None),
+        ({"draws": 0}, "draws is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"names": ("a",)}, "expected 2 names"),
+        ({"against": "msee"}, "close to it: mse"),
+        ({"against": 3}, "against is 3"),
+        ({"against": lambda p: p}, "against raised TypeError"),
+        ({"against": lambda p, t: p}, "against returned"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(settings, message):
+    if message is None:
+        assert check_grad(mse, lambda p, t: (None, dmse(p, t)[1]), x, y, **settings).ok
+        return
+    with pytest.raises(InputError, match=message) as error:
+        check_grad(mse, dmse, x, y, **settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fwd", "bwd", "message"),
+    [
+        (lambda x: x, lambda r, d: (d,), "expected a pair"),
+        (raises, lambda r, d: (d,), "do not fit"),
+        (lambda x: (x, x), lambda r, d: d, "expected a tuple"),
+        (lambda x: (x, x), lambda r: (r,), "bwd raised TypeError"),
+        (lambda x: (x.astype(int), x), lambda r, d: (r,), "no floating-point output"),
+        (
+            lambda x: (np.exp(x), x),
+            lambda r, d: (d * np.exp(r),),
+            "fwd cannot be traced by JAX .* reference=",
+        ),
+    ],
+)
+def test_bad_pairs_are_one_clear_line(fwd, bwd, message):
+    with pytest.raises(InputError, match=f"check_vjp: .*{message}") as error:
+        check_vjp(fwd, bwd, x)
+    assert "\n" not in str(error.value)
+
+
+def test_under_jit_it_says_so():
+    with pytest.raises(InputError, match="outside jit"):
+        jax.jit(lambda x: check_grad(lambda x: x.sum(), jnp.ones_like, x))(x)
+
+
+def test_random_keys_and_other_dtypes_are_judged():
+    """A typed random key passes through; of a complex or integer gradient the numbers are judged too."""
+
+    def noisy(x, key):
+        return ((x + jax.random.normal(key, x.shape)) ** 2).sum()
+
+    def right(x, key):
+        return 2 * (x + jax.random.normal(key, x.shape))
+
+    key = jax.random.key(3)
+    assert check_grad(noisy, right, jnp.asarray(x), key).ok
+    wrong = check_grad(noisy, lambda x, key: 2 * right(x, key), jnp.asarray(x), key)
+    assert "scaled by 2" in wrong.findings[0].diagnosis
+    whole = np.arange(1.0, 5.0)
+    found = check_grad(lambda a: (a**2).sum(), lambda a: (2 * a).astype(int), whole).findings[0]
+    assert found.diagnosis == "wrong dtype: got int64, expected float64"

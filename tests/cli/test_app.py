@@ -1,0 +1,257 @@
+"""The console script as its user meets it: exit codes, one clear line for bad usage, JSON beside tables."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax.numpy as jnp
+import pytest
+
+from manual_grad import lectures
+from manual_grad.cli import app as cli
+from manual_grad.lectures import EQUATIONS, ERRATA, digits
+from manual_grad.verify import hard_cases
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call the console script with these words: (exit code, standard output, standard error)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["manual-grad", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+def test_one_equation_is_verified(run, tmp_path):
+    code, out, _ = run("verify", "--tag", "a-10", "--json", tmp_path / "v.json")
+    assert code == 0
+    assert "A-10" in out
+    assert "1 equations verified, 0 errata refuted, 0 failed" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["passed"] is True
+    assert {"jax", "jaxlib", "numpy", "python", "device", "dtype", "seed"} <= set(found["environment"])
+    (equation,) = found["equations"]
+    assert equation["tag"] == "A-10"
+    assert equation["lecture"] == "A"
+    assert equation["status"] == "verified"
+    assert equation["title"]
+    assert equation["inputs"]["logits"] == "float64[5,7]"
+    assert set(equation["oracles"]) == {"value", "reverse", "forward", "differences", "symbolic"}
+    for name, oracle in equation["oracles"].items():
+        assert oracle["passed"] is True
+        assert 0 <= oracle["max_error"] <= (1e-8 if name == "differences" else 1e-12)
+        assert 0 <= oracle["share"] <= 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "v.json"]
+
+
+def test_the_differences_say_how_sure_they_are(run, tmp_path):
+    code, _, _ = run("verify", "--tag", "A-08", "--oracle", "differences", "--json", tmp_path / "v.json")
+    assert code == 0
+    (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
+    differences = equation["oracles"]["differences"]
+    assert differences["passed"] is True
+    assert differences["max_error"] <= differences["tolerance"] <= 1e-6
+    assert 0 < differences["estimate"] <= differences["tolerance"]
+
+
+def test_the_exact_oracle_says_how_sure_it_is(run, tmp_path):
+    code, _, _ = run("verify", "--tag", "A-04", "--oracle", "exact", "--json", tmp_path / "v.json")
+    assert code == 0
+    (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
+    assert set(equation["oracles"]) == {"exact"}
+    exact = equation["oracles"]["exact"]
+    assert exact["max_error"] == 0
+    assert 0 < exact["survival_probability"] < 1e-15
+    assert exact["draws"] >= 2
+
+
+def test_an_erratum_shows_its_counterexample(run, tmp_path):
+    code, out, _ = run("verify", "--tag", "B-E1", "--tag", "B-E2", "--json", tmp_path / "v.json")
+    assert code == 0
+    assert "refuted" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert [e["status"] for e in found["equations"]] == ["erratum", "erratum"]
+    assert all(e["counterexample"] for e in found["equations"])
+
+
+def test_a_lecture_is_all_its_tags(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        cli.claims, "verify", lambda entry, **_: cli.Verdict(entry.tag, entry.lecture, entry.title)
+    )
+    run("verify", "--lecture", "c", "--lecture", "B", "--json", tmp_path / "v.json")
+    tags = [e["tag"] for e in json.loads((tmp_path / "v.json").read_text())["equations"]]
+    assert tags == [e.tag for e in (*EQUATIONS, *ERRATA) if e.tag[0] in "BC"]
+
+
+def test_seed_and_dtype_are_used(run, tmp_path):
+    def inputs_and_error(*words):
+        assert run("verify", "--tag", "A-08", *words, "--json", tmp_path / "v.json")[0] == 0
+        (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
+        return equation["inputs"]["logits"], equation["oracles"]["reverse"]["max_error"]
+
+    assert inputs_and_error("--dtype", "bfloat16")[0] == "bfloat16[5,7]"
+    first = inputs_and_error("--dtype", "float32")
+    assert first == inputs_and_error("--dtype", "float32")
+    assert first[1] != inputs_and_error("--dtype", "float32", "--seed", "5")[1]
+
+
+def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
+    verdict = cli.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
+    verdict.oracles["value"] = cli.claims.OracleVerdict(float("inf"), float("inf"), passed=False)
+    monkeypatch.setattr(cli.claims, "verify", lambda entry, **_: verdict)
+    code, out, _ = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
+    assert code == 1
+    assert "failed (A-02)" in out
+    assert "[off] by a lot" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["passed"] is False
+    assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "share": None, "passed": False}
+
+
+BAD_USAGE = {
+    "--tag A-1": "A-10",
+    "--tag nonsense": "no such equation",
+    "--lecture E": "expected one of A, B, C, D",
+    "--tag A-10 --lecture B": "is not in --lecture B",
+    "--dtype int8": "--dtype",
+    "--oracle nonsense": "expected one of value, reverse",
+    "--quick --oracle exact": "expected no --oracle beside it",
+    "--seed x": "--seed",
+    "--seed -1": "--seed",
+    "--nonsense": "--nonsense",
+    "--tag A-02 --json .": "a folder",
+    "--tag A-02 --json nowhere/v.json": "no folder",
+    "--hard --dtype float32": "--hard goes with",
+    "--hard --tag A-01": "--hard has no case of A-01",
+}
+
+
+@pytest.mark.parametrize("words", BAD_USAGE)
+def test_bad_usage_is_one_clear_line(run, words):
+    code, out, err = run("verify", *words.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("manual-grad: ")
+    assert err.count("\n") == 1
+    assert BAD_USAGE[words] in err
+
+
+@pytest.mark.parametrize("words", [["nonsense"], []])
+def test_an_unknown_command_is_one_clear_line(run, words):
+    code, _, err = run(*words)
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(run, monkeypatch):
+    digits.load_digits_28.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    code, _, err = run("verify", "--tag", "A-11")
+    assert code == 2
+    assert "pip install 'manual-grad[digits]'" in err
+    assert err.count("\n") == 1
+    digits.load_digits_28.cache_clear()
+
+
+def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "manual_grad_reference.oracles.symbolic", raising=False)
+    monkeypatch.delattr(sys.modules["manual_grad_reference.oracles"], "symbolic", raising=False)
+    monkeypatch.setitem(sys.modules, "sympy", None)
+    code, out, err = run("verify", "--tag", "A-02", "--oracle", "all")
+    assert (code, out) == (2, "")
+    assert "pip install 'manual-grad[symbolic]'" in err
+    assert err.count("\n") == 1
+    assert run("verify", "--tag", "A-02", "--oracle", "reverse", "--oracle", "exact")[0] == 0
+    code, out, err = run("verify", "--tag", "A-02")
+    assert code == 0
+    assert "symbolic" not in out
+    assert "going on without it" in err
+
+
+def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
+    assert code == 2
+    assert "No space left on device" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_teaches(run):
+    code, out, _ = run("verify", "--help")
+    assert code == 0
+    for word in ("--lecture", "--tag", "--dtype", "--seed", "--json", "Examples", "jax.vjp"):
+        assert word in out
+    assert run("--version")[1].startswith("manual-grad ")
+
+
+@pytest.mark.parametrize("command", [("verify",), ("train",), ("bench",), ("golden", "export")], ids=" ".join)
+def test_help_fills_a_narrow_terminal(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*command, "--help")[1].partition("Examples:")[0].splitlines()
+    for line, following in itertools.pairwise(map(str.strip, lines)):
+        assert not (line and following) or len(line) + len(following.split()[0]) > 75, line
+
+
+def test_a_device_that_is_not_there_is_one_clear_line():
+    words = [sys.executable, "-m", "manual_grad", "verify", "--tag", "A-02"]
+    done = subprocess.run(words, env=os.environ | {"JAX_PLATFORMS": "rocm"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "JAX finds no device (JAX_PLATFORMS is 'rocm')" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
+    def interrupted(entry, **_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return cli.Verdict(entry.tag, entry.lecture, entry.title)
+
+    monkeypatch.setattr(cli.claims, "verify", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    code, _, err = run("verify", "--json", tmp_path / "v.json")
+    signal.signal(signal.SIGINT, before)
+    assert code == 130
+    assert err == "manual-grad: interrupted; nothing was written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_lectures_are_named():
+    assert set(lectures.LECTURES) == set("ABCD")
+
+
+def test_hard_inputs_are_judged(run, tmp_path):
+    code, out, _ = run("verify", "--hard", "--tag", "B-06", "--json", tmp_path / "h.json")
+    assert code == 0
+    for words in ("ReLU at exactly 0 and −0.0", "jnp.maximum(x, 0): dx", "½", "hard cases right, 0 wrong"):
+        assert words in out
+    found = json.loads((tmp_path / "h.json").read_text())
+    assert found["passed"] is True
+    case = next(case for case in found["cases"] if case["name"] == "ReLU at exactly 0 and −0.0")
+    assert case["formula"] == "relu"
+    assert case["inputs"]["x"] == [0, 0, 2, -3]
+    assert case["ours"]["right"] is True
+    assert {way["way"]: way["right"] for way in case["jax"]}["jnp.maximum(x, 0)"] is False
+    assert set(case) >= {"says", "why", "right", "tags", "dtype", "passed"}
+
+
+def test_a_formula_that_is_wrong_on_hard_inputs_is_named(run, monkeypatch):
+    at_zero = next(case for case in hard_cases.CASES if case.name == "ReLU at exactly 0 and −0.0")
+    wrong = replace(at_zero, pair=(at_zero.pair[0], lambda x, dout: (jnp.where(x >= 0, dout, 0),)))
+    monkeypatch.setattr(cli.hard_, "cases_of", lambda tags: [wrong])
+    code, out, _ = run("verify", "--hard")
+    assert code == 1
+    assert "0 hard cases right, 1 wrong" in out
+    assert "ReLU at exactly 0 and −0.0: dx[" in out

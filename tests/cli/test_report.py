@@ -1,0 +1,138 @@
+"""``manual-grad report`` as its user meets it: exit codes, one line for bad input, no half book."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from manual_grad.cli import app as cli
+from manual_grad.lectures import EQUATIONS
+from manual_grad.report import pages, results
+from manual_grad.report.planted import PLANTED
+from tests.report import made_up
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """In a folder of its own, and with nothing computed: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "gather", lambda seed, show, **read: made_up.results(diagnoses=[]))
+    monkeypatch.setattr(pages, "render", lambda found, show: {"index.html": b"<p>", "data/a.json": b"{}"})
+
+    def call(words):
+        monkeypatch.setattr(sys, "argv", ["manual-grad", "report", *words.split()])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return exit.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_book_is_written(run, tmp_path):
+    code, out, error = run("--out book")
+    assert (code, error) == (0, "")
+    assert out.startswith("book/index.html: 2 files")
+    assert {p.name for p in (tmp_path / "book").iterdir()} == {"index.html", "data", "book.json"}
+    assert run("--out book")[0] == 2
+    assert run("--out book --force")[0] == 0
+
+
+def test_what_fails_exits_1_and_is_named(run, monkeypatch):
+    wrong = made_up.results(verdicts=made_up.verdicts(failed=("A-10",)), diagnoses=[])
+    monkeypatch.setattr(results, "gather", lambda seed, show, **read: wrong)
+    code, out, _ = run("--out book")
+    assert code == 1
+    assert "FAILED: A-10" in out
+    alive = made_up.results(kills=[made_up.mutant("A-08", "softmax_bwd", "zero", killed_by=())], diagnoses=[])
+    monkeypatch.setattr(results, "gather", lambda seed, show, **read: alive)
+    code, out, _ = run("--out other")
+    assert code == 1
+    assert "FAILED: A-08 softmax_bwd: zero" in out
+    blind = made_up.results(diagnoses=[{"mistake": "1/N is missing", "ok": True}])
+    assert blind.failed == ["unseen by the judge: 1/N is missing"]
+
+
+def test_an_interrupted_run_writes_nothing(run, monkeypatch, tmp_path):
+    def interrupted(found, show):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages, "render", interrupted)
+    code, _, error = run("--out book")
+    assert (code, error.strip()) == (130, "manual-grad: interrupted; nothing was written")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["jinja2", "latex2mathml", "pygments", "sklearn"])
+def test_a_missing_extra_is_named(run, monkeypatch, module):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name)
+    )
+    code, _, error = run("--out book")
+    assert code == 2
+    assert error.startswith("manual-grad: report needs ")
+    assert error.strip().endswith("pip install 'manual-grad[report]'")
+
+
+VERDICTS = {"environment": made_up.ABOUT, "equations": list(made_up.verdicts().values())}
+BAD = {
+    "verdicts": {
+        "[1, 2]": "is not what manual-grad verify --json writes",
+        "{": "is no JSON",
+        '{"equations": [{"tag": 3}], "environment": {}}': "is not what manual-grad verify --json writes",
+        json.dumps(VERDICTS | {"equations": VERDICTS["equations"][5:]}): "lacks A-01 and 4 more",
+        json.dumps(
+            VERDICTS | {"equations": [*VERDICTS["equations"], made_up.verdict(EQUATIONS[0]) | {"tag": "Z-9"}]}
+        ): ("has 'Z-9', no tag of this ledger"),
+    },
+    "kills": {'{"mutants": [{"tag": "A-01"}]}': "is not what manual-grad verify --mutants --json writes"},
+    "benchmarks": {'{"rows": [{"case": 1}]}': "is not what manual-grad bench --json writes"},
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said"), [(o, t, s) for o, cases in BAD.items() for t, s in cases.items()]
+)
+def test_a_file_that_is_something_else_is_refused(run, tmp_path, option, text, said):
+    (tmp_path / "given.json").write_text(text)
+    code, _, error = run(f"--out book --{option} given.json")
+    assert code == 2
+    assert error.startswith(f"manual-grad: --{option}: given.json ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "book").exists()
+    assert "cannot be read: No such file" in run(f"--out book --{option} nowhere.json")[2]
+
+
+def test_files_are_read_as_they_were_written(tmp_path):
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(VERDICTS))
+    assert results.read_verdicts(path)["equations"] == VERDICTS["equations"]
+    path.write_text(json.dumps({"mutants": made_up.KILLS}))
+    assert results.read_kills(path)["mutants"] == made_up.KILLS
+    path.write_text(json.dumps(made_up.BENCHMARKS))
+    assert results.read_benchmarks(path) == made_up.BENCHMARKS
+
+
+def test_results_are_gathered_from_the_judge(monkeypatch):
+    """For two tags, one kind of mutants and one planted mistake."""
+    chosen = tuple(e for e in EQUATIONS if e.tag in ("A-02", "A-04"))
+    for name, value in {
+        "EQUATIONS": chosen,
+        "ERRATA": (),
+        "TAGS": ("A-02", "A-04"),
+        "PLANTED": PLANTED[:1],
+    }.items():
+        monkeypatch.setattr(results, name, value)
+    monkeypatch.setattr(results, "SELECTED", ("mse_bwd",))
+    monkeypatch.setattr(results, "_trained", lambda seed: made_up.TRAINING)
+    shown = []
+    found = results.gather(3, None, None, None, lambda what, done: shown.append((what, done)))
+    assert [v["status"] for v in found.verdicts.values()] == ["verified", "verified"]
+    assert found.about["seed"] == 3
+    assert set(found.oracles) == {"value", "reverse", "forward"}
+    assert {r["formula"] for r in found.kills} == {"mse_bwd"}
+    assert all(r["killed_by"] for r in found.kills)
+    assert found.diagnoses[0]["diagnosis"].startswith("scaled by N = 8")
+    assert len(shown) == results.steps(False, False) == 5

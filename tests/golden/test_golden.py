@@ -1,0 +1,466 @@
+"""Golden vectors: read back without the project, judged, diagnosed, for every formula and in every case."""
+
+import functools
+import itertools
+import json
+import math
+import struct
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import manual_grad
+import manual_grad_reference as reference
+from manual_grad import InputError
+from manual_grad.catalogue.draw import differentiable
+from manual_grad.compiling import compiled
+from manual_grad.golden import archive
+from manual_grad.golden import vectors as golden
+from manual_grad.golden.formulas import FORMULAS
+
+REARRANGING = {"as_matrix", "chain", "diagonal", "from_column_stacking", "multiply_out"}  # of Jacobians
+PRODUCT_OF_JACOBIANS = "jac_softmax_cross_entropy_logits"  # undefined where a probability underflows
+WITH_TIES = [name for name, formula in FORMULAS.items() if "ties" in formula.cases]
+NARROW = ("float32", "bfloat16", "float16")
+
+
+def by_hand(made):
+    """The formula's own answers, from an archive's inputs, by the archive's names."""
+    formula, given = FORMULAS[made.meta["formula"]], {}
+    for name in made.meta["inputs"]:
+        prefix = f"in/{name}"
+        leaves = {n[len(prefix) + 1 :]: jnp.asarray(a) for n, a in made.arrays.items() if _under(n, prefix)}
+        given[name] = golden._tree(leaves)
+    given |= {name: golden._hashable(value) for name, value in made.meta["settings"].items()}
+    if formula.kind == "pair":
+        return _pair_by_hand(formula, given, jnp.asarray(made.arrays["dout"]))
+    fn = getattr(manual_grad, formula.name)
+    if formula.name == "network_squared_loss_deltas":
+        fn = _deltas
+    if formula.name.startswith("one_hot"):
+        given["dtype"] = made.meta["dtype"]
+    out = compiled(fn, **given)
+    if formula.kind == "value":
+        return golden._named("out", out)
+    outs = out if isinstance(out, tuple) else (out,)
+    return {f"jac/{name}": np.asarray(J) for name, J in zip(formula.wrt, outs, strict=True)}
+
+
+def _under(name, prefix):
+    return name == prefix or name.startswith(f"{prefix}/")
+
+
+def _deltas(**given):
+    return manual_grad.network_squared_loss_deltas(manual_grad.network_squared_loss_fwd(**given)[1], 1.0)
+
+
+def _pair_by_hand(formula, given, dout):
+    fwd, bwd = (getattr(manual_grad, f"{formula.name}_{half}") for half in ("fwd", "bwd"))
+
+    def run(dout, **given):
+        out, res = fwd(**given)
+        return out, bwd(res, dout)
+
+    out, grads = compiled(run, dout, **given)
+    named = zip((name for name, value in given.items() if differentiable(value)), grads, strict=True)
+    return {"out": np.asarray(out)} | {
+        n: a for name, g in named for n, a in golden._named(f"grad/{name}", g).items()
+    }
+
+
+@functools.cache
+def exported(name, dtype="float64", case="random"):
+    return golden.export(name, dtype, case)
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """``manual-grad golden compare`` on an archive in memory and arrays by name."""
+    count = itertools.count()
+
+    def judge(made, mine, suffix=".npz"):
+        paths = [tmp_path / f"{next(count)}{s}" for s in (suffix, ".npz")]
+        paths[0].write_bytes(golden.packed(made, suffix))
+        paths[1].write_bytes(archive.packed(".npz", mine, {}))
+        return golden.compare(*paths)[1]
+
+    return judge
+
+
+def test_every_public_formula_is_exported():
+    public = {name for name in manual_grad.__all__ if name[0].islower()} - REARRANGING
+    assert {golden.formula_named(name).name for name in public} == set(FORMULAS)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_formula_by_hand_is_within_its_budget(judged, name):
+    """Nothing of the truth comes from the formula; what the archive says of it is complete."""
+    made = exported(name)
+    findings = judged(made, by_hand(made))
+    assert all(f.ok and 0 <= f.share <= 1 and not f.diagnosis for f in findings), findings
+    assert {f.name for f in findings} == set(made.judged)
+    assert all(f" {array} " in made.readme for array in made.arrays)
+    assert FORMULAS[name].tags
+    assert all(tag in made.readme for tag in FORMULAS[name].tags)
+    assert any(np.any(made.arrays[n]) for n in made.judged)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "case"),
+    [
+        ("softmax_cross_entropy", "float32", "random"),
+        ("softmax_cross_entropy", "bfloat16", "ties"),
+        ("softmax_cross_entropy", "float16", "extreme"),
+        ("dense_rows", "bfloat16", "extreme"),
+        ("two_layer_cross_entropy_rows", "float16", "random"),
+        ("jac_softmax_logits", "float32", "extreme"),
+        ("linear_cross_entropy", "float16", "extreme"),
+        ("relu", "float32", "extreme"),
+        ("sigmoid", "float16", "extreme"),
+        ("softplus", "bfloat16", "extreme"),
+        ("mse", "float16", "extreme"),
+    ],
+)
+def test_the_formula_in_the_same_dtype_passes(judged, name, dtype, case):
+    made = exported(name, dtype, case)
+    findings = judged(made, by_hand(made))
+    assert all(f.ok for f in findings), findings
+
+
+# --- the truths of the three cases ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WITH_TIES)
+def test_ties_are_ties(name):
+    """There are equal logits, or ReLU is given zeros and the gradient through them is 0."""
+    made = exported(name, "float64", "ties")
+    a = made.arrays
+    logits = next((a[n] for n in ("in/logits", "in/Z", "in/s", "in/W") if n in a), None)
+    if "in/x" in a and "in/W1" not in a and "in/params/0/W" not in a:
+        x, truth = a["in/x"], a[made.judged[0]]
+        assert not np.signbit(x[0]).any()
+        assert np.signbit(x[1]).all()
+        assert not x[:2].any()
+        assert not truth[:2].any()
+        assert truth[2:].any()
+    elif logits is not None and "in/params/0/W" not in a:
+        largest = logits.T if name.endswith("columns") else logits
+        rows = np.atleast_2d(largest)[: 2 if logits.ndim > 1 else 1]
+        assert (
+            any((row == row.max()).sum() == 2 for row in rows) or (a["in/W"][:, 4] == a["in/W"][:, 9]).all()
+        )
+    else:
+        b = next(n for n in ("in/params/0/b", "in/params/b1", "in/b1") if n in a)
+        grad = "out/0" if made.meta["kind"] == "value" else b.replace("in/", "grad/")
+        assert a[b][:2].tolist() == [0, 0]
+        assert np.signbit(a[b][:2]).tolist() == [False, True]
+        assert not a[grad][:2].any()
+        assert name.startswith("network_squared_loss") or a[grad][2:].any()
+
+
+def test_a_mask_that_lets_ties_through_is_refused(judged):
+    """What jax.grad of jnp.where(x >= 0, x, 0) gives."""
+    made = golden.export("relu", "float32", "ties")
+    x, dout = made.arrays["in/x"], made.arrays["dout"]
+    for mask, ok in ((x > 0, True), (x >= 0, False), ((x > 0) + (x == 0) / 2, False)):
+        assert judged(made, {"grad/x": mask * dout})[0].ok == ok
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_extreme_logits_have_the_known_answer(dtype):
+    """p is one-hot or uniform to all digits, −log p is the distance to the maximum."""
+    made = golden.export("softmax_cross_entropy", dtype, "extreme")
+    logits = made.arrays["in/logits"].astype(np.float64)
+    labels, dout = made.arrays["in/labels"].astype(np.float64), float(made.arrays["dout"])
+    assert logits[0].min() < -9000
+    assert logits[0].max() > 9000
+    p = np.array([np.eye(7)[2], np.full(7, 1 / 7), np.eye(7)[3]])
+    np.testing.assert_allclose(made.arrays["grad/logits"][:3], dout * (p - labels[:3]) / 5, rtol=1e-12)
+    rest = logits - logits.max(axis=1, keepdims=True)
+    logs = np.array([[float(r) - math.log(math.fsum(map(math.exp, row))) for r in row] for row in rest])
+    np.testing.assert_allclose(made.arrays["grad/labels"], -dout * logs / 5, rtol=1e-12)
+    np.testing.assert_allclose(made.arrays["out"], -math.fsum((labels * logs).ravel()) / 5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softplus", "tanh"])
+def test_extreme_activations_have_the_known_answer(name):
+    made = golden.export(name, "float32", "extreme")
+    x, dout = (made.arrays[n].astype(np.float64) for n in ("in/x", "dout"))
+    e = np.exp(-np.abs(x))
+    value = {
+        "sigmoid": np.where(x >= 0, 1, e) / (1 + e),
+        "softplus": np.maximum(x, 0) + np.log1p(e),
+        "tanh": np.tanh(x),
+    }[name]
+    slope = {
+        "sigmoid": e / (1 + e) ** 2,
+        "softplus": np.where(x >= 0, 1, e) / (1 + e),
+        "tanh": 1 / np.cosh(np.clip(x, -300, 300)) ** 2,
+    }[name]
+    np.testing.assert_allclose(made.arrays["out"], value, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(
+        made.arrays["grad/x"], dout * slope, rtol=1e-12, atol=1e-15 * np.abs(dout).max()
+    )
+    assert 0 < np.abs(x).min() < np.finfo(np.float32).tiny  # subnormal
+
+
+@pytest.mark.parametrize(
+    ("name", "up", "down", "dtype"),
+    [
+        ("dense_rows", "X", "W", "float16"),
+        ("conv2d", "x", "kernel", "float64"),
+    ],
+)
+def test_extreme_factors_leave_the_products_as_they_were(name, up, down, dtype):
+    """By powers of two, so that nothing rounds: each gradient is that of the case random, scaled."""
+    plain, extreme = (exported(name, dtype, case).arrays for case in ("random", "extreme"))
+    k = 2.0 ** (500 if dtype == "float64" else 6)
+    assert np.abs(extreme[f"in/{up}"]).max() > (1e150 if dtype == "float64" else 100)
+    tolerance = 1e-9 if dtype == "float64" else 5e-3  # in float16 the smallest weights lose digits
+    for array, factor in ((f"grad/{up}", 1 / k), (f"grad/{down}", k), ("out", 1)):
+        scale = np.abs(plain[array]).max()
+        np.testing.assert_allclose(extreme[array] / factor, plain[array], rtol=0, atol=tolerance * scale)
+
+
+def test_the_stable_functions_are_the_plain_ones():
+    rng = np.random.default_rng(0)
+    z, y = jnp.asarray(rng.standard_normal((5, 7))), jnp.asarray(rng.uniform(0.5, 2, (5, 7)))
+    h, W, k = (
+        jnp.asarray(rng.standard_normal((5, 3))),
+        jnp.asarray(rng.standard_normal((3, 7))),
+        jnp.arange(5),
+    )
+    plain = {**vars(reference.activations), **vars(reference.softmax), **vars(reference.linear_cross_entropy)}
+    arguments = {
+        "sigmoid": (z,), "softplus": (z,), "softmax": (z,), "softmax_cross_entropy": (z, y),
+        "softmax_cross_entropy_columns": (z, y), "softmax_cross_entropy_with_integer_labels": (z, k),
+        "cross_entropy_of_scores": (z[0], k[3]), "linear_cross_entropy": (h, W, k),
+    }  # fmt: skip
+    stable = {name.removeprefix("stable_") for name in vars(reference.stable) if name.startswith("stable_")}
+    assert stable == {*arguments, "log_softmax"}
+
+    @jax.jit
+    def values_and_gradients():
+        ours = {name: getattr(reference.stable, f"stable_{name}") for name in arguments}
+        return [{n: _weighed(of[n], *args) for n, args in arguments.items()} for of in (plain, ours)]
+
+    for one, other in zip(*map(jax.tree.leaves, values_and_gradients()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+
+
+def _weighed(fn, *args):
+    """A function's value, and its gradients for a cotangent that is not constant."""
+    floats = tuple(i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating))
+    value = fn(*args)
+    return value, jax.grad(lambda *a: jnp.sum(jnp.sin(1 + jnp.arange(value.size)) * fn(*a).ravel()), floats)(
+        *args
+    )
+
+
+# --- read by others ---------------------------------------------------------------------------------------
+
+
+def test_npz_is_read_by_numpy_alone(tmp_path):
+    made = golden.export("conv2d", "bfloat16", variant="strides")
+    (tmp_path / "g.npz").write_bytes(golden.packed(made, ".npz"))
+    with zipfile.ZipFile(tmp_path / "g.npz") as members:
+        assert {member.date_time for member in members.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    with np.load(tmp_path / "g.npz") as read:
+        assert set(read.files) == {*made.arrays, "golden.json", "README.txt"}
+        for name, array in made.arrays.items():
+            want = np.float32 if array.dtype == jnp.bfloat16 else array.dtype
+            assert read[name].dtype == want
+            assert (read[name] == array.astype(np.float64)).all()
+        assert not (read["in/x"].view("<u4") & 0xFFFF).any()
+        assert json.loads(read["golden.json"])["settings"] == {"strides": [2, 3]}
+        assert "Z[n,i,j,o] = Σ_abc" in read["README.txt"].decode()
+        x, kernel, bias, dout = (read[n].astype(np.float64) for n in ("in/x", "in/kernel", "in/bias", "dout"))
+        windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))[:, ::2, ::3]
+        out = np.einsum("nhwcab,abco->nhwo", windows, kernel) + bias
+        np.testing.assert_allclose(out, read["out"], rtol=1e-12)
+        np.testing.assert_allclose(
+            np.einsum("nhwcab,nhwo->abco", windows, dout), read["grad/kernel"], rtol=1e-9
+        )
+
+
+def test_safetensors_is_read_by_struct_alone():
+    made = golden.export("softmax", "bfloat16")
+    data = golden.packed(made, ".safetensors")
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    assert header.pop("__metadata__")["README.txt"] == made.readme
+    assert set(header) == set(made.arrays)
+    entry = header["in/logits"]
+    begin, end = entry["data_offsets"]
+    assert (entry["dtype"], entry["shape"]) == ("BF16", [5, 7])
+    bits = np.frombuffer(data[8 + length + begin : 8 + length + end], "<u2").astype("<u4") << 16
+    assert (bits.view("<f4") == made.arrays["in/logits"].astype(np.float32).ravel()).all()
+    ends = sorted(e["data_offsets"] for e in header.values())
+    assert all(first[1] == second[0] for first, second in itertools.pairwise(ends))
+    assert ends[-1][1] == len(data) - 8 - length
+
+
+@pytest.mark.parametrize("suffix", archive.SUFFIXES)
+def test_the_same_command_gives_the_same_bytes(suffix):
+    first, second, other = (golden.packed(golden.export("mse", seed=s), suffix) for s in (3, 3, 4))
+    assert first == second != other
+
+
+@pytest.mark.parametrize("suffix", archive.SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, jnp.bfloat16, np.int32])
+def test_arrays_come_back(suffix, dtype):
+    arrays = {
+        "a/b": np.arange(6).reshape(2, 3).astype(dtype),
+        "scalar": np.asarray(3, dtype),
+        "t": np.arange(6.0).reshape(2, 3).T,
+    }
+    read, texts = archive.unpacked(archive.packed(suffix, arrays, {"README": "−0.0"}), suffix)
+    assert texts == {"README": "−0.0"}
+    for name, array in arrays.items():
+        assert read[name].shape == array.shape
+        assert (read[name].astype(np.float64) == array.astype(np.float64)).all()
+
+
+def test_bfloat16_saved_by_numpy_is_understood(judged, tmp_path):
+    """NumPy writes ml_dtypes' bfloat16 as two bytes without a meaning."""
+    made = golden.export("relu", "bfloat16")
+    np.savez(tmp_path / "mine.npz", **{"grad/x": made.arrays["grad/x"].astype(jnp.bfloat16)})
+    (tmp_path / "g.safetensors").write_bytes(golden.packed(made, ".safetensors"))
+    assert golden.compare(tmp_path / "g.safetensors", tmp_path / "mine.npz")[1][0].ok
+
+
+# --- what is wrong with mine ------------------------------------------------------------------------------
+
+MISTAKES = {
+    "sign flipped": ("dense_rows", "grad/W", lambda a: -a["grad/W"]),
+    "scaled by N = 5": ("softmax_cross_entropy", "grad/logits", lambda a: 5 * a["grad/logits"]),
+    "scaled by 1/N": ("softmax_cross_entropy", "grad/logits", lambda a: a["grad/logits"] / 5),
+    "zero": ("dense_columns", "grad/X", lambda a: 0 * a["grad/X"]),
+    "missing mask": ("relu", "grad/x", lambda a: a["dout"]),
+    "rotated": ("convolve2d", "grad/w", lambda a: a["grad/w"][::-1, ::-1]),
+    "cotangent ignored": ("mse", "grad/y", lambda a: a["grad/y"] / a["dout"]),
+    "one sample dropped": ("dense_rows", "grad/b", lambda a: a["dout"][:-1].sum(axis=0)),
+    "NaN": ("conv2d", "grad/bias", lambda a: np.nan * a["grad/bias"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", MISTAKES)
+def test_a_wrong_gradient_is_refused_and_explained(judged, why):
+    name, array, wrong = MISTAKES[why]
+    made = exported(name)
+    mine = {n: made.arrays[n] for n in made.judged} | {array: wrong(made.arrays)}
+    findings = {f.name: f for f in judged(made, mine)}
+    assert [n for n, f in findings.items() if not f.ok] == [array]
+    assert why in findings[array].diagnosis
+    assert findings[array].share > 1
+    assert findings[array].where is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "wrong", "why"),
+    [
+        (
+            "jac_softmax_logits",
+            "jac/logits",
+            lambda a: a * (np.abs(a) == np.abs(a).max(axis=(2, 3), keepdims=True)),
+            "",
+        ),
+        ("jac_softmax_logits", "jac/logits", lambda a: -a, "sign flipped"),
+        ("jac_mse_y_hat", "jac/y_hat", lambda a: 7 * a, "scaled by N = 7"),
+        ("jac_dense_rows_W", "jac/W", lambda a: a.transpose(0, 1, 2, 3) / 5, "scaled by 1/N"),
+        ("relu_prime", "out", lambda a: 2 * a, "scaled by 2"),
+        ("jac_dense_rows_X_factors", "out/1", lambda a: -a, "sign flipped"),
+    ],
+)
+def test_a_wrong_jacobian_or_value_is_refused_and_explained(judged, name, array, wrong, why):
+    made = exported(name)
+    mine = {n: made.arrays[n] for n in made.judged} | {array: wrong(made.arrays[array])}
+    finding = next(f for f in judged(made, mine) if not f.ok)
+    assert finding.name == array
+    assert why in finding.diagnosis
+
+
+def test_softmax_jacobian_without_its_off_diagonal_terms_is_named(judged):
+    """Only its product with a cotangent shows it."""
+    made = golden.export("jac_softmax_logits", variant="vector")
+    J = np.diag(np.diag(made.arrays["jac/logits"]))
+    assert "off-diagonal" in judged(made, {"jac/logits": J})[0].diagnosis
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_budget_is_no_blank_cheque(judged, dtype):
+    """Zero, negated, off by 1/N, the last sample dropped."""
+    made = golden.export("dense_rows", dtype)
+    for wrong in (lambda g: 0 * g, lambda g: -g, lambda g: g * 5, lambda g: g / 5):
+        mine = {n: wrong(made.arrays[n]) if n != "out" else made.arrays[n] for n in made.judged}
+        assert [f.ok for f in judged(made, mine)] == [False, False, False, True]
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+def test_arrays_that_do_not_fit_are_refused(judged):
+    made = golden.export("dense_rows", "float32")
+    right = {n: made.arrays[n] for n in made.judged}
+    for wrong, line in (
+        (
+            {"grad/W": right["grad/W"].T},
+            r"grad/W .* is float64\[4,3\], expected the shape \(3, 4\): transposed",
+        ),
+        ({"grad/b": made.arrays["dout"]}, r"expected the shape \(4,\): not summed over the batch \(axis 0\)"),
+        ({"grad/W": np.ones((3, 4), int)}, r"grad/W .* is int64\[3,4\], expected floating-point numbers"),
+        ({"grad/W": np.ones((3, 4), bool)}, r"grad/W .* is bool\[3,4\], expected floating-point numbers"),
+        ({"in/X": made.arrays["in/X"] + 1}, r"in/X .* is not that of .*: made for other inputs"),
+        ({"dout": np.array(["text"])}, r"dout .* is not that of .*: made for other inputs"),
+    ):
+        with pytest.raises(InputError, match=line):
+            judged(made, right | wrong)
+    with pytest.raises(InputError, match=r"has no array 'grad/b'; it has grad/X, grad/W, out"):
+        judged(made, {n: a for n, a in right.items() if n != "grad/b"})
+
+
+def test_another_formulas_archive_is_refused(tmp_path):
+    for name, made in (
+        ("a", golden.export("mse")),
+        ("b", golden.export("relu")),
+        ("c", golden.export("mse", seed=1)),
+    ):
+        (tmp_path / f"{name}.npz").write_bytes(golden.packed(made, ".npz"))
+    with pytest.raises(InputError, match=r"b\.npz is of formula 'relu', .*a\.npz of 'mse'"):
+        golden.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+    with pytest.raises(InputError, match=r"c\.npz is of seed 1, .*a\.npz of 0"):
+        golden.compare(tmp_path / "a.npz", tmp_path / "c.npz")
+    assert all(f.ok for f in golden.compare(tmp_path / "a.npz", tmp_path / "a.npz")[1])
+
+
+@pytest.mark.parametrize("suffix", archive.SUFFIXES)
+def test_a_file_cut_short_is_refused_wherever(tmp_path, suffix):
+    data = golden.packed(golden.export("mse"), suffix)
+    path = tmp_path / f"cut{suffix}"
+    for end in (0, 1, 7, 8, 9, 40, 1000, len(data) // 2, len(data) - 30, len(data) - 1):
+        path.write_bytes(data[:end])
+        with pytest.raises(InputError):
+            golden.load(path)
+
+
+def test_a_damaged_member_is_refused(tmp_path):
+    data = bytearray(golden.packed(golden.export("mse"), ".npz"))
+    data[200] ^= 1
+    (tmp_path / "g.npz").write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        golden.load(tmp_path / "g.npz")
+
+
+def test_an_archive_that_lost_an_array_is_refused(tmp_path):
+    made = golden.export("mse")
+    with zipfile.ZipFile(tmp_path / "g.npz", "w") as file:
+        file.writestr("golden.json", json.dumps(made.meta))
+    with pytest.raises(InputError, match=r"no array in/y_hat of shape \(7,\)"):
+        golden.load(tmp_path / "g.npz")
+    np.savez(tmp_path / "objects.npz", x=np.array([None]))
+    with pytest.raises(InputError, match="x holds objects, expected numbers"):
+        golden.load(tmp_path / "objects.npz")

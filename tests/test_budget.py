@@ -1,0 +1,98 @@
+"""Every budget is wide enough for rounding and too narrow for a mistake."""
+
+import zlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manual_grad.catalogue.draw import Draw
+from manual_grad.compare import compare, share_of
+from manual_grad.compiling import compiled, split_settings
+from manual_grad.lectures import EQUATIONS
+from manual_grad.verify.equations import verify
+from manual_grad.verify.mutants import LAST_DROPPED, mutants_of
+from manual_grad.verify.problem import oracle_of, pose
+
+PLANTED = {
+    "zero": lambda g, N: 0 * g,
+    "negated": lambda g, N: -g,
+    "1/N twice": lambda g, N: g / N,
+    "1/N missing": lambda g, N: g * N,
+}
+N = 4  # as small as any batch of the ledger: what is off by the factor of a larger one is further off
+EVERY = [
+    (f"{equation.tag} {number} {claim.says}".strip(), claim)
+    for equation in EQUATIONS
+    for number, claim in enumerate(equation.claims)
+]
+# One claim of each kind for each equation: the budget knows nothing of the formulas.
+DIFFERENT = {(name[:4], claim.kind): name for name, claim in reversed(EVERY)}.values()
+CLAIMS = {name: claim for name, claim in EVERY if name in set(DIFFERENT)}
+
+
+def posed(name, dtype):
+    """A claim's problem in a narrow dtype, and in float64 the cotangent, the inputs and the truth."""
+    claim = CLAIMS[name]
+    problem = pose(claim, Draw(np.random.default_rng(zlib.crc32(name.encode())), jnp.dtype(dtype)))
+    arrays, settings = split_settings(problem.inputs)
+    wide = partial(jax.tree.map, lambda a: a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a)
+    dout, inputs = wide(problem.dout), wide(arrays) | settings
+    truth = compiled(lambda dout, arrays: oracle_of(claim)(dout, arrays | settings), dout, wide(arrays))
+    return problem, dout, inputs, truth
+
+
+def fits(problem, truth, wrong):
+    """Whether an answer, array by array, is within the budget everywhere."""
+    return [
+        bool(share_of(np.abs(np.asarray(g) - np.asarray(w)), np.asarray(a)).max() <= 1)
+        for g, w, a in zip(*map(jax.tree.leaves, (wrong, truth, problem.allowed)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_no_mistake_fits_into_the_widest_budget(name):
+    """In bfloat16; each array's own: an array that is zero (no unit of a ReLU is on) has nothing to lose."""
+    problem, dout, inputs, truth = posed(name, "bfloat16")
+    counts = [np.asarray(leaf).any() for leaf in jax.tree.leaves(truth)]
+    for mistake, plant in PLANTED.items():
+        wrong = jax.tree.map(lambda g, plant=plant: plant(g, N), truth)
+        assert not any(fit and c for fit, c in zip(fits(problem, truth, wrong), counts, strict=True)), mistake
+    dropped = [m for m in mutants_of(problem.claim, problem) if m.kind == LAST_DROPPED]
+    for mutant in dropped[:1]:
+        args = () if dout is None else (dout,)
+        wrong = compiled(mutant.function, *args, **inputs)
+        adds = any(
+            np.any(g != w) for g, w in zip(jax.tree.leaves(wrong), jax.tree.leaves(truth), strict=True)
+        )
+        assert not (
+            adds and all(fits(problem, truth, wrong))
+        )  # no unit of a ReLU on: the sample adds nothing
+
+
+@pytest.mark.parametrize("tag", ["A-04", "A-10", "B-13", "C-03", "D-06"])
+def test_narrower_dtypes_have_narrower_budgets(tag):
+    name = next(name for name in CLAIMS if name.startswith(tag))
+    problems = {dtype: posed(name, dtype)[0] for dtype in ("bfloat16", "float16", "float32")}
+    sizes = [
+        np.concatenate([np.ravel(a) for a in jax.tree.leaves(p.allowed)]).max() for p in problems.values()
+    ]
+    assert sizes[0] > 4 * sizes[1] > 1000 * sizes[2] > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_share_of_the_budget_is_told_and_below_one(dtype):
+    equation = next(e for e in EQUATIONS if e.tag == "A-10")
+    verdict = verify(equation, dtype, 0)
+    assert verdict.status == "verified"
+    assert all(0 < oracle.share <= 1 for oracle in verdict.oracles.values())
+
+
+def test_each_entry_has_its_own_budget():
+    want, allowed = np.array([100.0, 1.0]), np.array([1.0, 0.01])
+    assert compare(jnp.array([100.5, 1.0]), want, float, "g", allowed)[0].share == 0.5
+    (found,) = compare(jnp.array([100.0, 1.5]), want, float, "g", allowed)
+    assert found.share == pytest.approx(50)
+    assert found.detail == "at [1]: got 1.5, expected 1"
