@@ -231,3 +231,12 @@ def test_every_tag_names_a_test():
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     ids = set(re.findall(r"\[([A-D]-E?\d+)\]", done.stdout))
     assert ids == set(LEDGER)
+
+
+@pytest.mark.parametrize("module", ["manual_grad", "manual_grad.verify"])
+def test_an_import_loads_no_proof(module):
+    """Who computes or checks a gradient pays for no catalogue, lecture or SymPy."""
+    heavy = ("manual_grad.catalogue", "manual_grad.lectures", "sympy", "manual_grad_benchmarks")
+    code = f"import sys, {module}; print([m for m in sys.modules if m.startswith({heavy!r})])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

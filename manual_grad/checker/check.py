@@ -1,7 +1,7 @@
-"""The judge for anyone's gradient: which argument is wrong, where, by how much, and why.
+"""The checker of anyone's gradient: which argument is wrong, where, by how much, and why.
 
 The truth is ``jax.vjp`` in float64 of the same numbers. It is asked at the given point and at points near it,
-so that an equality by accident is not believed; the judged functions run as they are, in their own precision.
+so that an equality by accident is not believed; what is checked runs as it is, in its own precision.
 """
 
 import difflib
@@ -66,7 +66,7 @@ class Report:
     Attributes:
         findings: one for each floating-point leaf of each differentiable argument.
         notes: what to know before believing it: kinks, sizes that make two mistakes look alike.
-        points: how many points it was judged at.
+        points: how many points it was checked at.
         seed: what they were drawn with.
     """
 
@@ -95,10 +95,10 @@ class Report:
 
 @dataclass(frozen=True)
 class _Question:
-    """What is judged: the truth's function, the arguments, and how the judged gradient is asked for."""
+    """What is checked: the truth's function, the arguments, and how the checked gradient is asked for."""
 
     who: str
-    judged: str
+    checked: str
     fn: Callable[..., Any]
     fn_name: str
     args: tuple[Any, ...]
@@ -149,7 +149,7 @@ def check_grad(
     draws: int = 3,
     names: Sequence[str] | None = None,
 ) -> Report:
-    """Judge the gradient of a scalar loss.
+    """Check the gradient of a scalar loss.
 
     Args:
         loss: the scalar loss, ``loss(*args)``.
@@ -160,12 +160,12 @@ def check_grad(
             (``"softmax_cross_entropy"``).
         argnums: the positions of the arguments that ``grad`` differentiates by; all floating-point ones.
         seed: decides the points near the given one.
-        draws: how many points it is judged at: the given one, and others near it.
+        draws: how many points it is checked at: the given one, and others near it.
         names: what to call the arguments; the parameters' names.
     Returns:
         The report.
     Raises:
-        InputError: something cannot be judged: a function that raises, a loss that is no scalar or that JAX
+        InputError: something cannot be checked: a function that raises, a loss that is no scalar or that JAX
             cannot trace, a gradient of another structure, an argument that is no number.
 
     >>> import numpy as np
@@ -189,7 +189,7 @@ def check_grad(
 
     fn, fn_name = _truth_of(who, against, "against", loss, "loss")
     question = _Question(who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True)
-    return _judge(question, seed, draws, [value] if against is not None else None)
+    return _check(question, seed, draws, [value] if against is not None else None)
 
 
 def check_vjp(
@@ -202,7 +202,7 @@ def check_vjp(
     draws: int = 3,
     names: Sequence[str] | None = None,
 ) -> Report:
-    """Judge a pair of the shape that ``jax.custom_vjp`` takes, with random cotangents.
+    """Check a pair of the shape that ``jax.custom_vjp`` takes, with random cotangents.
 
     Args:
         fwd: ``fwd(*args)`` returns ``(out, res)``.
@@ -218,7 +218,7 @@ def check_vjp(
     Returns:
         The report.
     Raises:
-        InputError: something cannot be judged; see :func:`check_grad`.
+        InputError: something cannot be checked; see :func:`check_grad`.
 
     >>> import jax.numpy as jnp
     >>> def square_fwd(x):
@@ -249,7 +249,7 @@ def check_vjp(
     out = _called(who, "fwd", forward, *_copies(args))[0]
     fn, fn_name = _truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
     question = _Question(who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False)
-    return _judge(question, seed, draws, float_leaves(out) if reference is not None else None)
+    return _check(question, seed, draws, float_leaves(out) if reference is not None else None)
 
 
 def assert_grad_matches(
@@ -259,14 +259,14 @@ def assert_grad_matches(
 
     Args:
         loss: the scalar loss.
-        grad: its judged gradient.
+        grad: its checked gradient.
         *args: see :func:`check_grad`.
         **settings: see :func:`check_grad`.
     Returns:
         Nothing.
     Raises:
         AssertionError: a gradient is wrong; the message is the report.
-        InputError: it cannot be judged.
+        InputError: it cannot be checked.
 
     >>> assert_grad_matches(lambda x: (x**2).sum(), lambda x: 2 * x, np.array([1.5, -2.0]))
     """
@@ -288,7 +288,7 @@ def assert_vjp_matches(fwd: Callable[..., Any], bwd: Callable[..., Any], *args: 
         Nothing.
     Raises:
         AssertionError: a cotangent is wrong; the message is the report.
-        InputError: it cannot be judged.
+        InputError: it cannot be checked.
 
     >>> from manual_grad import relu_bwd, relu_fwd
     >>> assert_vjp_matches(relu_fwd, relu_bwd, np.array([1.5, -2.0]))
@@ -447,14 +447,14 @@ def _cotangent(leaf: Any, rng: np.random.Generator) -> Any:
 
 
 def _gradients(question: _Question, got: Any) -> list[Any]:
-    """The judged gradient of each leaf that is differentiated by; None where nothing came."""
+    """The checked gradient of each leaf that is differentiated by; None where nothing came."""
     by_position = dict(zip(question.positions, _entries(question, got), strict=True))
     return [leaf for i in question.positions for leaf in _leaves(question, i, by_position[i])]
 
 
 def _entries(question: _Question, got: Any) -> list[Any]:
     """One gradient for each argument that is differentiated by."""
-    who, judged, positions = question.who, question.judged, question.positions
+    who, checked, positions = question.who, question.checked, question.positions
     count, names = len(positions), ", ".join(question.names[i] for i in positions)
     if count == 1 and question.scalar and _structure(got) == _structure(question.args[positions[0]]):
         return [got]
@@ -462,21 +462,21 @@ def _entries(question: _Question, got: Any) -> list[Any]:
         what = f"a Python list of {len(got)}" if isinstance(got, list) else describe(got)
         if count == 1 and question.scalar:
             raise InputError(
-                f"{who}: {judged} returned {what}, expected {_described(question.args[positions[0]])}"
+                f"{who}: {checked} returned {what}, expected {_described(question.args[positions[0]])}"
             )
-        raise InputError(f"{who}: {judged} returned {what}, expected a tuple ({names}) of arrays")
+        raise InputError(f"{who}: {checked} returned {what}, expected a tuple ({names}) of arrays")
     if len(got) == count and not (len(got) == len(question.args) and count < len(got)):
         return list(got)
     if len(got) != len(question.args):
         raise InputError(
-            f"{who}: {judged} returned {len(got)} gradients, expected {count}: ({names}); "
+            f"{who}: {checked} returned {len(got)} gradients, expected {count}: ({names}); "
             "argnums says which are differentiated by"
         )
     for i, entry in enumerate(got):
         nothing = entry is None or getattr(entry, "dtype", None) == jax.dtypes.float0
         if i not in positions and not nothing:
             raise InputError(
-                f"{who}: {judged} returned {describe(entry)} for {question.names[i]}, which is "
+                f"{who}: {checked} returned {describe(entry)} for {question.names[i]}, which is "
                 f"{describe(question.args[i])} and not differentiated by; expected None"
             )
     return [got[i] for i in positions]
@@ -502,7 +502,7 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
     if _structure(entry) != _structure(arg):
         what = f"the Python list {describe(entry)}" if isinstance(entry, list) else _described(entry)
         raise InputError(
-            f"{question.who}: {question.judged} returned {what} for {name}, expected {_described(arg)}"
+            f"{question.who}: {question.checked} returned {what} for {name}, expected {_described(arg)}"
         )
     found: list[Any] = []
     for got, leaf in zip(jax.tree.leaves(entry, is_leaf=lambda leaf: leaf is None), expected, strict=True):
@@ -513,7 +513,7 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
             or isinstance(got, int | float | complex | np.number | np.bool_ | np.ndarray | jax.Array)
         ):
             raise InputError(
-                f"{question.who}: {question.judged} returned {describe(got)} for {name}, expected an array"
+                f"{question.who}: {question.checked} returned {describe(got)} for {name}, expected an array"
             )
         if got is not None and getattr(got, "dtype", None) != jax.dtypes.float0:
             _require_real(question, name, got)
@@ -524,21 +524,23 @@ def _leaves(question: _Question, position: int, entry: Any) -> list[Any]:
 
 
 def _require_real(question: _Question, name: str, got: Any) -> None:
-    """Refuse what is no array of numbers; of complex ones the real part is judged."""
+    """Refuse what is no array of numbers; of complex ones the real part is checked."""
     if isinstance(got, jax.core.Tracer):
-        raise InputError(f"{question.who}: {question.judged} returned a tracer for {name}, expected an array")
+        raise InputError(
+            f"{question.who}: {question.checked} returned a tracer for {name}, expected an array"
+        )
     dtype = np.asarray(got).dtype
     if dtype.kind in "OSUV" and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
-            f"{question.who}: {question.judged} returned {describe(np.asarray(got))} for {name}, "
+            f"{question.who}: {question.checked} returned {describe(np.asarray(got))} for {name}, "
             "expected an array of real numbers"
         )
 
 
-# --- the judgement ----------------------------------------------------------------------------------------
+# --- the verdict ----------------------------------------------------------------------------------------
 
 
-def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) -> Report:
+def _check(question: _Question, seed: int, draws: int, value: list[Any] | None) -> Report:
     """Ask at the given point and near it, and say what was found."""
     rng = np.random.default_rng(seed)
     given = _answer(question, question.values, rng)
@@ -546,8 +548,8 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
         notes = nearby.alike(given.point) + _value_notes(question, given.outs, value)
         kinks, disagreements = nearby.kinks(given.point, given.wants, rng)
     names = question.leaf_names
-    notes += [f"{names[i]} sits on a kink: {what}; judged near it instead" for i, what in kinks.items()]
-    notes += [f"{names[i]}: {what}; judged near it instead" for i, what in disagreements.items()]
+    notes += [f"{names[i]} sits on a kink: {what}; checked near it instead" for i, what in kinks.items()]
+    notes += [f"{names[i]}: {what}; checked near it instead" for i, what in disagreements.items()]
     notes += _on_the_kink(question, given, kinks)
     near = [_near(question, rng, (), notes) for _ in range(draws - 1)]
     plain = [given, *(answer for answer in near if answer)]
@@ -564,7 +566,7 @@ def _judge(question: _Question, seed: int, draws: int, value: list[Any] | None) 
 
 
 def _on_the_kink(question: _Question, given: _Answer, kinks: dict[int, str]) -> list[str]:
-    """Where the gradient and JAX's differ on a kink, either may be right: it is said, and not judged."""
+    """Where the gradient and JAX's differ on a kink, either may be right: it is said, and not checked."""
     notes = []
     for leaf, i in enumerate(question.wrt):
         got, want = given.gots[leaf], given.wants[leaf]
@@ -588,10 +590,10 @@ def _near(
     try:
         answer = _answer(question, nearby.nearby(question.values, rng, kinks), rng)
     except InputError as error:
-        notes.append(f"a point near the given one could not be judged: {error}")
+        notes.append(f"a point near the given one could not be checked: {error}")
         return None
     if not all(np.isfinite(want).all() for want in answer.wants):
-        notes.append("near the given point JAX's own gradient is not finite; not judged there")
+        notes.append("near the given point JAX's own gradient is not finite; not checked there")
         return None
     return answer
 
@@ -629,14 +631,16 @@ def _truth(question: _Question, point: Point) -> tuple[list[Any], list[np.ndarra
 
 
 def _value_notes(question: _Question, outs: list[Any], value: list[Any] | None) -> list[str]:
-    """Whether the judged function and the one it is held against are one function."""
+    """Whether the checked function and the one it is compared with are one function."""
     if value is None:
         return []
     for mine, theirs in zip(value, outs, strict=True):
         got, want = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
         if np.max(np.abs(got - want)) > 0.03 * np.max(np.abs(want)):
             at = f"{got.flat[0]:.4g} and {want.flat[0]:.4g}"
-            return [f"the function and the one it is held against ({question.fn_name}) differ in value: {at}"]
+            return [
+                f"the function and the one it is compared with ({question.fn_name}) differ in value: {at}"
+            ]
     return []
 
 
@@ -656,7 +660,7 @@ def _allowed(
     noises: dict[str, list[float]] = {}
     allowed = []
     for leaf, (got, want) in enumerate(zip(gots, wants, strict=True)):
-        dtype = _judged_dtype(got, question.values[question.wrt[leaf]])
+        dtype = _checked_dtype(got, question.values[question.wrt[leaf]])
         noise = noises.setdefault(dtype, _noise(point, dtype, wants) if dtype not in noises else [])
         largest = np.max(np.abs(want), initial=0.0, where=np.isfinite(want))
         limit = 1e-3 * largest + 64 * float(jnp.finfo(dtype).eps) * size
@@ -664,7 +668,7 @@ def _allowed(
     return allowed
 
 
-def _judged_dtype(got: Any, argument: Any) -> str:
+def _checked_dtype(got: Any, argument: Any) -> str:
     """The precision that a gradient is held to: the coarser of its own and the argument's."""
     names = [_dtype(argument), _dtype(got) if got is not None and is_float(got) else "float64"]
     return max(names, key=lambda name: TOLERANCES[name])
@@ -695,9 +699,9 @@ def _finding(question: _Question, leaf: int, answers: list[_Answer], notes: list
     """What the answers say of one leaf."""
     index = question.wrt[leaf]
     argument, name = question.owners[index], question.leaf_names[index]
-    judged = [_compared(answer, leaf) for answer in answers]
-    worst = max(judged, key=lambda found: found[1])
-    wrong = [answer for answer, found in zip(answers, judged, strict=True) if not found[0]]
+    checked = [_compared(answer, leaf) for answer in answers]
+    worst = max(checked, key=lambda found: found[1])
+    wrong = [answer for answer, found in zip(answers, checked, strict=True) if not found[0]]
     dtype = _wrong_dtype(answers[0].gots[leaf], question.values[index])
     if not wrong:
         return Finding(argument, name, not dtype, dtype, worst[1], None)
@@ -740,7 +744,7 @@ def _wrong_dtype(got: Any, argument: Any) -> str:
 
 def _evidence(question: _Question, answer: _Answer, leaf: int) -> Evidence:
     gots = [None if got is None else _as_float64(got) for got in answer.gots]
-    dtype = _judged_dtype(answer.gots[leaf], question.values[question.wrt[leaf]])
+    dtype = _checked_dtype(answer.gots[leaf], question.values[question.wrt[leaf]])
     names = [question.leaf_names[i] for i in question.wrt]
     tolerance = FIT.get(dtype, TOLERANCES[dtype] / 2)
     return Evidence(leaf, gots, answer.wants, names, answer.point, tolerance, question.scalar, answer.kept)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, factor_of, named_scales
-from manual_grad.checker.mistakes.explain import constant_said, planted_mistakes, root_said
+from manual_grad.checker.mistakes.explain import constant_said, mistakes_that_explain, root_said
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
@@ -61,8 +61,8 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """What an explanation says at every point; alternatives stand on lines of their own."""
-    if explanation is planted_mistakes:
-        return planted_mistakes(evidence)
+    if explanation is mistakes_that_explain:
+        return mistakes_that_explain(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
         others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
@@ -82,7 +82,7 @@ def _explain_the_finite(evidence: Sequence[Evidence]) -> str:
         return said[0]
     if all(e.same(e.got, e.want) for e in partly):
         return f"{said[0]}, the others right"
-    told = _explain([replace(e, as_infinite=True) for e in partly], ((upside_down, planted_mistakes),))
+    told = _explain([replace(e, as_infinite=True) for e in partly], ((upside_down, mistakes_that_explain),))
     told = told or _explain(partly, OF_FINITE_ENTRIES)
     return f"{told}; {said[0]}" if told else said[0]
 
@@ -636,13 +636,13 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
         jacobian_not_transposed,
         cases_swapped,
     ),
-    (label_not_subtracted, transposed_factor, planted_mistakes, cotangent_misused),
+    (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )
 OF_FINITE_ENTRIES: tuple[tuple[Explanation, ...], ...] = (
     (zero, sign, scale_of_the_problem, cotangent_ignored),
-    (missing_mask, upside_down, planted_mistakes),
+    (missing_mask, upside_down, mistakes_that_explain),
     (any_scale, constant_added),
 )
 TIERS: tuple[tuple[Explanation, ...], ...] = (

@@ -1,4 +1,4 @@
-"""What is known of one leaf of a judged gradient at one point, and what the numbers there are called."""
+"""What is known of one leaf of a checked gradient at one point, and what the numbers there are called."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from manual_grad.checker.truth import Point
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One leaf of a judged gradient at one point.
+    """One leaf of a checked gradient at one point.
 
     Attributes:
         leaf: which of the leaves that are differentiated by.
-        gots: the judged gradient, all leaves (None where nothing came), in float64.
+        gots: the checked gradient, all leaves (None where nothing came), in float64.
         wants: the truth, all leaves.
         names: what the leaves are called.
         point: where, and what can be asked about the function there.

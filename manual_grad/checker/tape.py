@@ -3,7 +3,7 @@
 JAX traces the function; calls are inlined, loops of known length unrolled, broadcasts made steps of their
 own. The way back is taken in NumPy, for many sets of changes at once: a change puts something else in the
 place of what one step hands to one of its operands. So the wrong gradient that a mistake in that step leads
-to can be computed, and compared with the one that is judged.
+to can be computed, and compared with the one that is checked.
 """
 
 import itertools

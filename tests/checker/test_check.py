@@ -354,8 +354,8 @@ def test_under_jit_it_says_so():
         jax.jit(lambda x: check_grad(lambda x: x.sum(), jnp.ones_like, x))(x)
 
 
-def test_random_keys_and_other_dtypes_are_judged():
-    """A typed random key passes through; of a complex or integer gradient the numbers are judged too."""
+def test_random_keys_and_other_dtypes_are_checked():
+    """A typed random key passes through; of a complex or integer gradient the numbers are checked too."""
 
     def noisy(x, key):
         return ((x + jax.random.normal(key, x.shape)) ** 2).sum()

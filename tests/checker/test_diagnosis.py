@@ -1,4 +1,4 @@
-"""The judge names the mistake: one is planted in each gradient here, in NumPy or JAX, lectures or not."""
+"""The checker names the mistake: each gradient here has one, in NumPy or JAX, lectures or not."""
 
 import time
 
@@ -851,7 +851,7 @@ def test_what_no_mistake_explains_is_not_guessed(scale):
 
 
 def test_a_long_loop_is_diagnosed_in_time():
-    """60 steps: neither JAX nor the planted mistakes are run one by one."""
+    """60 steps: neither JAX nor the mistakes that may explain it are run one by one."""
 
     def loop(W, h):
         for _ in range(60):

@@ -1,4 +1,4 @@
-"""Mistakes planted in single steps: systems that are solved, labels, factors, groups, windows, indices."""
+"""Mistakes in single steps: systems that are solved, labels, factors, groups, windows, indices."""
 
 import inspect
 from itertools import accumulate
@@ -28,7 +28,7 @@ def softmax(z, axis=-1):
 
 
 def by(fn, bwd, *args, **settings):
-    """The judge, asked about ``bwd(dout, *args)``."""
+    """The checker, asked about ``bwd(dout, *args)``."""
 
     def ask():
         def backward(res, dout):

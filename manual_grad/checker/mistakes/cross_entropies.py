@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.mistake import Plant, arrays_by_shape, arriving, made_by, users_of
+from manual_grad.checker.mistakes.mistake import Mistake, arrays_by_shape, arriving, made_by, users_of
 from manual_grad.checker.tape import Passing, Slot, Tape
 
 
@@ -54,7 +54,7 @@ OF_SIGMOID: dict[str, Callable[[_Error], np.ndarray]] = {
 OF_SAMPLES = {"next": -1, "previous": 1}
 
 
-def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What comes back to logits: y not subtracted or another sample's, p not normalised or left out."""
     known = e.kept["right"][1]
     users = users_of(tape)
@@ -63,7 +63,7 @@ def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
             found = _error(tape, slot, known[slot][0], axis)
             for phrase, wrong in _mistakes(found).items() if found is not None else ():
                 if found is not None and not np.allclose(wrong(found), found.p * found.sum - found.y):
-                    yield Plant(phrase.strip(), arriving(tape, slot, partial(_mistaken, slot, axis, wrong)))
+                    yield Mistake(phrase.strip(), arriving(tape, slot, partial(_mistaken, slot, axis, wrong)))
 
 
 def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:

@@ -1,7 +1,7 @@
-"""Mistakes planted in a function: one step's derivative becomes what a person who overlooks something writes.
+"""What explains a wrong gradient: one step's derivative became what a person writes who overlooks something.
 
-The gradient that a planted mistake leads to is computed by :mod:`tape`, for any function, and compared with
-the one that is judged. Where a mistake leaves a factor open, the factor that fits best is found first.
+The gradient that such a mistake leads to is computed by :mod:`tape`, for any function, and compared with
+the one that is checked. Where a mistake leaves a factor open, the factor that fits best is found first.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from manual_grad.checker.mistakes.layers import (
 from manual_grad.checker.mistakes.missing_paths import missing_said
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
-    Plant,
+    Mistake,
     denominators,
     is_constant,
     made_by,
@@ -99,8 +99,8 @@ ENTRIES = 2**22  # of the largest array on the way back, all rows together
 
 
 @np.errstate(all="ignore")
-def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
-    """What is said of the planted mistakes that lead to the judged gradient at every point.
+def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
+    """What is said of the mistakes in single steps that lead to the checked gradient at every point.
 
     Args:
         evidence: one leaf at every point where it is wrong.
@@ -113,28 +113,30 @@ def planted_mistakes(evidence: Sequence[Evidence]) -> list[str]:
         return []
     for kind, level in ORDER:
         name = kind.__name__
-        plants = first.once(f"plants {name}", partial(_some, kind, tape, first))
-        rows = first.once(f"rows {name}", partial(_rows, first, plants))
+        mistakes = first.once(f"mistakes {name}", partial(_some, kind, tape, first))
+        rows = first.once(f"rows {name}", partial(_rows, first, mistakes))
         fitting = [
-            (plant, phrase)
-            for plant, row in _plausible(first, name, plants, rows, level)
-            if (phrase := _fits(plant, first, row, level))
+            (mistake, phrase)
+            for mistake, row in _plausible(first, name, mistakes, rows, level)
+            if (phrase := _fits(mistake, first, row, level))
         ]
-        agreed = [(plant, said) for plant, said in fitting[:6] if _agreed(plant, said, evidence[1:], level)]
+        agreed = [
+            (mistake, said) for mistake, said in fitting[:6] if _agreed(mistake, said, evidence[1:], level)
+        ]
         if agreed:
-            return _unlike([said for plant, said in agreed if not _is_half(plant, agreed)])
+            return _unlike([said for mistake, said in agreed if not _is_half(mistake, agreed)])
     return []
 
 
-def _some(kind: Callable[[Tape, Evidence], Iterator[Plant]], tape: Tape, e: Evidence) -> list[Plant]:
+def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Evidence) -> list[Mistake]:
     """The mistakes of a kind: the first ones, where the function is large."""
     entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
     return list(itertools.islice(kind(tape, e), max(AT_LEAST, min(AT_MOST, WORK // entries))))
 
 
-def _is_half(plant: Plant, others: Sequence[tuple[Plant, str]]) -> bool:
+def _is_half(mistake: Mistake, others: Sequence[tuple[Mistake, str]]) -> bool:
     """Whether a path is one of two that fit together, as those of a value's product with itself do."""
-    return any(plant.path and other.path and set(plant.without or ()) < set(other.without or ())
+    return any(mistake.path and other.path and set(mistake.without or ()) < set(other.without or ())
                for other, _ in others)  # fmt: skip
 
 
@@ -146,13 +148,13 @@ def _unlike(phrases: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def _agreed(plant: Plant, phrase: str, others: Sequence[Evidence], level: int) -> bool:
+def _agreed(mistake: Mistake, phrase: str, others: Sequence[Evidence], level: int) -> bool:
     """Whether a mistake is found at the other points too."""
     for e in others:
         if _tape(e) is None:
             return False
-        (row,) = e.once(f"row {id(plant)}", partial(_rows, e, [plant]))
-        if _fits(plant, e, row, level) != phrase:
+        (row,) = e.once(f"row {id(mistake)}", partial(_rows, e, [mistake]))
+        if _fits(mistake, e, row, level) != phrase:
             return False
     return True
 
@@ -183,18 +185,18 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
 Row = tuple[list[np.ndarray], list[np.ndarray] | None]
 
 
-def _rows(e: Evidence, plants: Sequence[Plant]) -> list[Row]:
+def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
     """The gradients, all leaves, with each mistake and without its part."""
     tape = e.kept["tape"]
-    asked: list[Changes] = [plant.changes for plant in plants]
+    asked: list[Changes] = [mistake.changes for mistake in mistakes]
     at: dict[Any, int] = {}
-    for plant in plants:
-        if plant.without is not None:
-            key = tuple((edge, id(change)) for edge, change in plant.without.items())
-            at[id(plant)] = at.get(key, len(asked))
+    for mistake in mistakes:
+        if mistake.without is not None:
+            key = tuple((edge, id(change)) for edge, change in mistake.without.items())
+            at[id(mistake)] = at.get(key, len(asked))
             if key not in at:
                 at[key] = len(asked)
-                asked.append(plant.without)
+                asked.append(mistake.without)
     largest = max(int(np.size(value)) for value in tape.values)
     count = max(1, min(ROWS, ENTRIES // largest))
     made: list[list[np.ndarray]] = []
@@ -202,16 +204,16 @@ def _rows(e: Evidence, plants: Sequence[Plant]) -> list[Row]:
         for start in range(0, len(asked), count):
             leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
             made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
-    for i, plant in enumerate(plants):
-        if plant.of is not None:
-            step, operand = plant.of
+    for i, mistake in enumerate(mistakes):
+        if mistake.of is not None:
+            step, operand = mistake.of
             other = reworked(tape, step, tape.values[tape.steps[step].ins[operand]])
-            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [plant.changes])]
-    return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(plants)]
+            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
+    return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(mistakes)]
 
 
-def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
-    """What is said of a mistake that leads to the judged gradient; "" where it does not.
+def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
+    """What is said of a mistake that leads to the checked gradient; "" where it does not.
 
     At level 0 a path may be missing or of the wrong sign, at level 1 its factor may be a size of the problem,
     at level 2 it may be any, and a mistake's too.
@@ -219,10 +221,10 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     wrong, rest = e.seen(row[0][e.leaf]), None if row[1] is None else e.seen(row[1][e.leaf])
     if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
         return ""
-    exactly = rest is None or (level < 2 and not plant.path)
+    exactly = rest is None or (level < 2 and not mistake.path)
     if exactly or rest is None:
         fits = level < 2 and not e.same(wrong, e.want) and e.same(e.got, wrong)
-        return plant.phrase if fits else ""
+        return mistake.phrase if fits else ""
     part = wrong - rest
     size = float(np.max(np.abs(part), initial=0.0))
     if not np.isfinite(size) or size <= 1e-6 * np.max(np.abs(e.want), initial=0.0):
@@ -231,14 +233,14 @@ def _fits(plant: Plant, e: Evidence, row: Row, level: int) -> str:
     off = np.max(np.abs(e.got - rest - factor * part), initial=0.0)
     if off > 4 * e.tolerance * max(size, abs(factor) * size) or not e.same(e.got, rest + factor * part):
         return ""
-    return _path_said(plant, e, factor, level) if plant.path else _scale_said(plant, e, factor)
+    return _path_said(mistake, e, factor, level) if mistake.path else _scale_said(mistake, e, factor)
 
 
 def _plausible(
-    e: Evidence, name: str, plants: Sequence[Plant], rows: Sequence[Row], level: int
-) -> Iterator[tuple[Plant, Row]]:
+    e: Evidence, name: str, mistakes: Sequence[Mistake], rows: Sequence[Row], level: int
+) -> Iterator[tuple[Mistake, Row]]:
     """The mistakes that may fit, by some entries of the leaf, all at once; none that does is left out."""
-    if not plants:
+    if not mistakes:
         return
     n = e.want.size
     at = np.random.default_rng(0).integers(0, n, SAMPLE) if n > SAMPLE else np.arange(n)
@@ -256,18 +258,18 @@ def _plausible(
     part = wrong - rest
     factors = np.sum(part * (got - rest), axis=1) / np.sum(part * part, axis=1)
     scaled = np.max(np.abs(got - rest - factors[:, None] * part), axis=1) <= allowed
-    for k, plant in enumerate(plants):
-        exactly = rows[k][1] is None or (level < 2 and not plant.path)
+    for k, mistake in enumerate(mistakes):
+        exactly = rows[k][1] is None or (level < 2 and not mistake.path)
         if fits[k] if exactly else scaled[k]:
-            yield plant, rows[k]
+            yield mistake, rows[k]
 
 
-def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
+def _path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
     """What is wrong with a path whose part has this factor."""
     if abs(factor) <= 10 * e.tolerance:
-        return f"a path is missing: {plant.missing or missing_said(e.kept['tape'], e, plant)}"
+        return f"a path is missing: {mistake.missing or missing_said(e.kept['tape'], e, mistake)}"
     if abs(factor + 1) <= 10 * e.tolerance:
-        return f"sign flipped in one place: of what flows back through {plant.phrase}"
+        return f"sign flipped in one place: of what flows back through {mistake.phrase}"
     if level == 0 or abs(factor - 1) <= 10 * e.tolerance:
         return ""
     said = (
@@ -275,14 +277,14 @@ def _path_said(plant: Plant, e: Evidence, factor: float, level: int) -> str:
         if level == 1
         else _factor_said(e, factor)
     )
-    return f"{said}; only what flows back through {plant.phrase}" if said else ""
+    return f"{said}; only what flows back through {mistake.phrase}" if said else ""
 
 
-def _scale_said(plant: Plant, e: Evidence, factor: float) -> str:
+def _scale_said(mistake: Mistake, e: Evidence, factor: float) -> str:
     if abs(factor) <= 10 * e.tolerance or abs(factor - 1) <= 10 * e.tolerance:
         return ""
     said = "sign flipped" if abs(factor + 1) <= 10 * e.tolerance else _factor_said(e, factor)
-    return f"{plant.phrase}, and {said}" if said and "no size" not in said else ""
+    return f"{mistake.phrase}, and {said}" if said and "no size" not in said else ""
 
 
 def _factor_said(e: Evidence, factor: float) -> str:
@@ -425,7 +427,7 @@ def _scaled_by_root(tape: Tape) -> Iterator[int]:
 
 
 # What is looked for, in this order, and at which level; the first kind that fits is what is said.
-ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Plant]], int], ...] = (
+ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (sums_on_the_way_back, 0),
     (slopes_left_out, 0),
     (masks_left_out, 0),

@@ -12,7 +12,7 @@ from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PRODUCTS,
     SAID,
-    Plant,
+    Mistake,
     alike,
     arrays_by_shape,
     arriving,
@@ -42,7 +42,7 @@ from manual_grad.checker.tape import (
 from manual_grad.checker.truth import is_float
 
 
-def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A product's other factor missing or squared; a quotient's denominator missing, or there too often."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
@@ -65,7 +65,7 @@ def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 change = left_out if whole else partial(how, slot)
                 if step.name == "div" and edge[1] == 1 and slot == others and how is _multiplied:
                     what = f"{what} (the denominator is not squared, −a/b for −a/b²)"
-                yield Plant(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
+                yield Mistake(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
 
 
 def _divided(slot: Slot, p: Passing) -> np.ndarray:
@@ -76,7 +76,7 @@ def _multiplied(slot: Slot, p: Passing) -> np.ndarray:
     return p.right * np.asarray(p.tape.values[slot])
 
 
-def stages(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A slope left out of what a product hands to one of its operands, and not to the other one."""
     users = users_of(tape)
     pairs: dict[Edge, Edge] = {}
@@ -108,13 +108,13 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Plant]:
             changes[pairs[edge]] = partial(_remembered, pairs[edge])
             changes[edge] = partial(_with_remembered, pairs[edge])
         everywhere = f", in all {len(edges)} places" if len(edges) > 1 else ""
-        yield Plant(
+        yield Mistake(
             f"{what} what flows back through {place_of(tape, e, edges[-1])}{everywhere}",
             changes,
         )
 
 
-def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The slope of a step beside a matrix product applied after it on the way back, or before it."""
     users, made = users_of(tape), made_by(tape)
     for at, i in tape.edges():
@@ -128,7 +128,7 @@ def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if len(beside) == 1 and tape.slope(beside[0]) is not None:
                 slope = tape.steps[beside[0][0]]
                 changes: Changes = {beside[0]: left_out, (at, i): partial(_out_of_order, beside[0], which)}
-                yield Plant(
+                yield Mistake(
                     f"in the wrong order: the derivative of {SAID.get(slope.name, slope.name)} is applied "
                     f"{which} {place_of(tape, e, (at, i))} on the way back",
                     changes,
@@ -153,7 +153,7 @@ def _with_remembered(edge: Edge, p: Passing) -> np.ndarray:
     return back_with(earlier, p.operands[1 - p.edge[1]])
 
 
-def regions(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def regions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Something else stands for all that several elementwise steps multiply by, such as x for x̂."""
     by_shape, made = arrays_by_shape(tape), made_by(tape)
     users = users_of(tape)
@@ -171,16 +171,16 @@ def regions(tape: Tape, e: Evidence) -> Iterator[Plant]:
 
             said = said_of(tape, e, slot)
             what = f"of what leads from {said} to {said_of(tape, e, end)}"
-            yield Plant(f"the derivative {what} is left out", instead(lambda tape: 1.0))
+            yield Mistake(f"the derivative {what} is left out", instead(lambda tape: 1.0))
             for name, slope in INSTEAD.items():
                 changes = instead(partial(_slope_at, slope, slot))
-                yield Plant(f"{name} stands for the derivative {what}", changes)
+                yield Mistake(f"{name} stands for the derivative {what}", changes)
             for other in by_shape.get(tape.shape(slot), [])[:24]:
                 if not is_constant(tape, other):
                     changes = instead(partial(_slope_at, np.asarray, other))
                     name = said_of(tape, e, other)
                     phrase = f"{name} stands for the factor that belongs there (such as x for x̂)"
-                    yield Plant(f"{phrase}, in what comes back to {said}", changes)
+                    yield Mistake(f"{phrase}, in what comes back to {said}", changes)
 
 
 def ends_of(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
@@ -226,7 +226,7 @@ def _remembered_times(edge: Edge, what: Callable[[Tape], Any], p: Passing) -> np
     return p.notes[edge] * what(p.tape)
 
 
-def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Another value of the same shape stands for a product's other factor."""
     by_shape: dict[tuple, list[Slot]] = {}
     made = made_by(tape)
@@ -241,8 +241,8 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
             for slot in _near(by_shape.get(tape.shape(step.outs[0]), []), step.outs[0])[:10]:
                 if not is_constant(tape, slot):
                     phrase = f"{said_of(tape, e, slot)} stands for the derivative of {name}"
-                    yield Plant(phrase, {edge: partial(_with_value, slot)}, stop(edge))
-                    yield Plant(
+                    yield Mistake(phrase, {edge: partial(_with_value, slot)}, stop(edge))
+                    yield Mistake(
                         f"{said_of(tape, e, slot)} stands for {said_of(tape, e, step.ins[0])} in the "
                         f"derivative of {name}",
                         {edge: partial(slope_at, slot)},
@@ -255,7 +255,7 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if slot != other and not is_constant(tape, slot):
                 phrase = _replaced_said(tape, e, slot, other)
                 place = place_of(tape, e, edge)
-                yield Plant(
+                yield Mistake(
                     f"{phrase} in the derivative of {place}", {edge: partial(_with_slot, slot)}, stop(edge)
                 )
     for edges in alike(tape):
@@ -288,7 +288,7 @@ def _stands_for(wrong: str, right: str) -> str:
     return f"{wrong} stands for {right}"
 
 
-def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
+def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Mistake]:
     """The same in every iteration: the value that is made as many slots before or after the step."""
     others = [tape.steps[at].ins[1 - i] for at, i in edges]
     for by in (1, -1):
@@ -304,9 +304,9 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
                     f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
                     f"in the derivative of {place_of(tape, e, edges[-1])}"
                 )
-                yield Plant(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
+                yield Mistake(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
                 continue
-            yield Plant(
+            yield Mistake(
                 f"another step's {said_of(tape, e, others[-1])} stands for this one's in the derivative of "
                 f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places",
                 {edge: partial(_with_slot, slot) for edge, slot in zip(edges, moved, strict=True)},
@@ -324,7 +324,7 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
             if 0 <= out + shift < len(tape.values) and tape.shape(out + shift) == tape.shape(other)
         }
         wrong = said_of(tape, e, outs[middle] + shift)
-        yield Plant(
+        yield Mistake(
             f"{_stands_for(wrong, right)} in the derivative of {place}, in all {len(edges)} places "
             "(another step's, or pre-activation)",
             changes,
@@ -376,27 +376,27 @@ def _power(power: float, z: np.ndarray) -> np.ndarray:
     return z**power
 
 
-def extra_factors(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def extra_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A slope or a factor too many, or too few, in what comes back to a value."""
     by_shape = arrays_by_shape(tape)
     places = _places(tape)
     for slot, edges in places:
         for said, slope in EXTRA.items():
             change = partial(_times_slope, slope, slot)
-            yield Plant(f"{said} (at {said_of(tape, e, slot)})", dict.fromkeys(edges, change))
+            yield Mistake(f"{said} (at {said_of(tape, e, slot)})", dict.fromkeys(edges, change))
         if np.all(np.asarray(tape.values[slot]) > 0):
             name = said_of(tape, e, slot)
             for said, power in ROOTS.items():
                 change = partial(_times_slope, partial(_power, power), slot)
-                yield Plant(said.format(name), dict.fromkeys(edges, change))
+                yield Mistake(said.format(name), dict.fromkeys(edges, change))
     for slot, edges in sorted(places, key=lambda place: place[0] not in tape.leaves):
         for other in _near(by_shape.get(tape.shape(slot), []), slot)[:10]:
             name = said_of(tape, e, other)
             if not is_constant(tape, other):
                 at = f"at {said_of(tape, e, slot)}"
                 missing, extra = too_few_or_many(tape, other, name)
-                yield Plant(f"{extra}, {at}", dict.fromkeys(edges, partial(_multiplied, other)))
-                yield Plant(f"{missing}, {at}", dict.fromkeys(edges, partial(_divided, other)))
+                yield Mistake(f"{extra}, {at}", dict.fromkeys(edges, partial(_multiplied, other)))
+                yield Mistake(f"{missing}, {at}", dict.fromkeys(edges, partial(_divided, other)))
 
 
 def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
@@ -411,7 +411,7 @@ def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
     return places
 
 
-def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A sign that the function computes too often or missing as a factor: a determinant's, an argument's."""
     by_shape = arrays_by_shape(tape)
     for slot, edges in _places(tape):
@@ -419,7 +419,7 @@ def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if not is_constant(tape, other) and np.all(np.abs(np.asarray(tape.values[other])) == 1):
                 phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
                 changes = dict.fromkeys(edges, partial(_multiplied, other))
-                yield Plant(f"{phrase}, at {said_of(tape, e, slot)}", changes)
+                yield Mistake(f"{phrase}, at {said_of(tape, e, slot)}", changes)
 
 
 def _sign_said(tape: Tape, e: Evidence, slot: Slot) -> str:
@@ -441,20 +441,20 @@ def _times_slope(slope: Callable[[Any], Any], slot: Slot, p: Passing) -> np.ndar
     return p.right * slope(np.asarray(p.tape.values[slot]))
 
 
-def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The derivative of the right steps, at values computed without one of them."""
     for at, operand in list(tape.edges())[:120]:
         step = tape.steps[at]
         if step.name in ELEMENTWISE and step.name not in ("convert_element_type", "copy", "select_n"):
             mine, out = said_of(tape, e, step.ins[operand]), said_of(tape, e, step.outs[0])
-            yield Plant(
+            yield Mistake(
                 f"the derivative is taken where {SAID.get(step.name, step.name)} was left out of the values: "
                 f"{mine} stands for {out}",
                 {}, of=(at, operand),
             )  # fmt: skip
 
 
-def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The gradient of another value, perhaps summed over its first axes, where an argument's belongs."""
     users = users_of(tape)
     for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
@@ -463,7 +463,7 @@ def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if slot in tape.kept["known"] and tape.shape(slot)[-len(shape) :] == shape:
                 extra = tuple(range(len(tape.shape(slot)) - len(shape)))
                 summed = f", summed over {axes_said(extra)}" if extra else ""
-                yield Plant(
+                yield Mistake(
                     f"the gradient of another value stands here: of {said_of(tape, e, slot)}{summed}",
                     arriving(tape, leaf, partial(_gradient_of, slot, extra)),
                 )

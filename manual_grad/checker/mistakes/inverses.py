@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.mistake import Plant, said_of, stop
+from manual_grad.checker.mistakes.mistake import Mistake, said_of, stop
 from manual_grad.checker.tape import Passing, Tape, pull_of
 
 SOLVING = ("custom_linear_solve", "triangular_solve")
 
 
-def inverses_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def inverses_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A linear system's adjoint solved with A for Aᵀ, or not solved; an inverse by the scalar rule."""
     for at, step in enumerate(tape.steps):
         system = _system(tape, at) if step.name in SOLVING else None
@@ -29,12 +29,12 @@ def inverses_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for said, product in (INVERSES if inverse else PRODUCTS).items():
             change = partial(_with_product, product)
             phrase = said.format(said_of(tape, e, step.ins[0]))
-            yield Plant(phrase, {**stop(*into_A), (at, 0): change}, stop(*into_A))
+            yield Mistake(phrase, {**stop(*into_A), (at, 0): change}, stop(*into_A))
         for said, adjoint in ADJOINTS.items() if not inverse else ():
             change = partial(_with_adjoint, adjoint)
             phrase = said.format(said_of(tape, e, step.ins[0]))
-            yield Plant(phrase, dict.fromkeys(edges, change), stop(*edges))
-            yield from (Plant(phrase, {edge: change}, stop(edge)) for edge in edges if len(edges) > 1)
+            yield Mistake(phrase, dict.fromkeys(edges, change), stop(*edges))
+            yield from (Mistake(phrase, {edge: change}, stop(edge)) for edge in edges if len(edges) > 1)
 
 
 def _system(tape: Tape, at: int) -> tuple[np.ndarray, np.ndarray, bool] | None:

@@ -15,7 +15,7 @@ from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PRODUCTS,
     SAID,
-    Plant,
+    Mistake,
     arrays_by_shape,
     arriving,
     back_with,
@@ -32,7 +32,7 @@ from manual_grad.checker.truth import is_float
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
 ARRAYS_UP_TO = 60  # of one shape, among which activations are looked for
-MOST_ALIKE = 8  # activations of one kind that are held against each other
+MOST_ALIKE = 8  # activations of one kind that are compared with each other
 
 
 # What is written for the slope at z where a = f(z).
@@ -121,7 +121,7 @@ class _Activation:
         return all(name in MASKS or name in SIMPLE for name in self.steps)
 
 
-def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """An activation's mask or slope taken from another one, for all that flows back or for one operand."""
     groups: dict[Any, list[_Activation]] = {}
     for found in sorted(_activations(tape), key=lambda activation: len(activation.steps)):
@@ -137,20 +137,20 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Plant]:
                     if mine.is_mask
                     else f"the derivative of {mine.name} is taken at another layer's values"
                 )
-                yield Plant(phrase, _instead(tape, mine, partial(_with_slope, other.slope_on)))
-                yield from (Plant(phrase, changes) for changes in _stages(tape, mine, other.slope_on))
+                yield Mistake(phrase, _instead(tape, mine, partial(_with_slope, other.slope_on)))
+                yield from (Mistake(phrase, changes) for changes in _stages(tape, mine, other.slope_on))
             if len(mine.steps) > 1:
                 for changes in _stages(tape, mine, lambda tape: 1.0):
                     *_, edge = changes
                     place = place_of(tape, e, edge)
                     name = f"{mine.name} and the factor beside it" if mine.is_scaled else mine.name
-                    yield Plant(
+                    yield Mistake(
                         f"the derivative of {name} is left out of what flows back through {place}", changes
                     )
         yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
 
 
-def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Plant]:
+def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Mistake]:
     """Every layer's slope taken from another layer; activations of the same values are one layer's."""
     layers: list[_Activation] = []
     layer_of = {}
@@ -163,7 +163,7 @@ def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Plant
         swapped = [(mine, layers[order[k]]) for mine, k in layer_of.items() if order[k] != k]
         every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
         phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
-        yield Plant(phrase, _together(every))
+        yield Mistake(phrase, _together(every))
 
 
 # Well-known activations: their values, and their slopes.
@@ -174,16 +174,16 @@ KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray]
 }
 
 
-def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A well-known activation, in however many steps it is computed, with another slope."""
     for name, pairs in _known(tape).items():
         for said, slope in _slopes_mistaken(name).items():
             every = [_with_another_slope(tape, start, end, slope) for start, end in pairs]
             phrase = f"the derivative of {name} is {said}"
-            yield Plant(phrase, _together(every))
+            yield Mistake(phrase, _together(every))
             if len(every) > 1:
-                yield Plant(f"{phrase}, but in the last layer", _together(every[:-1]))
-                yield from (Plant(f"{phrase} in one place", changes) for changes in every)
+                yield Mistake(f"{phrase}, but in the last layer", _together(every[:-1]))
+                yield from (Mistake(f"{phrase} in one place", changes) for changes in every)
 
 
 def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
@@ -240,19 +240,19 @@ def _orders(n: int) -> Iterator[tuple[int, ...]]:
 
 def _masks_elsewhere(
     tape: Tape, e: Evidence, mine: _Activation, group: Sequence[_Activation]
-) -> Iterator[Plant]:
+) -> Iterator[Mistake]:
     """A mask that is 1 where something else is positive: the gradient, or another value."""
     phrase = f"mask taken from the wrong place (of {mine.name}): where"
     for of_one in (False, True):
         changes = _instead(tape, mine, partial(_where_positive, of_one))
-        yield Plant(f"{phrase} the gradient is positive", changes)
+        yield Mistake(f"{phrase} the gradient is positive", changes)
     made = made_by(tape)
     alike = sorted(arrays_by_shape(tape).get(mine.slope.shape, ()), key=lambda slot: slot not in made)
     for slot in alike[: 2 * MOST_ALIKE]:
         positive = np.asarray(tape.values[slot]) > 0
         known = positive.all() or any(np.array_equal(positive, other.slope > 0) for other in group)
         if slot in tape.active and not known:
-            yield Plant(
+            yield Mistake(
                 f"{phrase} {said_of(tape, e, slot)} is positive",
                 _instead(tape, mine, partial(_where_value_is_positive, slot)),
             )
@@ -348,7 +348,7 @@ def _handed(edge: Edge, slope: Slope, p: Passing) -> np.ndarray:
     return back_with(earlier, p.operands[1 - p.edge[1]])
 
 
-def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Values recomputed on the way back without their mask, such as attention's; its slope kept or not."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
@@ -358,8 +358,8 @@ def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Plant]:
         masked = said_of(tape, e, step.ins[edge[1]])
         phrase = f"missing mask (of {name}): left out where {masked} is computed again"
         without: Changes = {edge: left_out}
-        yield Plant(f"{phrase}, and on the way back", without, of=edge)
-        yield Plant(phrase, {}, of=edge)
+        yield Mistake(f"{phrase}, and on the way back", without, of=edge)
+        yield Mistake(phrase, {}, of=edge)
 
 
 def masking(tape: Tape, edge: Edge) -> bool:

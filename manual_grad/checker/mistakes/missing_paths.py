@@ -8,7 +8,7 @@ from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PICKING,
-    Plant,
+    Mistake,
     made_by,
     said_of,
     statistic,
@@ -24,18 +24,18 @@ SAID_MORE = {
 LINEAR = {*PASSED_ON, "add", "sub", "add_any", "reduce_sum", "mul", "div"}
 
 
-def missing_said(tape: Tape, e: Evidence, plant: Plant) -> str:
+def missing_said(tape: Tape, e: Evidence, mistake: Mistake) -> str:
     """What is said where nothing flows back through the operands that a mistake stops.
 
     Args:
         tape: the function.
         e: the leaf that lacks something.
-        plant: a path.
+        mistake: a path.
     Returns:
         What is left out or treated as a constant, as far as that can be seen, and the place.
     """
-    edges = list(plant.without or ())
-    through = f"nothing flows back through {plant.phrase}"
+    edges = list(mistake.without or ())
+    through = f"nothing flows back through {mistake.phrase}"
     step = tape.steps[edges[0][0]]
     if _is_skip(tape, edges[0]):
         return f"the skip connection is left out ({through})"
@@ -55,11 +55,11 @@ def missing_said(tape: Tape, e: Evidence, plant: Plant) -> str:
     if not what and rule:
         what = said_of(tape, e, tape.steps[way[-1][0]].ins[way[-1][1]])
     if not what and step.name == "reduce_sum":
-        what = plant.phrase
+        what = mistake.phrase
     if not what:
         return through
     left_out = f"a term of the {rule} rule is left out" if rule else "a term is left out"
-    place = "it" if what == plant.phrase else plant.phrase
+    place = "it" if what == mistake.phrase else mistake.phrase
     return f"{what} is treated as a constant (nothing flows back through {place}; {left_out})"
 
 

@@ -1,4 +1,4 @@
-"""A mistake that can be planted in a function, and what the function's steps and values are called."""
+"""A mistake in one step of a function, and what the function's steps and values are called."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PRODUCTS = ("mul", "dot_general", "conv_general_dilated")
 
 
 @dataclass(frozen=True, eq=False)
-class Plant:
+class Mistake:
     """A mistake.
 
     Attributes:

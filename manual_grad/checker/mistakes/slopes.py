@@ -14,7 +14,7 @@ from manual_grad.checker.mistakes.mistake import (
     MASKS,
     PASSED_ON,
     SAID,
-    Plant,
+    Mistake,
     alike,
     left_out,
     made_by,
@@ -31,7 +31,7 @@ LOOKED_AT = 12  # values behind a step, among which the next state of a recursio
 INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
 
 
-def paths(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def paths(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What flows back through one operand of one step: missing, of the wrong sign, or scaled."""
 
     def telling(edge: Edge) -> int:
@@ -43,33 +43,33 @@ def paths(tape: Tape, e: Evidence) -> Iterator[Plant]:
         ins = tape.steps[at].ins
         if ins.index(ins[operand]) == operand:  # of a value's product with itself both operands are one path
             same = [(at, i) for i, slot in enumerate(ins) if slot == ins[operand]]
-            yield Plant(place_of(tape, e, edge), {}, stop(*same), path=True)
+            yield Mistake(place_of(tape, e, edge), {}, stop(*same), path=True)
             if len(same) > 1 and tape.steps[at].name == "dot_general":
-                yield from (Plant(place_of(tape, e, one), {}, stop(one), path=True) for one in same)
+                yield from (Mistake(place_of(tape, e, one), {}, stop(one), path=True) for one in same)
 
 
-def loops(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def loops(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What flows back through all the steps of a loop, or through all but one."""
     sums = [edge for edge in tape.edges() if tape.steps[edge[0]].name == "reduce_sum" and tape.shape(
         tape.steps[edge[0]].outs[0])]  # fmt: skip
     if len(sums) > 1:
-        yield Plant("a path is missing: nothing flows back through the sums", stop(*sums))
+        yield Mistake("a path is missing: nothing flows back through the sums", stop(*sums))
     for edges in alike(tape):
         place = place_of(tape, e, edges[-1])
         n = len(edges)
         missing = "a path is missing: nothing flows back through"
-        yield Plant(f"{missing} {place}, in all {n} places", stop(*edges))
+        yield Mistake(f"{missing} {place}, in all {n} places", stop(*edges))
         one = {tape.steps[at].ins[i] for at, i in edges}
         why = f" (overwritten at each of {n} steps, not added up)" if len(one) == 1 else ""
-        yield Plant(f"{missing} {place}, but in the last of {n} steps{why}", stop(*edges[:-1]))
-        yield Plant(f"{missing} {place}, but in the first of {n} steps{why}", stop(*edges[1:]))
+        yield Mistake(f"{missing} {place}, but in the last of {n} steps{why}", stop(*edges[:-1]))
+        yield Mistake(f"{missing} {place}, but in the first of {n} steps{why}", stop(*edges[1:]))
         for k in range(2, min(n, 9)):
-            yield Plant(f"{missing} {place}, but in the last {k} of {n} steps", stop(*edges[:-k]))
-        yield Plant(f"sign flipped in all {n} places: of what flows back through {place}",
-                    dict.fromkeys(edges, lambda p: -p.right))  # fmt: skip
+            yield Mistake(f"{missing} {place}, but in the last {k} of {n} steps", stop(*edges[:-k]))
+        yield Mistake(f"sign flipped in all {n} places: of what flows back through {place}",
+                      dict.fromkeys(edges, lambda p: -p.right))  # fmt: skip
 
 
-def recursions(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def recursions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What flows back by one lag of a recursion, such as from y[t + 2] to y[t], in all its steps."""
     for edges in alike(tape):
         by_factor: dict[Slot, list[Edge]] = {}
@@ -79,7 +79,7 @@ def recursions(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for some in by_factor.values() if len(by_factor) > 1 else ():
             lag = _lag(tape, [tape.steps[at].ins[i] for at, i in some], some)
             if lag and len(some) > 1:
-                yield Plant(
+                yield Mistake(
                     f"a path is missing: nothing flows back through {place_of(tape, e, some[-1])} "
                     f"(lag {lag} of a recursion, from y[t + {lag}] to y[t], in all {len(some)} steps)",
                     stop(*some),
@@ -105,7 +105,7 @@ def _lag(tape: Tape, states: Sequence[Slot], edges: Sequence[Edge]) -> int:
     return lags.pop() if len(lags) == 1 else 0
 
 
-def terms(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Of two terms that add up one twice, or one in the other's place; two paths missing at once."""
     into: dict[Slot, list[Edge]] = {}
     for edge in tape.edges():
@@ -115,12 +115,12 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Plant]:
             first, second = (tape.steps[edge[0]].name for edge in (one, other))
             why = " (a matrix is taken for symmetric)" if "dot_general" in (first, second) else ""
             phrase = f"one of two terms twice, the other not at all{why}: {place_of(tape, e, one)}"
-            yield Plant(phrase, {one: lambda p: 2 * p.right, other: nothing})
+            yield Mistake(phrase, {one: lambda p: 2 * p.right, other: nothing})
     edges = list(tape.edges())[:40]
     for one, other in itertools.combinations(edges, 2):
         places = place_of(tape, e, one), place_of(tape, e, other)
         both = f"nothing flows back through {places[0]} and {places[1]}"
-        yield Plant(f"a path is missing in two places: {both}", stop(one, other))
+        yield Mistake(f"a path is missing in two places: {both}", stop(one, other))
 
 
 def elementwise(tape: Tape) -> dict[str, list[Edge]]:
@@ -133,17 +133,17 @@ def elementwise(tape: Tape) -> dict[str, list[Edge]]:
     return found
 
 
-def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[Plant]:
+def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[Mistake]:
     """A mistake in every step of a kind, and in each of them alone."""
     if len(edges) == 1:
-        yield Plant(phrase, {edges[0]: change}, stop(edges[0]))
+        yield Mistake(phrase, {edges[0]: change}, stop(edges[0]))
         return
-    yield Plant(phrase, dict.fromkeys(edges, change))
+    yield Mistake(phrase, dict.fromkeys(edges, change))
     for edge in edges[:8]:
-        yield Plant(f"{phrase} in one place", {edge: change}, stop(edge))
+        yield Mistake(f"{phrase} in one place", {edge: change}, stop(edge))
 
 
-def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The slope of an elementwise step left out, or its mask."""
     for name, edges in elementwise(tape).items():
         if name in ("div", "pow", "integer_pow", "square"):
@@ -158,16 +158,16 @@ def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
         yield from _everywhere(phrase, edges, left_out)
 
 
-def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """All masks of several kinds left out together, as those of a clip are."""
     found = {name: edges for name, edges in elementwise(tape).items() if name in MASKS and name != "mul"}
     if len(found) > 1:
         names = " and ".join(SAID.get(name, name) for name in found)
         every = itertools.chain.from_iterable(found.values())
-        yield Plant(f"missing mask (of {names})", dict.fromkeys(every, left_out))
+        yield Mistake(f"missing mask (of {names})", dict.fromkeys(every, left_out))
 
 
-def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The slope of an elementwise step applied twice, taken at the wrong place, or another one."""
     found = elementwise(tape)
     yield from _cases(tape, e, found.get("select_n", ()))
@@ -188,7 +188,7 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Plant]:
             yield from _everywhere(phrase, edges, partial(_with_slope, slope))
 
 
-def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A slope that is computed from a step's result taken from the step before or after, in a loop."""
     for edges in alike(tape):
         steps = [tape.steps[at] for at, _ in edges]
@@ -201,7 +201,7 @@ def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for end in ends[:4]:
             for which, moved in (("before", [end, *outs[:-1]]), ("after", [*outs[1:], end])):
                 changes = {edge: partial(_of_result, slot) for edge, slot in zip(edges, moved, strict=True)}
-                yield Plant(f"{phrase} {which}, in all {len(edges)} places", changes)
+                yield Mistake(f"{phrase} {which}, in all {len(edges)} places", changes)
 
 
 def _of_result(slot: Slot, p: Passing) -> np.ndarray:
@@ -232,7 +232,7 @@ def _with_slope(slope: Callable[[Any, Any], Any], p: Passing) -> np.ndarray:
     return p.cotangent * slope(np.asarray(p.operands[0]), np.asarray(p.result))
 
 
-def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
+def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Mistake]:
     """``where``: the branches swapped, or the slope of one of them taken everywhere."""
     steps = dict.fromkeys(at for at, _ in edges)
     for at in steps:
@@ -240,23 +240,23 @@ def _cases(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Plant]:
         chosen = np.asarray(tape.values[tape.steps[at].ins[0]])
         if np.all(chosen == chosen.flat[0]):
             continue
-        yield Plant("mask inverted: the branches of where are swapped",
-                    dict.fromkeys(mine, lambda p: p.cotangent - p.right))  # fmt: skip
+        yield Mistake("mask inverted: the branches of where are swapped",
+                      dict.fromkeys(mine, lambda p: p.cotangent - p.right))  # fmt: skip
         for edge in mine:
             others = [other for other in mine if other != edge]
-            yield Plant(
+            yield Mistake(
                 f"wrong branch: the slope of the {('first', 'second')[edge[1] < 2]} branch of where, "
                 f"{said_of(tape, e, tape.steps[at].ins[edge[1]])}, is taken everywhere",
                 {edge: left_out, **stop(*others)},
             )
             if others:
-                yield Plant(
+                yield Mistake(
                     "missing mask: both branches of where are added",
                     dict.fromkeys(mine, left_out),
                 )
 
 
-def powers(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def powers(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The factor or the lower exponent of a power's derivative missing."""
     exponents = {edge: n for edge in tape.edges() if (n := _exponent(tape, edge)) not in (None, 0, 1)}
     for edge, n in exponents.items():
@@ -267,25 +267,27 @@ def powers(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for other in sorted({*exponents.values()} - {n}):
             of_another = f"the factor {n} from a power's derivative is another power's, {other}"
             wrong[of_another] = partial(_over, n / other)
-        yield from (Plant(phrase, {edge: change}) for phrase, change in wrong.items())
+        yield from (Mistake(phrase, {edge: change}) for phrase, change in wrong.items())
     for base in dict.fromkeys(tape.steps[at].ins[0] for at, _ in exponents):
         of_it = {edge: n for edge, n in exponents.items() if tape.steps[edge[0]].ins[0] == base}
         if len(of_it) > 1:
-            yield Plant(
+            yield Mistake(
                 "the exponents of powers are not brought down: the factor of their derivatives is missing",
                 {edge: partial(_over, n) for edge, n in of_it.items()},
             )
-            yield Plant("the exponents of powers are not lowered", dict.fromkeys(of_it, partial(_raised, 1)))
+            yield Mistake(
+                "the exponents of powers are not lowered", dict.fromkeys(of_it, partial(_raised, 1))
+            )
     for edge in tape.edges():
         if tape.steps[edge[0]].name == "pow" and edge[1] == 0:
             wrong = {
                 "the exponent of a power is not brought down: its derivative lacks the factor": _over_own,
                 "the exponent of a power is not lowered": partial(_raised, 1),
             }
-            yield from (Plant(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
+            yield from (Mistake(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
         if tape.steps[edge[0]].name == "pow" and edge[1] == 1:
             phrase = "the logarithm is missing in the derivative of a power by its exponent"
-            yield Plant(phrase, {edge: lambda p: p.right / np.log(np.asarray(p.operands[0]))}, stop(edge))
+            yield Mistake(phrase, {edge: lambda p: p.right / np.log(np.asarray(p.operands[0]))}, stop(edge))
 
 
 def _exponent(tape: Tape, edge: Edge) -> float | None:

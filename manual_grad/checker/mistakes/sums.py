@@ -12,7 +12,7 @@ import numpy as np
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import (
     SAID,
-    Plant,
+    Mistake,
     axes_said,
     back_with,
     left_out,
@@ -77,7 +77,7 @@ def _chains(tape: Tape) -> list[_Chain]:
     return found
 
 
-def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What a mean or a softmax sums on the way back: not summed, over the wrong axis, or left out."""
     made = made_by(tape)
     chains = _chains(tape)
@@ -119,13 +119,13 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Plant]:
         )  # fmt: skip
 
 
-def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Plant]:
+def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Mistake]:
     """Something else for the sum that a broadcast takes on the way back: ``what(d, value)``, of d's shape."""
     changes: dict[Edge, Change] = {}
     for chain in chains:
         changes[chain.spread] = partial(_noted, chain, what)
         changes[chain.total] = partial(_spread_out, chain)
-    yield Plant(phrase, changes)
+    yield Mistake(phrase, changes)
 
 
 def _noted(chain: _Chain, what: Callable, p: Passing) -> np.ndarray:
@@ -142,7 +142,7 @@ def _spread_out(chain: _Chain, p: Passing) -> np.ndarray:
     return lifted * slope
 
 
-def normalisations(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def normalisations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Written as (dh − mean(dh) − x̂ mean(dh x̂)) / s, with the means over another axis."""
     chains = _chains(tape)
     for variance in chains:
@@ -169,7 +169,7 @@ def _differs_from(tape: Tape, chain: _Chain) -> Slot | None:
     return next((step.outs[0] for step in tape.steps if step.name == "sub" and step.ins[1] == mean), None)
 
 
-def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain]) -> Iterator[Plant]:
+def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain]) -> Iterator[Mistake]:
     axes, shape = variance.axes, tape.shape(tape.steps[edge[0]].ins[edge[1]])
     stopped = {variance.spread: nothing, **{chain.total: nothing for chain in means}}
     scale = tape.steps[variance.spread[0]].outs[0]
@@ -191,16 +191,16 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
                 f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
             )
             for count in (size(wrong), size(axes)):
-                yield Plant(phrase, {edge: partial(written, wrong, count), **stopped})
+                yield Mistake(phrase, {edge: partial(written, wrong, count), **stopped})
     both = "the mean and the variance" if means else "the mean of squares"
     constant = f"{both} of a normalisation {'are' if means else 'is'} treated as constant"
-    yield Plant(
+    yield Mistake(
         f"{both} of a normalisation", {}, stopped, path=True,
         missing=f"{constant}, nothing flows back through {'them' if means else 'it'}",
     )  # fmt: skip
 
 
-def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A sum over another axis in what a derivative divides by or is multiplied by, such as a norm."""
     users = users_of(tape)
     for total in tape.edges():
@@ -223,7 +223,7 @@ def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Plant]:
             said = f"summed over the wrong axis: {axes_said(wrong)} instead of {axes_said(axes)}"
             for length, power in itertools.product(range(len(chain) + 1), (1, -1, 2, -2)):
                 change = partial(_summed_elsewhere, axes, wrong, chain[:length], power)
-                yield Plant(
+                yield Mistake(
                     f"{said}, in the derivative of {place_of(tape, e, total)}", {total: change}, stop(total)
                 )
 
@@ -248,7 +248,7 @@ def _shift(p: Passing) -> Any:
     return np.exp(largest - largest.max())
 
 
-def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A kernel not rotated, a matrix not transposed or left out; a result transposed."""
     matrices: list[tuple[Edge, Change]] = []
     kernels: list[tuple[Edge, Change]] = []
@@ -268,30 +268,30 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Plant]:
         if step.name == "dot_general" and len({tape.shape(s) for s in (*step.ins, *step.outs)}) == 1:
             for other_turned in (False, True) if len(other) == 2 else ():
                 change = partial(_factors_swapped, other_turned)
-                yield Plant("factors swapped: a matrix product in the wrong order", {edge: change})
+                yield Mistake("factors swapped: a matrix product in the wrong order", {edge: change})
     for phrase, found in (
         ("rotated or flipped kernel (not rotated on the way back)", kernels),
         ("transposed: a square matrix stands for its transpose", matrices),
         ("a factor is left out: what comes back to a matrix product is passed on as it is", lost),
     ):
-        yield from (Plant(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
+        yield from (Mistake(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
         if len(found) > 1:
-            yield Plant(phrase, dict(found))
+            yield Mistake(phrase, dict(found))
             into: dict[Slot, dict[Edge, Change]] = {}
             for edge, change_there in found:
                 into.setdefault(tape.steps[edge[0]].ins[edge[1]], {})[edge] = change_there
-            yield from (Plant(f"{phrase}, in {len(some)} places", some) for some in into.values() if some)
+            yield from (Mistake(f"{phrase}, in {len(some)} places", some) for some in into.values() if some)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         mine = tape.shape(step.ins[edge[1]])
         if step.name in OF_MATRICES and len(mine) > 1 and mine[-1] == mine[-2] > 1:
-            yield Plant(
+            yield Mistake(
                 f"transposed: what {OF_MATRICES[step.name]} hands back",
                 {edge: lambda p: np.swapaxes(p.right, -1, -2)},
             )
         result = tape.shape(step.outs[0])
         if step.name == "dot_general" and len(result) > 1 and result[-1] == result[-2] > 1:
-            yield Plant("transposed: what comes back to a matrix product", {edge: _of_the_transpose})
+            yield Mistake("transposed: what comes back to a matrix product", {edge: _of_the_transpose})
 
 
 OF_MATRICES = {"dot_general": "a matrix product", "lu": "a factorisation (of a determinant or an inverse)",
@@ -318,83 +318,86 @@ def _of_the_transpose(p: Passing) -> np.ndarray:
     return back_with(turned, p.operands[1 - p.edge[1]])
 
 
-def moves(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A cumulative sum not reversed, repeated indices overwritten, a maximum's wrong entry."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name == "cumsum":
-            yield Plant("a cumulative sum must be reversed on the way back", {edge: _cumulated})
-            yield Plant("a cumulative sum's own entry is left out on the way back",
-                        {edge: lambda p: p.right - p.cotangent})  # fmt: skip
-            yield Plant("the derivative of the cumulative sum is left out", {edge: left_out})
+            yield Mistake("a cumulative sum must be reversed on the way back", {edge: _cumulated})
+            yield Mistake("a cumulative sum's own entry is left out on the way back",
+                          {edge: lambda p: p.right - p.cotangent})  # fmt: skip
+            yield Mistake("the derivative of the cumulative sum is left out", {edge: left_out})
         elif step.name == "cumprod":
             own = "a cumulative product's later entries are left out on the way back"
             forwards = "a cumulative product's sum must be reversed on the way back"
-            yield Plant(own, {edge: lambda p: p.cotangent * p.result / p.operands[0]})
-            yield Plant(forwards, {edge: lambda p: _summed_along(p, p.cotangent * p.result) / p.operands[0]})
+            yield Mistake(own, {edge: lambda p: p.cotangent * p.result / p.operands[0]})
+            yield Mistake(
+                forwards, {edge: lambda p: _summed_along(p, p.cotangent * p.result) / p.operands[0]}
+            )
         elif step.name == "gather" and edge[1] == 0:
-            yield Plant("repeated indices are overwritten instead of added up", {edge: overwritten})
-            yield Plant("of repeated indices only the first counts, they are not added up",
-                        {edge: lambda p: overwritten(p, -1)})  # fmt: skip
-            yield Plant("repeated indices are averaged instead of added up", {edge: _averaged})
+            yield Mistake("repeated indices are overwritten instead of added up", {edge: overwritten})
+            yield Mistake("of repeated indices only the first counts, they are not added up",
+                          {edge: lambda p: overwritten(p, -1)})  # fmt: skip
+            yield Mistake("repeated indices are averaged instead of added up", {edge: _averaged})
             if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
                 again = "the indices are applied again on the way back, the permutation is not undone"
-                yield Plant(again, {edge: _picked_again})
-            yield Plant("the indices are ignored on the way back: what comes back is put at the first places",
-                        {edge: _put_first})  # fmt: skip
+                yield Mistake(again, {edge: _picked_again})
+            first = "the indices are ignored on the way back: what comes back is put at the first places"
+            yield Mistake(first, {edge: _put_first})
             same = [x for x in users_of(tape)[step.ins[0]] if tape.steps[x[0]].name == "gather"]
             if len(same) > 1 and edge == same[0]:
-                yield Plant("repeated indices are overwritten instead of added up",
-                            dict.fromkeys(same, overwritten))  # fmt: skip
+                yield Mistake("repeated indices are overwritten instead of added up",
+                              dict.fromkeys(same, overwritten))  # fmt: skip
         elif step.name in ("reduce_max", "reduce_min"):
             for said, pick in ENTRIES_PICKED.items():
-                yield Plant(
+                yield Mistake(
                     f"{SAID[step.name]}: the gradient goes to {said}", {edge: partial(_to_entries, pick)}
                 )
         elif step.name in ("reduce_window_max", "reduce_window_min"):
             for said, pick in (ENTRIES_PICKED | PLACES_PICKED).items():
-                yield Plant(f"max-pooling: the gradient goes to {said}, in each window",
-                            {edge: partial(_to_window, pick)})  # fmt: skip
-            yield Plant("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
+                yield Mistake(f"max-pooling: the gradient goes to {said}, in each window",
+                              {edge: partial(_to_window, pick)})  # fmt: skip
+            yield Mistake("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             axes = broadcast_axes(tape, step)
             for which, at in FIRST_AND_LAST:
-                yield Plant(
+                yield Mistake(
                     "what was repeated (broadcast) is not summed on the way back: only "
                     f"the {which} entry counts",
                     {edge: partial(_one_of_the_repeated, at, axes)},
                 )
         elif step.name in ("scatter-add", "scatter_add") and edge[1] == 2:
-            yield Plant("entries that are added up get their mean on the way back", {edge: _mean_of_added})
+            yield Mistake("entries that are added up get their mean on the way back", {edge: _mean_of_added})
         elif step.name == "concatenate" and edge[1] == 0:
             n = tape.shape(step.outs[0])[step.eqn.params["dimension"]]
             for by in range(1, n) if n <= 2 * ROLLS_UP_TO else (2, 1, -1, -2):
-                yield Plant("a roll is not undone on the way back, or by another number of places",
-                            {(edge[0], -1): partial(_rolled, step.eqn.params["dimension"], by)})  # fmt: skip
+                change = partial(_rolled, step.eqn.params["dimension"], by)
+                undone = "a roll is not undone on the way back, or by another number of places"
+                yield Mistake(undone, {(edge[0], -1): change})
         elif step.name == "transpose":
-            yield Plant("transposed: reshaped on the way back, the axes not put back in order",
-                        {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
+            yield Mistake("transposed: reshaped on the way back, the axes not put back in order",
+                          {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
         elif step.name == "reshape":
             shape = tape.shape(step.ins[0])
             for a in range(len(shape) - 1):
                 if shape[a] > 1 and shape[a + 1] > 1:
-                    yield Plant(
+                    yield Mistake(
                         f"transposed: reshaped in another order of the axes {a} and {a + 1} on the way back",
                         {edge: partial(_reshaped_swapped, a)},
                     )
         elif step.name == "sort":
-            yield Plant("the sorting is not undone on the way back", {edge: left_out})
+            yield Mistake("the sorting is not undone on the way back", {edge: left_out})
         elif step.name == "rev":
-            yield Plant("flipped: a reversal is not undone on the way back", {edge: left_out})
+            yield Mistake("flipped: a reversal is not undone on the way back", {edge: left_out})
 
 
-def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """1 for the number of entries that are active, where as many equal ones are summed on the way back."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             for anyway in (True, False):
-                yield Plant(
+                yield Mistake(
                     f"1 for the number of active entries: what {said_of(tape, e, step.ins[0])} gets counts "
                     "once, not once for each entry that is not zero",
                     {edge: partial(_counted_once, anyway)},
@@ -412,13 +415,13 @@ def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
     return one * some.max(axes).reshape(p.right.shape)
 
 
-def partly_summed(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Of what was repeated along several axes, as a bias is, one entry of one axis, the others summed."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         axes = broadcast_axes(tape, step) if step.name in ("broadcast", "broadcast_in_dim") else ()
         for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
-            yield Plant(
+            yield Mistake(
                 "what was repeated is summed over the wrong axes on the way back: "
                 f"of axis {axis} only the {which} entry counts",
                 {edge: partial(_one_of_the_repeated, at, [axis])},

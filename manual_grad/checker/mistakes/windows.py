@@ -14,7 +14,7 @@ from manual_grad.checker.mistakes.mistake import (
     PICKING,
     PRODUCTS,
     TURNING,
-    Plant,
+    Mistake,
     arrays_by_shape,
     arriving,
     axes_said,
@@ -49,7 +49,7 @@ MOST_TURNED = 8  # kernels turned all at once
 ENTRIES_UP_TO = 2**20  # of what all windows hand back
 
 
-def overlaps(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def overlaps(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Windows that overlap assigned where they belong added up: of what they share the last counts."""
     for slot, edges in users_of(tape).items():
         windows = [edge for edge in edges if tape.steps[edge[0]].name in PICKING and edge[1] == 0]
@@ -61,11 +61,11 @@ def overlaps(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 changes[edge] = partial(_outside, covered)
                 covered = covered | mine
             which = "last" if order is windows else "first"
-            yield Plant(_counted(which, said_of(tape, e, slot)), changes)
+            yield Mistake(_counted(which, said_of(tape, e, slot)), changes)
             gathers = {x: c for x, c in changes.items() if tape.steps[x[0]].name == "gather"}
             if gathers:
                 assigned = {x: partial(_assigned_outside, *c.args) for x, c in gathers.items()}
-                yield Plant("repeated indices are overwritten instead of added up", {**changes, **assigned})
+                yield Mistake("repeated indices are overwritten instead of added up", {**changes, **assigned})
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if edge[1] or step.name not in ("conv_general_dilated", "reduce_window_sum"):
@@ -73,7 +73,7 @@ def overlaps(tape: Tape, e: Evidence) -> Iterator[Plant]:
         if np.size(tape.values[step.outs[0]]) <= 16 * WINDOWS_UP_TO:
             for which in ("last", "first"):
                 phrase = _counted(which, said_of(tape, e, step.ins[0]))
-                yield Plant(phrase, {edge: partial(_windows_assigned, which)})
+                yield Mistake(phrase, {edge: partial(_windows_assigned, which)})
 
 
 def _counted(which: str, said: str) -> str:
@@ -143,14 +143,14 @@ def _pulled_for_each_row(step: Step) -> Any:
     return COMPILED[key]
 
 
-def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """An array that multiplies, reversed, transposed or of another group in what flows back."""
     yield from _groups_mixed_up(tape, e)
     for phrase, slot, changes in _turned(tape):
-        yield Plant(phrase.format(said_of(tape, e, slot)), changes)
+        yield Mistake(phrase.format(said_of(tape, e, slot)), changes)
 
 
-def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Products that are taken group by group, each with the next or the previous group's factor."""
     grouped: dict[tuple[Slot, int], list[tuple[Edge, int, int]]] = {}
     for edge in tape.edges():
@@ -165,7 +165,7 @@ def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Plant]:
             grouped.setdefault((source, 0), []).append((edge, axis, share))
     for (source, _), edges in grouped.items():
         for which, by in (("next", -1), ("previous", 1)):
-            yield Plant(
+            yield Mistake(
                 f"groups mixed up: the {which} group's {said_of(tape, e, source)} on the way back",
                 {edge: partial(_with_rolled, axis, by * share) for edge, axis, share in edges},
             )
@@ -175,7 +175,7 @@ def _with_rolled(axis: int, by: int, p: Passing) -> np.ndarray:
     return back_with(p, np.roll(np.asarray(p.operands[1 - p.edge[1]]), by, axis))
 
 
-def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The same of all kernels in one way."""
     alike: dict[tuple[str, int], list[tuple[Slot, Changes]]] = {}
     for phrase, slot, changes in _turned(tape):
@@ -184,7 +184,7 @@ def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Plant]:
         if len(turned) > 1:
             names = " and ".join(said_of(tape, e, slot) for slot, _ in turned[:MOST_TURNED])
             every = {edge: change for _, changes in turned[:MOST_TURNED] for edge, change in changes.items()}
-            yield Plant(phrase.format(names), every)
+            yield Mistake(phrase.format(names), every)
 
 
 def _turned(tape: Tape) -> list[tuple[str, Slot, Changes]]:
@@ -213,7 +213,7 @@ def _all_turned(tape: Tape) -> Iterator[tuple[str, Slot, Changes]]:
             yield phrase, slot, dict.fromkeys(edges, instead)
 
 
-def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What comes back to an image that a kernel slides over, moved by one: the padding is off by one."""
     slid: dict[tuple[int, int], list[Slot]] = {}
     for slot, edges in users_of(tape).items():
@@ -226,13 +226,13 @@ def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Plant]:
             every = [arriving(tape, slot, partial(_shifted, axis, by, cyclic)) for slot in slots]
             said = f"shifted by {by} along axis {axis} on the way back, the padding is off by one: "
             for slot, changes in zip(slots, every, strict=True):
-                yield Plant(said + f"what comes back to {said_of(tape, e, slot)}", changes)
+                yield Mistake(said + f"what comes back to {said_of(tape, e, slot)}", changes)
             if len(every) > 1:
                 together = {edge: change for changes in every for edge, change in changes.items()}
-                yield Plant(said + f"what comes back to {names}", together)
+                yield Mistake(said + f"what comes back to {names}", together)
 
 
-def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A stride or a dilation of the windows taken for 1 on the way back."""
     for slot, edges in users_of(tape).items():
         slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"]
@@ -245,17 +245,17 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if np.any(at != starts) or np.any(by != strides):
                 changes = {edge: partial(_cut_out, at[i], by[i]) for i, edge in enumerate(slices)}
                 said = f"what comes back to {said_of(tape, e, slot)} is not spread apart"
-                yield Plant(f"{setting} ignored on the way back: {said}", changes)
+                yield Mistake(f"{setting} ignored on the way back: {said}", changes)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name == "conv_general_dilated":
             for setting, name in (("stride", "window_strides"), ("dilation", "rhs_dilation")):
                 if max(step.eqn.params[name]) > 1:
                     changes = {edge: partial(_with_setting_1, name)}
-                    yield Plant(f"{setting} ignored on the way back of a convolution", changes)
+                    yield Mistake(f"{setting} ignored on the way back of a convolution", changes)
 
 
-def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The same in what comes back to a kernel: the windows of the image cut out as if it were 1."""
     for image, setting, windows in [*_windows_closer(tape), *_lags_shorter(tape)]:
         changes: dict[Edge, Any] = {}
@@ -265,7 +265,7 @@ def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Plant]:
             changes |= dict.fromkeys(_multiplied_by(tape, reached), change)
         if changes:
             of_image = f"what the windows of {said_of(tape, e, image)} are multiplied by"
-            yield Plant(f"{setting} ignored on the way back to the kernel ({of_image})", changes)
+            yield Mistake(f"{setting} ignored on the way back to the kernel ({of_image})", changes)
 
 
 def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
@@ -329,7 +329,7 @@ def _window(image: Slot, slot: Slot, start: np.ndarray, stride: np.ndarray, tape
     return np.asarray(tape.values[image])[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in cut)]
 
 
-def slices_moved(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What a slice hands back put one place further or nearer, or where another slice was cut out."""
     for slot, edges in users_of(tape).items():
         slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"][:SLICES_UP_TO]
@@ -338,20 +338,20 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for one, other in itertools.combinations(slices, 2):
             if tape.shape(tape.steps[one[0]].outs[0]) == tape.shape(tape.steps[other[0]].outs[0]):
                 swapped = {one: partial(_cut_out, *cuts[other]), other: partial(_cut_out, *cuts[one])}
-                yield Plant(f"swapped: two slices of {said} get what comes back to the other one", swapped)
+                yield Mistake(f"swapped: two slices of {said} get what comes back to the other one", swapped)
         for edge, (starts, strides) in cuts.items():
             for axis, by in itertools.product(range(len(starts)), (-1, 1)):
                 moved = starts + by * (np.arange(len(starts)) == axis)
                 last = moved + (np.array(tape.shape(tape.steps[edge[0]].outs[0])) - 1) * strides
                 if np.all(moved >= 0) and np.all(last < tape.shape(slot)):
-                    yield Plant(
+                    yield Mistake(
                         f"shifted by {by} along axis {axis} on the way back: what comes back to {said} "
                         "by one of its slices",
                         {edge: partial(_cut_out, moved, strides)},
                     )
 
 
-def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Of what is split or put together two parts in each other's place on the way back, such as gates."""
     for at, step in enumerate(tape.steps):
         if step.name not in ("split", "concatenate") or step.outs[0] not in tape.active:
@@ -365,7 +365,7 @@ def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 phrase = f"swapped: the parts {i} and {j} of {said_of(tape, e, whole)} on the way back"
                 change = partial(_blocks_swapped, axis, ends[i] - n, ends[j] - n, n)
                 edge = (at, 0 if step.name == "split" else -1)
-                yield Plant(f"{phrase}, along axis {axis}", {edge: change})
+                yield Mistake(f"{phrase}, along axis {axis}", {edge: change})
 
 
 def _blocks_swapped(axis: int, one: int, other: int, n: int, p: Passing) -> np.ndarray:
@@ -502,7 +502,7 @@ def _with_another(
     return back_with(p, p.tape.kept[key][p.tape.steps[p.edge[0]].ins[1 - p.edge[1]]])
 
 
-def entries_picked(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def entries_picked(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What comes back to entries that an index or a one-hot row picks is lost, or that to the others."""
     made, users = made_by(tape), users_of(tape)
     for slot in tape.active & users.keys() & made.keys():
@@ -521,17 +521,17 @@ def entries_picked(tape: Tape, e: Evidence) -> Iterator[Plant]:
             if which.all() or not which.any():
                 continue
             edge = (made[slot], -1)
-            yield Plant(
+            yield Mistake(
                 f"a path is missing: nothing flows back through {said}", {edge: partial(_outside, which)}
             )
-            yield Plant(
+            yield Mistake(
                 f"entries left out: something flows back only through {said} "
                 "(such as a softmax without its off-diagonal terms)",
                 {edge: partial(_outside, ~which)},
             )
 
 
-def slices_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def slices_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The last or first slice of what comes back to a value inside is lost: one sample, one step."""
     made, users = made_by(tape), users_of(tape)
     for slot in sorted(tape.active & users.keys() & made.keys(), reverse=True):
@@ -544,13 +544,13 @@ def slices_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
                 which = np.zeros(shape, bool)
                 np.moveaxis(which, axis, 0)[at] = True
                 lost = f"the {'last' if at else 'first'} of {shape[axis]} terms along axis {axis}"
-                yield Plant(
+                yield Mistake(
                     f"one sample dropped: {lost} of what comes back to {said_of(tape, e, slot)}",
                     {(made[slot], -1): partial(_outside, which)},
                 )
 
 
-def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The last samples lost in what comes back to a value inside, as by a loop over whole chunks."""
     made, n = made_by(tape), batch(e.point)[0]
     for slot in sorted(tape.active & users_of(tape).keys() & made.keys(), reverse=True):
@@ -559,14 +559,14 @@ def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Plant]:
         for k in range(2, n // 2 + 1) if axis >= 0 else ():
             which = np.zeros(shape, bool)
             np.moveaxis(which, axis, 0)[-k:] = True
-            yield Plant(
+            yield Mistake(
                 f"samples dropped: the last {k} of {n} along axis {axis} of what comes back to "
                 f"{said_of(tape, e, slot)} (an incomplete chunk)",
                 {(made[slot], -1): partial(_outside, which)},
             )
 
 
-def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Only the first or last step of a sequence gets its cotangent; one of several outputs is ignored."""
     made = made_by(tape)
     for k, slot in enumerate(tape.results):
@@ -575,10 +575,10 @@ def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
         shape = tape.shape(slot)
         if len(tape.results) > 1 and tape.results.count(slot) == 1:
             said = f"the cotangent of output {k + 1} of {len(tape.results)} is ignored"
-            yield Plant(said, {(made[slot], -1): partial(_less_cotangent, k, np.ones(shape, bool))})
+            yield Mistake(said, {(made[slot], -1): partial(_less_cotangent, k, np.ones(shape, bool))})
         for axis in range(len(shape)):
             for which, others in _but_one(shape, axis):
-                yield Plant(
+                yield Mistake(
                     f"the cotangent of only {which} is used, along axis {axis} of the output; those of the "
                     "others are ignored",
                     {(made[slot], -1): partial(_less_cotangent, k, others)},
@@ -589,7 +589,7 @@ def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
         shape = tape.shape(step.outs[0])
         axis = step.eqn.params["axis" if step.name == "stack" else "dimension"]
         for which, others in _but_one(shape, axis) if len(step.ins) == shape[axis] else ():
-            yield Plant(
+            yield Mistake(
                 f"only {which} counts in what comes back to a sequence, {said_of(tape, e, step.outs[0])}; "
                 "the others are ignored",
                 {(at, -1): partial(_outside, others)},
@@ -609,7 +609,7 @@ def _less_cotangent(k: int, ignored: np.ndarray, p: Passing) -> np.ndarray:
     return p.right - np.where(ignored, np.asarray(p.tape.kept["dout"][k]), 0.0)
 
 
-def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
+def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The gradient of a padded array cropped at a wrong place: at its corner, not where the array lay."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
@@ -620,7 +620,7 @@ def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Plant]:
             by = {axis: (low, -high)[side] for axis, (low, high) in pads.items() if (low, high)[side] > 0}
             for some in _some_axes(list(by)):
                 moved = f"shifted by {', '.join(str(by[axis]) for axis in some)} along {axes_said(some)}"
-                yield Plant(
+                yield Mistake(
                     f"the padding's offset is {wrong} on the way back: the gradient is cropped at the wrong "
                     f"corner, {moved}",
                     {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
