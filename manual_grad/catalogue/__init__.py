@@ -1,1 +1,46 @@
-"""What is known of each formula, one entry a formula."""
+"""What is known of each formula: one entry a formula, one file a topic.
+
+Lists, tables, tests, benchmarks, golden vectors and pages are derived from :data:`FORMULAS` and
+:data:`FUNCTIONS`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from manual_grad.catalogue import (
+    activations,
+    chain_rule,
+    cnn,
+    convolution,
+    dense,
+    linear_cross_entropy,
+    mlp,
+    mse,
+    softmax,
+    two_layer,
+)
+from manual_grad.catalogue.entry import Batch, EntryError, Formula, Function, adopted
+
+TOPICS = (
+    activations, chain_rule, mse, softmax, dense, convolution, linear_cross_entropy, two_layer, mlp, cnn
+)  # fmt: skip
+
+
+def _by_name(entries: Iterable[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in entries:
+        if entry.name in found:
+            raise EntryError(f"{entry.name}: two entries go by this name")
+        found[entry.name] = entry
+    return found
+
+
+FORMULAS: dict[str, Formula] = _by_name(entry for topic in TOPICS for entry in topic.ENTRIES)
+FUNCTIONS: dict[str, Function] = _by_name(
+    [
+        *(adopted(formula, function) for formula in FORMULAS.values() for function in formula.functions),
+        *(function for topic in TOPICS for function in getattr(topic, "FUNCTIONS", ())),
+    ]
+)
+
+__all__ = ["FORMULAS", "FUNCTIONS", "Batch", "EntryError", "Formula", "Function"]

@@ -23,6 +23,7 @@ class Draw:
             of the same length and matrices symmetric, as careless tests have them.
         among: for integers, from a set of how many they are drawn, uniformly.
         symmetric: in the style ``square``, whether matrices are symmetric.
+        as_it_is: whether shapes are asked for as they are in this style already.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
     >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
@@ -36,9 +37,12 @@ class Draw:
     style: Style = "real"
     among: int = 2
     symmetric: bool = True
+    as_it_is: bool = False
 
     def size(self, n: int) -> int:
         """The length of an axis, in this style, that real inputs have of length ``n``."""
+        if self.as_it_is:
+            return n
         if self.style == "integers":
             return 8 if n == 7 else n
         if self.style == "tiny":
@@ -79,6 +83,10 @@ class Draw:
         """N integer labels from 0 to K − 1."""
         return jnp.asarray(self.rng.integers(0, self.size(K), self.size(N)))
 
+    def integers(self, K: int, *shape: int) -> jax.Array:
+        """Integers from 0 to K − 1."""
+        return jnp.asarray(self.rng.integers(0, self.size(K), tuple(map(self.size, shape))))
+
     def one_hot(self, N: int, K: int) -> jax.Array:
         """N one-hot rows."""
         N, K = self.size(N), self.size(K)
@@ -89,18 +97,23 @@ class Draw:
     ) -> list[tuple[jax.Array, jax.Array]]:
         """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
 
-        Given the inputs X (several samples, one a row or a column), each bias puts ReLU's kink into the
-        widest gap between its unit's pre-activations, so that rounding moves none of them across it.
+        Given the inputs X, one sample per row or per column, each bias puts ReLU's kink into the widest gap
+        between its unit's pre-activations, or of a single sample pushes each to its own side: rounding moves
+        none of them across it.
         """
         if self.style != "real":
             X = None  # nothing rounds
         A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X if rows else X.T, np.float64)
-        several = len(A) > 1
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):
             W = self.normal(fan_in, fan_out, scale=(2 / fan_in) ** 0.5)
             Z = A @ np.asarray(W, np.float64)
-            b = jnp.asarray(-_widest_gap(Z), self.dtype) if several else self.normal(fan_out, scale=0.3)
+            if X is None:
+                b = self.normal(fan_out, scale=0.3)
+            elif len(A) > 1:
+                b = jnp.asarray(-_widest_gap(Z), self.dtype)
+            else:
+                b = jnp.asarray(np.where(Z >= 0, 1, -1)[0] * self.rng.uniform(0.3, 0.6, fan_out), self.dtype)
             A = np.maximum(Z + np.asarray(b, np.float64), 0)
             pairs.append((W if rows else W.T, b))
         return pairs

@@ -109,6 +109,7 @@ def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:
     """A ``_fwd``/``_bwd`` pair as one formula: the cotangent of each floating-point input, by its name.
 
     >>> from manual_grad.formulas.mse import mse_fwd, mse_bwd
+    >>> import jax.numpy as jnp
     >>> grads = pulled(mse_fwd, mse_bwd)(1.0, y_hat=jnp.ones(1), y=jnp.zeros(1))
     >>> {name: g.tolist() for name, g in grads.items()}
     {'y_hat': [2.0], 'y': [-2.0]}

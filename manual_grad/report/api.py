@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from manual_grad.report.code import Source, console, formulas, python, source_of
+from manual_grad.report.code import Source, console, formulas, page_of, python, source_of
 from manual_grad.report.mathml import link
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Source:")
@@ -34,7 +34,7 @@ class Module:
     @property
     def page(self) -> str:
         """Its file."""
-        return f"api-{self.name.rsplit('.', 1)[-1]}.html"
+        return page_of(self.name)
 
 
 def modules() -> list[Module]:
@@ -44,10 +44,10 @@ def modules() -> list[Module]:
         functions.setdefault(value.__module__, []).append(value)
     for owner in ("manual_grad.ops", "manual_grad.verify"):
         module = importlib.import_module(owner)
-        names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
-        for name in names:
+        handed_on = getattr(module, "__all__", ())
+        for name in handed_on or [n for n in vars(module) if not n.startswith("_")]:
             value = inspect.unwrap(getattr(module, name))
-            if inspect.isfunction(value) and value.__module__.startswith(owner):
+            if inspect.isfunction(value) and (handed_on or value.__module__ == owner):
                 functions.setdefault(value.__module__, []).append(value)
     return [_module(name, found) for name, found in functions.items()]
 

@@ -43,12 +43,21 @@ class Source:
     @property
     def anchor(self) -> str:
         """Where the API reference has it."""
-        return f"api-{self.module.rsplit('.', 1)[-1]}.html#{self.name}"
+        return f"{page_of(self.module)}#{self.name}"
 
     def html(self, tag: str = "") -> Markup:
         """Highlighted; the lines that carry ``tag`` are marked."""
         lines = tuple(n for n, line in enumerate(self.text.splitlines(), 1) if tag and tag in tags_of(line))
         return python(self.text, lines)
+
+
+def page_of(module: str) -> str:
+    """The API reference's page of a module.
+
+    >>> page_of("manual_grad.kernels.conv2d")
+    'api-kernels-conv2d.html'
+    """
+    return f"api-{'-'.join(module.split('.')[1:])}.html"
 
 
 @functools.cache

@@ -12,9 +12,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 import pytest
 
-from manual_grad import lectures
+from manual_grad import digits, lectures
 from manual_grad.cli import app as cli
-from manual_grad.lectures import EQUATIONS, ERRATA, digits
+from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.verify import hard_cases
 
 

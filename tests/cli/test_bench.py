@@ -8,7 +8,6 @@ import jax
 import pytest
 
 from manual_grad.cli import app as cli
-from manual_grad.cli import bench as cli_bench
 from manual_grad_benchmarks import cases, ceiling, peers
 from manual_grad_benchmarks import run as measuring
 
@@ -132,13 +131,6 @@ def test_a_missing_extra_gets_one_line(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, error = run("--plot", "figures", "--case", "mse[64]")
     assert (code, error) == (2, "manual-grad: --plot needs matplotlib: pip install 'manual-grad[plot]'\n")
-
-
-def test_without_the_folder_bench_says_so(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli_bench, "__file__", str(tmp_path / "manual_grad" / "cli_bench.py"))
-    code, _, error = run("--list")
-    assert code == 2
-    assert error.startswith("manual-grad: bench needs the project's folder benchmarks/")
 
 
 def test_the_cases_are_listed_and_chosen(run):

@@ -15,7 +15,10 @@ from manual_grad.report.answers import answers
 from tests.report import made_up
 
 TAGS = [e.tag for e in (*EQUATIONS, *ERRATA)]
-API = ("api-softmax.html", "api-check.html")  # of the pages of one kind, those that axe looks at
+API = (
+    "api-formulas-softmax.html",
+    "api-checker-check.html",
+)  # of the pages of one kind, those that axe looks at
 # Every pair of colours of the book is on one of these: axe looks at no others in the dark.
 DARK = ("lecture-a", "lecture-c", "mutants", "benchmarks", "gradient", "formulas")
 NARROW, WIDE = {"width": 375, "height": 800}, {"width": 1280, "height": 900}
@@ -133,7 +136,9 @@ def test_benchmarks_show_what_was_measured(files, parsed):
     assert "Geometric mean of the 3 ratios: 1.04." in html  # of 1, 0.9 and 1.25: one program has the ratio 1
     assert "faster, mostly the call itself" in html
     assert len(json.loads(files["data/time.json"])) == 2  # one case was measured at two sizes
-    assert {"benchmarks.html#relu", "api-activations.html#relu_bwd"} <= set(parsed["index.html"].links)
+    assert {"benchmarks.html#relu", "api-formulas-activations.html#relu_bwd"} <= set(
+        parsed["index.html"].links
+    )
     assert "lecture-b.html#B-06" in page.links
 
 

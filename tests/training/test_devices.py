@@ -23,7 +23,7 @@ def start(*words, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.worker", *map(str, words)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "reference")])} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,68 @@
+"""Activations: applied to each entry by itself."""
+
+from typing import Any
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.entry import Batch, Formula, Function, normal
+from manual_grad.formulas.activations import (
+    identity_bwd,
+    identity_fwd,
+    identity_prime,
+    jac_relu_x,
+    relu_bwd,
+    relu_fwd,
+    relu_prime,
+    sigmoid_bwd,
+    sigmoid_fwd,
+    sigmoid_prime,
+    softplus_bwd,
+    softplus_fwd,
+    softplus_prime,
+    tanh_bwd,
+    tanh_fwd,
+    tanh_prime,
+)
+
+EACH: dict[str, Any] = {
+    "draw": {"x": normal},
+    "sizes": {"...": (4, 5)},
+    "source": "Lecture C, page 1",
+    "batch": Batch({"x": 0}, 0),
+    "grows": (("x", 0), ("x", 1)),
+}
+
+RELU = Formula(
+    relu_fwd,
+    relu_bwd,
+    reference.activations.relu,
+    **EACH | {"source": "Lecture B, page 1"},
+    polynomial=True,
+    kinks=lambda res: [res],
+    functions=(Function(relu_prime), Function(jac_relu_x, wrt=("x",))),
+)
+SIGMOID = Formula(
+    sigmoid_fwd,
+    sigmoid_bwd,
+    reference.activations.sigmoid,
+    **EACH,
+    stable=reference.stable.stable_sigmoid,
+    functions=(Function(sigmoid_prime),),
+)
+TANH = Formula(tanh_fwd, tanh_bwd, reference.activations.tanh, **EACH, functions=(Function(tanh_prime),))
+SOFTPLUS = Formula(
+    softplus_fwd,
+    softplus_bwd,
+    reference.activations.softplus,
+    **EACH,
+    stable=reference.stable.stable_softplus,
+    functions=(Function(softplus_prime),),
+)
+IDENTITY = Formula(
+    identity_fwd,
+    identity_bwd,
+    reference.activations.identity,
+    **EACH,
+    polynomial=True,
+    functions=(Function(identity_prime),),
+)
+ENTRIES = (RELU, SIGMOID, TANH, SOFTPLUS, IDENTITY)

@@ -1,0 +1,79 @@
+"""Lecture A's CNN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import Batch, Formula, Inputs
+from manual_grad.networks.cnn import cnn_bwd, cnn_fwd
+
+
+def _images(draw: Draw, **sizes: int) -> Inputs:
+    return _small(draw) if draw.style != "real" else _clear(draw, **sizes)
+
+
+def _small(draw: Draw) -> Inputs:
+    """Two images of 4×5, 3×4 or 5×5 pixels, and a network of few channels."""
+    H, W = {"tiny": (3, 4), "square": (5, 5)}.get(draw.style, (4, 5))
+    shapes = {"K1": (2, 2, 1, 2), "b1": (2,), "K2": (2, 2, 2, 1), "b2": (1,), "W4": ((H - 2) * (W - 2), 4)}
+    shapes |= {"b4": (4,), "W5": (4, 3), "b5": (3,)}
+    params = {name: draw.exactly(*shape) for name, shape in shapes.items()}
+    labels = jnp.asarray(np.eye(3)[:2], draw.dtype)
+    return {"params": params, "X": draw.exactly(2, H, W, 1), "labels": labels}
+
+
+def _clear(draw: Draw, N: int, H: int, W: int, C: int, l1: int, l2: int, l4: int, K: int) -> Inputs:
+    """Every bias in a wide gap between pre-activations, so that rounding moves none across ReLU's kink.
+
+    In a half precision no gap is wide enough among so many numbers: there the pixels are multiples of ½, the
+    kernels 0 or ± a power of two, and no sum of theirs cancels the biases.
+    """
+    X = draw.normal(N, H, W, C)
+    kernels = draw.normal(2, 2, C, l1, scale=0.4), draw.normal(3, 3, l1, l2, scale=0.25)
+    half = jnp.dtype(draw.dtype).itemsize == 2
+    if half:
+        X = jnp.round(2 * X) / 2
+        kernels = jnp.sign(kernels[0]) / 4, jnp.sign(kernels[1]) * (abs(kernels[1]) > 0.2) / 8
+    params: dict[str, jax.Array] = {}
+    A = np.asarray(X, np.float64)
+    for layer, K_l, offset in zip((1, 2), kernels, (1 / 16, -1 / 256), strict=True):
+        Z = _correlated(A, np.asarray(K_l, np.float64))
+        b = jnp.full(Z.shape[-1], offset, draw.dtype) if half else _clear_biases(Z, draw)
+        A = np.maximum(Z + np.asarray(b, np.float64), 0)
+        params |= {f"K{layer}": K_l, f"b{layer}": b}
+    A = A.reshape(len(A), -1)
+    W4 = draw.normal(A.shape[1], l4, scale=(2 / A.shape[1]) ** 0.5)
+    Z = A @ np.asarray(W4, np.float64)
+    apart = np.abs(Z[0] - Z[1]) > 0.5  # the unit is on for one image; else for both
+    b4 = jnp.asarray(np.where(apart, -Z[:2].mean(axis=0), 0.5 - Z.min(axis=0)), draw.dtype)
+    params |= {"W4": W4, "b4": b4, "W5": draw.normal(l4, K, scale=0.4), "b5": draw.normal(K, scale=0.3)}
+    return {"params": params, "X": X, "labels": draw.one_hot(N, K)}
+
+
+def _correlated(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A convolutional layer, stride 1, VALID."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
+    return np.einsum("nhwcab,abco->nhwo", windows, kernel)
+
+
+def _clear_biases(Z: np.ndarray, draw: Draw) -> jax.Array:
+    """For each channel, the bias that puts 0 into the widest gap of its middle values."""
+    values = np.sort(Z.reshape(-1, Z.shape[-1]), axis=0)
+    inner = values[len(values) // 4 : -len(values) // 4]
+    at, channel = np.diff(inner, axis=0).argmax(axis=0), np.arange(Z.shape[-1])
+    return jnp.asarray(-(inner[at, channel] + inner[at + 1, channel]) / 2, draw.dtype)
+
+
+CNN = Formula(
+    cnn_fwd,
+    cnn_bwd,
+    reference.cnn.cnn,
+    draw=_images,
+    sizes={"N": 2, "H": 6, "W": 5, "C": 3, "l1": 4, "l2": 5, "l4": 11, "K": 7},
+    source="Lecture A",
+    batch=Batch({"X": 0, "labels": 0}, mean=True),
+    kinks=lambda res: (res[1], res[3], res[6]),
+)
+ENTRIES = (CNN,)

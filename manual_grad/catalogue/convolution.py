@@ -1,0 +1,99 @@
+"""Correlation and convolution of two matrices, and the Conv2D layer in its three formulations."""
+
+from typing import Any
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs
+from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
+from manual_grad.formulas.correlation import (
+    convolve2d_bwd,
+    convolve2d_fwd,
+    correlate2d_bwd,
+    correlate2d_fwd,
+    jac_correlate2d_f,
+    jac_correlate2d_x,
+    jac_correlate2d_x_blocks,
+)
+from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
+
+
+def _image(name: str) -> Any:
+    def draw(draw: Draw, H: int, W: int, kh: int, kw: int) -> Inputs:
+        if draw.style == "square":
+            return {"x": draw.exactly(6, 6), name: draw.exactly(3, 3)}
+        return {"x": draw.normal(H, W), name: draw.normal(kh, kw)}
+
+    return draw
+
+
+IMAGE = {"H": 7, "W": 11, "kh": 2, "kw": 4}
+CORRELATE2D = Formula(
+    correlate2d_fwd,
+    correlate2d_bwd,
+    reference.conv2d.correlate2d,
+    draw=_image("f"),
+    sizes=IMAGE,
+    source="Lecture C, page 4",
+    polynomial=True,
+    grows=(("x", 0), ("x", 1), ("f", 0), ("f", 1)),
+    functions=(
+        Function(jac_correlate2d_x, ("x",)),
+        Function(jac_correlate2d_f, ("f",)),
+        Function(jac_correlate2d_x_blocks, ("x",), lambda J: J[0].swapaxes(0, 1)[: IMAGE["kh"]]),
+    ),
+)
+CONVOLVE2D = Formula(
+    convolve2d_fwd,
+    convolve2d_bwd,
+    reference.conv2d.convolve2d,
+    draw=_image("w"),
+    sizes=IMAGE,
+    source="Lecture C, page 3",
+    variants={"full": {"mode": "full"}, "valid": {"mode": "valid"}},
+    polynomial=True,
+    grows=(("x", 0), ("x", 1), ("w", 0), ("w", 1)),
+)
+
+
+def _layer(draw: Draw, N: int, H: int, W: int, C: int, kh: int, kw: int, O: int, groups: int = 1) -> Inputs:
+    """``C`` is the number of channels of a group."""
+    if draw.style == "tiny":
+        x, kernel = draw.exactly(2, 5, 6, groups), draw.exactly(2, 2, 1, groups)
+    elif draw.style == "square":
+        x, kernel = draw.exactly(6, 9, 9, 6), draw.exactly(3, 3, 6 // groups, 6)
+    else:
+        x, kernel = draw.normal(N, H, W, C * groups), draw.normal(kh, kw, C, O)
+    return {"x": x, "kernel": kernel, "bias": draw.exactly(kernel.shape[-1])}
+
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "valid": {},
+    "strides": {"strides": (2, 3)},
+    "same": {"padding": "SAME", "strides": (3, 2)},
+    "padding": {"padding": ((1, 2), (0, 3)), "strides": (2, 1)},
+    "dilation": {"dilation": (3, 2)},
+    "groups": {"groups": 3},
+    "all": {"strides": (2, 3), "padding": "SAME", "dilation": (3, 2), "groups": 2},
+}
+CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
+    Formula(
+        fwd,
+        bwd,
+        reference.conv2d.conv2d,
+        draw=_layer,
+        sizes={"N": 5, "H": 11, "W": 10, "C": 4, "kh": 2, "kw": 3, "O": 6},
+        source="Lecture C, page 4, and Lecture A's network; the rest as jax.lax.conv_general_dilated",
+        variants=GEOMETRIES,
+        polynomial=True,
+        batch=Batch({"x": 0}, 0),
+        grows=tuple((name, axis) for name, axes in (("x", (0, 1, 2)), ("kernel", (0, 1))) for axis in axes),
+    )
+    for fwd, bwd in (
+        (conv2d_fwd, conv2d_bwd),
+        (conv2d_cpu_fwd, conv2d_cpu_bwd),
+        (conv2d_plain_fwd, conv2d_plain_bwd),
+    )
+)
+ENTRIES = (CORRELATE2D, CONVOLVE2D, CONV2D, CONV2D_CPU, CONV2D_PLAIN)

@@ -1,0 +1,82 @@
+"""Dense layers, one sample per row and one per column."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.entry import Batch, Distribution, Formula, Function, normal
+from manual_grad.formulas.dense import (
+    dense_columns_bwd,
+    dense_columns_fwd,
+    dense_rows_bwd,
+    dense_rows_fwd,
+    jac_dense_columns_b,
+    jac_dense_columns_W,
+    jac_dense_columns_W_factors,
+    jac_dense_columns_X,
+    jac_dense_columns_X_factors,
+    jac_dense_rows_b,
+    jac_dense_rows_W,
+    jac_dense_rows_W_factors,
+    jac_dense_rows_X,
+    jac_dense_rows_X_factors,
+)
+
+
+def kronecker(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
+    """The factors (P, Q) of J[i,j,k,l] = P[i,k] Q[j,l], of which one is the identity."""
+    if identity == 1:
+        P = J[:, 0, :, 0]
+        i, k = jnp.unravel_index(jnp.argmax(jnp.abs(P)), P.shape)
+        return P, J[i, :, k, :] / P[i, k]
+    Q = J[0, :, 0, :]
+    j, l = jnp.unravel_index(jnp.argmax(jnp.abs(Q)), Q.shape)
+    return J[:, j, :, l] / Q[j, l], Q
+
+
+def kronecker_in_columns(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
+    """The same of the matrix that stacks columns: vec runs over the last axis first."""
+    return kronecker(J.transpose(1, 0, 3, 2), identity)
+
+
+LAYER: dict[str, Distribution] = {"X": normal, "W": normal, "b": normal}
+SIZES = {"N": 5, "d": 3, "m": 4}
+DENSE_ROWS = Formula(
+    dense_rows_fwd,
+    dense_rows_bwd,
+    reference.dense.dense_rows,
+    draw=LAYER,
+    sizes=SIZES,
+    source="Lecture B, page 7",
+    polynomial=True,
+    batch=Batch({"X": 0}, 0),
+    grows=(("X", 0),),
+    functions=(
+        Function(jac_dense_rows_X, ("X",)),
+        Function(jac_dense_rows_W, ("W",)),
+        Function(jac_dense_rows_b, ("b",)),
+        Function(jac_dense_rows_X_factors, ("X",), functools.partial(kronecker, identity=0)),
+        Function(jac_dense_rows_W_factors, ("W",), functools.partial(kronecker, identity=1)),
+    ),
+)
+DENSE_COLUMNS = Formula(
+    dense_columns_fwd,
+    dense_columns_bwd,
+    reference.dense.dense_columns,
+    draw=LAYER,
+    sizes=SIZES,
+    source="Lecture B, page 5",
+    polynomial=True,
+    batch=Batch({"X": 1}, 1),
+    grows=(("X", 1),),
+    functions=(
+        Function(jac_dense_columns_X, ("X",)),
+        Function(jac_dense_columns_W, ("W",)),
+        Function(jac_dense_columns_b, ("b",)),
+        Function(jac_dense_columns_X_factors, ("X",), functools.partial(kronecker_in_columns, identity=0)),
+        Function(jac_dense_columns_W_factors, ("W",), functools.partial(kronecker_in_columns, identity=1)),
+    ),
+)
+ENTRIES = (DENSE_ROWS, DENSE_COLUMNS)

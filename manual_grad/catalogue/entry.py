@@ -1,0 +1,243 @@
+"""What an entry of the catalogue is: all that is particular to one formula, said once.
+
+Everything else follows from it: the rows of ``verify``, the kill matrix, hard inputs, golden vectors,
+benchmarks, the tests of properties, the pages of the book. An entry says how the numbers of its inputs are
+distributed; their shapes stand in the signature of ``f_fwd`` already.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jaxtyping import AbstractArray
+
+from manual_grad.catalogue.draw import Draw, differentiable
+
+Inputs = dict[str, Any]
+Sizes = Mapping[str, Any]  # an axis as the signature calls it → its length, or of "*N" and "..." a shape
+Distribution = Callable[[Draw, tuple[int, ...], Sizes], Any]
+
+
+class EntryError(ValueError):
+    """An entry that cannot be: the message names it, and what is missing or does not fit."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One formula: a forward function and its hand-derived backward one.
+
+    Attributes:
+        fwd, bwd: the pair, ``f_fwd`` and ``f_bwd``.
+        reference: the plain forward function in ``reference/``, with the same parameters but for those that
+            say how to compute, such as a chunk.
+        draw: how inputs are drawn: for each primal the distribution of its entries, or, where they depend on
+            each other, a function ``draw(Draw, **sizes)`` that gives all of them.
+        sizes: the length of each axis; no two alike, so that a transposed result is seen.
+        source: where the formula comes from.
+        definition: the same written entry by entry, for symbols and decimals.
+        tiny: the lengths for an oracle that takes its time over each entry, where halving them is not enough:
+            the smallest at which the answer is no difference of nearly equal numbers.
+        variants: name → sizes and settings (keywords of ``f_fwd``) that differ from the entry's own.
+        stable: the reference again where the plain one overflows.
+        polynomial: made of sums, products and selections alone, so that integers give exact answers.
+        batch: where the samples are.
+        kinks: of the residuals, the arrays that a ReLU is applied to.
+        grows: each (primal, axis) that may grow without another primal having to follow.
+        functions: its Jacobians, slopes and other public functions of the same primals.
+    """
+
+    fwd: Callable[..., Any]
+    bwd: Callable[..., Any]
+    reference: Callable[..., Any]
+    draw: Mapping[str, Distribution] | Callable[..., Inputs]
+    sizes: Sizes
+    source: str
+    definition: Callable[..., Any] | None = None
+    tiny: Sizes = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    stable: Callable[..., Any] | None = None
+    polynomial: bool = False
+    batch: "Batch | None" = None
+    kinks: Callable[[Any], Any] | None = None
+    grows: tuple[tuple[str, int], ...] = ()
+    functions: "tuple[Function, ...]" = ()
+
+    @property
+    def name(self) -> str:
+        """What users call it, such as ``mse``."""
+        return self.fwd.__name__.removesuffix("_fwd")
+
+    @property
+    def primals(self) -> tuple[str, ...]:
+        """The names of what it is a function of, in order."""
+        return tuple(n for n, p in _parameters(self.fwd).items() if p.kind is not p.KEYWORD_ONLY)
+
+    def settings(self, variant: str = "") -> Inputs:
+        """The keywords of ``f_fwd`` that a variant sets."""
+        return {name: v for name, v in self.variants[variant].items() if name in _parameters(self.fwd)}
+
+    def inputs(self, draw: Draw, variant: str = "", **sizes: Any) -> Inputs:
+        """Primals drawn at random, and the variant's settings, by name.
+
+        Args:
+            draw: the generator, the dtype, and the style in which inputs are drawn.
+            variant: one of :attr:`variants`.
+            sizes: lengths in place of the entry's, as for a benchmark.
+        """
+        return _drawn(self.fwd, self.draw, self.sizes, self.tiny, self.variants[variant], draw, sizes)
+
+    def for_reference(self, inputs: Inputs) -> Inputs:
+        """The inputs without the settings that only say how to compute, which the reference does not have."""
+        known = inspect.signature(self.reference).parameters
+        return {name: value for name, value in inputs.items() if name in known}
+
+    def differentiable(self, inputs: Inputs) -> tuple[str, ...]:
+        """The primals that have a cotangent."""
+        return tuple(name for name in self.primals if differentiable(inputs[name]))
+
+
+@dataclass(frozen=True)
+class Function:
+    """A public function that is no pair: a Jacobian, its compact form, a slope.
+
+    Attributes:
+        fn: the function.
+        wrt: what it is the Jacobian with respect to; none where it is no Jacobian.
+        part: of a compact form, what makes it of the dense Jacobian.
+        reference: what gives it from ``reference/``: of a Jacobian the plain function that is differentiated,
+            else the value itself. Of a formula's own functions, the formula's where it is not named.
+        draw, sizes, variants, stable: as an entry's; of a formula's own functions, the formula's.
+        called: how it is called with the inputs by name, where that is not ``fn(**inputs)``.
+    """
+
+    fn: Callable[..., Any]
+    wrt: tuple[str, ...] = ()
+    part: Callable[[Any], Any] | None = None
+    reference: Callable[..., Any] | None = None
+    draw: Mapping[str, Distribution] | Callable[..., Inputs] | None = None
+    sizes: Sizes | None = None
+    variants: Mapping[str, Mapping[str, Any]] | None = None
+    stable: Callable[..., Any] | None = None
+    called: Callable[..., Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return self.fn.__name__
+
+    def inputs(self, draw: Draw, variant: str = "", **sizes: Any) -> Inputs:
+        """Inputs drawn at random, by name: see :meth:`Formula.inputs`."""
+        assert self.draw is not None
+        assert self.sizes is not None
+        return _drawn(self.fn, self.draw, self.sizes, {}, (self.variants or {"": {}})[variant], draw, sizes)
+
+
+def adopted(formula: Formula, function: Function) -> Function:
+    """A formula's own function, with what it has of the formula written out."""
+    given = {name: getattr(formula, name) for name in ("reference", "draw", "sizes", "variants", "stable")}
+    if function.reference is not None:
+        given["stable"] = None
+    mine = {name: getattr(function, name) for name in given if getattr(function, name) is not None}
+    return replace(function, **given | mine)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where the samples are.
+
+    Attributes:
+        axes: the axis of the samples in each input, or gradient, that has one, by name.
+        out: their axis in the forward function's output, if there is one.
+        mean: whether the output is a mean over them.
+    """
+
+    axes: Mapping[str, int]
+    out: int | None = None
+    mean: bool = False
+
+
+def _parameters(fwd: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(fwd).parameters
+
+
+def _drawn(
+    fn: Callable[..., Any],
+    how: Mapping[str, Distribution] | Callable[..., Inputs],
+    sizes: Sizes,
+    tiny: Sizes,
+    variant: Mapping[str, Any],
+    draw: Draw,
+    instead: Sizes,
+) -> Inputs:
+    settings = {name: value for name, value in variant.items() if name in _parameters(fn)}
+    if not isinstance(how, Mapping):
+        accepted = inspect.signature(how).parameters
+        settings |= {name: value for name, value in variant.items() if name not in accepted}
+        passed = {name: value for name, value in variant.items() if name in accepted}
+        return {**how(draw, **{**sizes, **passed, **instead}), **settings}
+    more = {name: value for name, value in variant.items() if name not in settings}
+    lengths = {name: _resized(draw, n) for name, n in {**sizes, **more, **instead}.items()}
+    if draw.style == "tiny":
+        lengths |= tiny
+    draw = replace(draw, as_it_is=True)
+    return {name: one(draw, _shape(fn, name, lengths), lengths) for name, one in how.items()} | settings
+
+
+def _resized(draw: Draw, n: Any) -> Any:
+    return tuple(map(draw.size, n)) if isinstance(n, tuple) else draw.size(n)
+
+
+def _shape(fwd: Callable[..., Any], name: str, sizes: Sizes) -> tuple[int, ...]:
+    """The shape that a parameter's annotation gives it, such as ``(7, 5)`` for ``Float[Array, "N K"]``."""
+    annotation = _parameters(fwd)[name].annotation
+    ways = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    arrays = [way for way in ways if isinstance(way, type) and issubclass(way, AbstractArray)]
+    if not arrays:
+        raise EntryError(
+            f"{fwd.__name__}: the signature has no shape for {name}; let the entry's draw give it"
+        )
+    shape: tuple[int, ...] = ()
+    for axis in arrays[0].dim_str.split():
+        if axis.isdecimal():
+            shape += (int(axis),)
+        elif axis not in sizes:
+            raise EntryError(f"{fwd.__name__}: {name} has an axis {axis}, and the entry's sizes have none")
+        else:
+            shape += sizes[axis] if isinstance(sizes[axis], tuple) else (sizes[axis],)
+    return shape
+
+
+# ------------------------------------------------------------------------------------------ distributions
+
+
+def normal(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """Gaussian entries."""
+    return draw.normal(*shape)
+
+
+def far(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """Gaussian entries off to one side, so that no sum of differences cancels and each keeps its digits."""
+    return 4 + draw.normal(*shape)
+
+
+def positive(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """Entries between ½ and 2."""
+    return draw.positive(*shape)
+
+
+def distribution(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """Positive entries that sum to 1 along the last axis."""
+    return draw.distribution(*shape)
+
+
+def one_hot(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """One-hot rows."""
+    return draw.one_hot(*shape)
+
+
+def integers_below(axis: str) -> Distribution:
+    """Integers from 0 to the length of another axis, less 1."""
+    return lambda draw, shape, sizes: draw.integers(sizes[axis], *shape)

@@ -1,0 +1,145 @@
+"""Networks of any depth, and lecture D's five layers."""
+
+from typing import Any
+
+import jax
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs, normal
+from manual_grad.networks.mlp import (
+    five_layer_bwd,
+    five_layer_fwd,
+    flatten_columns_bwd,
+    flatten_columns_fwd,
+    gradient_descent,
+    mlp_columns_bwd,
+    mlp_columns_fwd,
+    mlp_rows_bwd,
+    mlp_rows_fwd,
+    network_squared_loss_bwd,
+    network_squared_loss_deltas,
+    network_squared_loss_fwd,
+    one_hot_columns,
+)
+
+ACTIVATIONS = {name: {"activation": name} for name in reference.activations.ACTIVATIONS}
+WIDTHS = (2, 4, 5, 3)
+
+
+def _rows(draw: Draw, N: int, widths: tuple[int, ...]) -> Inputs:
+    X = draw.normal(N, widths[0])
+    return {"params": draw.layers(*widths, rows=True, X=X), "X": X}
+
+
+def _columns(draw: Draw, N: int, widths: tuple[int, ...]) -> Inputs:
+    X = draw.normal(widths[0], N)
+    return {"params": draw.layers(*widths, rows=False, X=X), "X": X}
+
+
+def _sample(draw: Draw, widths: tuple[int, ...]) -> Inputs:
+    x = draw.normal(widths[0])
+    return {
+        "params": draw.layers(*widths, rows=False, X=x[:, None]),
+        "x": x,
+        "y": 4 + draw.normal(widths[-1]),
+    }
+
+
+def _five_layers(draw: Draw, N: int, widths: tuple[int, ...]) -> Inputs:
+    return {**_columns(draw, N, widths), "Y": draw.one_hot(N, widths[-1]).T}
+
+
+def _steps(draw: Draw, learning_rate: float) -> Inputs:
+    shapes = [((4, 2), (4,)), ((3, 4), (3,))]
+    params, dparams = ([(draw.normal(*W), draw.normal(*b)) for W, b in shapes] for _ in range(2))
+    return {"params": params, "dparams": dparams, "learning_rate": learning_rate}
+
+
+def _deltas(params: Any, x: jax.Array, y: jax.Array, activation: str) -> list[jax.Array]:
+    """∂L/∂z of every layer, each with the layers after it alone."""
+    zs, _ = reference.mlp.network(params, x, activation)
+
+    def loss(z: jax.Array, after: Any) -> jax.Array:
+        return reference.mlp.squared_loss_from_z(after, z, y=y, activation=activation)
+
+    return [jax.grad(loss)(z, params[l + 1 :]) for l, z in enumerate(zs)]
+
+
+def _deltas_by_hand(**inputs: Any) -> list[jax.Array]:
+    return network_squared_loss_deltas(network_squared_loss_fwd(**inputs)[1], 1.0)
+
+
+MLP_ROWS = Formula(
+    mlp_rows_fwd,
+    mlp_rows_bwd,
+    reference.mlp.mlp_rows,
+    draw=_rows,
+    sizes={"N": 7, "widths": WIDTHS},
+    source="Lecture D, transposed; Lecture B, page 7",
+    variants=ACTIVATIONS,
+    batch=Batch({"X": 0}, 0),
+    kinks=lambda res: res.Zs,
+    grows=(("X", 0),),
+)
+MLP_COLUMNS = Formula(
+    mlp_columns_fwd,
+    mlp_columns_bwd,
+    reference.mlp.mlp_columns,
+    draw=_columns,
+    sizes={"N": 7, "widths": WIDTHS},
+    source="Lecture D, input layer",
+    variants=ACTIVATIONS,
+    batch=Batch({"X": 1}, 1),
+    kinks=lambda res: res.Zs,
+    grows=(("X", 1),),
+)
+NETWORK_SQUARED_LOSS = Formula(
+    network_squared_loss_fwd,
+    network_squared_loss_bwd,
+    reference.mlp.network_squared_loss,
+    draw=_sample,
+    sizes={"widths": WIDTHS},
+    source="Lecture C, pages 1 and 2",
+    variants=ACTIVATIONS,
+    kinks=lambda res: (*res[0].Zs, res[1]),
+    functions=(Function(network_squared_loss_deltas, reference=_deltas, called=_deltas_by_hand),),
+)
+FIVE_LAYER = Formula(
+    five_layer_fwd,
+    five_layer_bwd,
+    reference.mlp.five_layer,
+    draw=_five_layers,
+    sizes={"N": 3, "widths": (9, 8, 7, 6, 5, 4)},
+    source="Lecture D",
+    batch=Batch({"X": 1, "Y": 1}, mean=True),
+    kinks=lambda res: res[2],
+)
+FLATTEN_COLUMNS = Formula(
+    flatten_columns_fwd,
+    flatten_columns_bwd,
+    reference.mlp.flatten_columns,
+    draw={"images": normal},
+    sizes={"N": 3, "H": 4, "W": 5},
+    source="Lecture D, page 1",
+    polynomial=True,
+    batch=Batch({"images": 0}, 1),
+    grows=(("images", 0), ("images", 1), ("images", 2)),
+)
+ENTRIES = (MLP_ROWS, MLP_COLUMNS, NETWORK_SQUARED_LOSS, FIVE_LAYER, FLATTEN_COLUMNS)
+FUNCTIONS = (
+    Function(
+        one_hot_columns,
+        reference=reference.mlp.one_hot_columns,
+        draw=lambda draw, N, K: {"labels": draw.labels(N, K), "K": K},
+        sizes={"N": 5, "K": 7},
+    ),
+    Function(
+        gradient_descent,
+        reference=lambda params, dparams, learning_rate: jax.tree.map(
+            lambda p, dp: p - learning_rate * dp, params, dparams
+        ),
+        draw=_steps,
+        sizes={"learning_rate": 0.125},
+    ),
+)

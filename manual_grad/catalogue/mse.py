@@ -1,0 +1,69 @@
+"""Mean squared error, and linear regression under it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.entry import Batch, Distribution, Formula, Function, far, normal
+from manual_grad.formulas.mse import (
+    jac_affine_b,
+    jac_affine_w,
+    jac_linear_regression_b,
+    jac_linear_regression_w,
+    jac_mean_J0,
+    jac_mse_y_hat,
+    jac_squared_errors_y_hat,
+    jac_squared_errors_y_hat_diagonal,
+    linear_regression_bwd,
+    linear_regression_fwd,
+    mse_bwd,
+    mse_fwd,
+)
+
+FEATURES: dict[str, dict[str, Any]] = {"vector": {"*d": (3,)}, "scalar": {"*d": ()}}
+
+
+def diagonal(J: jax.Array) -> jax.Array:
+    """The diagonal of a square matrix."""
+    return jnp.stack([J[n, n] for n in range(len(J))])
+
+
+SQUARED_ERRORS = reference.mse.squared_errors
+MSE = Formula(
+    mse_fwd,
+    mse_bwd,
+    reference.mse.mse,
+    draw={"y_hat": normal, "y": far},
+    sizes={"N": 7},
+    source="Lecture A, Mean Squared Error",
+    polynomial=True,
+    batch=Batch({"y_hat": 0, "y": 0}, mean=True),
+    functions=(
+        Function(jac_mse_y_hat, ("y_hat",)),
+        Function(jac_squared_errors_y_hat, ("y_hat",), reference=SQUARED_ERRORS),
+        Function(jac_squared_errors_y_hat_diagonal, ("y_hat",), diagonal, SQUARED_ERRORS),
+    ),
+)
+REGRESSION: dict[str, Distribution] = {"w": normal, "b": normal, "x": normal, "y": far}
+AFFINE: dict[str, Distribution] = {name: REGRESSION[name] for name in "wbx"}
+LINEAR_REGRESSION = Formula(
+    linear_regression_fwd,
+    linear_regression_bwd,
+    reference.mse.linear_regression,
+    draw=REGRESSION,
+    sizes={"N": 7, "*d": (3,)},
+    source="Lecture A, Linear Regression",
+    variants=FEATURES,
+    polynomial=True,
+    batch=Batch({"x": 0, "y": 0}, mean=True),
+    functions=(
+        Function(jac_linear_regression_w, ("w",)),
+        Function(jac_linear_regression_b, ("b",)),
+        Function(jac_affine_w, ("w",), None, reference.mse.affine, AFFINE),
+        Function(jac_affine_b, ("b",), None, reference.mse.affine, AFFINE),
+    ),
+)
+ENTRIES = (MSE, LINEAR_REGRESSION)
+FUNCTIONS = (Function(jac_mean_J0, ("J0",), None, reference.mse.mean, {"J0": normal}, {"N": 7}),)

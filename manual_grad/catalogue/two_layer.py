@@ -1,0 +1,98 @@
+"""Lecture B's networks of two layers: one sample, a batch in columns, a batch in rows."""
+
+import jax
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs
+from manual_grad.networks.two_layer import (
+    jac_two_layer_cross_entropy,
+    jac_two_layer_squared_loss,
+    two_layer_cross_entropy_bwd,
+    two_layer_cross_entropy_columns_bwd,
+    two_layer_cross_entropy_columns_fwd,
+    two_layer_cross_entropy_fwd,
+    two_layer_cross_entropy_rows_bwd,
+    two_layer_cross_entropy_rows_fwd,
+    two_layer_squared_loss_bwd,
+    two_layer_squared_loss_fwd,
+)
+
+PARAMETERS = ("W1", "b1", "W2", "b2")
+
+
+def _parameters(draw: Draw, *widths: int, X: jax.Array, rows: bool = False) -> Inputs:
+    """No class near certain, so that no gradient is a small difference of large numbers, and no hidden unit
+    so near ReLU's kink that rounding moves it across."""
+    (W1, b1), (W2, b2) = draw.layers(*widths, rows=rows, X=X)
+    real = draw.style == "real"
+    return {"W1": W1, "b1": b1 if real else draw.positive(*b1.shape), "W2": W2 / 2 if real else W2, "b2": b2}
+
+
+def _squared_loss(draw: Draw, d: int, m: int) -> Inputs:
+    x = draw.normal(d)
+    return {**_parameters(draw, d, m, 1, X=x[:, None]), "x": x, "y": 4 + draw.positive()}
+
+
+def _cross_entropy(draw: Draw, d: int, m: int, c: int) -> Inputs:
+    x = draw.normal(d)
+    return {**_parameters(draw, d, m, c, X=x[:, None]), "x": x, "y": draw.labels(1, c)[0]}
+
+
+def _columns(draw: Draw, N: int, d: int, m: int, c: int) -> Inputs:
+    X = draw.normal(d, N)
+    return {**_parameters(draw, d, m, c, X=X), "X": X, "y": draw.labels(N, c)}
+
+
+def _rows(draw: Draw, N: int, d: int, m: int, c: int) -> Inputs:
+    X = draw.normal(N, d)
+    return {**_parameters(draw, d, m, c, X=X, rows=True), "X": X, "y": draw.labels(N, c)}
+
+
+TWO_LAYER_SQUARED_LOSS = Formula(
+    two_layer_squared_loss_fwd,
+    two_layer_squared_loss_bwd,
+    reference.two_layer.two_layer_squared_loss,
+    draw=_squared_loss,
+    sizes={"d": 3, "m": 7},
+    source="Lecture B, pages 1 and 2",
+    polynomial=True,
+    kinks=lambda res: [res[3]],
+    functions=(Function(jac_two_layer_squared_loss, PARAMETERS),),
+)
+TWO_LAYER_CROSS_ENTROPY = Formula(
+    two_layer_cross_entropy_fwd,
+    two_layer_cross_entropy_bwd,
+    reference.two_layer.two_layer_cross_entropy,
+    draw=_cross_entropy,
+    sizes={"d": 3, "m": 7, "c": 5},
+    source="Lecture B, pages 3 and 4",
+    kinks=lambda res: [res[3]],
+    functions=(Function(jac_two_layer_cross_entropy, PARAMETERS),),
+)
+TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
+    two_layer_cross_entropy_columns_fwd,
+    two_layer_cross_entropy_columns_bwd,
+    reference.two_layer.two_layer_cross_entropy_columns,
+    draw=_columns,
+    sizes={"N": 4, "d": 3, "m": 7, "c": 5},
+    source="Lecture B, pages 5 and 6",
+    batch=Batch({"X": 1, "y": 0}, mean=True),
+    kinks=lambda res: [res[3]],
+)
+TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
+    two_layer_cross_entropy_rows_fwd,
+    two_layer_cross_entropy_rows_bwd,
+    reference.two_layer.two_layer_cross_entropy_rows,
+    draw=_rows,
+    sizes={"N": 4, "d": 3, "m": 7, "c": 5},
+    source="Lecture B, page 7",
+    batch=Batch({"X": 0, "y": 0}, mean=True),
+    kinks=lambda res: [res[3]],
+)
+ENTRIES = (
+    TWO_LAYER_SQUARED_LOSS,
+    TWO_LAYER_CROSS_ENTROPY,
+    TWO_LAYER_CROSS_ENTROPY_COLUMNS,
+    TWO_LAYER_CROSS_ENTROPY_ROWS,
+)
