@@ -1,9 +1,12 @@
+import os
+
 import jax
 import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
+os.environ["MANUAL_GRAD_CACHE"] = ""  # the console script keeps no compiled programs in the tester's folder
 
 
 @pytest.fixture(autouse=True, scope="module")

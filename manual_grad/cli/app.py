@@ -1,50 +1,33 @@
-"""The console script ``manual-grad``. Exit codes: 0 all well, 1 something is wrong, 2 bad usage or input."""
+"""The console script ``manual-grad``. Exit codes: 0 all well, 1 something is wrong, 2 bad usage or input.
 
-import difflib
+What the user meets stands here: commands, options, help. What a command does stands in a file of its name,
+which is imported when it is asked for, so that no help waits for JAX.
+"""
+
 import importlib.metadata
 import inspect
-import math
-import os
 import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
-import jax
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from manual_grad.border import InputError, describe
-from manual_grad.cli import hard as hard_
-from manual_grad.cli import mutants as mutants_
-from manual_grad.cli import user_code
-from manual_grad.cli.bench import bench
-from manual_grad.cli.golden import golden
-from manual_grad.cli.report import report
-from manual_grad.cli.train import Stopped, train
-from manual_grad.digits import MissingExtra
-from manual_grad.environment import environment, write_json
-from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
-from manual_grad.verify import Report, check_grad, kill_matrix
-from manual_grad.verify import equations as claims
-from manual_grad.verify.equations import Status, Verdict
-from manual_grad.verify.symbolic import load_symbolic
+from manual_grad.cli.usage import Stopped, UsageError, require_writable
 
 app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
+golden = typer.Typer(
+    no_args_is_help=False,
+    rich_markup_mode="rich",
+    help="Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, check by them.",
+)
 app.add_typer(golden, name="golden")
-app.command()(train)
-app.command()(bench)
-app.command()(report)
+Cache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Compile everything anew, and keep nothing in the user's cache folder."),
+]
 
 
 class Dtype(StrEnum):
@@ -56,28 +39,36 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-class UsageError(Exception):
-    """Bad usage or input: one line for the user, exit code 2."""
-
-
 def main() -> None:
     """Run the console script: one clear line for bad usage, no traceback."""
     try:
         code = app(standalone_mode=False)
-    except (UsageError, MissingExtra, InputError) as error:
-        code = _complain(" ".join(str(error).split()))
     except Stopped as error:
         _complain(str(error))
         sys.exit(error.code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # what typer raises for bad usage
+        line = _line(error)
+        if line is None:
             raise
-        code = _complain(f"{error.format_message()} See manual-grad --help.")
+        code = _complain(line)
     if code == 130:  # Ctrl-C, which typer turns into an exit code
         _complain("interrupted; nothing was written")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _line(error: Exception) -> str | None:
+    """What to say of bad usage, bad input or a missing extra; None where it is neither."""
+    if hasattr(error, "format_message"):  # what typer raises for bad usage
+        return f"{error.format_message()} See manual-grad --help."
+    if not isinstance(error, UsageError):
+        from manual_grad.border import InputError
+        from manual_grad.digits import MissingExtra
+
+        if not isinstance(error, InputError | MissingExtra):
+            return None
+    return " ".join(str(error).split())
 
 
 def _complain(message: str) -> int:
@@ -119,7 +110,7 @@ def verify(
         Dtype.float64
     ),
     hard: Annotated[
-        bool, typer.Option("--hard", help="Judge the formulas on hard inputs instead; JAX beside them.")
+        bool, typer.Option("--hard", help="Try the formulas on hard inputs instead; JAX beside them.")
     ] = False,
     mutants: Annotated[
         bool,
@@ -130,11 +121,12 @@ def verify(
     diagnose: Annotated[
         bool,
         typer.Option(
-            "--diagnose", help="With --mutants: does the judge of check_vjp name each mistake? Takes long."
+            "--diagnose", help="With --mutants: does the checker, check_vjp, name each mistake? Takes long."
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
+    no_cache: Cache = False,
 ) -> None:
     """Compare every equation of the four lectures with JAX.
 
@@ -150,9 +142,9 @@ def verify(
     each the right answer and why, computed from the definition in decimals, then the formula's, then JAX's.
 
     With [bold]--mutants[/] every formula is made wrong in the ways in which people get it wrong, and each
-    wrong version held against every oracle; beside it, which of them the checks in common use let through:
+    wrong version compared with every oracle; beside it, which of them the checks in common use let through:
     a cotangent of ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric
-    inputs. Exit 1 if one survives our oracles. With [bold]--diagnose[/] too, the judge that users ask
+    inputs. Exit 1 if one survives our oracles. With [bold]--diagnose[/] too, the checker that users ask
     ([bold]manual-grad check[/], check_vjp) is asked about each wrong gradient and Jacobian, without being
     told what is wrong with it, and must name it first. Exit 1 if it does not.
 
@@ -172,91 +164,26 @@ def verify(
 
     manual-grad verify --mutants --diagnose --tag A-10
     """
-    equations, errata = _chosen(lecture, tag)
     if diagnose and not mutants:
-        raise UsageError("--diagnose goes with --mutants: it asks the judge about each of them")
+        raise UsageError("--diagnose goes with --mutants: it asks the checker about each of them")
     if mutants or hard:
         other = "--mutants" if mutants else "--hard"
         if oracle or quick or dtype != Dtype.float64 or (mutants and hard):
             raise UsageError(
                 f"{other} goes with --lecture, --tag, --seed and --json only: it chooses the rest"
             )
-    oracles = () if hard or mutants else _chosen_oracles(oracle, quick)
     if json:
-        _require_writable(json)
-    _require_device()
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
-    started = time.perf_counter()
+        require_writable(json)
+    from manual_grad.cli import verify as work
+
+    equations, errata = work.chosen(lecture, tag)
+    oracles = () if hard or mutants else work.chosen_oracles(oracle, quick)
+    work.prepare(cached=not no_cache)
     if hard:
-        raise typer.Exit(_verify_hard([e.tag for e in equations], seed, json))
+        raise typer.Exit(work.verify_hard([e.tag for e in equations], seed, json))
     if mutants:
-        raise typer.Exit(_verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose))
-    verdicts = _verify_all(equations + errata, dtype.value, seed, oracles)
-    seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 132)
-    _print_verdicts(console, verdicts, dtype.value)
-    passed = all(v.status != "failed" for v in verdicts)
-    summary = _summary(verdicts, dtype.value, seed, seconds)
-    settings = {"dtype": dtype.value, "seed": seed}
-    content = {"equations": [claims.as_json(v) for v in verdicts]}
-    raise typer.Exit(_conclude(console, summary, passed, json, settings, content, seconds))
-
-
-def _verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
-    """Judge the hard cases of these equations; the exit code."""
-    cases = hard_.cases_of(tags)
-    if not cases:
-        raise UsageError(f"--hard has no case of {', '.join(tags) or 'an erratum'}")
-    started = time.perf_counter()
-    verdicts = hard_.judge_all(cases, seed)
-    seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    hard_.print_hard(console, verdicts)
-    content = {"cases": [hard_.as_json(v) for v in verdicts]}
-    summary = hard_.summary(verdicts, seed, seconds)
-    passed = all(v.passed for v in verdicts)
-    return _conclude(console, summary, passed, json, {"seed": seed}, content, seconds)
-
-
-def _verify_mutants(
-    equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool, diagnose: bool
-) -> int:
-    """Hold wrong versions of these equations' formulas against every oracle; the exit code."""
-    if not equations:
-        raise UsageError("--mutants is about equations, expected one's --tag: an erratum is wrong already")
-    load_symbolic()
-    started = time.perf_counter()
-    targets = kill_matrix.targets(equations)
-    rows = mutants_.kill_all(targets, seed)
-    named = mutants_.name_all(targets, seed) if diagnose else []
-    seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    mutants_.show(console, rows, one_by_one)
-    content = {"mutants": [kill_matrix.as_json(row) for row in rows]}
-    if diagnose:
-        mutants_.show_named(console, named, one_by_one)
-        content["diagnoses"] = [asdict(row) for row in named]
-    summary = mutants_.summary(rows, named, seed, seconds)
-    passed = not any(row.lives for row in rows) and not any(row.first is False for row in named)
-    return _conclude(console, summary, passed, json, {"dtype": "float64", "seed": seed}, content, seconds)
-
-
-def _conclude(
-    console: Console,
-    summary: str,
-    passed: bool,
-    json: Path | None,
-    settings: dict[str, Any],
-    content: dict[str, Any],
-    seconds: float,
-) -> int:
-    """Print the last line, write the JSON that was asked for; the exit code."""
-    console.print(escape(summary), style="green" if passed else "bold red", highlight=False)
-    if json:
-        about = {"environment": environment() | settings}
-        _write(json, about | content | {"passed": passed, "seconds": round(seconds, 2)})
-    return 0 if passed else 1
+        raise typer.Exit(work.verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose))
+    raise typer.Exit(work.verify_all(equations + errata, dtype.value, seed, oracles, json))
 
 
 @app.command()
@@ -289,10 +216,11 @@ def check(
         Dtype | None, typer.Option(help="Of the floating-point arguments (float64; an archive's own).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random arguments and the points near.")] = 0,
-    draws: Annotated[int, typer.Option(min=1, help="At how many points it is judged.")] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="At how many points it is checked.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+    no_cache: Cache = False,
 ) -> None:
-    """Judge your own gradient: which argument is wrong, where, by how much, and why.
+    """Check your own gradient: which argument is wrong, where, by how much, and why.
 
     The truth is jax.vjp in float64, at the given arguments and at points near them.
 
@@ -303,266 +231,288 @@ def check(
     manual-grad check mine.py:loss mine.py:grad --inputs batch.npz --against softmax_cross_entropy
     """
     if json:
-        _require_writable(json)
-    jax.config.update("jax_enable_x64", True)
-    other = [against] if against and ":" in against else []
-    functions = user_code.load_functions([loss, grad, *other])
-    arguments = _arguments(functions[0], loss, input, inputs, dtype.value if dtype else None, seed)
-    report = check_grad(
-        functions[0],
-        functions[1],
-        *arguments.values(),
-        against=functions[2] if other else against,
-        argnums=_argnums(wrt, list(arguments)),
-        seed=seed,
-        draws=draws,
-        names=list(arguments),
-    )
-    _print_report(Console(width=None if sys.stdout.isatty() else 132), report)
-    if json:
-        _write(json, _report_as_json(report, arguments))
-    raise typer.Exit(0 if report.ok else 1)
-
-
-def _arguments(
-    loss: Any, path: str, shapes: list[str] | None, archive: Path | None, dtype: str | None, seed: int
-) -> dict[str, Any]:
-    """The loss's arguments, by name, in its order."""
-    if (not shapes) == (archive is None):
+        require_writable(json)
+    if (not input) == (inputs is None):
         raise UsageError(
             "give the arguments either as --input name=shape, one for each, or as --inputs file.npz"
         )
-    if archive:
-        return user_code.load_archive(archive, user_code.parameters(loss, path), dtype)
-    arrays = user_code.draw_inputs(shapes or [], dtype or "float64", seed)
-    wanted = user_code.parameters(loss, path)
-    if len(arrays) != len(wanted):
-        raise UsageError(
-            f"{path} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
-        )
-    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays
+    from manual_grad.cli import check as work
+
+    work.prepare(cached=not no_cache)
+    kind = dtype.value if dtype else None
+    raise typer.Exit(work.check(loss, grad, input or [], inputs, against, wrt, kind, seed, draws, json))
 
 
-def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
-    for name in wrt or ():
-        if name not in names:
-            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(names)}")
-    return [names.index(name) for name in wrt] if wrt else None
+@app.command()
+def train(
+    net: Annotated[
+        str | None, typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. (mlp)")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits: 1797 real digits of 8×8 that come with scikit-learn; or mnist. (digits)"),
+    ] = None,
+    mnist_source: Annotated[
+        Path | None, typer.Option(help="A folder with MNIST's four IDX files: no network is needed.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where MNIST is kept, instead of $MANUAL_GRAD_DATA.")
+    ] = None,
+    gradient: Annotated[
+        str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd: W ← W − α ∂L/∂W, lecture D's; momentum; adam. (sgd)")
+    ] = None,
+    full_batch: Annotated[
+        bool | None,
+        typer.Option("--full-batch", help="Descend on all samples at once, in the memory of a few."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides the start and the batches. (0)")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float64, float32, bfloat16 or float16. (float32)")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write settings, environment and epochs here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw loss and accuracy: .png, .svg or .pdf.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the parameters here (.npz), and all that --resume needs.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on where a saved run stopped, with its settings.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Split each batch over so many devices of this host.")
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="How many processes there are; auto finds it.")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
+    ] = None,
+    timeout: Annotated[
+        int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
+    ] = 60,
+    at_least: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."),
+    ] = None,
+) -> None:
+    """Train a network with the hand-derived gradients.
 
+    Prints loss and accuracy on held-out samples, epoch by epoch. With [bold]--gradient both[/] formulas and
+    autodiff train side by side, from the same start on the same batches, and the first step after which they
+    part is printed, with the arrays that do. --save is written every minute, and when Ctrl-C or SIGTERM stops
+    the run; --resume goes on as if it had never stopped, to the bit. A batch that is not whole at the end of
+    an epoch is left out.
 
-def _print_report(console: Console, report: Report) -> None:
-    table = Table(title="Gradients against jax.vjp in float64", title_justify="left")
-    table.add_column("argument", no_wrap=True)
-    for name in ("largest relative error", "where"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for f in report.findings:
-        where = ""
-        if f.where is not None and not f.ok:
-            index, got, expected = f.where
-            at = f"at [{','.join(map(str, index))}] " if index else ""
-            where = f"{at}got {got:.6g}, expected {expected:.6g}"
-        verdict = "[green]right[/]" if f.ok else f"[bold red]wrong[/]: {escape(f.diagnosis)}"
-        table.add_row(escape(f.name), f"{f.max_error:.1e}", escape(where), verdict)
-    console.print(table)
-    for note in report.notes:
-        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
-    wrong = [f.name for f in report.findings if not f.ok]
-    last = (
-        f"{len(wrong)} of {len(report.findings)} gradients wrong: {', '.join(wrong)}"
-        if wrong
-        else (f"all {len(report.findings)} gradients right")
-    )
-    points = f"{report.points} point{'s' if report.points > 1 else ''}"
-    console.print(
-        escape(f"{last} ({points}, seed {report.seed})"),
-        style="bold red" if wrong else "green",
-        highlight=False,
-    )
+    Exit code 0: trained. 1: the gradients part, a loss is not finite, no epoch reached --at-least, or
+    another process is lost. 2: bad input. 130: interrupted.
 
+    Examples:
 
-def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A report as JSON has it: no infinities, no NaN."""
+    manual-grad train
 
-    def finite(number: float) -> float | None:
-        return number if math.isfinite(number) else None
+    manual-grad train --gradient both --dtype float64 --epochs 5
 
-    findings = [
-        asdict(f)
-        | {
-            "max_error": finite(f.max_error),
-            "where": f.where
-            and {"index": list(f.where[0]), "got": finite(f.where[1]), "expected": finite(f.where[2])},
-        }
-        for f in report.findings
-    ]
-    return {
-        "environment": environment() | {"seed": report.seed},
-        "inputs": {name: describe(value) for name, value in arguments.items()},
-        "findings": findings,
-        "notes": list(report.notes),
-        "points": report.points,
-        "passed": report.ok,
-    }
+    manual-grad train --data mnist --at-least 97.5
 
+    manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
 
-def _chosen(
-    lectures: Sequence[str] | None, tags: Sequence[str] | None
-) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
-    """The equations and errata of these lectures and tags; all where none is named."""
-    known = [entry.tag for entry in (*EQUATIONS, *ERRATA)]
-    for letter in lectures or ():
-        if letter.upper() not in LECTURES:
-            raise UsageError(f"--lecture is {letter!r}, expected one of {', '.join(LECTURES)}")
-    for tag in tags or ():
-        if tag.upper() not in known:
-            close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
-            hint = f"close to it: {close}" if close else f"expected {known[0]} to {known[-1]}"
-            raise UsageError(f"--tag is {tag!r}, no such equation; {hint}")
-    letters = {letter.upper() for letter in lectures or LECTURES}
-    wanted = {tag.upper() for tag in tags or known}
+    manual-grad train --full-batch --epochs 500 --save params.npz
 
-    def choose(entries: Sequence) -> tuple:
-        return tuple(entry for entry in entries if entry.lecture in letters and entry.tag in wanted)
+    manual-grad train --resume params.npz --epochs 1000 --save params.npz
 
-    equations, errata = choose(EQUATIONS), choose(ERRATA)
-    if not equations and not errata:
-        raise UsageError(f"--tag {', '.join(tags or ())} is not in --lecture {', '.join(lectures or ())}")
-    return equations, errata
-
-
-def _chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
-    """These oracles; all, or all that are installed, where none is named."""
-    if quick and names:
-        raise UsageError(f"--quick asks {', '.join(claims.QUICK_ORACLES)}; expected no --oracle beside it")
-    for name in names or ():
-        if name not in (*claims.ORACLES, "all"):
-            raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(claims.ORACLES)}, all")
-    wanted = claims.QUICK_ORACLES if quick else claims.ORACLES if not names or "all" in names else names
-    chosen = tuple(name for name in claims.ORACLES if name in wanted)
-    if "symbolic" in chosen:
-        try:
-            load_symbolic()  # says which extra is missing before the work, not after it
-        except MissingExtra as error:
-            if names:
-                raise
-            typer.echo(f"{error}; going on without it", err=True)
-            return tuple(name for name in chosen if name != "symbolic")
-    return chosen
-
-
-def _verify_all(
-    entries: Sequence[Equation | Erratum], dtype: str, seed: int, oracles: Sequence[str]
-) -> list[Verdict]:
-    """One verdict an entry, with a progress bar on the terminal."""
-    columns = (
-        SpinnerColumn(),
-        *Progress.get_default_columns()[:-1],
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
-    verdicts = []
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar as progress:
-        task = progress.add_task("verifying", total=len(entries), at="")
-        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
-        try:
-            results = pool.map(partial(claims.verify, dtype=dtype, seed=seed, oracles=oracles), entries)
-            for entry, verdict in zip(entries, results, strict=True):
-                progress.update(task, advance=1, at=f"{entry.tag} {entry.title}")
-                verdicts.append(verdict)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return verdicts
-
-
-def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -> None:
-    equations = [v for v in verdicts if "-E" not in v.tag]
-    errata = [v for v in verdicts if "-E" in v.tag]
-    if equations:
-        oracles = [name for name in claims.ORACLES if any(name in v.oracles for v in equations)]
-        share = "" if dtype == "float64" else ", and the share used of what rounding is allowed"
-        title = f"Equations: largest relative error against each oracle{share}"
-        table = Table(title=title, title_justify="left")
-        table.add_column("tag", no_wrap=True)
-        table.add_column("what it says")
-        for name in oracles:
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        for v in equations:
-            errors = [_error(v.oracles[name], dtype) if name in v.oracles else "" for name in oracles]
-            table.add_row(v.tag, escape(v.title), *errors, _coloured(v.status))
-        console.print(table)
-    if errata:
-        table = Table(title="Errata: what the lectures print, and how it fails", title_justify="left")
-        table.add_column("tag", no_wrap=True)
-        table.add_column("what is wrong")
-        table.add_column("the printed version, evaluated")
-        table.add_column("verdict", no_wrap=True)
-        for v in errata:
-            table.add_row(v.tag, escape(v.title), escape(v.counterexample), _coloured(v.status))
-        console.print(table)
-    for v in verdicts:
-        for failure in v.failures:
-            console.print(f"[bold red]{v.tag}[/] {escape(failure)}", highlight=False)
-
-
-def _error(found: claims.OracleVerdict, dtype: str) -> str:
-    """An error in few letters; in the dtypes where each entry has a budget, the share of it that was used.
-
-    >>> found = claims.OracleVerdict(2.9e-4, share=0.31)
-    >>> _error(found, "float64"), _error(found, "float32"), _error(claims.OracleVerdict(), "float64")
-    ('3e-04', '3e-04 31%', '0')
+    manual-grad train --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0
     """
-    error = f"{found.max_error:.0e}" if found.max_error else "0"
-    return error if dtype == "float64" else f"{error} {found.share:.0%}"
+    given = {name: value for name, value in locals().items() if value is not None}
+    from manual_grad.cli import train as work
+
+    work.train(given)
 
 
-def _coloured(status: str) -> str:
-    shown = "refuted" if status == "erratum" else status
-    return f"[{'bold red' if status == 'failed' else 'green'}]{shown}[/]"
+@app.command()
+def bench(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these: a name, a glob, name[size], or a group. May be repeated. See --list."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The main cases at one size, fewer rounds: under a minute.")
+    ] = False,
+    peers: Annotated[
+        bool | None,
+        typer.Option("--peers/--no-peers", help="PyTorch's autograd, NumPy by hand. (where installed)"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the arguments and the order of timing.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw ratio, time, memory and roofline into this folder (PNG).")
+    ] = None,
+    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases and stop.")] = False,
+) -> None:
+    """Time the hand-derived gradients against automatic ones.
+
+    Every side is compiled and compared with float64 first: a wrong result stops the run, exit 1. Then the
+    sides are timed in turns. [bold]ratio[/] is the median time by hand over autodiff's, with a 95 % interval:
+    below 1 the formula is faster. Where both compile to the same program, that is said instead of a verdict.
+    [bold]trace+compile[/] is the ratio of the first call's cost. [bold]temporaries[/] is memory beside
+    arguments and results. [bold]ceiling[/] is the share of what this machine could do at most, by a matrix
+    product and a copy measured in this run. [bold]error[/] is the 2-norm of what is off, relative.
+    [bold]others[/] has ours over each; a star means XLA's best known compiler options.
+
+    Examples:
+
+    manual-grad bench --quick
+
+    manual-grad bench --case conv2d --case 'softmax*' --json bench.json
+
+    manual-grad bench --case jacobian --plot figures
+
+    manual-grad bench --device gpu --json gpu.json --plot figures
+    """
+    from manual_grad.cli import bench as work
+
+    work.bench(case or [], device, dtype, quick, peers, seed, json, plot, list_cases)
 
 
-def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float) -> str:
-    counts = {status: sum(v.status == status for v in verdicts) for status in get_args(Status)}
-    failed = ", ".join(v.tag for v in verdicts if v.status == "failed")
-    worst = max((o.max_error for v in verdicts for o in v.oracles.values()), default=math.nan)
-    return (
-        f"{counts['verified']} equations verified, {counts['erratum']} errata refuted, "
-        f"{counts['failed']} failed"
-        + (f" ({failed})" if failed else "")
-        + f"; largest relative error {worst:.1e}"
-        f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
-    )
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="The folder that the book is written to.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the book that stands there (a book, nothing else).")
+    ] = False,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(help="Verdicts from manual-grad verify --json FILE, with every oracle that it asked."),
+    ] = None,
+    kills: Annotated[
+        Path | None,
+        typer.Option(help="The whole kill matrix, from manual-grad verify --mutants --json FILE."),
+    ] = None,
+    benchmarks: Annotated[
+        Path | None, typer.Option(help="Benchmark results, from manual-grad bench --json FILE.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs of what is computed here.")] = 0,
+    no_cache: Cache = False,
+) -> None:
+    """Write the lecture book: every equation, its code, its proof and its picture.
+
+    A folder of plain pages that open from disk: no server, no network. Each equation comes with its
+    derivation, the source of the function that computes it, the shapes of its tensors and its error against
+    every oracle; each misprint with what is right and the numbers that say so.
+
+    By itself it verifies every equation against the plain forward pass and both modes of JAX, and shows the
+    mutants of a few formulas, in about two minutes. What takes longer is run beforehand and handed over:
+
+    manual-grad verify --json verdicts.json
+
+    manual-grad verify --mutants --json kills.json
+
+    Exit code 0: written, and all of it holds. 1: written, and what failed is shown in red. 2: bad input, and
+    nothing was written.
+
+    Examples:
+
+    manual-grad report --out book
+
+    manual-grad report --out book --force --verdicts verdicts.json --kills kills.json
+
+    manual-grad report --out book --benchmarks bench.json
+    """
+    from manual_grad.cli import report as work
+
+    raise typer.Exit(work.report(out, force, verdicts, kills, benchmarks, seed, cached=not no_cache))
 
 
-def _require_device() -> None:
-    """Refuse a device that is not there, such as JAX_PLATFORMS=cuda on a machine without one."""
-    try:
-        jax.devices()
-    except Exception as error:  # what JAX raises differs with the platform and the version
-        wanted = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}") from None
+@golden.command()
+def export(
+    formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
+    out: Annotated[Path, typer.Option(help="The file: its name ends in .npz or .safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and the cotangent.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="Of inputs and cotangent: float64, float32, bfloat16 or float16.")
+    ] = "float64",
+    case: Annotated[
+        str,
+        typer.Option(help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range)."),
+    ] = "random",
+    variant: Annotated[
+        str | None, typer.Option(help="Of a formula that has several, such as conv2d's strides.")
+    ] = None,
+) -> None:
+    """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
+
+    The file explains itself: its README.txt (in .safetensors: in __metadata__) has the equation, the shapes
+    and layouts, what each array is, and how to check by it in NumPy or C, without this project.
+
+    Examples:
+
+    manual-grad golden export conv2d --out conv2d.npz --seed 0
+
+    manual-grad golden export conv2d --variant all --dtype bfloat16 --out conv2d.safetensors
+
+    manual-grad golden export softmax_cross_entropy --case extreme --dtype float32 --out ce.npz
+
+    unzip -p conv2d.npz README.txt
+    """
+    from manual_grad.cli import golden as work
+
+    work.export(formula, out, seed, dtype, case, variant)
 
 
-def _require_writable(path: Path) -> None:
-    """Refuse an output file before the work, not after it."""
-    if path.is_dir():
-        raise UsageError(f"--json is {str(path)!r}, a folder; expected a file")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--json is {str(path)!r}, a device or pipe; expected a file")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--json is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"--json is {str(path)!r}, but {str(path.absolute().parent)!r} cannot be written")
+@golden.command()
+def compare(
+    golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
+    mine: Annotated[
+        Path,
+        typer.Argument(help="Yours: .npz or .safetensors with grad/x, … as in the first; out if you like."),
+    ],
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+) -> None:
+    """Check your kernel's gradients: each entry against its budget, and why a wrong one is wrong.
+
+    Exit code 0: all within budget. 1: something is wrong. 2: the files do not fit.
+
+    Examples:
+
+    manual-grad golden compare conv2d.npz mine.npz
+
+    manual-grad golden compare conv2d.safetensors mine.safetensors --json findings.json
+    """
+    from manual_grad.cli import golden as work
+
+    raise typer.Exit(work.compare(golden, mine, json))
 
 
-def _write(path: Path, content: Any) -> None:
-    try:
-        write_json(path.absolute(), content)
-    except OSError as error:
-        raise UsageError(f"--json: {path} could not be written: {error.strerror}") from None
+@golden.command("list")
+def list_formulas(
+    json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
+) -> None:
+    """Show what can be exported: each formula, its cases, its variants, its equations.
+
+    Examples:
+
+    manual-grad golden list
+
+    manual-grad golden list --json formulas.json
+    """
+    from manual_grad.cli import golden as work
+
+    work.list_formulas(json)
 
 
 def _reflowed(text: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from manual_grad.border import InputError, require
-from manual_grad.cli.train import Stopped
+from manual_grad.cli.usage import Stopped
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 
@@ -32,46 +32,17 @@ TITLES = {
 
 
 def bench(
-    case: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these: a name, a glob, name[size], or a group. May be repeated. See --list."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The main cases at one size, fewer rounds: under a minute.")
-    ] = False,
-    peers: Annotated[
-        bool | None,
-        typer.Option("--peers/--no-peers", help="PyTorch's autograd, NumPy by hand. (where installed)"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the arguments and the order of timing.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw ratio, time, memory and roofline into this folder (PNG).")
-    ] = None,
-    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases and stop.")] = False,
+    case: list[str],
+    device: str,
+    dtype: str,
+    quick: bool,
+    peers: bool | None,
+    seed: int,
+    json: Path | None,
+    plot: Path | None,
+    list_cases: bool,
 ) -> None:
-    """Time the hand-derived gradients against automatic ones.
-
-    Every side is compiled and compared with float64 first: a wrong result stops the run, exit 1. Then the
-    sides are timed in turns. [bold]ratio[/] is the median time by hand over autodiff's, with a 95 % interval:
-    below 1 the formula is faster. Where both compile to the same program, that is said instead of a verdict.
-    [bold]trace+compile[/] is the ratio of the first call's cost. [bold]temporaries[/] is memory beside
-    arguments and results. [bold]ceiling[/] is the share of what this machine could do at most, by a matrix
-    product and a copy measured in this run. [bold]error[/] is the 2-norm of what is off, relative.
-    [bold]others[/] has ours over each; a star means XLA's best known compiler options.
-
-    Examples:
-
-    manual-grad bench --quick
-
-    manual-grad bench --case conv2d --case 'softmax*' --json bench.json
-
-    manual-grad bench --case jacobian --plot figures
-
-    manual-grad bench --device gpu --json gpu.json --plot figures
-    """
+    """Time the cases that the options choose, print the tables."""
     started = time.perf_counter()
     require(device in ("cpu", "gpu"), f"--device is {device!r}, expected cpu or gpu")
     require(dtype in DTYPES, f"--dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -82,7 +53,7 @@ def bench(
     _choose_device(device)
     from manual_grad_benchmarks import cases, ceiling, run, table, timing
 
-    chosen = _chosen(cases, case or [], quick)
+    chosen = _chosen(cases, case, quick)
     if list_cases:
         for c in chosen:
             typer.echo(f"{c.group:9} {c.label}")

@@ -1,13 +1,12 @@
-"""``manual-grad golden``: truths for kernels written elsewhere, and a judge of what those kernels give."""
+"""``manual-grad golden``: truths for kernels written elsewhere, and a checker of what those kernels give."""
 
 import math
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,44 +17,9 @@ from manual_grad.golden import archive, vectors
 from manual_grad.golden.formulas import FORMULAS
 from manual_grad.golden.vectors import Golden, Judged
 
-golden = typer.Typer(
-    no_args_is_help=False,
-    rich_markup_mode="rich",
-    help="Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, judge by them.",
-)
 
-
-@golden.command()
-def export(
-    formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
-    out: Annotated[Path, typer.Option(help="The file: its name ends in .npz or .safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and the cotangent.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(help="Of inputs and cotangent: float64, float32, bfloat16 or float16.")
-    ] = "float64",
-    case: Annotated[
-        str,
-        typer.Option(help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range)."),
-    ] = "random",
-    variant: Annotated[
-        str | None, typer.Option(help="Of a formula that has several, such as conv2d's strides.")
-    ] = None,
-) -> None:
-    """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
-
-    The file explains itself: its README.txt (in .safetensors: in __metadata__) has the equation, the shapes
-    and layouts, what each array is, and how to judge by it in NumPy or C, without this project.
-
-    Examples:
-
-    manual-grad golden export conv2d --out conv2d.npz --seed 0
-
-    manual-grad golden export conv2d --variant all --dtype bfloat16 --out conv2d.safetensors
-
-    manual-grad golden export softmax_cross_entropy --case extreme --dtype float32 --out ce.npz
-
-    unzip -p conv2d.npz README.txt
-    """
+def export(formula: str, out: Path, seed: int, dtype: str, case: str, variant: str | None) -> None:
+    """Write inputs, cotangent, truths and budgets to a file."""
     archive.require_suffix("--out", out)
     _require_folder("--out", out)
     made = vectors.export(formula, dtype, case, variant, seed)
@@ -68,25 +32,8 @@ def export(
     print(f"{out}: {what}, {case}, {dtype}, seed {seed}: {len(made.arrays)} arrays, {len(data)} bytes")
 
 
-@golden.command()
-def compare(
-    golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
-    mine: Annotated[
-        Path,
-        typer.Argument(help="Yours: .npz or .safetensors with grad/x, … as in the first; out if you like."),
-    ],
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
-) -> None:
-    """Judge your kernel's gradients: each entry against its budget, and why a wrong one is wrong.
-
-    Exit code 0: all within budget. 1: something is wrong. 2: the files do not fit.
-
-    Examples:
-
-    manual-grad golden compare conv2d.npz mine.npz
-
-    manual-grad golden compare conv2d.safetensors mine.safetensors --json findings.json
-    """
+def compare(golden: Path, mine: Path, json: Path | None) -> int:
+    """Compare a kernel's gradients with the truths in a file, print the findings; the exit code."""
     if json:
         _require_folder("--json", json)
     made, found, notes = vectors.compare(golden, mine)
@@ -94,21 +41,11 @@ def compare(
     passed = all(judged.ok for judged in found)
     if json:
         _write_json(json, _as_json(made, found, notes, passed))
-    raise typer.Exit(0 if passed else 1)
+    return 0 if passed else 1
 
 
-@golden.command("list")
-def list_formulas(
-    json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
-) -> None:
-    """Show what can be exported: each formula, its cases, its variants, its equations.
-
-    Examples:
-
-    manual-grad golden list
-
-    manual-grad golden list --json formulas.json
-    """
+def list_formulas(json: Path | None) -> None:
+    """Print what can be exported."""
     if json:
         _require_folder("--json", json)
     table = Table(title="Golden vectors can be had of", title_justify="left")

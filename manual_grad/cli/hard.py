@@ -23,7 +23,7 @@ def cases_of(tags: Collection[str]) -> list[Hard]:
     return [case for case in CASES if not set(tags).isdisjoint(case.tags)]
 
 
-def judge_all(cases: Sequence[Hard], seed: int) -> list[HardVerdict]:
+def try_all(cases: Sequence[Hard], seed: int) -> list[HardVerdict]:
     """One verdict a case, with a progress bar on the terminal."""
     verdicts = []
     columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))

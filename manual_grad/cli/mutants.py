@@ -26,7 +26,7 @@ def kill_all(targets: Sequence[Target], seed: int) -> list[Row]:
 
 
 def name_all(targets: Sequence[Target], seed: int) -> list[Named]:
-    """What the judge says of each mutant of every target, with a progress bar on the terminal."""
+    """What the checker says of each mutant of every target, with a progress bar on the terminal."""
     return _for_each(targets, partial(naming.name_all, seed=seed), "naming mistakes")
 
 
@@ -61,7 +61,7 @@ def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
 
 
 def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> None:
-    """Print how often the judge named the mistake first, by kind, and what else it said."""
+    """Print how often the checker named the mistake first, by kind, and what else it said."""
     table = Table(title="What check_vjp says of them: is the true cause named first?", title_justify="left")
     for name in ("what is wrong", "where", "first", "what is said") if one_by_one else ("what is wrong",):
         table.add_column(name)

@@ -6,13 +6,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from manual_grad.cli import cache
 from manual_grad.digits import MissingExtra
 
 NEEDED = {
@@ -24,47 +24,15 @@ NEEDED = {
 
 
 def report(
-    out: Annotated[Path, typer.Option(help="The folder that the book is written to.")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the book that stands there (a book, nothing else).")
-    ] = False,
-    verdicts: Annotated[
-        Path | None,
-        typer.Option(help="Verdicts from manual-grad verify --json FILE, with every oracle that it asked."),
-    ] = None,
-    kills: Annotated[
-        Path | None,
-        typer.Option(help="The whole kill matrix, from manual-grad verify --mutants --json FILE."),
-    ] = None,
-    benchmarks: Annotated[
-        Path | None, typer.Option(help="Benchmark results, from manual-grad bench --json FILE.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs of what is computed here.")] = 0,
-) -> None:
-    """Write the lecture book: every equation, its code, its proof and its picture.
-
-    A folder of plain pages that open from disk: no server, no network. Each equation comes with its
-    derivation, the source of the function that computes it, the shapes of its tensors and its error against
-    every oracle; each misprint with what is right and the numbers that say so.
-
-    By itself it verifies every equation against the plain forward pass and both modes of JAX, and shows the
-    mutants of a few formulas, in about two minutes. What takes longer is run beforehand and handed over:
-
-    manual-grad verify --json verdicts.json
-
-    manual-grad verify --mutants --json kills.json
-
-    Exit code 0: written, and all of it holds. 1: written, and what failed is shown in red. 2: bad input, and
-    nothing was written.
-
-    Examples:
-
-    manual-grad report --out book
-
-    manual-grad report --out book --force --verdicts verdicts.json --kills kills.json
-
-    manual-grad report --out book --benchmarks bench.json
-    """
+    out: Path,
+    force: bool,
+    verdicts: Path | None,
+    kills: Path | None,
+    benchmarks: Path | None,
+    seed: int,
+    cached: bool,
+) -> int:
+    """Write the book out of what is handed over and what is computed here; the exit code."""
     _require_extras()
     from manual_grad.report import folder, pages, results
 
@@ -76,6 +44,8 @@ def report(
     }
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
+    if cached:
+        cache.keep()
     with (
         _terminated_as_interrupted(),
         _progress(results.steps(verdicts is not None, kills is not None)) as show,
@@ -83,7 +53,7 @@ def report(
         found = results.gather(seed, **read, show=show, cases=_cases())
         files = pages.render(found, show=show)
         folder.write(out, files, force)
-    raise typer.Exit(_conclude(out, files, found))
+    return _conclude(out, files, found)
 
 
 def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import typer
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.border import InputError, require
+from manual_grad.cli.usage import Stopped
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.training import checkpoint, loop
@@ -32,118 +33,20 @@ SAVE_EVERY = 60.0  # seconds between two saves of a run that goes on
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
 
 
-class Stopped(Exception):
-    """A run that ended early, and what became of it: one line for the user, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def train(
-    net: Annotated[
-        str | None, typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. (mlp)")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="digits: 1797 real digits of 8×8 that come with scikit-learn; or mnist. (digits)"),
-    ] = None,
-    mnist_source: Annotated[
-        Path | None, typer.Option(help="A folder with MNIST's four IDX files: no network is needed.")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where MNIST is kept, instead of $MANUAL_GRAD_DATA.")
-    ] = None,
-    gradient: Annotated[
-        str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="sgd: W ← W − α ∂L/∂W, lecture D's; momentum; adam. (sgd)")
-    ] = None,
-    full_batch: Annotated[
-        bool | None,
-        typer.Option("--full-batch", help="Descend on all samples at once, in the memory of a few."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides the start and the batches. (0)")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float64, float32, bfloat16 or float16. (float32)")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write settings, environment and epochs here.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw loss and accuracy: .png, .svg or .pdf.")] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the parameters here (.npz), and all that --resume needs.")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on where a saved run stopped, with its settings.")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(help="Split each batch over so many devices of this host.")
-    ] = None,
-    coordinator: Annotated[
-        str | None,
-        typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
-    ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(help="How many processes there are; auto finds it.")
-    ] = None,
-    process_id: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
-    ] = None,
-    timeout: Annotated[
-        int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
-    ] = 60,
-    at_least: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."),
-    ] = None,
-) -> None:
-    """Train a network with the hand-derived gradients.
-
-    Prints loss and accuracy on held-out samples, epoch by epoch. With [bold]--gradient both[/] formulas and
-    autodiff train side by side, from the same start on the same batches, and the first step after which they
-    part is printed, with the arrays that do. --save is written every minute, and when Ctrl-C or SIGTERM stops
-    the run; --resume goes on as if it had never stopped, to the bit. A batch that is not whole at the end of
-    an epoch is left out.
-
-    Exit code 0: trained. 1: the gradients part, a loss is not finite, no epoch reached --at-least, or
-    another process is lost. 2: bad input. 130: interrupted.
-
-    Examples:
-
-    manual-grad train
-
-    manual-grad train --gradient both --dtype float64 --epochs 5
-
-    manual-grad train --data mnist --at-least 97.5
-
-    manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
-
-    manual-grad train --full-batch --epochs 500 --save params.npz
-
-    manual-grad train --resume params.npz --epochs 1000 --save params.npz
-
-    manual-grad train --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0
-    """
-    given = {name: value for name, value in locals().items() if value is not None}
+def train(given: dict[str, Any]) -> None:
+    """Train as the options given say; ends with the exit code."""
+    coordinator, num_processes, process_id = map(given.get, ("coordinator", "num_processes", "process_id"))
     require(
         coordinator is not None or (num_processes is None and process_id is None),
         "--num-processes and --process-id go with --coordinator HOST:PORT",
     )
-    _require_files(json=json, plot=plot, save=save)
+    _require_files(**{name: given.get(name) for name in ("json", "plot", "save")})
     with _as_options():
-        settings = _settings(given, resume)
+        settings = _settings(given, given.get("resume"))
         if settings.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
         if coordinator:
-            devices_.connect(coordinator, num_processes, process_id, timeout, str(settings))
+            devices_.connect(coordinator, num_processes, process_id, given["timeout"], str(settings))
         outcome, digits, seconds = _run(settings, given)
     if outcome.status == "deserted":
         _leave(lambda: _conclude(outcome, settings, digits, seconds, given))

@@ -14,6 +14,7 @@ import pytest
 
 from manual_grad import digits, lectures
 from manual_grad.cli import app as cli
+from manual_grad.cli import verify as work
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.verify import hard_cases
 
@@ -86,7 +87,7 @@ def test_an_erratum_shows_its_counterexample(run, tmp_path):
 
 def test_a_lecture_is_all_its_tags(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        cli.claims, "verify", lambda entry, **_: cli.Verdict(entry.tag, entry.lecture, entry.title)
+        work.claims, "verify", lambda entry, **_: work.Verdict(entry.tag, entry.lecture, entry.title)
     )
     run("verify", "--lecture", "c", "--lecture", "B", "--json", tmp_path / "v.json")
     tags = [e["tag"] for e in json.loads((tmp_path / "v.json").read_text())["equations"]]
@@ -106,9 +107,9 @@ def test_seed_and_dtype_are_used(run, tmp_path):
 
 
 def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
-    verdict = cli.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
-    verdict.oracles["value"] = cli.claims.OracleVerdict(float("inf"), float("inf"), passed=False)
-    monkeypatch.setattr(cli.claims, "verify", lambda entry, **_: verdict)
+    verdict = work.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
+    verdict.oracles["value"] = work.claims.OracleVerdict(float("inf"), float("inf"), passed=False)
+    monkeypatch.setattr(work.claims, "verify", lambda entry, **_: verdict)
     code, out, _ = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
     assert code == 1
     assert "failed (A-02)" in out
@@ -197,6 +198,41 @@ def test_help_teaches(run):
     assert run("--version")[1].startswith("manual-grad ")
 
 
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "verify --help", "train --help", "bench --nonsense"]
+)
+def test_help_does_not_wait_for_jax(words):
+    code = f"""import sys
+from manual_grad.cli.app import main
+sys.argv = ["manual-grad", *{words.split()!r}]
+try:
+    main()
+finally:
+    print(sorted({{"jax", "numpy", "sympy", "manual_grad.lectures"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.returncode == (2 if "nonsense" in words else 0)
+
+
+def test_ctrl_c_while_jax_is_imported_is_one_clear_line(tmp_path):
+    (tmp_path / "jax.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    code = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+from manual_grad.cli.app import main
+main()"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "verify", "--tag", "A-02"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "manual-grad: interrupted; nothing was written\n")
+
+
 @pytest.mark.parametrize("command", [("verify",), ("train",), ("bench",), ("golden", "export")], ids=" ".join)
 def test_help_fills_a_narrow_terminal(run, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
@@ -217,9 +253,9 @@ def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
     def interrupted(entry, **_):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
-        return cli.Verdict(entry.tag, entry.lecture, entry.title)
+        return work.Verdict(entry.tag, entry.lecture, entry.title)
 
-    monkeypatch.setattr(cli.claims, "verify", interrupted)
+    monkeypatch.setattr(work.claims, "verify", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     code, _, err = run("verify", "--json", tmp_path / "v.json")
     signal.signal(signal.SIGINT, before)
@@ -250,7 +286,7 @@ def test_hard_inputs_are_judged(run, tmp_path):
 def test_a_formula_that_is_wrong_on_hard_inputs_is_named(run, monkeypatch):
     at_zero = next(case for case in hard_cases.CASES if case.name == "ReLU at exactly 0 and −0.0")
     wrong = replace(at_zero, pair=(at_zero.pair[0], lambda x, dout: (jnp.where(x >= 0, dout, 0),)))
-    monkeypatch.setattr(cli.hard_, "cases_of", lambda tags: [wrong])
+    monkeypatch.setattr(work.hard, "cases_of", lambda tags: [wrong])
     code, out, _ = run("verify", "--hard")
     assert code == 1
     assert "0 hard cases right, 1 wrong" in out

@@ -107,7 +107,7 @@ def test_diagnose_goes_with_mutants(run):
 
 def test_the_counts_are_those_of_the_rows(capsys):
     named = name_all(BY_FORMULA["identity_bwd"], mutate=some("identity_bwd", ("x", "x for 1")))
-    cli_mutants.show_named(cli.Console(width=160), named, one_by_one=False)
+    cli_mutants.show_named(cli_mutants.Console(width=160), named, one_by_one=False)
     out = capsys.readouterr().out
     for kind, count in Counter(row.mutant for row in named).items():
         assert any(line.split("│")[1:4] for line in out.splitlines() if kind in line and str(count) in line)

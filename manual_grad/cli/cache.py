@@ -1,0 +1,99 @@
+"""Compiled programs kept from run to run in the user's cache folder: only what changed is compiled."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+
+MOST = 512 * 2**20  # bytes; above it the oldest programs go
+
+
+def keep() -> None:
+    """Let JAX read compiled programs from the user's cache folder, and write new ones there.
+
+    A folder that cannot be used is passed over with one line; so is a program in it that cannot be read,
+    which is compiled anew. The user's own choice of a cache, ``JAX_COMPILATION_CACHE_DIR``, stands.
+    """
+    folder = _folder()
+    if folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _bound(folder.parent, MOST)
+        _require_writable(folder)
+    except OSError as error:
+        _say(f"compiled programs are not kept: {folder} cannot be used: {error.strerror}")
+        return
+    warnings.showwarning = _once(warnings.showwarning, folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _folder() -> Path | None:
+    """``$MANUAL_GRAD_CACHE`` (empty: no cache), or ``manual-grad`` where this platform keeps a user's caches.
+
+    Programs are kept apart by what they were compiled by and for: jaxlib's version and the processor.
+    """
+    given = os.environ.get("MANUAL_GRAD_CACHE")
+    if given == "":
+        return None
+    usual = {
+        "darwin": "~/Library/Caches",
+        "win32": os.environ.get("LOCALAPPDATA") or "~/AppData/Local",
+    }.get(sys.platform, os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    base = Path(given or f"{usual}/manual-grad/programs").expanduser()
+    about = f"{importlib.metadata.version('jaxlib')} {_processor()}"
+    return base / hashlib.sha256(about.encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """The processor with its features: programs for one may crash on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "".join(dict.fromkeys(x for x in lines if x.startswith(("model name", "flags", "Features"))))
+
+
+def _bound(base: Path, most: int) -> None:
+    """Remove the programs written longest ago, down to half of what the cache may hold."""
+    files = [(f.stat().st_mtime, f.stat().st_size, f) for f in base.glob("*/*") if f.is_file()]
+    size = sum(size for _, size, _ in files)
+    if size <= most:
+        return
+    for _, length, file in sorted(files):
+        file.unlink(missing_ok=True)  # another process may be at it
+        size -= length
+        if size <= most / 2:
+            return
+
+
+def _require_writable(folder: Path) -> None:
+    probe = folder / f"probe-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _once(show: Any, folder: Path) -> Any:
+    """Of all that JAX warns of the cache, one line."""
+    said: list[bool] = []
+
+    def shown(message: Any, *about: Any) -> None:
+        if "persistent compilation cache" not in str(message):
+            show(message, *about)
+        elif not said:
+            said.append(True)
+            _say(f"{str(message).splitlines()[0]}; to begin anew, remove {folder}")
+
+    return shown
+
+
+def _say(what: str) -> None:
+    print(f"manual-grad: {what}", file=sys.stderr)

@@ -1,0 +1,135 @@
+"""``manual-grad check``: anyone's own gradient, and why it is wrong."""
+
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from manual_grad.border import describe
+from manual_grad.cli import cache, user_code
+from manual_grad.cli.usage import UsageError, write
+from manual_grad.environment import environment
+from manual_grad.verify import Report, check_grad
+
+
+def prepare(cached: bool) -> None:
+    """float64, and compiled programs kept from run to run."""
+    jax.config.update("jax_enable_x64", True)
+    if cached:
+        cache.keep()
+
+
+def check(
+    loss: str,
+    grad: str,
+    shapes: list[str],
+    archive: Path | None,
+    against: str | None,
+    wrt: list[str] | None,
+    dtype: str | None,
+    seed: int,
+    draws: int,
+    json: Path | None,
+) -> int:
+    """Check a gradient at random arguments or those of an archive, print the findings; the exit code."""
+    other = [against] if against and ":" in against else []
+    functions = user_code.load_functions([loss, grad, *other])
+    arguments = _arguments(functions[0], loss, shapes, archive, dtype, seed)
+    report = check_grad(
+        functions[0],
+        functions[1],
+        *arguments.values(),
+        against=functions[2] if other else against,
+        argnums=_argnums(wrt, list(arguments)),
+        seed=seed,
+        draws=draws,
+        names=list(arguments),
+    )
+    _print_report(Console(width=None if sys.stdout.isatty() else 132), report)
+    if json:
+        write(json, _report_as_json(report, arguments))
+    return 0 if report.ok else 1
+
+
+def _arguments(
+    loss: Any, path: str, shapes: list[str], archive: Path | None, dtype: str | None, seed: int
+) -> dict[str, Any]:
+    """The loss's arguments, by name, in its order."""
+    if archive:
+        return user_code.load_archive(archive, user_code.parameters(loss, path), dtype)
+    arrays = user_code.draw_inputs(shapes, dtype or "float64", seed)
+    wanted = user_code.parameters(loss, path)
+    if len(arrays) != len(wanted):
+        raise UsageError(
+            f"{path} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
+        )
+    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays
+
+
+def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
+    for name in wrt or ():
+        if name not in names:
+            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(names)}")
+    return [names.index(name) for name in wrt] if wrt else None
+
+
+def _print_report(console: Console, report: Report) -> None:
+    table = Table(title="Gradients against jax.vjp in float64", title_justify="left")
+    table.add_column("argument", no_wrap=True)
+    for name in ("largest relative error", "where"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for f in report.findings:
+        where = ""
+        if f.where is not None and not f.ok:
+            index, got, expected = f.where
+            at = f"at [{','.join(map(str, index))}] " if index else ""
+            where = f"{at}got {got:.6g}, expected {expected:.6g}"
+        verdict = "[green]right[/]" if f.ok else f"[bold red]wrong[/]: {escape(f.diagnosis)}"
+        table.add_row(escape(f.name), f"{f.max_error:.1e}", escape(where), verdict)
+    console.print(table)
+    for note in report.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+    wrong = [f.name for f in report.findings if not f.ok]
+    last = (
+        f"{len(wrong)} of {len(report.findings)} gradients wrong: {', '.join(wrong)}"
+        if wrong
+        else (f"all {len(report.findings)} gradients right")
+    )
+    points = f"{report.points} point{'s' if report.points > 1 else ''}"
+    console.print(
+        escape(f"{last} ({points}, seed {report.seed})"),
+        style="bold red" if wrong else "green",
+        highlight=False,
+    )
+
+
+def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A report as JSON has it: no infinities, no NaN."""
+
+    def finite(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    findings = [
+        asdict(f)
+        | {
+            "max_error": finite(f.max_error),
+            "where": f.where
+            and {"index": list(f.where[0]), "got": finite(f.where[1]), "expected": finite(f.where[2])},
+        }
+        for f in report.findings
+    ]
+    return {
+        "environment": environment() | {"seed": report.seed},
+        "inputs": {name: describe(value) for name, value in arguments.items()},
+        "findings": findings,
+        "notes": list(report.notes),
+        "points": report.points,
+        "passed": report.ok,
+    }

@@ -1,0 +1,255 @@
+"""``manual-grad verify``: every equation compared with JAX, hard inputs, the kill matrix."""
+
+import difflib
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from manual_grad.cli import cache, hard, mutants
+from manual_grad.cli.usage import UsageError, write
+from manual_grad.digits import MissingExtra
+from manual_grad.environment import environment
+from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
+from manual_grad.verify import equations as claims
+from manual_grad.verify import kill_matrix
+from manual_grad.verify.equations import Status, Verdict
+from manual_grad.verify.symbolic import load_symbolic
+
+
+def prepare(cached: bool) -> None:
+    """Refuse a device that is not there; float64, and compiled programs kept from run to run."""
+    _require_device()
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
+    if cached:
+        cache.keep()
+
+
+def verify_all(
+    entries: Sequence[Equation | Erratum],
+    dtype: str,
+    seed: int,
+    oracles: Sequence[str],
+    json: Path | None,
+) -> int:
+    """Verify these equations and errata, print the verdicts; the exit code."""
+    started = time.perf_counter()
+    verdicts = _verdicts(entries, dtype, seed, oracles)
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    _print_verdicts(console, verdicts, dtype)
+    passed = all(v.status != "failed" for v in verdicts)
+    summary = _summary(verdicts, dtype, seed, seconds)
+    settings = {"dtype": dtype, "seed": seed}
+    content = {"equations": [claims.as_json(v) for v in verdicts]}
+    return _conclude(console, summary, passed, json, settings, content, seconds)
+
+
+def chosen(
+    lectures: Sequence[str] | None, tags: Sequence[str] | None
+) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
+    """The equations and errata of these lectures and tags; all where none is named."""
+    known = [entry.tag for entry in (*EQUATIONS, *ERRATA)]
+    for letter in lectures or ():
+        if letter.upper() not in LECTURES:
+            raise UsageError(f"--lecture is {letter!r}, expected one of {', '.join(LECTURES)}")
+    for tag in tags or ():
+        if tag.upper() not in known:
+            close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
+            hint = f"close to it: {close}" if close else f"expected {known[0]} to {known[-1]}"
+            raise UsageError(f"--tag is {tag!r}, no such equation; {hint}")
+    letters = {letter.upper() for letter in lectures or LECTURES}
+    wanted = {tag.upper() for tag in tags or known}
+
+    def choose(entries: Sequence) -> tuple:
+        return tuple(entry for entry in entries if entry.lecture in letters and entry.tag in wanted)
+
+    equations, errata = choose(EQUATIONS), choose(ERRATA)
+    if not equations and not errata:
+        raise UsageError(f"--tag {', '.join(tags or ())} is not in --lecture {', '.join(lectures or ())}")
+    return equations, errata
+
+
+def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
+    """These oracles; all, or all that are installed, where none is named."""
+    if quick and names:
+        raise UsageError(f"--quick asks {', '.join(claims.QUICK_ORACLES)}; expected no --oracle beside it")
+    for name in names or ():
+        if name not in (*claims.ORACLES, "all"):
+            raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(claims.ORACLES)}, all")
+    wanted = claims.QUICK_ORACLES if quick else claims.ORACLES if not names or "all" in names else names
+    chosen = tuple(name for name in claims.ORACLES if name in wanted)
+    if "symbolic" in chosen:
+        try:
+            load_symbolic()  # says which extra is missing before the work, not after it
+        except MissingExtra as error:
+            if names:
+                raise
+            typer.echo(f"{error}; going on without it", err=True)
+            return tuple(name for name in chosen if name != "symbolic")
+    return chosen
+
+
+def _verdicts(
+    entries: Sequence[Equation | Erratum], dtype: str, seed: int, oracles: Sequence[str]
+) -> list[Verdict]:
+    """One verdict an entry, with a progress bar on the terminal."""
+    columns = (
+        SpinnerColumn(),
+        *Progress.get_default_columns()[:-1],
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    verdicts = []
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar as progress:
+        task = progress.add_task("verifying", total=len(entries), at="")
+        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
+        try:
+            results = pool.map(partial(claims.verify, dtype=dtype, seed=seed, oracles=oracles), entries)
+            for entry, verdict in zip(entries, results, strict=True):
+                progress.update(task, advance=1, at=f"{entry.tag} {entry.title}")
+                verdicts.append(verdict)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return verdicts
+
+
+def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -> None:
+    equations = [v for v in verdicts if "-E" not in v.tag]
+    errata = [v for v in verdicts if "-E" in v.tag]
+    if equations:
+        oracles = [name for name in claims.ORACLES if any(name in v.oracles for v in equations)]
+        share = "" if dtype == "float64" else ", and the share used of what rounding is allowed"
+        title = f"Equations: largest relative error against each oracle{share}"
+        table = Table(title=title, title_justify="left")
+        table.add_column("tag", no_wrap=True)
+        table.add_column("what it says")
+        for name in oracles:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for v in equations:
+            errors = [_error(v.oracles[name], dtype) if name in v.oracles else "" for name in oracles]
+            table.add_row(v.tag, escape(v.title), *errors, _coloured(v.status))
+        console.print(table)
+    if errata:
+        table = Table(title="Errata: what the lectures print, and how it fails", title_justify="left")
+        table.add_column("tag", no_wrap=True)
+        table.add_column("what is wrong")
+        table.add_column("the printed version, evaluated")
+        table.add_column("verdict", no_wrap=True)
+        for v in errata:
+            table.add_row(v.tag, escape(v.title), escape(v.counterexample), _coloured(v.status))
+        console.print(table)
+    for v in verdicts:
+        for failure in v.failures:
+            console.print(f"[bold red]{v.tag}[/] {escape(failure)}", highlight=False)
+
+
+def _error(found: claims.OracleVerdict, dtype: str) -> str:
+    """An error in few letters; in the dtypes where each entry has a budget, the share of it that was used.
+
+    >>> found = claims.OracleVerdict(2.9e-4, share=0.31)
+    >>> _error(found, "float64"), _error(found, "float32"), _error(claims.OracleVerdict(), "float64")
+    ('3e-04', '3e-04 31%', '0')
+    """
+    error = f"{found.max_error:.0e}" if found.max_error else "0"
+    return error if dtype == "float64" else f"{error} {found.share:.0%}"
+
+
+def _coloured(status: str) -> str:
+    shown = "refuted" if status == "erratum" else status
+    return f"[{'bold red' if status == 'failed' else 'green'}]{shown}[/]"
+
+
+def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float) -> str:
+    counts = {status: sum(v.status == status for v in verdicts) for status in get_args(Status)}
+    failed = ", ".join(v.tag for v in verdicts if v.status == "failed")
+    worst = max((o.max_error for v in verdicts for o in v.oracles.values()), default=math.nan)
+    return (
+        f"{counts['verified']} equations verified, {counts['erratum']} errata refuted, "
+        f"{counts['failed']} failed"
+        + (f" ({failed})" if failed else "")
+        + f"; largest relative error {worst:.1e}"
+        f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
+    )
+
+
+def _require_device() -> None:
+    """Refuse a device that is not there, such as JAX_PLATFORMS=cuda on a machine without one."""
+    try:
+        jax.devices()
+    except Exception as error:  # what JAX raises differs with the platform and the version
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}") from None
+
+
+def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
+    """Try the hard cases of these equations; the exit code."""
+    cases = hard.cases_of(tags)
+    if not cases:
+        raise UsageError(f"--hard has no case of {', '.join(tags) or 'an erratum'}")
+    started = time.perf_counter()
+    verdicts = hard.try_all(cases, seed)
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    hard.print_hard(console, verdicts)
+    content = {"cases": [hard.as_json(v) for v in verdicts]}
+    summary = hard.summary(verdicts, seed, seconds)
+    passed = all(v.passed for v in verdicts)
+    return _conclude(console, summary, passed, json, {"seed": seed}, content, seconds)
+
+
+def verify_mutants(
+    equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool, diagnose: bool
+) -> int:
+    """Compare wrong versions of these equations' formulas with every oracle; the exit code."""
+    if not equations:
+        raise UsageError("--mutants is about equations, expected one's --tag: an erratum is wrong already")
+    load_symbolic()
+    started = time.perf_counter()
+    targets = kill_matrix.targets(equations)
+    rows = mutants.kill_all(targets, seed)
+    named = mutants.name_all(targets, seed) if diagnose else []
+    seconds = time.perf_counter() - started
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    mutants.show(console, rows, one_by_one)
+    content = {"mutants": [kill_matrix.as_json(row) for row in rows]}
+    if diagnose:
+        mutants.show_named(console, named, one_by_one)
+        content["diagnoses"] = [asdict(row) for row in named]
+    summary = mutants.summary(rows, named, seed, seconds)
+    passed = not any(row.lives for row in rows) and not any(row.first is False for row in named)
+    return _conclude(console, summary, passed, json, {"dtype": "float64", "seed": seed}, content, seconds)
+
+
+def _conclude(
+    console: Console,
+    summary: str,
+    passed: bool,
+    json: Path | None,
+    settings: dict[str, Any],
+    content: dict[str, Any],
+    seconds: float,
+) -> int:
+    """Print the last line, write the JSON that was asked for; the exit code."""
+    console.print(escape(summary), style="green" if passed else "bold red", highlight=False)
+    if json:
+        about = {"environment": environment() | settings}
+        write(json, about | content | {"passed": passed, "seconds": round(seconds, 2)})
+    return 0 if passed else 1

@@ -1,0 +1,80 @@
+"""Compiled programs are kept from run to run; a cache that is broken costs a line, never a verdict."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from manual_grad.cli import cache
+
+WORDS = "verify --tag A-02 --oracle value"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call the console script in a process of its own: its exit code, and its lines on standard error."""
+
+    def call(words, folder=tmp_path / "kept"):
+        command = [sys.executable, "-m", "manual_grad", *words.split()]
+        done = subprocess.run(
+            command, env=os.environ | {"MANUAL_GRAD_CACHE": str(folder)}, capture_output=True, text=True
+        )
+        return done.returncode, done.stderr.splitlines()
+
+    return call
+
+
+def programs(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*-cache")}
+
+
+def test_programs_are_kept_and_a_broken_one_is_compiled_anew(run, tmp_path):
+    assert run(WORDS) == (0, [])
+    kept = programs(tmp_path / "kept")
+    assert kept
+    assert run(WORDS) == (0, [])
+    assert programs(tmp_path / "kept") == kept
+    for path, content in kept.items():
+        path.write_bytes(content[: len(content) // 2])
+    code, lines = run(WORDS)
+    assert code == 0
+    (line,) = lines
+    assert line.startswith("manual-grad: Error reading persistent compilation cache")
+    assert f"remove {tmp_path / 'kept'}" in line
+
+
+def test_a_folder_that_cannot_be_used_is_passed_over(run, tmp_path):
+    (tmp_path / "file").touch()
+    code, lines = run(WORDS, tmp_path / "file")
+    assert code == 0
+    (line,) = lines
+    assert "compiled programs are not kept" in line
+
+
+@pytest.mark.parametrize("words", [f"{WORDS} --no-cache", "bench --quick --no-peers --case mse"])
+def test_nothing_is_kept(run, tmp_path, words):
+    assert run(words) == (0, [])
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_cache_that_is_full_loses_what_was_written_first(tmp_path):
+    for age in range(8):
+        file = tmp_path / "version" / f"{age}-cache"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(100))
+        os.utime(file, (1000 - age, 1000 - age))
+    cache._bound(tmp_path, 800)
+    assert len(programs(tmp_path)) == 8
+    cache._bound(tmp_path, 799)
+    assert sorted(path.name[0] for path in programs(tmp_path)) == ["0", "1", "2"]
+
+
+def test_processors_are_kept_apart(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANUAL_GRAD_CACHE", str(tmp_path))
+    here = cache._folder()
+    assert here.parent == tmp_path
+    monkeypatch.setattr(cache, "_processor", lambda: "another")
+    assert cache._folder() != here
+    monkeypatch.setenv("MANUAL_GRAD_CACHE", "")
+    assert cache._folder() is None
