@@ -1,16 +1,35 @@
-"""The ledger as data: every equation and erratum of the four lectures, with the claims that prove it."""
+"""The ledger as data: the equations and errata of the lectures, with the claims that prove them.
+
+A file ``lecture_x.py``, or ``chapter_x.py`` for what lies beyond the lectures, is found by its name: it has a
+``TITLE``, its ``EQUATIONS``, and its ``ERRATA`` if there are any.
+"""
+
+import importlib
+import pkgutil
+import re
 
 from manual_grad.catalogue.draw import Draw
-from manual_grad.lectures import lecture_a, lecture_b, lecture_c, lecture_d
-from manual_grad.lectures.entries import Claim, Equation, Erratum
+from manual_grad.lectures.entries import Chapter, Claim, Equation, Erratum
 
-LECTURES = {
-    "A": "Backpropagation and Jacobian Matrices",
-    "B": "Two-layer ReLU networks",
-    "C": "Simple neural networks, and backpropagation in a CNN",
-    "D": "The five-layer MNIST network",
-}
-EQUATIONS = lecture_a.EQUATIONS + lecture_b.EQUATIONS + lecture_c.EQUATIONS + lecture_d.EQUATIONS
-ERRATA = lecture_a.ERRATA + lecture_b.ERRATA + lecture_c.ERRATA + lecture_d.ERRATA
 
-__all__ = ["EQUATIONS", "ERRATA", "LECTURES", "Claim", "Draw", "Equation", "Erratum"]
+def _chapters() -> dict[str, Chapter]:
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if name := re.fullmatch(r"(lecture|chapter)_([a-z])", module.name):
+            content = importlib.import_module(f"{__name__}.{module.name}")
+            letter = name[2].upper()
+            errata = getattr(content, "ERRATA", ())
+            found[letter] = Chapter(
+                letter, f"{name[1].title()} {letter}", content.TITLE, content.EQUATIONS, errata
+            )
+    return dict(sorted(found.items()))
+
+
+CHAPTERS = _chapters()
+LECTURES = {letter: chapter.title for letter, chapter in CHAPTERS.items()}
+EQUATIONS: tuple[Equation, ...] = tuple(
+    equation for chapter in CHAPTERS.values() for equation in chapter.equations
+)
+ERRATA: tuple[Erratum, ...] = tuple(erratum for chapter in CHAPTERS.values() for erratum in chapter.errata)
+
+__all__ = ["CHAPTERS", "EQUATIONS", "ERRATA", "LECTURES", "Chapter", "Claim", "Draw", "Equation", "Erratum"]

@@ -5,6 +5,7 @@ two are compared: :mod:`manual_grad.verify` does that, with every oracle that fi
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,6 +104,42 @@ class Erratum:
     def lecture(self) -> str:
         """The lecture's letter."""
         return self.tag[0]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A lecture, or a chapter of ours beyond the lectures: one file in this folder.
+
+    Attributes:
+        letter: with which its tags begin.
+        name: such as ``Lecture A``.
+        title: what it is about.
+        equations, errata: in its order.
+    """
+
+    letter: str
+    name: str
+    title: str
+    equations: tuple[Equation, ...]
+    errata: tuple[Erratum, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Its name in a file's name, such as ``lecture-a``."""
+        return self.name.lower().replace(" ", "-")
+
+
+def tags_in(text: str) -> list[str]:
+    """The tags that stand in brackets, ranges written out.
+
+    >>> tags_in("dz = p - y  # [A-10] [B-03] … [B-05]")
+    ['A-10', 'B-03', 'B-04', 'B-05']
+    """
+    found = []
+    for first, last in re.findall(r"\[([A-Z]-\d\d)\](?: … \[([A-Z]-\d\d)\])?", text):
+        numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
+        found += [f"{first[0]}-{n:02}" for n in numbers]
+    return found
 
 
 def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:

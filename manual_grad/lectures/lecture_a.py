@@ -139,6 +139,7 @@ def _a_e1_as_printed(dJ, logits, labels):
     return -dJ / len(y) * (y_over_y * y_hat - y_hat * (y / y_hat * y_hat).sum(axis=1, keepdims=True))
 
 
+TITLE = "Backpropagation and Jacobian Matrices"
 EQUATIONS = (
     Equation(
         tag="A-01",

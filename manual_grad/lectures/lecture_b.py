@@ -210,6 +210,7 @@ def _b_e3_as_printed(A, W2, b2):
     return W2 @ A + jnp.outer(b2, jnp.ones(m, b2.dtype))
 
 
+TITLE = "Two-layer ReLU networks"
 EQUATIONS = (
     Equation(
         tag="B-01",

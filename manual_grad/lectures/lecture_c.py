@@ -273,6 +273,7 @@ def _c_e1_as_printed(dO, x, f):
     return convolve2d_fwd(dO, f[::-1, ::-1], mode="full")[0]
 
 
+TITLE = "Simple neural networks, and backpropagation in a CNN"
 EQUATIONS = (
     Equation(
         tag="C-01",

@@ -284,6 +284,7 @@ def _d_e8_as_printed(dL, params, X, Y):
     return _GRADS(dL, params=params, X=X, Y=Y)["Z5"]
 
 
+TITLE = "The five-layer MNIST network"
 EQUATIONS = (
     Equation(
         tag="D-01",

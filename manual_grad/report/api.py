@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from manual_grad.lectures import CHAPTERS
 from manual_grad.report.code import Source, console, formulas, page_of, python, source_of
 from manual_grad.report.mathml import link
 
@@ -121,5 +122,6 @@ def _inline(text: str) -> Markup:
     html = str(escape(text))
     html = re.sub(r"``(.+?)``", r"<code>\1</code>", html)
     html = re.sub(r":\w+:`~?(.+?)`", lambda m: f"<code>{m[1].rsplit('.', 1)[-1]}</code>", html)
-    html = re.sub(r"\[([A-D]-E?\d+)\]", lambda m: str(link(m[1])).replace(f">{m[1]}<", f">[{m[1]}]<"), html)
+    tag = rf"\[([{''.join(CHAPTERS)}]-E?\d+)\]"
+    html = re.sub(tag, lambda m: str(link(m[1])).replace(f">{m[1]}<", f">[{m[1]}]<"), html)
     return Markup(html)

@@ -5,7 +5,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pygments.lexers import PythonConsoleLexer, PythonLexer
 
 from manual_grad import formulas as by_hand
 from manual_grad import kernels, networks
+from manual_grad.lectures.entries import tags_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,11 +109,7 @@ def tags_of(line: str) -> list[str]:
     >>> tags_of("dz = p - y  # [A-10] [B-03] … [B-05]")
     ['A-10', 'B-03', 'B-04', 'B-05']
     """
-    found = []
-    for first, last in re.findall(r"\[([A-D]-\d\d)\](?: … \[([A-D]-\d\d)\])?", line.partition("#")[2]):
-        numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
-        found += [f"{first[0]}-{n:02}" for n in numbers]
-    return found
+    return tags_in(line.partition("#")[2])
 
 
 def python(text: str, marked_lines: tuple[int, ...] = ()) -> Markup:

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 
+from manual_grad.lectures import CHAPTERS
+
 # MathML Core knows no mathvariant but normal: such digits have characters of their own.
 _DIGITS = {"double-struck": "𝟘𝟙𝟚𝟛𝟜𝟝𝟞𝟟𝟠𝟡", "bold": "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗"}
 _LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
@@ -112,9 +114,12 @@ def _piece(block: str, inline: str, after: str, code: str, tag: str, stressed: s
     return Markup("<em>{}</em>").format(stressed)
 
 
+_TAG = rf"\b([{''.join(CHAPTERS)}]-E?\d+)\b"
+
+
 def link(tag: str) -> Markup:
     """A link to an equation or erratum by its tag."""
-    return Markup('<a class="tag" href="lecture-{}.html#{}">{}</a>').format(tag[0].lower(), tag, tag)
+    return Markup('<a class="tag" href="{}.html#{}">{}</a>').format(CHAPTERS[tag[0]].slug, tag, tag)
 
 
 def pretty(text: str) -> Markup:
@@ -123,7 +128,7 @@ def pretty(text: str) -> Markup:
     >>> str(pretty("y_j for y_{l+1}, see A-10"))
     'y<sub>j</sub> for y<sub>l+1</sub>, see <a class="tag" href="lecture-a.html#A-10">A-10</a>'
     """
-    return Markup(re.sub(r"\b([A-D]-E?\d+)\b", lambda m: str(link(m[1])), str(indexed(text))))
+    return Markup(re.sub(_TAG, lambda m: str(link(m[1])), str(indexed(text))))
 
 
 def indexed(text: str) -> Markup:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Claim, Equation, Erratum
+from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
 from manual_grad.report import api, benchmark_figures, benchmarks, proofs, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
@@ -127,7 +127,7 @@ class Site:
             "capitalize_first": lambda s: s[:1].upper() + s[1:],
         }
         self.nav = [
-            *((f"lecture-{letter.lower()}.html", f"Lecture {letter}") for letter in LECTURES),
+            *((f"{chapter.slug}.html", chapter.name) for chapter in CHAPTERS.values()),
             ("questions.html", "Questions"),
             ("errata.html", "Errata"),
             ("formulas.html", "Formulas"),
@@ -140,13 +140,13 @@ class Site:
     def pages(self) -> Iterator[tuple[str, str]]:
         """Name and HTML of each."""
         yield "index.html", self.page("index.html", "Index", **self.index())
-        for letter in LECTURES:
-            name = f"lecture-{letter.lower()}.html"
-            yield name, self.page(name, f"Lecture {letter}", "lecture.html", **self.lecture(letter))
+        for chapter in CHAPTERS.values():
+            name = f"{chapter.slug}.html"
+            yield name, self.page(name, chapter.name, "lecture.html", **self.lecture(chapter))
         yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
         on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
         overview = [
-            (on_page_link(e["tag"]), indexed(e["title"]), f"Lecture {e['lecture']}, {e['section']}")
+            (on_page_link(e["tag"]), indexed(e["title"]), f"{e['chapter']}, {e['section']}")
             for e in self.errata
         ]
         on_page = [e | {"href": f"#{e['tag']}"} for e in self.errata]
@@ -192,10 +192,10 @@ class Site:
             "planted_count": len(PLANTED),
             "with_benchmarks": bool(self.results.benchmarks),
             "lectures": [
-                {"href": f"lecture-{x.lower()}.html", "letter": x, "name": name, "about": _counted(x)}
-                for x, name in LECTURES.items()
+                {"href": f"{c.slug}.html", "kicker": c.name, "name": c.title, "about": _counted(c)}
+                for c in CHAPTERS.values()
             ],
-            "rows": [self.row(entry) for letter in LECTURES for entry in _entries(letter)],
+            "rows": [self.row(entry) for chapter in CHAPTERS.values() for entry in _entries(chapter)],
         }
 
     def row(self, entry: Equation | Erratum) -> dict[str, Any]:
@@ -264,24 +264,21 @@ class Site:
         ways.sort(key=lambda way: way not in tagged)  # those first in which a line carries the tag
         return [source_of(formulas()[name]) for name in dict.fromkeys(ways or tagged)]
 
-    def lecture(self, letter: str) -> dict[str, Any]:
+    def lecture(self, chapter: Chapter) -> dict[str, Any]:
         """A lecture's page."""
-        letters = list(LECTURES)
-        k = letters.index(letter)
+        chapters = list(CHAPTERS.values())
+        k = chapters.index(chapter)
 
         def neighbour(other: int) -> tuple[str, str] | None:
-            if not 0 <= other < len(letters):
+            if not 0 <= other < len(chapters):
                 return None
-            return (
-                f"lecture-{letters[other].lower()}.html",
-                f"Lecture {letters[other]}: {LECTURES[letters[other]]}",
-            )
+            return f"{chapters[other].slug}.html", f"{chapters[other].name}: {chapters[other].title}"
 
         return {
-            "letter": letter,
-            "name": LECTURES[letter],
-            "introduction": introduction(letter),
-            "equations": [self.equation(e) for e in EQUATIONS if e.lecture == letter],
+            "kicker": chapter.name,
+            "name": chapter.title,
+            "introduction": introduction(chapter.letter),
+            "equations": [self.equation(e) for e in chapter.equations],
             "before": neighbour(k - 1),
             "after": neighbour(k + 1),
         }
@@ -392,7 +389,7 @@ def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
     verdict = results.verdicts[e.tag]
     return {
         "tag": e.tag,
-        "lecture": e.lecture,
+        "chapter": CHAPTERS[e.lecture].name,
         "href": f"errata.html#{e.tag}",
         "title": e.title,
         "section": e.section,
@@ -479,18 +476,17 @@ def _inverted(found: dict[str, list[str]]) -> dict[str, list[str]]:
     return turned
 
 
-def _entries(letter: str) -> list[Equation | Erratum]:
+def _entries(chapter: Chapter) -> list[Equation | Erratum]:
     """A lecture's equations, each followed by the misprints that it corrects."""
     found: list[Equation | Erratum] = []
-    for equation in (e for e in EQUATIONS if e.lecture == letter):
+    for equation in chapter.equations:
         found += [equation, *(x for x in ERRATA if x.corrects == equation.tag)]
     return found
 
 
-def _counted(letter: str) -> str:
-    equations = sum(e.lecture == letter for e in EQUATIONS)
-    errata = sum(e.lecture == letter for e in ERRATA)
-    return f"{equations} equations, {errata} misprint{'s' if errata != 1 else ''}"
+def _counted(chapter: Chapter) -> str:
+    equations, errata = len(chapter.equations), len(chapter.errata)
+    return f"{equations} equations" + (f", {errata} misprint{'s' if errata != 1 else ''}" if errata else "")
 
 
 def _claim(c: Claim) -> Markup:

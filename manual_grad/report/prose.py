@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from manual_grad.lectures import CHAPTERS
+
 TEXTS = Path(__file__).parent / "text"
 
 
@@ -48,7 +50,7 @@ def derivations(lecture: str) -> dict[str, Derivation]:
     >>> derivations("A")["A-03"].shapes[0].tensors[0]
     ('y_hat', ('N',))
     """
-    text = (TEXTS / f"lecture_{lecture.lower()}.md").read_text(encoding="utf-8")
+    text = _text(lecture)
     found = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         tag, _, body = section.partition("\n")
@@ -61,8 +63,13 @@ def derivations(lecture: str) -> dict[str, Derivation]:
 
 def introduction(lecture: str) -> tuple[str, ...]:
     """The paragraphs before the first equation."""
-    text = (TEXTS / f"lecture_{lecture.lower()}.md").read_text(encoding="utf-8")
+    text = _text(lecture)
     return tuple(" ".join(p.split()) for p in text.partition("\n## ")[0].strip().split("\n\n"))
+
+
+def _text(lecture: str) -> str:
+    name = CHAPTERS[lecture].slug.replace("-", "_")
+    return (TEXTS / f"{name}.md").read_text(encoding="utf-8")
 
 
 def parse_shapes(line: str) -> Shapes:

@@ -265,7 +265,7 @@ def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
 
 
 def test_lectures_are_named():
-    assert set(lectures.LECTURES) == set("ABCD")
+    assert set(lectures.LECTURES) >= set("ABCD")
 
 
 def test_hard_inputs_are_judged(run, tmp_path):

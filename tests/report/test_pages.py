@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from manual_grad.lectures import EQUATIONS, ERRATA
+from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA
 from manual_grad.report import folder, pages
 from manual_grad.report.answers import answers
 from tests.report import made_up
@@ -94,16 +94,17 @@ def test_nothing_is_loaded_from_elsewhere(parsed, files):
 
 def test_every_tag_has_its_article_and_its_line_in_the_index(parsed):
     for tag in TAGS:
-        assert tag in parsed[f"lecture-{tag[0].lower()}.html"].ids
-        assert f"lecture-{tag[0].lower()}.html#{tag}" in parsed["index.html"].links
+        page = f"{CHAPTERS[tag[0]].slug}.html"
+        assert tag in parsed[page].ids
+        assert f"{page}#{tag}" in parsed["index.html"].links
     assert {e.tag for e in ERRATA} <= set(parsed["errata.html"].ids)
 
 
 def test_every_equation_is_there_in_the_lectures_order(parsed, files):
-    for letter in "ABCD":
-        name = f"lecture-{letter.lower()}.html"
+    for chapter in CHAPTERS.values():
+        name = f"{chapter.slug}.html"
         tags = re.findall(r'<article class="equation" id="(.+?)"', files[name].decode())
-        assert tags == [e.tag for e in EQUATIONS if e.lecture == letter]
+        assert tags == [e.tag for e in chapter.equations]
         assert all(formula.strip() for formula in parsed[name].formulas)
         assert "\\" not in "".join(parsed[name].formulas)
 
