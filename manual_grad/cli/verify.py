@@ -23,7 +23,7 @@ from manual_grad.cli import cache, hard, mutants
 from manual_grad.cli.usage import UsageError, write
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
-from manual_grad.lectures import EQUATIONS, ERRATA, LECTURES, Equation, Erratum
+from manual_grad.lectures import ENTRIES, EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.verify import equations as claims
 from manual_grad.verify import kill_matrix
 from manual_grad.verify.equations import Status, Verdict
@@ -63,7 +63,7 @@ def chosen(
     lectures: Sequence[str] | None, tags: Sequence[str] | None
 ) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
     """The equations and errata of these lectures and tags; all where none is named."""
-    known = [entry.tag for entry in (*EQUATIONS, *ERRATA)]
+    known = [entry.tag for entry in ENTRIES]
     for letter in lectures or ():
         if letter.upper() not in LECTURES:
             raise UsageError(f"--lecture is {letter!r}, expected one of {', '.join(LECTURES)}")

@@ -31,5 +31,8 @@ EQUATIONS: tuple[Equation, ...] = tuple(
     equation for chapter in CHAPTERS.values() for equation in chapter.equations
 )
 ERRATA: tuple[Erratum, ...] = tuple(erratum for chapter in CHAPTERS.values() for erratum in chapter.errata)
+ENTRIES: tuple[Equation | Erratum, ...] = (*EQUATIONS, *ERRATA)
 
-__all__ = ["CHAPTERS", "EQUATIONS", "ERRATA", "LECTURES", "Chapter", "Claim", "Draw", "Equation", "Erratum"]
+__all__ = [
+    "CHAPTERS", "ENTRIES", "EQUATIONS", "ERRATA", "LECTURES", "Chapter", "Claim", "Draw", "Equation", "Erratum",
+]  # fmt: skip

@@ -18,13 +18,13 @@ import jax
 
 from manual_grad.border import InputError
 from manual_grad.environment import environment
-from manual_grad.lectures import EQUATIONS, ERRATA
+from manual_grad.lectures import ENTRIES, EQUATIONS
 from manual_grad.report.planted import PLANTED, judged
 from manual_grad.training import data as samples
 from manual_grad.training import loop
 from manual_grad.verify import equations, kill_matrix
 
-TAGS = tuple(entry.tag for entry in (*EQUATIONS, *ERRATA))
+TAGS = tuple(entry.tag for entry in ENTRIES)
 # Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
 SELECTED = (
     "linear_regression_bwd",
@@ -99,7 +99,7 @@ def gather(
     names = [planted.name for planted in PLANTED]
     work: list[tuple[str, Callable[[], Any]]] = [("training", partial(_trained, seed))]
     if verdicts is None:
-        work += [(f"verifying {e.tag}", partial(_verdict, e, seed)) for e in (*EQUATIONS, *ERRATA)]
+        work += [(f"verifying {e.tag}", partial(_verdict, e, seed)) for e in ENTRIES]
     if kills is None:
         chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
         work += [(f"mutants of {t.formulas[0]}", partial(_killed, t, seed)) for t in chosen]
