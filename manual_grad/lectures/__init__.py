@@ -34,5 +34,6 @@ ERRATA: tuple[Erratum, ...] = tuple(erratum for chapter in CHAPTERS.values() for
 ENTRIES: tuple[Equation | Erratum, ...] = (*EQUATIONS, *ERRATA)
 
 __all__ = [
-    "CHAPTERS", "ENTRIES", "EQUATIONS", "ERRATA", "LECTURES", "Chapter", "Claim", "Draw", "Equation", "Erratum",
+    "CHAPTERS", "ENTRIES", "EQUATIONS", "ERRATA", "LECTURES",
+    "Chapter", "Claim", "Draw", "Equation", "Erratum",
 ]  # fmt: skip
