@@ -20,6 +20,7 @@ from jaxtyping import AbstractArray, Array, Float, Integer, TypeCheckError, jaxt
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Prepare = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 Scalar = Float[Array, ""] | float | int
 Label = Integer[Array, ""] | int
@@ -29,7 +30,7 @@ class InputError(TypeCheckError, ValueError):
     """An argument that a formula cannot take; the message names it, what came and what was expected."""
 
 
-def checked(formula: Callable[P, R], prepare: Callable[[dict, dict], dict] | None = None) -> Callable[P, R]:
+def checked(formula: Callable[P, R], prepare: Prepare | None = None) -> Callable[P, R]:
     """Hold every call of ``formula`` against its signature; NumPy arrays enter as JAX arrays.
 
     Args:
@@ -68,7 +69,7 @@ def checked(formula: Callable[P, R], prepare: Callable[[dict, dict], dict] | Non
     return call
 
 
-def _to_jax(formula: Callable, name: str, value: Any) -> Any:
+def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, np.generic):
             return leaf.item()

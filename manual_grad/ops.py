@@ -90,12 +90,14 @@ def _varying_axes(array: Array) -> frozenset[str]:
 def _vary(array: Array, axes: frozenset[str]) -> Array:
     if not axes:
         return array
-    if not hasattr(lax, "pcast"):  # an older JAX
-        return lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]
-    return lax.pcast(array, tuple(axes), to="varying")
+    if hasattr(lax, "pcast"):
+        array = lax.pcast(array, tuple(axes), to="varying")
+    else:  # an older JAX
+        array = lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]
+    return array
 
 
-def _by_hand(fwd: Callable, bwd: Callable, *primals: Array) -> Array:
+def _by_hand(fwd: Callable[..., Any], bwd: Callable[..., Any], *primals: Array) -> Array:
     """``fwd(*primals)[0]``, which JAX differentiates by calling ``bwd``; integers have no cotangent."""
     floats = [primal for primal in primals if jnp.issubdtype(primal.dtype, jnp.floating)]
     shardings = _explicit_shardings(*floats)
@@ -103,7 +105,8 @@ def _by_hand(fwd: Callable, bwd: Callable, *primals: Array) -> Array:
     none = [None] * (len(primals) - len(floats))
     op = jax.custom_vjp(lambda *primals: fwd(*primals)[0])
     op.defvjp(fwd, lambda res, dout: (*pull(res, dout), *none))
-    return op(*primals)
+    out: Array = op(*primals)
+    return out
 
 
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:

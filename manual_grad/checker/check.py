@@ -93,6 +93,10 @@ class Report:
         )
 
 
+Forward = Callable[..., Any]
+Came = tuple[Any, list[Any], list[Any]]  # the gradient, the cotangents and the leaves of the output
+
+
 @dataclass(frozen=True)
 class _Question:
     """What is checked: the truth's function, the arguments, and how the checked gradient is asked for."""
@@ -104,9 +108,9 @@ class _Question:
     args: tuple[Any, ...]
     names: tuple[str, ...]
     positions: tuple[int, ...]
-    ask: Callable[[tuple[Any, ...], np.random.Generator], tuple[Any, list[Any], list[Any]]]
+    ask: Callable[[tuple[Any, ...], np.random.Generator], Came]
     scalar: bool
-    compiled: dict = field(default_factory=dict)  # of the truth's function, for all points
+    compiled: dict[Any, Any] = field(default_factory=dict)  # of the truth's function, for all points
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)
@@ -136,7 +140,7 @@ class _Answer:
     outs: list[Any]
     wants: list[np.ndarray]
     allowed: list[float]  # absolute error, a leaf
-    kept: dict = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict)
 
 
 def check_grad(
@@ -184,7 +188,7 @@ def check_grad(
     if np.shape(value if not isinstance(value, list | tuple | dict) else [0]) != () or not is_float(value):
         raise InputError(f"{who}: loss returned {describe(value)}, expected a floating-point scalar")
 
-    def ask(args: tuple, rng: np.random.Generator) -> tuple[Any, list, list]:
+    def ask(args: tuple[Any, ...], rng: np.random.Generator) -> Came:
         return _called(who, "grad", grad, *_copies(args)), [1.0], []
 
     fn, fn_name = _truth_of(who, against, "against", loss, "loss")
@@ -239,7 +243,7 @@ def check_vjp(
             raise InputError(f"{who}: fwd returned {describe(pair)}, expected a pair (out, res)")
         return pair
 
-    def ask(args: tuple, rng: np.random.Generator) -> tuple[Any, list, list]:
+    def ask(args: tuple[Any, ...], rng: np.random.Generator) -> Came:
         out, res = _called(who, "fwd", forward, *_copies(args))
         _require_numbers(who, "fwd", out)
         dout = jax.tree.map(lambda leaf: _cotangent(leaf, rng), out)
@@ -336,7 +340,9 @@ def _require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any
             raise InputError(f"{who}: {name} is {value!r}, expected an integer of at least {least}")
 
 
-def _names(who: str, fn: Callable, args: tuple, names: Sequence[str] | None) -> tuple[str, ...]:
+def _names(
+    who: str, fn: Callable[..., Any], args: tuple[Any, ...], names: Sequence[str] | None
+) -> tuple[str, ...]:
     """A name for each argument."""
     if names is not None:
         if isinstance(names, str) or len(names) != len(args):
@@ -360,7 +366,7 @@ def _names(who: str, fn: Callable, args: tuple, names: Sequence[str] | None) -> 
 
 
 def _positions(
-    who: str, args: tuple, names: tuple[str, ...], argnums: Sequence[int] | int | None
+    who: str, args: tuple[Any, ...], names: tuple[str, ...], argnums: Sequence[int] | int | None
 ) -> tuple[int, ...]:
     """The positions of what is differentiated by."""
     for name, arg in zip(names, args, strict=True):
@@ -398,7 +404,7 @@ def _require_numbers(who: str, name: str, value: Any, says: str = "") -> None:
             raise InputError(f"{who}: {says} {describe(leaf)}, expected at least one element")
 
 
-def _called(who: str, name: str, fn: Callable, *args: Any) -> Any:
+def _called(who: str, name: str, fn: Callable[..., Any], *args: Any) -> Any:
     """Call a user's function; what it raises becomes one line."""
     try:
         return fn(*args)
@@ -420,7 +426,7 @@ def _copies(args: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, args)
 
 
-def _truth_of(who: str, given: Any, keyword: str, own: Callable, own_name: str) -> tuple[Callable, str]:
+def _truth_of(who: str, given: Any, keyword: str, own: Forward, own_name: str) -> tuple[Forward, str]:
     """The function that JAX differentiates, and what to call it."""
     if given is None:
         return own, own_name

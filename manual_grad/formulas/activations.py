@@ -5,6 +5,7 @@ backward pass multiplies by it. ReLU′(0) = 0, as ``jax.nn.relu`` has it (``jnp
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,7 +16,7 @@ from manual_grad.formulas.chain_rule import diagonal
 
 
 @checked
-def relu_fwd(x: Float[Array, "..."]):
+def relu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """max(x, 0). [B-02]
 
     Args:
@@ -51,7 +52,7 @@ def relu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def relu_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
+def relu_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through ReLU: dout ⊙ 1{x > 0}. [B-06]
 
     A select, not a product: an infinite or NaN cotangent of a unit that is off does not come through.
@@ -92,7 +93,7 @@ def jac_relu_x(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def sigmoid_fwd(x: Float[Array, "..."]):
+def sigmoid_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """σ(x) = 1 / (1 + e^{−x}). [C-02]
 
     Args:
@@ -131,7 +132,7 @@ def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def sigmoid_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
+def sigmoid_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through the logistic sigmoid. [C-02]
 
     Args:
@@ -150,7 +151,7 @@ def sigmoid_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
 
 
 @checked
-def tanh_fwd(x: Float[Array, "..."]):
+def tanh_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """tanh(x). [C-02]
 
     Args:
@@ -186,7 +187,7 @@ def tanh_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def tanh_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
+def tanh_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through tanh. [C-02]
 
     Args:
@@ -205,7 +206,7 @@ def tanh_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
 
 
 @checked
-def softplus_fwd(x: Float[Array, "..."]):
+def softplus_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """ln(1 + e^x) = max(x, 0) + ln(1 + e^{−|x|}), which never overflows. [C-02]
 
     Args:
@@ -241,7 +242,7 @@ def softplus_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def softplus_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
+def softplus_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through softplus. [C-02]
 
     Args:
@@ -260,7 +261,7 @@ def softplus_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
 
 
 @checked
-def identity_fwd(x: Float[Array, "..."]):
+def identity_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """x itself. [C-02]
 
     Args:
@@ -296,7 +297,7 @@ def identity_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
-def identity_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
+def identity_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through the identity. [C-02]
 
     Args:
@@ -314,7 +315,8 @@ def identity_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]):
     return (dout,)  # [C-02]
 
 
-ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+Pair = tuple[Callable[..., tuple[Array, Any]], Callable[..., tuple[Array]]]  # fwd and bwd
+ACTIVATIONS: dict[str, Pair] = {
     "relu": (relu_fwd, relu_bwd),
     "sigmoid": (sigmoid_fwd, sigmoid_bwd),
     "tanh": (tanh_fwd, tanh_bwd),
@@ -323,7 +325,7 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def activation_pair(formula: str, activation: str) -> tuple[Callable, Callable]:
+def activation_pair(formula: str, activation: str) -> Pair:
     """The forward and backward function of an activation by name.
 
     Args:

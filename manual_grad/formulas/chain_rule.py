@@ -193,7 +193,7 @@ def jac_chain_theta(
 
 
 @checked
-def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar):
+def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar) -> tuple[Float[Array, ""], tuple[Scalar, Scalar]]:
     """f = (x + y) z by way of q = x + y. [C-01]
 
     Args:
@@ -214,7 +214,7 @@ def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar):
 
 
 @checked
-def product_of_sum_bwd(res: tuple[Scalar, Scalar], df: Scalar):
+def product_of_sum_bwd(res: tuple[Scalar, Scalar], df: Scalar) -> tuple[Scalar, Scalar, Scalar]:
     """Pull ``df`` back through f = (x + y) z. [C-01]
 
         ∂f/∂q = z, ∂f/∂z = q, ∂q/∂x = ∂q/∂y = 1

@@ -110,7 +110,7 @@ def conv2d_plain_fwd(
     padding: Padding = "VALID",
     dilation: Pair = 1,
     groups: int = 1,
-):
+) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
     """As :func:`conv2d_fwd`, by XLA's convolution. [A-11] [C-08]
 
     Args:
@@ -133,7 +133,9 @@ def conv2d_plain_fwd(
 
 
 @checked
-def conv2d_plain_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
+def conv2d_plain_bwd(
+    res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
+) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
     """As :func:`conv2d_bwd`, by XLA's convolution. [C-09] [C-10] [A-11]
 
     Args:

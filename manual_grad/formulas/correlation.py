@@ -43,7 +43,9 @@ def _require_kernel_fits(formula: str, name: str, kernel: Array, image: Array) -
 
 
 @checked
-def correlate2d_fwd(x: Float[Array, "H W"], f: Float[Array, "kh kw"]):
+def correlate2d_fwd(
+    x: Float[Array, "H W"], f: Float[Array, "kh kw"]
+) -> tuple[Float[Array, "h w"], tuple[Float[Array, "H W"], Float[Array, "kh kw"]]]:
     """O[i,j] = Σ_ab X[i+a, j+b] F[a,b], where the kernel lies inside the image. [C-08]
 
     Args:
@@ -63,7 +65,9 @@ def correlate2d_fwd(x: Float[Array, "H W"], f: Float[Array, "kh kw"]):
 
 
 @checked
-def correlate2d_bwd(res: tuple[Float[Array, "H W"], Float[Array, "kh kw"]], dO: Float[Array, "h w"]):
+def correlate2d_bwd(
+    res: tuple[Float[Array, "H W"], Float[Array, "kh kw"]], dO: Float[Array, "h w"]
+) -> tuple[Float[Array, "H W"], Float[Array, "kh kw"]]:
     """Pull ``dO`` back through the valid cross-correlation. [C-09] [C-10]
 
         dF = X ⋆ dO                       valid
@@ -171,7 +175,7 @@ class Convolve2DResiduals:
 @checked
 def convolve2d_fwd(
     x: Float[Array, "H W"], w: Float[Array, "kh kw"], *, mode: Literal["full", "valid"] = "full"
-):
+) -> tuple[Float[Array, "h w"], Convolve2DResiduals]:
     """Y[i,j] = Σ_ab X[i−a, j−b] W[a,b], a true convolution. [C-07]
 
     Args:
@@ -194,7 +198,9 @@ def convolve2d_fwd(
 
 
 @checked
-def convolve2d_bwd(res: Convolve2DResiduals, dY: Float[Array, "h w"]):
+def convolve2d_bwd(
+    res: Convolve2DResiduals, dY: Float[Array, "h w"]
+) -> tuple[Float[Array, "H W"], Float[Array, "kh kw"]]:
     """Pull ``dY`` back through the true convolution. [C-07]
 
         dW[a,b] = Σ_ij dY[i,j] X[i−a, j−b]        dX[p,q] = Σ_ab dY[p+a, q+b] W[a,b]

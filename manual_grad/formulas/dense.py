@@ -12,7 +12,9 @@ from manual_grad.border import checked
 
 
 @checked
-def dense_rows_fwd(X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]):
+def dense_rows_fwd(
+    X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "N m"], tuple[Float[Array, "N d"], Float[Array, "d m"]]]:
     """Z = X W + 1 b, one sample a row. [B-16]
 
     Args:
@@ -33,7 +35,9 @@ def dense_rows_fwd(X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Arra
 
 
 @checked
-def dense_rows_bwd(res: tuple[Float[Array, "N d"], Float[Array, "d m"]], dZ: Float[Array, "N m"]):
+def dense_rows_bwd(
+    res: tuple[Float[Array, "N d"], Float[Array, "d m"]], dZ: Float[Array, "N m"]
+) -> tuple[Float[Array, "N d"], Float[Array, "d m"], Float[Array, " m"]]:
     """Pull ``dZ`` back through a dense layer in rows. [B-16]
 
         dX = dZ Wᵀ        dW = Xᵀ dZ        db = 1ᵀ dZ
@@ -59,7 +63,9 @@ def dense_rows_bwd(res: tuple[Float[Array, "N d"], Float[Array, "d m"]], dZ: Flo
 
 
 @checked
-def dense_columns_fwd(X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]):
+def dense_columns_fwd(
+    X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "m N"], tuple[Float[Array, "d N"], Float[Array, "m d"]]]:
     """Z = W X + b 1ᵀ, one sample a column. [B-13] [D-02]
 
     Args:
@@ -80,7 +86,9 @@ def dense_columns_fwd(X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[A
 
 
 @checked
-def dense_columns_bwd(res: tuple[Float[Array, "d N"], Float[Array, "m d"]], dZ: Float[Array, "m N"]):
+def dense_columns_bwd(
+    res: tuple[Float[Array, "d N"], Float[Array, "m d"]], dZ: Float[Array, "m N"]
+) -> tuple[Float[Array, "d N"], Float[Array, "m d"], Float[Array, " m"]]:
     """Pull ``dZ`` back through a dense layer in columns. [B-15] [D-07] [D-08] [D-10]
 
         dX = Wᵀ dZ        dW = dZ Xᵀ        db = dZ 1
@@ -106,7 +114,9 @@ def dense_columns_bwd(res: tuple[Float[Array, "d N"], Float[Array, "m d"]], dZ: 
 
 
 @checked
-def jac_dense_rows_W_factors(X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]):
+def jac_dense_rows_W_factors(
+    X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "N d"], Float[Array, "m m"]]:
     """The Kronecker factors (X, I_m): row by row, vec Z has the Jacobian X ⊗ I_m in vec W. [D-09]
 
     Args:
@@ -144,7 +154,9 @@ def jac_dense_rows_W(
 
 
 @checked
-def jac_dense_rows_X_factors(X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]):
+def jac_dense_rows_X_factors(
+    X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "N N"], Float[Array, "m d"]]:
     """The Kronecker factors (I_N, Wᵀ): row by row, vec Z has the Jacobian I_N ⊗ Wᵀ in vec X. [D-09]
 
     Args:
@@ -203,7 +215,9 @@ def jac_dense_rows_b(
 
 
 @checked
-def jac_dense_columns_W_factors(X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]):
+def jac_dense_columns_W_factors(
+    X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "N d"], Float[Array, "m m"]]:
     """The Kronecker factors (Xᵀ, I_m): stacking columns, vec Z has the Jacobian Xᵀ ⊗ I_m in vec W. [D-09]
 
     Args:
@@ -242,7 +256,9 @@ def jac_dense_columns_W(
 
 
 @checked
-def jac_dense_columns_X_factors(X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]):
+def jac_dense_columns_X_factors(
+    X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
+) -> tuple[Float[Array, "N N"], Float[Array, "m d"]]:
     """The Kronecker factors (I_N, W): stacking columns, vec Z has the Jacobian I_N ⊗ W in vec X. [D-09]
 
     Args:

@@ -17,7 +17,7 @@ Slope = Float[Array, "*d"] | float | int
 
 
 @checked
-def mse_fwd(y_hat: Float[Array, " N"], y: Float[Array, " N"]):
+def mse_fwd(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> tuple[Float[Array, ""], Float[Array, " N"]]:
     """J = (1/N) Σ (y − ŷ)². [A-02] [A-03]
 
     Args:
@@ -39,7 +39,7 @@ def mse_fwd(y_hat: Float[Array, " N"], y: Float[Array, " N"]):
 
 
 @checked
-def mse_bwd(res: Float[Array, " N"], dJ: Scalar):
+def mse_bwd(res: Float[Array, " N"], dJ: Scalar) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """Pull ``dJ`` back through the mean squared error. [A-04]
 
         ∂J/∂ŷ = −(2/N)(y − ŷ)
@@ -138,7 +138,9 @@ def jac_mse_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Arr
 
 
 @checked
-def linear_regression_fwd(w: Slope, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]):
+def linear_regression_fwd(
+    w: Slope, b: Scalar, x: Float[Array, "N *d"], y: Float[Array, " N"]
+) -> tuple[Float[Array, ""], tuple[Float[Array, "*d"], Float[Array, "N *d"], Float[Array, " N"]]]:
     """J = mean((y − ŷ)²) with ŷ = x w + b. [A-05]
 
     Args:
@@ -174,7 +176,7 @@ def _affine_parameters(formula: str, w: Any, b: Any, x: Array) -> tuple[Array, A
 def linear_regression_bwd(
     res: tuple[Float[Array, "*d"], Float[Array, "N *d"], Float[Array, " N"]],
     dJ: Scalar,
-):
+) -> tuple[Float[Array, "*d"], Float[Array, ""], Float[Array, "N *d"], Float[Array, " N"]]:
     """Pull ``dJ`` back through linear regression. [A-05] [A-06]
 
         ∂J/∂w = −(2/N) Σ x⁽ⁱ⁾(y⁽ⁱ⁾ − ŷ⁽ⁱ⁾)        ∂J/∂b = −(2/N) Σ (y⁽ⁱ⁾ − ŷ⁽ⁱ⁾)

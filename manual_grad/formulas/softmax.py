@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Integer
 from manual_grad.border import Label, Scalar, checked, require, require_labels_in_range
 
 
-def _normalise(logits: Float[Array, "..."], axis: int = -1):
+def _normalise(logits: Float[Array, "..."], axis: int = -1) -> tuple[Array, Array, Array]:
     """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
 
     ∞ − ∞ is NaN, so a +∞ is measured against the largest number, which leaves ∞, and then is cut to nearly 0;
@@ -34,7 +34,7 @@ def _normalise(logits: Float[Array, "..."], axis: int = -1):
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
 
 
-def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis: int):
+def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis: int) -> tuple[Array, Array]:
     """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels that the probabilities expect.
 
     The sum of a sample's labels meets the sum of its exponentials, a number each, before either meets an
@@ -85,7 +85,7 @@ def _classes(labels: Any, K: int) -> tuple[Array, Array]:
 
 
 @checked
-def softmax_fwd(logits: Float[Array, "*N K"]):
+def softmax_fwd(logits: Float[Array, "*N K"]) -> tuple[Float[Array, "*N K"], Float[Array, "*N K"]]:
     """ŷ_k = e^{l_k} / Σ_j e^{l_j} over the last axis. [A-07] [D-03]
 
     Args:
@@ -105,7 +105,7 @@ def softmax_fwd(logits: Float[Array, "*N K"]):
 
 
 @checked
-def softmax_bwd(res: Float[Array, "*N K"], dprobs: Float[Array, "*N K"]):
+def softmax_bwd(res: Float[Array, "*N K"], dprobs: Float[Array, "*N K"]) -> tuple[Float[Array, "*N K"]]:
     """Pull ``dprobs`` back through softmax without its K×K Jacobian. [A-08]
 
         ∂J/∂l_j = dŷ_j ŷ_j − ŷ_j Σ_k dŷ_k ŷ_k
@@ -171,7 +171,9 @@ def jac_softmax_logits(logits: Float[Array, "*N K"]) -> Float[Array, "..."]:
 
 
 @checked
-def cross_entropy_fwd(probs: Float[Array, "N K"], labels: Float[Array, "N K"]):
+def cross_entropy_fwd(
+    probs: Float[Array, "N K"], labels: Float[Array, "N K"]
+) -> tuple[Float[Array, ""], tuple[Float[Array, "N K"], Float[Array, "N K"]]]:
     """J = −(1/N) Σ_i Σ_k y_ik ln ŷ_ik. [A-09] [D-04]
 
     Args:
@@ -192,7 +194,9 @@ def cross_entropy_fwd(probs: Float[Array, "N K"], labels: Float[Array, "N K"]):
 
 
 @checked
-def cross_entropy_bwd(res: tuple[Float[Array, "N K"], Float[Array, "N K"]], dJ: Scalar):
+def cross_entropy_bwd(
+    res: tuple[Float[Array, "N K"], Float[Array, "N K"]], dJ: Scalar
+) -> tuple[Float[Array, "N K"], Float[Array, "N K"]]:
     """Pull ``dJ`` back through cross-entropy. [A-09] [D-04]
 
         dŷ_k = −(1/N) y_k / ŷ_k
@@ -236,7 +240,9 @@ def jac_cross_entropy_probs(probs: Float[Array, "N K"], labels: Float[Array, "N 
 
 
 @checked
-def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, "N K"]):
+def softmax_cross_entropy_fwd(
+    logits: Float[Array, "N K"], labels: Float[Array, "N K"]
+) -> tuple[Float[Array, ""], tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]]]:
     """J = −(1/N) Σ y ln softmax(l). [A-10]
 
     Args:
@@ -260,7 +266,7 @@ def softmax_cross_entropy_fwd(logits: Float[Array, "N K"], labels: Float[Array, 
 @checked
 def softmax_cross_entropy_bwd(
     res: tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]], dJ: Scalar
-):
+) -> tuple[Float[Array, "N K"], Float[Array, "N K"]]:
     """Pull ``dJ`` back through softmax and cross-entropy at once. [A-10] [D-06]
 
         dlogits_ik = dJ/N (p_ik Σ_j y_ij − y_ik)        = −(1/N)(y − p) where each row of y sums to 1
@@ -335,7 +341,9 @@ def jac_softmax_cross_entropy_logits_one_hot(
 
 
 @checked
-def softmax_cross_entropy_with_integer_labels_fwd(logits: Float[Array, "N K"], labels: Integer[Array, " N"]):
+def softmax_cross_entropy_with_integer_labels_fwd(
+    logits: Float[Array, "N K"], labels: Integer[Array, " N"]
+) -> tuple[Float[Array, ""], tuple[Float[Array, "N K"], Integer[Array, " N"]]]:
     """J = −(1/N) Σ_i ln p_{i, y_i}. [B-09] [B-13]
 
     Args:
@@ -363,7 +371,7 @@ def softmax_cross_entropy_with_integer_labels_fwd(logits: Float[Array, "N K"], l
 @checked
 def softmax_cross_entropy_with_integer_labels_bwd(
     res: tuple[Float[Array, "N K"], Integer[Array, " N"]], dJ: Scalar
-):
+) -> tuple[Float[Array, "N K"]]:
     """Pull ``dJ`` back through softmax cross-entropy with integer labels. [B-10] [B-14]
 
         ∂J/∂s_k = (1/N)(p_k − 1{k = y})
@@ -389,7 +397,9 @@ def softmax_cross_entropy_with_integer_labels_bwd(
 
 
 @checked
-def softmax_cross_entropy_columns_fwd(Z: Float[Array, "K N"], Y: Float[Array, "K N"]):
+def softmax_cross_entropy_columns_fwd(
+    Z: Float[Array, "K N"], Y: Float[Array, "K N"]
+) -> tuple[Float[Array, ""], tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]]]:
     """L = −(1/m) Σ y ln A with A = softmax(Z) over the classes, one sample a column. [D-03] [D-04]
 
     Args:
@@ -412,7 +422,7 @@ def softmax_cross_entropy_columns_fwd(Z: Float[Array, "K N"], Y: Float[Array, "K
 @checked
 def softmax_cross_entropy_columns_bwd(
     res: tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]], dL: Scalar
-):
+) -> tuple[Float[Array, "K N"], Float[Array, "K N"]]:
     """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14]
 
     Args:
@@ -436,7 +446,9 @@ def softmax_cross_entropy_columns_bwd(
 
 
 @checked
-def cross_entropy_of_scores_fwd(s: Float[Array, " c"], y: Label):
+def cross_entropy_of_scores_fwd(
+    s: Float[Array, " c"], y: Label
+) -> tuple[Float[Array, ""], tuple[Float[Array, " c"], Label]]:
     """J = −ln(e^{s_y} / Σ_j e^{s_j}), one sample, by log-sum-exp. [B-09]
 
     Args:
@@ -459,7 +471,9 @@ def cross_entropy_of_scores_fwd(s: Float[Array, " c"], y: Label):
 
 
 @checked
-def cross_entropy_of_scores_bwd(res: tuple[Float[Array, " c"], Label], dJ: Scalar):
+def cross_entropy_of_scores_bwd(
+    res: tuple[Float[Array, " c"], Label], dJ: Scalar
+) -> tuple[Float[Array, " c"]]:
     """Pull ``dJ`` back to one sample's scores: p_k − 1{k = y}. [B-10]
 
     Args:

@@ -3,7 +3,9 @@
 The mathematics is in :mod:`manual_grad.formulas.conv2d`; here the platform is chosen when it is lowered.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from jax import lax
@@ -30,7 +32,7 @@ def conv2d_fwd(
     padding: Padding = "VALID",
     dilation: Pair = 1,
     groups: int = 1,
-):
+) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
     """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11]
 
         Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
@@ -64,7 +66,9 @@ def conv2d_fwd(
 
 
 @checked
-def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
+def conv2d_bwd(
+    res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
+) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
     """Pull ``dZ`` back through a Conv2D layer, formulated for the platform. [C-09] [C-10] [A-11]
 
         dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
@@ -87,12 +91,13 @@ def conv2d_bwd(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]):
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
     require_shape("conv2d_bwd", "dZ", dZ, res.out_shape)
-    return _backward(res, dZ)
+    dx, dkernel, dbias = _backward(res, dZ)
+    return dx, dkernel, dbias
 
 
 @jax.jit  # compiled once for a geometry, when called eagerly
 def _forward(res: Conv2DResiduals, bias: Array) -> Array:
-    def by(fwd, res, bias):
+    def by(fwd: Callable[..., Any], res: Conv2DResiduals, bias: Array) -> Any:
         return fwd(
             res.x,
             res.kernel,
@@ -103,11 +108,12 @@ def _forward(res: Conv2DResiduals, bias: Array) -> Array:
             groups=res.groups,
         )[0]
 
-    return lax.platform_dependent(
-        res, bias, cpu=partial(by, conv2d_cpu_fwd), default=partial(by, conv2d_plain_fwd)
-    )
+    cpu, default = partial(by, conv2d_cpu_fwd), partial(by, conv2d_plain_fwd)
+    Z: Array = lax.platform_dependent(res, bias, cpu=cpu, default=default)
+    return Z
 
 
 @jax.jit
 def _backward(res: Conv2DResiduals, dZ: Array) -> tuple[Array, Array, Array]:
-    return lax.platform_dependent(res, dZ, cpu=conv2d_cpu_bwd, default=conv2d_plain_bwd)
+    dx, dkernel, dbias = lax.platform_dependent(res, dZ, cpu=conv2d_cpu_bwd, default=conv2d_plain_bwd)
+    return dx, dkernel, dbias

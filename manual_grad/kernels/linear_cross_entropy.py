@@ -22,7 +22,7 @@ COLUMNS = 2048  # of dW at a time: a part that stays in the cache while it is ad
 @checked
 def linear_cross_entropy_fwd(
     hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Integer[Array, " N"], *, chunk: int = 128
-):
+) -> tuple[Float[Array, ""], tuple[Float[Array, "N D"], Float[Array, "D V"]]]:
     """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10]
 
     Args:
@@ -50,7 +50,7 @@ def linear_cross_entropy_fwd(
     whole = N - N % n
     wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
 
-    def sweep(total: tuple[Array, Array], part: tuple[Array, Array]):
+    def sweep(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         J, dh, dlogits = _one_chunk(part[0], part[1], W)
         return (total[0] + J, _add_product(total[1], part[0], dlogits)), dh
 
@@ -87,7 +87,9 @@ def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
 
 
 @checked
-def linear_cross_entropy_bwd(res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar):
+def linear_cross_entropy_bwd(
+    res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar
+) -> tuple[Float[Array, "N D"], Float[Array, "D V"]]:
     """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10]
 
     Args:

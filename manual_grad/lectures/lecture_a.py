@@ -113,8 +113,9 @@ def _small_images_and_cnn(draw: Draw) -> dict:
 
 def _backward_from_scores(dZ5, params, X, labels):
     """:func:`cnn_grads` on any cotangent of the scores: with ŷ = 0 and y = −N dZ5, A-10 gives just that."""
-    *network, (expected, log_probs, _) = cnn_fwd(params, X, labels)[1]
-    grads = cnn_grads((*network, (jnp.zeros_like(expected), log_probs, -len(X) * dZ5)), 1.0)
+    res = cnn_fwd(params, X, labels)[1]
+    expected, log_probs, _ = res[-1]
+    grads = cnn_grads((*res[:-1], (jnp.zeros_like(expected), log_probs, -len(X) * dZ5)), 1.0)
     return {name: grads[f"d{name}"] for name in params}, grads["dX"]
 
 

@@ -20,8 +20,24 @@ from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 PARAMETERS = ("K1", "b1", "K2", "b2", "W4", "b4", "W5", "b5")
 
 
+CNNRes = tuple[
+    Conv2DResiduals,
+    Float[Array, "N h1 w1 l1"],
+    Conv2DResiduals,
+    Float[Array, "N h2 w2 l2"],
+    Float[Array, "N hwl"],
+    Float[Array, "hwl l4"],
+    Float[Array, "N l4"],
+    Float[Array, "N l4"],
+    Float[Array, "l4 K"],
+    tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]],
+]
+
+
 @checked
-def cnn_fwd(params: dict[str, Any], X: Float[Array, "N H W C"], labels: Float[Array, "N K"]):
+def cnn_fwd(
+    params: dict[str, Any], X: Float[Array, "N H W C"], labels: Float[Array, "N K"]
+) -> tuple[Float[Array, ""], CNNRes]:
     """J of the lecture's CNN. [A-11]
 
     Args:
@@ -88,20 +104,6 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
         )
 
 
-CNNRes = tuple[
-    Conv2DResiduals,
-    Float[Array, "N h1 w1 l1"],
-    Conv2DResiduals,
-    Float[Array, "N h2 w2 l2"],
-    Float[Array, "N hwl"],
-    Float[Array, "hwl l4"],
-    Float[Array, "N l4"],
-    Float[Array, "N l4"],
-    Float[Array, "l4 K"],
-    tuple[Float[Array, "N K"], Float[Array, "N K"], Float[Array, "N K"]],
-]
-
-
 @checked
 def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
     """Every gradient of the CNN, by the name of its tensor on the slide. [A-11]
@@ -142,7 +144,7 @@ def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
 
 
 @checked
-def cnn_bwd(res: CNNRes, dJ: Scalar):
+def cnn_bwd(res: CNNRes, dJ: Scalar) -> tuple[dict[str, Array], Float[Array, "N H W C"], Float[Array, "N K"]]:
     """Pull ``dJ`` back through the CNN. [A-11]
 
     Args:

@@ -70,7 +70,9 @@ def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
 
 
 @checked
-def mlp_rows_fwd(params: Params, X: Float[Array, "N d"], *, activation: str = "relu"):
+def mlp_rows_fwd(
+    params: Params, X: Float[Array, "N d"], *, activation: str = "relu"
+) -> tuple[Float[Array, "N m"], MLPResiduals]:
     """Z_l = A_{l−1} W_l + b_l, A_l = f(Z_l), one sample a row; the last layer is linear. [D-02]
 
     Args:
@@ -93,7 +95,7 @@ def mlp_rows_fwd(params: Params, X: Float[Array, "N d"], *, activation: str = "r
 
 
 @checked
-def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]):
+def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]) -> tuple[Params, Float[Array, "N d"]]:
     """Pull ``dZ`` back through the layers, last first. [C-05] [D-10]
 
         δ_l = (δ_{l+1} W_{l+1}ᵀ) ⊙ f′(Z_l)        dW_l = A_{l−1}ᵀ δ_l        db_l = 1ᵀ δ_l
@@ -119,7 +121,9 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]):
 
 
 @checked
-def mlp_columns_fwd(params: Params, X: Float[Array, "d N"], *, activation: str = "relu"):
+def mlp_columns_fwd(
+    params: Params, X: Float[Array, "d N"], *, activation: str = "relu"
+) -> tuple[Float[Array, "m N"], MLPResiduals]:
     """Z_l = W_l A_{l−1} + b_l, A_l = f(Z_l), one sample a column; the last layer is linear. [D-02]
 
     Args:
@@ -142,7 +146,7 @@ def mlp_columns_fwd(params: Params, X: Float[Array, "d N"], *, activation: str =
 
 
 @checked
-def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]):
+def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]) -> tuple[Params, Float[Array, "d N"]]:
     """Pull ``dZ`` back through the layers, last first. [C-05] [C-06] [D-10]
 
         δ_l = (W_{l+1}ᵀ δ_{l+1}) ⊙ f′(Z_l)        dW_l = δ_l A_{l−1}ᵀ        db_l = δ_l 1
@@ -167,7 +171,9 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]):
     return _mlp_bwd(res, dZ)
 
 
-def _mlp_fwd(formula: str, params: Params, X: Array, activation: str, rows: bool):
+def _mlp_fwd(
+    formula: str, params: Params, X: Array, activation: str, rows: bool
+) -> tuple[Array, MLPResiduals]:
     """Both layouts: only the dense layer differs."""
     dense_fwd = dense_rows_fwd if rows else dense_columns_fwd
     f_fwd, _ = activation_pair(formula, activation)
@@ -180,7 +186,7 @@ def _mlp_fwd(formula: str, params: Params, X: Array, activation: str, rows: bool
     return Z, MLPResiduals(params, tuple(As), tuple(Zs), activation, rows)
 
 
-def _mlp_bwd(res: MLPResiduals, delta: Array):
+def _mlp_bwd(res: MLPResiduals, delta: Array) -> tuple[Params, Array]:
     """``(dparams, dX)`` in both layouts: only the dense layer differs."""
     dense_bwd = dense_rows_bwd if res.rows else dense_columns_bwd
     dlayers = []
@@ -200,7 +206,7 @@ def _like_params(params: Params, dlayers: Sequence[tuple[Array, Array]]) -> Any:
 @checked
 def network_squared_loss_fwd(
     params: Params, x: Float[Array, " d"], y: Float[Array, " m"], *, activation: str = "sigmoid"
-):
+) -> tuple[Float[Array, ""], tuple[MLPResiduals, Float[Array, " m"], Float[Array, " m"]]]:
     """z^{l+1} = w^l a^l + b^l, a = f(z) in every layer, ŷ = a^L, L = ½ Σ_i (ŷ_i − y_i)². [C-02] [C-03]
 
     Args:
@@ -264,7 +270,9 @@ def network_squared_loss_deltas(
 
 
 @checked
-def network_squared_loss_bwd(res: tuple[MLPResiduals, Float[Array, " m"], Float[Array, " m"]], dL: Scalar):
+def network_squared_loss_bwd(
+    res: tuple[MLPResiduals, Float[Array, " m"], Float[Array, " m"]], dL: Scalar
+) -> tuple[Params, Float[Array, " d"], Float[Array, " m"]]:
     """Pull ``dL`` back through lecture C's network. [C-06]
 
         ∂L/∂w^l_ij = δ^{l+1}_i a^l_j        ∂L/∂b^l_i = δ^{l+1}_i
@@ -291,7 +299,7 @@ def network_squared_loss_bwd(res: tuple[MLPResiduals, Float[Array, " m"], Float[
 
 
 @checked
-def flatten_columns_fwd(images: Float[Array, "N H W"]):
+def flatten_columns_fwd(images: Float[Array, "N H W"]) -> tuple[Float[Array, "H*W N"], Float[Array, "N H W"]]:
     """X: each image a column of H·W pixels. [D-01]
 
     Args:
@@ -310,7 +318,9 @@ def flatten_columns_fwd(images: Float[Array, "N H W"]):
 
 
 @checked
-def flatten_columns_bwd(res: Float[Array, "N H W"], dX: Float[Array, "H*W N"]):
+def flatten_columns_bwd(
+    res: Float[Array, "N H W"], dX: Float[Array, "H*W N"]
+) -> tuple[Float[Array, "N H W"]]:
     """Pull ``dX`` back to the images: the same numbers, in their places. [D-01]
 
     Args:
@@ -348,8 +358,24 @@ def one_hot_columns(labels: Integer[Array, " N"], K: int, dtype: Any = None) -> 
     return one_hot(labels, K, dtype).T  # [D-01]
 
 
+FiveLayerRes = tuple[  # params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), the loss's
+    Any,
+    tuple[
+        Float[Array, "d N"],
+        Float[Array, "m1 N"],
+        Float[Array, "m2 N"],
+        Float[Array, "m3 N"],
+        Float[Array, "m4 N"],
+    ],
+    tuple[Float[Array, "m1 N"], Float[Array, "m2 N"], Float[Array, "m3 N"], Float[Array, "m4 N"]],
+    tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]],
+]
+
+
 @checked
-def five_layer_fwd(params: Params, X: Float[Array, "d N"], Y: Float[Array, "K N"]):
+def five_layer_fwd(
+    params: Params, X: Float[Array, "d N"], Y: Float[Array, "K N"]
+) -> tuple[Float[Array, ""], FiveLayerRes]:
     """Lecture D's network, written out: ReLU in layers 1 to 4, softmax, L = −(1/m) Σ y ln A₅. [D-02] … [D-04]
 
     Args:
@@ -381,20 +407,6 @@ def five_layer_fwd(params: Params, X: Float[Array, "d N"], Y: Float[Array, "K N"
     Z5, _ = dense_columns_fwd(A4, W5, b5)  # [D-02]
     L, loss_res = softmax_cross_entropy_columns_fwd(Z5, Y)  # [D-03] [D-04]
     return L, (params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), loss_res)
-
-
-FiveLayerRes = tuple[  # params, (X, A1, A2, A3, A4), (Z1, Z2, Z3, Z4), the loss's
-    Any,
-    tuple[
-        Float[Array, "d N"],
-        Float[Array, "m1 N"],
-        Float[Array, "m2 N"],
-        Float[Array, "m3 N"],
-        Float[Array, "m4 N"],
-    ],
-    tuple[Float[Array, "m1 N"], Float[Array, "m2 N"], Float[Array, "m3 N"], Float[Array, "m4 N"]],
-    tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]],
-]
 
 
 @checked
@@ -440,7 +452,7 @@ def five_layer_grads(res: FiveLayerRes, dL: Scalar) -> dict[str, Array]:
 
 
 @checked
-def five_layer_bwd(res: FiveLayerRes, dL: Scalar):
+def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, "d N"], Float[Array, "K N"]]:
     """Pull ``dL`` back through lecture D's network. [D-10]
 
     Args:

@@ -67,7 +67,7 @@ def two_layer_squared_loss_fwd(
     b2: Float[Array, "1"],
     x: Float[Array, " d"],
     y: Scalar,
-):
+) -> tuple[Float[Array, ""], SquaredLossRes]:
     """z = W¹x + b¹, a = ReLU(z), o = W²a + b², J = ½(y − o)². [B-02]
 
     Args:
@@ -126,7 +126,16 @@ def two_layer_squared_loss_grads(res: SquaredLossRes, dJ: Scalar) -> dict[str, A
 
 
 @checked
-def two_layer_squared_loss_bwd(res: SquaredLossRes, dJ: Scalar):
+def two_layer_squared_loss_bwd(
+    res: SquaredLossRes, dJ: Scalar
+) -> tuple[
+    Float[Array, "m d"],
+    Float[Array, " m"],
+    Float[Array, "1 m"],
+    Float[Array, "1"],
+    Float[Array, " d"],
+    Float[Array, ""],
+]:
     """Pull ``dJ`` back through the squared-loss network. [B-03] [B-04] [B-07] [B-08]
 
     Args:
@@ -177,7 +186,9 @@ def jac_two_layer_squared_loss(
     return _multiply_layers_out(dJ_do, W2, z, a, x)
 
 
-def _multiply_layers_out(dJ_ds: Array, W2: Array, z: Array, a: Array, x: Array):
+def _multiply_layers_out(
+    dJ_ds: Array, W2: Array, z: Array, a: Array, x: Array
+) -> tuple[Array, Array, Array, Array]:
     """∂J/∂s times the Jacobians of s = W² ReLU(W¹ x + b¹) + b² in its four parameters."""
     s, m = dJ_ds.shape, z.shape
     ds_dW2 = jnp.tensordot(jnp.eye(len(dJ_ds), dtype=a.dtype), a, axes=0)  # ∂s_i/∂W²_kj = 1{i = k} a_j
@@ -201,7 +212,7 @@ def two_layer_cross_entropy_fwd(
     b2: Float[Array, " c"],
     x: Float[Array, " d"],
     y: Label,
-):
+) -> tuple[Float[Array, ""], CrossEntropyRes]:
     """z = W¹x + b¹, a = ReLU(z), s = W²a + b², J = −ln(e^{s_y} / Σ_j e^{s_j}). [B-09]
 
     Args:
@@ -263,7 +274,11 @@ def two_layer_cross_entropy_grads(res: CrossEntropyRes, dJ: Scalar) -> dict[str,
 
 
 @checked
-def two_layer_cross_entropy_bwd(res: CrossEntropyRes, dJ: Scalar):
+def two_layer_cross_entropy_bwd(
+    res: CrossEntropyRes, dJ: Scalar
+) -> tuple[
+    Float[Array, "m d"], Float[Array, " m"], Float[Array, "c m"], Float[Array, " c"], Float[Array, " d"]
+]:
     """Pull ``dJ`` back through the cross-entropy network, one sample. [B-12]
 
     Args:
@@ -322,7 +337,7 @@ def two_layer_cross_entropy_columns_fwd(
     b2: Float[Array, " c"],
     X: Float[Array, "d N"],
     y: Integer[Array, " N"],
-):
+) -> tuple[Float[Array, ""], ColumnsRes]:
     """Z = W¹X + b¹1ᵀ, A = ReLU(Z), S = W²A + b²1ᵀ, J = −(1/n) Σ_i ln p_{y_i}. [B-13]
 
     Args:
@@ -380,7 +395,11 @@ def two_layer_cross_entropy_columns_grads(res: ColumnsRes, dJ: Scalar) -> dict[s
 
 
 @checked
-def two_layer_cross_entropy_columns_bwd(res: ColumnsRes, dJ: Scalar):
+def two_layer_cross_entropy_columns_bwd(
+    res: ColumnsRes, dJ: Scalar
+) -> tuple[
+    Float[Array, "m d"], Float[Array, " m"], Float[Array, "c m"], Float[Array, " c"], Float[Array, "d N"]
+]:
     """Pull ``dJ`` back through the batched network in columns. [B-15]
 
     Args:
@@ -409,7 +428,7 @@ def two_layer_cross_entropy_rows_fwd(
     b2: Float[Array, " c"],
     X: Float[Array, "N d"],
     y: Integer[Array, " N"],
-):
+) -> tuple[Float[Array, ""], RowsRes]:
     """Z = XW¹ + 1b¹, A = ReLU(Z), S = AW² + 1b², J = −(1/n) Σ_i ln p_{y_i}. [B-16]
 
     Args:
@@ -463,7 +482,11 @@ def two_layer_cross_entropy_rows_grads(res: RowsRes, dJ: Scalar) -> dict[str, Ar
 
 
 @checked
-def two_layer_cross_entropy_rows_bwd(res: RowsRes, dJ: Scalar):
+def two_layer_cross_entropy_rows_bwd(
+    res: RowsRes, dJ: Scalar
+) -> tuple[
+    Float[Array, "d m"], Float[Array, " m"], Float[Array, "m c"], Float[Array, " c"], Float[Array, "N d"]
+]:
     """Pull ``dJ`` back through the batched network in rows. [B-16]
 
     Args:

@@ -1,10 +1,13 @@
 import functools
+import typing
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from beartype.door import is_bearable
+from jaxtyping import jaxtyped
 
 import manual_grad
 
@@ -28,6 +31,26 @@ def test_residuals_may_leave_a_compiled_function(scenario):
     primals, dout = _drawn(scenario, seed=0)
     grads = scenario.bwd(residuals(scenario)(primals), dout)
     assert_same(grads, by_hand(scenario)(primals, dout)[1])
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_returns_are_as_annotated(scenario):
+    """Letters stand for the same numbers in a function's arguments and in what it returns."""
+    primals, dout = _drawn(scenario, seed=0)
+    out, res = jax.eval_shape(functools.partial(scenario.fwd, **dict(scenario.settings)), *primals)
+    _assert_annotated(scenario.fwd, primals, (out, res))
+    _assert_annotated(scenario.bwd, (res, dout), jax.eval_shape(scenario.bwd, res, dout))
+
+
+def _assert_annotated(function, arguments, returned):
+    *given, want = typing.get_type_hints(function).values()
+    with jaxtyped("context"):
+        for value, hint in zip(_zeros((*arguments, returned)), [*given[: len(arguments)], want], strict=True):
+            assert is_bearable(value, hint), f"{function.__name__}: {hint}"
+
+
+def _zeros(tree):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
