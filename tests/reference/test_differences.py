@@ -61,3 +61,52 @@ def test_directions_of_several_arrays():
         want = float(slope @ (v[0][k] @ x + W @ v[1][k]))
         assert abs(found.value - want) <= 10 * found.error
         assert found.error < 1e-9
+
+
+def on_a_trend(kind, rng):
+    """A function with fine structure on a smooth trend, its derivative or both one-sided ones, a point."""
+    size, x = 10.0 ** rng.uniform(-6, -2), rng.standard_normal()
+    a, b = rng.standard_normal(2)
+    if kind == "a spike":
+        width = 10.0 ** rng.uniform(-5.5, -2.5)
+        x, a = width * rng.uniform(-2, 2), 10.0 ** rng.uniform(-3, 0)
+        return (
+            lambda t: t + a * np.exp(-((t / width) ** 2)),
+            (1 - 2 * a * x / width**2 * np.exp(-((x / width) ** 2)),),
+            x,
+        )
+    if kind == "a wave":
+        k = 10.0 ** rng.uniform(3, 6.2)
+        return lambda t: t + size * np.sin(k * t), (1 + size * k * np.cos(k * x),), x
+    if kind == "float32 values":
+        return lambda t: np.float32(a * np.sin(b * t) + t).astype(np.float64), (a * b * np.cos(b * x) + 1,), x
+    if kind == "float32 inputs":
+        return (
+            lambda t: (lambda s: a * np.sin(b * s) + s)(np.float32(t).astype(np.float64)),
+            (a * b * np.cos(b * x) + 1,),
+            x,
+        )
+    if kind == "steps":
+        k = 10.0 ** rng.uniform(3, 6.3)
+        return lambda t: np.floor(k * t) / k, (0.0,), x
+    if kind == "a kink":
+        slope = 10.0 ** rng.uniform(-8, -1)
+        return lambda t: t + slope * np.maximum(t, 0) + a * np.sin(b * t), (1 + a * b, 1 + slope + a * b), 0.0
+    near = 10.0 ** rng.uniform(-7, -2) * rng.choice([-1, 1])
+    return lambda t: t + size * np.maximum(t - near, 0), (1 + size * (near < 0),), 0.0
+
+
+@pytest.mark.parametrize(
+    "kind", ["a spike", "a wave", "float32 values", "float32 inputs", "steps", "a kink", "a kink nearby"]
+)
+def test_fine_structure_is_never_jumped_over(kind):
+    """Of what is trusted to 1e-6 nothing is false; of smooth functions all is trusted (see above)."""
+    rng, trusted = np.random.default_rng(7), 0
+    for _ in range(300):
+        f, wants, x = on_a_trend(kind, rng)
+        found = derivative(f(x - STEPS) - f(x), 0.0, f(x + STEPS) - f(x), abs(float(f(x))))
+        if not found.kink and 10 * found.error <= 1e-6 * abs(found.value):
+            trusted += 1
+            off = min(abs(found.value - want) for want in wants)
+            assert off <= max(10 * found.error, 1e-8 * abs(found.value))
+    assert trusted < 300

@@ -4,7 +4,9 @@ Along a direction the function is evaluated on a ladder of steps, on both sides.
 extrapolated to step zero, as in Ridders' method, and the function itself says which step suits it: the entry
 of the extrapolation table is taken whose neighbours disagree least, and how much they disagree is the
 estimate of its error. Steps that reach across a kink, or out of a logarithm's domain, spoil their part of the
-table only; a kink at the point itself shows in the one-sided differences, which then do not meet.
+table only; a kink at the point itself shows in the one-sided differences, which then do not meet. Structure
+that wide steps jump over (a spike, a wave, values rounded before) shows in the finest differences, which then
+do not come back to the derivative: by as much as they miss it the estimate grows.
 """
 
 from collections.abc import Callable
@@ -15,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-FACTOR = 3.0  # from step to step
-STEPS = 2.0**-4 * FACTOR ** -np.arange(12.0)  # from 0.06 to 4e-7
+FACTOR = float(np.pi)  # from step to step; irrational, so that values on a grid do not agree by chance
+STEPS = 2.0**-4 * FACTOR ** -np.arange(12.0)  # from 0.06 to 2e-7
 ORDERS = 4  # of the extrapolation
 EPS = float(np.finfo(np.float64).eps)
 
@@ -59,14 +61,15 @@ def derivative(before: np.ndarray, at: float, after: np.ndarray, size: float = 0
     left, left_error = _extrapolated((at - before) / STEPS, 2 * noise, 1)
     right, right_error = _extrapolated((after - at) / STEPS, 2 * noise, 1)
     gap = abs(right - left)
-    kink = gap > 10 * (left_error + right_error) and gap > 1e-6 * max(abs(left), abs(right))
-    return Estimate(value, error, bool(kink))
+    apart = gap > 10 * (left_error + right_error)
+    kink = apart and gap > 1e-6 * max(abs(left), abs(right))
+    return Estimate(value, max(error, gap / 2) if apart else error, bool(kink))
 
 
 def _extrapolated(differences: np.ndarray, noise: np.ndarray, power: int) -> tuple[float, float]:
     """The limit of the differences, whose error is a series in step**power, and the error of that."""
     table, spread = differences, noise
-    best, least = float(table[-1]), np.inf
+    best, least, finest = float(table[-1]), np.inf, len(table) - 1
     for order in range(1, ORDERS + 1):
         weight = FACTOR ** (power * order)
         finer = (weight * table[1:] - table[:-1]) / (weight - 1)
@@ -75,9 +78,21 @@ def _extrapolated(differences: np.ndarray, noise: np.ndarray, power: int) -> tup
         apart = np.nan_to_num(apart, nan=np.inf)  # a step that leaves the domain, of a logarithm
         k = int(np.argmin(apart))
         if apart[k] < least:
-            best, least = float(finer[k]), float(apart[k])
+            best, least, finest = float(finer[k]), float(apart[k]), k + order
         table = finer
-    return best, float(least)
+    return best, max(least, _roughness(best, differences[finest - 1 :], noise[finest - 1 :], power))
+
+
+def _roughness(best: float, differences: np.ndarray, noise: np.ndarray, power: int) -> float:
+    """How far the finer differences, extrapolated once, lie from a derivative, beyond their rounding.
+
+    On a smooth function they only round; where they do not come back to what wider steps say, there is
+    something on it that wider steps have jumped over: a spike, a wave, values that were rounded before.
+    """
+    weight = FACTOR**power
+    finer = (weight * differences[1:] - differences[:-1]) / (weight - 1)
+    gaps = np.abs(finer - best) - np.maximum(noise[1:], noise[:-1])
+    return float(np.max(np.nan_to_num(gaps, nan=np.inf), initial=0.0))
 
 
 def directional(fn: Callable, primals: tuple, dout: PyTree, directions: tuple) -> list[Estimate]:
