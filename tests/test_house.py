@@ -27,7 +27,7 @@ FLOORS = {  # wing: what it may import, besides itself and what lies beneath eve
 }
 MATHEMATICS = {"manual_grad.formulas", "manual_grad.kernels", "manual_grad.networks"}
 JUDGING = {"manual_grad.budget", "manual_grad.compare", "manual_grad.compiling", "manual_grad_reference"}
-CATALOGUE = MATHEMATICS | JUDGING | {"manual_grad.digits"}
+CATALOGUE = MATHEMATICS | JUDGING | {"manual_grad.digits", "manual_grad.ops"}
 FLOORS |= {
     "manual_grad.catalogue": CATALOGUE,
     "manual_grad.checker": JUDGING,

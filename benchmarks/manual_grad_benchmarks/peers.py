@@ -51,6 +51,12 @@ def of(peer: str, args: tuple, dtype: str, device: str, torch: Any) -> dict[str,
     return found
 
 
+def _named(beginning: str) -> dict[str, Callable]:
+    """The functions above whose names begin so, by the rest of their names."""
+    here = globals().items()
+    return {name.removeprefix(beginning): fn for name, fn in here if name.startswith(beginning)}
+
+
 # ------------------------------------------------------------------------------------------- PyTorch
 
 
@@ -106,7 +112,7 @@ def _torch_softmax(torch: Any, logits: Any) -> Any:
     return [logits], lambda: torch.softmax(logits, dim=-1), _plainly
 
 
-def _torch_integer_labels(torch: Any, logits: Any, labels: Any) -> Any:
+def _torch_softmax_cross_entropy_with_integer_labels(torch: Any, logits: Any, labels: Any) -> Any:
     labels = labels.long()
     return [logits], lambda: torch.nn.functional.cross_entropy(logits, labels), _plainly
 
@@ -160,22 +166,12 @@ def _torch_mlp(torch: Any, params: Any, X: Any, Y: Any) -> Any:
     return leaves, forward, lambda out, grads: (out, (list(zip(grads[::2], grads[1::2], strict=True)),))
 
 
-def _torch_last_layer(torch: Any, hidden: Any, W: Any, labels: Any) -> Any:
+def _torch_linear_cross_entropy(torch: Any, hidden: Any, W: Any, labels: Any) -> Any:
     labels = labels.long()
     return [hidden, W], lambda: torch.nn.functional.cross_entropy(hidden @ W, labels), _plainly
 
 
-TORCH: dict[str, Callable] = {
-    "mse": _torch_mse,
-    "relu": _torch_relu,
-    "softmax": _torch_softmax,
-    "softmax_cross_entropy_with_integer_labels": _torch_integer_labels,
-    "dense": _torch_dense,
-    "conv2d": _torch_conv2d,
-    "cnn": _torch_cnn,
-    "mlp": _torch_mlp,
-    "linear_cross_entropy": _torch_last_layer,
-}
+TORCH = _named("_torch_")
 
 
 # -------------------------------------------------------------------------------------- NumPy by hand
@@ -200,7 +196,7 @@ def _numpy_softmax(dprobs: np.ndarray, logits: np.ndarray) -> Any:
     return probs, (probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True)),)
 
 
-def _numpy_integer_labels(_: Any, logits: np.ndarray, labels: np.ndarray) -> Any:
+def _numpy_softmax_cross_entropy_with_integer_labels(_: Any, logits: np.ndarray, labels: np.ndarray) -> Any:
     log_probs, at = _log_softmax(logits), (np.arange(len(labels)), labels)
     dlogits = np.exp(log_probs)
     dlogits[at] -= 1
@@ -224,17 +220,9 @@ def _numpy_mlp(_: Any, params: Any, X: np.ndarray, Y: np.ndarray) -> Any:
     return -(Y * log_probs).sum() / len(X), (grads[::-1],)
 
 
-def _numpy_last_layer(_: Any, hidden: np.ndarray, W: np.ndarray, labels: np.ndarray) -> Any:
-    J, (dlogits,) = _numpy_integer_labels(_, hidden @ W, labels)
+def _numpy_linear_cross_entropy(_: Any, hidden: np.ndarray, W: np.ndarray, labels: np.ndarray) -> Any:
+    J, (dlogits,) = _numpy_softmax_cross_entropy_with_integer_labels(_, hidden @ W, labels)
     return J, (dlogits @ W.T, hidden.T @ dlogits)
 
 
-NUMPY: dict[str, Callable] = {
-    "mse": _numpy_mse,
-    "relu": _numpy_relu,
-    "softmax": _numpy_softmax,
-    "softmax_cross_entropy_with_integer_labels": _numpy_integer_labels,
-    "dense": _numpy_dense,
-    "mlp": _numpy_mlp,
-    "linear_cross_entropy": _numpy_last_layer,
-}
+NUMPY = _named("_numpy_")

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 import manual_grad_reference as reference
-from manual_grad.catalogue.entry import Batch, Formula, Function, normal
+from manual_grad import ops
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, normal
 from manual_grad.formulas.activations import (
     identity_bwd,
     identity_fwd,
@@ -23,6 +27,13 @@ from manual_grad.formulas.activations import (
     tanh_prime,
 )
 
+SMALL, MIDDLE, LARGE = ((64,),), ((512, 512),), ((4096, 1024),)
+
+
+def _timed(plain: Any = None, *sizes: Any, **more: Any) -> Bench:
+    return Bench(("...",), sizes or (SMALL, MIDDLE, LARGE), plain, **more)
+
+
 EACH: dict[str, Any] = {
     "draw": {"x": normal},
     "sizes": {"...": (4, 5)},
@@ -39,6 +50,8 @@ RELU = Formula(
     polynomial=True,
     kinks=lambda res: [res],
     functions=(Function(relu_prime), Function(jac_relu_x, wrt=("x",))),
+    op=Op(ops.relu, _timed(jax.nn.relu, SMALL, LARGE, peer=True)),
+    bench=_timed(jax.nn.relu, quick=(1,)),
 )
 SIGMOID = Formula(
     sigmoid_fwd,
@@ -47,8 +60,16 @@ SIGMOID = Formula(
     **EACH,
     stable=reference.stable.stable_sigmoid,
     functions=(Function(sigmoid_prime),),
+    bench=_timed(jax.nn.sigmoid),
 )
-TANH = Formula(tanh_fwd, tanh_bwd, reference.activations.tanh, **EACH, functions=(Function(tanh_prime),))
+TANH = Formula(
+    tanh_fwd,
+    tanh_bwd,
+    reference.activations.tanh,
+    **EACH,
+    functions=(Function(tanh_prime),),
+    bench=_timed(jnp.tanh),
+)
 SOFTPLUS = Formula(
     softplus_fwd,
     softplus_bwd,
@@ -56,6 +77,7 @@ SOFTPLUS = Formula(
     **EACH,
     stable=reference.stable.stable_softplus,
     functions=(Function(softplus_prime),),
+    bench=_timed(jax.nn.softplus, quick=(1,)),
 )
 IDENTITY = Formula(
     identity_fwd,
@@ -64,5 +86,6 @@ IDENTITY = Formula(
     **EACH,
     polynomial=True,
     functions=(Function(identity_prime),),
+    bench=_timed(None, SMALL, MIDDLE),
 )
 ENTRIES = (RELU, SIGMOID, TANH, SOFTPLUS, IDENTITY)

@@ -4,7 +4,7 @@ from typing import Any
 
 import manual_grad_reference as reference
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Distribution, Formula, Function, Inputs, normal
+from manual_grad.catalogue.entry import Bench, Distribution, Formula, Function, Inputs, normal
 from manual_grad.formulas.chain_rule import (
     jac_chain_theta,
     jac_linear_map_x,
@@ -28,6 +28,7 @@ PRODUCT_OF_SUM = Formula(
     draw={"x": normal, "y": normal, "z": normal},
     sizes={},
     source="Lecture C, page 1",
+    bench=Bench((), ((),)),
     polynomial=True,
 )
 MAP: dict[str, Distribution] = {"A": normal, "B": normal, "theta": normal}

@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
+from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Formula, Inputs
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs
 from manual_grad.networks.cnn import cnn_bwd, cnn_fwd
 
 
 def _images(draw: Draw, **sizes: int) -> Inputs:
-    return _small(draw) if draw.style != "real" else _clear(draw, **sizes)
+    if draw.style != "real":
+        return _small(draw)
+    return _clear(draw, **sizes) if draw.clear else _large(draw, **sizes)
 
 
 def _small(draw: Draw) -> Inputs:
@@ -22,6 +25,19 @@ def _small(draw: Draw) -> Inputs:
     params = {name: draw.exactly(*shape) for name, shape in shapes.items()}
     labels = jnp.asarray(np.eye(3)[:2], draw.dtype)
     return {"params": params, "X": draw.exactly(2, H, W, 1), "labels": labels}
+
+
+def _large(
+    draw: Draw, N: int, H: int, W: int, C: int, l1: int, l2: int, l4: int, K: int, f: int = 3
+) -> Inputs:
+    """Scaled so that the signal keeps its size, wherever the pre-activations lie."""
+    f = 3
+    (W4, b4), (W5, b5) = draw.layers((H - 2 * f + 2) * (W - 2 * f + 2) * l2, l4, K, rows=True)
+    params = {"W4": W4, "b4": b4, "W5": W5, "b5": b5}
+    for i, (n, O) in enumerate(((C, l1), (l1, l2)), start=1):
+        params |= {f"K{i}": draw.normal(f, f, n, O, scale=(2 / (f * f * n)) ** 0.5)}
+        params |= {f"b{i}": draw.normal(O, scale=0.1)}
+    return {"params": params, "X": draw.normal(N, H, W, C), "labels": draw.one_hot(N, K)}
 
 
 def _clear(draw: Draw, N: int, H: int, W: int, C: int, l1: int, l2: int, l4: int, K: int) -> Inputs:
@@ -75,5 +91,16 @@ CNN = Formula(
     source="Lecture A",
     batch=Batch({"X": 0, "labels": 0}, mean=True),
     kinks=lambda res: (res[1], res[3], res[6]),
+    bench=Bench(
+        ("N", "H W", "l1", "l2", "l4"),
+        ((4, 8, 3, 5, 7), (128, 28, 32, 64, 128)),
+        reference.plain.cnn,
+        wrt=("params",),
+        fixed={"C": 1, "K": 10},
+        quick=(0,),
+        options=YNN_OFF,
+        kinks=True,
+        peer=True,
+    ),
 )
 ENTRIES = (CNN,)

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import jax
+
 import manual_grad_reference as reference
+from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
 from manual_grad.formulas.correlation import (
     convolve2d_bwd,
@@ -29,6 +32,16 @@ def _image(name: str) -> Any:
 
 
 IMAGE = {"H": 7, "W": 11, "kh": 2, "kw": 4}
+IMAGE_AXES = ("H", "W", "kh kw")
+IMAGES = ((28, 28, 3), (512, 512, 5))
+JACOBIANS = Bench(IMAGE_AXES, IMAGES[:1], reference.plain.correlate2d)
+
+
+def _toeplitz(J: jax.Array) -> jax.Array:
+    """The Toeplitz blocks of the first row of outputs: it reads the image's first kh rows."""
+    return J[0].swapaxes(0, 1)[: J.shape[2] - J.shape[0] + 1]
+
+
 CORRELATE2D = Formula(
     correlate2d_fwd,
     correlate2d_bwd,
@@ -39,10 +52,11 @@ CORRELATE2D = Formula(
     polynomial=True,
     grows=(("x", 0), ("x", 1), ("f", 0), ("f", 1)),
     functions=(
-        Function(jac_correlate2d_x, ("x",)),
+        Function(jac_correlate2d_x, ("x",), bench=JACOBIANS),
         Function(jac_correlate2d_f, ("f",)),
-        Function(jac_correlate2d_x_blocks, ("x",), lambda J: J[0].swapaxes(0, 1)[: IMAGE["kh"]]),
+        Function(jac_correlate2d_x_blocks, ("x",), _toeplitz, bench=JACOBIANS),
     ),
+    bench=Bench(IMAGE_AXES, IMAGES, reference.plain.correlate2d),
 )
 CONVOLVE2D = Formula(
     convolve2d_fwd,
@@ -54,6 +68,7 @@ CONVOLVE2D = Formula(
     variants={"full": {"mode": "full"}, "valid": {"mode": "valid"}},
     polynomial=True,
     grows=(("x", 0), ("x", 1), ("w", 0), ("w", 1)),
+    bench=Bench(IMAGE_AXES, IMAGES, reference.plain.convolve2d),
 )
 
 
@@ -77,6 +92,17 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "groups": {"groups": 3},
     "all": {"strides": (2, 3), "padding": "SAME", "dilation": (3, 2), "groups": 2},
 }
+LAYER_AXES = ("N", "H W", "C", "kh kw", "O")
+LAYERS = (
+    (4, 8, 3, 3, 5), (128, 28, 1, 3, 32), (128, 26, 32, 3, 64), (32, 32, 16, 5, 32), (128, 12, 6, 5, 16),
+    (16, 56, 64, 3, 64),
+)  # fmt: skip
+YNN_OFF = {"xla_cpu_experimental_ynn_fusion_type": ""}  # the best known options for convolutions on a CPU
+AS_XLA: dict[str, Any] = {"plain": reference.plain.conv2d, "options": YNN_OFF, "peer": True}
+TIMED: dict[str, Any] = {
+    "op": Op(ops.conv2d, Bench(LAYER_AXES, (LAYERS[0], LAYERS[4]), **AS_XLA)),
+    "bench": Bench(LAYER_AXES, LAYERS, quick=(1,), **AS_XLA),
+}
 CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
     Formula(
         fwd,
@@ -89,11 +115,12 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         polynomial=True,
         batch=Batch({"x": 0}, 0),
         grows=tuple((name, axis) for name, axes in (("x", (0, 1, 2)), ("kernel", (0, 1))) for axis in axes),
+        **parts,
     )
-    for fwd, bwd in (
-        (conv2d_fwd, conv2d_bwd),
-        (conv2d_cpu_fwd, conv2d_cpu_bwd),
-        (conv2d_plain_fwd, conv2d_plain_bwd),
+    for fwd, bwd, parts in (
+        (conv2d_fwd, conv2d_bwd, TIMED),
+        (conv2d_cpu_fwd, conv2d_cpu_bwd, {}),
+        (conv2d_plain_fwd, conv2d_plain_bwd, {}),
     )
 )
 ENTRIES = (CORRELATE2D, CONVOLVE2D, CONV2D, CONV2D_CPU, CONV2D_PLAIN)

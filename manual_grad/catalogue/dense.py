@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
-from manual_grad.catalogue.entry import Batch, Distribution, Formula, Function, normal
+from manual_grad import ops
+from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, normal
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
     dense_columns_fwd,
@@ -43,6 +44,9 @@ def kronecker_in_columns(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Ar
 
 LAYER: dict[str, Distribution] = {"X": normal, "W": normal, "b": normal}
 SIZES = {"N": 5, "d": 3, "m": 4}
+AXES = ("N", "d", "m")
+LAYERS = ((32, 64, 16), (256, 512, 384), (2048, 1024, 512))
+JACOBIANS = Bench(AXES, ((4, 8, 6), (16, 32, 24), (64, 128, 64)), quick=(1,), estimated=(2,))
 DENSE_ROWS = Formula(
     dense_rows_fwd,
     dense_rows_bwd,
@@ -55,11 +59,13 @@ DENSE_ROWS = Formula(
     grows=(("X", 0),),
     functions=(
         Function(jac_dense_rows_X, ("X",)),
-        Function(jac_dense_rows_W, ("W",)),
+        Function(jac_dense_rows_W, ("W",), bench=JACOBIANS),
         Function(jac_dense_rows_b, ("b",)),
         Function(jac_dense_rows_X_factors, ("X",), functools.partial(kronecker, identity=0)),
-        Function(jac_dense_rows_W_factors, ("W",), functools.partial(kronecker, identity=1)),
+        Function(jac_dense_rows_W_factors, ("W",), functools.partial(kronecker, identity=1), bench=JACOBIANS),
     ),
+    op=Op(ops.dense, Bench(AXES, LAYERS[:2], peer=True)),
+    bench=Bench(AXES, LAYERS, quick=(1,)),
 )
 DENSE_COLUMNS = Formula(
     dense_columns_fwd,
@@ -78,5 +84,6 @@ DENSE_COLUMNS = Formula(
         Function(jac_dense_columns_X_factors, ("X",), functools.partial(kronecker_in_columns, identity=0)),
         Function(jac_dense_columns_W_factors, ("W",), functools.partial(kronecker_in_columns, identity=1)),
     ),
+    bench=Bench(AXES, LAYERS),
 )
 ENTRIES = (DENSE_ROWS, DENSE_COLUMNS)

@@ -23,6 +23,7 @@ class Draw:
             of the same length and matrices symmetric, as careless tests have them.
         among: for integers, from a set of how many they are drawn, uniformly.
         symmetric: in the style ``square``, whether matrices are symmetric.
+        clear: whether ReLU's kinks are kept clear of, which takes time where there are many samples.
         as_it_is: whether shapes are asked for as they are in this style already.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
@@ -37,6 +38,7 @@ class Draw:
     style: Style = "real"
     among: int = 2
     symmetric: bool = True
+    clear: bool = True
     as_it_is: bool = False
 
     def size(self, n: int) -> int:
@@ -101,8 +103,8 @@ class Draw:
         between its unit's pre-activations, or of a single sample pushes each to its own side: rounding moves
         none of them across it.
         """
-        if self.style != "real":
-            X = None  # nothing rounds
+        if self.style != "real" or not self.clear:
+            X = None  # nothing rounds, or it may
         A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X if rows else X.T, np.float64)
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):

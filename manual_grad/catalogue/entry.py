@@ -47,6 +47,8 @@ class Formula:
         kinks: of the residuals, the arrays that a ReLU is applied to.
         grows: each (primal, axis) that may grow without another primal having to follow.
         functions: its Jacobians, slopes and other public functions of the same primals.
+        op: the differentiable operation made of it.
+        bench: at what sizes it is timed.
     """
 
     fwd: Callable[..., Any]
@@ -64,6 +66,8 @@ class Formula:
     kinks: Callable[[Any], Any] | None = None
     grows: tuple[tuple[str, int], ...] = ()
     functions: "tuple[Function, ...]" = ()
+    op: "Op | None" = None
+    bench: "Bench | None" = None
 
     @property
     def name(self) -> str:
@@ -111,6 +115,7 @@ class Function:
             else the value itself. Of a formula's own functions, the formula's where it is not named.
         draw, sizes, variants, stable: as an entry's; of a formula's own functions, the formula's.
         called: how it is called with the inputs by name, where that is not ``fn(**inputs)``.
+        bench: at what sizes it is timed.
     """
 
     fn: Callable[..., Any]
@@ -122,6 +127,7 @@ class Function:
     variants: Mapping[str, Mapping[str, Any]] | None = None
     stable: Callable[..., Any] | None = None
     called: Callable[..., Any] | None = None
+    bench: "Bench | None" = None
 
     @property
     def name(self) -> str:
@@ -157,6 +163,58 @@ class Batch:
     axes: Mapping[str, int]
     out: int | None = None
     mean: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """At what sizes a formula is timed, and what autodiff is given.
+
+    Attributes:
+        axes: the axes that grow, by the names of the entry's sizes; ``"H W"`` are two of one length.
+        sizes: for each case their lengths, in that order.
+        plain: the forward function that autodiff differentiates; the reference where there is none.
+        wrt: what is differentiated with respect to; all floating-point primals where none is named.
+        fixed: the other sizes, where they are not the entry's.
+        quick: which of the sizes belong to ``--quick``.
+        estimated: which of the sizes are too large for a truth in float64.
+        options: XLA's options with which autodiff is fastest, and with which both sides are timed as well.
+        kinks: whether so many units meet ReLU's kink that rounding moves one across it.
+        peer: whether PyTorch's and NumPy's version is timed beside it.
+    """
+
+    axes: tuple[str, ...]
+    sizes: tuple[tuple[Any, ...], ...]
+    plain: Callable[..., Any] | None = None
+    wrt: tuple[str, ...] = ()
+    fixed: Sizes = field(default_factory=dict)
+    quick: tuple[int, ...] = ()
+    estimated: tuple[int, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kinks: bool = False
+    peer: bool = False
+
+    def lengths(self, size: tuple[Any, ...]) -> dict[str, Any]:
+        """The sizes of a case by name."""
+        pairs = zip(self.axes, size, strict=True)
+        return {**self.fixed, **{name: n for names, n in pairs for name in names.split()}}
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation of :mod:`manual_grad.ops`.
+
+    Attributes:
+        fn: the operation.
+        bench: at what sizes it is timed.
+    """
+
+    fn: Callable[..., Any]
+    bench: Bench | None = None
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return self.fn.__name__
 
 
 def _parameters(fwd: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -236,6 +294,11 @@ def distribution(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
 def one_hot(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
     """One-hot rows."""
     return draw.one_hot(*shape)
+
+
+def scaled_by(axis: str) -> Distribution:
+    """Gaussian entries over the root of an axis' length, so that a product over that axis keeps its size."""
+    return lambda draw, shape, sizes: draw.normal(*shape, scale=sizes[axis] ** -0.5)
 
 
 def integers_below(axis: str) -> Distribution:

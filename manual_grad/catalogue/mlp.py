@@ -6,7 +6,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, normal
 from manual_grad.networks.mlp import (
     five_layer_bwd,
     five_layer_fwd,
@@ -70,6 +70,8 @@ def _deltas_by_hand(**inputs: Any) -> list[jax.Array]:
     return network_squared_loss_deltas(network_squared_loss_fwd(**inputs)[1], 1.0)
 
 
+LECTURE_D = (784, 128, 50, 50, 25, 10)
+NETWORKS = ((16, (8, 16, 4)), (1024, LECTURE_D))
 MLP_ROWS = Formula(
     mlp_rows_fwd,
     mlp_rows_bwd,
@@ -81,6 +83,7 @@ MLP_ROWS = Formula(
     batch=Batch({"X": 0}, 0),
     kinks=lambda res: res.Zs,
     grows=(("X", 0),),
+    bench=Bench(("N", "widths"), NETWORKS, quick=(1,), kinks=True),
 )
 MLP_COLUMNS = Formula(
     mlp_columns_fwd,
@@ -93,6 +96,7 @@ MLP_COLUMNS = Formula(
     batch=Batch({"X": 1}, 1),
     kinks=lambda res: res.Zs,
     grows=(("X", 1),),
+    bench=Bench(("N", "widths"), NETWORKS, kinks=True),
 )
 NETWORK_SQUARED_LOSS = Formula(
     network_squared_loss_fwd,
@@ -104,6 +108,7 @@ NETWORK_SQUARED_LOSS = Formula(
     variants=ACTIVATIONS,
     kinks=lambda res: (*res[0].Zs, res[1]),
     functions=(Function(network_squared_loss_deltas, reference=_deltas, called=_deltas_by_hand),),
+    bench=Bench(("widths",), (((2, 4, 4, 2),), ((784, 128, 50, 10),))),
 )
 FIVE_LAYER = Formula(
     five_layer_fwd,
@@ -114,6 +119,7 @@ FIVE_LAYER = Formula(
     source="Lecture D",
     batch=Batch({"X": 1, "Y": 1}, mean=True),
     kinks=lambda res: res[2],
+    bench=Bench(("N",), ((64,), (4096,)), reference.plain.five_layer, kinks=True),
 )
 FLATTEN_COLUMNS = Formula(
     flatten_columns_fwd,
@@ -125,6 +131,7 @@ FLATTEN_COLUMNS = Formula(
     polynomial=True,
     batch=Batch({"images": 0}, 1),
     grows=(("images", 0), ("images", 1), ("images", 2)),
+    bench=Bench(("N", "H", "W"), ((32, 8, 8), (8192, 28, 28))),
 )
 ENTRIES = (MLP_ROWS, MLP_COLUMNS, NETWORK_SQUARED_LOSS, FIVE_LAYER, FLATTEN_COLUMNS)
 FUNCTIONS = (

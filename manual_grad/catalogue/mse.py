@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
-from manual_grad.catalogue.entry import Batch, Distribution, Formula, Function, far, normal
+from manual_grad import ops
+from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, far, normal
 from manual_grad.formulas.mse import (
     jac_affine_b,
     jac_affine_w,
@@ -30,6 +31,7 @@ def diagonal(J: jax.Array) -> jax.Array:
     return jnp.stack([J[n, n] for n in range(len(J))])
 
 
+JACOBIANS = Bench(("N",), ((64,), (512,), (4096,)), quick=(1,), estimated=(2,))
 SQUARED_ERRORS = reference.mse.squared_errors
 MSE = Formula(
     mse_fwd,
@@ -42,9 +44,11 @@ MSE = Formula(
     batch=Batch({"y_hat": 0, "y": 0}, mean=True),
     functions=(
         Function(jac_mse_y_hat, ("y_hat",)),
-        Function(jac_squared_errors_y_hat, ("y_hat",), reference=SQUARED_ERRORS),
-        Function(jac_squared_errors_y_hat_diagonal, ("y_hat",), diagonal, SQUARED_ERRORS),
+        Function(jac_squared_errors_y_hat, ("y_hat",), reference=SQUARED_ERRORS, bench=JACOBIANS),
+        Function(jac_squared_errors_y_hat_diagonal, ("y_hat",), diagonal, SQUARED_ERRORS, bench=JACOBIANS),
     ),
+    op=Op(ops.mse, Bench(("N",), ((64,), (1 << 20,)), wrt=("y_hat",), quick=(1,), peer=True)),
+    bench=Bench(("N",), ((64,), (4096,), (1 << 20,)), quick=(1,)),
 )
 REGRESSION: dict[str, Distribution] = {"w": normal, "b": normal, "x": normal, "y": far}
 AFFINE: dict[str, Distribution] = {name: REGRESSION[name] for name in "wbx"}
@@ -64,6 +68,7 @@ LINEAR_REGRESSION = Formula(
         Function(jac_affine_w, ("w",), None, reference.mse.affine, AFFINE),
         Function(jac_affine_b, ("b",), None, reference.mse.affine, AFFINE),
     ),
+    bench=Bench(("N", "*d"), ((64, (3,)), (4096, (64,)), (65536, (256,))), quick=(1,)),
 )
 ENTRIES = (MSE, LINEAR_REGRESSION)
 FUNCTIONS = (Function(jac_mean_J0, ("J0",), None, reference.mse.mean, {"J0": normal}, {"N": 7}),)

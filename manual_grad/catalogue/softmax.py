@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
+from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
+    Bench,
     Distribution,
     Formula,
     Function,
     Inputs,
+    Op,
     distribution,
     integers_below,
     normal,
@@ -37,6 +40,7 @@ from manual_grad.formulas.softmax import (
     softmax_fwd,
 )
 
+CLASSES = ((4, 10), (64, 10), (512, 1000), (4096, 1000))
 SIZES = {"N": 5, "K": 7}
 
 
@@ -45,6 +49,10 @@ def blocks(J: jax.Array) -> jax.Array:
     return jnp.stack([J[n, :, n] for n in range(len(J))])
 
 
+BATCHES = tuple(((N,), K) for N, K in CLASSES)
+JACOBIANS = Bench(
+    ("*N", "K"), (((4,), 10), ((16,), 40), ((64,), 100)), jax.nn.softmax, quick=(1,), estimated=(2,)
+)
 SOFTMAX = Formula(
     softmax_fwd,
     softmax_bwd,
@@ -57,9 +65,13 @@ SOFTMAX = Formula(
     batch=Batch({"logits": 0}, 0),
     grows=(("logits", 0),),
     functions=(
-        Function(jac_softmax_logits, ("logits",), variants={"batch": {}, "vector": {"*N": ()}}),
-        Function(jac_softmax_logits_blocks, ("logits",), blocks, variants={"batch": {}}),
+        Function(
+            jac_softmax_logits, ("logits",), variants={"batch": {}, "vector": {"*N": ()}}, bench=JACOBIANS
+        ),
+        Function(jac_softmax_logits_blocks, ("logits",), blocks, variants={"batch": {}}, bench=JACOBIANS),
     ),
+    op=Op(ops.softmax, Bench(("*N", "K"), BATCHES[:3], jax.nn.softmax, peer=True)),
+    bench=Bench(("*N", "K"), BATCHES, jax.nn.softmax, quick=(1,)),
 )
 CROSS_ENTROPY = Formula(
     cross_entropy_fwd,
@@ -70,6 +82,7 @@ CROSS_ENTROPY = Formula(
     source="Lecture A, Cross-Entropy",
     batch=Batch({"probs": 0, "labels": 0}, mean=True),
     functions=(Function(jac_cross_entropy_probs, ("probs",)),),
+    bench=Bench(("N", "K"), CLASSES),
 )
 BY_ONE_HOT: dict[str, Distribution] = {
     "logits": normal,
@@ -88,6 +101,11 @@ SOFTMAX_CROSS_ENTROPY = Formula(
         Function(jac_softmax_cross_entropy_logits, ("logits",)),
         Function(jac_softmax_cross_entropy_logits_one_hot, ("logits",), draw=BY_ONE_HOT),
     ),
+    op=Op(
+        ops.softmax_cross_entropy,
+        Bench(("N", "K"), CLASSES[:3], reference.plain.softmax_cross_entropy, wrt=("logits",)),
+    ),
+    bench=Bench(("N", "K"), CLASSES, reference.plain.softmax_cross_entropy, quick=(1,)),
 )
 
 
@@ -104,7 +122,9 @@ SOFTMAX_CROSS_ENTROPY_COLUMNS = Formula(
     source="Lecture D, derivation of the softmax cross-entropy",
     stable=reference.stable.stable_softmax_cross_entropy_columns,
     batch=Batch({"Z": 1, "Y": 1}, mean=True),
+    bench=Bench(("K", "N"), ((10, 512), (1000, 512)), reference.plain.softmax_cross_entropy_columns),
 )
+INTEGER_LABELS = reference.plain.softmax_cross_entropy_with_integer_labels
 SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_cross_entropy_with_integer_labels_bwd,
@@ -115,6 +135,11 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     stable=reference.stable.stable_softmax_cross_entropy_with_integer_labels,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
     grows=(("logits", 1),),
+    op=Op(
+        ops.softmax_cross_entropy_with_integer_labels,
+        Bench(("N", "K"), CLASSES[:3], INTEGER_LABELS, quick=(1,), peer=True),
+    ),
+    bench=Bench(("N", "K"), CLASSES, INTEGER_LABELS, quick=(1,)),
 )
 CROSS_ENTROPY_OF_SCORES = Formula(
     cross_entropy_of_scores_fwd,
@@ -125,6 +150,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     source="Lecture B, page 3",
     stable=reference.stable.stable_cross_entropy_of_scores,
     grows=(("s", 0),),
+    bench=Bench(("c",), ((10,), (32000,)), reference.plain.cross_entropy_of_scores),
 )
 ENTRIES = (
     SOFTMAX,

@@ -4,7 +4,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Formula, Function, Inputs
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs
 from manual_grad.networks.two_layer import (
     jac_two_layer_cross_entropy,
     jac_two_layer_squared_loss,
@@ -49,6 +49,7 @@ def _rows(draw: Draw, N: int, d: int, m: int, c: int) -> Inputs:
     return {**_parameters(draw, d, m, c, X=X, rows=True), "X": X, "y": draw.labels(N, c)}
 
 
+AXES, BATCHES = ("N", "d", "m", "c"), ((32, 8, 16, 4), (1024, 784, 128, 10))
 TWO_LAYER_SQUARED_LOSS = Formula(
     two_layer_squared_loss_fwd,
     two_layer_squared_loss_bwd,
@@ -59,6 +60,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     polynomial=True,
     kinks=lambda res: [res[3]],
     functions=(Function(jac_two_layer_squared_loss, PARAMETERS),),
+    bench=Bench(("d", "m"), ((8, 4), (784, 512))),
 )
 TWO_LAYER_CROSS_ENTROPY = Formula(
     two_layer_cross_entropy_fwd,
@@ -69,6 +71,7 @@ TWO_LAYER_CROSS_ENTROPY = Formula(
     source="Lecture B, pages 3 and 4",
     kinks=lambda res: [res[3]],
     functions=(Function(jac_two_layer_cross_entropy, PARAMETERS),),
+    bench=Bench(("d", "m", "c"), ((8, 16, 3), (784, 512, 10)), reference.plain.two_layer_cross_entropy),
 )
 TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     two_layer_cross_entropy_columns_fwd,
@@ -79,6 +82,7 @@ TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     source="Lecture B, pages 5 and 6",
     batch=Batch({"X": 1, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
+    bench=Bench(AXES, BATCHES, reference.plain.two_layer_cross_entropy_columns, kinks=True),
 )
 TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     two_layer_cross_entropy_rows_fwd,
@@ -89,6 +93,7 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     source="Lecture B, page 7",
     batch=Batch({"X": 0, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
+    bench=Bench(AXES, BATCHES, reference.plain.two_layer_cross_entropy_rows, quick=(1,), kinks=True),
 )
 ENTRIES = (
     TWO_LAYER_SQUARED_LOSS,

@@ -14,12 +14,13 @@ from manual_grad_reference import (
     linear_cross_entropy,
     mlp,
     mse,
+    plain,
     softmax,
     stable,
     two_layer,
 )
 
 __all__ = [
-    "activations", "chain_rule", "cnn", "conv2d", "dense", "linear_cross_entropy", "mlp", "mse", "softmax",
-    "stable", "two_layer",
+    "activations", "chain_rule", "cnn", "conv2d", "dense", "linear_cross_entropy", "mlp", "mse", "plain",
+    "softmax", "stable", "two_layer",
 ]  # fmt: skip

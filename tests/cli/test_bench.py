@@ -70,7 +70,7 @@ def test_table_json_and_plots(two_rows):
 
 
 def test_a_planted_mistake_stops_the_run(run, monkeypatch, tmp_path):
-    wrong = cases.by_hand(cases.FORMULAS["mse_fwd"], lambda res, dJ: (res, -res))
+    wrong = cases.by_hand(cases.FORMULAS["mse"].fwd, lambda res, dJ: (res, -res))
     (mse,) = cases.chosen(["mse[64]"], cases.every_case())
     planted = replace(mse, sides=mse.sides | {"manual": cases.Side(wrong)})
     monkeypatch.setattr(cases, "every_case", lambda: [planted])

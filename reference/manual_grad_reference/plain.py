@@ -1,7 +1,7 @@
-"""The rivals: plain forward functions for autodiff, as one writes them in JAX without a thought of gradients.
+"""What autodiff is given in a benchmark: forward functions as one writes them in JAX for use.
 
-Where ``reference/`` is as plain as the page and overflows (exp over sum), these call what JAX offers
-(``jax.nn.log_softmax``, ``lax.conv_general_dilated``), so that both sides are of use for the same inputs.
+Where the other files here are as plain as the page and overflow (exp over sum), these call what JAX offers
+(`jax.nn.log_softmax`, `lax.conv_general_dilated`), so that both sides are of use for the same inputs.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-import manual_grad_reference as reference
+from manual_grad_reference import mlp, two_layer
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
@@ -68,7 +68,7 @@ def linear_cross_entropy(hidden: Array, W: Array, labels: Array) -> Array:
 
 def two_layer_cross_entropy(W1: Array, b1: Array, W2: Array, b2: Array, x: Array, y: Array) -> Array:
     """One sample through two layers."""
-    return cross_entropy_of_scores(reference.two_layer.scores(W1, b1, W2, b2, x), y)
+    return cross_entropy_of_scores(two_layer.scores(W1, b1, W2, b2, x), y)
 
 
 def two_layer_cross_entropy_rows(W1: Array, b1: Array, W2: Array, b2: Array, X: Array, y: Array) -> Array:
@@ -85,9 +85,9 @@ def two_layer_cross_entropy_columns(W1: Array, b1: Array, W2: Array, b2: Array, 
 
 def five_layer(params: Any, X: Array, Y: Array) -> Array:
     """Lecture D's network, one sample a column."""
-    return softmax_cross_entropy_columns(reference.mlp.mlp_columns(params, X), Y)
+    return softmax_cross_entropy_columns(mlp.mlp_columns(params, X), Y)
 
 
 def mlp_loss(params: Any, X: Array, Y: Array) -> Array:
     """The same in rows."""
-    return softmax_cross_entropy(reference.mlp.mlp_rows(params, X), Y)
+    return softmax_cross_entropy(mlp.mlp_rows(params, X), Y)
