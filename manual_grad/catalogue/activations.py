@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.activations import (
     identity_bwd,
     identity_fwd,
@@ -52,6 +52,7 @@ RELU = Formula(
     functions=(Function(relu_prime), Function(jac_relu_x, wrt=("x",))),
     op=Op(ops.relu, _timed(jax.nn.relu, SMALL, LARGE, peer=True)),
     bench=_timed(jax.nn.relu, quick=(1,)),
+    shown=Shown("Activations", "ReLU", r"a = \max(z, 0)", (r"dz = da \odot \mathbb{1}\{z > 0\}",), ("B-06",)),
 )
 SIGMOID = Formula(
     sigmoid_fwd,
@@ -61,6 +62,9 @@ SIGMOID = Formula(
     stable=reference.stable.stable_sigmoid,
     functions=(Function(sigmoid_prime),),
     bench=_timed(jax.nn.sigmoid),
+    shown=Shown(
+        "Activations", "Sigmoid", r"a = \frac{1}{1 + e^{-z}}", (r"dz = da \odot a (1 - a)",), ("C-02",)
+    ),
 )
 TANH = Formula(
     tanh_fwd,
@@ -69,6 +73,7 @@ TANH = Formula(
     **EACH,
     functions=(Function(tanh_prime),),
     bench=_timed(jnp.tanh),
+    shown=Shown("Activations", "Tanh", r"a = \tanh z", (r"dz = da \odot (1 - a^2)",), ("C-02",)),
 )
 SOFTPLUS = Formula(
     softplus_fwd,
@@ -78,6 +83,7 @@ SOFTPLUS = Formula(
     stable=reference.stable.stable_softplus,
     functions=(Function(softplus_prime),),
     bench=_timed(jax.nn.softplus, quick=(1,)),
+    shown=Shown("Activations", "Softplus", r"a = \ln(1 + e^z)", (r"dz = da \odot \sigma(z)",), ("C-02",)),
 )
 IDENTITY = Formula(
     identity_fwd,

@@ -7,7 +7,7 @@ import numpy as np
 import manual_grad_reference as reference
 from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
 from manual_grad.networks.cnn import cnn_bwd, cnn_fwd
 
 
@@ -101,6 +101,14 @@ CNN = Formula(
         options=YNN_OFF,
         kinks=True,
         peer=True,
+    ),
+    shown=Shown(
+        "Whole networks",
+        "Lecture A's CNN",
+        r"X \rightarrow \text{Conv} \rightarrow \text{Conv} \rightarrow \text{Dense} \rightarrow "
+        r"\text{Dense} \rightarrow J",
+        (r"\text{each layer by its own formula, last to first}",),
+        ("A-11",),
     ),
 )
 ENTRIES = (CNN,)

@@ -7,7 +7,7 @@ import jax
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
 from manual_grad.formulas.correlation import (
     convolve2d_bwd,
@@ -57,6 +57,16 @@ CORRELATE2D = Formula(
         Function(jac_correlate2d_x_blocks, ("x",), _toeplitz, bench=JACOBIANS),
     ),
     bench=Bench(IMAGE_AXES, IMAGES, reference.plain.correlate2d),
+    shown=Shown(
+        "Layers",
+        "Cross-correlation of one channel",
+        r"O_{ij} = \sum_{ab} X_{i+a, j+b} F_{ab}",
+        (
+            r"dX = dO \star_{\text{full}} \operatorname{rot}_{180}(F)",
+            r"dF = X \star dO",
+        ),
+        ("C-08", "C-09", "C-10", "C-11"),
+    ),
 )
 CONVOLVE2D = Formula(
     convolve2d_fwd,
@@ -69,6 +79,16 @@ CONVOLVE2D = Formula(
     polynomial=True,
     grows=(("x", 0), ("x", 1), ("w", 0), ("w", 1)),
     bench=Bench(IMAGE_AXES, IMAGES, reference.plain.convolve2d),
+    shown=Shown(
+        "Layers",
+        "True convolution of one channel",
+        r"Y_{ij} = \sum_{ab} X_{i-a, j-b} W_{ab}",
+        (
+            r"dX_{pq} = \sum_{ab} dY_{p+a, q+b} W_{ab}",
+            r"dW_{ab} = \sum_{ij} dY_{ij} X_{i-a, j-b}",
+        ),
+        ("C-07",),
+    ),
 )
 
 
@@ -102,6 +122,17 @@ AS_XLA: dict[str, Any] = {"plain": reference.plain.conv2d, "options": YNN_OFF, "
 TIMED: dict[str, Any] = {
     "op": Op(ops.conv2d, Bench(LAYER_AXES, (LAYERS[0], LAYERS[4]), **AS_XLA)),
     "bench": Bench(LAYER_AXES, LAYERS, quick=(1,), **AS_XLA),
+    "shown": Shown(
+        "Layers",
+        "Conv2D, any strides, padding, dilation, groups",
+        r"Z = x \star K + b",
+        (
+            r"dx = dZ \star_{\text{full}} \operatorname{rot}_{180}(K)",
+            r"dK = x \star dZ",
+            r"db = \sum dZ",
+        ),
+        ("C-08", "C-09", "C-10"),
+    ),
 }
 CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
     Formula(

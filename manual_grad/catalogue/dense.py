@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, normal
+from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
     dense_columns_fwd,
@@ -66,6 +66,17 @@ DENSE_ROWS = Formula(
     ),
     op=Op(ops.dense, Bench(AXES, LAYERS[:2], peer=True)),
     bench=Bench(AXES, LAYERS, quick=(1,)),
+    shown=Shown(
+        "Layers",
+        "Dense, one sample per row",
+        r"Z = X W + \mathbf{1} b",
+        (
+            r"dX = dZ \, W^{\top}",
+            r"dW = X^{\top} dZ",
+            r"db = \mathbf{1}^{\top} dZ",
+        ),
+        ("B-16", "D-09"),
+    ),
 )
 DENSE_COLUMNS = Formula(
     dense_columns_fwd,
@@ -85,5 +96,16 @@ DENSE_COLUMNS = Formula(
         Function(jac_dense_columns_W_factors, ("W",), functools.partial(kronecker_in_columns, identity=1)),
     ),
     bench=Bench(AXES, LAYERS),
+    shown=Shown(
+        "Layers",
+        "Dense, one sample per column",
+        r"Z = W X + b \, \mathbf{1}^{\top}",
+        (
+            r"dX = W^{\top} dZ",
+            r"dW = dZ \, X^{\top}",
+            r"db = dZ \, \mathbf{1}",
+        ),
+        ("B-15", "D-09"),
+    ),
 )
 ENTRIES = (DENSE_ROWS, DENSE_COLUMNS)

@@ -49,6 +49,7 @@ class Formula:
         functions: its Jacobians, slopes and other public functions of the same primals.
         op: the differentiable operation made of it.
         bench: at what sizes it is timed.
+        shown: how the book's page of formulas has it.
     """
 
     fwd: Callable[..., Any]
@@ -68,6 +69,7 @@ class Formula:
     functions: "tuple[Function, ...]" = ()
     op: "Op | None" = None
     bench: "Bench | None" = None
+    shown: "Shown | None" = None
 
     @property
     def name(self) -> str:
@@ -116,6 +118,7 @@ class Function:
         draw, sizes, variants, stable: as an entry's; of a formula's own functions, the formula's.
         called: how it is called with the inputs by name, where that is not ``fn(**inputs)``.
         bench: at what sizes it is timed.
+        shown: how the book's page of formulas has it.
     """
 
     fn: Callable[..., Any]
@@ -128,6 +131,7 @@ class Function:
     stable: Callable[..., Any] | None = None
     called: Callable[..., Any] | None = None
     bench: "Bench | None" = None
+    shown: "Shown | None" = None
 
     @property
     def name(self) -> str:
@@ -215,6 +219,24 @@ class Op:
     def name(self) -> str:
         """What users call it."""
         return self.fn.__name__
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A line of the book's page of formulas.
+
+    Attributes:
+        group: under which heading: ``Layers``, ``Activations``, ``Losses``, ``Whole networks``.
+        title: what it is.
+        forward, backward: LaTeX of what goes forward, and of each line of what comes back.
+        tags: the equations that it is.
+    """
+
+    group: str
+    title: str
+    forward: str
+    backward: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
 
 def _parameters(fwd: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

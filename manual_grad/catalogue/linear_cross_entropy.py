@@ -2,7 +2,7 @@
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Op, integers_below, normal, scaled_by
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Op, Shown, integers_below, normal, scaled_by
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 AXES, SMALL = ("N", "D", "V"), ((32, 16, 50), (512, 256, 32000))
@@ -20,5 +20,15 @@ LINEAR_CROSS_ENTROPY = Formula(
     grows=(("W", 1),),
     op=Op(ops.linear_cross_entropy, Bench(AXES, SMALL, PLAIN, peer=True)),
     bench=Bench(AXES, (*SMALL, (4096, 256, 32000)), PLAIN, quick=(0,), estimated=(2,), peer=True),
+    shown=Shown(
+        "Losses",
+        "Last layer and loss together, without all logits at once",
+        r"J = -\frac{1}{N} \sum_i \ln \operatorname{softmax}(h_i W)_{y_i}",
+        (
+            r"dh = dl \, W^{\top}",
+            r"dW = h^{\top} dl",
+        ),
+        ("A-10",),
+    ),
 )
 ENTRIES = (LINEAR_CROSS_ENTROPY,)

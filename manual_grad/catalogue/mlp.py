@@ -6,7 +6,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown, normal
 from manual_grad.networks.mlp import (
     five_layer_bwd,
     five_layer_fwd,
@@ -84,6 +84,16 @@ MLP_ROWS = Formula(
     kinks=lambda res: res.Zs,
     grows=(("X", 0),),
     bench=Bench(("N", "widths"), NETWORKS, quick=(1,), kinks=True),
+    shown=Shown(
+        "Whole networks",
+        "Network of any depth",
+        r"z^{l+1} = w^l a^l + b^l, \; a^l = f(z^l)",
+        (
+            r"\delta^l = (w^{l\top} \delta^{l+1}) \odot f'(z^l)",
+            r"dw^l = \delta^{l+1} a^{l\top}, \; db^l = \delta^{l+1}",
+        ),
+        ("C-04", "C-05", "C-06"),
+    ),
 )
 MLP_COLUMNS = Formula(
     mlp_columns_fwd,
@@ -132,6 +142,13 @@ FLATTEN_COLUMNS = Formula(
     batch=Batch({"images": 0}, 1),
     grows=(("images", 0), ("images", 1), ("images", 2)),
     bench=Bench(("N", "H", "W"), ((32, 8, 8), (8192, 28, 28))),
+    shown=Shown(
+        "Layers",
+        "Flatten images into columns",
+        r"X = \operatorname{reshape}(\text{images})^{\top}",
+        (r"d\,\text{images} = \operatorname{reshape}(dX^{\top})",),
+        ("D-01",),
+    ),
 )
 ENTRIES = (MLP_ROWS, MLP_COLUMNS, NETWORK_SQUARED_LOSS, FIVE_LAYER, FLATTEN_COLUMNS)
 FUNCTIONS = (
@@ -143,6 +160,9 @@ FUNCTIONS = (
     ),
     Function(
         gradient_descent,
+        shown=Shown(
+            "Whole networks", "A step of gradient descent", r"W \leftarrow W - \alpha \, dW", (), ("D-11",)
+        ),
         reference=lambda params, dparams, learning_rate: jax.tree.map(
             lambda p, dp: p - learning_rate * dp, params, dparams
         ),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, far, normal
+from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, far, normal
 from manual_grad.formulas.mse import (
     jac_affine_b,
     jac_affine_w,
@@ -49,6 +49,13 @@ MSE = Formula(
     ),
     op=Op(ops.mse, Bench(("N",), ((64,), (1 << 20,)), wrt=("y_hat",), quick=(1,), peer=True)),
     bench=Bench(("N",), ((64,), (4096,), (1 << 20,)), quick=(1,)),
+    shown=Shown(
+        "Losses",
+        "Mean squared error",
+        r"J = \frac{1}{N} \sum_i (y_i - \hat{y}_i)^2",
+        (r"d\hat{y} = -\frac{2}{N} (y - \hat{y})",),
+        ("A-04",),
+    ),
 )
 REGRESSION: dict[str, Distribution] = {"w": normal, "b": normal, "x": normal, "y": far}
 AFFINE: dict[str, Distribution] = {name: REGRESSION[name] for name in "wbx"}
@@ -69,6 +76,16 @@ LINEAR_REGRESSION = Formula(
         Function(jac_affine_b, ("b",), None, reference.mse.affine, AFFINE),
     ),
     bench=Bench(("N", "*d"), ((64, (3,)), (4096, (64,)), (65536, (256,))), quick=(1,)),
+    shown=Shown(
+        "Whole networks",
+        "Linear regression",
+        r"\hat{y} = x w + b",
+        (
+            r"dw = -\frac{2}{N} x^{\top} (y - \hat{y})",
+            r"db = -\frac{2}{N} \sum (y - \hat{y})",
+        ),
+        ("A-05", "A-06"),
+    ),
 )
 ENTRIES = (MSE, LINEAR_REGRESSION)
 FUNCTIONS = (Function(jac_mean_J0, ("J0",), None, reference.mse.mean, {"J0": normal}, {"N": 7}),)

@@ -14,6 +14,7 @@ from manual_grad.catalogue.entry import (
     Function,
     Inputs,
     Op,
+    Shown,
     distribution,
     integers_below,
     normal,
@@ -72,6 +73,13 @@ SOFTMAX = Formula(
     ),
     op=Op(ops.softmax, Bench(("*N", "K"), BATCHES[:3], jax.nn.softmax, peer=True)),
     bench=Bench(("*N", "K"), BATCHES, jax.nn.softmax, quick=(1,)),
+    shown=Shown(
+        "Activations",
+        "Softmax",
+        r"\hat{y}_k = \frac{e^{l_k}}{\sum_j e^{l_j}}",
+        (r"dl_j = \hat{y}_j (d\hat{y}_j - \sum_k d\hat{y}_k \hat{y}_k)",),
+        ("A-07", "A-08"),
+    ),
 )
 CROSS_ENTROPY = Formula(
     cross_entropy_fwd,
@@ -83,6 +91,13 @@ CROSS_ENTROPY = Formula(
     batch=Batch({"probs": 0, "labels": 0}, mean=True),
     functions=(Function(jac_cross_entropy_probs, ("probs",)),),
     bench=Bench(("N", "K"), CLASSES),
+    shown=Shown(
+        "Losses",
+        "Cross-entropy of probabilities",
+        r"J = -\frac{1}{N} \sum y \ln \hat{y}",
+        (r"d\hat{y} = -\frac{1}{N} \frac{y}{\hat{y}}",),
+        ("A-09", "D-04"),
+    ),
 )
 BY_ONE_HOT: dict[str, Distribution] = {
     "logits": normal,
@@ -106,6 +121,13 @@ SOFTMAX_CROSS_ENTROPY = Formula(
         Bench(("N", "K"), CLASSES[:3], reference.plain.softmax_cross_entropy, wrt=("logits",)),
     ),
     bench=Bench(("N", "K"), CLASSES, reference.plain.softmax_cross_entropy, quick=(1,)),
+    shown=Shown(
+        "Losses",
+        "Softmax and cross-entropy together",
+        r"J = -\frac{1}{N} \sum y \ln \operatorname{softmax}(l)",
+        (r"dl = \frac{1}{N} (\hat{Y} \Sigma y - Y)",),
+        ("A-10", "B-14", "D-06"),
+    ),
 )
 
 
@@ -140,6 +162,13 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
         Bench(("N", "K"), CLASSES[:3], INTEGER_LABELS, quick=(1,), peer=True),
     ),
     bench=Bench(("N", "K"), CLASSES, INTEGER_LABELS, quick=(1,)),
+    shown=Shown(
+        "Losses",
+        "The same with integer labels",
+        r"J = -\frac{1}{N} \sum_i \ln \hat{y}_{i, y_i}",
+        (r"dl_{ik} = \frac{1}{N} (\hat{y}_{ik} - \mathbb{1}\{k = y_i\})",),
+        ("B-10", "B-14"),
+    ),
 )
 CROSS_ENTROPY_OF_SCORES = Formula(
     cross_entropy_of_scores_fwd,

@@ -4,7 +4,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown
 from manual_grad.networks.two_layer import (
     jac_two_layer_cross_entropy,
     jac_two_layer_squared_loss,
@@ -94,6 +94,17 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     batch=Batch({"X": 0, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
     bench=Bench(AXES, BATCHES, reference.plain.two_layer_cross_entropy_rows, quick=(1,), kinks=True),
+    shown=Shown(
+        "Whole networks",
+        "ReLU network of two layers, a batch in rows",
+        r"S = \operatorname{ReLU}(X W^{[1]} + \mathbf{1} b^{[1]}) W^{[2]} + \mathbf{1} b^{[2]}",
+        (
+            r"dS = \frac{1}{n} (P - Y)",
+            r"dZ = dS \, W^{[2]\top} \odot \mathbb{1}\{Z > 0\}",
+            r"dW^{[2]} = A^{\top} dS, \; dW^{[1]} = X^{\top} dZ",
+        ),
+        ("B-16",),
+    ),
 )
 ENTRIES = (
     TWO_LAYER_SQUARED_LOSS,

@@ -14,12 +14,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
 from manual_grad.report import api, benchmark_figures, benchmarks, proofs, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
-from manual_grad.report.layers import LAYERS
 from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
 from manual_grad.report.pictures import (
     Figure,
@@ -38,6 +38,7 @@ from manual_grad.report.results import Results, finite
 from manual_grad.verify.kill_matrix import COMMON, ORACLES
 
 HERE = Path(__file__).parent
+GROUPS = ("Layers", "Activations", "Losses", "Whole networks")
 FRONT = (
     r"\frac{\partial J}{\partial \theta_i} = \sum_{j} \frac{\partial J}{\partial g_j} "
     r"\frac{\partial g_j}{\partial \theta_i}"
@@ -319,18 +320,25 @@ class Site:
     def layers(self) -> list[tuple[str, list[dict[str, Any]]]]:
         """The formulas by layer."""
         groups: dict[str, list[dict[str, Any]]] = {}
-        for layer in LAYERS:
-            groups.setdefault(layer.group, []).append(
+        entries: list[Formula | Function] = [*FORMULAS.values(), *FUNCTIONS.values()]
+        for entry in entries:
+            shown = entry.shown
+            if shown is None:
+                continue
+            functions = (entry.fwd, entry.bwd) if isinstance(entry, Formula) else (entry.fn,)
+            op = entry.op.name if isinstance(entry, Formula) and entry.op else ""
+            names = [fn.__name__ for fn in functions]
+            groups.setdefault(shown.group, []).append(
                 {
-                    "name": layer.name,
-                    "forward": mathml(layer.forward, "block"),
-                    "backward": [mathml(formula, "block") for formula in layer.backward],
-                    "functions": [(name, self.anchors[name]) for name in layer.functions],
-                    "op": (layer.op, f"api-ops.html#{layer.op}") if layer.op else None,
-                    "tags": layer.tags,
+                    "name": shown.title,
+                    "forward": mathml(shown.forward, "block"),
+                    "backward": [mathml(formula, "block") for formula in shown.backward],
+                    "functions": [(name, self.anchors[name]) for name in names],
+                    "op": (op, f"api-ops.html#{op}") if op else None,
+                    "tags": shown.tags,
                 }
             )
-        return list(groups.items())
+        return [(group, groups[group]) for group in GROUPS]
 
     def mistakes(self) -> dict[str, Any]:
         """The page of planted mistakes."""
