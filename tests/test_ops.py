@@ -440,6 +440,7 @@ def test_eight_devices():
     """In a process of its own, where one host has eight."""
     code = "from tests.test_ops import on_eight_devices; on_eight_devices()"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_ENABLE_X64": "1"}
+    flags["JAX_PLATFORMS"] = "cpu"  # wherever these tests run
     words = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

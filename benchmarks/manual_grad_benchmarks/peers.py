@@ -40,11 +40,17 @@ def load_torch() -> Any:
         raise MissingPeer("--peers needs PyTorch: pip install 'manual-grad[peers]'") from None
 
 
+def set_precision(torch: Any, precision: str) -> None:
+    """Have PyTorch multiply float32 on a GPU as JAX does: ``highest``, or ``default`` with TF32."""
+    torch.set_float32_matmul_precision("highest" if precision == "highest" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
 def of(peer: str, args: tuple, dtype: str, device: str, torch: Any) -> dict[str, Prepared]:
     """Every peer that computes the case: name → prepared call; ``torch`` may be None."""
     arrays = jax.tree.map(np.asarray, args)
     found = {}
-    if torch is not None and peer in TORCH:
+    if torch is not None and peer in TORCH and (device == "cpu" or torch.cuda.is_available()):
         found["torch"] = _in_torch(torch, TORCH[peer], arrays, device)
     if peer in NUMPY and device == "cpu" and dtype in ("float32", "float64"):
         found["numpy"] = Prepared(lambda: NUMPY[peer](*arrays), lambda out: out)

@@ -23,6 +23,7 @@ TOLERANCE = {
     "bfloat16": 0.1,
     "float16": 0.02,
 }  # relative, 2-norm, an array
+TF32 = 5e-3  # the same where float32 is multiplied with ten bits
 FLIPS = 30  # times that, where rounding may move a pre-activation across ReLU's kink
 SPIN = 0.03  # seconds for which the threads of PyTorch and NumPy spin on after a call, and disturb the next
 QUARTER = 1.25  # how much larger our error may be than autodiff's
@@ -45,6 +46,7 @@ class Settings:
         seed: decides arguments, cotangents and the order of the sides.
         torch: PyTorch, or None.
         with_peers: whether peers are timed.
+        precision: of float32 products on a GPU: ``highest``, or ``default``, which may be TF32.
     """
 
     dtype: str = "float32"
@@ -53,6 +55,13 @@ class Settings:
     seed: int = 0
     torch: Any = None
     with_peers: bool = True
+    precision: str = "highest"
+
+    @property
+    def tolerance(self) -> float:
+        """How far a side may be off, relative."""
+        tf32 = self.precision == "default" and self.device == "gpu" and self.dtype == "float32"
+        return TF32 if tf32 else TOLERANCE[self.dtype]
 
 
 def measure(case: Case, settings: Settings) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def _compare(
     errors = {}
     for name, got in given.items():
         errors[name], where = _error(got, want)
-        tolerance = TOLERANCE[settings.dtype] * (FLIPS if case.kinks else 1)
+        tolerance = settings.tolerance * (FLIPS if case.kinks else 1)
         if not errors[name] <= tolerance:
             other = "float64" if case.exact else first_two[1]
             raise WrongResult(
@@ -203,7 +212,7 @@ def _row(
         "same_program": same,
         "verdict": _verdict(same, low, high),
         "compile_ratio": _compiling(programs[ours]) / _compiling(programs[theirs]),
-        "accurate": _accurate(case, errors, settings.dtype),
+        "accurate": _accurate(case, errors, settings),
         "over": over,
         "rounds": len(samples[ours]),
         "work_flops": work,
@@ -237,15 +246,15 @@ def _compiling(program: Program) -> float:
     return program.trace_seconds + program.compile_seconds
 
 
-def _accurate(case: Case, errors: Mapping[str, float], dtype: str) -> bool | None:
+def _accurate(case: Case, errors: Mapping[str, float], settings: Settings) -> bool | None:
     """Whether our error is no larger than autodiff's by more than a quarter, or is below one rounding.
 
     None where that cannot be told: no truth, or a unit that rounding has moved across ReLU's kink.
     """
     ours, theirs = (errors.get(name) for name in list(case.sides)[:2])
-    if ours is None or theirs is None or (case.kinks and max(ours, theirs) > TOLERANCE[dtype] / FLIPS):
+    if ours is None or theirs is None or (case.kinks and max(ours, theirs) > settings.tolerance / FLIPS):
         return None
-    return ours <= max(QUARTER * theirs, float(jnp.finfo(dtype).eps))
+    return ours <= max(QUARTER * theirs, float(jnp.finfo(settings.dtype).eps))
 
 
 def _times(seconds: np.ndarray) -> dict[str, float]:

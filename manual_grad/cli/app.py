@@ -350,6 +350,9 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="Of float32 products on a GPU: highest, or default (TF32).")
+    ] = "highest",
     quick: Annotated[
         bool, typer.Option("--quick", help="The main cases at one size, fewer rounds: under a minute.")
     ] = False,
@@ -386,7 +389,7 @@ def bench(
     """
     from manual_grad.cli import bench as work
 
-    work.bench(case or [], device, dtype, quick, peers, seed, json, plot, list_cases)
+    work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+PRECISIONS = ("highest", "default")
 TITLES = {
     "formula": "Value and gradients: by hand against autodiff",
     "drop-in": "Operations of manual_grad.ops, under jax.value_and_grad, against plain JAX",
@@ -35,6 +36,7 @@ def bench(
     case: list[str],
     device: str,
     dtype: str,
+    precision: str,
     quick: bool,
     peers: bool | None,
     seed: int,
@@ -46,12 +48,14 @@ def bench(
     started = time.perf_counter()
     require(device in ("cpu", "gpu"), f"--device is {device!r}, expected cpu or gpu")
     require(dtype in DTYPES, f"--dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    require(precision in PRECISIONS, f"--precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for path, option in ((json, "--json"), (plot, "--plot")):
         if path:
             _require_place(path, option, folder=option == "--plot")
     figure = _matplotlib() if plot else None
     _choose_device(device)
     from manual_grad_benchmarks import cases, ceiling, run, table, timing
+    from manual_grad_benchmarks import peers as others
 
     chosen = _chosen(cases, case, quick)
     if list_cases:
@@ -60,10 +64,12 @@ def bench(
         return
     jax.config.update("jax_enable_x64", dtype == "float64")
     if device == "gpu":
-        jax.config.update("jax_default_matmul_precision", "highest")  # no TF32: both sides compute in float32
+        jax.config.update("jax_default_matmul_precision", precision)  # highest: no TF32 on either side
     memory_kept = timing.keep_memory()
     torch = _torch(peers)
-    settings = run.Settings(dtype, device, quick, seed, torch, peers is not False)
+    if torch and device == "gpu":
+        others.set_precision(torch, precision)
+    settings = run.Settings(dtype, device, quick, seed, torch, peers is not False, precision)
     rng = np.random.default_rng(seed)
     limits = ceiling.measured(dtype, quick, rng)
     rows, ended = _measure(run, chosen, settings)
@@ -79,6 +85,7 @@ def bench(
         console.print(escape(line), highlight=False)
     where = environment() | {
         "dtype": dtype,
+        "precision": precision,
         "seed": seed,
         "load": _load(),
         "memory_kept": memory_kept,
