@@ -203,17 +203,18 @@ def environment_of(device, packages):
     return environment | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {})
 
 
-def install(packages, pack=False):
-    """What is missing, into a folder: pure Python, beside the JAX and NumPy that are there."""
+def install(packages, pack=None):
+    """What is missing, into a folder; with ``pack``, a version of Python, all of it."""
     packages.mkdir(parents=True, exist_ok=True)
     sys.path.append(str(packages))
     missing = [m for m in NEEDED if pack or not importlib.util.find_spec(m)]
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(packages))
     if missing:
         names = [PIP_NAMES.get(name, name) for name in missing]
-        subprocess.run((*pip, *names), timeout=120, check=pack)
+        other = ("--only-binary", ":all:", "--python-version", pack) if pack else ()
+        subprocess.run((*pip, *other, *names), timeout=120, check=bool(pack))
     if pack or not importlib.util.find_spec("manual_grad"):  # for its version
-        subprocess.run((*pip, "--no-deps", str(ROOT)), timeout=60, check=pack)
+        subprocess.run((*pip, "--no-deps", str(ROOT)), timeout=60, check=bool(pack))
 
 
 def main():
@@ -225,9 +226,10 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps; all by default")
     parser.add_argument("--packages", type=Path, help="folder with what is not installed here")
     parser.add_argument("--pack", type=Path, help="fill such a folder on a machine with a network, and stop")
+    parser.add_argument("--python", default="3.12", metavar="VERSION", help="what it is filled for")
     chosen = parser.parse_args()
     if chosen.pack:
-        install(chosen.pack.resolve(), pack=True)
+        install(chosen.pack.resolve(), pack=chosen.python)
         return 0
     folder = chosen.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
