@@ -185,8 +185,47 @@ def test_the_readme_names_functions_that_prove_the_tag():
         assert named == {way for way in ways if way in manual_grad.__all__}, tag
 
 
+def tags_of_functions():
+    """For each function of the formulas: the tags of its docstring and of its lines, and what it calls."""
+    docs, code, calls = {}, {}, {}
+    for path in mathematics():
+        text = path.read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef):
+                lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
+                docs[node.name] = set(tags_in(ast.get_docstring(node) or ""))
+                code[node.name] = set(tags_in(" ".join(re.findall(r"#.*", "\n".join(lines)))))
+                calls[node.name] = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return docs, code, calls
+
+
+def reached(name, calls):
+    """``name`` and every function that it calls, and that those call."""
+    seen, found = set(), {name}
+    while found:
+        seen |= found
+        found = {called for each in found for called in calls[each] if called in calls} - seen
+    return seen
+
+
+def test_a_docstring_names_the_equations_of_its_lines():
+    docs, code, _ = tags_of_functions()
+    public = [name for name in docs if not name.startswith("_")]
+    assert {name: code[name] - docs[name] for name in public if code[name] - docs[name]} == {}
+
+
+def test_an_equation_that_a_docstring_names_stands_at_a_line():
+    """Of the function, or of one that it calls."""
+    docs, code, calls = tags_of_functions()
+    lines = {name: set().union(*(code[each] for each in reached(name, calls))) for name in docs}
+    lines["from_column_stacking"] |= {"D-09"}  # which only lays out a Jacobian anew
+    assert {name: docs[name] - lines[name] for name in docs if docs[name] - lines[name]} == {}
+
+
 def public_functions(paths):
     for path in paths:
+        if path.stem == "limits":  # protections that the formulas call, none of them a formula
+            continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 yield pytest.param(path.stem, node, id=f"{path.stem}.{node.name}")

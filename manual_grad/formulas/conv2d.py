@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from manual_grad.border import InputError, checked, describe, require, require_shape
 
 Pair = Any  # an int or two of them: _pair says what is wrong with others
+LARGEST = 2**29  # stride, dilation or pad
 Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
 
 
@@ -43,6 +44,8 @@ class Conv2DResiduals:
     ) -> Self:
         """The geometry in numbers, or the error that says which of them cannot be."""
         s, d = _pair("strides", strides), _pair("dilation", dilation)
+        _require_small("strides", strides, s)
+        _require_small("dilation", dilation, d)
         C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
         require(
             _is_int(groups) and groups >= 1,
@@ -59,6 +62,7 @@ class Conv2DResiduals:
         )
         reach = ((kh - 1) * d[0], (kw - 1) * d[1])
         pads = _pads(padding, x.shape[1:3], reach, s)
+        _require_small("padding", padding, [n for pad in pads for n in pad])
         for n, (lo, hi), r, axis in zip(x.shape[1:3], pads, reach, ("height", "width"), strict=True):
             require(
                 n + lo + hi >= r + 1,
@@ -211,6 +215,14 @@ def _pair(name: str, value: Pair) -> tuple[int, int]:
         return int(pair[0]), int(pair[1])
     raise InputError(
         f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
+    )
+
+
+def _require_small(name: str, value: object, numbers: Sequence[int]) -> None:
+    """XLA counts pixels in 32 bits: the sums and doubles of these numbers have to stay below 2³¹."""
+    require(
+        all(abs(n) < LARGEST for n in numbers),
+        f"conv2d_fwd: {name} is {describe(value)}, expected numbers below {LARGEST}",
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from manual_grad.border import Scalar, checked, describe, require
 from manual_grad.formulas.chain_rule import chain, diagonal
+from manual_grad.formulas.limits import share_of_mean
 
 Slope = Float[Array, "*d"] | float | int
 
@@ -58,7 +59,8 @@ def mse_bwd(res: Float[Array, " N"], dJ: Scalar) -> tuple[Float[Array, " N"], Fl
     [[-1.0, -3.0], [1.0, 3.0]]
     """
     error = res
-    dy = 2 / len(error) * dJ * error
+    share = share_of_mean(dJ, len(error), error.dtype)
+    dy = (2 * share * error).astype(error.dtype)
     return -dy, dy  # [A-04]
 
 

@@ -14,40 +14,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import Label, Scalar, checked, require, require_labels_in_range
-
-
-def _normalise(logits: Float[Array, "..."], axis: int = -1) -> tuple[Array, Array, Array]:
-    """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
-
-    ∞ − ∞ is NaN, so a +∞ is measured against the largest number, which leaves ∞, and then is cut to nearly 0;
-    a finite logit beside it is stretched to −∞. No other sample is cut: its numbers are 0 at most. All tests
-    are a sample's, not an entry's, as XLA:CPU keeps an entry's in an array of its own.
-    """
-    numbers = jnp.finfo(logits.dtype)
-    if logits.shape[axis] == 1:  # e^l / e^l is 1, at ±∞ too
-        logits = 0 * logits.clip(float(numbers.min), float(numbers.max))
-    top = logits.max(axis=axis, keepdims=True)
-    stretch = jnp.where(top == jnp.inf, jnp.inf, 1).astype(logits.dtype)
-    shifted = ((logits - top.clip(max=float(numbers.max))) * stretch).clip(max=float(numbers.tiny))
-    exps = jnp.exp(shifted)
-    total = exps.sum(axis=axis, keepdims=True)
-    return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
+from manual_grad.formulas.limits import (
+    log_where_labelled,
+    share_of_mean,
+    shifted_exponentials,
+    zero_times_log_zero,
+)
 
 
 def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis: int) -> tuple[Array, Array]:
-    """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels that the probabilities expect.
-
-    The sum of a sample's labels meets the sum of its exponentials, a number each, before either meets an
-    array: XLA:CPU then needs no pass of its own for it.
-    """
-    shifted, exps, total = _normalise(logits, axis)
+    """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels that the probabilities expect."""
+    shifted, exps, total = shifted_exponentials(logits, axis)
     return shifted - jnp.log(total), exps * (labels.sum(axis=axis, keepdims=True) / total)
-
-
-def _labels_times(labels: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """y ln ŷ with 0 · ln 0 = 0."""
-    finite = jnp.maximum(logs, float(jnp.finfo(logs.dtype).min))
-    return labels * jnp.where(labels == 0, finite, logs)
 
 
 @checked
@@ -99,8 +77,8 @@ def softmax_fwd(logits: Float[Array, "*N K"]) -> tuple[Float[Array, "*N K"], Flo
     >>> softmax_fwd(jnp.array([7.0, 7.0]))[0].tolist()
     [0.5, 0.5]
     """
-    _, exps, total = _normalise(logits)
-    probs = exps / total  # [A-07]
+    _, exps, total = shifted_exponentials(logits)
+    probs = exps / total  # [A-07] [D-03]
     return probs, probs
 
 
@@ -188,8 +166,7 @@ def cross_entropy_fwd(
     >>> round(float(cross_entropy_fwd(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]]))[0]), 4)
     0.6931
     """
-    ignored = (labels == 0) & ~((probs > 0) & jnp.isfinite(probs))  # 0 · ln 0 = 0
-    J = -(labels * jnp.log(jnp.where(ignored, 1, probs))).sum(axis=-1).mean()  # [A-09]
+    J = -(labels * log_where_labelled(labels, probs)).sum(axis=-1).mean()  # [A-09] [D-04]
     return J, (probs, labels)
 
 
@@ -216,9 +193,10 @@ def cross_entropy_bwd(
     """
     probs, labels = res
     N = len(probs)
-    dprobs = jnp.where(labels == 0, 0, -1 / N * dJ * labels / probs)  # [A-09]
-    dlabels = -1 / N * dJ * jnp.log(probs)
-    return dprobs, dlabels
+    share = share_of_mean(dJ, N, probs.dtype)
+    dprobs = jnp.where(labels == 0, 0, -share * labels / probs)  # [A-09] [D-04]
+    dlabels = -share * jnp.log(probs)
+    return dprobs.astype(probs.dtype), dlabels.astype(probs.dtype)
 
 
 @checked
@@ -259,7 +237,7 @@ def softmax_cross_entropy_fwd(
     10000.0
     """
     log_probs, expected = _log_softmax(logits, labels, axis=-1)
-    J = -_labels_times(labels, log_probs).sum(axis=-1).mean()  # [A-10]
+    J = -zero_times_log_zero(labels, log_probs).sum(axis=-1).mean()  # [A-10]
     return J, (expected, log_probs, labels)
 
 
@@ -286,9 +264,10 @@ def softmax_cross_entropy_bwd(
     """
     expected, log_probs, labels = res
     N = len(labels)
-    dlogits = 1 / N * dJ * (expected - labels)  # [A-10]
-    dlabels = -1 / N * dJ * log_probs
-    return dlogits, dlabels
+    share = share_of_mean(dJ, N, labels.dtype)
+    dlogits = share * (expected - labels)  # [A-10] [D-06]
+    dlabels = -share * log_probs
+    return dlogits.astype(labels.dtype), dlabels.astype(labels.dtype)
 
 
 @checked
@@ -337,7 +316,7 @@ def jac_softmax_cross_entropy_logits_one_hot(
     [[-0.5, 0.5]]
     """
     Y, Y_hat = labels, softmax_fwd(logits)[0]
-    return -1 / len(Y) * (Y - Y_hat)  # [A-10]
+    return (-share_of_mean(1, len(Y), Y.dtype) * (Y - Y_hat)).astype(Y.dtype)  # [A-10]
 
 
 @checked
@@ -361,10 +340,10 @@ def softmax_cross_entropy_with_integer_labels_fwd(
     """
     K = logits.shape[-1]
     require_labels_in_range("softmax_cross_entropy_with_integer_labels_fwd", labels, K)
-    shifted, exps, total = _normalise(logits)
+    shifted, exps, total = shifted_exponentials(logits)
     y, valid = _classes(labels, K)
     picked = (jnp.take_along_axis(shifted, y[:, None], axis=-1) - jnp.log(total))[:, 0]
-    J = -jnp.where(valid, picked, jnp.nan).mean()  # [B-13]
+    J = -jnp.where(valid, picked, jnp.nan).mean()  # [B-09] [B-13]
     return J, (exps / total, labels)
 
 
@@ -392,8 +371,9 @@ def softmax_cross_entropy_with_integer_labels_bwd(
     """
     probs, labels = res
     N, K = probs.shape
-    dlogits = 1 / N * dJ * (probs - one_hot(labels, K, probs.dtype))  # [B-14]
-    return (dlogits,)
+    share = share_of_mean(dJ, N, probs.dtype)
+    dlogits = share * (probs - one_hot(labels, K, probs.dtype))  # [B-10] [B-14]
+    return (dlogits.astype(probs.dtype),)
 
 
 @checked
@@ -415,7 +395,7 @@ def softmax_cross_entropy_columns_fwd(
     10000.0
     """
     log_A, expected = _log_softmax(Z, Y, axis=0)  # [D-03]
-    L = -_labels_times(Y, log_A).sum(axis=0).mean()  # [D-04]
+    L = -zero_times_log_zero(Y, log_A).sum(axis=0).mean()  # [D-04]
     return L, (expected, log_A, Y)
 
 
@@ -423,7 +403,7 @@ def softmax_cross_entropy_columns_fwd(
 def softmax_cross_entropy_columns_bwd(
     res: tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]], dL: Scalar
 ) -> tuple[Float[Array, "K N"], Float[Array, "K N"]]:
-    """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14]
+    """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14] [D-04]
 
     Args:
         res: ``(A Σ_j Y_j, ln A, Y)``, each (K, N); where the labels of a sample sum to 1 the first is A.
@@ -440,9 +420,10 @@ def softmax_cross_entropy_columns_bwd(
     """
     expected, log_A, Y = res
     m = Y.shape[1]
-    dZ = 1 / m * dL * (expected - Y)  # [D-06]
-    dY = -1 / m * dL * log_A
-    return dZ, dY
+    share = share_of_mean(dL, m, Y.dtype)
+    dZ = share * (expected - Y)  # [B-14] [D-06]
+    dY = -share * log_A  # [D-04]
+    return dZ.astype(Y.dtype), dY.astype(Y.dtype)
 
 
 @checked

@@ -178,9 +178,10 @@ def _convolve(
     groups: int,
 ) -> Array:
     """The convolution, by Eigen where it can: rows twice as far apart if XLA would choose otherwise."""
-    crop = [(0, 0, 0), *((min(lo, 0), min(hi, 0), 0) for lo, hi in pads), (0, 0, 0)]
-    if min(map(min, crop)) < 0:
-        x, pads = lax.pad(x, jnp.zeros((), x.dtype), crop), [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
+    if min(map(min, pads)) < 0:
+        now = [_before(n, pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in now), (0, 0, 0)])
+        pads = [(lo - l, hi - h) for (lo, hi), (l, h) in zip(pads, now, strict=True)]
     (top, bottom), width = pads
     s = 2 if _left_to_others(x, kernel, pads, strides, dilation, groups) else 1
     return _xla_convolution(
@@ -192,6 +193,12 @@ def _convolve(
         rhs_dilation=(s * dilation[0], dilation[1]),
         feature_group_count=groups,
     )
+
+
+def _before(n: int, pad: tuple[int, int]) -> tuple[int, int]:
+    """What is cropped of ``n`` pixels before a convolution; the whole padding where nothing would be left."""
+    crop = min(pad[0], 0), min(pad[1], 0)
+    return crop if n + sum(crop) > 0 else pad
 
 
 def _left_to_others(

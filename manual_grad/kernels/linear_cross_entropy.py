@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import Scalar, checked, require, require_labels_in_range
+from manual_grad.formulas.limits import share_of_mean
 from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_bwd,
     softmax_cross_entropy_with_integer_labels_fwd,
@@ -106,5 +107,5 @@ def linear_cross_entropy_bwd(
     [[-2.0, 2.0]]
     """
     dhidden, dW = res
-    share = 1 / len(dhidden) * dJ
-    return share * dhidden, share * dW  # [A-10]
+    share = share_of_mean(dJ, len(dhidden), dW.dtype)
+    return (share * dhidden).astype(dW.dtype), (share * dW).astype(dW.dtype)  # [A-10]

@@ -106,7 +106,7 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
 
 @checked
 def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
-    """Every gradient of the CNN, by the name of its tensor on the slide. [A-11]
+    """Every gradient of the CNN, by the name of its tensor on the slide. [A-11] [A-10]
 
     Args:
         res: from the forward pass.

@@ -13,6 +13,7 @@ from manual_grad.border import Label, Scalar, checked, require_labels_in_range
 from manual_grad.formulas.activations import jac_relu_x, relu_bwd, relu_fwd
 from manual_grad.formulas.chain_rule import multiply_out
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
+from manual_grad.formulas.limits import share_of_mean
 from manual_grad.formulas.softmax import (
     cross_entropy_of_scores_bwd,
     cross_entropy_of_scores_fwd,
@@ -94,7 +95,7 @@ def two_layer_squared_loss_fwd(
 
 @checked
 def two_layer_squared_loss_grads(res: SquaredLossRes, dJ: Scalar) -> dict[str, Array]:
-    """Every partial derivative of the squared-loss network that the lecture names. [B-03] … [B-08]
+    """Every partial derivative of the squared-loss network that the lecture names. [B-02] … [B-08]
 
     Args:
         res: ``(W1, W2, x, z, a, o − y)`` from the forward pass.
@@ -112,7 +113,7 @@ def two_layer_squared_loss_grads(res: SquaredLossRes, dJ: Scalar) -> dict[str, A
     [[4.0]]
     """
     W1, W2, x, z, a, error = res
-    do = dJ * error
+    do = dJ * error  # [B-02]
     dW2 = jnp.outer(do, a)  # [B-03]
     db2 = do  # [B-04]
     da = do @ W2  # [B-05]
@@ -193,12 +194,12 @@ def _multiply_layers_out(
     s, m = dJ_ds.shape, z.shape
     ds_dW2 = jnp.tensordot(jnp.eye(len(dJ_ds), dtype=a.dtype), a, axes=0)  # ∂s_i/∂W²_kj = 1{i = k} a_j
     ds_db2 = jnp.eye(len(dJ_ds), dtype=a.dtype)
-    da_dz = jac_relu_x(z)  # diag(1{z > 0})
+    da_dz = jac_relu_x(z)  # diag(1{z > 0}) [B-06]
     dz_dW1 = jnp.tensordot(jnp.eye(len(z), dtype=x.dtype), x, axes=0)  # ∂z_i/∂W¹_kj = 1{i = k} x_j
     dz_db1 = jnp.eye(len(z), dtype=x.dtype)
     return (
-        multiply_out([dJ_ds, W2, da_dz, dz_dW1], [s, m, m]),  # [B-07]
-        multiply_out([dJ_ds, W2, da_dz, dz_db1], [s, m, m]),  # [B-08]
+        multiply_out([dJ_ds, W2, da_dz, dz_dW1], [s, m, m]),  # [B-05] [B-07] [B-12]
+        multiply_out([dJ_ds, W2, da_dz, dz_db1], [s, m, m]),  # [B-05] [B-08] [B-12]
         multiply_out([dJ_ds, ds_dW2], [s]),  # [B-03] [B-11]
         multiply_out([dJ_ds, ds_db2], [s]),  # [B-04] [B-11]
     )
@@ -387,7 +388,7 @@ def two_layer_cross_entropy_columns_grads(res: ColumnsRes, dJ: Scalar) -> dict[s
     """
     W1, W2, X, Z, A, P, y = res
     Y = one_hot(y, len(P), P.dtype).T
-    dS = 1 / len(y) * dJ * (P - Y)  # [B-14]
+    dS = (share_of_mean(dJ, len(y), P.dtype) * (P - Y)).astype(P.dtype)  # [B-14]
     dA, dW2, db2 = dense_columns_bwd((A, W2), dS)  # [B-15]
     (dZ,) = relu_bwd(Z, dA)  # [B-15]
     dX, dW1, db1 = dense_columns_bwd((X, W1), dZ)  # [B-15]

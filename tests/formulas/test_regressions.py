@@ -70,6 +70,36 @@ def test_loss_scaling_saves_small_gradients_in_float16():
     assert (np.asarray(dW[:, 50:]) == 0).mean() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("N", [1_000_003, 9_633_792])
+def test_a_mean_over_many_rounds_once_in_half_precision(dtype, N):
+    """[A-04] 1/N rounded to float16, before it met dJ, was off by 14 %."""
+    error = jnp.full(N, -2, dtype)
+    (dy_hat, dy), want = mg.mse_bwd(error, dtype(2**15)), 2**15 * 4 / N
+    for got in (dy_hat[0], -dy[0]):
+        assert got.dtype == dtype
+        assert abs(float(got) / want - 1) < float(jnp.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_losses_over_many_samples_round_once_in_half_precision(dtype):
+    """[A-09] [A-10] [B-14] [D-06]"""
+    N, dJ = 100_003, dtype(2**12)
+    halves, hot = jnp.full((N, 2), 0.5, dtype), jnp.tile(jnp.array([1, 0], dtype), (N, 1))
+    y = jnp.zeros(N, int)
+    fused = mg.softmax_cross_entropy_bwd((halves, jnp.log(halves), hot), dJ)[0]
+    columns = mg.softmax_cross_entropy_columns_bwd((halves.T, jnp.log(halves).T, hot.T), dJ)[0].T
+    integers = mg.softmax_cross_entropy_with_integer_labels_bwd((halves, y), dJ)[0]
+    apart = mg.cross_entropy_bwd((halves, hot), dJ)[0] / 4
+    sums = mg.linear_cross_entropy_bwd((halves, halves[:1].T), dJ)[0]
+    row, one = halves[:, :1].T, halves[:1, :1]
+    res = (one, halves[:1].T, row, row, row, halves.T, y)
+    two = mg.two_layer_cross_entropy_columns_grads(res, dJ)["dS"].T
+    for got in (fused, columns, integers, apart, two, -sums):
+        assert got.dtype == dtype
+        assert abs(-float(got[0, 0]) / (float(dJ) / 2 / N) - 1) < float(jnp.finfo(dtype).eps)
+
+
 def test_integers_do_not_overflow_in_powers():
     """[A-01]"""
     assert float(mg.jac_powers_x(10, 12)[-1]) == 12e11

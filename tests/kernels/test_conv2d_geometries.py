@@ -64,6 +64,9 @@ def _fits(x, kernel, padding, dilation):
 @example(_geometry((2, 7, 8, 2), (3, 2, 2, 3), padding=((-2, -1), (-3, 0))))  # cropping
 @example(_geometry((2, 7, 8, 2), (3, 2, 2, 3), padding=((6, 5), (4, 7))))  # windows of padding alone
 @example(_geometry((1, 1, 1, 1), (1, 1, 1, 1)))
+@example(_geometry((1, 2, 2, 1), (1, 1, 1, 1), strides=(8, 8), padding=((4, 0), (0, 0))))  # sees padding only
+@example(_geometry((1, 1, 1, 1), (1, 1, 1, 1), padding=((4, -2), (0, 0))))
+@example(_geometry((1, 5, 1, 2), (2, 1, 2, 1), strides=(2, 2), padding=((0, 0), (4, -2))))
 def test_any_geometry(geometry):
     """[A-11]"""
     rng = np.random.default_rng(0)
@@ -79,6 +82,17 @@ def _both(settings, primals, dout):
     out, res = manual_grad.conv2d_fwd(*primals, **settings)
     want, pullback = jax.vjp(functools.partial(conv2d_of_xla, **settings), *primals)
     return (out, manual_grad.conv2d_bwd(res, dout)), (want, pullback(dout))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": ((2**62, 0), (0, 0))}, {"padding": ((0, 0), (-(2**31), 0))}, {"strides": 10**30},
+     {"dilation": (1, 2**31)}],
+)  # fmt: skip
+def test_numbers_beyond_any_image_are_refused(settings):
+    """XLA aborts the interpreter for the first, and overflows for the others."""
+    with pytest.raises(manual_grad.InputError, match=r"expected numbers below 536870912$"):
+        manual_grad.conv2d_fwd(jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 4)), jnp.zeros(4), **settings)
 
 
 @pytest.mark.parametrize("setting", ["strides", "dilation"])

@@ -1,0 +1,52 @@
+"""Protections, each by its name: what floating-point numbers need and the mathematics does not.
+
+The pages of formulas call these by name, and read as the lectures do.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from manual_grad.border import Scalar
+
+
+def share_of_mean(dJ: Scalar, N: int, dtype: jnp.dtype) -> Float[Array, ""]:
+    """dJ/N, what each of N samples gets of a mean's cotangent, in float32 at least.
+
+    In half precision 1/N alone would round to a subnormal number or to 0, and N itself to ∞, although dJ/N
+    times an error fits: what is multiplied by it is rounded to ``dtype`` by the caller, once and at the end.
+
+    >>> share_of_mean(jnp.float16(2**15), 2**21, jnp.float16)
+    Array(0.015625, dtype=float32)
+    """
+    return jnp.asarray(dJ, jnp.promote_types(dtype, jnp.float32)) / N
+
+
+def zero_times_log_zero(y: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
+    """y ln ŷ with 0 · ln 0 = 0."""
+    finite = jnp.maximum(logs, float(jnp.finfo(logs.dtype).min))
+    return y * jnp.where(y == 0, finite, logs)
+
+
+def log_where_labelled(labels: Float[Array, "..."], probs: Float[Array, "..."]) -> Float[Array, "..."]:
+    """ln ŷ, and 0 where a label of 0 meets a probability without a logarithm, as 0 · ln 0 = 0."""
+    ignored = (labels == 0) & ~((probs > 0) & jnp.isfinite(probs))
+    return jnp.log(jnp.where(ignored, 1, probs))
+
+
+def shifted_exponentials(logits: Float[Array, "..."], axis: int = -1) -> tuple[Array, Array, Array]:
+    """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
+
+    No exponential overflows, and ±∞ gives its limit or NaN where there is none: ∞ − ∞ is NaN, so a +∞ is
+    measured against the largest number, which leaves ∞, and then is cut to nearly 0; a finite logit beside it
+    is stretched to −∞. No other sample is cut: its numbers are 0 at most. All tests are a sample's, not an
+    entry's, which would each need an array of its own.
+    """
+    numbers = jnp.finfo(logits.dtype)
+    if logits.shape[axis] == 1:  # e^l / e^l is 1, at ±∞ too
+        logits = 0 * logits.clip(float(numbers.min), float(numbers.max))
+    top = logits.max(axis=axis, keepdims=True)
+    stretch = jnp.where(top == jnp.inf, jnp.inf, 1).astype(logits.dtype)
+    shifted = ((logits - top.clip(max=float(numbers.max))) * stretch).clip(max=float(numbers.tiny))
+    exps = jnp.exp(shifted)
+    total = exps.sum(axis=axis, keepdims=True)
+    return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
