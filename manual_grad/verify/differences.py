@@ -6,6 +6,7 @@ Where a direction meets a kink, or the difference is not trusted to 1e-6, anothe
 entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these.
 """
 
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.compare import Comparison
-from manual_grad.compiling import quick
-from manual_grad.verify.problem import Check, Problem, allowed_along
+from manual_grad.compiling import in_step, quick, split_settings
+from manual_grad.verify.problem import Check, Problem, allowed_along, forward
 from manual_grad_reference.oracles import differences
 
 DIRECTIONS = 2  # for each array
@@ -31,46 +32,71 @@ def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
         problem: a gradient or a Jacobian to be judged.
         rng: decides the directions, and of a Jacobian the weights of its outputs.
     """
-    weights = _weights(problem, rng)
+    return differences_checks([(problem, rng)])[0]
+
+
+def differences_checks(asked: Sequence[tuple[Problem, np.random.Generator]]) -> list[Check]:
+    """The same for several problems, in one program."""
+    if not asked:
+        return []
+    problems = [problem for problem, _ in asked]
+    weights = [_weights(problem, rng) for problem, rng in asked]
+    arrays = [split_settings(problem.at)[0] for problem in problems]
+    program = jax.jit(partial(_values, problems), compiler_options=quick())
+    found = in_step(
+        [_trusted(problem, rng) for problem, rng in asked],
+        lambda pending, directions: jax.device_get(program(pending, arrays, weights, directions)),
+    )
+    return [partial(_check, *each) for each in zip(problems, weights, found, strict=True)]
+
+
+def _values(problems: list[Problem], pending: list, arrays: list, weights: list, directions: list) -> list:
+    """The reference along the lines of each problem that is pending; zeros for the others."""
+    values = []
+    for problem, wanted, at, *given in zip(problems, pending, arrays, weights, directions, strict=True):
+        point = {**problem.at, **at}
+        primals = tuple(point[name] for name in problem.claim.wrt)
+        lines = partial(differences.line_values, forward(problem.claim, point), primals)
+        shapes = jax.eval_shape(lines, *given)
+        nothing = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        values.append(jax.lax.cond(wanted, lines, lambda *_, nothing=nothing: nothing(), *given))
+    return values
+
+
+def _check(problem: Problem, weights: Any, trusted: tuple[list, list], got: tuple) -> list[Comparison]:
+    """An answer, array by array."""
+    structure = jax.tree.structure(problem.primals)
+    if str(jax.tree.structure(got)) != str(structure):
+        detail = f"got the structure {jax.tree.structure(got)}, expected {structure}"
+        return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
     paths = jax.tree_util.tree_leaves_with_path(problem.primals)
     names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
-    directions, estimates = _trusted(problem, weights, rng)
-
-    def check(got: tuple) -> list[Comparison]:
-        structure = jax.tree.structure(problem.primals)
-        if str(jax.tree.structure(got)) != str(structure):
-            detail = f"got the structure {jax.tree.structure(got)}, expected {structure}"
-            return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
-        return [
-            _along(problem, name, np.asarray(leaf, np.float64), weights, v, found, budget)
-            for name, leaf, v, found, budget in zip(
-                names, jax.tree.leaves(got), directions, estimates, problem.allowed_leaves, strict=True
-            )
-        ]
-
-    return check
+    return [
+        _along(problem, name, np.asarray(leaf, np.float64), weights, v, found, budget)
+        for name, leaf, v, found, budget in zip(
+            names, jax.tree.leaves(got), *trusted, problem.allowed_leaves, strict=True
+        )
+    ]
 
 
 def _weights(problem: Problem, rng: np.random.Generator) -> Any:
     """The cotangent, or random weights of the outputs whose Jacobian is asked for."""
     if problem.dout is not None:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), problem.dout)
+        return problem.cotangent
     out = jax.eval_shape(problem.forward, *problem.primals)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), out)
 
 
-def _trusted(problem: Problem, weights: Any, rng: np.random.Generator) -> tuple[list, list]:
-    """For each array its directions, and an estimate for each of them."""
+def _trusted(problem: Problem, rng: np.random.Generator) -> Generator[tuple, tuple, tuple[list, list]]:
+    """For each array its directions, and an estimate for each; asks for the values along directions."""
     leaves, tree = jax.tree.flatten(problem.primals)
-    run = jax.jit(partial(differences.line_values, problem.forward), compiler_options=quick())
     directions = [rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
     for attempt in range(ATTEMPTS):
         alone = [np.zeros((len(leaves), *v.shape)) for v in directions]  # each array moves alone
         for i, v in enumerate(directions):
             alone[i][i] = v
-        stacked = jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
-        values, size = run(problem.primals, weights, stacked)
-        found = differences.estimates(np.asarray(values), float(size))
+        values, size = yield jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
+        found = differences.estimates(values, float(size))
         by_leaf = [found[i * DIRECTIONS : (i + 1) * DIRECTIONS] for i in range(len(leaves))]
         doubtful = [any(e.kink or not _is_trusted(e) for e in es) for es in by_leaf]
         if not any(doubtful) or attempt == ATTEMPTS - 1:

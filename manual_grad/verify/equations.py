@@ -1,4 +1,4 @@
-"""Holds the lectures' claims against the oracles, and their misprints against the truth.
+"""Compares the lectures' claims with the oracles, and their misprints with the truth.
 
 The truth is always computed in float64 from the very numbers that the formula is given, in whatever dtype.
 """
@@ -6,7 +6,7 @@ The truth is always computed in float64 from the very numbers that the formula i
 import math
 import re
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,15 +16,17 @@ import numpy as np
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
+from manual_grad.compiling import together
 from manual_grad.lectures.entries import Claim, Equation, Erratum
-from manual_grad.verify.differences import differences_check
-from manual_grad.verify.exact import judge_exactly
+from manual_grad.verify.differences import differences_checks
+from manual_grad.verify.exact import Exactness, judge_all_exactly
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.problem import Check, Problem, oracle_checks, pose
+from manual_grad.verify.problem import Check, Problem, ask, in_order, oracle_questions, pose
 from manual_grad.verify.symbolic import definition_of, judge_symbolically
 
 Status = Literal["verified", "erratum", "failed"]
 ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
+AS_PRINTED = "as printed"
 QUICK_ORACLES = ORACLES[:3]  # the others take twice as long as these together
 
 
@@ -74,7 +76,7 @@ class Verdict:
 def verify(
     entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection[str] = QUICK_ORACLES
 ) -> Verdict:
-    """Hold every claim of an equation against every oracle that fits it; of an erratum, both versions.
+    """Compare every claim of an equation with every oracle that fits it; of an erratum, both versions.
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
@@ -85,34 +87,120 @@ def verify(
     Returns:
         The verdict; its status says what was shown.
     """
-    verdict = Verdict(entry.tag, entry.lecture, entry.title)
-    claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
+    return verify_all([entry], dtype, seed, oracles)[0]
+
+
+def verify_all(
+    entries: Sequence[Equation | Erratum],
+    dtype: Any,
+    seed: int,
+    oracles: Collection[str] = QUICK_ORACLES,
+) -> list[Verdict]:
+    """The same for several entries, with all their formulas in one program, and all that the oracles compute.
+
+    Args:
+        entries, dtype, seed, oracles: as in :func:`verify`.
+    Returns:
+        A verdict for each entry.
+    """
+    posed = [_pose(entry, number, dtype, seed) for entry in entries for number in range(len(_claims(entry)))]
+    checks = _checks(posed, oracles)
+    answers = _answers(posed, checks)
+    exactly = _exactly(posed, oracles)
+    symbolically = _symbolically(posed, oracles)
+    verdicts = []
+    for entry in entries:
+        verdict = Verdict(entry.tag, entry.lecture, entry.title)
+        for k in (k for k, p in enumerate(posed) if p.entry is entry):
+            verdict.inputs.update(posed[k].problem.described())
+            _judge(posed[k], answers[k], {n: c for n, c in checks[k].items() if n in oracles}, verdict)
+            _judge_exactly(exactly.get(k, {}), verdict)
+            for way, worst in symbolically.get(k, {}).items():
+                _record(verdict, "symbolic", way, worst)
+            if isinstance(entry, Erratum):
+                verdict.status = "erratum"
+                verdict.counterexample = _refute(answers[k], checks[k])
+                if not verdict.counterexample:
+                    verdict.failures.append("as printed: not refuted, it gives the right result")
+        if verdict.failures:
+            verdict.status = "failed"
+        verdicts.append(verdict)
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """A claim of an entry at its point; the origin decides all that is random in it."""
+
+    entry: Equation | Erratum
+    problem: Problem
+    draw: Draw
+    origin: list[int]
+
+    @property
+    def formulas(self) -> dict[str, Callable]:
+        """Every formula of the claim, and the printed version of an erratum, by a name of its own."""
+        printed = {AS_PRINTED: self.entry.as_printed} if isinstance(self.entry, Erratum) else {}
+        return {**self.problem.claim.formulas, **printed}
+
+
+def _claims(entry: Equation | Erratum) -> Sequence[Claim]:
+    return entry.claims if isinstance(entry, Equation) else (entry.claim,)
+
+
+def _pose(entry: Equation | Erratum, number: int, dtype: Any, seed: int) -> _Posed:
+    claim = _claims(entry)[number]
     dtype = jnp.dtype(dtype if isinstance(entry, Equation) else jnp.float64)
     if dtype == jnp.float64:  # where rounding moves no other unit across its kink
-        claims = tuple(map(at_the_kink, claims))
-    for number, claim in enumerate(claims):
-        origin = [seed, zlib.crc32(entry.tag.encode()), number]
-        draw = Draw(np.random.default_rng(origin), dtype)
-        problem = pose(claim, draw)
-        asked = isinstance(entry, Erratum) or not {"value", "reverse", "forward"}.isdisjoint(oracles)
-        checks = oracle_checks(problem, draw) if asked else {}
-        if "differences" in oracles and claim.kind != "value":
-            checks["differences"] = differences_check(problem, np.random.default_rng([*origin, 2]))
-        verdict.inputs.update(problem.described())
-        _judge(problem, {name: check for name, check in checks.items() if name in oracles}, verdict)
-        if "exact" in oracles and claim.polynomial and dtype == jnp.float64:
-            _judge_exactly(claim, np.random.default_rng([*origin, 1]), verdict)
-        if "symbolic" in oracles and _speaks_symbolically(entry, claim, dtype):
-            for way, worst in judge_symbolically(claim, np.random.default_rng([*origin, 3])).items():
-                _record(verdict, "symbolic", way, worst)
-        if isinstance(entry, Erratum):
-            verdict.status = "erratum"
-            verdict.counterexample = _refute(entry, problem, checks)
-            if not verdict.counterexample:
-                verdict.failures.append("as printed: not refuted, it gives the right result")
-    if verdict.failures:
-        verdict.status = "failed"
-    return verdict
+        claim = at_the_kink(claim)
+    origin = [seed, zlib.crc32(entry.tag.encode()), number]
+    draw = Draw(np.random.default_rng(origin), dtype)
+    return _Posed(entry, pose(claim, draw), draw, origin)
+
+
+def _checks(posed: Sequence[_Posed], oracles: Collection[str]) -> list[dict[str, Check]]:
+    """What compares an answer with each oracle asked; an erratum is refuted by the first that fits."""
+    wanted = [{*oracles, "value", "reverse"} if isinstance(p.entry, Erratum) else oracles for p in posed]
+    checks = ask([oracle_questions(p.problem, p.draw, w) for p, w in zip(posed, wanted, strict=True)])
+    if "differences" in oracles:
+        chosen = [k for k, p in enumerate(posed) if p.problem.claim.kind != "value"]
+        asked = [(posed[k].problem, np.random.default_rng([*posed[k].origin, 2])) for k in chosen]
+        for k, check in zip(chosen, differences_checks(asked), strict=True):
+            checks[k]["differences"] = check
+    return checks
+
+
+def _answers(posed: Sequence[_Posed], checks: Sequence[dict]) -> list[dict[str, Any]]:
+    """What each formula gives, or the exception that it raises, where there is something to compare."""
+    ways = [(k, way, f) for k, p in enumerate(posed) if checks[k] for way, f in p.formulas.items()]
+    given = together([posed[k].problem.calls(formula) for k, _, formula in ways], quickly=False)
+    found: list[dict[str, Any]] = [{} for _ in posed]
+    for (k, way, _), got in zip(ways, given, strict=True):
+        found[k][way] = got if isinstance(got, Exception) else in_order(posed[k].problem.claim.wrt, got)
+    return found
+
+
+def _exactly(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Exactness]]:
+    """What integers say, where nothing rounds and nothing is tolerated."""
+    chosen = [
+        k
+        for k, p in enumerate(posed)
+        if "exact" in oracles and p.problem.claim.polynomial and p.problem.dtype == jnp.float64
+    ]
+    asked = [(posed[k].problem.claim, np.random.default_rng([*posed[k].origin, 1])) for k in chosen]
+    return dict(zip(chosen, judge_all_exactly(asked), strict=True))
+
+
+def _symbolically(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Comparison]]:
+    """What SymPy says; an erratum's claim is the equation's that it corrects, and SymPy is asked there."""
+    return {
+        k: judge_symbolically(p.problem.claim, np.random.default_rng([*p.origin, 3]))
+        for k, p in enumerate(posed)
+        if "symbolic" in oracles
+        and isinstance(p.entry, Equation)
+        and p.problem.dtype == jnp.float64
+        and definition_of(p.problem.claim) is not None
+    }
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -130,29 +218,23 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     return content
 
 
-def _speaks_symbolically(entry: Equation | Erratum, claim: Claim, dtype: Any) -> bool:
-    """An erratum's claim is the equation's that it corrects, which SymPy is asked about there."""
-    return isinstance(entry, Equation) and dtype == jnp.float64 and definition_of(claim) is not None
-
-
-def _judge(problem: Problem, checks: dict[str, Check], verdict: Verdict) -> None:
+def _judge(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], verdict: Verdict) -> None:
     """Add to ``verdict`` what the oracles say of each of the claim's formulas."""
-    for way, formula in problem.claim.formulas.items():
-        try:
-            got = problem.answer_of(formula)
-        except Exception as error:  # a broken formula may raise anything; that is a verdict too
-            verdict.failures.append(f"{way}: {type(error).__name__}: {_first_line(error)}")
+    for way in posed.problem.claim.formulas if answers else ():
+        got = answers[way]
+        if isinstance(got, Exception):  # a broken formula may raise anything; that is a verdict too
+            verdict.failures.append(f"{way}: {type(got).__name__}: {_first_line(got)}")
             continue
         for oracle, check in checks.items():
             worst = max(check(got), key=lambda comparison: comparison.share)
             _record(verdict, oracle, way, worst, worst.facts)
 
 
-def _judge_exactly(claim: Claim, rng: np.random.Generator, verdict: Verdict) -> None:
-    """Add to ``verdict`` what integers say, where nothing rounds and nothing is tolerated."""
-    for way, found in judge_exactly(claim, rng).items():
-        facts = {"survival_probability": found.survival, "draws": found.draws}
-        _record(verdict, "exact", way, found.worst, facts)
+def _judge_exactly(found: dict[str, Exactness], verdict: Verdict) -> None:
+    """Add to ``verdict`` what integers say."""
+    for way, exactness in found.items():
+        facts = {"survival_probability": exactness.survival, "draws": exactness.draws}
+        _record(verdict, "exact", way, exactness.worst, facts)
 
 
 def _record(
@@ -175,14 +257,13 @@ def _record(
         )
 
 
-def _refute(erratum: Erratum, problem: Problem, checks: dict[str, Check]) -> str:
+def _refute(answers: dict[str, Any], checks: dict[str, Check]) -> str:
     """How the printed version fails, in a line; empty where it does not."""
-    try:
-        got = problem.answer_of(erratum.as_printed)
-    except (TypeError, ValueError) as error:
-        if not re.search(r"shape|\(\d+, ?\d+\)", str(error)):
-            raise  # not for the printed reason
-        return f"its shapes clash: {_first_line(error)}"
+    got = answers[AS_PRINTED]
+    if isinstance(got, Exception):
+        if not isinstance(got, TypeError | ValueError) or not re.search(r"shape|\(\d+, ?\d+\)", str(got)):
+            raise got  # not for the printed reason
+        return f"its shapes clash: {_first_line(got)}"
     worst = max(next(iter(checks.values()))(got), key=lambda comparison: comparison.share)
     return f"{worst.name}: {worst.detail}" if worst.share > 10 else ""
 

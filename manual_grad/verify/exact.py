@@ -7,7 +7,7 @@ survives a draw with a probability of at most d/S (by one polynomial on all the 
 a ReLU); draws follow until the product is below 1e-15.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison, compare
-from manual_grad.compiling import quick, split_settings
+from manual_grad.compiling import in_step, quick, split_settings
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import answer_in_order, drawn, oracle_of
 from manual_grad_reference.oracles import exact
@@ -53,9 +53,36 @@ def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     Returns:
         What became of each formula, by its name in the claim.
     """
-    sample = _integers(claim, rng, 1 << 4)
-    oracle = _program(oracle_of(claim), sample)
-    return {way: _judge(claim, formula, oracle, sample, rng) for way, formula in claim.formulas.items()}
+    return judge_all_exactly([(claim, rng)])[0]
+
+
+def judge_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
+    """The same for several claims, in one program."""
+    if not asked:
+        return []
+    samples = [_integers(claim, rng, 1 << 4) for claim, rng in asked]
+    functions = [
+        {None: oracle_of(claim)} | {way: _in_order(claim, formula) for way, formula in claim.formulas.items()}
+        for claim, _ in asked
+    ]
+    program = _programs(functions, samples)
+    return in_step(
+        [_judged(claim, rng, sample) for (claim, rng), sample in zip(asked, samples, strict=True)],
+        lambda _, points: program(points),
+    )
+
+
+def _in_order(claim: Claim, formula: Callable) -> Callable:
+    return lambda dout, inputs: answer_in_order(claim, formula, dout, inputs)
+
+
+def _judged(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
+    """Each formula of a claim; asks for what everything gives at a point."""
+    yield sample
+    found = {}
+    for way in claim.formulas:
+        found[way] = yield from _judge(claim, way, rng)
+    return found
 
 
 def exact_points(
@@ -70,20 +97,27 @@ def exact_points(
     Returns:
         For each point the cotangent (or None), the inputs, and the truth to the last bit.
     """
-    oracle = _program(oracle_of(claim), _integers(claim, rng, 1 << 4))
-    among = _widest_set(claim, (oracle,), rng)
-    points = [_integers(claim, rng, among) for _ in range(draws)]
-    return [(dout, inputs, oracle((dout, inputs))[0]) for dout, inputs in points]
+    program = _programs([{None: oracle_of(claim)}], [_integers(claim, rng, 1 << 4)])
+
+    def points() -> Generator[tuple, dict, list]:
+        among = yield from _widest_set(claim, (None,), rng)
+        found = []
+        for _ in range(draws):
+            point = _integers(claim, rng, among)
+            found.append((*point, _followed((yield point), None)[0]))
+        return found
+
+    return in_step([points()], lambda _, asked: program(asked))[0]
 
 
-def _judge(claim: Claim, formula: Callable, oracle: Callable, sample: tuple, rng: Any) -> Exactness:
+def _judge(claim: Claim, way: str, rng: np.random.Generator) -> Generator[tuple, dict, Exactness]:
+    """One formula; asks for what everything gives at a point."""
     found = Exactness()
     try:
-        answer = _program(lambda dout, inputs: answer_in_order(claim, formula, dout, inputs), sample)
-        among = _widest_set(claim, (oracle, answer), rng)
+        among = yield from _widest_set(claim, (None, way), rng)
         while found.survival > SURVIVAL or found.draws < 2:
-            inputs = _integers(claim, rng, among)
-            (want, peak, degree), (got, own_peak, own_degree) = oracle(inputs), answer(inputs)
+            answers = yield _integers(claim, rng, among)
+            (want, peak, degree), (got, own_peak, own_degree) = (_followed(answers, n) for n in (None, way))
             if max(peak, own_peak) >= exact.LARGEST:
                 raise exact.NotExactError("a sum reaches 2⁵³")
             _note(found, claim, got, want)
@@ -95,15 +129,44 @@ def _judge(claim: Claim, formula: Callable, oracle: Callable, sample: tuple, rng
     return found
 
 
-def _program(fn: Callable, sample: tuple) -> Callable:
-    """``fn(dout, inputs)`` compiled once for all draws: its result, its largest magnitude, its degree."""
-    settings = split_settings(sample[1])[1]
+def _followed(answers: dict, name: str | None) -> tuple:
+    """What a function gave, its largest magnitude, its degree."""
+    if isinstance(answers[name], Exception):
+        raise answers[name]
+    return answers[name]
 
-    def followed(dout: Any, arrays: Any) -> tuple:
-        return exact.evaluate(lambda both: fn(both[0], {**both[1], **settings}), (dout, arrays))
 
-    run = jax.jit(followed, compiler_options=quick())
-    return lambda point: jax.device_get(run(point[0], split_settings(point[1])[0]))
+def _programs(functions: Sequence[dict], samples: Sequence[tuple]) -> Callable[[Sequence], list[dict]]:
+    """For each claim its functions, by name, in one program for all: their results, magnitudes and degrees.
+
+    The name None is the oracle's. What raises has its exception for a result.
+    """
+    settings = [split_settings(inputs)[1] for _, inputs in samples]
+    raised: dict[tuple, Exception] = {}
+
+    def followed(points: list) -> list[list]:
+        found: list[list] = []
+        for k, (named, point) in enumerate(zip(functions, points, strict=True)):
+            found.append([])
+            for name, fn in named.items():
+                try:
+                    run = lambda both, k=k, fn=fn: fn(both[0], {**both[1], **settings[k]})  # noqa: E731
+                    found[-1].append(exact.evaluate(run, point))
+                except Exception as error:
+                    raised[k, name] = error
+                    found[-1].append(None)
+        return found
+
+    program = jax.jit(followed, compiler_options=quick())
+
+    def run(points: Sequence[tuple]) -> list[dict]:
+        got = jax.device_get(program([(dout, split_settings(inputs)[0]) for dout, inputs in points]))
+        return [
+            {name: raised.get((k, name), answer) for name, answer in zip(named, answers, strict=True)}
+            for k, (named, answers) in enumerate(zip(functions, got, strict=True))
+        ]
+
+    return run
 
 
 def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, dict[str, Any]]:
@@ -114,12 +177,11 @@ def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, 
     return dout, inputs
 
 
-def _widest_set(claim: Claim, programs: tuple, rng: np.random.Generator) -> int:
-    """The largest set of integers on which every program stays well below 2⁵³, every entry at its largest."""
+def _widest_set(claim: Claim, names: tuple, rng: np.random.Generator) -> Generator[tuple, dict, int]:
+    """The largest set of integers on which all stay well below 2⁵³, every entry at its largest."""
     for among in SETS:
-        trial = jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among))
-        answers = [program(trial) for program in programs]
-        peak, degree = (max(answer[k] for answer in answers) for k in (1, 2))
+        answers = yield jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among))
+        peak, degree = (max(_followed(answers, name)[k] for name in names) for k in (1, 2))
         if peak * SLACK < exact.LARGEST and 2 * degree <= among:
             return among
     raise exact.NotExactError("no set of integers is small enough for 2⁵³ and large enough for the degree")
@@ -129,7 +191,8 @@ def _filled(leaf: Any, among: int) -> Any:
     """An array with every entry as large as any may be; a mode or a label stays what it is."""
     if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
         return leaf
-    return jnp.full_like(leaf, max(among / 2, float(jnp.max(abs(leaf), initial=0.0))))
+    entries = np.asarray(leaf)  # in NumPy, so that nothing is compiled for it
+    return jnp.asarray(np.full_like(entries, max(among / 2, np.max(np.abs(entries), initial=0.0))))
 
 
 def _note(found: Exactness, claim: Claim, got: Any, want: tuple) -> None:

@@ -4,7 +4,7 @@ The truth is computed in float64 from the very numbers that the formula is given
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from manual_grad.border import describe
 from manual_grad.budget import budgets
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import FLOAT64, Comparison, compare, share_of
-from manual_grad.compiling import compiled, split_settings
+from manual_grad.compiling import Call, split_settings, together
 from manual_grad.lectures.entries import Claim
-from manual_grad_reference import oracles
+from manual_grad_reference import oracles as oracles_
 
 PROJECTED_ABOVE = (
     2048  # entries above which forward mode is asked for random projections, not for every entry
@@ -50,16 +50,22 @@ class Problem:
     @functools.cached_property
     def allowed(self) -> tuple | None:
         """The absolute error that each entry of an answer may have; None in float64."""
-        if self.dtype == jnp.float64:
-            return None
-        arrays, settings = split_settings(self.inputs)
+        return None if self.dtype == jnp.float64 else _result(together([self.budget])[0])
 
-        truth = partial(_truth, self.claim, settings=settings)
+    @property
+    def budget(self) -> Call:
+        """What computes :attr:`allowed`."""
 
-        def allowed(dout: Any, arrays: dict[str, Any]) -> tuple:
-            return budgets(truth, dout, arrays, dtype=self.dtype)[1]
+        def allowed(dout: Any, **inputs: Any) -> tuple:
+            arrays, settings = split_settings(inputs)
+            return budgets(partial(_truth, self.claim, settings=settings), dout, arrays, dtype=self.dtype)[1]
 
-        return compiled(allowed, *jax.tree.map(_float64, (self.dout, arrays)))
+        return Call(allowed, (self.cotangent,), jax.tree.map(_float64, self.inputs))
+
+    @property
+    def cotangent(self) -> Any:
+        """``dout`` in float64."""
+        return jax.tree.map(_float64, self.dout)
 
     @property
     def allowed_leaves(self) -> list:
@@ -74,7 +80,19 @@ class Problem:
 
     def forward(self, *primals: Any) -> Any:
         """The reference as a function of what it is differentiated by."""
-        return self.claim.reference(**{**self.at, **dict(zip(self.claim.wrt, primals, strict=True))})
+        return forward(self.claim, self.at)(*primals)
+
+    def asks(self, oracle: Callable, *args: Any) -> Call:
+        """What puts a question to an oracle: ``oracle(fn, primals, *args)``, every array an argument."""
+
+        def asked(*args: Any, **at: Any) -> Any:
+            return oracle(forward(self.claim, at), tuple(at[name] for name in self.claim.wrt), *args)
+
+        return Call(asked, args, self.at)
+
+    def calls(self, formula: Callable) -> Call:
+        """What calls a formula; its result is still to be put in order, by :func:`in_order`."""
+        return Call(formula, () if self.dout is None else (self.dout,), self.inputs)
 
     def described(self) -> dict[str, str]:
         """Name → dtype and shape of each input."""
@@ -86,11 +104,22 @@ class Problem:
 
     def answer_of(self, formula: Callable, quickly: bool = False) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
-        dout = () if self.dout is None else (self.dout,)
-        return _in_order(self.claim.wrt, compiled(formula, *dout, quickly=quickly, **self.inputs))
+        return in_order(self.claim.wrt, _result(together([self.calls(formula)], quickly)[0]))
 
 
-def _in_order(wrt: tuple[str, ...], got: Any) -> tuple:
+def forward(claim: Claim, at: dict[str, Any]) -> Callable:
+    """The reference at a point, as a function of what it is differentiated by."""
+    return lambda *primals: claim.reference(**{**at, **dict(zip(claim.wrt, primals, strict=True))})
+
+
+def _result(got: Any) -> Any:
+    if isinstance(got, Exception):
+        raise got
+    return got
+
+
+def in_order(wrt: tuple[str, ...], got: Any) -> tuple:
+    """What a formula gave, in the order of ``wrt``."""
     if isinstance(got, dict) and set(wrt) <= set(got):
         return tuple(got[name] for name in wrt)
     return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
@@ -98,7 +127,7 @@ def _in_order(wrt: tuple[str, ...], got: Any) -> tuple:
 
 def answer_in_order(claim: Claim, formula: Callable, dout: Any, inputs: dict[str, Any]) -> tuple:
     """What a formula gives, in the order of ``wrt``; ``dout`` is None unless it takes one."""
-    return _in_order(claim.wrt, formula(*(() if dout is None else (dout,)), **inputs))
+    return in_order(claim.wrt, formula(*(() if dout is None else (dout,)), **inputs))
 
 
 def pose(claim: Claim, draw: Draw) -> Problem:
@@ -130,29 +159,68 @@ def _truth(claim: Claim, dout: Any, inputs: dict[str, Any], settings: dict[str, 
     if claim.kind == "value":
         return (claim.reference(**problem.at),)
     if claim.kind == "jacobian":
-        return oracles.jacobian_reverse(problem.forward, problem.primals)
-    return oracles.reverse(problem.forward, problem.primals, dout)
+        return oracles_.jacobian_reverse(problem.forward, problem.primals)
+    return oracles_.reverse(problem.forward, problem.primals, dout)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be computed, and what compares an answer with it: name of the oracle → check."""
+
+    call: Call
+    checks: Callable[[Any], dict[str, Check]]
+
+
+def oracle_questions(
+    problem: Problem, draw: Draw, oracles: Collection[str] = ("value", "reverse", "forward")
+) -> list[Question]:
+    """What to ask the oracles that fit the claim, and that are wanted."""
+    claim = problem.claim
+    if claim.kind == "value":
+        asked = {"value": Call(claim.reference, (), problem.at)}
+    elif claim.kind == "jacobian":
+        asked = {
+            "reverse": problem.asks(oracles_.jacobian_reverse),
+            "forward": problem.asks(oracles_.jacobian_forward),
+        }
+    else:
+        asked = {"reverse": problem.asks(oracles_.reverse, problem.cotangent)}
+        if not _is_large(problem):
+            asked["forward"] = problem.asks(oracles_.forward, problem.cotangent)
+    questions = [_question(problem, name, call) for name, call in asked.items() if name in oracles]
+    if claim.kind == "gradient" and _is_large(problem) and "forward" in oracles:
+        questions.append(_projected(problem, draw))
+    if problem.dtype != jnp.float64:
+        questions.append(Question(problem.budget, partial(_remember, problem)))
+    return questions
+
+
+def _is_large(problem: Problem) -> bool:
+    return sum(leaf.size for leaf in jax.tree.leaves(problem.primals)) > PROJECTED_ABOVE
+
+
+def _question(problem: Problem, name: str, call: Call) -> Question:
+    value = problem.claim.kind == "value"
+    return Question(call, lambda got: {name: _leaf_by_leaf(problem, (got,) if value else got)})
+
+
+def _remember(problem: Problem, allowed: tuple) -> dict[str, Check]:
+    vars(problem)["allowed"] = allowed  # as the cached property does
+    return {}
 
 
 def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
     """Every oracle that fits the claim, asked once: name → what compares an answer with it."""
-    claim, fn = problem.claim, problem.forward
-    if claim.kind == "value":
-        return {"value": _leaf_by_leaf(problem, (compiled(claim.reference, **problem.at),))}
-    if claim.kind == "jacobian":
-        asked = {"reverse": oracles.jacobian_reverse, "forward": oracles.jacobian_forward}
-        return _ask(problem, {name: partial(oracle, fn) for name, oracle in asked.items()}, problem.primals)
-    dout = jax.tree.map(_float64, problem.dout)
-    asked = {"reverse": partial(oracles.reverse, fn)}
-    if sum(leaf.size for leaf in jax.tree.leaves(problem.primals)) <= PROJECTED_ABOVE:
-        return _ask(problem, asked | {"forward": partial(oracles.forward, fn)}, problem.primals, dout)
-    return _ask(problem, asked, problem.primals, dout) | {"forward": _projected(problem, dout, draw)}
+    return ask([oracle_questions(problem, draw)])[0]
 
 
-def _ask(problem: Problem, asked: dict[str, Callable], *args: Any) -> dict[str, Check]:
-    """Put the same question to several oracles, in one program."""
-    answers = compiled(lambda *args: {name: oracle(*args) for name, oracle in asked.items()}, *args)
-    return {name: _leaf_by_leaf(problem, answer) for name, answer in answers.items()}
+def ask(asked: Sequence[Sequence[Question]]) -> list[dict[str, Check]]:
+    """Ask all that is asked of several problems, in one program; for each its checks."""
+    answers = iter(together([question.call for questions in asked for question in questions]))
+    return [
+        {name: check for q in questions for name, check in q.checks(_result(next(answers))).items()}
+        for questions in asked
+    ]
 
 
 def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
@@ -172,7 +240,7 @@ def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
     return check
 
 
-def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
+def _projected(problem: Problem, draw: Draw) -> Question:
     """Compares an answer with forward mode along random directions: ⟨g, v⟩ with ⟨dout, J v⟩, array by array.
 
     For Gaussian v the difference is Gaussian with the standard deviation ‖g − gradient‖, so over the norm of
@@ -186,10 +254,8 @@ def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
     for i, v in enumerate(drawn):
         alone[i][i] = v
     directions = jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
-    flat = compiled(partial(oracles.forward_projections, problem.forward), problem.primals, dout, directions)
-    want = np.reshape(flat, (len(leaves), DIRECTIONS))
 
-    def check(got: tuple) -> list[Comparison]:
+    def check(got: tuple, want: np.ndarray) -> list[Comparison]:
         if str(jax.tree.structure(got)) != str(tree):
             detail = f"got the structure {jax.tree.structure(got)}, expected {tree}"
             return [Comparison(", ".join(problem.claim.wrt), float("inf"), detail)]
@@ -200,7 +266,10 @@ def _projected(problem: Problem, dout: Any, draw: Draw) -> Check:
             )
         ]
 
-    return check
+    call = problem.asks(oracles_.forward_projections, problem.cotangent, directions)
+    return Question(
+        call, lambda got: {"forward": partial(check, want=np.reshape(got, (len(leaves), DIRECTIONS)))}
+    )
 
 
 def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray, budget: Any) -> Comparison:
@@ -223,4 +292,7 @@ def allowed_along(budget: Any, directions: np.ndarray) -> np.ndarray:
 
 
 def _float64(leaf: Any) -> Any:
-    return leaf.astype(jnp.float64) if jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating) else leaf
+    dtype = getattr(leaf, "dtype", np.dtype(int))
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float64:
+        return leaf
+    return jnp.asarray(np.asarray(leaf, np.float64))  # in NumPy, so that nothing is compiled for it
