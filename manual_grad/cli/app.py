@@ -9,10 +9,11 @@ import inspect
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from manual_grad.cli import workers
 from manual_grad.cli.usage import Stopped, UsageError, require_writable
 
 app = typer.Typer(
@@ -174,16 +175,21 @@ def verify(
             )
     if json:
         require_writable(json)
-    from manual_grad.cli import verify as work
+    much = not (tag or hard or mutants)
+    with workers.started(workers.wanted() if much else 0) as processes:
+        from manual_grad.cli import verify as work
 
-    equations, errata = work.chosen(lecture, tag)
-    oracles = () if hard or mutants else work.chosen_oracles(oracle, quick)
-    work.prepare(cached=not no_cache)
-    if hard:
-        raise typer.Exit(work.verify_hard([e.tag for e in equations], seed, json))
-    if mutants:
-        raise typer.Exit(work.verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose))
-    raise typer.Exit(work.verify_all(equations + errata, dtype.value, seed, oracles, json))
+        equations, errata = work.chosen(lecture, tag)
+        oracles = () if hard or mutants else work.chosen_oracles(oracle, quick)
+        work.prepare(cached=not no_cache)
+        if hard:
+            code = work.verify_hard([e.tag for e in equations], seed, json)
+        elif mutants:
+            code = work.verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose)
+        else:
+            chosen: list[Any] = [*equations, *errata]
+            code = work.verify_all(chosen, dtype.value, seed, oracles, json, not no_cache, processes)
+    raise typer.Exit(code)
 
 
 @app.command()

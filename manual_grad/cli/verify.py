@@ -3,10 +3,10 @@
 import difflib
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad.cli import cache, hard, mutants
+from manual_grad.cli import cache, hard, mutants, workers
 from manual_grad.cli.usage import UsageError, write
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
@@ -45,10 +45,12 @@ def verify_all(
     seed: int,
     oracles: Sequence[str],
     json: Path | None,
+    cached: bool = False,
+    processes: Sequence[subprocess.Popen] = (),
 ) -> int:
     """Verify these equations and errata, print the verdicts; the exit code."""
     started = time.perf_counter()
-    verdicts = _verdicts(entries, dtype, seed, oracles)
+    verdicts = _verdicts(entries, dtype, seed, oracles, cached, processes)
     seconds = time.perf_counter() - started
     console = Console(width=None if sys.stdout.isatty() else 132)
     _print_verdicts(console, verdicts, dtype)
@@ -105,27 +107,32 @@ def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
 
 
 def _verdicts(
-    entries: Sequence[Equation | Erratum], dtype: str, seed: int, oracles: Sequence[str]
+    entries: Sequence[Equation | Erratum],
+    dtype: str,
+    seed: int,
+    oracles: Sequence[str],
+    cached: bool,
+    processes: Sequence[subprocess.Popen],
 ) -> list[Verdict]:
     """One verdict an entry, with a progress bar on the terminal."""
+    if jax.default_backend() != "cpu":
+        processes = ()  # one alone has an accelerator's memory
+    size = min(workers.BATCH, math.ceil(len(entries) / (os.cpu_count() or 1)))
+    batches = [entries[k : k + size] for k in range(0, len(entries), size)]
+    work = partial(claims.verify_all, dtype=dtype, seed=seed, oracles=oracles)
     columns = (
         SpinnerColumn(),
         *Progress.get_default_columns()[:-1],
         TimeElapsedColumn(),
         TextColumn("{task.fields[at]}"),
     )
-    verdicts = []
+    verdicts: list[Verdict] = []
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with bar as progress:
         task = progress.add_task("verifying", total=len(entries), at="")
-        pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
-        try:
-            results = pool.map(partial(claims.verify, dtype=dtype, seed=seed, oracles=oracles), entries)
-            for entry, verdict in zip(entries, results, strict=True):
-                progress.update(task, advance=1, at=f"{entry.tag} {entry.title}")
-                verdicts.append(verdict)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for found in workers.shared(processes, work, batches, (dtype, seed, tuple(oracles), cached)):
+            verdicts += found
+            progress.update(task, advance=len(found), at=f"{found[-1].tag} {found[-1].title}")
     return verdicts
 
 

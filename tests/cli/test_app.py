@@ -15,6 +15,7 @@ import pytest
 from manual_grad import digits, lectures
 from manual_grad.cli import app as cli
 from manual_grad.cli import verify as work
+from manual_grad.cli import workers
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.verify import hard_cases
 
@@ -86,12 +87,26 @@ def test_an_erratum_shows_its_counterexample(run, tmp_path):
 
 
 def test_a_lecture_is_all_its_tags(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "wanted", lambda: 0)
     monkeypatch.setattr(
-        work.claims, "verify", lambda entry, **_: work.Verdict(entry.tag, entry.lecture, entry.title)
+        work.claims,
+        "verify_all",
+        lambda entries, **_: [work.Verdict(e.tag, e.lecture, e.title) for e in entries],
     )
     run("verify", "--lecture", "c", "--lecture", "B", "--json", tmp_path / "v.json")
     tags = [e["tag"] for e in json.loads((tmp_path / "v.json").read_text())["equations"]]
     assert tags == [e.tag for e in (*EQUATIONS, *ERRATA) if e.tag[0] in "BC"]
+
+
+def test_another_process_works_and_a_lost_one_is_replaced():
+    batch = [entry for entry in EQUATIONS if entry.tag == "A-02"]
+    about = ("float64", 0, ("value",), False)
+    with workers.started(1) as processes:
+        (there,) = workers.shared(processes, lambda _: pytest.fail("this process took it"), [batch], about)
+        processes[0].kill()
+        (here,) = workers.shared(processes, lambda entries: [entry.tag for entry in entries], [batch], about)
+    assert [(verdict.tag, verdict.status) for verdict in there] == [("A-02", "verified")]
+    assert here == ["A-02"]
 
 
 def test_seed_and_dtype_are_used(run, tmp_path):
@@ -109,7 +124,7 @@ def test_seed_and_dtype_are_used(run, tmp_path):
 def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
     verdict = work.Verdict("A-02", "A", "t", "failed", failures=["mse_fwd: J against value: [off] by a lot"])
     verdict.oracles["value"] = work.claims.OracleVerdict(float("inf"), float("inf"), passed=False)
-    monkeypatch.setattr(work.claims, "verify", lambda entry, **_: verdict)
+    monkeypatch.setattr(work.claims, "verify_all", lambda entries, **_: [verdict])
     code, out, _ = run("verify", "--tag", "A-02", "--json", tmp_path / "v.json")
     assert code == 1
     assert "failed (A-02)" in out
@@ -250,12 +265,13 @@ def test_a_device_that_is_not_there_is_one_clear_line():
 
 
 def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):
-    def interrupted(entry, **_):
+    def interrupted(entries, **_):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
-        return work.Verdict(entry.tag, entry.lecture, entry.title)
+        return [work.Verdict(e.tag, e.lecture, e.title) for e in entries]
 
-    monkeypatch.setattr(work.claims, "verify", interrupted)
+    monkeypatch.setattr(workers, "wanted", lambda: 0)
+    monkeypatch.setattr(work.claims, "verify_all", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     code, _, err = run("verify", "--json", tmp_path / "v.json")
     signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import manual_grad_reference as reference
 from manual_grad.compare import TOLERANCES, compare
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_bwd, softmax_fwd
+from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled
 from manual_grad.verify import equations as judge
 
@@ -160,3 +162,33 @@ def test_compare_treats_nan_and_infinity_as_numbers_to_match():
     assert compare(nan, inf, jnp.float64)[0].error == np.inf
     assert compare(-inf, inf, jnp.float64)[0].error == np.inf
     assert compare(jnp.array([1.0, 1.0]), nan, jnp.float64)[0].error == np.inf
+
+
+def test_entries_in_one_program_do_not_touch_each_other():
+    """Each comes to the verdict that it comes to alone, beside one that raises and one that is wrong."""
+    entries = [equation(RIGHT), equation(WRONG["an error"]), erratum(WRONG["sign"]), equation(WRONG["zero"])]
+    oracles = ("value", "reverse", "forward", "differences", "exact")
+    found = judge.verify_all(entries, jnp.float64, 0, oracles)
+    assert [verdict.status for verdict in found] == ["verified", "failed", "erratum", "failed"]
+    for entry, verdict in zip(entries, found, strict=True):
+        alone = judge.verify(entry, jnp.float64, 0, oracles)
+        assert (alone.failures, alone.inputs) == (verdict.failures, verdict.inputs)
+        assert alone.oracles.keys() == verdict.oracles.keys()
+
+
+def test_an_equation_compiles_few_programs():
+    """Its formulas in one, its oracles in another; single operations on small arrays belong to NumPy."""
+    programs = []
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        jax.clear_caches()
+        (entry,) = (e for e in EQUATIONS if e.tag == "A-08")
+        assert judge.verify(entry, jnp.float64, 0).status == "verified"
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert 0 < len(programs) <= 3
