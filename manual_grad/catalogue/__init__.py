@@ -22,7 +22,7 @@ from manual_grad.catalogue import (
 from manual_grad.catalogue.entry import Batch, EntryError, Formula, Function, adopted
 
 TOPICS = (
-    activations, chain_rule, mse, softmax, dense, convolution, linear_cross_entropy, two_layer, mlp, cnn
+    mse, activations, chain_rule, softmax, dense, convolution, linear_cross_entropy, two_layer, mlp, cnn
 )  # fmt: skip
 
 

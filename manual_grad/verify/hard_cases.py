@@ -59,7 +59,7 @@ from manual_grad.networks.two_layer import (
     two_layer_squared_loss_fwd,
 )
 from manual_grad.verify.hard import Arrays, Hard, nothing_else
-from manual_grad_reference import activations, cnn, dense, mlp, mse, softmax, two_layer
+from manual_grad_reference import activations, cnn, definitions, dense, mlp, mse, softmax, two_layer
 from manual_grad_reference.linear_cross_entropy import linear_cross_entropy
 from manual_grad_reference.oracles import decimals
 
@@ -225,7 +225,7 @@ def _case(
     **more: Any,
 ) -> Hard:
     """One whose right answer is the definition's of the same name."""
-    definition = getattr(decimals, pair[1].__name__.removesuffix("_bwd"))
+    definition = getattr(definitions, pair[1].__name__.removesuffix("_bwd"))
     return Hard(name, says, pair, draw, _by_definition(definition, None, digits), ways, differs, why, **more)
 
 
@@ -262,7 +262,7 @@ def _of_logits(
         return {"logits": drawn, "labels": rng.integers(0, drawn.shape[1], len(drawn))}
 
     def case(pair: tuple, draw: Callable, definition: Callable, ways: dict, at: Any = row) -> Hard:
-        columns = definition is decimals.softmax_cross_entropy_columns
+        columns = definition is definitions.softmax_cross_entropy_columns
         gone = (("Z", (slice(None), list(lost))) if columns else ("logits", (list(lost),))) if lost else None
         own = tuple(way for way in ways if way in differs)
         return Hard(
@@ -274,10 +274,12 @@ def _of_logits(
     columns = softmax_cross_entropy_columns_fwd, softmax_cross_entropy_columns_bwd
     integer = softmax_cross_entropy_with_integer_labels_fwd, softmax_cross_entropy_with_integer_labels_bwd
     return [
-        case((softmax_fwd, softmax_bwd), lambda rng: {"logits": logits(rng)}, decimals.softmax, SOFTMAX),
-        case(fused, with_labels, decimals.softmax_cross_entropy, FUSED),
-        case(integer, with_integers, decimals.softmax_cross_entropy_with_integer_labels, INTEGER),
-        case(columns, in_columns, decimals.softmax_cross_entropy_columns, FUSED_COLUMNS, (slice(None), row)),
+        case((softmax_fwd, softmax_bwd), lambda rng: {"logits": logits(rng)}, definitions.softmax, SOFTMAX),
+        case(fused, with_labels, definitions.softmax_cross_entropy, FUSED),
+        case(integer, with_integers, definitions.softmax_cross_entropy_with_integer_labels, INTEGER),
+        case(
+            columns, in_columns, definitions.softmax_cross_entropy_columns, FUSED_COLUMNS, (slice(None), row)
+        ),
     ]
 
 
@@ -362,7 +364,7 @@ def _of_labels(name: str, says: str, labels: Callable[[Rng], np.ndarray]) -> Har
     return Hard(
         name, says, (softmax_cross_entropy_fwd, softmax_cross_entropy_bwd),
         lambda rng: {"logits": 2 * rng.standard_normal((3, 4)), "labels": labels(rng)},
-        _by_definition(decimals.softmax_cross_entropy), FUSED, show=("", 0),
+        _by_definition(definitions.softmax_cross_entropy), FUSED, show=("", 0),
     )  # fmt: skip
 
 
@@ -396,7 +398,7 @@ LABELS = [
             "logits": np.array([[rng.normal(), -inf, 2, 1], [-inf, -inf, rng.normal(), -inf]]),
             "labels": np.eye(4)[[0, 2]],
         },
-        _by_definition(decimals.softmax_cross_entropy),
+        _by_definition(definitions.softmax_cross_entropy),
         FUSED,
         tuple(FUSED),
         "0 · ln 0 is NaN in arithmetic",
@@ -690,7 +692,7 @@ NETWORKS = [
         lambda rng: _rows_net(rng, _with_nan(rng.standard_normal((3, 2)), 1, 0)),
         {"−ln(exp/Σexp)[y]": two_layer.two_layer_cross_entropy_rows},
         show=("dX", slice(None)),
-        also=_left_out(decimals.two_layer_cross_entropy_rows, ("X", "y"), 1),
+        also=_left_out(definitions.two_layer_cross_entropy_rows, ("X", "y"), 1),
     ),
     _case(
         "NaN in one sample",
@@ -700,7 +702,7 @@ NETWORKS = [
         lambda rng: _cnn_inputs(rng, _with_nan(rng.standard_normal((3, 1, 2, 2)), 1, 0, 0, 0)),
         {"−Σ y ln(exp/Σexp)": cnn.cnn},
         show=("dX", slice(0, 2)),
-        also=_left_out(decimals.cnn, ("X", "labels"), 1),
+        also=_left_out(definitions.cnn, ("X", "labels"), 1),
     ),
     _case(
         "NaN in one sample",
@@ -838,7 +840,7 @@ NETWORKS = [
         },
         DENSE,
         show=("out", slice(None)),
-        also=_flushed(partial(decimals.answer, decimals.dense_rows), "float64"),
+        also=_flushed(partial(decimals.answer, definitions.dense_rows), "float64"),
     ),
 ]  # fmt: skip
 

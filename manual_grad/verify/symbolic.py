@@ -1,8 +1,9 @@
-"""The symbolic oracle: SymPy's derivative of the lecture's definition in plain loops, at small sizes.
+"""The symbolic oracle: the definition, differentiated at small sizes without JAX.
 
-The claim's inputs are drawn tiny. What the formula makes of them in float64 is held against
-:mod:`manual_grad_reference.oracles.symbolic`, which has a definition by the name of the claim's reference, no
-arrays and no JAX.
+The claim's inputs are drawn tiny. What the formula makes of them in float64 is compared with the derivative
+of :mod:`manual_grad_reference.definitions`, which has a definition by the name of the claim's reference:
+SymPy's derivative where there are few entries, quotients of differences in decimals of 60 digits where there
+are more.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +26,9 @@ from manual_grad.compare import Comparison, compare
 from manual_grad.digits import MissingExtra
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Check, Problem, pose
+from manual_grad_reference import definitions
 
+FEW = 12  # entries of all inputs, up to which SymPy takes a fraction of a second
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -42,8 +46,9 @@ def load_symbolic() -> ModuleType:
 
 
 def definition_of(claim: Claim) -> Callable | None:
-    """The definition in loops of a claim's reference, which goes by the same name; or None."""
-    return getattr(load_symbolic(), _name_of(claim), None)
+    """The definition of a claim's reference, which goes by the same name; or None."""
+    found = getattr(definitions, _name_of(claim), None)
+    return found if getattr(found, "__module__", "") == definitions.__name__ else None
 
 
 def _name_of(claim: Claim) -> str:
@@ -51,7 +56,7 @@ def _name_of(claim: Claim) -> str:
 
 
 def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:
-    """Hold each formula of a claim against SymPy's derivative, or value, of the definition.
+    """Compare each formula of a claim with the derivative, or value, of its definition.
 
     Args:
         claim: one with a definition.
@@ -65,12 +70,12 @@ def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comp
 
 
 def pose_tiny(claim: Claim, rng: np.random.Generator) -> Problem:
-    """The claim on inputs so small that SymPy can differentiate by each entry."""
+    """The claim on inputs so small that a definition can be differentiated with respect to each entry."""
     return pose(claim, Draw(rng, jnp.dtype(jnp.float64), "tiny"))
 
 
 def symbolic_check(problem: Problem) -> Check:
-    """What compares an answer with SymPy's, which is asked once.
+    """What compares an answer with that of the definition, which is asked once.
 
     Args:
         problem: of a claim with a definition, on tiny inputs.
@@ -100,7 +105,7 @@ def _truth(problem: Problem) -> list[np.ndarray]:
     """What each array of an answer should be."""
     claim = problem.claim
     name = _name_of(claim)
-    point = {name: _listed(value) for name, value in problem.at.items()}
+    point = {name: _plain(value) for name, value in problem.at.items()}
     out = jax.tree.leaves(jax.eval_shape(lambda: claim.reference(**problem.at)))
     if claim.kind == "value":
         return _cut(_asked(name, point, None), [leaf.shape for leaf in out])
@@ -117,21 +122,19 @@ def _truth(problem: Problem) -> list[np.ndarray]:
 
 
 def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.ndarray:
-    """What the process in which SymPy works says of a definition: its value, or its derivatives."""
+    """What the process beside this one says of a definition: its value, or its derivatives."""
+    entries = sum(leaf.size for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
     with _ONE_AT_A_TIME:
         process = _process()
-        pickle.dump((name, point, wrt), process.stdin)
+        pickle.dump(("symbolic" if entries <= FEW else "decimals", name, point, wrt), process.stdin)
         process.stdin.flush()
-        return np.array(pickle.load(process.stdout))
+        return np.asarray(pickle.load(process.stdout))
 
 
 @functools.cache
 def _process() -> Any:
-    """SymPy holds the interpreter's lock for long: beside JAX's threads, a process of its own is faster.
-
-    It ends with this one.
-    """
-    program = [sys.executable, "-P", str(load_symbolic().__file__)]
+    """A process that answers, and ends with this one."""
+    program = [sys.executable, "-P", str(Path(definitions.__file__).parent / "oracles" / "answering.py")]
     process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(_end, process)
     return process
@@ -156,8 +159,6 @@ def _leaves(wrt: tuple[str, ...], got: tuple) -> tuple[list[str], list]:
     return names, [leaf for _, leaf in found]
 
 
-def _listed(value: Any) -> Any:
-    """Arrays as nested lists of Python numbers; a setting as it is."""
-    if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
-        return value
-    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), value)
+def _plain(value: Any) -> Any:
+    """JAX's arrays as NumPy's; a setting as it is."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, value)

@@ -156,13 +156,13 @@ def test_every_equation_has_three_independent_oracles(equation):
     assert len(asked) >= 3 + any(claim.polynomial for claim in equation.claims)
 
 
-def test_definitions_in_loops_take_what_the_reference_takes():
+def test_definitions_take_what_the_reference_takes():
     for equation in EQUATIONS:
         for claim in equation.claims:
             definition, reference = definition_of(claim), claim.reference
             if definition and reference.__module__ != "reference.activations":
                 ours, theirs = inspect.signature(definition), inspect.signature(reference)
-                assert list(ours.parameters) == list(theirs.parameters), reference.__name__
+                assert list(ours.parameters)[1:] == list(theirs.parameters), reference.__name__
 
 
 def test_magnitudes_degree_and_unit_are_followed():

@@ -1,0 +1,437 @@
+"""The lectures' definitions, written once, for numbers of any kind: decimals of many digits, or symbols.
+
+A definition takes its arithmetic `m` and arrays of such numbers: NumPy adds, multiplies and sums them as they
+are, and `m` has what it cannot: `exp`, `ln`, `sqrt`, `relu`, and `term(y, p)`, which is y ln p. Nothing is
+shifted, clipped or differentiated here, and neither JAX nor SymPy is imported: the oracles bring the numbers.
+Each definition has the name and the parameters of the forward function in this package that it defines anew.
+"""
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+Numbers = Any  # an array of numbers, or a list, tuple or dict of such
+Arithmetic = SimpleNamespace
+
+
+# ---------------------------------------------------------------- chain rule
+
+
+def square(m: Arithmetic, x: Numbers) -> Numbers:
+    """[A-01] x²."""
+    return x**2
+
+
+def sum_of_squares(m: Arithmetic, x: Numbers) -> Numbers:
+    """[A-01] Σ_j x_j²."""
+    return (x**2).sum()
+
+
+def powers(m_: Arithmetic, x: Numbers, m: int) -> Numbers:
+    """[A-01] (x, x², …, xᵐ)."""
+    return np.array([x**k for k in range(1, m + 1)], object)
+
+
+def linear_map(m: Arithmetic, M: Numbers, x: Numbers) -> Numbers:
+    """[A-01] f_i = Σ_j M_ij x_j."""
+    return M @ x
+
+
+def quadratic_map(m: Arithmetic, A: Numbers, B: Numbers, theta: Numbers) -> Numbers:
+    """[B-01] g_j = Σ_i A_ji θ_i + Σ_il B_jil θ_i θ_l."""
+    return np.array([A_j @ theta + theta @ B_j @ theta for A_j, B_j in zip(A, B, strict=True)], object)
+
+
+def composed_quadratic_maps(
+    m: Arithmetic, C: Numbers, D: Numbers, A: Numbers, B: Numbers, theta: Numbers
+) -> Numbers:
+    """[B-01] J(g(θ))."""
+    return quadratic_map(m, C, D, quadratic_map(m, A, B, theta))
+
+
+def product(m: Arithmetic, q: Numbers, z: Numbers) -> Numbers:
+    """[C-01] q z."""
+    return q * z
+
+
+def product_of_sum(m: Arithmetic, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
+    """[C-01] (x + y) z."""
+    return (x + y) * z
+
+
+# ---------------------------------------------------------------- mean squared error
+
+
+def mean(m: Arithmetic, J0: Numbers) -> Numbers:
+    """[A-02] (1/N) Σ_i J0_i."""
+    return J0.sum() / len(J0)
+
+
+def squared_errors(m: Arithmetic, y_hat: Numbers, y: Numbers) -> Numbers:
+    """[A-03] (y_i − ŷ_i)²."""
+    return (y - y_hat) ** 2
+
+
+def mse(m: Arithmetic, y_hat: Numbers, y: Numbers) -> Numbers:
+    """[A-04] (1/N) Σ_i (y_i − ŷ_i)²."""
+    return mean(m, squared_errors(m, y_hat, y))
+
+
+def affine(m: Arithmetic, w: Numbers, b: Numbers, x: Numbers) -> Numbers:
+    """[A-05] ŷ_i = w x_i + b, or Σ_j w_j x_ij + b."""
+    return np.dot(x, w) + b
+
+
+def linear_regression(m: Arithmetic, w: Numbers, b: Numbers, x: Numbers, y: Numbers) -> Numbers:
+    """[A-05] [A-06] (1/N) Σ_i (y_i − ŷ_i)²."""
+    return mse(m, affine(m, w, b, x), y)
+
+
+# ---------------------------------------------------------------- activations
+
+
+def relu(m: Arithmetic, x: Numbers) -> Numbers:
+    """[B-02] max(x, 0), off at 0."""
+    return m.relu(x)
+
+
+def sigmoid(m: Arithmetic, x: Numbers) -> Numbers:
+    """[C-02] 1 / (1 + e⁻ˣ)."""
+    return 1 / (1 + m.exp(-x))
+
+
+def tanh(m: Arithmetic, x: Numbers) -> Numbers:
+    """[C-02] (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)."""
+    up, down = m.exp(x), m.exp(-x)
+    return (up - down) / (up + down)
+
+
+def softplus(m: Arithmetic, x: Numbers) -> Numbers:
+    """[C-02] ln(1 + eˣ)."""
+    return m.ln(1 + m.exp(x))
+
+
+def identity(m: Arithmetic, x: Numbers) -> Numbers:
+    """[C-02] x."""
+    return x
+
+
+ACTIVATIONS = {f.__name__: f for f in (relu, sigmoid, tanh, softplus, identity)}
+
+
+# ---------------------------------------------------------------- softmax and cross-entropy
+
+
+def softmax(m: Arithmetic, logits: Numbers) -> Numbers:
+    """[A-07] e^{l_k} / Σ_j e^{l_j}, over the last axis."""
+    exps = m.exp(logits)
+    return exps / exps.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(m: Arithmetic, probs: Numbers, labels: Numbers) -> Numbers:
+    """[A-09] −(1/N) Σ_i Σ_k y_ik ln ŷ_ik."""
+    return -m.term(labels, probs).sum() / len(probs)
+
+
+def softmax_cross_entropy(m: Arithmetic, logits: Numbers, labels: Numbers) -> Numbers:
+    """[A-10] −(1/N) Σ_i Σ_k y_ik ln softmax(l_i)_k."""
+    return cross_entropy(m, softmax(m, logits), labels)
+
+
+def cross_entropy_of_scores(m: Arithmetic, s: Numbers, y: Any) -> Numbers:
+    """[B-09] −ln(e^{s_y} / Σ_j e^{s_j})."""
+    return -m.ln(softmax(m, s)[y])
+
+
+def softmax_cross_entropy_with_integer_labels(m: Arithmetic, logits: Numbers, labels: Any) -> Numbers:
+    """[B-13] −(1/N) Σ_i ln softmax(l_i)_{y_i}."""
+    N = len(logits)
+    return -m.ln(softmax(m, logits)[np.arange(N), labels]).sum() / N
+
+
+def linear_cross_entropy(m: Arithmetic, hidden: Numbers, W: Numbers, labels: Any) -> Numbers:
+    """[B-13] −(1/N) Σ_i ln softmax(h_i W)_{y_i}."""
+    return softmax_cross_entropy_with_integer_labels(m, hidden @ W, labels)
+
+
+def softmax_columns(m: Arithmetic, Z: Numbers) -> Numbers:
+    """[D-03] e^{Z_ki} / Σ_j e^{Z_ji}."""
+    return softmax(m, Z.T).T
+
+
+def cross_entropy_columns(m: Arithmetic, A: Numbers, Y: Numbers) -> Numbers:
+    """[D-04] −(1/N) Σ_i Σ_k Y_ki ln A_ki."""
+    return cross_entropy(m, A.T, Y.T)
+
+
+def softmax_cross_entropy_columns(m: Arithmetic, Z: Numbers, Y: Numbers) -> Numbers:
+    """[D-06] −(1/N) Σ_i Σ_k Y_ki ln softmax(Z)_ki."""
+    return softmax_cross_entropy(m, Z.T, Y.T)
+
+
+# ---------------------------------------------------------------- dense layers, normalisation
+
+
+def dense_rows(m: Arithmetic, X: Numbers, W: Numbers, b: Numbers) -> Numbers:
+    """[B-16] X W + 1 b."""
+    return X @ W + b
+
+
+def dense_columns(m: Arithmetic, X: Numbers, W: Numbers, b: Numbers) -> Numbers:
+    """[B-13] W X + b 1ᵀ."""
+    return W @ X + b[:, None]
+
+
+def layer_norm(m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, eps: float = 1e-5) -> Numbers:
+    """[E-01] γ (x − μ) / √(σ² + ε) + β, over the last axis."""
+    D = x.shape[-1]
+    centred = x - x.sum(axis=-1, keepdims=True) / D
+    variance = (centred**2).sum(axis=-1, keepdims=True) / D
+    return gamma * centred / m.sqrt(variance + m.number(eps)) + beta
+
+
+# ---------------------------------------------------------------- two layers
+
+
+def squared_loss_of_o(m: Arithmetic, o: Numbers, y: Numbers) -> Numbers:
+    """[B-02] ½ (y − o)²."""
+    return (y - o[0]) ** 2 / 2
+
+
+def squared_loss_of_a(m: Arithmetic, a: Numbers, W2: Numbers, b2: Numbers, y: Numbers) -> Numbers:
+    """[B-05] J with o = W² a + b²."""
+    return squared_loss_of_o(m, W2 @ a + b2, y)
+
+
+def squared_loss_of_z(m: Arithmetic, z: Numbers, W2: Numbers, b2: Numbers, y: Numbers) -> Numbers:
+    """[B-06] J with a = ReLU(z)."""
+    return squared_loss_of_a(m, m.relu(z), W2, b2, y)
+
+
+def two_layer_squared_loss(m: Arithmetic, W1: Any, b1: Any, W2: Any, b2: Any, x: Any, y: Any) -> Numbers:
+    """[B-02] J with z = W¹ x + b¹."""
+    return squared_loss_of_z(m, W1 @ x + b1, W2, b2, y)
+
+
+def cross_entropy_of_s(m: Arithmetic, s: Numbers, y: Any) -> Numbers:
+    """[B-09] −ln(e^{s_y} / Σ_j e^{s_j})."""
+    return cross_entropy_of_scores(m, s, y)
+
+
+def cross_entropy_of_a(m: Arithmetic, a: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-11] J with s = W² a + b²."""
+    return cross_entropy_of_s(m, W2 @ a + b2, y)
+
+
+def cross_entropy_of_z(m: Arithmetic, z: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-12] J with a = ReLU(z)."""
+    return cross_entropy_of_a(m, m.relu(z), W2, b2, y)
+
+
+def two_layer_cross_entropy(m: Arithmetic, W1: Any, b1: Any, W2: Any, b2: Any, x: Any, y: Any) -> Numbers:
+    """[B-09] J with z = W¹ x + b¹."""
+    return cross_entropy_of_z(m, W1 @ x + b1, W2, b2, y)
+
+
+def cross_entropy_of_S_columns(m: Arithmetic, S: Numbers, y: Any) -> Numbers:
+    """[B-13] −(1/n) Σ_i ln p_{y_i}, one sample per column."""
+    return softmax_cross_entropy_with_integer_labels(m, S.T, y)
+
+
+def cross_entropy_of_A_columns(m: Arithmetic, A: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-15] J with S = W² A + b² 1ᵀ."""
+    return cross_entropy_of_S_columns(m, dense_columns(m, A, W2, b2), y)
+
+
+def cross_entropy_of_Z_columns(m: Arithmetic, Z: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-15] J with A = ReLU(Z)."""
+    return cross_entropy_of_A_columns(m, m.relu(Z), W2, b2, y)
+
+
+def two_layer_cross_entropy_columns(
+    m: Arithmetic, W1: Any, b1: Any, W2: Any, b2: Any, X: Any, y: Any
+) -> Numbers:
+    """[B-15] J with Z = W¹ X + b¹ 1ᵀ."""
+    return cross_entropy_of_Z_columns(m, dense_columns(m, X, W1, b1), W2, b2, y)
+
+
+def cross_entropy_of_S_rows(m: Arithmetic, S: Numbers, y: Any) -> Numbers:
+    """[B-16] −(1/n) Σ_i ln p_{y_i}, one sample per row."""
+    return softmax_cross_entropy_with_integer_labels(m, S, y)
+
+
+def cross_entropy_of_A_rows(m: Arithmetic, A: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-16] J with S = A W² + 1 b²."""
+    return cross_entropy_of_S_rows(m, dense_rows(m, A, W2, b2), y)
+
+
+def cross_entropy_of_Z_rows(m: Arithmetic, Z: Numbers, W2: Numbers, b2: Numbers, y: Any) -> Numbers:
+    """[B-16] J with A = ReLU(Z)."""
+    return cross_entropy_of_A_rows(m, m.relu(Z), W2, b2, y)
+
+
+def two_layer_cross_entropy_rows(
+    m: Arithmetic, W1: Any, b1: Any, W2: Any, b2: Any, X: Any, y: Any
+) -> Numbers:
+    """[B-16] J with Z = X W¹ + 1 b¹."""
+    return cross_entropy_of_Z_rows(m, dense_rows(m, X, W1, b1), W2, b2, y)
+
+
+# ---------------------------------------------------------------- networks of any depth
+
+
+def mlp_rows(m: Arithmetic, params: Any, X: Numbers, activation: str = "relu") -> Numbers:
+    """[C-02] Z_l = A_{l−1} W_l + 1 b_l, A_l = f(Z_l); the last Z."""
+    return mlp_columns(m, [(W.T, b) for W, b in params], X.T, activation).T
+
+
+def mlp_columns(m: Arithmetic, params: Any, X: Numbers, activation: str = "relu") -> Numbers:
+    """[D-02] Z_l = W_l A_{l−1} + b_l 1ᵀ, A_l = f(Z_l); the last Z."""
+    *before, last = params
+    for W, b in before:
+        X = ACTIVATIONS[activation](m, dense_columns(m, X, W, b))
+    return dense_columns(m, X, *last)
+
+
+def network_squared_loss(
+    m: Arithmetic, params: Any, x: Numbers, y: Numbers, activation: str = "sigmoid"
+) -> Numbers:
+    """[C-03] ½ Σ_i (a^L_i − y_i)², with z = W a + b and a = f(z) through every layer."""
+    for W, b in params:
+        x = ACTIVATIONS[activation](m, W @ x + b)
+    return ((x - y) ** 2).sum() / 2
+
+
+def network(m: Arithmetic, params: Any, x: Numbers, activation: str = "sigmoid") -> Numbers:
+    """[C-02] All z, and all a from x on."""
+    zs, activations = [], [x]
+    for W, b in params:
+        zs.append(W @ activations[-1] + b)
+        activations.append(ACTIVATIONS[activation](m, zs[-1]))
+    return zs, activations
+
+
+def squared_loss_from_z(
+    m: Arithmetic, params_after: Any, z: Numbers, y: Numbers, activation: str = "sigmoid"
+) -> Numbers:
+    """[C-05] L as a function of one layer's z."""
+    return network_squared_loss(m, params_after, ACTIVATIONS[activation](m, z), y, activation)
+
+
+def flatten_columns(m: Arithmetic, images: Numbers) -> Numbers:
+    """[D-01] Each image's rows one after the other, in a column."""
+    return images.reshape(len(images), -1).T
+
+
+def one_hot_columns(m: Arithmetic, labels: Any, K: int) -> Numbers:
+    """[D-01] 1 where the row is the label."""
+    return np.array([[int(k == label) for label in labels] for k in range(K)], object)
+
+
+def five_layer_scores(m: Arithmetic, params: Any, X: Numbers) -> Numbers:
+    """[D-02] Z_5."""
+    return mlp_columns(m, params, X)
+
+
+def five_layer(m: Arithmetic, params: Any, X: Numbers, Y: Numbers) -> Numbers:
+    """[D-04] −(1/m) Σ Y ln softmax(Z_5)."""
+    return softmax_cross_entropy_columns(m, mlp_columns(m, params, X), Y)
+
+
+def five_layer_from_z(m: Arithmetic, params_after: Any, Z: Numbers, Y: Numbers) -> Numbers:
+    """[D-10] L as a function of Z_l."""
+    return five_layer_from_a(m, params_after, m.relu(Z) if params_after else softmax_columns(m, Z), Y)
+
+
+def five_layer_from_a(m: Arithmetic, params_after: Any, A: Numbers, Y: Numbers) -> Numbers:
+    """[D-10] L as a function of A_l; with no layer left, of the probabilities."""
+    if not params_after:
+        return cross_entropy_columns(m, A, Y)
+    (W, b), *rest = params_after
+    return five_layer_from_z(m, rest, dense_columns(m, A, W, b), Y)
+
+
+def loss_of_layer_5(m: Arithmetic, W5: Numbers, b5: Numbers, A4: Numbers, Y: Numbers) -> Numbers:
+    """[D-07] [D-08] L as a function of the last layer's arrays."""
+    return five_layer_from_a(m, [(W5, b5)], A4, Y)
+
+
+def loss_by_each(m: Arithmetic, params: Any, Y: Numbers, **hidden: Numbers) -> Numbers:
+    """[D-10] L as a function of Z_l alone and of A_l alone, added up."""
+    from_hidden = {"Z": five_layer_from_z, "A": five_layer_from_a}
+    return sum(from_hidden[name[0]](m, params[int(name[1]) :], at, Y) for name, at in hidden.items())
+
+
+# ---------------------------------------------------------------- convolutions
+
+
+def correlate2d(m: Arithmetic, x: Numbers, f: Numbers) -> Numbers:
+    """[C-08] O_ij = Σ_ab X_{i+a,j+b} F_ab, only where no index leaves X."""
+    (H, W), (kh, kw) = x.shape, f.shape
+    places = itertools.product(range(H - kh + 1), range(W - kw + 1))
+    sums = [(x[i : i + kh, j : j + kw] * f).sum() for i, j in places]
+    return np.array(sums, object).reshape(H - kh + 1, W - kw + 1)
+
+
+def convolve2d(m: Arithmetic, x: Numbers, w: Numbers, mode: str = "full") -> Numbers:
+    """[C-07] Y_ij = Σ_ab X_{i−a,j−b} W_ab: everywhere, with X = 0 outside, or where no index leaves X."""
+    (H, W), (kh, kw) = x.shape, w.shape
+    Y = np.full((H + kh - 1, W + kw - 1), m.number(0))
+    for a, b in itertools.product(range(kh), range(kw)):
+        Y[a : a + H, b : b + W] += x * w[a, b]
+    return Y if mode == "full" else Y[kh - 1 : H, kw - 1 : W]
+
+
+def conv2d(
+    m: Arithmetic,
+    x: Numbers,
+    kernel: Numbers,
+    bias: Numbers,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Numbers:
+    """[A-11] Z_nijo = Σ_abc X_{n, si+da, sj+db, c} K_abco + b_o, with X = 0 outside."""
+    (N, *size, _), (*taps, per_group, n_out) = x.shape, kernel.shape
+    (sh, sw), (dh, dw) = (v if isinstance(v, tuple) else (v, v) for v in (strides, dilation))
+    (top, h), (left, w) = (
+        _window(n, k, s, d, padding if isinstance(padding, str) else padding[axis])
+        for axis, (n, k, s, d) in enumerate(zip(size, taps, (sh, sw), (dh, dw), strict=True))
+    )
+    Z = np.full((N, h, w, n_out), m.number(0)) + bias
+    for i, j, a, b in itertools.product(range(h), range(w), *map(range, taps)):
+        p, q = sh * i + dh * a - top, sw * j + dw * b - left
+        if 0 <= p < size[0] and 0 <= q < size[1]:
+            for group in range(groups):
+                channels = slice(group * per_group, (group + 1) * per_group)
+                filters = slice(group * n_out // groups, (group + 1) * n_out // groups)
+                Z[:, i, j, filters] += x[:, p, q, channels] @ kernel[a, b][:, filters]
+    return Z
+
+
+def _window(n: int, k: int, s: int, d: int, padding: Any) -> tuple[int, int]:
+    """The zeros before an axis of length n, and the number of outputs along it."""
+    reach = (k - 1) * d + 1
+    if padding == "VALID":
+        return 0, (n - reach) // s + 1
+    if padding == "SAME":
+        outputs = math.ceil(n / s)
+        return max((outputs - 1) * s + reach - n, 0) // 2, outputs
+    return padding[0], (n + sum(padding) - reach) // s + 1
+
+
+def cnn_scores(m: Arithmetic, params: Any, X: Numbers) -> Numbers:
+    """[A-11] Z⁵: two convolutions and a dense layer with ReLU, then a dense layer."""
+    A1 = m.relu(conv2d(m, X, params["K1"], params["b1"]))
+    A2 = m.relu(conv2d(m, A1, params["K2"], params["b2"]))
+    A4 = m.relu(dense_rows(m, A2.reshape(len(A2), -1), params["W4"], params["b4"]))
+    return dense_rows(m, A4, params["W5"], params["b5"])
+
+
+def cnn(m: Arithmetic, params: Any, X: Numbers, labels: Numbers) -> Numbers:
+    """[A-11] −(1/N) Σ_i Σ_k y_ik ln softmax(Z⁵)_ik."""
+    return softmax_cross_entropy(m, cnn_scores(m, params, X), labels)
