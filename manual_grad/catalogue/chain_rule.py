@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+
 import manual_grad_reference as reference
+from manual_grad.catalogue import golden
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Bench, Distribution, Formula, Function, Inputs, normal
 from manual_grad.formulas.chain_rule import (
@@ -21,6 +24,16 @@ def _power(draw: Draw, m: int) -> Inputs:
     return {"x": draw.normal(), "m": m}
 
 
+def _large_sum(draw: Draw, inputs: Inputs) -> Inputs:
+    k = golden.SHIFT[jnp.dtype(draw.dtype).name]
+    return {name: golden.times_two_to(-k if name == "z" else k, a, draw) for name, a in inputs.items()}
+
+
+GOLDEN = golden.GoldenCases(
+    "Three Gaussian numbers.", extreme=golden.Changed(_large_sum, golden.SHIFTED.format("x and y", "z"))
+)
+
+
 PRODUCT_OF_SUM = Formula(
     product_of_sum_fwd,
     product_of_sum_bwd,
@@ -28,6 +41,7 @@ PRODUCT_OF_SUM = Formula(
     draw={"x": normal, "y": normal, "z": normal},
     sizes={},
     source="Lecture C, page 1",
+    golden=GOLDEN,
     bench=Bench((), ((),)),
     polynomial=True,
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import golden
 from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
@@ -82,6 +83,23 @@ def _clear_biases(Z: np.ndarray, draw: Draw) -> jax.Array:
     return jnp.asarray(-(inner[at, channel] + inner[at + 1, channel]) / 2, draw.dtype)
 
 
+def _dead_units(draw: Draw, inputs: Inputs) -> Inputs:
+    params = dict(inputs["params"])
+    for W, b, axis in (("K1", "b1", 3), ("K2", "b2", 3), ("W4", "b4", 1)):
+        params[W], params[b] = golden.tied_units(params[W], params[b], axis)
+    return inputs | {"params": params}
+
+
+GOLDEN = golden.network(
+    _dead_units,
+    "X",
+    "params",
+    ("K1",),
+    f"{golden.RANDOM} In the half precisions the pixels are multiples of ½ and the kernels 0 or ± a power of "
+    "two, so that no rounding moves a pre-activation across that kink.",
+)
+
+
 CNN = Formula(
     cnn_fwd,
     cnn_bwd,
@@ -89,6 +107,7 @@ CNN = Formula(
     draw=_images,
     sizes={"N": 2, "H": 6, "W": 5, "C": 3, "l1": 4, "l2": 5, "l4": 11, "K": 7},
     source="Lecture A",
+    golden=GOLDEN,
     batch=Batch({"X": 0, "labels": 0}, mean=True),
     kinks=lambda res: (res[1], res[3], res[6]),
     bench=Bench(

@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import AbstractArray
 
 from manual_grad.catalogue.draw import Draw, differentiable
+from manual_grad.catalogue.golden import GoldenCases, Inputs
 
-Inputs = dict[str, Any]
 Sizes = Mapping[str, Any]  # an axis as the signature calls it → its length, or of "*N" and "..." a shape
 Distribution = Callable[[Draw, tuple[int, ...], Sizes], Any]
 
@@ -47,6 +47,7 @@ class Formula:
         kinks: of the residuals, the arrays that a ReLU is applied to.
         grows: each (primal, axis) that may grow without another primal having to follow.
         functions: its Jacobians, slopes and other public functions of the same primals.
+        golden: the cases of its golden vectors.
         op: the differentiable operation made of it.
         bench: at what sizes it is timed.
         shown: how the book's page of formulas has it.
@@ -67,6 +68,7 @@ class Formula:
     kinks: Callable[[Any], Any] | None = None
     grows: tuple[tuple[str, int], ...] = ()
     functions: "tuple[Function, ...]" = ()
+    golden: GoldenCases = field(default_factory=GoldenCases)
     op: "Op | None" = None
     bench: "Bench | None" = None
     shown: "Shown | None" = None
@@ -117,6 +119,7 @@ class Function:
             else the value itself. Of a formula's own functions, the formula's where it is not named.
         draw, sizes, variants, stable: as an entry's; of a formula's own functions, the formula's.
         called: how it is called with the inputs by name, where that is not ``fn(**inputs)``.
+        golden: the cases of its golden vectors, which are its own.
         bench: at what sizes it is timed.
         shown: how the book's page of formulas has it.
     """
@@ -130,6 +133,7 @@ class Function:
     variants: Mapping[str, Mapping[str, Any]] | None = None
     stable: Callable[..., Any] | None = None
     called: Callable[..., Any] | None = None
+    golden: GoldenCases = field(default_factory=GoldenCases)
     bench: "Bench | None" = None
     shown: "Shown | None" = None
 

@@ -1,12 +1,56 @@
 """The last linear layer and softmax cross-entropy as one, in chunks of samples."""
 
+import numpy as np
+
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Op, Shown, integers_below, normal, scaled_by
+from manual_grad.catalogue import golden
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import (
+    Batch,
+    Bench,
+    Formula,
+    Inputs,
+    Op,
+    Shown,
+    integers_below,
+    normal,
+    scaled_by,
+)
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 AXES, SMALL = ("N", "D", "V"), ((32, 16, 50), (512, 256, 32000))
 PLAIN = reference.plain.linear_cross_entropy
+
+
+def _equal_columns(draw: Draw, inputs: Inputs) -> Inputs:
+    hidden, W = (np.array(inputs[name], np.float64) for name in ("hidden", "W"))
+    W[:, 4] = W[:, 9]
+    hidden[0], hidden[1] = 0.0, -0.0
+    return inputs | {"hidden": golden.put(hidden, draw), "W": golden.put(W, draw)}
+
+
+def _large_logits(draw: Draw, inputs: Inputs) -> Inputs:
+    large = {name: 32 * draw.rng.integers(-2, 3, inputs[name].shape) for name in ("hidden", "W")}
+    return inputs | {name: golden.put(a, draw) for name, a in large.items()}
+
+
+GOLDEN = golden.GoldenCases(
+    "Gaussian hidden features and weights.",
+    golden.Changed(
+        _equal_columns,
+        "Two columns of W are equal, so two logits of every sample are; the first sample's features are all "
+        "0, so its logits are too, the second's −0.0. Softmax is smooth there.",
+    ),
+    golden.Changed(
+        _large_logits,
+        "Multiples of 32 from −64 to 64, so that the logits are exact in every dtype and reach 10⁴ and more. "
+        "The right answer is finite, as for the loss of the logits alone; the truth is computed by the "
+        "shifted form in reference/stable.py.",
+    ),
+)
+
+
 LINEAR_CROSS_ENTROPY = Formula(
     linear_cross_entropy_fwd,
     linear_cross_entropy_bwd,
@@ -14,6 +58,7 @@ LINEAR_CROSS_ENTROPY = Formula(
     draw={"hidden": normal, "W": scaled_by("D"), "labels": integers_below("V")},
     sizes={"N": 7, "D": 5, "V": 11},
     source="Lecture A's A-10 after Lecture D's last layer; the fusion is ours",
+    golden=GOLDEN,
     variants={"": {}, "chunk_equal": {"chunk": 7}, "chunk_smaller": {"chunk": 3}},
     stable=reference.stable.stable_linear_cross_entropy,
     batch=Batch({"hidden": 0, "labels": 0}, mean=True),

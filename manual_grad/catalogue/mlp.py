@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import golden
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown, normal
 from manual_grad.networks.mlp import (
@@ -72,6 +73,15 @@ def _deltas_by_hand(**inputs: Any) -> list[jax.Array]:
 
 LECTURE_D = (784, 128, 50, 50, 25, 10)
 NETWORKS = ((16, (8, 16, 4)), (1024, LECTURE_D))
+GOLDEN_DELTAS = golden.GoldenCases(
+    golden.RANDOM,
+    golden.Changed(
+        golden.tied_layers(rows=False, last=True),
+        golden.RELU_TIES.format("in each layer the first unit's pre-activation is 0, and the second's too"),
+    ),
+)
+
+
 MLP_ROWS = Formula(
     mlp_rows_fwd,
     mlp_rows_bwd,
@@ -79,6 +89,7 @@ MLP_ROWS = Formula(
     draw=_rows,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, transposed; Lecture B, page 7",
+    golden=golden.network(golden.tied_layers(rows=True), "X", "params", (0, 0)),
     variants=ACTIVATIONS,
     batch=Batch({"X": 0}, 0),
     kinks=lambda res: res.Zs,
@@ -102,6 +113,7 @@ MLP_COLUMNS = Formula(
     draw=_columns,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, input layer",
+    golden=golden.network(golden.tied_layers(rows=False), "X", "params", (0, 0)),
     variants=ACTIVATIONS,
     batch=Batch({"X": 1}, 1),
     kinks=lambda res: res.Zs,
@@ -115,9 +127,14 @@ NETWORK_SQUARED_LOSS = Formula(
     draw=_sample,
     sizes={"widths": WIDTHS},
     source="Lecture C, pages 1 and 2",
+    golden=golden.network(golden.tied_layers(rows=False, last=True), "x", "params", (0, 0)),
     variants=ACTIVATIONS,
     kinks=lambda res: (*res[0].Zs, res[1]),
-    functions=(Function(network_squared_loss_deltas, reference=_deltas, called=_deltas_by_hand),),
+    functions=(
+        Function(
+            network_squared_loss_deltas, reference=_deltas, called=_deltas_by_hand, golden=GOLDEN_DELTAS
+        ),
+    ),
     bench=Bench(("widths",), (((2, 4, 4, 2),), ((784, 128, 50, 10),))),
 )
 FIVE_LAYER = Formula(
@@ -127,6 +144,7 @@ FIVE_LAYER = Formula(
     draw=_five_layers,
     sizes={"N": 3, "widths": (9, 8, 7, 6, 5, 4)},
     source="Lecture D",
+    golden=golden.network(golden.tied_layers(rows=False), "X", "params", (0, 0)),
     batch=Batch({"X": 1, "Y": 1}, mean=True),
     kinks=lambda res: res[2],
     bench=Bench(("N",), ((64,), (4096,)), reference.plain.five_layer, kinks=True),
@@ -154,12 +172,14 @@ ENTRIES = (MLP_ROWS, MLP_COLUMNS, NETWORK_SQUARED_LOSS, FIVE_LAYER, FLATTEN_COLU
 FUNCTIONS = (
     Function(
         one_hot_columns,
+        golden=golden.GoldenCases("Integers from 0 to K − 1."),
         reference=reference.mlp.one_hot_columns,
         draw=lambda draw, N, K: {"labels": draw.labels(N, K), "K": K},
         sizes={"N": 5, "K": 7},
     ),
     Function(
         gradient_descent,
+        golden=golden.GoldenCases("Gaussian parameters and gradients of two layers."),
         shown=Shown(
             "Whole networks", "A step of gradient descent", r"W \leftarrow W - \alpha \, dW", (), ("D-11",)
         ),

@@ -4,10 +4,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, far, normal
+from manual_grad.catalogue import golden
+from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.entry import (
+    Batch,
+    Bench,
+    Distribution,
+    Formula,
+    Function,
+    Inputs,
+    Op,
+    Shown,
+    far,
+    normal,
+)
 from manual_grad.formulas.mse import (
     jac_affine_b,
     jac_affine_w,
@@ -32,6 +46,25 @@ def diagonal(J: jax.Array) -> jax.Array:
 
 
 JACOBIANS = Bench(("N",), ((64,), (512,), (4096,)), quick=(1,), estimated=(2,))
+
+
+def _squares(draw: Draw, inputs: Inputs) -> Inputs:
+    k = golden.SQUARED[jnp.dtype(draw.dtype).name]
+    powers = np.array([k, k, k, 0, 0, -k, -k])
+    return {name: golden.times_two_to(powers, a, draw) for name, a in inputs.items()}
+
+
+ASIDE = "Gaussian, the targets off to one side."
+GOLDEN = golden.GoldenCases(
+    ASIDE,
+    extreme=golden.Changed(
+        _squares,
+        "Three samples times 2^k, two as they are, two times 2^−k, with k = 500 in float64, 60 in float32 "
+        "and bfloat16, 3 in float16. The squares and their sum stay within the dtype's range.",
+    ),
+)
+
+
 SQUARED_ERRORS = reference.mse.squared_errors
 MSE = Formula(
     mse_fwd,
@@ -40,6 +73,7 @@ MSE = Formula(
     draw={"y_hat": normal, "y": far},
     sizes={"N": 7},
     source="Lecture A, Mean Squared Error",
+    golden=GOLDEN,
     polynomial=True,
     batch=Batch({"y_hat": 0, "y": 0}, mean=True),
     functions=(
@@ -66,6 +100,7 @@ LINEAR_REGRESSION = Formula(
     draw=REGRESSION,
     sizes={"N": 7, "*d": (3,)},
     source="Lecture A, Linear Regression",
+    golden=golden.products("x", "w", ASIDE),
     variants=FEATURES,
     polynomial=True,
     batch=Batch({"x": 0, "y": 0}, mean=True),

@@ -1,10 +1,14 @@
 """Softmax, cross-entropy, and the two together."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
+from manual_grad.catalogue import golden
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -54,6 +58,29 @@ BATCHES = tuple(((N,), K) for N, K in CLASSES)
 JACOBIANS = Bench(
     ("*N", "K"), (((4,), 10), ((16,), 40), ((64,), 100)), jax.nn.softmax, quick=(1,), estimated=(2,)
 )
+GOLDEN = golden.of_logits()
+GOLDEN_PRODUCT = golden.of_logits(
+    more=" The lecture's product of the two Jacobians is −y/p times p: where p underflows to 0 it is NaN, "
+    "this project's formula of this name included. The answer is (p Σ_k y_k − y) / N all the same."
+)
+
+
+def _small_probabilities(draw: Draw, inputs: Inputs) -> Inputs:
+    probs = np.array(inputs["probs"], np.float64)
+    probs[0, 0] = probs[1, 3] = 4 * golden.smallest_normal(draw)
+    return inputs | {"probs": golden.put(probs, draw)}
+
+
+GOLDEN_PROBS = golden.GoldenCases(
+    "Two distributions over the classes for each sample.",
+    extreme=golden.Changed(
+        _small_probabilities,
+        "Two probabilities are four times the dtype's smallest normal number; −y/(N p) is then near the end "
+        "of its range, and finite. A logarithm clipped to log(p + ε) gives another answer.",
+    ),
+)
+
+
 SOFTMAX = Formula(
     softmax_fwd,
     softmax_bwd,
@@ -61,15 +88,22 @@ SOFTMAX = Formula(
     draw={"logits": normal},
     sizes={"*N": (5,), "K": 7},
     source="Lecture A, Softmax",
+    golden=replace(GOLDEN, variants=("batch", "vector")),
     variants={"batch": {}, "vector": {"*N": ()}, "three_axes": {"*N": (2, 3)}},
     stable=reference.stable.stable_softmax,
     batch=Batch({"logits": 0}, 0),
     grows=(("logits", 0),),
     functions=(
         Function(
-            jac_softmax_logits, ("logits",), variants={"batch": {}, "vector": {"*N": ()}}, bench=JACOBIANS
+            jac_softmax_logits,
+            ("logits",),
+            golden=GOLDEN,
+            variants={"batch": {}, "vector": {"*N": ()}},
+            bench=JACOBIANS,
         ),
-        Function(jac_softmax_logits_blocks, ("logits",), blocks, variants={"batch": {}}, bench=JACOBIANS),
+        Function(
+            jac_softmax_logits_blocks, ("logits",), blocks, golden=GOLDEN, variants={"": {}}, bench=JACOBIANS
+        ),
     ),
     op=Op(ops.softmax, Bench(("*N", "K"), BATCHES[:3], jax.nn.softmax, peer=True)),
     bench=Bench(("*N", "K"), BATCHES, jax.nn.softmax, quick=(1,)),
@@ -88,6 +122,7 @@ CROSS_ENTROPY = Formula(
     draw={"probs": distribution, "labels": distribution},
     sizes=SIZES,
     source="Lecture A, Cross-Entropy",
+    golden=GOLDEN_PROBS,
     batch=Batch({"probs": 0, "labels": 0}, mean=True),
     functions=(Function(jac_cross_entropy_probs, ("probs",)),),
     bench=Bench(("N", "K"), CLASSES),
@@ -110,11 +145,12 @@ SOFTMAX_CROSS_ENTROPY = Formula(
     draw={"logits": normal, "labels": positive},
     sizes=SIZES,
     source="Lecture A, The most important thing",
+    golden=GOLDEN,
     stable=reference.stable.stable_softmax_cross_entropy,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
     functions=(
-        Function(jac_softmax_cross_entropy_logits, ("logits",)),
-        Function(jac_softmax_cross_entropy_logits_one_hot, ("logits",), draw=BY_ONE_HOT),
+        Function(jac_softmax_cross_entropy_logits, ("logits",), golden=GOLDEN_PRODUCT),
+        Function(jac_softmax_cross_entropy_logits_one_hot, ("logits",), golden=GOLDEN, draw=BY_ONE_HOT),
     ),
     op=Op(
         ops.softmax_cross_entropy,
@@ -142,6 +178,7 @@ SOFTMAX_CROSS_ENTROPY_COLUMNS = Formula(
     draw=_columns,
     sizes=SIZES,
     source="Lecture D, derivation of the softmax cross-entropy",
+    golden=golden.of_logits(columns=True),
     stable=reference.stable.stable_softmax_cross_entropy_columns,
     batch=Batch({"Z": 1, "Y": 1}, mean=True),
     bench=Bench(("K", "N"), ((10, 512), (1000, 512)), reference.plain.softmax_cross_entropy_columns),
@@ -154,6 +191,7 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     draw={"logits": normal, "labels": integers_below("K")},
     sizes=SIZES,
     source="Lecture B, page 5",
+    golden=GOLDEN,
     stable=reference.stable.stable_softmax_cross_entropy_with_integer_labels,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
     grows=(("logits", 1),),
@@ -177,6 +215,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     draw={"s": normal, "y": integers_below("c")},
     sizes={"c": 7},
     source="Lecture B, page 3",
+    golden=GOLDEN,
     stable=reference.stable.stable_cross_entropy_of_scores,
     grows=(("s", 0),),
     bench=Bench(("c",), ((10,), (32000,)), reference.plain.cross_entropy_of_scores),
@@ -192,6 +231,7 @@ ENTRIES = (
 FUNCTIONS = (
     Function(
         one_hot,
+        golden=golden.GoldenCases("Integers from 0 to K − 1."),
         reference=lambda labels, K: reference.mlp.one_hot_columns(labels, K).T,
         draw=lambda draw, N, K: {"labels": draw.labels(N, K), "K": K},
         sizes=SIZES,

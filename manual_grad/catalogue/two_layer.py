@@ -3,6 +3,7 @@
 import jax
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import golden
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown
 from manual_grad.networks.two_layer import (
@@ -57,6 +58,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     draw=_squared_loss,
     sizes={"d": 3, "m": 7},
     source="Lecture B, pages 1 and 2",
+    golden=golden.network(golden.tied_layer("W1", "b1", 0), "x", "W1"),
     polynomial=True,
     kinks=lambda res: [res[3]],
     functions=(Function(jac_two_layer_squared_loss, PARAMETERS),),
@@ -69,6 +71,7 @@ TWO_LAYER_CROSS_ENTROPY = Formula(
     draw=_cross_entropy,
     sizes={"d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 3 and 4",
+    golden=golden.network(golden.tied_layer("W1", "b1", 0), "x", "W1"),
     kinks=lambda res: [res[3]],
     functions=(Function(jac_two_layer_cross_entropy, PARAMETERS),),
     bench=Bench(("d", "m", "c"), ((8, 16, 3), (784, 512, 10)), reference.plain.two_layer_cross_entropy),
@@ -80,6 +83,7 @@ TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     draw=_columns,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 5 and 6",
+    golden=golden.network(golden.tied_layer("W1", "b1", 0), "X", "W1"),
     batch=Batch({"X": 1, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
     bench=Bench(AXES, BATCHES, reference.plain.two_layer_cross_entropy_columns, kinks=True),
@@ -91,6 +95,7 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     draw=_rows,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, page 7",
+    golden=golden.network(golden.tied_layer("W1", "b1", 1), "X", "W1"),
     batch=Batch({"X": 0, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
     bench=Bench(AXES, BATCHES, reference.plain.two_layer_cross_entropy_rows, quick=(1,), kinks=True),
@@ -109,6 +114,6 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
 ENTRIES = (
     TWO_LAYER_SQUARED_LOSS,
     TWO_LAYER_CROSS_ENTROPY,
-    TWO_LAYER_CROSS_ENTROPY_COLUMNS,
     TWO_LAYER_CROSS_ENTROPY_ROWS,
+    TWO_LAYER_CROSS_ENTROPY_COLUMNS,
 )

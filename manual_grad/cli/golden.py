@@ -14,7 +14,7 @@ from rich.table import Table
 from manual_grad.border import InputError
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.golden import archive, vectors
-from manual_grad.golden.formulas import FORMULAS
+from manual_grad.golden.exported import FORMULAS
 from manual_grad.golden.vectors import Golden, Judged
 
 

@@ -30,11 +30,10 @@ from manual_grad.checker.truth import Point, exact, float_leaves, is_float, to_f
 from manual_grad.compare import FLOAT64, TOLERANCES
 from manual_grad.compiling import compiled, split_settings
 from manual_grad.golden import archive
-from manual_grad.golden.formulas import FORMULAS, Formula
+from manual_grad.golden.exported import CASES, FORMULAS, Exported
 
 README, META = "README.txt", "golden.json"
 FORMAT = 1
-CASES = ("random", "ties", "extreme")
 FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
 LAYOUT = (
     "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
@@ -112,7 +111,7 @@ class Judged:
 class _Question:
     """A formula at one point, in float64: what is asked, and what the answers are called."""
 
-    formula: Formula
+    formula: Exported
     case: str
     inputs: dict[str, Any]
     settings: dict[str, Any]
@@ -155,7 +154,7 @@ class _Question:
         return found
 
 
-def formula_named(name: str) -> Formula:
+def formula_named(name: str) -> Exported:
     """The formula of that name; ``conv2d_bwd`` and ``cnn_grads`` are understood too.
 
     Args:
@@ -206,7 +205,7 @@ def export(
     with exact():
         rng = np.random.default_rng([seed, zlib.crc32(formula.name.encode())])
         draw = Draw(rng, jnp.dtype(dtype))
-        inputs, settings = split_settings(formula.cases[case].draw(draw, **formula.variants[variant]))
+        inputs, settings = split_settings(formula.inputs(draw, case, variant))
         written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
         wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
         question = _Question(formula, case, wide, settings)
@@ -232,7 +231,7 @@ def export(
     return Golden(meta, arrays, _readme(formula, meta))
 
 
-def _variant(formula: Formula, case: str, variant: str | None) -> str:
+def _variant(formula: Exported, case: str, variant: str | None) -> str:
     """The variant that is meant."""
     if case not in CASES:
         raise InputError(f"the case is {case!r}, expected one of {', '.join(CASES)}")
@@ -326,7 +325,7 @@ def _tree(named: Mapping[str, Any]) -> Any:
 # --- in words ---------------------------------------------------------------------------------------------
 
 
-def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
+def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
     """Everything needed to use the archive without this project."""
     title = f"Golden vectors: {formula.name}" + (f", {meta['variant']}" if meta["variant"] else "")
     settings = [f"    {name} = {value!r}" for name, value in meta["settings"].items()] or ["    none"]
@@ -351,7 +350,7 @@ def _readme(formula: Formula, meta: Mapping[str, Any]) -> str:
         "SETTINGS", "", *settings, "",
         "ARRAYS", "", *rows, "",
         *_wrapped(LAYOUT), "",
-        "THE INPUTS", "", *_wrapped(formula.cases[meta["case"]].says), "",
+        "THE INPUTS", "", *_wrapped(formula.entry.golden.says(meta["case"])), "",
         "THE TRUTH", "",
         *_wrapped(
             f"The inputs were rounded to {meta['dtype']} first. The truth is {truth} in float64, of the very "
@@ -388,7 +387,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _meaning(name: str, formula: Formula) -> str:
+def _meaning(name: str, formula: Exported) -> str:
     kind, _, of = name.partition("/")
     if kind == "budget":
         truth = of if of.split("/")[0] == "out" else f"{'jac' if formula.kind == 'jacobian' else 'grad'}/{of}"

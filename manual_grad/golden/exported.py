@@ -1,0 +1,126 @@
+"""What golden vectors can be had of: every entry of the catalogue, pairs first."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from manual_grad import catalogue
+from manual_grad.catalogue.draw import Draw
+
+Kind = Literal["pair", "jacobian", "value"]
+CASES = ("random", "ties", "extreme")
+KINDS: tuple[Kind, ...] = ("pair", "jacobian", "value")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An entry as golden vectors have it.
+
+    Attributes:
+        entry: the catalogue's.
+    """
+
+    entry: catalogue.Formula | catalogue.Function
+
+    @property
+    def name(self) -> str:
+        """What users call it: of a pair, without ``_fwd`` and ``_bwd``."""
+        return self.entry.name
+
+    @property
+    def kind(self) -> Kind:
+        """What its truth is made of.
+
+        Of a ``pair`` out and the cotangent of each floating-point input, of a ``jacobian`` the forward
+        function's with respect to each of ``wrt``, of a ``value`` what the function returns, nothing else.
+        """
+        if isinstance(self.entry, catalogue.Formula):
+            return "pair"
+        return "jacobian" if self.wrt else "value"
+
+    @property
+    def wrt(self) -> tuple[str, ...]:
+        """What a Jacobian is with respect to."""
+        if isinstance(self.entry, catalogue.Formula) or self.entry.part:
+            return ()
+        return self.entry.wrt
+
+    @property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Name → sizes and settings, without those that only say how to compute: their truth is the same."""
+        known = inspect.signature(self._reference(False)).parameters
+        own = inspect.signature(self.functions[0]).parameters
+        among = self.entry.golden.variants
+        return {
+            name: dict(variant)
+            for name, variant in (self.entry.variants or {"": {}}).items()
+            if (name in among or not among) and all(key in known for key in variant if key in own)
+        }
+
+    @property
+    def cases(self) -> list[str]:
+        """The cases that there are."""
+        return [case for case in CASES if getattr(self.entry.golden, case)]
+
+    def cases_of(self, variant: str) -> list[str]:
+        """The cases that a variant has: ReLU's ties are only ReLU's."""
+        kink = self.variants[variant].get("activation", "relu") == "relu"
+        return [case for case in self.cases if kink or case != "ties"]
+
+    def inputs(self, draw: Draw, case: str, variant: str) -> dict[str, Any]:
+        """Inputs and settings by name."""
+        random = self.entry.inputs(draw, variant)
+        return random if case == "random" else getattr(self.entry.golden, case).inputs(draw, random)
+
+    def forward_in(self, case: str) -> Callable[..., Any]:
+        """The function that is differentiated in a case; of a value, what gives it."""
+        plain = self._reference(case == "extreme")
+        if isinstance(self.entry, catalogue.Formula) or not self.entry.part:
+            return plain
+        (wrt,), part = self.entry.wrt, self.entry.part
+
+        def compact(**inputs: Any) -> Any:
+            return part(jax.jacrev(lambda at: plain(**{**inputs, wrt: at}))(inputs[wrt]))
+
+        return compact
+
+    def _reference(self, extreme: bool) -> Callable[..., Any]:
+        plain = (self.entry.stable if extreme else None) or self.entry.reference
+        assert plain is not None
+        return plain
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The public functions."""
+        if isinstance(self.entry, catalogue.Formula):
+            return self.entry.fwd, self.entry.bwd
+        return (self.entry.fn,)
+
+    @property
+    def explained(self) -> str:
+        """What the public functions say of themselves: the equation, shapes, layout."""
+        return "\n\n".join(f"{f.__name__}\n\n{_without_examples(f)}" for f in self.functions)
+
+    @property
+    def tags(self) -> list[str]:
+        """The equations of the lectures that it computes."""
+        found = re.findall(r"\[([A-Z])-(\d\d)\](?: … \[[A-Z]-(\d\d)\])?", self.explained)
+        spans = [(letter, range(int(first), int(last or first) + 1)) for letter, first, last in found]
+        return sorted({f"{letter}-{n:02}" for letter, numbers in spans for n in numbers})
+
+
+def _without_examples(fn: Callable[..., Any]) -> str:
+    """A docstring as plain text, without the doctest and without what is raised."""
+    text = (inspect.getdoc(fn) or "").partition(">>>")[0]
+    text = re.sub(r"^Raises:\n(?:    .*\n)+", "", text, flags=re.MULTILINE)
+    return re.sub(r":\w+:`(.*?)`", r"\1", text).replace("``", "").strip()
+
+
+ENTRIES = [
+    Exported(entry) for entries in (catalogue.FORMULAS, catalogue.FUNCTIONS) for entry in entries.values()
+]
+FORMULAS = {e.name: e for e in sorted(ENTRIES, key=lambda e: KINDS.index(e.kind))}
