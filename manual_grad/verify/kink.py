@@ -3,6 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures.entries import Claim
 
@@ -15,7 +19,7 @@ def at_the_kink(claim: Claim) -> Claim:
     """
     name = claim.reference.__name__
     if name == "relu":
-        return replace(claim, inputs=lambda draw: {"x": claim.inputs(draw)["x"].at[0].set(0)})
+        return replace(claim, inputs=lambda draw: {"x": _zeroed(claim.inputs(draw)["x"], 0)})
 
     def inputs(draw: Draw) -> dict[str, Any]:
         given = claim.inputs(draw)
@@ -28,14 +32,21 @@ def at_the_kink(claim: Claim) -> Claim:
 
 def _with_a_dead_unit(given: dict[str, Any], rows: bool) -> dict[str, Any]:
     if "W1" in given:
-        W1 = given["W1"].at[:, 0].set(0) if rows else given["W1"].at[0].set(0)
-        return {**given, "W1": W1, "b1": given["b1"].at[0].set(0)}
+        W1 = _zeroed(given["W1"], (slice(None), 0) if rows else 0)
+        return {**given, "W1": W1, "b1": _zeroed(given["b1"], 0)}
     params = given.get("params")
     if isinstance(params, dict) and "K1" in params:
-        K1, b1 = params["K1"].at[..., 0].set(0), params["b1"].at[0].set(0)
+        K1, b1 = _zeroed(params["K1"], (..., 0)), _zeroed(params["b1"], 0)
         return {**given, "params": {**params, "K1": K1, "b1": b1}}
     if isinstance(params, list) and len(params) > 1:
         (W, b), *rest = params
-        W = W.at[:, 0].set(0) if rows else W.at[0].set(0)
-        return {**given, "params": [(W, b.at[0].set(0)), *rest]}
+        W = _zeroed(W, (slice(None), 0) if rows else 0)
+        return {**given, "params": [(W, _zeroed(b, 0)), *rest]}
     return given
+
+
+def _zeroed(array: Any, where: Any) -> jax.Array:
+    """The array with 0 there; in NumPy, so that nothing is compiled for it."""
+    entries = np.array(array)
+    entries[where] = 0
+    return jnp.asarray(entries)
