@@ -92,7 +92,7 @@ SOFTMAX = Formula(
     variants={"batch": {}, "vector": {"*N": ()}, "three_axes": {"*N": (2, 3)}},
     stable=reference.stable.stable_softmax,
     batch=Batch({"logits": 0}, 0),
-    grows=(("logits", 0),),
+    grows=(("logits", 0), ("logits", 1), ("logits", 2)),
     functions=(
         Function(
             jac_softmax_logits,

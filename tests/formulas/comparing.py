@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .scenarios import in_float64, is_float, normal
+from .scenarios import drawn, in_float64, is_float
 
 EXACT = 1e-12  # relative to the largest entry of the array, in float64
 
@@ -38,23 +38,29 @@ def by_hand(scenario):
 
 
 def run_by_hand(scenario, primals, dout):
-    out, res = scenario.fwd(*primals, **dict(scenario.settings))
+    out, res = scenario.fwd(*primals)
     return out, scenario.bwd(res, dout)
 
 
-@functools.cache
 def by_jax(scenario):
-    """(primals, dout) -> (value, cotangents) of the reference by ``jax.vjp``, compiled."""
+    """(primals, dout, tangents) -> (value, cotangents), J v of the reference: ``jax.vjp``, ``jax.jvp``."""
+    settings = scenario.entry.for_reference(scenario.settings)
+    return _by_jax(scenario.entry.reference, tuple(settings.items()))
 
-    def run(primals, dout):
-        fn, floats = of_floats(scenario.reference, primals, scenario.settings)
+
+@functools.cache
+def _by_jax(reference, settings):
+    """One program where formulas share a reference."""
+
+    def run(primals, dout, tangents):
+        fn, floats = of_floats(functools.partial(reference, **dict(settings)), primals)
         out, pullback = jax.vjp(fn, *floats)
-        return out, pullback(dout)
+        return (out, pullback(dout)), jax.jvp(fn, floats, tangents)[1]
 
     return jax.jit(run)
 
 
-def of_floats(fn, primals, settings=()):
+def of_floats(fn, primals):
     """``fn`` as a function of its floating-point arguments, and those."""
     places = [i for i, primal in enumerate(primals) if is_float(primal)]
 
@@ -62,27 +68,26 @@ def of_floats(fn, primals, settings=()):
         values = list(primals)
         for place, value in zip(places, floats, strict=True):
             values[place] = value
-        return fn(*values, **dict(settings))
+        return fn(*values)
 
     return fn_of_floats, tuple(primals[i] for i in places)
 
 
-def random_like(tree, seed):
-    """Gaussian arrays in the shapes and dtypes of ``tree``."""
-    rng = np.random.default_rng([seed, 99])
-    return jax.tree.map(lambda leaf: normal(rng, leaf.dtype, *leaf.shape), tree)
+def floats_of(primals):
+    return tuple(primal for primal in primals if is_float(primal))
 
 
-def cotangent(scenario, primals, seed):
-    """A random cotangent of the output; one of ones would hide mistakes (softmax has the gradient 0)."""
-    fn = functools.partial(scenario.reference, **dict(scenario.settings))
-    return random_like(jax.eval_shape(fn, *primals), seed)
+def truth(scenario, primals, dout):
+    """(value, cotangents) by ``jax.vjp`` in float64, at the same rounded inputs."""
+    primals, dout = jax.tree.map(in_float64, (primals, dout))
+    return by_jax(scenario)(primals, dout, floats_of(primals))[0]
 
 
-def check(scenario, primals, seed):
-    """Hold value and cotangents of a pair against the reference and its ``jax.vjp``, in float64."""
-    primals = jax.tree.map(in_float64, primals)
-    dout = cotangent(scenario, primals, seed)
-    (out, grads), (want_out, want_grads) = by_hand(scenario)(primals, dout), by_jax(scenario)(primals, dout)
-    assert_same(out, want_out)
-    assert_same(grads, want_grads)
+def check(scenario, primals=None, dout=None, seed=0):
+    """Compare value and cotangents of a pair with the reference and its ``jax.vjp``, in float64."""
+    if primals is None:
+        primals, dout = drawn(scenario, seed)
+    got = by_hand(scenario)(primals, dout)
+    want = truth(scenario, primals, dout)
+    assert_same(got[0], want[0])
+    assert_same(got[1], want[1])

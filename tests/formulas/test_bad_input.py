@@ -1,5 +1,7 @@
 import functools
+import inspect
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 
 import manual_grad as mg
+from manual_grad.catalogue import FORMULAS, cnn, mlp
 
-from .comparing import cotangent, run_by_hand
-from .scenarios import cnn_inputs, draw, each_scenario, mlp_inputs_rows, named
+from .comparing import run_by_hand
+from .scenarios import draw, drawn, each_scenario, of
 
 zeros, ones = np.zeros, np.ones
 
@@ -25,8 +28,9 @@ def _message(fn, *args, **kwargs):
     return str(caught.value)
 
 
-def _messages(fn, inputs, settings):
-    message = _message(fn, **inputs, **dict(settings))
+def _refused(scenario, inputs):
+    fn = scenario.entry.fwd
+    message = _message(fn, **inputs, **scenario.settings)
     assert re.search(rf"\b({'|'.join(map(re.escape, inputs))})\b", message), message
     assert message.startswith(f"{fn.__name__}: "), message
 
@@ -61,11 +65,25 @@ def _grown(leaf, axis):
 def test_another_axis_is_refused(scenario):
     for _, leaf, put in _leaves(draw(scenario, seed=0)):
         if not _takes_any_rank(scenario):
-            _messages(scenario.fwd, put(np.asarray(leaf)[..., None]), scenario.settings)
+            _refused(scenario, put(np.asarray(leaf)[..., None]))
 
 
 def _takes_any_rank(scenario):
-    return scenario.fwd.__name__.removesuffix("_fwd") in {*mg.ACTIVATIONS, "softmax"}
+    """Of one array, with as many axes as there are."""
+    (first, *_), more = _annotated(scenario.entry).values(), len(scenario.entry.primals) > 1
+    return not more and any(way.dim_str.startswith(("...", "*")) for way in first)
+
+
+def _annotated(entry):
+    """Each parameter's annotations that are arrays."""
+    return {
+        name: [
+            way
+            for way in typing.get_args(p.annotation) or [p.annotation]
+            if isinstance(way, type) and issubclass(way, jaxtyping.AbstractArray)
+        ]
+        for name, p in inspect.signature(entry.fwd).parameters.items()
+    }
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -74,20 +92,20 @@ def test_a_larger_axis_is_refused_unless_it_is_free(scenario):
     for name, leaf, put in _leaves(draw(scenario, seed=0)):
         for axis in range(leaf.ndim):
             inputs = put(_grown(leaf, axis))
-            if (name, axis) in scenario.free:
-                jax.eval_shape(functools.partial(scenario.fwd, **dict(scenario.settings)), **inputs)
+            if (name, axis) in scenario.entry.grows:
+                jax.eval_shape(functools.partial(scenario.entry.fwd, **scenario.settings), **inputs)
             else:
-                _messages(scenario.fwd, inputs, scenario.settings)
+                _refused(scenario, inputs)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_another_cotangent_is_refused(scenario):
-    primals = tuple(draw(scenario, seed=0).values())
-    dout = np.asarray(cotangent(scenario, primals, seed=0))
+    primals, dout = drawn(scenario, seed=0)
+    dout = np.asarray(dout)
     run = functools.partial(jax.eval_shape, functools.partial(run_by_hand, scenario), primals)
     for wrong in (dout[..., None], dout.astype(int), *(_grown(dout, axis) for axis in range(dout.ndim))):
         if not (dout.ndim == 0 and wrong.ndim == 0):  # an int is a scalar
-            assert _message(run, wrong).startswith(f"{scenario.bwd.__name__}: ")
+            assert _message(run, wrong).startswith(f"{scenario.entry.bwd.__name__}: ")
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -96,7 +114,7 @@ def test_the_other_kind_of_number_is_refused(scenario):
     for _, leaf, put in _leaves(draw(scenario, seed=0)):
         other = int if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float64
         for dtype in (other, jnp.complex128):
-            _messages(scenario.fwd, put(np.asarray(leaf).astype(dtype)), scenario.settings)
+            _refused(scenario, put(np.asarray(leaf).astype(dtype)))
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -104,16 +122,16 @@ def test_mixed_dtypes_are_refused(scenario):
     leaves = [(leaf, put) for _, leaf, put in _leaves(draw(scenario, seed=0))]
     floats = [(leaf, put) for leaf, put in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     for leaf, put in floats if len(floats) > 1 else []:
-        _messages(scenario.fwd, put(np.asarray(leaf).astype(np.float32)), scenario.settings)
+        _refused(scenario, put(np.asarray(leaf).astype(np.float32)))
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_lists_and_objects_are_refused(scenario):
     for _, leaf, put in _leaves(draw(scenario, seed=0)):
         if leaf.ndim:
-            _messages(scenario.fwd, put(leaf.tolist()), scenario.settings)
-        _messages(scenario.fwd, put(np.asarray(leaf).astype(object)), scenario.settings)
-        _messages(scenario.fwd, put(None), scenario.settings)
+            _refused(scenario, put(leaf.tolist()))
+        _refused(scenario, put(np.asarray(leaf).astype(object)))
+        _refused(scenario, put(None))
 
 
 # ---------------------------------------------------------------- whole messages
@@ -192,52 +210,66 @@ def test_the_whole_message(message):
 
 # ---------------------------------------------------------------- labels that are no class
 
-INTEGER_LABELS = {
-    "softmax_cross_entropy_with_integer_labels": "labels",
-    "linear_cross_entropy-chunk_not_dividing": "labels",
-    "two_layer_cross_entropy_rows": "y",
-    "two_layer_cross_entropy_columns": "y",
-}
+
+def _labels(axes):
+    """Entry → its primal that is an array of integers with so many axes, by the signature."""
+    return {
+        name: primal
+        for name, entry in FORMULAS.items()
+        for primal, ways in _annotated(entry).items()
+        if any(way.dtype is jaxtyping.Integer and len(way.dim_str.split()) == axes for way in ways)
+    }
+
+
+LABELLED, LABELLED_ONCE = _labels(axes=1), _labels(axes=0)
+each_labelled = pytest.mark.parametrize("name", LABELLED)
+
+
+def test_there_are_labels():
+    assert len(LABELLED) >= 4
+    assert len(LABELLED_ONCE) >= 2
+
+
+def _mislabelled(name, bad):
+    inputs = draw(of(FORMULAS[name]), seed=0)
+    return inputs | {LABELLED[name]: inputs[LABELLED[name]].at[2].set(bad)}
 
 
 @pytest.mark.parametrize("bad", [-1, 99])
-@pytest.mark.parametrize("id", INTEGER_LABELS)
-def test_a_label_out_of_range_is_refused(id, bad):
-    scenario, name = named(id), INTEGER_LABELS[id]
-    inputs = draw(scenario, seed=0)
-    inputs[name] = inputs[name].at[2].set(bad)
-    message = _message(scenario.fwd, **inputs, **dict(scenario.settings))
-    expected = rf"{scenario.fwd.__name__}: {name}\[2\] is {bad}, expected an integer from 0 to \d+"
-    assert re.fullmatch(expected, message), message
-
-
-@pytest.mark.parametrize("bad", [-1, 4])
-@pytest.mark.parametrize("id", ["cross_entropy_of_scores", "two_layer_cross_entropy"])
-def test_one_label_out_of_range_is_refused(id, bad):
-    scenario = named(f"-{id}")
-    inputs = draw(scenario, seed=0)
-    name = "y"
-    inputs = {k: v[:4] if k == "s" else v for k, v in inputs.items()}
-    message = f"{id}_fwd: {name} is {bad}, expected an integer from 0 to 3"
-    assert _message(scenario.fwd, **inputs | {name: bad}) == message
-    assert _message(scenario.fwd, **inputs | {name: jnp.asarray(bad)}) == message
+@each_labelled
+def test_a_label_out_of_range_is_refused(name, bad):
+    entry = FORMULAS[name]
+    message = _message(entry.fwd, **_mislabelled(name, bad))
+    label = rf"{entry.fwd.__name__}: {LABELLED[name]}\[2\] is {bad}"
+    assert re.fullmatch(rf"{label}, expected an integer from 0 to \d+", message), message
 
 
 @pytest.mark.parametrize("bad", [-1, 99])
-@pytest.mark.parametrize("id", INTEGER_LABELS)
-def test_a_label_out_of_range_is_nan_once_compiled(id, bad):
-    scenario, name = named(id), INTEGER_LABELS[id]
-    inputs = draw(scenario, seed=0)
-    inputs[name] = inputs[name].at[2].set(bad)
+@pytest.mark.parametrize("name", LABELLED_ONCE)
+def test_one_label_out_of_range_is_refused(name, bad):
+    entry, label = FORMULAS[name], LABELLED_ONCE[name]
+    inputs = draw(of(entry), seed=0)
+    for value in (bad, jnp.asarray(bad)):
+        message = _message(entry.fwd, **inputs | {label: value})
+        expected = rf"{entry.fwd.__name__}: {label} is {bad}, expected an integer from 0 to \d+"
+        assert re.fullmatch(expected, message), message
+
+
+@pytest.mark.parametrize("bad", [-1, 99])
+@each_labelled
+def test_a_label_out_of_range_is_nan_once_compiled(name, bad):
+    entry = FORMULAS[name]
+    inputs = _mislabelled(name, bad)
 
     @jax.jit
     def run(inputs):
-        J, res = scenario.fwd(**inputs, **dict(scenario.settings))
-        return J, scenario.bwd(res, 1.0)
+        J, res = entry.fwd(**inputs)
+        return J, entry.bwd(res, 1.0)
 
     J, grads = run(inputs)
-    of_samples = grads[0] if name == "labels" else grads[-1]
-    samples = of_samples.T if "columns" in id else of_samples
+    by_name = dict(zip(entry.differentiable(inputs), grads, strict=True))
+    of_samples = next(n for n in entry.batch.axes if n in by_name)
+    samples = np.moveaxis(by_name[of_samples], entry.batch.axes[of_samples], 0)
     assert np.isnan(J)
     assert np.isnan(samples).any(axis=1).tolist() == [i == 2 for i in range(len(samples))]
     assert np.isnan(samples[2]).all()
@@ -285,7 +317,7 @@ def test_conv2d_refuses_a_kernel_larger_than_the_padded_image():
 
 @pytest.mark.parametrize("change", [{"K1": None}, {"b3": ones(2)}], ids=["missing", "extra"])
 def test_cnn_refuses_keys(change):
-    inputs = cnn_inputs(np.random.default_rng(0), jnp.float64)
+    inputs = draw(of(cnn.CNN), seed=0)
     changed = inputs["params"] | change
     inputs["params"] = {key: value for key, value in changed.items() if value is not None}
     keys = "['K1', 'K2', 'W4', 'W5', 'b1', 'b2', 'b4', 'b5']"
@@ -295,7 +327,7 @@ def test_cnn_refuses_keys(change):
 
 @pytest.mark.parametrize("value", ["a", 1.0, [1.0, 2.0], None])
 def test_cnn_refuses_what_is_no_array(value):
-    inputs = cnn_inputs(np.random.default_rng(0), jnp.float64)
+    inputs = draw(of(cnn.CNN), seed=0)
     inputs["params"]["b4"] = value
     expected = f"cnn_fwd: params['b4'] is {value!r}, expected a float array with 1 axes"
     assert _message(mg.cnn_fwd, **inputs) == expected
@@ -303,12 +335,12 @@ def test_cnn_refuses_what_is_no_array(value):
 
 @pytest.mark.parametrize("params", [None, "params", 3, [None], [(ones((7, 2)), None)], [3], {"W": ones(2)}])
 def test_mlp_refuses_what_are_no_layers(params):
-    X = mlp_inputs_rows(np.random.default_rng(0), jnp.float64)["X"]
+    X = draw(of(mlp.MLP_ROWS), seed=0)["X"]
     assert _message(mg.mlp_rows_fwd, params, X).startswith("mlp_rows_fwd: params")
 
 
 def test_five_layers_are_five():
-    inputs = draw(named("five_layer"), seed=0)
+    inputs = draw(of(mlp.FIVE_LAYER), seed=0)
     inputs["params"] = inputs["params"][:4]
     message = "five_layer_fwd: params has 4 layers, expected five pairs (W, b)"
     assert _message(mg.five_layer_fwd, **inputs) == message
@@ -320,4 +352,4 @@ def test_an_empty_batch_is_refused(scenario):
     leaf = next(v for v in reversed(inputs.values()) if not isinstance(v, list | dict))
     if leaf.ndim:
         inputs = {n: v[:0] if getattr(v, "shape", ())[:1] == leaf.shape[:1] else v for n, v in inputs.items()}
-        _messages(scenario.fwd, inputs, scenario.settings)
+        _refused(scenario, inputs)

@@ -1,4 +1,5 @@
-from collections import namedtuple
+import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,144 +9,54 @@ from jax import lax
 from jax.scipy.linalg import block_diag
 
 import manual_grad as mg
-import manual_grad_reference as reference
+from manual_grad.catalogue import FUNCTIONS, convolution, dense, mse, softmax, two_layer
+from manual_grad.catalogue.draw import Draw
 
 from .comparing import assert_same
-from .scenarios import distribution, draw, labels, named, normal, one_hot
+from .scenarios import draw, normal, of
 
-Jacobian = namedtuple("Jacobian", "tags name reference wrt draw")
 f64 = jnp.float64
+JACOBIANS = [f for f in FUNCTIONS.values() if f.wrt]
+EACH = [(f, variant) for f in JACOBIANS for variant in f.variants or {"": {}}]
 
 
-def _normals(**shapes):
-    return lambda rng: {name: normal(rng, f64, *shape) for name, shape in shapes.items()}
-
-
-def _probs(rng):
-    return {"probs": distribution(rng, f64, 4, 6), "labels": distribution(rng, f64, 4, 6)}
-
-
-def _logits_and_labels(rng):
-    return _normals(logits=(4, 6), labels=(4, 6))(rng)
-
-
-def _logits_and_one_hot(rng):
-    return {"logits": normal(rng, f64, 4, 6), "labels": one_hot(rng, f64, 4, 6)}
-
-
-_two_layers = {"W1": (5, 3), "b1": (5,), "W2": (4, 5), "b2": (4,), "x": (3,)}
-
-
-def _squared_loss(rng):
-    return _normals(**_two_layers | {"W2": (1, 5), "b2": (1,), "y": ()})(rng)
-
-
-def _cross_entropy(rng):
-    return _normals(**_two_layers)(rng) | {"y": labels(rng, 1, 4)[0]}
-
-
-_rows = _normals(X=(4, 3), W=(3, 5), b=(5,))
-_columns = _normals(X=(3, 4), W=(5, 3), b=(5,))
-_vectors = _normals(y_hat=(7,), y=(7,))
-_images = _normals(x=(6, 5), f=(3, 2))
-_one_feature = {"w": (), "b": (), "x": (7,)}
-_many_features = {"w": (3,), "b": (), "x": (7, 3)}
-_inner = {"A": (4, 3), "B": (4, 3, 3), "theta": (3,)}
-_chained = {"C": (1, 4), "D": (1, 4, 4), **_inner}
-_parameters = ("W1", "b1", "W2", "b2")
-
-JACOBIANS = [
-    Jacobian("A-01", "jac_square_x", reference.chain_rule.square, ("x",), _normals(x=())),
-    Jacobian("A-01", "jac_sum_of_squares_x", reference.chain_rule.sum_of_squares, ("x",), _normals(x=(4,))),
-    Jacobian(
-        "A-01", "jac_powers_x", reference.chain_rule.powers, ("x",),
-        lambda rng: {"x": normal(rng, f64), "m": 4},
-    ),
-    Jacobian(
-        "A-01", "jac_linear_map_x", reference.chain_rule.linear_map, ("x",), _normals(M=(4, 3), x=(3,))
-    ),
-    Jacobian(
-        "B-01", "jac_quadratic_map_theta", reference.chain_rule.quadratic_map, ("theta",), _normals(**_inner)
-    ),
-    Jacobian(
-        "B-01", "jac_chain_theta", reference.chain_rule.composed_quadratic_maps, ("theta",),
-        _normals(**_chained),
-    ),
-    Jacobian("A-02", "jac_mean_J0", reference.mse.mean, ("J0",), _normals(J0=(7,))),
-    Jacobian("A-03", "jac_squared_errors_y_hat", reference.mse.squared_errors, ("y_hat",), _vectors),
-    Jacobian("A-04", "jac_mse_y_hat", reference.mse.mse, ("y_hat",), _vectors),
-    *(
-        Jacobian(tag, name, fn, wrt, _normals(**features, **more))
-        for features in (_one_feature, _many_features)
-        for tag, name, fn, wrt, more in (
-            ("A-05", "jac_affine_w", reference.mse.affine, ("w",), {}),
-            ("A-06", "jac_affine_b", reference.mse.affine, ("b",), {}),
-            ("A-05", "jac_linear_regression_w", reference.mse.linear_regression, ("w",), {"y": (7,)}),
-            ("A-06", "jac_linear_regression_b", reference.mse.linear_regression, ("b",), {"y": (7,)}),
-        )
-    ),
-    Jacobian("B-06", "jac_relu_x", reference.activations.relu, ("x",), _normals(x=(4, 3))),
-    *(
-        Jacobian(
-            "A-07+D-05", "jac_softmax_logits", reference.softmax.softmax, ("logits",), _normals(logits=shape)
-        )
-        for shape in ((6,), (4, 6), (2, 3, 4))
-    ),
-    Jacobian("A-09", "jac_cross_entropy_probs", reference.softmax.cross_entropy, ("probs",), _probs),
-    Jacobian(
-        "A-10", "jac_softmax_cross_entropy_logits", reference.softmax.softmax_cross_entropy, ("logits",),
-        _logits_and_labels,
-    ),
-    Jacobian(
-        "A-10", "jac_softmax_cross_entropy_logits_one_hot", reference.softmax.softmax_cross_entropy,
-        ("logits",), _logits_and_one_hot,
-    ),
-    *(
-        Jacobian("D-09", f"jac_dense_{convention}_{name}", fn, (name,), inputs)
-        for convention, fn, inputs in (
-            ("rows", reference.dense.dense_rows, _rows),
-            ("columns", reference.dense.dense_columns, _columns),
-        )
-        for name in ("X", "W", "b")
-    ),
-    Jacobian("C-11", "jac_correlate2d_x", reference.conv2d.correlate2d, ("x",), _images),
-    Jacobian("C-11", "jac_correlate2d_f", reference.conv2d.correlate2d, ("f",), _images),
-    Jacobian(
-        "B-03+B-04+B-05+B-06+B-07+B-08", "jac_two_layer_squared_loss",
-        reference.two_layer.two_layer_squared_loss, _parameters, _squared_loss,
-    ),
-    Jacobian(
-        "B-11+B-12", "jac_two_layer_cross_entropy", reference.two_layer.two_layer_cross_entropy, _parameters,
-        _cross_entropy,
-    ),
-]  # fmt: skip
-COMPACT = {
-    "jac_correlate2d_x_blocks", "jac_dense_columns_W_factors", "jac_dense_columns_X_factors",
-    "jac_dense_rows_W_factors", "jac_dense_rows_X_factors", "jac_softmax_logits_blocks",
-    "jac_squared_errors_y_hat_diagonal",
-}  # fmt: skip
+def tagged(jacobian, variant=""):
+    """The equations of its docstring, its name, and the variant, as ``A-04-jac_mse_y_hat``."""
+    tags = sorted(set(re.findall(r"\[([A-Z]-\d\d)\]", inspect.getdoc(jacobian.fn) or "")))
+    return "-".join(part for part in ("+".join(tags), jacobian.name, variant) if part)
 
 
 def test_every_public_jacobian_is_here():
-    public = {name for name in mg.__all__ if name.startswith("jac_")}
-    assert public == {jacobian.name for jacobian in JACOBIANS} | COMPACT
+    assert {name for name in mg.__all__ if name.startswith("jac_")} == {j.name for j in JACOBIANS}
 
 
 @pytest.mark.parametrize("oracle", [jax.jacrev, jax.jacfwd], ids=["jacrev", "jacfwd"])
-@pytest.mark.parametrize("jacobian", JACOBIANS, ids=[f"{j.tags}-{j.name}" for j in JACOBIANS])
-def test_jacobian_is_that_of_the_reference(jacobian, oracle):
-    inputs = jacobian.draw(np.random.default_rng(0))
-    got = getattr(mg, jacobian.name)(**inputs)
+@pytest.mark.parametrize(("jacobian", "variant"), EACH, ids=[tagged(*each) for each in EACH])
+def test_jacobian_is_that_of_the_reference(jacobian, variant, oracle):
+    inputs = jacobian.inputs(Draw(np.random.default_rng(0)), variant)
+    got = jacobian.fn(**inputs)
     want = _oracle(jacobian, oracle, inputs)
-    assert_same(got if isinstance(got, tuple) else (got,), want)
+    if jacobian.part:
+        want = jacobian.part(*want)
+    assert_same(got if isinstance(want, tuple) and isinstance(got, tuple) else (got,), _tuple(want))
+
+
+def _tuple(value):
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _oracle(jacobian, oracle, inputs):
+    known = {n: v for n, v in inputs.items() if n in inspect.signature(jacobian.reference).parameters}
+
     def of_wrt(*values):
-        return jacobian.reference(**inputs | dict(zip(jacobian.wrt, values, strict=True)))
+        return jacobian.reference(**known | dict(zip(jacobian.wrt, values, strict=True)))
 
     wrt = tuple(inputs[name] for name in jacobian.wrt)
     return jax.jit(oracle(of_wrt, argnums=tuple(range(len(wrt)))))(*wrt)
+
+
+def _inputs(entry):
+    return draw(of(entry), seed=0)
 
 
 # ---------------------------------------------------------------- compact forms, assembled here
@@ -153,14 +64,14 @@ def _oracle(jacobian, oracle, inputs):
 
 def test_squared_errors_are_a_diagonal():
     """[A-03]"""
-    inputs = _vectors(np.random.default_rng(0))
+    inputs = _inputs(mse.MSE)
     diagonal = mg.jac_squared_errors_y_hat_diagonal(**inputs)
     assert_same(mg.jac_squared_errors_y_hat(**inputs), jnp.diag(diagonal))
 
 
 def test_softmax_is_block_diagonal():
     """[A-07]"""
-    logits = normal(np.random.default_rng(0), f64, 4, 6)
+    logits = _inputs(softmax.SOFTMAX)["logits"]
     blocks = mg.jac_softmax_logits_blocks(logits)
     assert_same(mg.as_matrix(mg.jac_softmax_logits(logits), 2), block_diag(*blocks))
     p = mg.softmax_fwd(logits)[0][2]
@@ -170,29 +81,29 @@ def test_softmax_is_block_diagonal():
 @pytest.mark.parametrize("name", ["W", "X"])
 def test_dense_rows_is_a_kronecker_product(name):
     """[D-09] Row by row, vec Z = (X ⊗ I) vec W = (I ⊗ Wᵀ) vec X."""
-    inputs = _rows(np.random.default_rng(0))
+    inputs = _inputs(dense.DENSE_ROWS)
     factors = getattr(mg, f"jac_dense_rows_{name}_factors")(**inputs)
     X, W = inputs["X"], inputs["W"]
-    assert_same(factors, {"W": (X, jnp.eye(5)), "X": (jnp.eye(4), W.T)}[name])
+    assert_same(factors, {"W": (X, jnp.eye(W.shape[1])), "X": (jnp.eye(len(X)), W.T)}[name])
     assert_same(mg.as_matrix(getattr(mg, f"jac_dense_rows_{name}")(**inputs), 2), jnp.kron(*factors))
 
 
 @pytest.mark.parametrize("name", ["W", "X"])
 def test_dense_columns_is_a_kronecker_product(name):
     """[D-09] Stacking columns, vec Z = (Xᵀ ⊗ I) vec W = (I ⊗ W) vec X."""
-    inputs = _columns(np.random.default_rng(0))
+    inputs = _inputs(dense.DENSE_COLUMNS)
     factors = getattr(mg, f"jac_dense_columns_{name}_factors")(**inputs)
     X, W = inputs["X"], inputs["W"]
-    assert_same(factors, {"W": (X.T, jnp.eye(5)), "X": (jnp.eye(4), W)}[name])
-    dense = getattr(mg, f"jac_dense_columns_{name}")(**inputs)
-    assert_same(dense.transpose(1, 0, 3, 2).reshape(5 * 4, -1), jnp.kron(*factors))
+    assert_same(factors, {"W": (X.T, jnp.eye(len(W))), "X": (jnp.eye(X.shape[1]), W)}[name])
+    J = getattr(mg, f"jac_dense_columns_{name}")(**inputs)
+    assert_same(J.transpose(1, 0, 3, 2).reshape(len(W) * X.shape[1], -1), jnp.kron(*factors))
     vec_Z = jnp.kron(*factors) @ inputs[name].T.ravel()
     assert_same(vec_Z, (W @ X).T.ravel())
 
 
 def test_correlation_is_doubly_toeplitz_in_the_image():
     """[C-11] The blocks depend on p − i alone, and inside each the entries on q − j alone."""
-    inputs = _images(np.random.default_rng(0))
+    inputs = _inputs(convolution.CORRELATE2D)
     blocks = mg.jac_correlate2d_x_blocks(**inputs)
     J = mg.jac_correlate2d_x(**inputs).swapaxes(1, 2)
     _assert_doubly_toeplitz(J)
@@ -203,7 +114,7 @@ def test_correlation_is_doubly_toeplitz_in_the_image():
 
 def test_correlation_is_doubly_toeplitz_in_the_reversed_kernel():
     """[C-11]"""
-    J = mg.jac_correlate2d_f(**_images(np.random.default_rng(0)))
+    J = mg.jac_correlate2d_f(**_inputs(convolution.CORRELATE2D))
     _assert_doubly_toeplitz(J[:, :, ::-1, ::-1].swapaxes(1, 2))
 
 
@@ -218,7 +129,7 @@ def _assert_doubly_toeplitz(J):
 
 def test_chain_mse():
     """[A-04]"""
-    y_hat, y = _vectors(np.random.default_rng(0)).values()
+    y_hat, y = _inputs(mse.MSE).values()
     _, error = mg.mse_fwd(y_hat, y)
     product = mg.chain(mg.jac_mean_J0((y - y_hat) ** 2), mg.jac_squared_errors_y_hat(y_hat, y), mid=(7,))
     assert_same(product, mg.mse_bwd(error, 1.0)[0])
@@ -226,32 +137,35 @@ def test_chain_mse():
 
 def test_chain_softmax_cross_entropy():
     """[A-10]"""
-    logits, y = _logits_and_labels(np.random.default_rng(0)).values()
+    logits, y = _inputs(softmax.SOFTMAX_CROSS_ENTROPY).values()
     outer = mg.jac_cross_entropy_probs(mg.softmax_fwd(logits)[0], y)
-    product = mg.chain(outer, mg.jac_softmax_logits(logits), mid=(4, 6))
+    product = mg.chain(outer, mg.jac_softmax_logits(logits), mid=logits.shape)
     assert_same(product, mg.softmax_cross_entropy_bwd(mg.softmax_cross_entropy_fwd(logits, y)[1], 1.0)[0])
 
 
 def test_chain_softmax_vjp():
     """[A-08] Any upstream gradient times the explicit Jacobian."""
-    logits, dprobs = _logits_and_labels(np.random.default_rng(0)).values()
-    product = mg.chain(dprobs, mg.jac_softmax_logits(logits), mid=(4, 6))
+    logits, dprobs = _inputs(softmax.SOFTMAX_CROSS_ENTROPY).values()
+    product = mg.chain(dprobs, mg.jac_softmax_logits(logits), mid=logits.shape)
     assert_same(product, mg.softmax_bwd(mg.softmax_fwd(logits)[0], dprobs)[0])
 
 
-@pytest.mark.parametrize("name", ["two_layer_squared_loss", "two_layer_cross_entropy"])
-def test_chain_two_layers(name):
+@pytest.mark.parametrize(
+    "entry",
+    [two_layer.TWO_LAYER_SQUARED_LOSS, two_layer.TWO_LAYER_CROSS_ENTROPY],
+    ids=lambda entry: entry.name,
+)
+def test_chain_two_layers(entry):
     """[B-08] [B-12]"""
-    scenario = named(name)
-    inputs = draw(scenario, seed=0)
-    products = getattr(mg, f"jac_{name}")(**inputs)
-    assert_same(products, scenario.bwd(scenario.fwd(**inputs)[1], 1.0)[:4])
+    inputs = _inputs(entry)
+    products = getattr(mg, f"jac_{entry.name}")(**inputs)
+    assert_same(products, entry.bwd(entry.fwd(**inputs)[1], 1.0)[:4])
 
 
 @pytest.mark.parametrize("convention", ["rows", "columns"])
 def test_chain_dense(convention):
     """[D-09] dW and dX are what contracting with the Kronecker products leaves."""
-    inputs = {"rows": _rows, "columns": _columns}[convention](np.random.default_rng(0))
+    inputs = _inputs({"rows": dense.DENSE_ROWS, "columns": dense.DENSE_COLUMNS}[convention])
     Z, res = getattr(mg, f"dense_{convention}_fwd")(**inputs)
     dZ = normal(np.random.default_rng(1), f64, *Z.shape)
     jacobians = [getattr(mg, f"jac_dense_{convention}_{name}")(**inputs) for name in ("X", "W", "b")]
@@ -261,7 +175,7 @@ def test_chain_dense(convention):
 
 def test_chain_correlation():
     """[C-09] [C-10] [C-11]"""
-    inputs = _images(np.random.default_rng(0))
+    inputs = _inputs(convolution.CORRELATE2D)
     O, res = mg.correlate2d_fwd(**inputs)
     dO = normal(np.random.default_rng(1), f64, *O.shape)
     jacobians = mg.jac_correlate2d_x(**inputs), mg.jac_correlate2d_f(**inputs)

@@ -1,3 +1,5 @@
+"""What holds of every pair besides its numbers: it compiles, maps, lowers, and keeps its dtype."""
+
 import functools
 import typing
 
@@ -10,27 +12,44 @@ from beartype.door import is_bearable
 from jaxtyping import jaxtyped
 
 import manual_grad
+from manual_grad.catalogue import mlp, two_layer
 
-from .comparing import assert_same, by_hand, cotangent, run_by_hand
-from .scenarios import cross_entropy_net_rows, draw, each_scenario, is_float, mlp_inputs_rows, residuals
+from .comparing import assert_same, run_by_hand
+from .scenarios import draw, drawn, each_scenario, is_float, of
+
+NARROW = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
-def _drawn(scenario, seed, dtype=jnp.float64):
-    primals = tuple(draw(scenario, seed, dtype).values())
-    return primals, cotangent(scenario, primals, seed)
+def _stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@functools.cache
+def _together(scenario):
+    """What is compiled of a pair, as one program: three drawn inputs, and what it gives for each of them."""
+    several = [drawn(scenario, seed) for seed in range(3)]
+    custom = _gradient_of_custom_vjp(scenario, several[0][0], np.zeros((), jax.dtypes.float0))
+
+    @jax.jit
+    def program(primals, dout, stacked):
+        out, res = scenario.fwd(*primals)
+        alone = out, scenario.bwd(res, dout)
+        mapped = jax.vmap(functools.partial(run_by_hand, scenario))(*stacked)
+        return alone, mapped, res, custom(*primals, dout)
+
+    return several, [program(*one, _stacked(several)) for one in several]
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_eager_is_compiled(scenario):
-    drawn = _drawn(scenario, seed=0)
-    assert_same(run_by_hand(scenario, *drawn), by_hand(scenario)(*drawn))
+    (one, *_), ((alone, *_), *_) = _together(scenario)
+    assert_same(run_by_hand(scenario, *one), alone)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_residuals_may_leave_a_compiled_function(scenario):
-    primals, dout = _drawn(scenario, seed=0)
-    grads = scenario.bwd(residuals(scenario)(primals), dout)
-    assert_same(grads, by_hand(scenario)(primals, dout)[1])
+    ((_, dout), *_), (((_, grads), _, residuals, _), *_) = _together(scenario)
+    assert_same(scenario.bwd(residuals, dout), grads)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -55,34 +74,31 @@ def _zeros(tree):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_vmap_is_a_loop(scenario):
-    each = [_drawn(scenario, seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    one_by_one = [by_hand(scenario)(*drawn) for drawn in each]
-    together = jax.jit(jax.vmap(functools.partial(run_by_hand, scenario)))(*stacked)
-    assert_same(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one))
+    _, results = _together(scenario)
+    _, mapped, *_ = results[0]
+    assert_same(jax.tree.map(np.asarray, mapped), _stacked([alone for alone, *_ in results]))
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_pair_is_a_custom_vjp(scenario, compiled):
-    primals, dout = _drawn(scenario, seed=0)
-    loss = _loss(scenario, primals, of_integers=np.zeros((), jax.dtypes.float0) if compiled else None)
-    gradient = jax.grad(loss, argnums=tuple(i for i, p in enumerate(primals) if is_float(p)))
-    got = (jax.jit(gradient) if compiled else gradient)(*primals, dout)
-    assert_same(got, by_hand(scenario)(primals, dout)[1])
+    ((primals, dout), *_), (((_, grads), _, _, got), *_) = _together(scenario)
+    if not compiled:
+        got = _gradient_of_custom_vjp(scenario, primals, of_integers=None)(*primals, dout)
+    assert_same(got, grads)
 
 
-def _loss(scenario, primals, of_integers):
-    """⟨dout, f⟩ with f a ``custom_vjp`` made of the pair; integers get the cotangent ``of_integers``."""
-    settings = dict(scenario.settings)
+def _gradient_of_custom_vjp(scenario, primals, of_integers):
+    """Of ⟨dout, f⟩ with f a ``custom_vjp`` made of the pair; integers get the cotangent ``of_integers``."""
 
     def bwd(res, dout):
         grads = iter(scenario.bwd(res, dout))
         return tuple(next(grads) if is_float(p) else _cotangent_of_integers(p, of_integers) for p in primals)
 
-    op = jax.custom_vjp(lambda *primals: scenario.fwd(*primals, **settings)[0])
-    op.defvjp(lambda *primals: scenario.fwd(*primals, **settings), bwd)
-    return lambda *args: (op(*args[:-1]) * args[-1]).sum()
+    op = jax.custom_vjp(lambda *primals: scenario.fwd(*primals)[0])
+    op.defvjp(scenario.fwd, bwd)
+    places = tuple(i for i, p in enumerate(primals) if is_float(p))
+    return jax.grad(lambda *args: (op(*args[:-1]) * args[-1]).sum(), argnums=places)
 
 
 def _cotangent_of_integers(primal, value):
@@ -91,35 +107,33 @@ def _cotangent_of_integers(primal, value):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_numpy_arrays_are_accepted(scenario):
-    drawn = _drawn(scenario, seed=0)
-    assert_same(run_by_hand(scenario, *jax.tree.map(np.asarray, drawn)), by_hand(scenario)(*drawn))
+    (one, *_), ((alone, *_), *_) = _together(scenario)
+    assert_same(run_by_hand(scenario, *jax.tree.map(np.asarray, one)), alone)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("scenario", **each_scenario)
-def test_lowers_for_an_accelerator(scenario, platform):
-    drawn = _drawn(scenario, seed=0, dtype=jnp.float32)
+def test_lowers_for_accelerators(scenario):
+    one = drawn(scenario, seed=0, dtype=jnp.float32)
     fresh = jax.jit(functools.partial(run_by_hand, scenario))
-    assert jax.export.export(fresh, platforms=(platform,))(*drawn).platforms == (platform,)
+    platforms = ("cuda", "tpu")
+    assert jax.export.export(fresh, platforms=platforms)(*one).platforms == platforms
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_dtype_is_kept(scenario, dtype):
     _assert_dtype_is_kept(scenario, dtype)
 
 
 @pytest.mark.usefixtures("x32")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_dtype_is_kept_without_x64(scenario, dtype):
     _assert_dtype_is_kept(scenario, dtype)
 
 
 def _assert_dtype_is_kept(scenario, dtype):
-    primals = tuple(scenario.draw(np.random.default_rng(0), dtype).values())
-    dout = cotangent(scenario, primals, seed=0)
-    result = jax.eval_shape(functools.partial(run_by_hand, scenario), primals, dout)
+    result = jax.eval_shape(functools.partial(run_by_hand, scenario), *drawn(scenario, 0, dtype))
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
 
 
@@ -134,7 +148,7 @@ def test_rows_are_columns_transposed_dense():
 
 
 def test_rows_are_columns_transposed_two_layer():
-    inputs = cross_entropy_net_rows(np.random.default_rng(0), jnp.float64)
+    inputs = draw(of(two_layer.TWO_LAYER_CROSS_ENTROPY_ROWS), seed=0)
     J, res = manual_grad.two_layer_cross_entropy_rows_fwd(**inputs)
     J_columns, res_columns = manual_grad.two_layer_cross_entropy_columns_fwd(**_transposed(inputs))
     assert_same(J, J_columns)
@@ -146,7 +160,7 @@ def test_rows_are_columns_transposed_two_layer():
 
 @pytest.mark.parametrize("activation", manual_grad.ACTIVATIONS)
 def test_rows_are_columns_transposed_mlp(activation):
-    inputs = mlp_inputs_rows(np.random.default_rng(0), jnp.float64)
+    inputs = draw(of(mlp.MLP_ROWS), seed=0)
     Z, res = manual_grad.mlp_rows_fwd(**inputs, activation=activation)
     Z_columns, res_columns = manual_grad.mlp_columns_fwd(**_transposed(inputs), activation=activation)
     assert_same(_transposed(Z), Z_columns)

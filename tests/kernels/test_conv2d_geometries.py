@@ -10,8 +10,8 @@ from scipy import signal
 
 import manual_grad
 import manual_grad_reference as reference
-from tests.formulas.comparing import assert_same, random_like
-from tests.formulas.scenarios import conv2d_of_xla, normal
+from tests.formulas.comparing import assert_same
+from tests.formulas.scenarios import conv2d_of_xla, normal, random_like
 
 ones = (1, 1)
 
