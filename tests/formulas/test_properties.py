@@ -55,10 +55,10 @@ def test_residuals_may_leave_a_compiled_function(scenario):
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_returns_are_as_annotated(scenario):
     """Letters stand for the same numbers in a function's arguments and in what it returns."""
-    primals, dout = _drawn(scenario, seed=0)
-    out, res = jax.eval_shape(functools.partial(scenario.fwd, **dict(scenario.settings)), *primals)
-    _assert_annotated(scenario.fwd, primals, (out, res))
-    _assert_annotated(scenario.bwd, (res, dout), jax.eval_shape(scenario.bwd, res, dout))
+    primals, dout = drawn(scenario, seed=0)
+    out, res = jax.eval_shape(scenario.fwd, *primals)
+    _assert_annotated(scenario.entry.fwd, primals, (out, res))
+    _assert_annotated(scenario.entry.bwd, (res, dout), jax.eval_shape(scenario.bwd, res, dout))
 
 
 def _assert_annotated(function, arguments, returned):
