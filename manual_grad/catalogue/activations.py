@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.activations import (
     identity_bwd,
@@ -73,6 +73,7 @@ RELU = Formula(
     relu_bwd,
     reference.activations.relu,
     **EACH | {"source": "Lecture B, page 1"},
+    hard=hard_layers.RELU,
     golden=GOLDEN_RELU,
     polynomial=True,
     kinks=lambda res: [res],
@@ -89,6 +90,7 @@ SIGMOID = Formula(
     sigmoid_bwd,
     reference.activations.sigmoid,
     **EACH,
+    hard=hard_layers.SIGMOID,
     golden=GOLDEN_SIGMOID,
     stable=reference.stable.stable_sigmoid,
     functions=(
@@ -109,6 +111,7 @@ TANH = Formula(
     tanh_bwd,
     reference.activations.tanh,
     **EACH,
+    hard=hard_layers.TANH,
     golden=GOLDEN_TANH,
     functions=(Function(tanh_prime, reference=slope(reference.activations.tanh), golden=GOLDEN_TANH),),
     bench=_timed(jnp.tanh),
@@ -119,6 +122,7 @@ SOFTPLUS = Formula(
     softplus_bwd,
     reference.activations.softplus,
     **EACH,
+    hard=hard_layers.SOFTPLUS,
     golden=GOLDEN_SOFTPLUS,
     stable=reference.stable.stable_softplus,
     functions=(

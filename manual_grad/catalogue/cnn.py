@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
@@ -107,6 +107,7 @@ CNN = Formula(
     draw=_images,
     sizes={"N": 2, "H": 6, "W": 5, "C": 3, "l1": 4, "l2": 5, "l4": 11, "K": 7},
     source="Lecture A",
+    hard=hard_layers.CNN,
     golden=GOLDEN,
     batch=Batch({"X": 0, "labels": 0}, mean=True),
     kinks=lambda res: (res[1], res[3], res[6]),

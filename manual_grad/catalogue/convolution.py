@@ -6,7 +6,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
@@ -50,6 +50,7 @@ CORRELATE2D = Formula(
     draw=_image("f"),
     sizes=IMAGE,
     source="Lecture C, page 4",
+    hard=hard_layers.CORRELATE2D,
     golden=golden.products("x", "f"),
     polynomial=True,
     grows=(("x", 0), ("x", 1), ("f", 0), ("f", 1)),
@@ -77,6 +78,7 @@ CONVOLVE2D = Formula(
     draw=_image("w"),
     sizes=IMAGE,
     source="Lecture C, page 3",
+    hard=hard_layers.CONVOLVE2D,
     golden=golden.products("x", "w"),
     variants={"full": {"mode": "full"}, "valid": {"mode": "valid"}},
     polynomial=True,
@@ -145,6 +147,7 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         draw=_layer,
         sizes={"N": 5, "H": 11, "W": 10, "C": 4, "kh": 2, "kw": 3, "O": 6},
         source="Lecture C, page 4, and Lecture A's network; the rest as jax.lax.conv_general_dilated",
+        hard=hard_layers.CONV2D if fwd is conv2d_fwd else (),
         golden=golden.products("x", "kernel"),
         variants=GEOMETRIES,
         polynomial=True,

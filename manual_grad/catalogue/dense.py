@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
@@ -55,6 +55,7 @@ DENSE_ROWS = Formula(
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 7",
+    hard=hard_layers.DENSE_ROWS,
     golden=golden.products("X", "W"),
     polynomial=True,
     batch=Batch({"X": 0}, 0),
@@ -87,6 +88,7 @@ DENSE_COLUMNS = Formula(
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 5",
+    hard=hard_layers.DENSE_COLUMNS,
     golden=golden.products("X", "W"),
     polynomial=True,
     batch=Batch({"X": 1}, 1),

@@ -16,6 +16,7 @@ from jaxtyping import AbstractArray
 
 from manual_grad.catalogue.draw import Draw, differentiable
 from manual_grad.catalogue.golden import GoldenCases, Inputs
+from manual_grad.catalogue.hard import Hard
 
 Sizes = Mapping[str, Any]  # an axis as the signature calls it → its length, or of "*N" and "..." a shape
 Distribution = Callable[[Draw, tuple[int, ...], Sizes], Any]
@@ -47,6 +48,7 @@ class Formula:
         kinks: of the residuals, the arrays that a ReLU is applied to.
         grows: each (primal, axis) that may grow without another primal having to follow.
         functions: its Jacobians, slopes and other public functions of the same primals.
+        hard: inputs on which autodiff itself may be wrong, and the right answers.
         golden: the cases of its golden vectors.
         op: the differentiable operation made of it.
         bench: at what sizes it is timed.
@@ -68,6 +70,7 @@ class Formula:
     kinks: Callable[[Any], Any] | None = None
     grows: tuple[tuple[str, int], ...] = ()
     functions: "tuple[Function, ...]" = ()
+    hard: tuple[Hard, ...] = ()
     golden: GoldenCases = field(default_factory=GoldenCases)
     op: "Op | None" = None
     bench: "Bench | None" = None

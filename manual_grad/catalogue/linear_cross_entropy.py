@@ -4,7 +4,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -58,6 +58,7 @@ LINEAR_CROSS_ENTROPY = Formula(
     draw={"hidden": normal, "W": scaled_by("D"), "labels": integers_below("V")},
     sizes={"N": 7, "D": 5, "V": 11},
     source="Lecture A's A-10 after Lecture D's last layer; the fusion is ours",
+    hard=hard_losses.LINEAR_CROSS_ENTROPY,
     golden=GOLDEN,
     variants={"": {}, "chunk_equal": {"chunk": 7}, "chunk_smaller": {"chunk": 3}},
     stable=reference.stable.stable_linear_cross_entropy,

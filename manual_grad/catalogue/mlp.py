@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown, normal
 from manual_grad.networks.mlp import (
@@ -89,6 +89,7 @@ MLP_ROWS = Formula(
     draw=_rows,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, transposed; Lecture B, page 7",
+    hard=hard_layers.MLP_ROWS,
     golden=golden.network(golden.tied_layers(rows=True), "X", "params", (0, 0)),
     variants=ACTIVATIONS,
     batch=Batch({"X": 0}, 0),
@@ -113,6 +114,7 @@ MLP_COLUMNS = Formula(
     draw=_columns,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, input layer",
+    hard=hard_layers.MLP_COLUMNS,
     golden=golden.network(golden.tied_layers(rows=False), "X", "params", (0, 0)),
     variants=ACTIVATIONS,
     batch=Batch({"X": 1}, 1),
@@ -127,6 +129,7 @@ NETWORK_SQUARED_LOSS = Formula(
     draw=_sample,
     sizes={"widths": WIDTHS},
     source="Lecture C, pages 1 and 2",
+    hard=hard_layers.NETWORK_SQUARED_LOSS,
     golden=golden.network(golden.tied_layers(rows=False, last=True), "x", "params", (0, 0)),
     variants=ACTIVATIONS,
     kinks=lambda res: (*res[0].Zs, res[1]),
@@ -144,6 +147,7 @@ FIVE_LAYER = Formula(
     draw=_five_layers,
     sizes={"N": 3, "widths": (9, 8, 7, 6, 5, 4)},
     source="Lecture D",
+    hard=hard_layers.FIVE_LAYER,
     golden=golden.network(golden.tied_layers(rows=False), "X", "params", (0, 0)),
     batch=Batch({"X": 1, "Y": 1}, mean=True),
     kinks=lambda res: res[2],

@@ -8,7 +8,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -73,6 +73,7 @@ MSE = Formula(
     draw={"y_hat": normal, "y": far},
     sizes={"N": 7},
     source="Lecture A, Mean Squared Error",
+    hard=hard_losses.MSE,
     golden=GOLDEN,
     polynomial=True,
     batch=Batch({"y_hat": 0, "y": 0}, mean=True),
@@ -100,6 +101,7 @@ LINEAR_REGRESSION = Formula(
     draw=REGRESSION,
     sizes={"N": 7, "*d": (3,)},
     source="Lecture A, Linear Regression",
+    hard=hard_losses.LINEAR_REGRESSION,
     golden=golden.products("x", "w", ASIDE),
     variants=FEATURES,
     polynomial=True,

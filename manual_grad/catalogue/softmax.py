@@ -8,7 +8,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -88,6 +88,7 @@ SOFTMAX = Formula(
     draw={"logits": normal},
     sizes={"*N": (5,), "K": 7},
     source="Lecture A, Softmax",
+    hard=hard_losses.SOFTMAX,
     golden=replace(GOLDEN, variants=("batch", "vector")),
     variants={"batch": {}, "vector": {"*N": ()}, "three_axes": {"*N": (2, 3)}},
     stable=reference.stable.stable_softmax,
@@ -122,6 +123,7 @@ CROSS_ENTROPY = Formula(
     draw={"probs": distribution, "labels": distribution},
     sizes=SIZES,
     source="Lecture A, Cross-Entropy",
+    hard=hard_losses.CROSS_ENTROPY,
     golden=GOLDEN_PROBS,
     batch=Batch({"probs": 0, "labels": 0}, mean=True),
     functions=(Function(jac_cross_entropy_probs, ("probs",)),),
@@ -145,6 +147,7 @@ SOFTMAX_CROSS_ENTROPY = Formula(
     draw={"logits": normal, "labels": positive},
     sizes=SIZES,
     source="Lecture A, The most important thing",
+    hard=hard_losses.SOFTMAX_CROSS_ENTROPY,
     golden=GOLDEN,
     stable=reference.stable.stable_softmax_cross_entropy,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
@@ -178,6 +181,7 @@ SOFTMAX_CROSS_ENTROPY_COLUMNS = Formula(
     draw=_columns,
     sizes=SIZES,
     source="Lecture D, derivation of the softmax cross-entropy",
+    hard=hard_losses.IN_COLUMNS,
     golden=golden.of_logits(columns=True),
     stable=reference.stable.stable_softmax_cross_entropy_columns,
     batch=Batch({"Z": 1, "Y": 1}, mean=True),
@@ -191,6 +195,7 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     draw={"logits": normal, "labels": integers_below("K")},
     sizes=SIZES,
     source="Lecture B, page 5",
+    hard=hard_losses.INTEGER_LABELS,
     golden=GOLDEN,
     stable=reference.stable.stable_softmax_cross_entropy_with_integer_labels,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
@@ -215,6 +220,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     draw={"s": normal, "y": integers_below("c")},
     sizes={"c": 7},
     source="Lecture B, page 3",
+    hard=hard_losses.CROSS_ENTROPY_OF_SCORES,
     golden=GOLDEN,
     stable=reference.stable.stable_cross_entropy_of_scores,
     grows=(("s", 0),),

@@ -3,7 +3,7 @@
 import jax
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown
 from manual_grad.networks.two_layer import (
@@ -58,6 +58,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     draw=_squared_loss,
     sizes={"d": 3, "m": 7},
     source="Lecture B, pages 1 and 2",
+    hard=hard_layers.TWO_LAYER_SQUARED_LOSS,
     golden=golden.network(golden.tied_layer("W1", "b1", 0), "x", "W1"),
     polynomial=True,
     kinks=lambda res: [res[3]],
@@ -83,6 +84,7 @@ TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     draw=_columns,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 5 and 6",
+    hard=hard_layers.TWO_LAYER_CROSS_ENTROPY_COLUMNS,
     golden=golden.network(golden.tied_layer("W1", "b1", 0), "X", "W1"),
     batch=Batch({"X": 1, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],
@@ -95,6 +97,7 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     draw=_rows,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, page 7",
+    hard=hard_layers.TWO_LAYER_CROSS_ENTROPY_ROWS,
     golden=golden.network(golden.tied_layer("W1", "b1", 1), "X", "W1"),
     batch=Batch({"X": 0, "y": 0}, mean=True),
     kinks=lambda res: [res[3]],

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,16 +13,17 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad.verify.hard import Answer, Hard, HardVerdict, judge_hard
-from manual_grad.verify.hard_cases import CASES
+from manual_grad.catalogue import Formula
+from manual_grad.catalogue.hard import Hard
+from manual_grad.verify.hard import CASES, Answer, HardVerdict, judge_hard, tags_of
 
 
-def cases_of(tags: Collection[str]) -> list[Hard]:
+def cases_of(tags: Collection[str]) -> list[tuple[Formula, Hard]]:
     """The hard cases of the formulas that these equations name."""
-    return [case for case in CASES if not set(tags).isdisjoint(case.tags)]
+    return [(formula, case) for formula, case in CASES if not set(tags).isdisjoint(tags_of(formula))]
 
 
-def try_all(cases: Sequence[Hard], seed: int) -> list[HardVerdict]:
+def try_all(cases: Sequence[tuple[Formula, Hard]], seed: int) -> list[HardVerdict]:
     """One verdict a case, with a progress bar on the terminal."""
     verdicts = []
     columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))
@@ -32,7 +32,7 @@ def try_all(cases: Sequence[Hard], seed: int) -> list[HardVerdict]:
         task = progress.add_task("judging", total=len(cases), at="")
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
-            for verdict in pool.map(partial(judge_hard, seed=seed), cases):
+            for verdict in pool.map(lambda case: judge_hard(case[0], case[1], seed), cases):
                 progress.update(task, advance=1, at=f"{verdict.formula}: {verdict.name}")
                 verdicts.append(verdict)
         finally:

@@ -1,13 +1,12 @@
-"""Judges the formulas on hard inputs: infinities, ties, nothing but zeros, subnormals, huge batches.
+"""Tries the formulas on their hard inputs: infinities, ties, nothing but zeros, subnormals, huge batches.
 
-Autodiff cannot be the judge there, because it is wrong itself on many of them. The right answer of each case
-is computed from the definition in decimals, where nothing overflows and nothing cancels
-(:mod:`manual_grad_reference.oracles.decimals`), or stands in the case in closed form, with the reason. JAX's
-derivatives of the obvious forward functions are shown beside it.
+Each is compared with the right answer, from the entry's definition in decimals
+(:mod:`manual_grad_reference.oracles.decimals`) or in closed form. JAX's derivatives of the obvious forward
+functions are shown beside it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -15,71 +14,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.catalogue import FORMULAS, Formula
+from manual_grad.catalogue.hard import Hard, Right
 from manual_grad.compare import TOLERANCES, Comparison
 from manual_grad.compiling import quick
 from manual_grad.lectures import EQUATIONS
-from manual_grad_reference import oracles
+from manual_grad_reference import definitions, oracles
+from manual_grad_reference.oracles import decimals
 
-Arrays = dict[str, Any]
 SHOWN = 6  # how many entries of an array a line shows
 
 
-def nothing_else(point: Arrays, dout: np.ndarray, right: tuple) -> Sequence[tuple]:
-    """No other answer is right."""
-    return ()
+def _cases() -> tuple[tuple[Formula, Hard], ...]:
+    """Those of one name together, and of those the ones with the same right answer."""
+    cases = [(formula, hard) for formula in FORMULAS.values() for hard in formula.hard]
+    names = list(dict.fromkeys(hard.name for _, hard in cases))
+    says = list(dict.fromkeys(hard.says for _, hard in cases))
+    return tuple(sorted(cases, key=lambda case: (names.index(case[1].name), says.index(case[1].says))))
 
 
-@dataclass(frozen=True)
-class Hard:
-    """One formula on one hard input.
+CASES = _cases()
 
-    Attributes:
-        name: what is hard about the input.
-        says: what the right answer is, and why.
-        pair: the formula, forward and backward.
-        draw: the primals by name, in order, in float64; ``dout`` among them where the case needs its own.
-        right: the right answer from the primals, exactly as the formula is given them, and the cotangent: the
-            value, then one gradient for each floating-point primal.
-        jax: the obvious forward functions, by what they are called.
-        differs: those of them whose derivative by JAX, or value, is not the right answer.
-        why: why JAX answers differently there.
-        dtype: of the floating-point primals.
-        show: which answer a table shows, and which of its rows.
-        settings: the formula's keyword arguments.
-        entrywise: whether each entry is compared by itself, not beside its array's largest.
-        also: from the primals, the cotangent and the right answer, others that are right too, entry by
-            entry: what a device gives that takes subnormal numbers for 0, say.
-        tolerance: the largest relative error that passes, where it is not the dtype's.
-    """
 
-    name: str
-    says: str
-    pair: tuple[Callable, Callable]
-    draw: Callable[[np.random.Generator], Arrays]
-    right: Callable[[Arrays, np.ndarray], tuple]
-    jax: dict[str, Callable]
-    differs: tuple[str, ...] = ()
-    why: str = ""
-    dtype: str = "float64"
-    show: tuple[str, Any] = ("", slice(None))
-    settings: Arrays = field(default_factory=dict)
-    entrywise: bool = False
-    also: Callable[[Arrays, np.ndarray, tuple], Sequence[tuple]] = nothing_else
-    tolerance: float | None = None
-
-    @property
-    def formula(self) -> str:
-        """The pair's name, without what makes it forward or backward."""
-        return self.pair[1].__name__.removesuffix("_bwd")
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The equations that the formula belongs to."""
-        return _tags_of(self.pair[1].__name__) or _tags_of(self.pair[0].__name__)
+def tags_of(formula: Formula) -> tuple[str, ...]:
+    """The equations that a formula belongs to."""
+    return _naming(formula.bwd.__name__) or _naming(formula.fwd.__name__)
 
 
 @cache
-def _tags_of(function: str) -> tuple[str, ...]:
+def _naming(function: str) -> tuple[str, ...]:
     return tuple(e.tag for e in EQUATIONS if any(function in claim.formulas for claim in e.claims))
 
 
@@ -132,61 +95,76 @@ class HardVerdict:
 
 
 @np.errstate(over="ignore")  # 70 000 as a float16
-def judge_hard(case: Hard, seed: int = 0) -> HardVerdict:
+def judge_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     """Evaluate a case: the right answer, the formula's, and JAX's.
 
     Args:
-        case: one of :data:`manual_grad.verify.hard_cases.CASES`, or anyone's own.
+        formula: an entry of the catalogue, or anyone's own.
+        case: one of its hard inputs, or anyone's own.
         seed: decides what is random in its inputs, and the cotangent.
     Returns:
         The verdict.
 
-    >>> import jax.numpy as jnp, numpy as np
-    >>> from manual_grad.formulas.activations import relu_bwd, relu_fwd
-    >>> at_0 = Hard("at 0", "0", (relu_fwd, relu_bwd), lambda rng: {"x": np.zeros(1)},
-    ...     lambda point, dout: (np.zeros(1), np.zeros(1)), {"maximum": lambda x: jnp.maximum(x, 0)},
-    ...     dtype="float32")
-    >>> verdict = judge_hard(at_0)
-    >>> verdict.passed, verdict.jax[0].right
-    (True, False)
+    >>> from dataclasses import replace
+    >>> relu = FORMULAS["relu"]
+    >>> verdict = judge_hard(relu, replace(relu.hard[0], dtype="float32"))
+    >>> verdict.passed, [answer.way for answer in verdict.jax if not answer.right]
+    (True, ['jnp.maximum(x, 0)'])
     """
     rng = np.random.default_rng([seed, *case.name.encode()])
     primals = {name: _cast(value, case.dtype) for name, value in case.draw(rng).items()}
     given = primals.pop("dout", None)
-    out = jax.eval_shape(lambda p: case.pair[0](*p, **case.settings)[0], list(primals.values()))
+    out = jax.eval_shape(lambda p: formula.fwd(*p, **case.settings)[0], list(primals.values()))
     dout = _cast(_cotangent(rng, out.shape), case.dtype) if given is None else given
     exact = {name: jax.tree.map(_float64, value) for name, value in primals.items()}
     exact_dout = np.asarray(dout, np.float64)
     names = ("J" if out.shape == () else "out", *(f"d{name}" for name in primals if _floats(primals[name])))
-    right = case.right(exact, exact_dout)
-    wanted = [_by_name(names, answer) for answer in (right, *case.also(exact, exact_dout, right))]
+    answer = case.right or _by_definition(formula, case.digits)
+    right = answer(_without(case.lost, exact), exact_dout)
+    wanted = [_by_name(names, a) for a in (right, *case.also(answer, exact, exact_dout, right))]
     judge = partial(_answer, case, names, wanted)
     args = tuple(primals.values())
-    ours = jax.jit(partial(_by_hand, case))(args, dout)
-    ways = jax.jit(partial(_by_jax, case), compiler_options=quick())(args, dout) if case.jax else {}
+    ours = jax.jit(partial(_by_hand, formula, case))(args, dout)
+    ways = jax.jit(partial(_by_jax, formula, case), compiler_options=quick())(args, dout) if case.jax else {}
     return HardVerdict(
         case.name,
         case.says,
         case.why,
-        case.formula,
-        case.tags,
+        formula.name,
+        tags_of(formula),
         case.dtype,
         {name: _described(value) for name, value in (primals | {"dout": dout}).items()},
         _shown(case, names, wanted[0]),
-        judge(case.formula, ours),
+        judge(formula.name, ours),
         tuple(judge(way, ways[way]) for way in case.jax),
     )
 
 
-def _by_hand(case: Hard, primals: tuple, dout: Any) -> tuple:
-    out, res = case.pair[0](*primals, **case.settings)
-    return out, *case.pair[1](res, dout)
+def _by_definition(formula: Formula, digits: int) -> Right:
+    """The right answer, from the definition in decimals."""
+    definition = formula.definition or getattr(definitions, formula.reference.__name__)
+    return lambda point, dout: decimals.answer(definition, point, dout, digits)
 
 
-def _by_jax(case: Hard, primals: tuple, dout: Any) -> dict[str, tuple]:
+def _without(lost: tuple[str, tuple] | None, point: dict[str, Any]) -> dict[str, Any]:
+    """The point with NaN for the samples that have no answer."""
+    if not lost:
+        return point
+    name, samples = lost
+    spoilt = point[name].copy()
+    spoilt[samples] = np.nan
+    return point | {name: spoilt}
+
+
+def _by_hand(formula: Formula, case: Hard, primals: tuple, dout: Any) -> tuple:
+    out, res = formula.fwd(*primals, **case.settings)
+    return out, *formula.bwd(res, dout)
+
+
+def _by_jax(formula: Formula, case: Hard, primals: tuple, dout: Any) -> dict[str, tuple]:
+    ways: dict[str, Callable[..., Any]] = {way: f or formula.reference for way, f in case.jax.items()}
     return {
-        way: (forward(*primals), *oracles.reverse(forward, primals, dout))
-        for way, forward in case.jax.items()
+        way: (forward(*primals), *oracles.reverse(forward, primals, dout)) for way, forward in ways.items()
     }
 
 
@@ -220,7 +198,7 @@ def _by_name(names: Sequence[str], answers: Sequence) -> dict[str, np.ndarray]:
 
 
 def _answer(case: Hard, names: Sequence[str], wanted: list[dict], way: str, got: tuple) -> Answer:
-    """Hold one way's answers against the right ones."""
+    """Compare one way's answers with the right ones."""
     arrays = _by_name(names, got)
     if [(k, a.shape) for k, a in arrays.items()] != [(k, a.shape) for k, a in wanted[0].items()]:
         return Answer(way, False, "", "other arrays or shapes than expected", None)

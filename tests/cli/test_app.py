@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import pytest
 
 from manual_grad import digits, lectures
+from manual_grad.catalogue import FORMULAS
 from manual_grad.cli import app as cli
 from manual_grad.cli import verify as work
 from manual_grad.cli import workers
 from manual_grad.lectures import EQUATIONS, ERRATA
-from manual_grad.verify import hard_cases
 
 
 @pytest.fixture
@@ -300,9 +300,10 @@ def test_hard_inputs_are_judged(run, tmp_path):
 
 
 def test_a_formula_that_is_wrong_on_hard_inputs_is_named(run, monkeypatch):
-    at_zero = next(case for case in hard_cases.CASES if case.name == "ReLU at exactly 0 and −0.0")
-    wrong = replace(at_zero, pair=(at_zero.pair[0], lambda x, dout: (jnp.where(x >= 0, dout, 0),)))
-    monkeypatch.setattr(work.hard, "cases_of", lambda tags: [wrong])
+    relu = FORMULAS["relu"]
+    at_zero = next(case for case in relu.hard if case.name == "ReLU at exactly 0 and −0.0")
+    wrong = replace(relu, bwd=lambda x, dout: (jnp.where(x >= 0, dout, 0),))
+    monkeypatch.setattr(work.hard, "cases_of", lambda tags: [(wrong, at_zero)])
     code, out, _ = run("verify", "--hard")
     assert code == 1
     assert "0 hard cases right, 1 wrong" in out

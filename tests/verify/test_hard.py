@@ -6,21 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manual_grad.formulas.activations import relu_fwd
-from manual_grad.formulas.dense import dense_rows_fwd
+from manual_grad.catalogue import FORMULAS
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
-from manual_grad.verify.hard import judge_hard
-from manual_grad.verify.hard_cases import CASES
+from manual_grad.verify.hard import CASES, judge_hard, tags_of
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.formula}-{case.name}")
-def test_the_formula_is_right_and_jax_is_as_stated(case):
-    verdict = judge_hard(case)
+@pytest.mark.parametrize(("formula", "case"), CASES, ids=lambda part: part.name)
+def test_the_formula_is_right_and_jax_is_as_stated(formula, case):
+    verdict = judge_hard(formula, case)
     assert verdict.passed, verdict.ours.detail
     assert tuple(answer.way for answer in verdict.jax if not answer.right) == case.differs
     assert bool(case.why) == bool(case.differs)
-    assert case.tags
+    assert tags_of(formula)
     assert case.says
 
 
@@ -82,9 +80,9 @@ def zeros(res, dJ):
     return tuple(jnp.zeros_like(d) for d in res)
 
 
-def passes(case, fwd=None, bwd=None):
-    """Whether a case thinks this right, in place of its own formula."""
-    return judge_hard(replace(case, pair=(fwd or case.pair[0], bwd or case.pair[1]), jax={})).passed
+def passes(name, case, **wrong):
+    """Whether a case thinks this right, in place of the formula of that name."""
+    return judge_hard(replace(FORMULAS[name], **wrong), replace(case, jax={})).passed
 
 
 WRONG = [  # name of the case, formula, which half of the pair, what stands there instead
@@ -109,33 +107,38 @@ WRONG = [  # name of the case, formula, which half of the pair, what stands ther
     ("name", "formula", "side", "wrong"), WRONG, ids=lambda value: getattr(value, "__name__", value)
 )
 def test_a_wrong_formula_is_caught(name, formula, side, wrong):
-    cases = [case for case in CASES if (case.name, case.formula) == (name, formula)]
+    cases = [case for case in FORMULAS[formula].hard if case.name == name]
     assert cases
-    assert not all(passes(case, **{side: wrong}) for case in cases)
+    assert not all(passes(formula, case, **{side: wrong}) for case in cases)
 
 
-@pytest.mark.parametrize("fwd", [relu_fwd, dense_rows_fwd, mse_fwd])
-def test_a_gradient_of_zeros_is_caught(fwd):
+@pytest.mark.parametrize("name", ["relu", "dense_rows", "mse"])
+def test_a_gradient_of_zeros_is_caught(name):
     """Each case whose right answer is not all zeros and NaN notices."""
-    cases = [case for case in CASES if case.pair[0] is fwd]
+    bwd = FORMULAS[name].bwd
 
-    def nothing(case):
-        return lambda res, dout: tuple(jnp.zeros_like(d) for d in case.pair[1](res, dout))
+    def nothing(res, dout):
+        return tuple(jnp.zeros_like(d) for d in bwd(res, dout))
 
-    for case in cases:
-        assert not passes(case, bwd=nothing(case)), case.name
+    for case in FORMULAS[name].hard:
+        assert not passes(name, case, bwd=nothing), case.name
 
 
 def test_another_seed_draws_other_numbers():
-    case = next(case for case in CASES if case.name == "NaN in one sample" and case.formula == "mse")
-    first, again, other = (judge_hard(case, seed) for seed in (0, 0, 1))
+    mse = FORMULAS["mse"]
+    case = next(case for case in mse.hard if case.name == "NaN in one sample")
+    first, again, other = (judge_hard(mse, case, seed) for seed in (0, 0, 1))
     assert first == again
     assert other.passed
     assert other.right != first.right
 
 
 def test_every_kind_of_hard_input_is_there():
-    names = {case.name for case in CASES}
+    cases = [case for _, case in CASES]
+    names = {case.name for case in cases}
     assert len(names) >= 15
-    assert {case.dtype for case in CASES} == {"float64", "float32", "float16"}
-    assert max(np.size(v) for c in CASES[-3:] for v in c.draw(np.random.default_rng(0)).values()) >= 200_000
+    assert len(cases) >= 67
+    assert sum(bool(case.differs) for case in cases) >= 34
+    assert {case.dtype for case in cases} == {"float64", "float32", "float16"}
+    large = [case for case in cases if case.name == "a very large batch"]
+    assert max(np.size(v) for c in large for v in c.draw(np.random.default_rng(0)).values()) >= 200_000
