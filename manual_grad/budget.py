@@ -44,3 +44,22 @@ def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
         )
     out, deviations = rounding.deviations(lambda args: fn(*args), args, dtype)
     return out, jax.tree.map(lambda deviation: MARGIN * deviation, deviations)
+
+
+def rounding_in_float64(fn: Callable, *args: Any) -> Any:
+    """What rounding in float64 may do to each entry of ``fn(*args)``: of what is summed, not of what is left.
+
+    Args:
+        fn, *args: as for :func:`budgets`.
+    Returns:
+        An absolute error for each entry, :data:`MARGIN` standard deviations.
+    Raises:
+        NoBudgetError: ``fn`` does something for which no rule of rounding is known.
+
+    >>> with jax.enable_x64(True):
+    ...     allowed = rounding_in_float64(lambda x: (x + 1e3) - 1e3 - x, jnp.float64(0.5))
+    >>> 1e-13 < float(allowed) < 1e-11
+    True
+    """
+    _, deviations = rounding.deviations(lambda args: fn(*args), args, jnp.float64)
+    return jax.tree.map(lambda deviation: MARGIN * deviation, deviations)

@@ -20,11 +20,11 @@ from manual_grad_reference.oracles import exact
 CLAIMS = {e.tag: e.claims for e in EQUATIONS}
 
 
-def alone(oracle, claim, formula=None):
+def alone(oracle, claim, formula=None, seed=0):
     """The verdict of one oracle on a claim, its formula replaced."""
     if formula:
         claim = replace(claim, formulas={"tried": formula})
-    return judge.verify(Equation("A-04", "t", "s", "p", (claim,)), jnp.float64, 0, (oracle,))
+    return judge.verify(Equation("A-04", "t", "s", "p", (claim,)), jnp.float64, seed, (oracle,))
 
 
 def planted(claim, change):
@@ -140,6 +140,66 @@ def test_symbolic_passes_the_right_formula(tag):
 def test_symbolic_sees_a_planted_mistake(tag, mistake):
     claim = CLAIMS[tag][SYMBOLIC[tag]]
     assert alone("symbolic", claim, planted(claim, MISTAKES[mistake])).status == "failed"
+
+
+CANCELS = [
+    ("B-09", 21),
+    ("B-13", 21),
+    ("B-16", 22),
+    ("B-12", 26),
+]  # of some claim all of the truth, or an array
+
+
+@pytest.mark.parametrize(("tag", "seed"), CANCELS)
+def test_symbolic_measures_an_error_by_what_is_summed_not_by_what_is_left(tag, seed):
+    equation = next(e for e in EQUATIONS if e.tag == tag)
+    verdict = judge.verify(equation, jnp.float64, seed, ("symbolic",))
+    assert verdict.status == "verified", verdict.failures
+    assert verdict.oracles["symbolic"].max_error <= 1e-12
+    for claim in equation.claims:  # another draw is asked for where all of it is 0, so this is seen
+        if claim.kind == "gradient" and definition_of(claim):
+            found = judge.verify(
+                replace(equation, claims=[replace(claim, formulas={"tried": planted_in_all(claim)})]),
+                jnp.float64,
+                seed,
+                ("symbolic",),
+            )
+            assert found.status == "failed"
+
+
+def planted_in_all(claim):
+    """Twice the first formula of a claim."""
+    formula = next(iter(claim.formulas.values()))
+    return lambda *dout, **inputs: jax.tree.map(lambda g: 2 * g, formula(*dout, **inputs))
+
+
+def _normalized(x):
+    x = x - jnp.mean(x, axis=1, keepdims=True)
+    return x / jnp.sqrt(jnp.mean(x**2, axis=1, keepdims=True))
+
+
+def _normalized_bwd(dout, x, off=0.0):
+    centred = x - jnp.mean(x, axis=1, keepdims=True)
+    r = 1 / jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True))
+    y = centred * r
+    d = dout - jnp.mean(dout, axis=1, keepdims=True)
+    return {"x": r * (d - y * jnp.mean(d * y, axis=1, keepdims=True)) + off}
+
+
+@pytest.mark.parametrize("rows", [3, 1100])
+@pytest.mark.parametrize("oracle", ["reverse", "forward"])
+def test_a_truth_that_cancels_is_compared_at_the_scale_of_its_terms(oracle, rows):
+    """Two features, normalized, are ±1 whatever they were: their gradient is 0, and what we get rounding."""
+
+    def inputs(draw):
+        return {"x": jnp.stack([1 + draw.positive(rows), -draw.positive(rows)], axis=1)}
+
+    claim = Claim("gradient", _normalized, ("x",), inputs, {"hand": _normalized_bwd})
+    verdict = alone(oracle, claim)
+    assert verdict.status == "verified", verdict.failures
+    assert verdict.oracles[oracle].max_error <= 1e-12
+    for off in (1e-12, 1e-9, 1.0):
+        assert alone(oracle, claim, lambda dout, x, off=off: _normalized_bwd(dout, x, off)).status == "failed"
 
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
