@@ -90,7 +90,12 @@ def draw(scenario, seed, dtype=jnp.float64):
 def drawn(scenario, seed, dtype=jnp.float64):
     """The primals, and a random cotangent; one of ones would hide mistakes (softmax has the gradient 0)."""
     primals = tuple(draw(scenario, seed, dtype).values())
-    return primals, random_like(jax.eval_shape(scenario.reference, *primals), seed)
+    return primals, random_like(output(scenario, primals), seed)
+
+
+def output(scenario, primals):
+    """The shape and dtype of what the formula gives."""
+    return jax.eval_shape(scenario.reference, *primals)
 
 
 def random_like(tree, seed):

@@ -37,6 +37,8 @@ def test_backward_is_linear_in_the_cotangent(scenario):
 def test_forward_mode_agrees(scenario):
     """⟨bwd(dout), v⟩ = ⟨dout, Jv⟩, J v by ``jax.jvp``: no transposition rule takes part."""
     primals, dout = drawn(scenario, seed=3)
+    true_grads = truth(scenario, primals, dout)[1]
+    assert all(np.any(d) for d in jax.tree.leaves(true_grads)), "a true cotangent is 0: a wrong one may pass"
     v = random_like(floats_of(primals), seed=4)
     Jv = by_jax(scenario)(primals, dout, v)[1]
     grads = by_hand(scenario)(primals, dout)[1]

@@ -1,0 +1,97 @@
+"""What must hold of an entry whatever its formula is; each refusal names the entry."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import manual_grad
+from manual_grad.catalogue import EntryError
+from tests.formulas.scenarios import draw, is_float, output
+
+ROOT = Path(__file__).parents[2]
+WINGS = ("formulas", "kernels", "networks")
+FAR = 1e-3  # from ReLU's kink; rounding moves nothing so far
+
+
+def pairs_in_the_source():
+    """The pairs that are written down, whatever the catalogue says."""
+    paths = [path for wing in WINGS for path in (ROOT / "manual_grad" / wing).glob("*.py")]
+    named = {n.name for p in paths for n in ast.parse(p.read_text()).body if isinstance(n, ast.FunctionDef)}
+    return {n.removesuffix("_fwd") for n in named if n.endswith("_fwd") and not n.startswith("_")}
+
+
+def require_entries(formulas, functions):
+    """Every pair has an entry, and every other public Jacobian, slope or one-hot one among the functions."""
+    for missing in sorted(pairs_in_the_source() - formulas.keys()):
+        raise EntryError(f"{missing}: no entry in manual_grad/catalogue")
+    jacobians = {name for name in manual_grad.__all__ if name.startswith("jac_") or name.endswith("_prime")}
+    for missing in sorted(jacobians - functions.keys()):
+        raise EntryError(f"{missing}: no Function in manual_grad/catalogue")
+
+
+def require_signatures(entry):
+    """The pair goes by one name, and the reference takes what the formula takes."""
+    if entry.bwd.__name__ != f"{entry.name}_bwd":
+        raise EntryError(f"{entry.name}: the pair is {entry.fwd.__name__} and {entry.bwd.__name__}")
+    mine, its = (inspect.signature(fn).parameters for fn in (entry.fwd, entry.reference))
+    for name in [n for n in entry.primals if n not in its] + [n for n in its if n not in mine]:
+        raise EntryError(f"{entry.name}: {name} is an argument of the formula or the reference alone")
+    if not entry.source or not entry.variants:
+        raise EntryError(f"{entry.name}: an entry has a source and at least one variant")
+    names = set(entry.batch.axes if entry.batch else ()) | {name for name, _ in entry.grows}
+    for name in sorted(names - set(entry.primals)):
+        raise EntryError(f"{entry.name}: {name} is no primal")
+
+
+def require_telling_draws(scenario):
+    """A transposed or misplaced entry is seen: no square matrix, no two entries alike but 0 and 1."""
+    for name, value in draw(scenario, seed=0).items():
+        for leaf in map(np.asarray, jax.tree.leaves(value)):
+            if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1]:
+                raise EntryError(f"{scenario.entry.name}: {name} is square")
+            if is_float(leaf) and not set(np.unique(leaf)) <= {0, 1} and len(np.unique(leaf)) < leaf.size:
+                raise EntryError(f"{scenario.entry.name}: {name} has two entries alike")
+
+
+def require_clear_kinks(scenario):
+    """Every ReLU is away from its kink, some on and some off."""
+    if scenario.entry.kinks is None or scenario.settings.get("activation", "relu") != "relu":
+        return
+    kinks = jax.jit(lambda *primals: list(scenario.entry.kinks(scenario.fwd(*primals)[1])))
+    z = np.concatenate([np.ravel(z) for z in kinks(*draw(scenario, seed=0).values())])
+    if not (np.abs(z).min() > FAR and z.min() < 0 < z.max()):
+        raise EntryError(f"{scenario.entry.name}: a ReLU is at its kink, or all are on one side of it")
+
+
+def require_batch(scenario):
+    """The samples lie along one length, in the primals and in the output."""
+    batch, primals = scenario.entry.batch, draw(scenario, seed=0)
+    if batch is None or not all(np.ndim(primals[name]) for name in batch.axes):
+        return
+    lengths = {name: primals[name].shape[axis] for name, axis in batch.axes.items()}
+    out = output(scenario, primals.values())
+    if batch.out is not None and out.ndim:
+        lengths["the output"] = out.shape[batch.out]
+    if len(set(lengths.values())) > 1 or batch.mean != (out.ndim == 0):
+        raise EntryError(f"{scenario.entry.name}: where its samples are: {lengths}")
+
+
+def require_settings(scenarios):
+    """Every keyword is off its default at least once."""
+    entry, *_ = (scenario.entry for scenario in scenarios)
+    for name, p in inspect.signature(entry.fwd).parameters.items():
+        if p.kind is p.KEYWORD_ONLY and all(s.settings.get(name, p.default) == p.default for s in scenarios):
+            raise EntryError(f"{entry.name}: {name} is {p.default!r} in every variant")
+
+
+def files_that_name():
+    """Formula → the Python files that name it: its pair, or its name in quotes."""
+    folders = ("manual_grad", "reference", "benchmarks", "tests", "examples")
+    texts = {p: p.read_text() for folder in folders for p in (ROOT / folder).rglob("*.py")}
+    names = r"(?<!\w)(\w+)_(?:fwd|bwd)(?!\w)|[\"'](\w+)[\"']"
+    named = {p: {a or b for a, b in re.findall(names, text)} for p, text in texts.items()}
+    return {f: [p for p, found in named.items() if f in found] for f in pairs_in_the_source()}

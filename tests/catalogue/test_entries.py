@@ -1,0 +1,94 @@
+"""One place is not one point of failure: an entry that is wrong, or not there, is refused by name."""
+
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from manual_grad.catalogue import FORMULAS, FUNCTIONS, Batch, EntryError, dense, mse
+from manual_grad.catalogue.mlp import MLP_ROWS
+from tests.formulas.comparing import check
+from tests.formulas.scenarios import SCENARIOS, each_scenario, of
+
+from . import checks
+
+MEDIAN = 12  # Python files that name a formula; it shall fall to 9
+
+
+def test_every_pair_of_the_source_has_an_entry():
+    checks.require_entries(FORMULAS, FUNCTIONS)
+
+
+@pytest.mark.parametrize("entry", FORMULAS.values(), ids=FORMULAS)
+def test_an_entry_fits_its_pair_and_its_reference(entry):
+    checks.require_signatures(entry)
+    checks.require_settings([s for s in SCENARIOS if s.entry.name == entry.name])
+
+
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_what_is_drawn_would_show_a_mistake(scenario):
+    checks.require_telling_draws(scenario)
+    checks.require_clear_kinks(scenario)
+    checks.require_batch(scenario)
+
+
+def test_few_files_name_a_formula():
+    counts = sorted(map(len, checks.files_that_name().values()))
+    assert statistics.median(counts) <= MEDIAN, counts
+
+
+# ---------------------------------------------------------------- sabotage
+
+
+def _renamed(predicted, y):
+    return mse.MSE.reference(predicted, y)
+
+
+def _alike(draw, shape, sizes):
+    return np.ones(shape)
+
+
+SABOTAGE = {
+    "a pair is missing": lambda: checks.require_entries(
+        {n: e for n, e in FORMULAS.items() if n != dense.DENSE_ROWS.name}, FUNCTIONS
+    ),
+    "a function is missing": lambda: checks.require_entries(FORMULAS, dict(list(FUNCTIONS.items())[1:])),
+    "the reference has other arguments": lambda: checks.require_signatures(
+        replace(mse.MSE, reference=_renamed)
+    ),
+    "the backward pass of another": lambda: checks.require_signatures(
+        replace(mse.MSE, bwd=dense.DENSE_ROWS.bwd)
+    ),
+    "no source": lambda: checks.require_signatures(replace(mse.MSE, source="")),
+    "a batch of no primal": lambda: checks.require_signatures(replace(mse.MSE, batch=Batch({"z": 0}))),
+    "a square matrix": lambda: checks.require_telling_draws(
+        of(dense.DENSE_ROWS).sabotaged(sizes={"N": 3, "d": 3, "m": 4})
+    ),
+    "entries alike": lambda: checks.require_telling_draws(
+        of(mse.MSE).sabotaged(draw={"y_hat": lambda *a: np.full(7, 2.0), "y": _alike})
+    ),
+    "an axis without a size": lambda: checks.require_telling_draws(of(mse.MSE).sabotaged(sizes={})),
+    "a wrong batch axis": lambda: checks.require_batch(
+        of(dense.DENSE_ROWS).sabotaged(batch=Batch({"X": 1}, 0))
+    ),
+    "no mean": lambda: checks.require_batch(of(mse.MSE).sabotaged(batch=Batch({"y_hat": 0}))),
+    "a kink everywhere": lambda: checks.require_clear_kinks(
+        of(MLP_ROWS, "relu").sabotaged(kinks=lambda res: [0 * z for z in res.Zs])
+    ),
+    "a keyword never set": lambda: checks.require_settings([of(MLP_ROWS, "relu")]),
+}
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_sabotage_is_refused_and_names_the_entry(what):
+    with pytest.raises(EntryError, match=r"^\w+: "):
+        SABOTAGE[what]()
+
+
+def test_a_wrong_reference_is_seen():
+    def off(y_hat, y):
+        return mse.MSE.reference(y_hat, y) * (1 + 1e-9)
+
+    with pytest.raises(AssertionError, match="relative errors"):
+        check(of(mse.MSE).sabotaged(reference=off))
