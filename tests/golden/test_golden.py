@@ -91,6 +91,7 @@ def judged(tmp_path):
 def test_every_public_formula_is_exported():
     public = {name for name in manual_grad.__all__ if name[0].islower()} - REARRANGING
     assert {golden.formula_named(name).name for name in public} == set(FORMULAS)
+    assert sum(len(f.cases_of(variant)) for f in FORMULAS.values() for variant in f.variants) >= 218
 
 
 @pytest.mark.parametrize("name", FORMULAS)
