@@ -1,0 +1,59 @@
+"""How much is checked of each formula: a count that falls fails by name.
+
+Where one has risen, ``python -m tests.catalogue.test_counts`` writes the table anew.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manual_grad.catalogue import FORMULAS
+from manual_grad.lectures import EQUATIONS
+from tests.formulas.scenarios import SCENARIOS
+
+TABLE = Path(__file__).with_name("counts.json")
+COMMAND = "python -m tests.catalogue.test_counts"
+
+
+def counted():
+    """Entry → what there is of it, without running any of it."""
+    claimed = [name for e in EQUATIONS for claim in e.claims for name in claim.formulas]
+    return {
+        name: {
+            "claims": sum(claimed.count(f) for f in (f"{name}_bwd", *(f.name for f in entry.functions))),
+            "variants": len(entry.variants),
+            "tested variants": sum(s.entry.name == name for s in SCENARIOS),
+            "functions": len(entry.functions),
+            "hard inputs": len(entry.hard),
+            "benchmarks": len(entry.bench.sizes) if entry.bench else 0,
+        }
+        for name, entry in FORMULAS.items()
+    }
+
+
+def compared(table, now):
+    """What fell, and what rose, in a line each."""
+    pairs = [(e, what, n, now.get(e, {}).get(what, 0)) for e, row in table.items() for what, n in row.items()]
+    fell = [f"{e}: {what} fell from {n} to {m}" for e, what, n, m in pairs if m < n]
+    return fell, [f"{e}: {what} rose from {n} to {m}" for e, what, n, m in pairs if m > n]
+
+
+def test_no_count_fell():
+    table, now = json.loads(TABLE.read_text()), counted()
+    fell, rose = compared(table, now)
+    assert not fell, "\n".join(fell)
+    assert not rose, "\n".join([*rose, f"update the table: {COMMAND}"])
+    assert table.keys() == now.keys(), f"update the table: {COMMAND}"
+
+
+@pytest.mark.parametrize("name", list(FORMULAS)[:1])
+def test_a_count_that_falls_is_named(name):
+    now = counted()
+    row = now[name] | {"variants": now[name]["variants"] - 1}
+    assert compared(now, now | {name: row})[0][0].startswith(f"{name}: variants fell from ")
+    assert compared(now, {n: row for n, row in now.items() if n != name})[0]
+
+
+if __name__ == "__main__":
+    TABLE.write_text(json.dumps(counted(), indent=1) + "\n")
