@@ -5,11 +5,12 @@ between the arguments of one call, and refuses by name what would otherwise broa
 microseconds, when a function is traced or called eagerly, and nothing once it is compiled.
 """
 
+import dataclasses
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -83,17 +84,9 @@ def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
-    with jaxtyped("context"):  # one scope of axis names for the whole call
-        for name, hint in hints.items():
-            if name in given and (isinstance(given[name], bool) or not is_bearable(given[name], hint)):
-                others = "".join(
-                    f"; {other} is {describe(value)}"
-                    for other, value in given.items()
-                    if other != name and _arrays(other, value)
-                )
-                raise InputError(
-                    f"{formula}: {name} is {describe(given[name])}, expected {expected(hint)}{others}"
-                )
+    _check_annotations(formula, hints, given)
+    for residuals in [found for name, value in given.items() for found in _dataclasses(name, value)]:
+        _check_annotations(formula, *residuals)
     arrays = [pair for name, value in given.items() for pair in _arrays(name, value)]
     first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
     for name, array in arrays:
@@ -104,6 +97,45 @@ def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
                 f"{formula}: {name} is {describe(array)}, expected {first[1].dtype} as {first[0]} is; "
                 "cast one of them"
             )
+
+
+def _check_annotations(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
+    with jaxtyped("context"):  # one scope of axis names for the whole call
+        for name, hint in hints.items():
+            flag = isinstance(given.get(name), bool) and hint is not bool
+            if name in given and (flag or not _fits(given[name], hint)):
+                others = "".join(
+                    f"; {other} is {describe(value)}"
+                    for other, value in given.items()
+                    if other != name and _arrays(other, value)
+                )
+                raise InputError(
+                    f"{formula}: {name} is {describe(given[name])}, expected {expected(hint)}{others}"
+                )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has its annotation's type; of a sequence beartype looks at one item, here at all."""
+    items = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and items[-1] is Ellipsis:
+        return isinstance(value, tuple) and all(_fits(item, items[0]) for item in value)
+    if typing.get_origin(hint) is Sequence and not isinstance(value, str):
+        return isinstance(value, Sequence) and all(_fits(item, items[0]) for item in value)
+    return is_bearable(value, hint)
+
+
+def _dataclasses(name: str, value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The annotations and the fields of each dataclass in an argument, by their places there."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = typing.get_type_hints(type(value))
+        fields = [field.name for field in dataclasses.fields(value)]
+        yield (
+            {f"{name}.{field}": hints[field] for field in fields},
+            {f"{name}.{field}": getattr(value, field) for field in fields},
+        )
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _dataclasses(f"{name}[{i}]", item)
 
 
 def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:

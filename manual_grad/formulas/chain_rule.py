@@ -237,6 +237,7 @@ def product_of_sum_bwd(res: tuple[Scalar, Scalar], df: Scalar) -> tuple[Scalar, 
     return dq, dq, dz
 
 
+@checked
 def multiply_out(
     jacobians: Sequence[Float[Array, "..."]], mids: Sequence[tuple[int, ...]]
 ) -> Float[Array, "..."]:
@@ -248,7 +249,8 @@ def multiply_out(
     Returns:
         ∂f/∂x.
     Raises:
-        InputError: the number of shapes is not one less than that of Jacobians, or neighbours do not fit.
+        InputError: the number of shapes is not one less than that of Jacobians, neighbours do not fit, or a
+            dtype is wrong.
     Source: Lecture A, "The MOST important thing": every gradient there is such a product.
 
     >>> J = multiply_out([jnp.ones(2), jnp.eye(2), jnp.array([[3.0], [4.0]])], [(2,), (2,)])
@@ -265,6 +267,7 @@ def multiply_out(
     return product
 
 
+@checked
 def as_matrix(jacobian: Float[Array, "..."], out_ndim: int) -> Float[Array, "outputs inputs"]:
     """A Jacobian of shape ``out + in`` as the matrix (outputs × inputs), entries row by row.
 
@@ -274,7 +277,7 @@ def as_matrix(jacobian: Float[Array, "..."], out_ndim: int) -> Float[Array, "out
     Returns:
         (out.size, in.size).
     Raises:
-        InputError: ``out_ndim`` is larger than the Jacobian's rank.
+        InputError: ``out_ndim`` is larger than the Jacobian's rank, or that is no floating-point array.
     Source: the layout of ∂f⃗/∂x⃗ in Lecture A, "Jacobian Matrices".
 
     >>> as_matrix(jnp.ones((2, 3, 4, 5)), 2).shape

@@ -31,8 +31,8 @@ Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with oth
 class Conv2DResiduals:
     """What the backward pass needs: image, kernel, and the geometry as pairs of numbers."""
 
-    x: Array
-    kernel: Array
+    x: Float[Array, "N H W C"]
+    kernel: Float[Array, "kh kw Cg O"]
     strides: tuple[int, int]
     pads: tuple[tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
@@ -70,6 +70,10 @@ class Conv2DResiduals:
                 f" padded image, {n + lo + hi}",
             )
         return cls(x, kernel, s, pads, d, int(groups))
+
+    def check(self) -> None:
+        """Refuse residuals that no forward pass makes."""
+        self.of(self.x, self.kernel, self.strides, self.pads, self.dilation, self.groups)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -156,6 +160,7 @@ def conv2d_plain_bwd(
     >>> [d.ravel().tolist() for d in conv2d_plain_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
+    res.check()
     require_shape("conv2d_plain_bwd", "dZ", dZ, res.out_shape)
     dkernel = _xla_convolution(  # [C-09]  the batch is what is summed over: it stands where channels stood
         res.x,

@@ -167,8 +167,8 @@ def jac_correlate2d_f(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float
 class Convolve2DResiduals:
     """What the backward pass needs: image, kernel, and which outputs there are."""
 
-    x: Array
-    w: Array
+    x: Float[Array, "H W"]
+    w: Float[Array, "kh kw"]
     mode: Literal["full", "valid"]
 
 

@@ -5,10 +5,12 @@ Kronecker product for a Jacobian, and contracting a cotangent with A ⊗ B is th
 of them transposed. Nothing is commuted (the lecture's question at D-09).
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manual_grad.border import checked
+from manual_grad.border import checked, require, require_shape
 
 
 @checked
@@ -317,6 +319,7 @@ def jac_dense_columns_b(
     return from_column_stacking(jnp.kron(ones, eye), (len(b), X.shape[1]), b.shape)  # [D-09]
 
 
+@checked
 def from_column_stacking(
     matrix: Float[Array, "outputs inputs"], out_shape: tuple[int, ...], in_shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
@@ -328,12 +331,15 @@ def from_column_stacking(
     Returns:
         The Jacobian as ``jax.jacobian`` lays it out.
     Raises:
-        TypeError: the sizes do not fit.
+        InputError: the sizes do not fit, or a dtype is wrong.
     Source: Lecture D, page 4.
 
     >>> from_column_stacking(jnp.arange(8.0).reshape(4, 2), (2, 2), (2,))[0, 1].tolist()
     [4.0, 5.0]
     """
+    for name, shape in (("out_shape", out_shape), ("in_shape", in_shape)):
+        require(all(n >= 1 for n in shape), f"from_column_stacking: {name} is {shape}, expected sizes from 1")
+    require_shape("from_column_stacking", "matrix", matrix, (math.prod(out_shape), math.prod(in_shape)))
     flipped = matrix.reshape(*out_shape[::-1], *in_shape[::-1])
     n_out, n = len(out_shape), len(out_shape) + len(in_shape)
     return flipped.transpose(*reversed(range(n_out)), *reversed(range(n_out, n)))

@@ -90,6 +90,7 @@ def conv2d_bwd(
     >>> [d.ravel().tolist() for d in conv2d_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
+    res.check()
     require_shape("conv2d_bwd", "dZ", dZ, res.out_shape)
     dx, dkernel, dbias = _backward(res, dZ)
     return dx, dkernel, dbias

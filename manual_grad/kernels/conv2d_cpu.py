@@ -90,6 +90,7 @@ def conv2d_cpu_bwd(
     >>> [d.ravel().tolist() for d in conv2d_cpu_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
     [[1.0, 1.0, 10.0, 10.0], [20.0, 31.0], [11.0]]
     """
+    res.check()
     require_shape("conv2d_cpu_bwd", "dZ", dZ, res.out_shape)
     dx = _dx_one_channel(res, dZ) if _one_channel(res) else _dx(res, dZ)
     return dx, _dkernel(res, dZ), dZ.sum(axis=(0, 1, 2))  # [A-11]

@@ -6,11 +6,12 @@ Numbered as on the slide, where layer 3 is the flattening. VALID, stride 1: a ke
 n − f + 1 of n pixels.
 """
 
+import math
 from typing import Any
 
 from jaxtyping import Array, Float
 
-from manual_grad.border import Scalar, checked, describe, is_float_array, require
+from manual_grad.border import Scalar, checked, describe, is_float_array, require, require_shape
 from manual_grad.formulas.activations import relu_bwd, relu_fwd
 from manual_grad.formulas.conv2d import Conv2DResiduals
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
@@ -104,6 +105,16 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
         )
 
 
+def _check_images(conv1: Conv2DResiduals, Z1: Array, conv2: Conv2DResiduals, Z2: Array, A3: Array) -> None:
+    """Each layer's residuals are of what the layer before it gave."""
+    conv1.check()
+    conv2.check()
+    require_shape("cnn_grads", "res[1]", Z1, conv1.out_shape)
+    require_shape("cnn_grads", "res[2].x", conv2.x, Z1.shape)
+    require_shape("cnn_grads", "res[3]", Z2, conv2.out_shape)
+    require_shape("cnn_grads", "res[4]", A3, (len(Z2), math.prod(Z2.shape[1:])))
+
+
 @checked
 def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
     """Every gradient of the CNN, by the name of its tensor on the slide. [A-11] [A-10]
@@ -127,6 +138,7 @@ def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
     [[-0.5, 0.5]]
     """
     conv1, Z1, conv2, Z2, A3, W4, Z4, A4, W5, loss_res = res
+    _check_images(conv1, Z1, conv2, Z2, A3)
     dZ5, dlabels = softmax_cross_entropy_bwd(loss_res, dJ)  # [A-11] [A-10]
     dA4, dW5, db5 = dense_rows_bwd((A4, W5), dZ5)  # [A-11]
     (dZ4,) = relu_bwd(Z4, dA4)  # [A-11]

@@ -35,8 +35,8 @@ class MLPResiduals:
     """What the backward pass needs: parameters, each layer's input A, hidden Z, f's name, the layout."""
 
     params: Any
-    As: tuple[Array, ...]
-    Zs: tuple[Array, ...]
+    As: tuple[Float[Array, "_ _"], ...]
+    Zs: tuple[Float[Array, "_ _"], ...]
     activation: str
     rows: bool
 
@@ -67,6 +67,21 @@ def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
             f"{formula}: params[{i}][1] is {describe(b)}, expected float[{fan_out}] to match W",
         )
         width = fan_out
+
+
+def _check_residuals(formula: str, res: MLPResiduals, rows: bool) -> None:
+    """What the forward pass of this layout returned: every A and Z has the width that ``params`` give it."""
+    made, wanted = (f"mlp_{'rows' if layout else 'columns'}_fwd" for layout in (res.rows, rows))
+    require(res.rows == rows, f"{formula}: res is of {made}, expected that of {wanted}")
+    found = f"{formula}: res holds {len(res.As)} As and {len(res.Zs)} Zs"
+    require(len(res.As) == len(res.Zs) + 1, f"{found}, expected one Z fewer")
+    N, width = res.As[0].shape if rows else res.As[0].shape[::-1]
+    _check_params(formula, res.params, width, rows)
+    require(len(res.As) == len(res.params), f"{found}, expected an A for each of {len(res.params)} layers")
+    for l, (A, Z, (_, b)) in enumerate(zip(res.As[1:], res.Zs, res.params[:-1], strict=True)):
+        shape = (N, len(b)) if rows else (len(b), N)
+        require_shape(formula, f"res.As[{l + 1}]", A, shape)
+        require_shape(formula, f"res.Zs[{l}]", Z, shape)
 
 
 @checked
@@ -115,7 +130,7 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]) -> tuple[Params, Fl
     >>> dX.tolist()
     [[4.0]]
     """
-    require(res.rows, "mlp_rows_bwd: res is of mlp_columns_fwd, expected that of mlp_rows_fwd")
+    _check_residuals("mlp_rows_bwd", res, rows=True)
     require_shape("mlp_rows_bwd", "dZ", dZ, (len(res.As[0]), len(res.params[-1][1])))
     return _mlp_bwd(res, dZ)
 
@@ -166,7 +181,7 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]) -> tuple[Params,
     >>> dX.tolist()
     [[4.0]]
     """
-    require(not res.rows, "mlp_columns_bwd: res is of mlp_rows_fwd, expected that of mlp_columns_fwd")
+    _check_residuals("mlp_columns_bwd", res, rows=False)
     require_shape("mlp_columns_bwd", "dZ", dZ, (len(res.params[-1][1]), res.As[0].shape[1]))
     return _mlp_bwd(res, dZ)
 
@@ -260,6 +275,12 @@ def network_squared_loss_deltas(
     [[16.0], [8.0]]
     """
     layers, z, error = res
+    _check_residuals("network_squared_loss_deltas", layers, rows=False)
+    for name, array, shape in (
+        ("x", layers.As[0], (len(layers.As[0]), 1)),
+        ("z", z, layers.params[-1][1].shape),
+    ):
+        require_shape("network_squared_loss_deltas", name, array, shape)
     f_bwd = activation_pair("network_squared_loss_deltas", layers.activation)[1]
     (delta,) = f_bwd(z, dL * error)  # [C-04]
     deltas = [delta]
@@ -474,6 +495,10 @@ def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, 
     return _like_params(res[0], dlayers), g["dX"], g["dY"]
 
 
+def _is_numeric(value: Any) -> bool:
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.number)
+
+
 def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     """W_l ← W_l − α ∂L/∂W_l, b_l ← b_l − α ∂L/∂b_l. [D-11]
 
@@ -484,7 +509,7 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     Returns:
         The updated parameters, built the same; ``params`` is left as it was.
     Raises:
-        InputError: the two are built differently or an array has another shape.
+        InputError: the two are built differently, an array has another shape, or one of them is none.
     Source: Lecture D, page 2; on the full batch or on mini-batches, as dparams is.
 
     >>> gradient_descent([jnp.array([1.0, 2.0])], [jnp.array([4.0, 8.0])], 0.25)[0].tolist()
@@ -492,7 +517,14 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     """
     built, dbuilt = str(jax.tree.structure(params)), str(jax.tree.structure(dparams))
     require(built == dbuilt, f"gradient_descent: dparams is built as {dbuilt}, expected {built}")
+    require(
+        isinstance(learning_rate, int | float)
+        or (_is_numeric(learning_rate) and jnp.ndim(learning_rate) == 0),
+        f"gradient_descent: learning_rate is {describe(learning_rate)}, expected a number",
+    )
     for p, dp in zip(jax.tree.leaves(params), jax.tree.leaves(dparams), strict=True):
+        for name, leaf in (("params", p), ("dparams", dp)):
+            require(_is_numeric(leaf), f"gradient_descent: {name} holds {describe(leaf)}, expected arrays")
         require(
             jnp.shape(p) == jnp.shape(dp),
             f"gradient_descent: dparams holds {describe(dp)}, expected the shape of {describe(p)}",
