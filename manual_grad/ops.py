@@ -33,6 +33,7 @@ from manual_grad.border import checked, require_labels_in_range
 from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
+from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
 from manual_grad.formulas.softmax import (
     softmax_bwd,
     softmax_cross_entropy_bwd,
@@ -47,6 +48,7 @@ from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, l
 __all__ = [
     "conv2d",
     "dense",
+    "layer_norm",
     "linear_cross_entropy",
     "mse",
     "relu",
@@ -159,6 +161,28 @@ def relu(x: Float[Array, "..."]) -> Array:
 def _relu_fwd(x: Array) -> tuple[Array, Array]:
     """``relu_fwd`` for differentiating again: of ``jnp.maximum(x, 0)`` JAX's derivative at 0 is ½."""
     return jnp.where(x <= 0, 0, x), x
+
+
+@_operation
+def layer_norm(
+    x: Float[Array, "*N D"], gamma: Float[Array, " D"], beta: Float[Array, " D"], *, eps: float = 1e-5
+) -> Array:
+    """y = γ (x − μ) / √(σ² + ε) + β over the last axis. [E-01]
+
+    Args:
+        x: (…, D).
+        gamma, beta: (D,).
+        eps: ε, positive.
+    Returns:
+        (…, D).
+    Raises:
+        InputError: ``eps`` is not positive, or a shape or dtype does not fit.
+    Source: Ba, Kiros and Hinton, "Layer Normalization", 2016, equation 3.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.array([0.0, 5.0]), eps=1e-12).tolist()
+    [-1.0, 6.0]
+    """
+    return _by_hand(functools.partial(layer_norm_fwd, eps=eps), layer_norm_bwd, x, gamma, beta)
 
 
 @_operation

@@ -82,6 +82,12 @@ from manual_grad.formulas.mse import (
     mse_bwd,
     mse_fwd,
 )
+from manual_grad.formulas.normalisation import (
+    jac_layer_norm_x,
+    jac_layer_norm_x_blocks,
+    layer_norm_bwd,
+    layer_norm_fwd,
+)
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
     cross_entropy_fwd,
@@ -207,6 +213,8 @@ __all__ = [
     "jac_dense_rows_X",
     "jac_dense_rows_X_factors",
     "jac_dense_rows_b",
+    "jac_layer_norm_x",
+    "jac_layer_norm_x_blocks",
     "jac_linear_map_x",
     "jac_linear_regression_b",
     "jac_linear_regression_w",
@@ -225,6 +233,8 @@ __all__ = [
     "jac_sum_of_squares_x",
     "jac_two_layer_cross_entropy",
     "jac_two_layer_squared_loss",
+    "layer_norm_bwd",
+    "layer_norm_fwd",
     "linear_cross_entropy_bwd",
     "linear_cross_entropy_fwd",
     "linear_regression_bwd",

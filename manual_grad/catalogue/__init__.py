@@ -16,13 +16,15 @@ from manual_grad.catalogue import (
     linear_cross_entropy,
     mlp,
     mse,
+    normalisation,
     softmax,
     two_layer,
 )
 from manual_grad.catalogue.entry import Batch, EntryError, Formula, Function, adopted
 
 TOPICS = (
-    mse, activations, chain_rule, softmax, dense, convolution, linear_cross_entropy, two_layer, mlp, cnn
+    mse, activations, chain_rule, softmax, dense, normalisation, convolution, linear_cross_entropy, two_layer,
+    mlp, cnn,
 )  # fmt: skip
 
 

@@ -8,9 +8,13 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from manual_grad.catalogue.draw import Draw, differentiable
+from manual_grad.catalogue.entry import Formula
 
 Kind = Literal["value", "gradient", "jacobian"]
 
@@ -140,6 +144,34 @@ def tags_in(text: str) -> list[str]:
         numbers = range(int(first[2:]), int((last or first)[2:]) + 1)
         found += [f"{first[0]}-{n:02}" for n in numbers]
     return found
+
+
+def claims_of(formula: Formula) -> tuple[Claim, ...]:
+    """What an entry of the catalogue claims: in each variant its value and gradient, then its Jacobians."""
+    claims = []
+    for variant in formula.variants:
+        inputs = partial(formula.inputs, variant=variant)
+        known = formula.inputs(Draw(np.random.default_rng(0), np.float32), variant)
+        of_fwd, pair = {f"{formula.name}_fwd": value_of(formula.fwd)}, pulled(formula.fwd, formula.bwd)
+        at = formula.for_reference if formula.for_reference(known) != known else None
+        claims += [
+            Claim("value", formula.reference, ("out",), inputs, of_fwd, at, variant, formula.polynomial),
+            Claim(
+                "gradient",
+                formula.reference,
+                formula.differentiable(known),
+                inputs,
+                {f"{formula.name}_bwd": pair},
+                at,
+                variant,
+                formula.polynomial,
+            ),
+        ]
+    for function in formula.functions:
+        if function.wrt and function.part is None:
+            inputs, plain = partial(formula.inputs, variant=next(iter(formula.variants))), formula.reference
+            claims.append(Claim("jacobian", plain, function.wrt, inputs, {function.name: function.fn}))
+    return tuple(claims)
 
 
 def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:

@@ -96,6 +96,7 @@ BATCHES: dict[str, Batch] = {
             "_loss_of_layer_5", "_loss_by_each",
         )
     },
+    "layer_norm": Batch({"x": 0}, 0),
     "cnn_scores": Batch(_ROWS, 0),
     "dense_rows": Batch(_ROWS, 0),
     "mlp_rows": Batch(_ROWS, 0),

@@ -141,7 +141,7 @@ def _truth(problem: Problem) -> list[np.ndarray]:
 
 def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.ndarray:
     """What the process beside this one says of a definition: its value, or its derivatives."""
-    entries = sum(leaf.size for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
+    entries = sum(np.size(leaf) for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
     with _ONE_AT_A_TIME:
         process = _process()
         pickle.dump(("symbolic" if entries <= FEW else "decimals", name, point, wrt), process.stdin)

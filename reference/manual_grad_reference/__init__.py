@@ -14,6 +14,7 @@ from manual_grad_reference import (
     linear_cross_entropy,
     mlp,
     mse,
+    normalisation,
     plain,
     softmax,
     stable,
@@ -21,6 +22,6 @@ from manual_grad_reference import (
 )
 
 __all__ = [
-    "activations", "chain_rule", "cnn", "conv2d", "dense", "linear_cross_entropy", "mlp", "mse", "plain",
-    "softmax", "stable", "two_layer",
+    "activations", "chain_rule", "cnn", "conv2d", "dense", "linear_cross_entropy", "mlp", "mse",
+    "normalisation", "plain", "softmax", "stable", "two_layer",
 ]  # fmt: skip

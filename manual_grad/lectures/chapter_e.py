@@ -1,0 +1,18 @@
+"""Chapter E: the layers that people write by hand today, beyond the four lectures."""
+
+from manual_grad.catalogue.normalisation import LAYER_NORM
+from manual_grad.lectures.entries import Equation, claims_of
+
+TITLE = "The layers of today's networks"
+EQUATIONS = (
+    Equation(
+        tag="E-01",
+        title="layer normalisation: dx less its mean, and less x̂ times its mean with x̂",
+        section="Ba, Kiros and Hinton 2016, equation 3",
+        printed=(
+            r"dx = \frac{1}{\sqrt{\sigma^2 + \varepsilon}} \left( \gamma \, dy - \operatorname{mean}(\gamma "
+            r"\, dy) - \hat{x} \operatorname{mean}(\gamma \, dy \, \hat{x}) \right)"
+        ),
+        claims=claims_of(LAYER_NORM),
+    ),
+)
