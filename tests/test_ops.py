@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import manual_grad_reference as reference
 from manual_grad import InputError, ops
+from manual_grad.catalogue import FORMULAS
 from tests.formulas.comparing import assert_same
 
 ROOT = Path(__file__).parents[1]
@@ -42,52 +43,62 @@ def _conv2d(x, kernel, bias, **settings):
     return Z.reshape(*x.shape[:-3], *Z.shape[1:])
 
 
-INTEGER = "softmax_cross_entropy_with_integer_labels"
+INTEGER = ops.softmax_cross_entropy_with_integer_labels.__name__
+
+
+def _of(op, *case, **more):
+    return Case(op.__name__, *case, **more)
+
+
 GEOMETRY = {"strides": (2, 1), "padding": ((1, 2), (0, 1)), "dilation": (1, 2), "groups": 2}
 CASES = {
-    "mse": Case("mse", reference.mse.mse, [(7,), (7,)]),
-    "relu": Case("relu", reference.activations.relu, [(5, 3)]),
-    "softmax": Case("softmax", reference.softmax.softmax, [(4, 6)]),
-    "softmax_cross_entropy": Case(
-        "softmax_cross_entropy", reference.softmax.softmax_cross_entropy, [(4, 6), (4, 6)]
-    ),
-    "integer_labels": Case(
-        INTEGER, reference.softmax.softmax_cross_entropy_with_integer_labels, [(4, 6)], ((4,), 6)
-    ),
-    "dense": Case("dense", reference.dense.dense_rows, [(4, 5), (5, 3), (3,)], shared=(1, 2)),
-    "conv2d": Case("conv2d", _conv2d, [(4, 5, 6, 2), (2, 3, 2, 3), (3,)], shared=(1, 2)),
-    "linear_cross_entropy": Case(
-        "linear_cross_entropy", _linear_cross_entropy, [(4, 3), (3, 7)], ((4,), 7), {"chunk": 2}, (1,)
-    ),
+    case.name.removeprefix("softmax_cross_entropy_with_"): case
+    for case in (
+        _of(ops.mse, reference.mse.mse, [(7,), (7,)]),
+        _of(ops.relu, reference.activations.relu, [(5, 3)]),
+        _of(ops.softmax, reference.softmax.softmax, [(4, 6)]),
+        _of(ops.softmax_cross_entropy, reference.softmax.softmax_cross_entropy, [(4, 6), (4, 6)]),
+        _of(
+            ops.softmax_cross_entropy_with_integer_labels,
+            reference.softmax.softmax_cross_entropy_with_integer_labels,
+            [(4, 6)],
+            ((4,), 6),
+        ),
+        _of(ops.dense, reference.dense.dense_rows, [(4, 5), (5, 3), (3,)], shared=(1, 2)),
+        _of(ops.layer_norm, reference.normalisation.layer_norm, [(4, 5), (5,), (5,)], shared=(1, 2)),
+        _of(ops.conv2d, _conv2d, [(4, 5, 6, 2), (2, 3, 2, 3), (3,)], shared=(1, 2)),
+        _of(ops.linear_cross_entropy, _linear_cross_entropy, [(4, 3), (3, 7)], ((4,), 7), {"chunk": 2}, (1,)),
+    )
 }
 MORE_CASES = {
-    "mse_matrix": Case("mse", lambda *a: reference.mse.mse(*map(jnp.ravel, a)), [(2, 3), (2, 3)]),
-    "softmax_three_axes": Case("softmax", reference.softmax.softmax, [(2, 3, 5)]),
-    "softmax_cross_entropy_three_axes": Case(
-        "softmax_cross_entropy", _rows(reference.softmax.softmax_cross_entropy, 5), [(2, 3, 5), (2, 3, 5)]
+    "mse_matrix": _of(ops.mse, lambda *a: reference.mse.mse(*map(jnp.ravel, a)), [(2, 3), (2, 3)]),
+    "softmax_three_axes": _of(ops.softmax, reference.softmax.softmax, [(2, 3, 5)]),
+    "softmax_cross_entropy_three_axes": _of(
+        ops.softmax_cross_entropy, _rows(reference.softmax.softmax_cross_entropy, 5), [(2, 3, 5), (2, 3, 5)]
     ),
-    "integer_labels_three_axes": Case(
-        INTEGER,
+    "integer_labels_three_axes": _of(
+        ops.softmax_cross_entropy_with_integer_labels,
         _rows(reference.softmax.softmax_cross_entropy_with_integer_labels, 5),
         [(2, 3, 5)],
         ((2, 3), 5),
     ),
-    "integer_labels_one_sample": Case(
-        INTEGER, _rows(reference.softmax.softmax_cross_entropy_with_integer_labels, 5), [(5,)], ((), 5)
+    "integer_labels_one_sample": _of(
+        ops.softmax_cross_entropy_with_integer_labels,
+        _rows(reference.softmax.softmax_cross_entropy_with_integer_labels, 5),
+        [(5,)],
+        ((), 5),
     ),
-    "dense_three_axes": Case("dense", lambda X, W, b: X @ W + b, [(2, 3, 5), (5, 4), (4,)]),
-    "dense_vector": Case("dense", lambda X, W, b: X @ W + b, [(5,), (5, 4), (4,)]),
-    "conv2d_geometry": Case(
-        "conv2d", _conv2d, [(2, 6, 7, 4), (2, 3, 2, 6), (6,)], settings=GEOMETRY
+    "dense_three_axes": _of(ops.dense, lambda X, W, b: X @ W + b, [(2, 3, 5), (5, 4), (4,)]),
+    "dense_vector": _of(ops.dense, lambda X, W, b: X @ W + b, [(5,), (5, 4), (4,)]),
+    "conv2d_geometry": _of(ops.conv2d, _conv2d, [(2, 6, 7, 4), (2, 3, 2, 6), (6,)], settings=GEOMETRY),
+    "conv2d_same": _of(
+        ops.conv2d, _conv2d, [(2, 5, 6, 2), (2, 3, 2, 3), (3,)], settings={"strides": 2, "padding": "SAME"}
     ),
-    "conv2d_same": Case(
-        "conv2d", _conv2d, [(2, 5, 6, 2), (2, 3, 2, 3), (3,)], settings={"strides": 2, "padding": "SAME"}
+    "conv2d_one_image": _of(ops.conv2d, _conv2d, [(5, 6, 2), (2, 3, 2, 3), (3,)]),
+    "linear_cross_entropy_three_axes": _of(
+        ops.linear_cross_entropy, _linear_cross_entropy, [(2, 3, 4), (4, 7)], ((2, 3), 7), {"chunk": 4}
     ),
-    "conv2d_one_image": Case("conv2d", _conv2d, [(5, 6, 2), (2, 3, 2, 3), (3,)]),
-    "linear_cross_entropy_three_axes": Case(
-        "linear_cross_entropy", _linear_cross_entropy, [(2, 3, 4), (4, 7)], ((2, 3), 7), {"chunk": 4}
-    ),
-}  # fmt: skip
+}
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 each_of_all = pytest.mark.parametrize(
     "case", [*CASES.values(), *MORE_CASES.values()], ids=[*CASES, *MORE_CASES]
@@ -469,14 +480,7 @@ def test_lowers_for_a_gpu_that_is_not_here(case):
 
 
 BACKWARDS = {
-    "mse": "mse_bwd",
-    "relu": "relu_bwd",
-    "softmax": "softmax_bwd",
-    "softmax_cross_entropy": "softmax_cross_entropy_bwd",
-    "integer_labels": f"{INTEGER}_bwd",
-    "dense": "dense_rows_bwd",
-    "conv2d": "conv2d_bwd",
-    "linear_cross_entropy": "linear_cross_entropy_bwd",
+    f.op.name.removeprefix("softmax_cross_entropy_with_"): f.bwd.__name__ for f in FORMULAS.values() if f.op
 }
 
 
