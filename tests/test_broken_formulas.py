@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 WINGS = ("formulas", "kernels", "networks")
 BREAKS = {  # file: (line, what it becomes, a tag that must fail)
     "chain_rule": ("dq = df * z  # [C-01]", "dq = df * q  # [C-01]", "C-01"),
-    "mse": ("dy = 2 / len(error) * dJ * error", "dy = 2 * dJ * error", "A-04"),
+    "mse": ("dy = (2 * share * error)", "dy = (2 * dJ * error)", "A-04"),
     "activations": ("dx = jnp.where(x > 0, dout, 0)", "dx = jnp.where(x < 0, dout, 0)", "B-06"),
     "softmax": ("(dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))", "dprobs", "A-08"),
     "dense": ("dW = dZ @ X.T  # [B-15] [D-07]", "dW = -(dZ @ X.T)  # [B-15] [D-07]", "D-07"),

@@ -1,25 +1,22 @@
-"""The Conv2D layer, plainly: each equation is one convolution of XLA's. Lectures C and A.
+"""The Conv2D layer: each equation is one convolution. Lectures C and A.
 
-This is the formulation to read, and the one that runs on a GPU or TPU, where XLA's convolution is fast.
-:mod:`manual_grad.kernels.conv2d_cpu` makes the same sums in the way that is fast on a CPU.
+    Z = X ⋆ K + b        dK = X ⋆ dZ        dX = dZ ⋆ rot180(K)        db = Σ dZ
+
+:mod:`manual_grad.kernels.conv2d` makes the same sums, by what is fast where it runs.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, SupportsIndex, TypeGuard
+from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.border import InputError, checked, describe, require, require_shape
-
-Pair = Any  # an int or two of them: _pair says what is wrong with others
-LARGEST = 2**29  # stride, dilation or pad
-Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
+from manual_grad.border import checked, require_shape
+from manual_grad.formulas.geometry import Padding, Pair, geometry
+from manual_grad.formulas.limits import cropped_beforehand
 
 
 @partial(
@@ -43,33 +40,7 @@ class Conv2DResiduals:
         cls, x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
     ) -> Self:
         """The geometry in numbers, or the error that says which of them cannot be."""
-        s, d = _pair("strides", strides), _pair("dilation", dilation)
-        _require_small("strides", strides, s)
-        _require_small("dilation", dilation, d)
-        C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
-        require(
-            _is_int(groups) and groups >= 1,
-            f"conv2d_fwd: groups is {describe(groups)}, expected an int of at least 1",
-        )
-        require(C % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of x's {C} channels")
-        require(
-            O % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of the kernel's {O} outputs"
-        )
-        require(
-            Cg * groups == C,
-            f"conv2d_fwd: kernel is {describe(kernel)}, expected [kh,kw,{C // groups},O] for x {describe(x)}"
-            f" in {groups} group{'s' * (groups > 1)}",
-        )
-        reach = ((kh - 1) * d[0], (kw - 1) * d[1])
-        pads = _pads(padding, x.shape[1:3], reach, s)
-        _require_small("padding", padding, [n for pad in pads for n in pad])
-        for n, (lo, hi), r, axis in zip(x.shape[1:3], pads, reach, ("height", "width"), strict=True):
-            require(
-                n + lo + hi >= r + 1,
-                f"conv2d_fwd: kernel has {axis} {r + 1} (dilation included), expected at most that of the"
-                f" padded image, {n + lo + hi}",
-            )
-        return cls(x, kernel, s, pads, d, int(groups))
+        return cls(x, kernel, *geometry(x, kernel, strides, padding, dilation, groups))
 
     def check(self) -> None:
         """Refuse residuals that no forward pass makes."""
@@ -119,16 +90,27 @@ def conv2d_plain_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
-    """As :func:`conv2d_fwd`, by XLA's convolution. [A-11] [C-08]
+    """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11] [C-08]
+
+        Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
 
     Args:
-        x, kernel, bias, strides, padding, dilation, groups: as in :func:`conv2d_fwd`.
+        x: images, (N, H, W, C).
+        kernel: (kh, kw, C/groups, O).
+        bias: (O,).
+        strides: s, an int or a pair.
+        padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
+        dilation: d, an int or a pair: the spacing of the kernel's entries.
+        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
     Returns:
         ``(Z, res)``: Z (N, h, w, O).
     Raises:
-        InputError: as :func:`conv2d_fwd`.
-    Source: Lecture A, the network's first two layers.
+        InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
+            padded image, an unknown padding, or a shape or dtype that does not fit.
+    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as
+        ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
 
+    >>> import jax.numpy as jnp
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
     >>> conv2d_plain_fwd(x, kernel, jnp.array([100.0]), strides=2)[0].ravel().tolist()
     [101.0, 105.0]
@@ -144,7 +126,11 @@ def conv2d_plain_fwd(
 def conv2d_plain_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """As :func:`conv2d_bwd`, by XLA's convolution. [C-09] [C-10] [A-11]
+    """Pull ``dZ`` back through a Conv2D layer. [C-09] [C-10] [A-11]
+
+        dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
+        dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
+        db = Σ_nij dZ
 
     Args:
         res: from the forward pass.
@@ -155,6 +141,7 @@ def conv2d_plain_bwd(
         InputError: ``dZ`` has not the output's shape, or a dtype is wrong.
     Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.
 
+    >>> import jax.numpy as jnp
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
     >>> _, res = conv2d_plain_fwd(x, kernel, jnp.array([100.0]), strides=2)
     >>> [d.ravel().tolist() for d in conv2d_plain_bwd(res, jnp.array([[[[1.0], [10.0]]]]))]
@@ -191,14 +178,8 @@ def _xla_convolution(
     dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
     **settings: Any,
 ) -> Array:
-    """XLA's convolution of ``x``, its entries ``spread`` apart, padded, cropped where a pad is negative.
-
-    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not, so what is
-    cropped is cropped beforehand.
-    """
-    if min(p for pair in pads for p in pair) < 0:
-        config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(pads, spread, strict=True)), (0, 0, 0)]
-        x, pads, spread = lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0)), (1, 1)
+    """XLA's convolution of ``x``, its entries ``spread`` apart, padded, cropped where a pad is negative."""
+    x, pads, spread = cropped_beforehand(x, pads, spread)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -208,49 +189,3 @@ def _xla_convolution(
         dimension_numbers=dimension_numbers,
         **settings,
     )
-
-
-def _is_int(value: object) -> TypeGuard[SupportsIndex]:
-    return hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
-
-
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if _is_int(value) else value
-    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_int(v) and int(v) >= 1 for v in pair):
-        return int(pair[0]), int(pair[1])
-    raise InputError(
-        f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
-    )
-
-
-def _require_small(name: str, value: object, numbers: Sequence[int]) -> None:
-    """XLA counts pixels in 32 bits: the sums and doubles of these numbers have to stay below 2³¹."""
-    require(
-        all(abs(n) < LARGEST for n in numbers),
-        f"conv2d_fwd: {name} is {describe(value)}, expected numbers below {LARGEST}",
-    )
-
-
-def _pads(
-    padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) in numbers."""
-    if isinstance(padding, str):
-        if padding.upper() == "VALID":
-            return (0, 0), (0, 0)
-        if padding.upper() == "SAME":
-            return _same(size[0], reach[0], strides[0]), _same(size[1], reach[1], strides[1])
-    elif isinstance(padding, Sequence) and all(isinstance(p, Sequence) and len(p) == 2 for p in padding):
-        flat = [n for p in padding for n in p]
-        if len(flat) == 4 and all(_is_int(n) for n in flat):
-            return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
-    raise InputError(
-        f"conv2d_fwd: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
-        " ((top, bottom), (left, right))"
-    )
-
-
-def _same(n: int, reach: int, stride: int) -> tuple[int, int]:
-    """Padding that leaves ⌈n / stride⌉ outputs, an odd entry at the end."""
-    total = max((math.ceil(n / stride) - 1) * stride + reach + 1 - n, 0)
-    return total // 2, total - total // 2

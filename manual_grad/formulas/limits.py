@@ -3,7 +3,10 @@
 The pages of formulas call these by name, and read as the lectures do.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from manual_grad.border import Scalar
@@ -50,3 +53,16 @@ def shifted_exponentials(logits: Float[Array, "..."], axis: int = -1) -> tuple[A
     exps = jnp.exp(shifted)
     total = exps.sum(axis=axis, keepdims=True)
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
+
+
+def cropped_beforehand(
+    x: Float[Array, "N H W C"], pads: Sequence[tuple[int, int]], spread: tuple[int, int]
+) -> tuple[Array, Sequence[tuple[int, int]], tuple[int, int]]:
+    """``(x, pads, spread)`` of a convolution; where a pad is negative, all of it is done to x already.
+
+    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not.
+    """
+    if min(p for pair in pads for p in pair) >= 0:
+        return x, pads, spread
+    around = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(pads, spread, strict=True)), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), around), ((0, 0), (0, 0)), (1, 1)

@@ -14,11 +14,10 @@ from jaxtyping import Array, Float
 from manual_grad.border import checked, require_shape
 from manual_grad.formulas.conv2d import (
     Conv2DResiduals,
-    Padding,
-    Pair,
     conv2d_plain_bwd,
     conv2d_plain_fwd,
 )
+from manual_grad.formulas.geometry import Padding, Pair
 from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
 
 
@@ -33,28 +32,12 @@ def conv2d_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
-    """A Conv2D layer: the cross-correlation C-08 over strides, channels and batch, plus a bias. [A-11]
+    """A Conv2D layer, as the platform that it is compiled for does it fastest. [A-11]
 
-        Z[n,i,j,o] = Σ_abc X[n, i·s + a·d − p, j·s + b·d − p, c] K[a,b,c,o] + b_o
+    On a CPU that is :func:`conv2d_cpu_fwd`; elsewhere :func:`conv2d_plain_fwd`, which says what the
+    arguments are, what comes back and what is refused.
 
-    The platform that it is compiled for decides how: :func:`conv2d_cpu_fwd` on a CPU, and
-    :func:`conv2d_plain_fwd`, the platform's own convolution, elsewhere.
-
-    Args:
-        x: images, (N, H, W, C).
-        kernel: (kh, kw, C/groups, O).
-        bias: (O,).
-        strides: s, an int or a pair.
-        padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
-        dilation: d, an int or a pair: the spacing of the kernel's entries.
-        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
-    Returns:
-        ``(Z, res)``: Z (N, h, w, O).
-    Raises:
-        InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
-            padded image, an unknown padding, or a shape or dtype that does not fit.
-    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as
-        ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
+    Source: Lecture A, the network's first two layers; the choice is ours.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
@@ -69,20 +52,12 @@ def conv2d_fwd(
 def conv2d_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """Pull ``dZ`` back through a Conv2D layer, formulated for the platform. [C-09] [C-10] [A-11]
+    """Pull ``dZ`` back through a Conv2D layer, by what is fastest on the platform. [C-09] [C-10] [A-11]
 
-        dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
-        dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
-        db = Σ_nij dZ
+    On a CPU that is :func:`conv2d_cpu_bwd`; elsewhere :func:`conv2d_plain_bwd`, which says what the
+    arguments are, what comes back and what is refused.
 
-    Args:
-        res: from the forward pass.
-        dZ: cotangent, (N, h, w, O).
-    Returns:
-        ``(dx, dkernel, dbias)``, each shaped as its primal.
-    Raises:
-        InputError: ``dZ`` has not the output's shape, or a dtype is wrong.
-    Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.
+    Source: Lecture C, page 4; Lecture A's network; the choice is ours.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))

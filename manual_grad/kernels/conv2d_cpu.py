@@ -21,12 +21,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from manual_grad.border import checked, require_shape
-from manual_grad.formulas.conv2d import (
-    Conv2DResiduals,
-    Padding,
-    Pair,
-    _xla_convolution,
-)
+from manual_grad.formulas.conv2d import Conv2DResiduals, _xla_convolution
+from manual_grad.formulas.geometry import Padding, Pair
 
 Pads = Sequence[tuple[int, int]]
 
@@ -46,14 +42,8 @@ def conv2d_cpu_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
-    """As :func:`conv2d_fwd`, in the formulation for a CPU. [A-11] [C-08]
+    """As :func:`conv2d_plain_fwd`, in the formulation for a CPU. [A-11] [C-08]
 
-    Args:
-        x, kernel, bias, strides, padding, dilation, groups: as in :func:`conv2d_fwd`.
-    Returns:
-        ``(Z, res)``: Z (N, h, w, O).
-    Raises:
-        InputError: as :func:`conv2d_fwd`.
     Source: Lecture A, the network's first two layers; the formulation is ours.
 
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
@@ -74,15 +64,8 @@ def conv2d_cpu_fwd(
 def conv2d_cpu_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """As :func:`conv2d_bwd`, in the formulation for a CPU. [C-09] [C-10] [A-11]
+    """As :func:`conv2d_plain_bwd`, in the formulation for a CPU. [C-09] [C-10] [A-11]
 
-    Args:
-        res: from the forward pass.
-        dZ: cotangent, (N, h, w, O).
-    Returns:
-        ``(dx, dkernel, dbias)``, each shaped as its primal.
-    Raises:
-        InputError: ``dZ`` has not the output's shape, or a dtype is wrong.
     Source: Lecture C, page 4, and Lecture A's network; the formulation is ours.
 
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))

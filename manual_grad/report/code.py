@@ -82,7 +82,7 @@ def source_of(function: Callable) -> Source:
 
     >>> from manual_grad import mse_bwd
     >>> print(source_of(mse_bwd).text.splitlines()[1])
-    def mse_bwd(res: Float[Array, " N"], dJ: Scalar):
+    def mse_bwd(res: Float[Array, " N"], dJ: Scalar) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """
     plain = inspect.unwrap(function)
     lines, first = inspect.getsourcelines(plain)
