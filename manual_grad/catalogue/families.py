@@ -99,7 +99,7 @@ def mistakes_of(kind: str, reference: str, inputs: dict[str, Any], wrt: Sequence
 
 def family(
     kind: str,
-    references: str,
+    references: str | Callable[..., Any] | Sequence[Callable[..., Any]],
     right: Callable,
     *mistakes: tuple,
     applies: Callable[[dict[str, Any]], bool] = lambda inputs: True,
@@ -109,10 +109,14 @@ def family(
 
     Args:
         kind: the claim's: ``gradient`` or ``jacobian``.
-        references: the names of the forward functions, separated by spaces.
+        references: the forward functions; or the names, separated by spaces, of some that stand in a lecture.
         right: the formula, called as the claim's, with a parameter for each doubtful place.
         mistakes: for each, what is wrong, the wrong line, and the parameters that make it.
         applies, reaches: see :class:`Family`.
     """
-    for reference in references.split():
+    if isinstance(references, str):
+        names = references.split()
+    else:
+        names = [fn.__name__ for fn in ([references] if callable(references) else references)]
+    for reference in names:
         FAMILIES.setdefault((kind, reference), []).append(Family(right, mistakes, applies, reaches))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     BIAS_AXES,
     DILATION,
@@ -69,7 +70,7 @@ _CORRELATION_F: tuple = (
 )
 family(
     "gradient",
-    "correlate2d",
+    reference.conv2d.correlate2d,
     _correlate2d,
     *_CORRELATION_X,
     *_CORRELATION_F,
@@ -91,7 +92,7 @@ def _correlate2d_jacobian(x, f, *, turn_f=lambda f: f, turn_windows=lambda g: g)
 
 family(
     "jacobian",
-    "correlate2d",
+    reference.conv2d.correlate2d,
     _correlate2d_jacobian,
     (ROTATED_TWICE, "the kernel turned before it is laid out", {"turn_f": _rot180}),
     (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
@@ -110,21 +111,21 @@ def _convolve2d(dY, x, w, mode, *, turn_w=None, turn_x=None, dx=None):
 
 family(
     "gradient",
-    "convolve2d",
+    reference.conv2d.convolve2d,
     _convolve2d,
     (ROTATED_TWICE, "dX with rot180(W), as for a cross-correlation", {"turn_x": lambda w: w}),
     (TRANSPOSED, "dX with Wᵀ", {"turn_x": lambda w: _rot180(w).T}),
 )
 family(
     "gradient",
-    "convolve2d",
+    reference.conv2d.convolve2d,
     _convolve2d,
     (NOT_ROTATED, "dW = X ⋆ dY, not turned", {"turn_w": lambda g: g}),
     applies=lambda inputs: inputs["mode"] == "valid",
 )
 family(
     "gradient",
-    "convolve2d",
+    reference.conv2d.convolve2d,
     _convolve2d,
     (GRADIENT_TURNED, "dW turned", {"turn_w": _rot180}),
     applies=lambda inputs: inputs["mode"] == "full",
@@ -181,7 +182,7 @@ def _wide(inputs: dict, name: str) -> bool:
 
 family(
     "gradient",
-    "conv2d",
+    reference.conv2d.conv2d,
     _conv2d,
     (NOT_ROTATED, "dX = dZ ⋆ K, full", {"turn": _rot180}),
     (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
@@ -195,7 +196,7 @@ family(
 )
 family(
     "gradient",
-    "conv2d",
+    reference.conv2d.conv2d,
     _conv2d,
     (STRIDE, "dZ not spread apart", {"stride_dX": lambda s: 1}),
     applies=lambda inputs: _wide(inputs, "strides"),
@@ -203,7 +204,7 @@ family(
 )
 family(
     "gradient",
-    "conv2d",
+    reference.conv2d.conv2d,
     _conv2d,
     (DILATION, "K's entries side by side", {"dilation_dX": lambda d: 1}),
     applies=lambda inputs: _wide(inputs, "dilation"),
@@ -211,7 +212,7 @@ family(
 )
 family(
     "gradient",
-    "conv2d",
+    reference.conv2d.conv2d,
     _conv2d,
     ("groups mixed up", "dX with the next group's kernel", {"group": lambda k: jnp.roll(k, -1, axis=3)}),
     applies=lambda inputs: _wide(inputs, "groups"),
@@ -278,10 +279,10 @@ _CNN: tuple = (
         },
     ),
 )
-family("gradient", "cnn", _cnn, *_CNN, *ERRORS)
+family("gradient", reference.cnn.cnn, _cnn, *_CNN, *ERRORS)
 family(
     "gradient",
-    "cnn_scores",
+    reference.cnn.cnn_scores,
     lambda dZ5, params, X, labels, **wrong: _cnn_from(dZ5, params, X, **wrong),
     *_CNN,
 )

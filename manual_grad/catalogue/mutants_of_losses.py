@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     FACTOR,
     MASK_GE,
@@ -31,7 +32,7 @@ def _product_of_sum(df, x, y, z, *, dz=lambda x, y, z: x + y, dx=lambda x, y, z:
 
 family(
     "gradient",
-    "product_of_sum",
+    reference.chain_rule.product_of_sum,
     _product_of_sum,
     (SWAPPED, "dz = z, dx = x + y", {"dz": lambda x, y, z: z, "dx": lambda x, y, z: x + y}),
     (TERM, "dz = x", {"dz": lambda x, y, z: x}),
@@ -44,13 +45,13 @@ def _quadratic(A, B, theta, *, both=lambda B: B + B.swapaxes(1, 2)):
 
 family(
     "jacobian",
-    "quadratic_map",
+    reference.chain_rule.quadratic_map,
     _quadratic,
     (TRANSPOSED, "B + B for B + Bᵀ", {"both": lambda B: 2 * B}),
     (TERM, "B for B + Bᵀ", {"both": lambda B: B}),
 )
-family("jacobian", "square", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
-family("jacobian", "sum_of_squares", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
+family("jacobian", reference.chain_rule.square, lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
+family("jacobian", reference.chain_rule.sum_of_squares, lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
 
 
 def _mse(dJ, y_hat, y, *, factor=2):
@@ -60,7 +61,7 @@ def _mse(dJ, y_hat, y, *, factor=2):
 
 family(
     "gradient",
-    "mse",
+    reference.mse.mse,
     _mse,
     (FACTOR, "the 2 of the square is missing", {"factor": 1}),
     (SWAPPED, "ŷ − y for y − ŷ", {"factor": -2}),
@@ -76,7 +77,7 @@ def _linear_regression(
 
 family(
     "gradient",
-    "linear_regression",
+    reference.mse.linear_regression,
     _linear_regression,
     (SUM_MISSING, "dw = d · x, one a sample", {"dw": lambda d, x: (d * x.T).T}),
     (SUM_MISSING, "db = d", {"db": lambda d, x: d}),
@@ -158,10 +159,10 @@ _SOFTMAX_MISTAKES: tuple = (
         {"pull": lambda p, dp: p * (dp - (dp * p).sum(0))},
     ),
 )
-family("gradient", "softmax", _softmax_bwd, *_SOFTMAX_MISTAKES)
+family("gradient", reference.softmax.softmax, _softmax_bwd, *_SOFTMAX_MISTAKES)
 family(
     "gradient",
-    "softmax_columns",
+    reference.softmax.softmax_columns,
     lambda dA, Z, **wrong: _softmax_bwd(dA.T, Z.T, **wrong).T,
     *_SOFTMAX_MISTAKES,
 )
@@ -177,7 +178,7 @@ def _softmax_jacobian(logits, *, block=lambda p: jnp.diag(p) - jnp.outer(p, p)):
 
 family(
     "jacobian",
-    "softmax",
+    reference.softmax.softmax,
     _softmax_jacobian,
     (NO_OFF_DIAGONAL, "diag(p (1 − p))", {"block": lambda p: jnp.diag(p * (1 - p))}),
     (SIGN, "diag(p) + p pᵀ", {"block": lambda p: jnp.diag(p) + jnp.outer(p, p)}),
@@ -195,11 +196,11 @@ _RATIOS: tuple = (
     (SWAPPED, "y p for y/p", {"ratio": lambda p, y: y * p}),
     (TERM, "y/y for y/p", {"ratio": lambda p, y: y / y}),
 )
-family("gradient", "cross_entropy", _cross_entropy, *_RATIOS)
-family("jacobian", "cross_entropy", lambda **p: _cross_entropy(1.0, **p)["probs"], *_RATIOS)
+family("gradient", reference.softmax.cross_entropy, _cross_entropy, *_RATIOS)
+family("jacobian", reference.softmax.cross_entropy, lambda **p: _cross_entropy(1.0, **p)["probs"], *_RATIOS)
 family(
     "gradient",
-    "cross_entropy_columns",
+    reference.softmax.cross_entropy_columns,
     lambda dL, A, Y, **wrong: _cross_entropy(dL, A.T, Y.T, **wrong)["probs"].T,
     *_RATIOS,
 )
@@ -220,11 +221,16 @@ ERRORS: tuple = (
     ),
 )  # fmt: skip
 _ANY_SUM = (TERM, "p − y, labels taken to sum to 1", {"error": lambda p, y: p - y})
-family("gradient", "softmax_cross_entropy", _softmax_cross_entropy, *ERRORS, _ANY_SUM)
-family("jacobian", "softmax_cross_entropy", lambda **p: _softmax_cross_entropy(1.0, **p)["logits"], *ERRORS)
+family("gradient", reference.softmax.softmax_cross_entropy, _softmax_cross_entropy, *ERRORS, _ANY_SUM)
+family(
+    "jacobian",
+    reference.softmax.softmax_cross_entropy,
+    lambda **p: _softmax_cross_entropy(1.0, **p)["logits"],
+    *ERRORS,
+)
 family(
     "gradient",
-    "five_layer_from_z",
+    reference.mlp.five_layer_from_z,
     lambda dL, Z, Y, **wrong: {
         "ZY"[k]: g.T for k, g in enumerate(_softmax_cross_entropy(dL, Z.T, Y.T, **wrong).values())
     },
@@ -242,16 +248,16 @@ def _integer_labels(dJ, logits, labels, *, error=lambda p, y: p - y):
     return dJ / len(logits) * error(softmax(logits), one_hot(labels, logits.shape[-1]))
 
 
-family("gradient", "softmax_cross_entropy_with_integer_labels", _integer_labels, *ERRORS)
+family("gradient", reference.softmax.softmax_cross_entropy_with_integer_labels, _integer_labels, *ERRORS)
 family(
     "gradient",
-    "cross_entropy_of_scores",
+    reference.softmax.cross_entropy_of_scores,
     lambda dJ, s, y, **wrong: _integer_labels(dJ, s[None], jnp.asarray(y)[None], **wrong)[0],
     *ERRORS,
 )
 family(
     "jacobian",
-    "cross_entropy_of_scores",
+    reference.softmax.cross_entropy_of_scores,
     lambda s, y, **wrong: _integer_labels(1.0, s[None], jnp.asarray(y)[None], **wrong)[0],
     *ERRORS,
 )
@@ -278,7 +284,7 @@ def _linear_cross_entropy(
 
 family(
     "gradient",
-    "linear_cross_entropy",
+    reference.linear_cross_entropy.linear_cross_entropy,
     _linear_cross_entropy,
     *ERRORS,
     ("last chunk dropped", "the samples that fill no whole chunk", {"last": lambda N, n: (N - 1) // n * n}),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     BIAS_AXES,
     FACTOR,
@@ -36,7 +37,7 @@ def _dense_rows(
 
 family(
     "gradient",
-    "dense_rows",
+    reference.dense.dense_rows,
     _dense_rows,
     (TRANSPOSED, "dX = dZ W", {"dX": lambda dZ, W: dZ @ W}),
     (SWAPPED, "dW = dZᵀ X", {"dW": lambda dZ, X: dZ.T @ X}),
@@ -63,7 +64,7 @@ def _dense_columns(
 
 family(
     "gradient",
-    "dense_columns",
+    reference.dense.dense_columns,
     _dense_columns,
     (TRANSPOSED, "dX = W dZ", {"dX": lambda dZ, W: W @ dZ}),
     (SWAPPED, "dW = X dZᵀ", {"dW": lambda dZ, X: X @ dZ.T}),
@@ -144,7 +145,7 @@ _BATCH_SUMS: tuple = (
 )
 family(
     "gradient",
-    "two_layer_cross_entropy_rows",
+    reference.two_layer.two_layer_cross_entropy_rows,
     _two_layer_rows,
     *_MASKS,
     *ERRORS,
@@ -153,17 +154,24 @@ family(
 )
 family(
     "gradient",
-    "two_layer_cross_entropy_columns",
+    reference.two_layer.two_layer_cross_entropy_columns,
     _two_layer_columns,
     *_MASKS,
     *ERRORS,
     *_BATCH_SUMS,
     reaches=_REACHES,
 )
-family("gradient", "two_layer_cross_entropy", _two_layer_one_sample, *_MASKS, *ERRORS, reaches=_REACHES)
 family(
     "gradient",
-    "two_layer_squared_loss",
+    reference.two_layer.two_layer_cross_entropy,
+    _two_layer_one_sample,
+    *_MASKS,
+    *ERRORS,
+    reaches=_REACHES,
+)
+family(
+    "gradient",
+    reference.two_layer.two_layer_squared_loss,
     _two_layer_squared_loss,
     *(m for m in _MASKS if "S > 0" not in m[1]),  # there is one output: its sign is no mask of seven units
     (FACTOR, "2 (o − y), the ½ forgotten", {"factor": 2}),
@@ -172,14 +180,14 @@ family(
 _FOUR = ("W1", "b1", "W2", "b2")
 family(
     "jacobian",
-    "two_layer_cross_entropy",
+    reference.two_layer.two_layer_cross_entropy,
     lambda **p: tuple(_two_layer_one_sample(1.0, **p)[name] for name in _FOUR),
     *_MASKS,
     *ERRORS,
 )
 family(
     "jacobian",
-    "two_layer_squared_loss",
+    reference.two_layer.two_layer_squared_loss,
     lambda **p: tuple(_two_layer_squared_loss(1.0, **p)[name] for name in _FOUR),
     *(m for m in _MASKS if "S > 0" not in m[1]),
 )
@@ -260,7 +268,7 @@ for _layout, _base in (("mlp_rows", _mlp_rows), ("mlp_columns", _mlp_columns)):
     family("gradient", _layout, _base, *_LAYERS, reaches={"db": "params", "dW": "params"})
     family("gradient", _layout, _base, *_LAYER_MASKS, applies=_is("relu"))
     family("gradient", _layout, _base, *_LAYER_SLOPES, applies=_is("sigmoid", "tanh", "softplus"))
-family("gradient", "five_layer_scores", _mlp_columns, *_LAYERS, *_LAYER_MASKS)
+family("gradient", reference.mlp.five_layer_scores, _mlp_columns, *_LAYERS, *_LAYER_MASKS)
 _LAYER_3: tuple = (
     (WRONG_MASK, "dZ³ with the mask of layer 2", {"slope": lambda f, Zs, As, l: f(Zs[1 if l == 2 else l])}),
 )
@@ -302,7 +310,7 @@ def _network(dL, params, x, y, activation, *, last=lambda f, z, y_hat: f(z), slo
 
 family(
     "gradient",
-    "network_squared_loss",
+    reference.mlp.network_squared_loss,
     _network,
     (SLOPE, "the last delta without f′", {"last": lambda f, z, y_hat: 1.0}),
     (SLOPE, "the deltas without f′", {"slope": lambda f, z, a: 1.0}),
@@ -311,7 +319,7 @@ family(
 )
 family(
     "gradient",
-    "network_squared_loss",
+    reference.mlp.network_squared_loss,
     _network,
     (NO_MASK, "the last delta not masked", {"last": lambda f, z, y_hat: 1.0}),
     (NO_MASK, "the deltas not masked", {"slope": lambda f, z, a: 1.0}),
@@ -326,7 +334,7 @@ def _flatten(dX, images, *, back=lambda dX, shape: dX.T.reshape(shape)):
 
 family(
     "gradient",
-    "flatten_columns",
+    reference.mlp.flatten_columns,
     _flatten,
     (TRANSPOSED, "dX reshaped as it is", {"back": lambda dX, shape: dX.reshape(shape)}),
     (

@@ -48,7 +48,7 @@ def _by_hand(
 
 family(
     "gradient",
-    "layer_norm",
+    reference.normalisation.layer_norm,
     _by_hand,
     (TERM, "mean(dx̂) is not taken away", {"shift": lambda g: 0 * g}),
     (TERM, "x̂ mean(dx̂ x̂) is not taken away", {"stretch": lambda g, x_hat: 0 * g}),

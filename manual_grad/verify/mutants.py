@@ -7,7 +7,7 @@ an elementwise function of a vector and of softmax are symmetric, and that by a 
 for each sample; a line written by hand is planted only where one of the arrays asked for comes out of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import manual_grad_reference as reference
 from manual_grad.catalogue import (  # noqa: F401  what is written by hand, registered there
+    FORMULAS,
+    Batch,
+    Formula,
     mutants_of_convolutions,
     mutants_of_losses,
     mutants_of_networks,
@@ -28,7 +32,7 @@ from manual_grad.verify.problem import Problem, answer_in_order, pose
 
 NO_MEAN, MEAN_TWICE = "1/N missing", "1/N twice"
 ZERO, NO_COTANGENT, LAST_DROPPED = "zero", "cotangent ignored", "last sample dropped"
-_ELEMENTWISE = {"squared_errors", "relu", "sigmoid", "tanh", "softplus", "identity"}
+_ELEMENTWISE = {reference.mse.squared_errors, *reference.activations.ACTIVATIONS.values()}
 
 
 @dataclass(frozen=True)
@@ -50,62 +54,40 @@ class Mutant:
     by_hand: bool = False
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Where the samples are.
-
-    Attributes:
-        axes: the axis of the samples in each input, or gradient, that has one, by name.
-        out: their axis in the forward function's output, if there is one.
-        mean: whether the output is a mean over them.
-    """
-
-    axes: Mapping[str, int]
-    out: int | None = None
-    mean: bool = False
-
-
-_ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "logits", "labels", "probs", "hidden"), 0)
-_COLUMNS = {"X": 1, "Y": 1, "y": 0, "S": 1, "A": 1, "Z": 1} | {
-    f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)
-}
-_X = {"x": 0}
-# By the name of the claim's reference; one that is not named here has no batch.
-BATCHES: dict[str, Batch] = {
+_ROWS = dict.fromkeys(("y", "S", "A", "Z"), 0)
+_COLUMNS = {"y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)}
+_MIDDLE: dict[str, Batch] = {  # of other forward functions, mostly from the middle of a network
     "mean": Batch({"J0": 0}, mean=True),
-    "mse": Batch({"y_hat": 0, "y": 0}, mean=True),
     "squared_errors": Batch({"y_hat": 0, "y": 0}, 0),
-    "linear_regression": Batch({"x": 0, "y": 0}, mean=True),
-    "affine": Batch(_X, 0),
-    **{name: Batch(_X, 0) for name in ("relu", "sigmoid", "tanh", "softplus", "identity", "conv2d")},
-    "softmax": Batch({"logits": 0}, 0),
+    "affine": Batch({"x": 0}, 0),
     "softmax_columns": Batch(_COLUMNS, 1),
-    **{
-        name: Batch(_ROWS, mean=True)
-        for name in (
-            "cross_entropy", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
-            "linear_cross_entropy", "cnn", "two_layer_cross_entropy_rows", "cross_entropy_of_S_rows",
-            "cross_entropy_of_A_rows", "cross_entropy_of_Z_rows",
-        )
-    },
-    **{
-        name: Batch(_COLUMNS, mean=True)
-        for name in (
-            "cross_entropy_columns", "two_layer_cross_entropy_columns", "cross_entropy_of_S_columns",
-            "cross_entropy_of_A_columns", "cross_entropy_of_Z_columns", "five_layer", "five_layer_from_z",
-            "_loss_of_layer_5", "_loss_by_each",
-        )
-    },
-    "layer_norm": Batch({"x": 0}, 0),
-    "cnn_scores": Batch(_ROWS, 0),
-    "dense_rows": Batch(_ROWS, 0),
-    "mlp_rows": Batch(_ROWS, 0),
-    "dense_columns": Batch(_COLUMNS, 1),
-    "mlp_columns": Batch(_COLUMNS, 1),
-    "five_layer_scores": Batch(_COLUMNS, 1),
-    "flatten_columns": Batch({"images": 0}, 1),
+    "cnn_scores": Batch({"X": 0}, 0),
+    "five_layer_scores": Batch({"X": 1}, 1),
     "one_hot_columns": Batch({"labels": 0}, 1),
+    **{f"cross_entropy_of_{middle}_rows": Batch(_ROWS, mean=True) for middle in "SAZ"},
+    **{
+        name: Batch({"X": 1, **_COLUMNS}, mean=True)
+        for name in (
+            "cross_entropy_columns", "five_layer_from_z", "_loss_of_layer_5", "_loss_by_each",
+            *(f"cross_entropy_of_{middle}_columns" for middle in "SAZ"),
+        )
+    },
 }  # fmt: skip
+
+
+def _of_entry(formula: Formula) -> Batch | None:
+    """An entry's batch, with the middle of its network, by whose arrays a lecture may differentiate."""
+    batch = formula.batch
+    if batch is None or not batch.mean or not formula.kinks:
+        return batch
+    middle = _COLUMNS if batch.axes.get("X") == 1 else _ROWS
+    return Batch({**middle, **batch.axes}, batch.out, batch.mean)
+
+
+# By the name of the claim's reference; one that is not named here has no batch.
+BATCHES: dict[str, Batch] = _MIDDLE | {
+    formula.reference.__name__: batch for formula in FORMULAS.values() if (batch := _of_entry(formula))
+}
 
 
 def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
@@ -127,7 +109,7 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
 def batch_of(problem: Problem) -> tuple[Batch, int]:
     """Where a claim's samples are and how many there are; 1 where it has no batch."""
     batch = BATCHES.get(problem.claim.reference.__name__, Batch({}))
-    if problem.claim.reference.__name__ == "softmax" and problem.inputs["logits"].ndim == 1:
+    if problem.claim.reference is reference.softmax.softmax and problem.inputs["logits"].ndim == 1:
         batch = Batch({})  # one sample, in a vector
     inside = [name for name in batch.axes if name in problem.inputs]
     return batch, problem.inputs[inside[0]].shape[batch.axes[inside[0]]] if inside else 1
@@ -158,10 +140,9 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
 
 def _symmetric(claim: Claim, name: str, rank: int) -> bool:
     """Whether a Jacobian's last two axes can be exchanged: diagonal, diag(p) − p pᵀ, an identity a sample."""
-    reference = claim.reference.__name__
-    if reference == "dense_rows":
+    if claim.reference is reference.dense.dense_rows:
         return name == "b"
-    return rank == 2 and (reference == "softmax" or reference in _ELEMENTWISE)
+    return rank == 2 and (claim.reference is reference.softmax.softmax or claim.reference in _ELEMENTWISE)
 
 
 def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:

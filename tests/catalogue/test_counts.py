@@ -4,24 +4,45 @@ Where one has risen, ``python -m tests.catalogue.test_counts`` writes the table 
 """
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from manual_grad.catalogue import FORMULAS
+from manual_grad.golden.exported import FORMULAS as EXPORTED
 from manual_grad.lectures import EQUATIONS
+from manual_grad.verify.kill_matrix import targets
+from manual_grad.verify.mutants import mutants_of
 from tests.formulas.scenarios import SCENARIOS
 
 TABLE = Path(__file__).with_name("counts.json")
 COMMAND = "python -m tests.catalogue.test_counts"
 
 
+def mutants_in(target):
+    formulas = {name: target.claim.formulas[name] for name in target.formulas}
+    return mutants_of(replace(target.claim, formulas=formulas))
+
+
+def vectors(name):
+    exported = EXPORTED.get(name)
+    return sum(len(exported.cases_of(variant)) for variant in exported.variants) if exported else 0
+
+
 def counted():
     """Entry → what there is of it, without running any of it."""
+    planted = Counter(mutant.formula for target in targets(EQUATIONS) for mutant in mutants_in(target))
     claimed = [name for e in EQUATIONS for claim in e.claims for name in claim.formulas]
     return {
         name: {
             "claims": sum(claimed.count(f) for f in (f"{name}_bwd", *(f.name for f in entry.functions))),
+            "mutants": sum(
+                planted[f] for f in (f"{name}_fwd", f"{name}_bwd", *(f.name for f in entry.functions))
+            ),
+            "golden vectors": sum(vectors(f) for f in (name, *(f.name for f in entry.functions))),
             "variants": len(entry.variants),
             "tested variants": sum(s.entry.name == name for s in SCENARIOS),
             "functions": len(entry.functions),
@@ -56,4 +77,5 @@ def test_a_count_that_falls_is_named(name):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
     TABLE.write_text(json.dumps(counted(), indent=1) + "\n")
