@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from manual_grad.border import checked, require
 from manual_grad.formulas.chain_rule import diagonal
+from manual_grad.formulas.limits import smaller_logistic
 
 
 @checked
@@ -112,9 +113,7 @@ def sigmoid_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Arra
 
 @checked
 def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """σ′(x) = σ(x) σ(−x) = σ(x)(1 − σ(x)). [C-02]
-
-    It is even, so it is taken at −|x|, where σ is small and 1 − σ is exact; at |x| σ rounds to 1.
+    """σ′(x) = σ(x)(1 − σ(x)), which is the same at −x. [C-02]
 
     Args:
         x: any shape.
@@ -127,8 +126,8 @@ def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> sigmoid_prime(jnp.array([0.0])).tolist()
     [0.25]
     """
-    small = lax.logistic(-jnp.abs(x))
-    return small * (1 - small)  # [C-02]
+    sigma = smaller_logistic(x)
+    return sigma * (1 - sigma)  # [C-02]
 
 
 @checked

@@ -55,6 +55,15 @@ def shifted_exponentials(logits: Float[Array, "..."], axis: int = -1) -> tuple[A
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
 
 
+def smaller_logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """σ(−|x|), the smaller of σ(x) and σ(−x): 1 minus it is exact, where the larger one has rounded to 1.
+
+    >>> bool((smaller_logistic(jnp.array([40.0, -40.0])) > 0).all())
+    True
+    """
+    return lax.logistic(-jnp.abs(x))
+
+
 def cropped_beforehand(
     x: Float[Array, "N H W C"], pads: Sequence[tuple[int, int]], spread: tuple[int, int]
 ) -> tuple[Array, Sequence[tuple[int, int]], tuple[int, int]]:
