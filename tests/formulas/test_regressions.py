@@ -169,3 +169,12 @@ def test_numpy_scalars_are_numbers():
         strides=(np.int64(2), 1),
     )
     assert Z.shape == (1, 2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "x"), [("sigmoid", 40.0), ("sigmoid", -40.0), ("tanh", 20.0), ("tanh", -20.0)]
+)
+def test_the_tails_of_derivatives_do_not_round_to_zero(name, x):
+    """[C-02] σ(40) is 1 in float64, and 1 minus it 0; σ′(±40) = e⁻⁴⁰ and tanh′(±20) = 4e⁻⁴⁰ up to e⁻⁸⁰."""
+    (dx,) = getattr(mg, f"{name}_bwd")(jnp.array([x]), jnp.array([1.0]))
+    assert float(dx[0]) == pytest.approx({"sigmoid": 1, "tanh": 4}[name] * np.exp(-40.0), rel=1e-13, abs=0)
