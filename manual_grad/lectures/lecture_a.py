@@ -524,7 +524,7 @@ EQUATIONS = (
         note=(
             "The slide gives shapes only. ReLU after both convolutions and after the first dense "
             "layer, VALID padding and stride 1 are our reading. From the flattening on, the "
-            "slide's tensors carry a transpose sign but are one sample a row; K and l_5 are the same "
+            "slide's tensors carry a transpose sign but are one sample per row; K and l_5 are the same "
             "number."
         ),
         claims=(

@@ -588,7 +588,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-13",
-        title="forward pass over a batch, one sample a column",
+        title="forward pass over a batch, one sample per column",
         section="page 5",
         printed=(
             r"\begin{array}{l} Z = W^{(1)} X + b^{(1)} \mathbf{1}_m^{\top}, \quad A = "
@@ -660,7 +660,7 @@ EQUATIONS = (
         ),
         note=(
             "The values are right: the cases are not swapped as they are in B-10. Only the indices are "
-            "loose: i counts samples and j classes, so with one sample a column the entry is S_ji; read "
+            "loose: i counts samples and j classes, so with one sample per column the entry is S_ji; read "
             "as S_ij, the matrix comes out transposed. The page does not print the matrix form (P − "
             "Y)/n, which is c×n."
         ),
@@ -701,13 +701,13 @@ EQUATIONS = (
                         softmax_cross_entropy_with_integer_labels_bwd,
                     )
                 },
-                says="one sample a row",
+                says="one sample per row",
             ),
         ),
     ),
     Equation(
         tag="B-15",
-        title="backward pass over a batch, one sample a column",
+        title="backward pass over a batch, one sample per column",
         section="page 6",
         printed=(
             r"\begin{array}{l} \frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial S} "
@@ -771,7 +771,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-16",
-        title="forward and backward over a batch, one sample a row",
+        title="forward and backward over a batch, one sample per row",
         section="page 7, In practice",
         printed=(
             r"\begin{array}{l} Z = X W^{[1]} + \mathbf{1}_m \cdot b^{[1]}, \quad S = A W^{[2]} + "

@@ -1,4 +1,4 @@
-"""Lecture D: the five-layer MNIST network, one sample a column."""
+"""Lecture D: the five-layer MNIST network, one sample per column."""
 
 from itertools import pairwise
 
@@ -288,7 +288,7 @@ TITLE = "The five-layer MNIST network"
 EQUATIONS = (
     Equation(
         tag="D-01",
-        title="the images flattened and transposed, one sample a column",
+        title="the images flattened and transposed, one sample per column",
         section="first page",
         printed=(
             r"\begin{array}{l} X_{\text{train}} \in \mathbb{R}^{60000 \times 28 \times 28} \rightarrow "
