@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from manual_grad.border import InputError
+from manual_grad.catalogue import FORMULAS, Formula, mlp
+from manual_grad.networks.mlp import five_layer_grads
 from manual_grad.report.code import formulas
 
 LISTS = ("rows", "cases", "results")
@@ -21,11 +23,17 @@ GROUPS = {
     "jacobian": "Explicit Jacobians",
     "layout": "A sample a column against a sample a row",
 }
+
+
+def _pair(formula: Formula) -> tuple[str, str]:
+    return formula.fwd.__name__, formula.bwd.__name__
+
+
 # What a case is named after, where that is no formula.
 NAMED_OTHERWISE = {
-    "dense": ("dense_rows_fwd", "dense_rows_bwd"),
-    "full_batch": ("five_layer_fwd", "five_layer_bwd", "five_layer_grads"),
-    "columns_against_rows": ("mlp_columns_fwd", "mlp_columns_bwd", "mlp_rows_fwd", "mlp_rows_bwd"),
+    **{f.op.name: _pair(f) for f in FORMULAS.values() if f.op and f.op.name != f.name},
+    "full_batch": (*_pair(mlp.FIVE_LAYER), five_layer_grads.__name__),
+    "columns_against_rows": (*_pair(mlp.MLP_COLUMNS), *_pair(mlp.MLP_ROWS)),
 }
 PARTS = ("", "_fwd", "_bwd", "_grads", "_deltas")
 

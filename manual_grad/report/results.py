@@ -17,7 +17,9 @@ from typing import Any
 import jax
 
 from manual_grad.border import InputError
+from manual_grad.catalogue import activations, convolution, dense, mse, softmax, two_layer
 from manual_grad.environment import environment
+from manual_grad.formulas.correlation import jac_correlate2d_x
 from manual_grad.lectures import ENTRIES, EQUATIONS
 from manual_grad.report.planted import PLANTED, judged
 from manual_grad.training import data as samples
@@ -26,17 +28,12 @@ from manual_grad.verify import equations, kill_matrix
 
 TAGS = tuple(entry.tag for entry in ENTRIES)
 # Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
-SELECTED = (
-    "linear_regression_bwd",
-    "softmax_bwd",
-    "softmax_cross_entropy_bwd",
-    "relu_bwd",
-    "two_layer_squared_loss_bwd",
-    "cross_entropy_of_scores_bwd",
-    "dense_rows_bwd",
-    "convolve2d_bwd",
-    "jac_correlate2d_x",
-)
+_SELECTED = (
+    mse.LINEAR_REGRESSION, softmax.SOFTMAX, softmax.SOFTMAX_CROSS_ENTROPY, activations.RELU,
+    two_layer.TWO_LAYER_SQUARED_LOSS, softmax.CROSS_ENTROPY_OF_SCORES, dense.DENSE_ROWS,
+    convolution.CONVOLVE2D,
+)  # fmt: skip
+SELECTED = (*(formula.bwd.__name__ for formula in _SELECTED), jac_correlate2d_x.__name__)
 EPOCHS = 12
 
 Show = Callable[[str, int], None]

@@ -33,9 +33,5 @@ def identity(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": relu,
-    "sigmoid": sigmoid,
-    "tanh": tanh,
-    "softplus": softplus,
-    "identity": identity,
+    f.__name__: f for f in (relu, sigmoid, tanh, softplus, identity)
 }
