@@ -31,6 +31,7 @@ SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
 Explanation = Callable[..., Any]
 
 
+@np.errstate(all="ignore")
 def diagnose(evidence: Sequence[Evidence]) -> str:
     """Explain why a leaf is wrong.
 
@@ -44,6 +45,8 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
     >>> diagnose([Evidence(0, [-2 * x], [2 * x], ["x"], point, 1e-6, scalar=True)])
     'sign flipped'
     """
+    if any(e.hidden is not None for e in evidence):
+        return _explain(evidence, ((not_finite,), *OF_FINITE_ENTRIES)) or UNEXPLAINED
     phrase = _explain(evidence, TIERS[:1]) or _explain_the_finite(evidence) or _explain(evidence)
     if phrase or any(e.got is None or e.got.shape != e.want.shape for e in evidence):
         return phrase or UNEXPLAINED

@@ -15,37 +15,93 @@ SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the
 PARAMETERS = r"[WwbKkFf]\d*\b|theta|param|weight|bias|kernel|filter|ga$|be$|beta|gamma|scale|shift"
 
 
-def nearby(values: Sequence[Any], rng: np.random.Generator, kinks: Sequence[int] = ()) -> list[Any]:
+def nearby(
+    values: Sequence[Any],
+    rng: np.random.Generator,
+    kinks: Sequence[int] = (),
+    moving: Sequence[int] = (),
+    reach: float = 1.0,
+) -> list[Any]:
     """Leaves drawn around the given ones: of the same types, shapes and dtypes.
 
-    What makes sense only as it is stays: integers, whole numbers (labels, masks) and distributions. Signs
-    stay, what lies in [0, 1] stays there, a symmetric matrix stays symmetric.
+    What makes sense only as it is stays, unless it is to move: integers, whole numbers (labels, masks) and
+    distributions. Signs stay, what lies in [0, 1] stays there, a symmetric matrix stays symmetric, and what
+    sums to 1 goes on doing so.
 
     Args:
         values: the leaves of the arguments.
         rng: draws the moves.
         kinks: the leaves that sit on a kink: they move off it, whatever they are.
+        moving: the leaves that move even if they are whole numbers or distributions.
+        reach: how far they move, of 1.
     Returns:
         The leaves there.
 
     >>> x, y = nearby([np.array([0.5, -2.0]), np.array([0.0, 1.0])], np.random.default_rng(0))
     >>> bool((x != [0.5, -2.0]).all()), np.sign(x).tolist(), y.tolist()
     (True, [1.0, -1.0], [0.0, 1.0])
+    >>> (y,) = nearby([np.eye(3)[[2, 0, 0, 1]]], np.random.default_rng(0), moving=[0])
+    >>> bool((y > 0).all()), y.sum(1).round(12).tolist(), y.argmax(1).tolist()
+    (True, [1.0, 1.0, 1.0, 1.0], [2, 0, 0, 1])
     """
     return [
-        _cast(_off(leaf, rng) if i in kinks else _around(leaf, rng), leaf) if is_float(leaf) else leaf
+        _cast(
+            _off(leaf, rng) if i in kinks else _around(np.asarray(leaf), rng, i in moving, reach),
+            leaf,
+        )
+        if is_float(leaf)
+        else leaf
         for i, leaf in enumerate(values)
     ]
 
 
-def _around(leaf: Any, rng: np.random.Generator) -> np.ndarray:
-    x = np.asarray(leaf).astype(np.float64)
-    if _stays(x):
+def _around(leaf: np.ndarray, rng: np.random.Generator, moving: bool, reach: float) -> np.ndarray:
+    x = leaf.astype(np.float64)
+    whole, axes = _is_whole(x), _sums_to_1(x)
+    if not moving and (whole or axes or not np.all(np.isfinite(x))):
         return x
-    move = rng.uniform(-0.3, 0.3, x.shape)
+    if axes:
+        return _mixed(x, axes, rng, reach)
+    if whole:
+        return x + reach * _step_off(x, rng)
+    move = reach * rng.uniform(-0.3, 0.3, x.shape)
     if _symmetric(x):
         move = (move + move.T) / 2
     return x ** np.exp(move) if np.all((x >= 0) & (x <= 1)) else x * (1 + move)
+
+
+def _is_whole(x: np.ndarray) -> bool:
+    return bool(np.all(x[np.isfinite(x)] == np.round(x[np.isfinite(x)])))
+
+
+def _sums_to_1(x: np.ndarray) -> list[int]:
+    """The axes along which numbers that are not negative sum to 1."""
+    if not np.all(x >= 0):
+        return []
+    return [a for a in range(x.ndim) if x.shape[a] > 1 and np.allclose(x.sum(a), 1, atol=1e-3)]
+
+
+def _mixed(x: np.ndarray, axes: Sequence[int], rng: np.random.Generator, reach: float) -> np.ndarray:
+    """Distributions with a little of others: of permuted ones where rows and columns both sum to 1."""
+    if len(axes) > 1 and x.ndim == 2:
+        other = np.eye(len(x))[rng.permutation(len(x))]
+        other = (other + other.T) / 2 + 1 / len(x)
+    else:
+        other = rng.uniform(0.5, 1.5, x.shape)
+    share = 0.3 * reach
+    return (1 - share) * x + share * other / other.sum(axes[-1], keepdims=True)
+
+
+def _step_off(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Whole numbers' steps off what they are: signs stay, 0 and 1 stay between 0 and 1 where both occur."""
+    finite = x[np.isfinite(x)]
+    lowest, highest = finite.min(initial=np.inf), finite.max(initial=-np.inf)
+    sign = rng.choice([-1.0, 1.0], x.shape)
+    if lowest == 0 and highest > 0:
+        sign = np.where(x == 0, 1.0, -1.0 if highest == 1 else sign)
+    step = sign * rng.uniform(0.05, 0.3, x.shape) * np.where(x == 0, _size(finite), np.abs(x))
+    step = np.where(np.isfinite(x), step, 0.0)
+    return (step + step.T) / 2 if _symmetric(x) else step
 
 
 def _off(leaf: Any, rng: np.random.Generator) -> np.ndarray:
@@ -54,13 +110,7 @@ def _off(leaf: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def _size(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(x**2))) or 1.0
-
-
-def _stays(x: np.ndarray) -> bool:
-    if np.all(x == np.round(x)) or not np.all(np.isfinite(x)):
-        return True
-    return bool(np.all(x >= 0) and any(np.allclose(x.sum(axis), 1, atol=1e-3) for axis in range(x.ndim)))
+    return float(np.sqrt(np.mean(x**2))) or 1.0 if x.size else 1.0
 
 
 def _symmetric(x: np.ndarray) -> bool:
@@ -120,6 +170,40 @@ def _one_sided(
     ahead[place] = ahead[place] + h * direction
     behind[place] = behind[place] - h * direction
     return (projected(point, ahead) - value) / h, (value - projected(point, behind)) / h
+
+
+MOST_ON_KINKS = 16  # entries whose one-sided derivatives are looked at
+
+
+def outside(
+    point: Point, place: int, got: np.ndarray, want: np.ndarray, allowed: Any
+) -> tuple[tuple[int, ...], str] | None:
+    """Where on a kink an entry lies between no derivatives, and what is said of it; None where all may be.
+
+    Between the derivatives from the two sides any choice is as good as JAX's; where several kinks meet, so is
+    the one that chooses otherwise at each of them.
+    """
+    value = projected(point, point.at)
+    off = np.abs(got - want) - allowed
+    worst = np.argsort(-off, axis=None)[: min(MOST_ON_KINKS, int(np.sum(off > 0)))]
+    x = np.asarray(point.values[point.wrt[place]])
+    for flat in worst:
+        at = tuple(int(i) for i in np.unravel_index(flat, want.shape))
+        direction = np.zeros(want.shape)
+        direction[at] = 1.0
+        right, left = _one_sided(point, place, value, direction, SMALL)
+        told = float(want[at])
+        choices = [right, left, told, right + left - told]
+        if abs(2 * told - right - left) <= 1e-3 * abs(told):  # JAX takes half of each: others none, or all
+            choices += [0.0, right + left]
+        if not np.all(np.isfinite(choices)):
+            continue
+        slack = 1e-3 * max(map(abs, choices)) + 1e-12 * abs(value) / (SMALL * _size(x))
+        slack += float(np.broadcast_to(allowed, want.shape)[at])
+        if not min(choices) - slack <= got[at] <= max(choices) + slack:
+            sides = f"{left:.4g} and {right:.4g}"
+            return at, f"on the kink itself it lies outside the derivatives from the two sides, {sides}"
+    return None
 
 
 def alike(point: Point) -> list[str]:

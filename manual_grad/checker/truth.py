@@ -4,13 +4,17 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.budget import MARGIN, budgets, rounding_in_float64
 from manual_grad.compiling import quick
+
+NOISES = 4  # gradients from which the noise of a dtype is estimated
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,16 @@ def to_float64(leaf: Any) -> Any:
     """A floating-point leaf in float64, another array as JAX's, anything else as it is."""
     if is_float(leaf):
         return jnp.asarray(np.asarray(leaf).astype(np.float64))
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+    return jnp.asarray(leaf.astype(native(leaf.dtype))) if isinstance(leaf, np.ndarray) else leaf
+
+
+def native(dtype: Any) -> np.dtype:
+    """A dtype in this machine's order of bytes.
+
+    >>> native(">f8")
+    dtype('float64')
+    """
+    return np.dtype(dtype).newbyteorder("=")
 
 
 def pulled(point: Point, dout: Sequence[Any] | None = None) -> list[np.ndarray]:
@@ -94,6 +107,49 @@ def answered(point: Point, dout: Sequence[Any] | None = None) -> tuple[list[Any]
     """The floating-point outputs, and the cotangent of each leaf of ``point.at``, by ``jax.vjp``."""
     out, cotangents = _run(point, "vjp", _vjp, list(point.dout if dout is None else dout))
     return out, [np.asarray(c, np.float64) for c in cotangents]
+
+
+def budget(point: Point, dtype: str) -> list[np.ndarray]:
+    """How far off each entry may be that is computed in a dtype: by the rules of rounding, or as JAX is.
+
+    Where no rule is known of a step, JAX's own gradient in that dtype is taken, at inputs moved by one
+    rounding error.
+    """
+    key = ("no budget", dtype)
+    if key not in point.compiled:
+        try:
+            found = _run(point, f"budget in {dtype}", partial(_budget, dtype), list(point.dout))
+            return [np.asarray(b, np.float64) for b in found]
+        except Exception:  # no rule for a step, or no way to write the function down
+            point.compiled[key] = True
+    return _noise(point, dtype)
+
+
+def _budget(dtype: str, point: Point, dout: list[Any]) -> Any:
+    def back(leaves: list[Any], dout: list[Any]) -> Any:
+        out, pull = jax.vjp(point.forward, *leaves)
+        return pull([jnp.asarray(d, o.dtype) for d, o in zip(dout, out, strict=True)])
+
+    if dtype == "float64":  # by the same rules, where verify has one share for all entries
+        return rounding_in_float64(back, point.at, dout)
+    return budgets(back, point.at, dout, dtype=dtype)[1]
+
+
+def _noise(point: Point, dtype: str) -> list[np.ndarray]:
+    """What JAX's own gradient in a dtype is off by, entry by entry; infinite where it is no number there."""
+    eps, rng = float(jnp.finfo(dtype).eps), np.random.default_rng(0)
+    wants = pulled(point)
+    squares = [np.zeros_like(want) for want in wants]
+    for _ in range(NOISES):
+        values = list(point.values)
+        for i, value in enumerate(values):
+            if is_float(value):
+                moved = np.asarray(value) * (1 + eps * rng.choice([-1, 0, 1], np.shape(value)))
+                values[i] = jnp.asarray(moved, dtype)
+        with np.errstate(all="ignore"):
+            offs = [(c - w) ** 2 for c, w in zip(pulled(at_values(point, values)), wants, strict=True)]
+        squares = [s + np.where(np.isnan(off), np.inf, off) for s, off in zip(squares, offs, strict=True)]
+    return [MARGIN * np.sqrt(s / NOISES) + 8 * eps * np.abs(w) for s, w in zip(squares, wants, strict=True)]
 
 
 def projected(point: Point, leaves: Sequence[Any]) -> float:

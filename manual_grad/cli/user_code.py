@@ -53,7 +53,7 @@ def _run(file: Path) -> Any:
     sys.path.insert(0, str(file.absolute().parent))
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything, and end
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
     finally:

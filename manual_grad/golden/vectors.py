@@ -24,9 +24,9 @@ from manual_grad.border import InputError, describe
 from manual_grad.budget import MARGIN, budgets
 from manual_grad.catalogue.draw import Draw, differentiable
 from manual_grad.checker import diagnosis
-from manual_grad.checker.check import FIT
 from manual_grad.checker.diagnosis import UNEXPLAINED, Evidence, diagnose
 from manual_grad.checker.truth import Point, exact, float_leaves, is_float, to_float64
+from manual_grad.checker.verdict import FIT
 from manual_grad.compare import FLOAT64, TOLERANCES
 from manual_grad.compiling import compiled, split_settings
 from manual_grad.golden import archive

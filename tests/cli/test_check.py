@@ -46,6 +46,9 @@ def dce_labels(z, labels):
 def raises(*args):
     raise KeyError("w")
 
+def leaves(x, w, y):
+    raise SystemExit(0)
+
 def lists(x, w, y):
     return [g.tolist() for g in grad(x, w, y)]
 
@@ -67,6 +70,7 @@ def run(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "leaves.py").write_text(f"import sys\n{MINE}\nsys.exit(0)")
     (tmp_path / "text.npz").write_text("no archive")
     rng = np.random.default_rng(0)
     arrays = {"x": rng.standard_normal((8, 3)), "w": rng.standard_normal(3), "y": rng.standard_normal(8)}
@@ -138,6 +142,9 @@ BAD = {
     f"mine.py mine.py:grad {SHAPES}": "expected file.py:function",
     f"mine.py:number mine.py:grad {SHAPES}": "mine.py:number is 3, expected a function",
     f"broken.py:loss mine.py:grad {SHAPES}": "broken.py raised ZeroDivisionError",
+    f"leaves.py:loss mine.py:grad {SHAPES}": "leaves.py raised SystemExit: 0",
+    f"mine.py:leaves mine.py:grad {SHAPES}": "loss raised SystemExit: 0",
+    f"mine.py:loss mine.py:leaves {SHAPES}": "grad raised SystemExit: 0",
     "mine.py:loss mine.py:grad": "--input name=shape",
     f"mine.py:loss mine.py:grad {SHAPES} --inputs all.npz": "either",
     "mine.py:loss mine.py:grad --input x=8x3": "takes 3 arguments (x, w, y), --input gives 1",

@@ -58,7 +58,7 @@ def test_a_mistake_that_has_no_name_is_not_counted_as_named():
     def nameless(claim, problem):
         mutant = mutants_of(claim, problem)[0]
         noise = np.random.default_rng(0).standard_normal(jax.numpy.shape(problem.inputs["y"]))
-        return [replace(mutant, function=lambda dJ, y_hat, y: (y_hat * noise, y * noise))]
+        return [replace(mutant, function=lambda dJ, y_hat, y: (dJ * y_hat * noise, dJ * y * noise))]
 
     (row,) = name_all(BY_FORMULA["mse_bwd"], mutate=nameless)
     assert row.first is False

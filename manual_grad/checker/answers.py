@@ -1,0 +1,256 @@
+"""What came at a point beside the truth there, and how far apart the two may be.
+
+What lies within a few roundings of the truth is right, and no more is asked. Else the limits are worked out:
+in float64 a share of the largest entry and what rounding makes of terms that cancel, in a narrower dtype a
+budget for each entry. Where a budget is larger than the share, the function's own gradient is mostly rounding
+in that dtype, and the same is asked in float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.border import InputError
+from manual_grad.checker.asking import Question, gradients, like, one_line, widened
+from manual_grad.checker.truth import Point, answered, at_values, budget, exact, is_float, native, pulled
+from manual_grad.compare import TOLERANCES, share_of
+
+SLACK = {  # in a narrower dtype: how many budgets an entry may be off, and how many ulps of the largest
+    "float32": (4.0, 8.0),
+    "bfloat16": (1.0, 2.0),
+    "float16": (1.0, 2.0),
+}
+CAST = 0.1  # of the largest entry, allowed to what casts to a narrower dtype where that is ill-conditioned
+CANCELLED = 1e-10  # of what is summed: an error below it may be rounding, in float64
+Where = tuple[tuple[int, ...], float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came at one point, and the truth there.
+
+    Attributes:
+        values: the leaves of the arguments.
+        cotangent: of the output.
+        gots: the gradient of each leaf that is differentiated by; None where nothing came.
+        point: the same question in float64.
+        outs: the function's outputs there.
+        wants: the truth, a leaf.
+        dtypes: the precision that each leaf is held to.
+        limits: the absolute error that passes, a leaf, as far as it is worked out.
+        ill: the leaves that are ill-conditioned in their dtype.
+        least: the dtype to which constants in the user's code may have been rounded.
+        again: what came when the same was asked again.
+        wide: the same asked in float64, where a leaf is ill-conditioned.
+        kept: what the diagnosis computes once.
+    """
+
+    values: Sequence[Any]
+    cotangent: Any
+    gots: list[Any]
+    point: Point
+    outs: list[Any]
+    wants: list[np.ndarray]
+    dtypes: list[str]
+    limits: dict[int, Any] = field(default_factory=dict)
+    ill: set[int] = field(default_factory=set)
+    least: str = "float64"
+    again: list[list[Any]] = field(default_factory=list)
+    wide: list["Answer"] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> int:
+        """How many entries of the truth are finite."""
+        return sum(int(np.isfinite(want).sum()) for want in self.wants)
+
+    @property
+    def size(self) -> float:
+        """How large what is summed is, as far as it can be seen from outside."""
+        summed = [np.asarray(o * d) for o, d in zip(self.outs, self.point.dout, strict=True)]
+        return max(map(largest_of, [*self.wants, *summed]))
+
+    def replies(self) -> list["Answer"]:
+        """All that came here, each as an answer of its own."""
+        return [replace(self, gots=gots) for gots in (self.gots, *self.again)]
+
+
+def compared(question: Question, values: Sequence[Any], cotangent: Any, gots: list[Any]) -> Answer:
+    """A gradient at a point beside the truth."""
+    with exact():
+        point = question.point(values, [leaf for leaf in jax.tree.leaves(cotangent) if is_float(leaf)])
+        outs, wants = _truth(question, point)
+    given = [question.values[i] for i in question.wrt]
+    dtypes = [checked_dtype(got, value) for got, value in zip(gots, given, strict=True)]
+    return Answer(values, cotangent, gots, point, outs, wants, dtypes)
+
+
+def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray]]:
+    """JAX's value and answer, or one line that says why there is none."""
+    keyword = "against" if question.scalar else "reference"
+    try:
+        out = question.compiled.get("shapes")
+        if out is None:
+            out = question.compiled["shapes"] = jax.eval_shape(point.forward, *point.at)
+        if out and [o.shape for o in out] == [np.shape(d) for d in point.dout]:
+            return answered(point)
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
+        if question.fn_name in ("loss", "fwd"):
+            raise InputError(
+                f"{question.who}: {question.fn_name} cannot be traced by JAX ({type(error).__name__}); "
+                f"give a JAX version of it, or a lecture formula's name, as {keyword}="
+            ) from error
+        raise InputError(f"{question.who}: {question.fn_name} raised {one_line(error)}") from error
+    shapes = ", ".join(str(o.shape) for o in out) or "no floating-point output"
+    own = ", ".join(str(np.shape(d)) for d in point.dout)
+    raise InputError(f"{question.who}: {question.fn_name} returned {shapes}, expected {own}")
+
+
+def checked_dtype(got: Any, argument: Any) -> str:
+    """The precision that a gradient is held to: the coarser of its own and the argument's."""
+    names = [_dtype(argument), _dtype(got) if got is not None and is_float(got) else "float64"]
+    return max(names, key=lambda name: TOLERANCES[name])
+
+
+def _dtype(value: Any) -> str:
+    name = "float64" if type(value) is float else native(value.dtype).name
+    return name if name in TOLERANCES else "float64"
+
+
+def as_float64(got: Any) -> np.ndarray:
+    """What was got, in float64; of complex numbers the real part."""
+    found = np.asarray(got)
+    return (found.real if found.dtype.kind == "c" else found).astype(np.float64)
+
+
+def largest_of(array: np.ndarray) -> float:
+    """The largest magnitude among the finite entries."""
+    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+
+
+# --- how far off it may be --------------------------------------------------------------------------------
+
+
+def checked(answer: Answer, leaf: int) -> tuple[bool, float, Where | None]:
+    """Whether a leaf is right at a point, its relative error, and where it is worst."""
+    return within(answer, leaf, answer.gots[leaf], answer.wants[leaf])
+
+
+def within(
+    answer: Answer, leaf: int, got: Any, want: np.ndarray, times: float = 1.0
+) -> tuple[bool, float, Where | None]:
+    """Whether an array is near enough to another, by what is allowed there times a number.
+
+    Returns:
+        Whether it is, the largest relative error, and where the error is worst: index, got, wanted.
+    """
+    if leaf not in answer.limits:
+        found = difference(got, want, times * _roundings(answer, leaf))
+        if found[0] or found[2] is None:
+            return found
+        with exact():
+            answer.limits[leaf] = _limits(answer, leaf, got)
+    return difference(got, want, times * answer.limits[leaf])
+
+
+def difference(got: Any, want: np.ndarray, allowed: Any) -> tuple[bool, float, Where | None]:
+    """Whether an array is near enough to another where that is finite, how far off, and where it is worst."""
+    if got is None or np.shape(got) != want.shape:
+        return False, float("inf"), None
+    g, known = as_float64(got), np.isfinite(want)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        off = np.where(known & (g != want), np.abs(g - want), 0.0)
+        off = np.where(np.isnan(off), np.inf, off)
+        shares = share_of(off, allowed)
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(shares), shares.shape))
+    error = float(np.max(off)) / (largest_of(want) or 1.0)
+    return bool(np.all(off <= allowed)), error, (at, float(g[at]), float(want[at]))
+
+
+def _roundings(answer: Answer, leaf: int) -> float:
+    """What passes unseen: in float64 the usual share of the largest entry, in narrower dtypes some ulps."""
+    dtype, largest = answer.dtypes[leaf], largest_of(answer.wants[leaf])
+    if dtype == "float64":
+        return TOLERANCES["float64"] * largest
+    info = jnp.finfo(dtype)
+    return SLACK[dtype][1] * float(info.eps) * largest + float(info.tiny)
+
+
+def _limits(answer: Answer, leaf: int, got: Any) -> Any:
+    """The absolute error that passes, entry by entry; notes whether the leaf is ill-conditioned."""
+    dtype, least = answer.dtypes[leaf], _roundings(answer, leaf)
+    coarse = max((TOLERANCES.get(o.dtype.name, 0.0) for o in answer.outs), default=0.0)
+    share = max(TOLERANCES[dtype], coarse) * largest_of(answer.wants[leaf])
+    if dtype == "float64":
+        return _in_doubt(answer, leaf, got, share + _noise(answer, leaf))
+    if coarse > TOLERANCES[dtype]:
+        return share
+    spread = budget(answer.point, dtype)[leaf]
+    spread = np.nan_to_num(spread, nan=0.0, posinf=float(jnp.finfo(dtype).max))
+    if np.any(spread > share):
+        answer.ill.add(leaf)
+        return np.maximum(share, 2 * spread)
+    return np.minimum(share, SLACK[dtype][0] * spread) + least
+
+
+def _noise(answer: Answer, leaf: int) -> float:
+    """What JAX's own gradient is off by in float64, at inputs moved by one rounding error, within limits."""
+    eps = float(jnp.finfo(jnp.float64).eps)
+
+    def moved() -> list[np.ndarray]:
+        rng, values = np.random.default_rng(0), list(answer.point.values)
+        for i, value in enumerate(values):
+            if is_float(value):
+                values[i] = jnp.asarray(np.asarray(value) * (1 + eps * rng.choice([-1, 1], np.shape(value))))
+        return pulled(at_values(answer.point, values))
+
+    if "moved" not in answer.kept:
+        answer.kept["moved"] = moved()
+    near, want = answer.kept["moved"][leaf], answer.wants[leaf]
+    off = difference(np.where(np.isfinite(near), near, want), want, np.inf)[1] * (largest_of(want) or 1.0)
+    return min(4 * off, 1e-3 * largest_of(want) + 64 * eps * answer.size)
+
+
+def _in_doubt(answer: Answer, leaf: int, got: Any, allowed: Any) -> Any:
+    """What is allowed in float64 where an error is beyond it, but small beside what is summed.
+
+    A truth that is left over where terms cancel is itself rounding; the terms are known to the error budget,
+    unless the program is so long that it allows anything.
+    """
+    right, error, where = difference(got, answer.wants[leaf], allowed)
+    limit = CANCELLED * answer.size
+    if right or where is None or error * (largest_of(answer.wants[leaf]) or 1.0) > limit:
+        return allowed
+    spread = 2 * budget(answer.point, "float64")[leaf]
+    return np.maximum(allowed, np.where(spread <= limit, spread, 0.0))
+
+
+def in_float64(question: Question, answer: Answer) -> Answer | None:
+    """The same asked in float64, for the leaves that are ill-conditioned in a narrower dtype.
+
+    The formula is checked then, not its rounding: constants may have been rounded to float32. None where the
+    user's functions do not take float64.
+    """
+    try:
+        with exact():
+            values = [widened(value) for value in answer.values]
+            reply = question.ask(question.args_of(values), lambda out: like(answer.cotangent, out))
+            gots = gradients(question, reply.got)
+    except InputError:
+        return None
+    dtypes = ["float64" if got is None or not is_float(got) else _dtype(got) for got in gots]
+    wide = replace(
+        answer, values=values, gots=gots, dtypes=dtypes, least="float32", limits={}, again=[], wide=[]
+    )
+    with exact():
+        for leaf, dtype in enumerate(dtypes):
+            largest = largest_of(wide.wants[leaf])
+            allowed = max(TOLERANCES[dtype], TOLERANCES["float32"]) * largest + _noise(wide, leaf)
+            if dtype != "float64":
+                allowed = np.maximum(allowed, np.minimum(answer.limits.get(leaf, 0.0), CAST * largest))
+            wide.limits[leaf] = _in_doubt(wide, leaf, gots[leaf], allowed)
+    return wide

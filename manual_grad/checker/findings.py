@@ -1,0 +1,79 @@
+"""What was found of a gradient: a finding for each array of it, and the report that holds them."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one leaf of one argument.
+
+    Attributes:
+        argument: the argument's position.
+        name: the parameter's name and the path of the leaf in it, such as ``params[0]['W']``.
+        ok: whether its gradient is right at every point.
+        diagnosis: why it is wrong, in a phrase; empty where it is right.
+        max_error: the largest relative error, max |got − expected| / max |expected|; infinite where the shape
+            is wrong or nothing came, NaN where there was nothing to compare it with.
+        where: index, got and expected at the worst error; None where the leaf is right or its shape wrong.
+    """
+
+    argument: int
+    name: str
+    ok: bool
+    diagnosis: str = ""
+    max_error: float = 0.0
+    where: tuple[tuple[int, ...], float, float] | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether it could be compared with anything."""
+        return not math.isnan(self.max_error)
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.name}: right, relative error {self.max_error:.1e}"
+        line = f"{self.name}: {'WRONG' if self.told else 'NOT CHECKED'}, {self.diagnosis}"
+        if self.where is None:
+            return line
+        index, got, expected = self.where
+        at = f"at [{','.join(map(str, index))}] " if index else ""
+        return f"{line}\n    relative error {self.max_error:.2g}: {at}got {got:.6g}, expected {expected:.6g}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found of a gradient; true where all of it is right.
+
+    Attributes:
+        findings: one for each floating-point leaf of each differentiable argument.
+        notes: what to know before believing it: kinks, sizes that make two mistakes look alike, arguments
+            that a call has written into.
+        points: how many different points it was checked at.
+        seed: what they were drawn with.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    points: int = 1
+    seed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every leaf is right."""
+        return all(finding.ok for finding in self.findings)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        wrong = sum(not finding.ok and finding.told for finding in self.findings)
+        unknown = sum(not finding.told for finding in self.findings)
+        n = len(self.findings)
+        said = [f"{wrong} of {n} wrong"] * bool(wrong) + [f"{unknown} of {n} not checked"] * bool(unknown)
+        verdict = ", ".join(said) or f"all {n} right"
+        at = f"{self.points} point{'s' if self.points > 1 else ''}"
+        head = f"gradients against jax.vjp in float64: {verdict} ({at}, seed {self.seed})"
+        return "\n".join(
+            [head, *(f"  {f}" for f in self.findings), *(f"  note: {note}" for note in self.notes)]
+        )
