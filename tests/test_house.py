@@ -36,7 +36,7 @@ FLOORS |= {
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
 FLOORS |= {
     "manual_grad.verify": PROOF,
-    "manual_grad.golden": PROOF,
+    "manual_grad.golden": PROOF | {"manual_grad.public"},
     "manual_grad.training": PROOF | {"manual_grad.environment", "manual_grad.ops", "manual_grad.verify"},
 }
 FLOORS["manual_grad.report"] = FLOORS["manual_grad.training"] | {"manual_grad.training"}

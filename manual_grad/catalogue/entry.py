@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, Integer
 
-from manual_grad.catalogue.draw import Draw, differentiable
+from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.golden import GoldenCases, Inputs
 from manual_grad.catalogue.hard import Hard
 
@@ -105,9 +105,11 @@ class Formula:
         known = inspect.signature(self.reference).parameters
         return {name: value for name, value in inputs.items() if name in known}
 
-    def differentiable(self, inputs: Inputs) -> tuple[str, ...]:
-        """The primals that have a cotangent."""
-        return tuple(name for name in self.primals if differentiable(inputs[name]))
+    @property
+    def floating(self) -> tuple[str, ...]:
+        """The primals that have a cotangent: all but those that the signature says are integers."""
+        hints = _parameters(self.fwd)
+        return tuple(name for name in self.primals if Integer not in _dtypes(hints[name].annotation))
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,11 @@ class Shown:
 
 def _parameters(fwd: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(fwd).parameters
+
+
+def _dtypes(annotation: Any) -> list[Any]:
+    ways = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return [getattr(way, "dtype", None) for way in ways]
 
 
 def _drawn(

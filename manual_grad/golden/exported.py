@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from manual_grad import catalogue
+from manual_grad import catalogue, public
 from manual_grad.catalogue.draw import Draw
 
 Kind = Literal["pair", "jacobian", "value"]
@@ -116,8 +116,19 @@ class Exported:
 def _without_examples(fn: Callable[..., Any]) -> str:
     """A docstring as plain text, without the doctest and without what is raised."""
     text = (inspect.getdoc(fn) or "").partition(">>>")[0]
+    if "Args:" not in text:  # a kernel, which names its page
+        pages = [
+            getattr(public, name) for name in re.findall(r":func:`(\w+)`", text) if hasattr(public, name)
+        ]
+        text += "".join(
+            f"\n{page.__name__}\n\n{_without_examples(page)}\n" for page in pages if _explains(page)
+        )
     text = re.sub(r"^Raises:\n(?:    .*\n)+", "", text, flags=re.MULTILINE)
     return re.sub(r":\w+:`(.*?)`", r"\1", text).replace("``", "").strip()
+
+
+def _explains(fn: Callable[..., Any]) -> bool:
+    return "Args:" in (inspect.getdoc(fn) or "")
 
 
 ENTRIES = [

@@ -137,7 +137,7 @@ def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
 BAD_USAGE = {
     "--tag A-1": "A-10",
     "--tag nonsense": "no such equation",
-    "--lecture E": "expected one of A, B, C, D",
+    "--lecture Z": "expected one of A, B, C, D, E",
     "--tag A-10 --lecture B": "is not in --lecture B",
     "--dtype int8": "--dtype",
     "--oracle nonsense": "expected one of value, reverse",

@@ -120,7 +120,7 @@ def test_results_are_gathered_from_the_judge(monkeypatch):
     chosen = tuple(e for e in EQUATIONS if e.tag in ("A-02", "A-04"))
     for name, value in {
         "EQUATIONS": chosen,
-        "ERRATA": (),
+        "ENTRIES": chosen,
         "TAGS": ("A-02", "A-04"),
         "PLANTED": PLANTED[:1],
     }.items():
