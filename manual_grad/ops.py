@@ -64,7 +64,7 @@ Padding = str | Sequence[Sequence[int]]
 
 
 def _operation(op: Callable[P, R]) -> Callable[P, R]:
-    """``op``, held against its signature once its arrays have been made alike."""
+    """``op``, checked against its signature once its arrays have been made alike."""
     return checked(op, _alike)
 
 
@@ -251,7 +251,7 @@ def softmax_cross_entropy_with_integer_labels(
 
 @_operation
 def dense(X: Float[Array, "*batch d"], W: Float[Array, "d m"], b: Float[Array, " m"]) -> Array:
-    """Z = X W + b, one sample a row. [B-16]
+    """Z = X W + b, one sample per row. [B-16]
 
     Args:
         X: (…, d).

@@ -227,7 +227,7 @@ def _jacobian_cases(function: Function) -> list[Case]:
 
 
 def _layout(N: int, quick: bool) -> Case:
-    """Lecture D's network, one sample a column and one a row: the same numbers, transposed."""
+    """Lecture D's network, one sample per column and one a row: the same numbers, transposed."""
 
     def inputs(d: Draw) -> tuple:
         params, X, Y = _rows(d, N)

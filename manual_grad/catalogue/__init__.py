@@ -1,4 +1,4 @@
-"""What is known of each formula: one entry a formula, one file a topic.
+"""What is known of each formula: one entry a formula, one file per topic.
 
 Lists, tables, tests, benchmarks, golden vectors and pages are derived from :data:`FORMULAS` and
 :data:`FUNCTIONS`.

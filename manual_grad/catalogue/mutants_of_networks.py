@@ -89,7 +89,7 @@ def _two_layer(
     sum1=lambda dZ: dZ.sum(axis=0),
     sum2=lambda dS: dS.sum(axis=0),
 ):
-    """ReLU(X W1 + b1) W2 + b2, one sample a row, given how the loss makes dS of S."""
+    """ReLU(X W1 + b1) W2 + b2, one sample per row, given how the loss makes dS of S."""
     Z = X @ W1 + b1
     A = jnp.maximum(Z, 0)
     S = A @ W2 + b2

@@ -1,1 +1,1 @@
-"""The console script, one file a command."""
+"""The console script, one file per command."""

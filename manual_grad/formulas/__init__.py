@@ -1,1 +1,1 @@
-"""The mathematics: one file a topic, each forward pass and its hand-derived backward pass side by side."""
+"""The mathematics: one file per topic, each forward pass and its hand-derived backward pass side by side."""

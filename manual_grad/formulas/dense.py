@@ -17,7 +17,7 @@ from manual_grad.border import checked, require, require_shape
 def dense_rows_fwd(
     X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "N m"], tuple[Float[Array, "N d"], Float[Array, "d m"]]]:
-    """Z = X W + 1 b, one sample a row. [B-16]
+    """Z = X W + 1 b, one sample per row. [B-16]
 
     Args:
         X: (N, d).
@@ -68,7 +68,7 @@ def dense_rows_bwd(
 def dense_columns_fwd(
     X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "m N"], tuple[Float[Array, "d N"], Float[Array, "m d"]]]:
-    """Z = W X + b 1ᵀ, one sample a column. [B-13] [D-02]
+    """Z = W X + b 1ᵀ, one sample per column. [B-13] [D-02]
 
     Args:
         X: (d, N).

@@ -380,7 +380,7 @@ def softmax_cross_entropy_with_integer_labels_bwd(
 def softmax_cross_entropy_columns_fwd(
     Z: Float[Array, "K N"], Y: Float[Array, "K N"]
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "K N"], Float[Array, "K N"], Float[Array, "K N"]]]:
-    """L = −(1/m) Σ y ln A with A = softmax(Z) over the classes, one sample a column. [D-03] [D-04]
+    """L = −(1/m) Σ y ln A with A = softmax(Z) over the classes, one sample per column. [D-03] [D-04]
 
     Args:
         Z: scores, (K, N).

@@ -85,7 +85,7 @@ class Erratum:
         printed, corrected: LaTeX of both versions.
         corrects: the tag of the equation that holds.
         why: why the printed version is wrong.
-        claim: what both are held against; its formulas are those that hold.
+        claim: what both are compared with; its formulas are those that hold.
         as_printed: the printed version, called like the claim's formulas. It gives another number, another
             shape, or an error because its shapes clash.
         note: what else to know about the printed line.

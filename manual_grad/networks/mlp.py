@@ -88,7 +88,7 @@ def _check_residuals(formula: str, res: MLPResiduals, rows: bool) -> None:
 def mlp_rows_fwd(
     params: Params, X: Float[Array, "N d"], *, activation: str = "relu"
 ) -> tuple[Float[Array, "N m"], MLPResiduals]:
-    """Z_l = A_{l−1} W_l + b_l, A_l = f(Z_l), one sample a row; the last layer is linear. [D-02]
+    """Z_l = A_{l−1} W_l + b_l, A_l = f(Z_l), one sample per row; the last layer is linear. [D-02]
 
     Args:
         params: (W (d, m), b (m,)) for each layer.
@@ -139,7 +139,7 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]) -> tuple[Params, Fl
 def mlp_columns_fwd(
     params: Params, X: Float[Array, "d N"], *, activation: str = "relu"
 ) -> tuple[Float[Array, "m N"], MLPResiduals]:
-    """Z_l = W_l A_{l−1} + b_l, A_l = f(Z_l), one sample a column; the last layer is linear. [D-02]
+    """Z_l = W_l A_{l−1} + b_l, A_l = f(Z_l), one sample per column; the last layer is linear. [D-02]
 
     Args:
         params: (W (m, d), b (m,)) for each layer.

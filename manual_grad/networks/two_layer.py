@@ -344,7 +344,7 @@ def two_layer_cross_entropy_columns_fwd(
     Args:
         W1, b1: first layer, (m, d) and (m,).
         W2, b2: second layer, (c, m) and (c,).
-        X: one sample a column, (d, N).
+        X: one sample per column, (d, N).
         y: their classes, (N,), integers from 0 to c − 1.
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.
@@ -435,7 +435,7 @@ def two_layer_cross_entropy_rows_fwd(
     Args:
         W1, b1: first layer, (d, m) and (m,).
         W2, b2: second layer, (m, c) and (c,).
-        X: one sample a row, (N, d).
+        X: one sample per row, (N, d).
         y: their classes, (N,), integers from 0 to c − 1.
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.

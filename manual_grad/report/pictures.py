@@ -542,7 +542,7 @@ def five_layer_graph() -> Figure:
         graph(
             stages, "lecture D's network from X down to L, with the shape of every tensor and its gradient"
         ),
-        "The five layers with the whole training set, $m = 60000$, one sample a column. The shapes come from "
-        "`five_layer_grads`; set beside the notes' they show up [[D-E7]] and [[D-E8]].",
+        "The five layers with the whole training set, $m = 60000$, one sample per column. The shapes come "
+        "from `five_layer_grads`; set beside the notes' they show up [[D-E7]] and [[D-E8]].",
         {name: list(size) for name, size in of.items()},
     )

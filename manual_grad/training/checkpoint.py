@@ -22,7 +22,7 @@ META = "run.json"
 def fingerprint(data: Data) -> dict[str, Any]:
     """What tells one data set from another: its sizes, and a checksum of the training samples.
 
-    The images are held against it in float32, whatever is computed in.
+    The images are compared with it in float32, whatever is computed in.
     """
     images = np.ascontiguousarray(data.train_images, np.float32)
     checksum = zlib.crc32(data.train_labels.astype(np.int32).tobytes(), zlib.crc32(images.tobytes()))

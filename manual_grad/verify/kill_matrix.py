@@ -1,6 +1,6 @@
 """Which oracle kills which wrong formula, and which of them the checks in common use would let live.
 
-The truth of a claim is computed once for each oracle, and the formula and all its mutants are held against
+The truth of a claim is computed once for each oracle, and the formula and all its mutants are compared with
 it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of, without
 their mistakes: only then does a mutant's death say something. The points are drawn and the tolerances set as
 :mod:`manual_grad.verify.equations` does in float64, with a unit of every ReLU network exactly at its kink; a
@@ -88,7 +88,7 @@ class Target:
 
 @dataclass(frozen=True)
 class _Question:
-    """A point, and what an answer there is held against."""
+    """A point, and what an answer there is compared with."""
 
     name: str
     dout: Any

@@ -34,7 +34,7 @@ def cnn_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """[A-11] Every tensor's shape as on the slide, with n^[1] = n^[I] − f¹ + 1 and n^[2] = n^[1] − f² + 1.
 
-    A3, A4 and Z5 are the slide's (A³)ᵀ, (A⁴)ᵀ and (Z⁵)ᵀ: one sample a row.
+    A3, A4 and Z5 are the slide's (A³)ᵀ, (A⁴)ᵀ and (Z⁵)ᵀ: one sample per row.
     """
     n_H1, n_W1 = n_H - f1 + 1, n_W - f1 + 1  # [A-11]
     n_H2, n_W2 = n_H1 - f2 + 1, n_W1 - f2 + 1  # [A-11]

@@ -71,7 +71,7 @@ def squared_loss_from_z(
     return network_squared_loss(params_after, ACTIVATIONS[activation](z), y, activation)  # [C-04] [C-05]
 
 
-# ---------------------------------------------------------------- lecture D, one sample a column
+# ---------------------------------------------------------------- lecture D, one sample per column
 
 
 def flatten_columns(images: Float[Array, "N H W"]) -> Float[Array, "HW N"]:

@@ -25,7 +25,7 @@ def softmax_cross_entropy_with_integer_labels(logits: Array, labels: Array) -> A
 
 
 def softmax_cross_entropy_columns(Z: Array, Y: Array) -> Array:
-    """:func:`softmax_cross_entropy`, one sample a column."""
+    """:func:`softmax_cross_entropy`, one sample per column."""
     return -(Y * jax.nn.log_softmax(Z, axis=0)).sum(axis=0).mean()
 
 
@@ -84,7 +84,7 @@ def two_layer_cross_entropy_columns(W1: Array, b1: Array, W2: Array, b2: Array, 
 
 
 def five_layer(params: Any, X: Array, Y: Array) -> Array:
-    """Lecture D's network, one sample a column."""
+    """Lecture D's network, one sample per column."""
     return softmax_cross_entropy_columns(mlp.mlp_columns(params, X), Y)
 
 

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy, one sample a row and (…_columns) one sample a column.
+"""Softmax and cross-entropy, one sample per row and (…_columns) one sample per column.
 
 Plain on purpose: no shift by the largest score, and 0 · log 0 is whatever the arithmetic makes of it (nan).
 """

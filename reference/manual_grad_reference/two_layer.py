@@ -99,7 +99,7 @@ def two_layer_cross_entropy(
     return cross_entropy_of_s(scores(W1, b1, W2, b2, x), y)  # [B-09]
 
 
-# ---------------------------------------------------------------- a batch, one sample a column
+# ---------------------------------------------------------------- a batch, one sample per column
 
 
 def hidden_columns(
@@ -158,7 +158,7 @@ def two_layer_cross_entropy_columns(
     return cross_entropy_of_S_columns(scores_columns(W1, b1, W2, b2, X), y)  # [B-13]
 
 
-# ---------------------------------------------------------------- a batch, one sample a row
+# ---------------------------------------------------------------- a batch, one sample per row
 
 
 def hidden_rows(

@@ -1,1 +1,1 @@
-"""The mistakes that the checker knows, one file a family."""
+"""The mistakes that the checker knows, one file per family."""
