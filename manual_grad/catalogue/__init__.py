@@ -20,7 +20,7 @@ from manual_grad.catalogue import (
     softmax,
     two_layer,
 )
-from manual_grad.catalogue.entry import Batch, EntryError, Formula, Function, adopted
+from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Function, adopted
 
 TOPICS = (
     mse, activations, chain_rule, softmax, dense, normalisation, convolution, linear_cross_entropy, two_layer,
@@ -45,4 +45,4 @@ FUNCTIONS: dict[str, Function] = _by_name(
     ]
 )
 
-__all__ = ["FORMULAS", "FUNCTIONS", "Batch", "EntryError", "Formula", "Function"]
+__all__ = ["FORMULAS", "FUNCTIONS", "NO_BATCH", "Batch", "EntryError", "Formula", "Function"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import manual_grad_reference as reference
 from manual_grad.catalogue import golden
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Bench, Distribution, Formula, Function, Inputs, normal
+from manual_grad.catalogue.entry import NO_BATCH, Bench, Distribution, Formula, Function, Inputs, normal
 from manual_grad.formulas.chain_rule import (
     jac_chain_theta,
     jac_linear_map_x,
@@ -41,6 +41,7 @@ PRODUCT_OF_SUM = Formula(
     draw={"x": normal, "y": normal, "z": normal},
     sizes={},
     source="Lecture C, page 1",
+    batch=NO_BATCH,
     golden=GOLDEN,
     bench=Bench((), ((),)),
     polynomial=True,

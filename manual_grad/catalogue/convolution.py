@@ -8,7 +8,7 @@ import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown
+from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Op, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
 from manual_grad.formulas.correlation import (
     convolve2d_bwd,
@@ -50,6 +50,7 @@ CORRELATE2D = Formula(
     draw=_image("f"),
     sizes=IMAGE,
     source="Lecture C, page 4",
+    batch=NO_BATCH,
     hard=hard_layers.CORRELATE2D,
     golden=golden.products("x", "f"),
     polynomial=True,
@@ -78,6 +79,7 @@ CONVOLVE2D = Formula(
     draw=_image("w"),
     sizes=IMAGE,
     source="Lecture C, page 3",
+    batch=NO_BATCH,
     hard=hard_layers.CONVOLVE2D,
     golden=golden.products("x", "w"),
     variants={"full": {"mode": "full"}, "valid": {"mode": "valid"}},

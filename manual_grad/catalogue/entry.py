@@ -44,7 +44,7 @@ class Formula:
         variants: name → sizes and settings (keywords of ``f_fwd``) that differ from the entry's own.
         stable: the reference again where the plain one overflows.
         polynomial: made of sums, products and selections alone, so that integers give exact answers.
-        batch: where the samples are.
+        batch: where the samples are; :data:`NO_BATCH` where there are none. A test asks for one or the other.
         kinks: of the residuals, the arrays that a ReLU is applied to.
         grows: each (primal, axis) that may grow without another primal having to follow.
         functions: its Jacobians, slopes and other public functions of the same primals.
@@ -176,6 +176,9 @@ class Batch:
     axes: Mapping[str, int]
     out: int | None = None
     mean: bool = False
+
+
+NO_BATCH = Batch({})
 
 
 @dataclass(frozen=True)

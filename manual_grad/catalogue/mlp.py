@@ -7,7 +7,7 @@ import jax
 import manual_grad_reference as reference
 from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown, normal
+from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Shown, normal
 from manual_grad.networks.mlp import (
     five_layer_bwd,
     five_layer_fwd,
@@ -129,6 +129,7 @@ NETWORK_SQUARED_LOSS = Formula(
     draw=_sample,
     sizes={"widths": WIDTHS},
     source="Lecture C, pages 1 and 2",
+    batch=NO_BATCH,
     hard=hard_layers.NETWORK_SQUARED_LOSS,
     golden=golden.network(golden.tied_layers(rows=False, last=True), "x", "params", (0, 0)),
     variants=ACTIVATIONS,

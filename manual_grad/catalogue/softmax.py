@@ -11,6 +11,7 @@ from manual_grad import ops
 from manual_grad.catalogue import golden, hard_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
+    NO_BATCH,
     Batch,
     Bench,
     Distribution,
@@ -220,6 +221,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     draw={"s": normal, "y": integers_below("c")},
     sizes={"c": 7},
     source="Lecture B, page 3",
+    batch=NO_BATCH,
     hard=hard_losses.CROSS_ENTROPY_OF_SCORES,
     golden=GOLDEN,
     stable=reference.stable.stable_cross_entropy_of_scores,

@@ -5,7 +5,7 @@ import jax
 import manual_grad_reference as reference
 from manual_grad.catalogue import golden, hard_layers
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Shown
+from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Shown
 from manual_grad.networks.two_layer import (
     jac_two_layer_cross_entropy,
     jac_two_layer_squared_loss,
@@ -58,6 +58,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     draw=_squared_loss,
     sizes={"d": 3, "m": 7},
     source="Lecture B, pages 1 and 2",
+    batch=NO_BATCH,
     hard=hard_layers.TWO_LAYER_SQUARED_LOSS,
     golden=golden.network(golden.tied_layer("W1", "b1", 0), "x", "W1"),
     polynomial=True,
@@ -72,6 +73,7 @@ TWO_LAYER_CROSS_ENTROPY = Formula(
     draw=_cross_entropy,
     sizes={"d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 3 and 4",
+    batch=NO_BATCH,
     golden=golden.network(golden.tied_layer("W1", "b1", 0), "x", "W1"),
     kinks=lambda res: [res[3]],
     functions=(Function(jac_two_layer_cross_entropy, PARAMETERS),),

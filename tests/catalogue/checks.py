@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import manual_grad
-from manual_grad.catalogue import EntryError
-from tests.formulas.scenarios import draw, is_float, output
+from manual_grad.catalogue import Batch, EntryError
+from tests.formulas.scenarios import draw, is_float, of, output
 
 ROOT = Path(__file__).parents[2]
 WINGS = ("formulas", "kernels", "networks")
@@ -70,7 +71,7 @@ def require_clear_kinks(scenario):
 def require_batch(scenario):
     """The samples lie along one length, in the primals and in the output."""
     batch, primals = scenario.entry.batch, draw(scenario, seed=0)
-    if batch is None or not all(np.ndim(primals[name]) for name in batch.axes):
+    if not batch.axes or not all(np.ndim(primals[name]) for name in batch.axes):
         return
     lengths = {name: primals[name].shape[axis] for name, axis in batch.axes.items()}
     out = output(scenario, primals.values())
@@ -78,6 +79,47 @@ def require_batch(scenario):
         lengths["the output"] = out.shape[batch.out]
     if len(set(lengths.values())) > 1 or batch.mean != (out.ndim == 0):
         raise EntryError(f"{scenario.entry.name}: where its samples are: {lengths}")
+
+
+def require_samples(entry):
+    """Where the samples are is said, and is so: one sample alone is given what the batch has for it."""
+    if entry.batch is None:
+        raise EntryError(f"{entry.name}: where are its samples? batch=Batch(…), or NO_BATCH in its entry")
+    scenario = of(entry)
+    if entry.batch.axes and not _samples_are(scenario, entry.batch):
+        raise EntryError(f"{entry.name}: no sample lies along {dict(entry.batch.axes)}")
+    for batch in [] if entry.batch.axes else _conceivable(scenario):
+        if _samples_are(scenario, batch):
+            raise EntryError(f"{entry.name}: NO_BATCH, though samples lie along {batch.axes}")
+
+
+def _samples_are(scenario, batch):
+    """Whether the reference treats what lies along these axes one by one, or takes the mean over it."""
+    primals, reference = draw(scenario, seed=0), jax.jit(scenario.reference)
+    name, axis = next(iter(batch.axes.items()))
+
+    def alone(n):
+        one = {k: v for k, v in primals.items() if k not in batch.axes}
+        one |= {k: jnp.take(primals[k], jnp.array([n]), a) for k, a in batch.axes.items()}
+        return reference(*(one[k] for k in primals))
+
+    try:
+        ones = [np.asarray(alone(n)) for n in range(primals[name].shape[axis])]
+        together = np.mean(ones, 0) if batch.mean else np.concatenate(ones, batch.out)
+    except (TypeError, ValueError):  # their shapes clash
+        return False
+    want = np.asarray(reference(*primals.values()))
+    return together.shape == want.shape and np.allclose(together, want, 1e-9, 1e-12)
+
+
+def _conceivable(scenario):
+    """Every batch that there could be: the axes of one length, of primals that are arrays."""
+    arrays = {name: v.shape for name, v in draw(scenario, seed=0).items() if hasattr(v, "shape")}
+    out = output(scenario, draw(scenario, seed=0).values()).shape
+    for length in {n for shape in arrays.values() for n in shape if n > 1}:
+        axes = {name: shape.index(length) for name, shape in arrays.items() if length in shape}
+        yield from [Batch(axes, out.index(length))] if length in out else []
+        yield from [] if out else [Batch(axes, mean=True)]
 
 
 def require_settings(scenarios):

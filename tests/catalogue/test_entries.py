@@ -6,7 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manual_grad.catalogue import FORMULAS, FUNCTIONS, Batch, EntryError, dense, mse, normalisation
+from manual_grad.catalogue import (
+    FORMULAS,
+    FUNCTIONS,
+    NO_BATCH,
+    Batch,
+    EntryError,
+    dense,
+    mse,
+    normalisation,
+    softmax,
+)
 from manual_grad.catalogue.mlp import MLP_ROWS
 from tests.formulas.comparing import check
 from tests.formulas.scenarios import SCENARIOS, each_scenario, of
@@ -25,6 +35,7 @@ def test_every_pair_of_the_source_has_an_entry():
 def test_an_entry_fits_its_pair_and_its_reference(entry):
     checks.require_signatures(entry)
     checks.require_settings([s for s in SCENARIOS if s.entry.name == entry.name])
+    checks.require_samples(entry)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -75,6 +86,13 @@ SABOTAGE = {
         of(dense.DENSE_ROWS).sabotaged(batch=Batch({"X": 1}, 0))
     ),
     "no mean": lambda: checks.require_batch(of(mse.MSE).sabotaged(batch=Batch({"y_hat": 0}))),
+    "no word of a batch": lambda: checks.require_samples(replace(NEWEST, batch=None)),
+    "rows denied": lambda: checks.require_samples(replace(NEWEST, batch=NO_BATCH)),
+    "a mean denied": lambda: checks.require_samples(replace(mse.MSE, batch=NO_BATCH)),
+    "features for samples": lambda: checks.require_samples(replace(NEWEST, batch=Batch({"x": 1}, 1))),
+    "classes for samples": lambda: checks.require_samples(
+        replace(softmax.CROSS_ENTROPY, batch=Batch({"probs": 1, "labels": 1}, mean=True))
+    ),
     "a kink everywhere": lambda: checks.require_clear_kinks(
         of(MLP_ROWS, "relu").sabotaged(kinks=lambda res: [0 * z for z in res.Zs])
     ),
