@@ -1,0 +1,255 @@
+"""Answers that none of our code had a hand in: each pair's value and cotangents by PyTorch in float64.
+
+They stand in ``pinned.npz``, and ``test_pinned.py`` compares :mod:`manual_grad` with them, whatever becomes
+of the reference, the definitions, the draws and the comparisons. The catalogue gives the inputs, once.
+
+The file is not made anew by any test. A new pair or variant needs it, and a forward function here, written
+with what PyTorch has for it::
+
+    pip install torch==2.13.0
+    python -m tests.catalogue.pin
+
+``numbers`` is all of them in a row; ``index`` says, case by case, in JSON, which keywords are not at their
+default and the name, shape and dtype of each array: of ``input/W``, ``dout``, ``value`` and ``d/W``, where
+``W`` in a pytree is ``params.0.1`` or ``params.K1``.
+"""
+
+import functools
+import inspect
+import json
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.catalogue import FORMULAS
+from manual_grad.catalogue.draw import Draw
+
+PINNED = Path(__file__).with_name("pinned.npz")
+SMALL = {"N": 2, "H": 6, "W": 8, "C": 2}  # for convolutions of images with channels
+GRID = 2**10  # what is put in is a multiple of 1/GRID, for the sake of the file's size
+
+
+# ---------------------------------------------------------------- forward, as PyTorch's users write it
+
+
+def mse(torch, y_hat, y):
+    return torch.nn.functional.mse_loss(y_hat, y)
+
+
+def linear_regression(torch, w, b, x, y):
+    return mse(torch, (x @ w if w.ndim else x * w) + b, y)
+
+
+def relu(torch, x):
+    assert (x != 0).all(), "a pre-activation is at the kink"
+    return torch.relu(x)
+
+
+def sigmoid(torch, x):
+    return torch.sigmoid(x)
+
+
+def tanh(torch, x):
+    return torch.tanh(x)
+
+
+def softplus(torch, x):
+    return torch.nn.functional.softplus(x)
+
+
+def identity(torch, x):
+    return torch.nn.Identity()(x)
+
+
+def product_of_sum(torch, x, y, z):
+    return (x + y) * z
+
+
+def softmax(torch, logits):
+    return torch.softmax(logits, dim=-1)
+
+
+def cross_entropy(torch, probs, labels):
+    return -torch.xlogy(labels, probs).sum(dim=1).mean()
+
+
+def softmax_cross_entropy(torch, logits, labels):
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def softmax_cross_entropy_columns(torch, Z, Y):
+    return softmax_cross_entropy(torch, Z.T, Y.T)
+
+
+softmax_cross_entropy_with_integer_labels = softmax_cross_entropy
+
+
+def cross_entropy_of_scores(torch, s, y):
+    return softmax_cross_entropy(torch, s, y)
+
+
+def dense_rows(torch, X, W, b):
+    return torch.nn.functional.linear(X, W.T, b)
+
+
+def dense_columns(torch, X, W, b):
+    return torch.nn.functional.linear(X.T, W, b).T
+
+
+def layer_norm(torch, x, gamma, beta, eps=1e-5):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, eps)
+
+
+def correlate2d(torch, x, f):
+    return torch.nn.functional.conv2d(x[None, None], f[None, None])[0, 0]
+
+
+def convolve2d(torch, x, w, mode="full"):
+    if mode == "full":
+        return torch.nn.functional.conv_transpose2d(x[None, None], w[None, None])[0, 0]
+    return correlate2d(torch, x, w.flip(0, 1))
+
+
+def conv2d(torch, x, kernel, bias, strides=1, padding=((0, 0), (0, 0)), dilation=1, groups=1):
+    x, kernel = x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
+    if padding == "SAME":
+        padding = [
+            _same(n, (k - 1) * d + 1, s)
+            for n, k, s, d in zip(x.shape[2:], kernel.shape[2:], _pair(strides), _pair(dilation), strict=True)
+        ]
+    x = torch.nn.functional.pad(x, (*padding[1], *padding[0]))
+    out = torch.nn.functional.conv2d(x, kernel, bias, strides, 0, dilation, groups)
+    return out.permute(0, 2, 3, 1)
+
+
+def _pair(n):
+    return (n, n) if isinstance(n, int) else n
+
+
+def _same(n, extent, stride):
+    """TensorFlow's, which PyTorch has for stride 1 only."""
+    missing = max(extent - (stride if n % stride == 0 else n % stride), 0)
+    return missing // 2, missing - missing // 2
+
+
+conv2d_cpu = conv2d_plain = conv2d
+
+
+def linear_cross_entropy(torch, hidden, W, labels, chunk=None):
+    return torch.nn.functional.cross_entropy(hidden @ W, labels)
+
+
+def two_layer_squared_loss(torch, W1, b1, W2, b2, x, y):
+    o = torch.nn.functional.linear(relu(torch, torch.nn.functional.linear(x, W1, b1)), W2, b2)
+    return torch.nn.functional.mse_loss(o, y[None]) / 2
+
+
+def two_layer_cross_entropy(torch, W1, b1, W2, b2, x, y):
+    s = torch.nn.functional.linear(relu(torch, torch.nn.functional.linear(x, W1, b1)), W2, b2)
+    return torch.nn.functional.cross_entropy(s, y)
+
+
+def two_layer_cross_entropy_rows(torch, W1, b1, W2, b2, X, y):
+    return two_layer_cross_entropy(torch, W1.T, b1, W2.T, b2, X, y)
+
+
+def two_layer_cross_entropy_columns(torch, W1, b1, W2, b2, X, y):
+    return two_layer_cross_entropy(torch, W1, b1, W2, b2, X.T, y)
+
+
+def mlp_rows(torch, params, X, activation):
+    for W, b in params[:-1]:
+        X = globals()[activation](torch, X @ W + b)
+    return X @ params[-1][0] + params[-1][1]
+
+
+def mlp_columns(torch, params, X, activation):
+    return mlp_rows(torch, [(W.T, b) for W, b in params], X.T, activation).T
+
+
+def network_squared_loss(torch, params, x, y, activation):
+    for W, b in params:
+        x = globals()[activation](torch, torch.nn.functional.linear(x, W, b))
+    return torch.nn.functional.mse_loss(x, y, reduction="sum") / 2
+
+
+def five_layer(torch, params, X, Y):
+    for W, b in params[:-1]:
+        X = relu(torch, W @ X + b[:, None])
+    W, b = params[-1]
+    return softmax_cross_entropy_columns(torch, W @ X + b[:, None], Y)
+
+
+def flatten_columns(torch, images):
+    return images.flatten(start_dim=1).T
+
+
+def cnn(torch, params, X, labels):
+    for layer in (1, 2):
+        X = relu(torch, conv2d(torch, X, params[f"K{layer}"], params[f"b{layer}"]))
+    A = relu(torch, X.flatten(start_dim=1) @ params["W4"] + params["b4"])
+    return torch.nn.functional.cross_entropy(A @ params["W5"] + params["b5"], labels)
+
+
+# ---------------------------------------------------------------- inputs, answers, names
+
+
+def named(primals):
+    """Leaves by name, such as ``params.0.1``, in the order of the primals, which ``jax.tree`` would sort."""
+    return {
+        ".".join([name, *(str(getattr(part, "key", getattr(part, "idx", None))) for part in path)]): leaf
+        for name, primal in primals.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(primal)
+    }
+
+
+def _on_grid(a):
+    a = np.asarray(a)
+    return a if a.dtype.kind == "i" else np.asarray(np.round(a * GRID) / GRID)
+
+
+def _tensor(torch, a):
+    return torch.from_numpy(np.array(a)).requires_grad_(a.dtype.kind == "f")
+
+
+def pinned(torch, entry, variant, rng):
+    """The inputs of a pair, in order, and what PyTorch makes of them."""
+    sizes = SMALL if SMALL.keys() | {"kh", "kw", "O"} <= entry.sizes.keys() else {}
+    drawn = entry.inputs(Draw(rng, jnp.float64), variant, **sizes)
+    primals = {name: jax.tree.map(_on_grid, drawn[name]) for name in entry.primals}
+    tensors = {name: jax.tree.map(functools.partial(_tensor, torch), primals[name]) for name in primals}
+    value = globals()[entry.name](torch, **tensors, **entry.settings(variant))
+    dout = _on_grid(rng.standard_normal(tuple(value.shape)))
+    wanted = {f"d/{n}": t for n, t in named(tensors).items() if t.requires_grad}
+    cotangents = torch.autograd.grad(value, list(wanted.values()), torch.from_numpy(dout))
+    defaults = {name: p.default for name, p in inspect.signature(entry.fwd).parameters.items()}
+    settings = {name: v for name, v in entry.settings(variant).items() if v != defaults[name]}
+    return settings, {
+        **{f"input/{name}": leaf for name, leaf in named(primals).items()},
+        "dout": dout,
+        "value": value.detach().numpy(),
+        **{name: d.numpy() for name, d in zip(wanted, cotangents, strict=True)},
+    }
+
+
+def main():
+    import torch
+
+    warnings.simplefilter("error")
+    jax.config.update("jax_enable_x64", True)
+    index, numbers = {}, []
+    for entry in FORMULAS.values():
+        for seed, variant in enumerate(entry.variants):
+            settings, arrays = pinned(torch, entry, variant, np.random.default_rng(seed))
+            layout = [[name, a.shape, a.dtype.name] for name, a in arrays.items()]
+            index[f"{entry.name}/{variant or 'default'}"] = {"settings": settings, "arrays": layout}
+            numbers += [np.float64(a).ravel() for a in arrays.values()]
+    np.savez_compressed(PINNED, index=np.array(json.dumps(index)), numbers=np.concatenate(numbers))
+    print(f"{PINNED.name}: {len(index)} cases, {PINNED.stat().st_size} bytes, by PyTorch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
