@@ -1,4 +1,4 @@
-"""Answers computed once by PyTorch and committed: only :mod:`manual_grad` is imported, nothing that judges it.
+"""Answers computed once by PyTorch and committed: only :mod:`manual_grad` is imported, nothing that judges.
 
 ``pin.py`` made the file, and says how.
 """
