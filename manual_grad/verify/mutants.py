@@ -54,19 +54,21 @@ class Mutant:
     by_hand: bool = False
 
 
-_ROWS = dict.fromkeys(("y", "S", "A", "Z"), 0)
-_COLUMNS = {"y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)}
+_ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "labels"), 0)
+_COLUMNS = {"X": 1, "y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {
+    f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)
+}
 _MIDDLE: dict[str, Batch] = {  # of other forward functions, mostly from the middle of a network
     "mean": Batch({"J0": 0}, mean=True),
     "squared_errors": Batch({"y_hat": 0, "y": 0}, 0),
     "affine": Batch({"x": 0}, 0),
     "softmax_columns": Batch(_COLUMNS, 1),
-    "cnn_scores": Batch({"X": 0}, 0),
-    "five_layer_scores": Batch({"X": 1}, 1),
+    "cnn_scores": Batch(_ROWS, 0),
+    "five_layer_scores": Batch(_COLUMNS, 1),
     "one_hot_columns": Batch({"labels": 0}, 1),
     **{f"cross_entropy_of_{middle}_rows": Batch(_ROWS, mean=True) for middle in "SAZ"},
     **{
-        name: Batch({"X": 1, **_COLUMNS}, mean=True)
+        name: Batch(_COLUMNS, mean=True)
         for name in (
             "cross_entropy_columns", "five_layer_from_z", "_loss_of_layer_5", "_loss_by_each",
             *(f"cross_entropy_of_{middle}_columns" for middle in "SAZ"),
@@ -78,9 +80,9 @@ _MIDDLE: dict[str, Batch] = {  # of other forward functions, mostly from the mid
 def _of_entry(formula: Formula) -> Batch | None:
     """An entry's batch, with the middle of its network, by whose arrays a lecture may differentiate."""
     batch = formula.batch
-    if batch is None or not batch.mean or not formula.kinks:
+    if batch is None or "X" not in batch.axes:
         return batch
-    middle = _COLUMNS if batch.axes.get("X") == 1 else _ROWS
+    middle = _COLUMNS if batch.axes["X"] == 1 else _ROWS
     return Batch({**middle, **batch.axes}, batch.out, batch.mean)
 
 
