@@ -165,7 +165,7 @@ def formula_named(name: str) -> Exported:
         InputError: there is none; the message names some that are close.
 
     >>> formula_named("conv2d_bwd").name, formula_named("conv2d").tags
-    ('conv2d', ['A-11', 'C-09', 'C-10'])
+    ('conv2d', ['A-11', 'C-08', 'C-09', 'C-10'])
     """
     for known in (name, *(name.removesuffix(suffix) for suffix in ("_fwd", "_bwd", "_grads"))):
         if known in FORMULAS:
