@@ -65,7 +65,7 @@ def _ratios(group: str, rows: Sequence[dict[str, Any]]) -> Figure:
             parts.append(svg.line(a, y + 19, b, y + 19, "range"))
         parts.append(_dot(place(row["ratio"]), y + 19, name_of(row), colour(row)))
     first, second = map(side_of, pair_of(rows[0]))
-    label = f"{GROUPS.get(group, group)}: time {first} over time {second} of {len(rows)} cases, one a line"
+    label = f"{GROUPS[group]}: time {first} over time {second} of {len(rows)} cases, one a line"
     return Figure(
         f"ratios-{group}",
         svg.drawing("".join(parts), width, bottom + 4, label, "chart"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from manual_grad.border import InputError
 from manual_grad.catalogue import FORMULAS, Formula, mlp
+from manual_grad.forms import NULL, NUMBER, POSITIVE, TEXT, TRUTH, Form, misfit, one_of, several
 from manual_grad.networks.mlp import five_layer_grads
 from manual_grad.report.code import formulas
 
@@ -38,33 +39,46 @@ NAMED_OTHERWISE = {
 PARTS = ("", "_fwd", "_bwd", "_grads", "_deltas")
 
 
+# What a row holds. Times, bytes and ratios are such that the pictures' logarithms exist.
+SIZE = Form("a number from 1e-30 to 1e30", lambda value: POSITIVE.fits(value) and 1e-30 <= value <= 1e30)
+COUNT = Form("a number from 0 to 1e30", lambda value: (value == 0 and NUMBER.fits(value)) or SIZE.fits(value))
+SIDE = {"median?": (COUNT, NULL), "temporaries?": (COUNT, NULL), "moved?": (COUNT, NULL)}
+ROW = {
+    "case": Form("a case's name", lambda value: isinstance(value, str) and bool(value.strip())),
+    "ratio": SIZE,
+    "size?": TEXT,
+    "group?": one_of(*GROUPS),
+    "pair?": (several(TEXT, 2), NULL),
+    "interval?": (several(SIZE, 2), NULL),
+    "same_program?": (TRUTH, NULL),
+    "verdict?": TEXT,
+    "dispatch_share?": NUMBER,
+    "work_flops?": (COUNT, NULL),
+    "over?": {"*": SIZE},
+    "sides?": {"*": SIDE},
+}
+CONTENT = {"environment?": {}, "ceiling?": ({"flops?": COUNT, "copies?": [several(SIZE, 2)]}, NULL)}
+
+
 def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a result file; none where it is something else.
+    """The rows of a result file.
 
     >>> rows_of({"rows": [{"case": "softmax", "size": "8×8", "ratio": 0.5}]})[0]["case"]
     'softmax'
     """
-    found: list[Any] = next((content[name] for name in LISTS if isinstance(content.get(name), list)), [])
-    return found if all(_is_row(row) for row in found) else []
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("case"), str)
-        and isinstance(row.get("ratio"), int | float)
-        and 0 < row["ratio"] < math.inf
-    )
+    return next((content[name] for name in LISTS if isinstance(content.get(name), list)), [])
 
 
 def require_known(content: dict[str, Any], path: Path) -> None:
     """Refuse a file that is no benchmark's.
 
     Raises:
-        InputError: there are no rows in it that can be read.
+        InputError: there are no rows in it that can be read, or something in it is not what it must be.
     """
-    if not rows_of(content):
-        raise InputError(f"--benchmarks: {path} is not what manual-grad bench --json writes")
+    rows = rows_of(content)
+    found = misfit(rows, [ROW], "rows") or misfit(content, CONTENT) if rows else "it has no rows"
+    if found:
+        raise InputError(f"--benchmarks: {path} is not what manual-grad bench --json writes: {found}")
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -122,7 +136,7 @@ def context(content: dict[str, Any], of_case: Mapping[str, Sequence[str]]) -> di
             seen.add(row["case"])
         groups.append(
             {
-                "title": GROUPS.get(group, group),
+                "title": GROUPS[group],
                 "name": group,
                 "lines": lines,
                 "first": side_of(first),

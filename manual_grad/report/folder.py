@@ -92,6 +92,9 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     os.chmod(folder, 0o777 & ~_umask())
     mark = {"book": "manual-grad report", "files": sorted(files)}
     content = {**files, MARK: (json.dumps(mark, indent=1) + "\n").encode()}
+    for name in content:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"a file of the book is called {name!r}, expected a place inside its folder")
     for name, data in content.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

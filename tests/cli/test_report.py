@@ -87,8 +87,33 @@ BAD = {
         ): ("has 'Z-9', no tag of this ledger"),
     },
     "kills": {'{"mutants": [{"tag": "A-01"}]}': "is not what manual-grad verify --mutants --json writes"},
-    "benchmarks": {'{"rows": [{"case": 1}]}': "is not what manual-grad bench --json writes"},
+    "benchmarks": {
+        '{"rows": [{"case": 1}]}': "is not what manual-grad bench --json writes: rows[0].case is 1, expected",
+        '{"rows": []}': "is not what manual-grad bench --json writes: it has no rows",
+    },
 }
+ROW = {"case": "relu", "ratio": 0.5}
+BAD_ROWS = {
+    "group is '/../../../../victim', expected one of formula, drop-in, jacobian, layout": {
+        "group": "/../../../../victim"
+    },
+    "group is a list of 1": {"group": ["formula"]},
+    "ratio is '0.5', expected a number": {"ratio": "0.5"},
+    "ratio is 1e+300": {"ratio": 1e300},
+    "ratio is true": {"ratio": True},
+    "case is ' ', expected a case's name": {"case": " "},
+    "pair is a list of 1, expected a list of 2": {"pair": ["a"]},
+    "interval is a list of 2": {"interval": [0, 1]},
+    "dispatch_share is '0.5', expected a finite number": {"dispatch_share": "0.5"},
+    "over.torch is 'x'": {"over": {"torch": "x"}},
+    "sides.manual is 'fast', expected an object": {"sides": {"manual": "fast"}},
+    "sides.manual.median is a list of 0": {"sides": {"manual": {"median": []}}},
+    "verdict is null": {"verdict": None},
+}
+for said, changes in BAD_ROWS.items():
+    BAD["benchmarks"][json.dumps({"rows": [ROW, ROW | changes]})] = f"rows[1].{said}"
+BAD["benchmarks"][json.dumps({"rows": [ROW], "environment": "a"})] = "environment is 'a', expected an object"
+BAD["benchmarks"][json.dumps({"rows": [ROW], "ceiling": {"copies": [[1, "a"]]}})] = "copies[0] is a list of 2"
 
 
 @pytest.mark.parametrize(

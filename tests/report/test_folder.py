@@ -89,3 +89,11 @@ def test_bad_places_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(InputError, match="cannot be written"):
         folder.require_free(tmp_path / "book", force=False)
+
+
+@pytest.mark.parametrize("name", ["../victim", "data/../../victim", "/nowhere/victim", "a/.."])
+def test_nothing_is_written_outside_the_folder(book, name):
+    with pytest.raises(InputError, match="expected a place inside its folder"):
+        folder.write(book, {"new.html": b"", name: b""}, force=True)
+    assert content(book)["index.html"] == b"old"
+    assert [p.name for p in book.parent.iterdir()] == ["book"]
