@@ -94,8 +94,7 @@ def misfit(value: Any, form: Any, at: str = "") -> str:
 
 def _of_several(value: Any, forms: tuple[Any, ...], found: list[str], at: str) -> str:
     """Where none of several forms fits: the place inside, if one is of the value's kind."""
-    kinds = {dict: dict, list: list}
-    inside = [f for f, form in zip(found, forms, strict=True) if kinds.get(type(value)) is type(form)]
+    inside = [f for f, form in zip(found, forms, strict=True) if type(value) is type(form)]
     wanted = " or ".join(f.expected if isinstance(f, Form) else _kind(f) for f in forms)
     return inside[0] if inside else f"{at or 'it'} is {_shown(value)}, expected {wanted}"
 

@@ -24,6 +24,7 @@ FLOORS = {  # wing: what it may import, besides itself and what lies beneath eve
     "manual_grad.digits": set(),
     "manual_grad.environment": set(),
     "manual_grad.forms": set(),
+    "manual_grad.npz": set(),
     "manual_grad.budget": {"manual_grad.compare", "manual_grad_reference"},
 }
 MATHEMATICS = {"manual_grad.formulas", "manual_grad.kernels", "manual_grad.networks"}
@@ -35,11 +36,11 @@ FLOORS |= {
     "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
 }
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
+FILES = {"manual_grad.environment", "manual_grad.forms", "manual_grad.npz"}
 FLOORS |= {
     "manual_grad.verify": PROOF,
-    "manual_grad.golden": PROOF | {"manual_grad.environment", "manual_grad.forms", "manual_grad.public"},
-    "manual_grad.training": PROOF
-    | {"manual_grad.environment", "manual_grad.forms", "manual_grad.ops", "manual_grad.verify"},
+    "manual_grad.golden": PROOF | FILES | {"manual_grad.public"},
+    "manual_grad.training": PROOF | FILES | {"manual_grad.ops", "manual_grad.verify"},
 }
 FLOORS["manual_grad.report"] = FLOORS["manual_grad.training"] | {"manual_grad.training"}
 FLOORS["manual_grad_benchmarks"] = FLOORS["manual_grad.training"] | {"manual_grad.training"}

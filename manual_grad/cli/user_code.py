@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad import npz
 from manual_grad.border import InputError, describe
 
 INPUT = re.compile(r"(?P<name>\w+)=(?:(?P<kind>int|onehot|positive):)?(?P<rest>.*)")
@@ -129,27 +130,28 @@ def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[st
     """
     if not path.is_file():
         raise InputError(f"--inputs: there is no file {str(path)!r}")
+
+    def choose(there: list[str]) -> list[str]:
+        missing = [name for name in names if name not in there]
+        if missing:
+            has = ", ".join(there) or "nothing"
+            raise InputError(f"--inputs: {path} has no array {missing[0]!r}; it has {has}")
+        return list(names)
+
     try:
         if not zipfile.is_zipfile(path):
             raise InputError(f"--inputs: {path} is no archive, expected an .npz file")
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                has = ", ".join(archive.files) or "nothing"
-                raise InputError(f"--inputs: {path} has no array {missing[0]!r}; it has {has}")
-            arrays = {name: _read(path, archive, name) for name in names}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays, _ = npz.read(path, choose, f"in {path} is an array of objects")
+    except OSError as error:
         raise InputError(f"--inputs: {path} cannot be read: {error}") from error
+    except InputError as error:
+        said = str(error)
+        if said.startswith("--inputs"):
+            raise
+        raise InputError(f"--inputs: {path} cannot be read: {said}") from None
     return {
         name: a.astype(jnp.dtype(dtype)) if dtype and a.dtype.kind == "f" else a for name, a in arrays.items()
     }
-
-
-def _read(path: Path, archive: Any, name: str) -> np.ndarray:
-    try:
-        return archive[name]
-    except ValueError:
-        raise InputError(f"--inputs: {name} in {path} is an array of objects, expected numbers") from None
 
 
 def parameters(fn: Callable[..., Any], name: str) -> list[str]:

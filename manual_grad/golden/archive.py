@@ -7,9 +7,9 @@ bfloat16: in an ``.npz`` such an array is float32, which holds every bfloat16 nu
 
 import io
 import json
+import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad import npz
 from manual_grad.border import InputError
+from manual_grad.forms import TEXT, misfit, parsed, several, whole
 
+LARGEST = 10**9  # bytes
 SUFFIXES = (".npz", ".safetensors")
 CODES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -81,6 +84,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}")
     try:
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"it has {path.stat().st_size} bytes, expected at most {LARGEST}")
         return unpacked(path.read_bytes(), path.suffix)
     except (InputError, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
@@ -124,30 +129,15 @@ def _unpack_npz(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not zipfile.is_zipfile(io.BytesIO(data)):
         cut = "it is an .npz archive that is cut short" if data[:2] == b"PK" else "it is no .npz archive"
         raise InputError(cut)
-    arrays: dict[str, np.ndarray] = {}
-    texts: dict[str, str] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for name in archive.namelist():
-                member = archive.read(name)
-                if name.endswith(".npy"):
-                    arrays[name.removesuffix(".npy")] = _unpack_npy(name, member)
-                else:
-                    texts[name] = member.decode(errors="replace")
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise InputError(f"its contents are damaged: {error}") from None
-    return arrays, texts
+    arrays, texts = npz.read(io.BytesIO(data))
+    return {n: _from_npz(a) for n, a in arrays.items()}, {
+        n: t.decode(errors="replace") for n, t in texts.items()
+    }
 
 
-def _unpack_npy(name: str, member: bytes) -> np.ndarray:
-    try:
-        array = np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        what = "holds objects, expected numbers" if "Object arrays" in str(error) else f"is damaged: {error}"
-        raise InputError(f"{name.removesuffix('.npy')} {what}") from None
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # what NumPy saves of ml_dtypes' bfloat16
-        return array.view(jnp.bfloat16)
-    return array
+def _from_npz(array: np.ndarray) -> np.ndarray:
+    """What NumPy saves of ml_dtypes' bfloat16 are two bytes without a name."""
+    return array.view(jnp.bfloat16) if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array
 
 
 def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
@@ -168,30 +158,35 @@ def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> 
     return struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in ordered)
 
 
+ENTRY = {"dtype": TEXT, "shape": [whole(0)], "data_offsets": several(whole(0), 2)}
+
+
 def _unpack_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else len(data)
-    body = data[8 + length :]
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = parsed(data[8 : 8 + length])
         texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
-        return {name: _tensor(name, entry, body) for name, entry in header.items()}, texts
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (ValueError, AttributeError, TypeError):
         cut = data[8:9] == b"{" and 8 + length > len(data)
         raise InputError(
             "it is a .safetensors file that is cut short" if cut else "it is no .safetensors file"
         ) from None
+    if found := misfit(header, {"*": ENTRY}):
+        raise InputError(f"it is no .safetensors file: {found}")
+    body = memoryview(data)[8 + length :]
+    return {name: _tensor(name, entry, body) for name, entry in header.items()}, texts
 
 
-def _tensor(name: str, entry: dict[str, Any], body: bytes) -> np.ndarray:
+def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> np.ndarray:
     if entry["dtype"] not in CODES:
         raise InputError(f"{name} has the dtype {entry['dtype']}, expected one of {', '.join(CODES)}")
     dtype, shape, (begin, end) = CODES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     if end > len(body):
         raise InputError(f"it is cut short: {name} ends at byte {end} of {len(body)}")
-    if not 0 <= begin <= end or end - begin != dtype.itemsize * int(np.prod(shape)):
+    if len(shape) > npz.AXES:
+        raise InputError(f"{name} has {len(shape)} axes, expected at most {npz.AXES}")
+    if not 0 <= begin <= end or end - begin != dtype.itemsize * math.prod(shape):
         raise InputError(
             f"{name} has {end - begin} bytes, expected {dtype.itemsize} for each number of {shape}"
         )
-    return np.frombuffer(body[begin:end], dtype).reshape(shape)
+    return np.frombuffer(bytes(body[begin:end]), dtype).reshape(shape)

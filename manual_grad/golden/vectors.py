@@ -29,11 +29,24 @@ from manual_grad.checker.truth import Point, exact, float_leaves, is_float, to_f
 from manual_grad.checker.verdict import FIT
 from manual_grad.compare import FLOAT64, TOLERANCES
 from manual_grad.compiling import compiled, split_settings
+from manual_grad.forms import TEXT, misfit, one_of, parsed, whole
 from manual_grad.golden import archive
-from manual_grad.golden.exported import CASES, FORMULAS, Exported
+from manual_grad.golden.exported import CASES, FORMULAS, KINDS, Exported
 
 README, META = "README.txt", "golden.json"
 FORMAT = 1
+ABOUT = {  # in META
+    "format": whole(0),
+    "formula": TEXT,
+    "kind": one_of(*KINDS),
+    "variant": TEXT,
+    "case": one_of(*CASES),
+    "dtype": one_of(*TOLERANCES),
+    "seed": whole(0),
+    "inputs": [TEXT],
+    "settings": {},
+    "arrays": {"*": {"shape": [whole(0)]}},
+}
 FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
 LAYOUT = (
     "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
@@ -297,14 +310,16 @@ def _written(leaf: Any) -> np.ndarray:
     return array.astype(np.int32) if array.dtype.kind == "i" else array
 
 
-def _named(prefix: str, tree: Any) -> dict[str, np.ndarray]:
+def _named(prefix: str, tree: Any) -> dict[str, Any]:
     """A name for each leaf: ``in/params/0/W``, a pair in a sequence being (W, b)."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
         if len(keys) == 2 and keys[0].isdigit() and keys[1] in ("0", "1"):
             keys[1] = "Wb"[int(keys[1])]
-        named["/".join([prefix, *keys])] = np.asarray(leaf)
+        named["/".join([prefix, *keys])] = (
+            leaf if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
+        )
     return named
 
 
@@ -444,23 +459,55 @@ def load(path: Path) -> Golden:
     """
     arrays, texts = archive.read(path)
     try:
-        meta = json.loads(texts[META])
-        entries, formula = meta["arrays"], meta["formula"]
-        _ = [meta[key] for key in ("kind", "variant", "case", "dtype", "seed", "inputs", "settings")]
-        if meta["format"] != FORMAT:
-            raise InputError(f"{path} has the format {meta['format']}, expected {FORMAT}")
-    except (KeyError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        meta = parsed(texts[META])
+        found = misfit(meta, {"format": whole(0)})
+    except (KeyError, ValueError):
+        found = META
+    if found:
         raise InputError(
             f"{path} holds no golden vectors (no {META}); manual-grad golden export makes them"
         ) from None
-    if formula not in FORMULAS:
-        raise InputError(f"{path} holds {formula!r}, which this version does not know")
-    for name, entry in entries.items():
+    if meta["format"] != FORMAT:
+        raise InputError(f"{path} has the format {meta['format']}, expected {FORMAT}")
+    if found := misfit(meta, ABOUT):
+        raise InputError(f"{path} is damaged: in {META} {found}")
+    if meta["formula"] not in FORMULAS:
+        raise InputError(f"{path} holds {meta['formula']!r}, which this version does not know")
+    for name, entry in meta["arrays"].items():
         if name not in arrays or list(arrays[name].shape) != entry["shape"]:
             raise InputError(f"{path} has no array {name} of shape {tuple(entry['shape'])} any more")
-    return Golden(meta, {name: arrays[name] for name in entries}, texts.get(README, ""))
+    golden = Golden(meta, {name: arrays[name] for name in meta["arrays"]}, texts.get(README, ""))
+    if found := _contradiction(golden):
+        raise InputError(f"{path} is damaged: {found}")
+    return golden
+
+
+def _contradiction(golden: Golden) -> str:
+    """Where an archive's arrays are not those of its formula; or nothing."""
+    meta, arrays = golden.meta, golden.arrays
+    if meta["kind"] != (kind := FORMULAS[meta["formula"]].kind):
+        return f"in {META} kind is {meta['kind']!r}, and {meta['formula']} is a {kind}"
+    for name, array in arrays.items():
+        if not is_float(array) and not (name.startswith("in/") and array.dtype.kind in "iub"):
+            return f"{name} is {describe(array)}, expected floating-point numbers"
+    for name in (budget for budget in arrays if budget.startswith("budget/")):
+        if not (arrays[name] >= 0).all():
+            return f"{name} has entries that are no allowed error"
+    try:
+        with exact():
+            question = _Judge(golden).question
+            dout = None if kind != "pair" else to_float64(arrays["dout"])
+            wanted = question.named(jax.eval_shape(question.answers, question.floats, dout))
+    except Exception as error:  # a formula may raise anything of what is none of its inputs
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"its inputs are not those of {meta['formula']} ({reason[:200]})"
+    for name, like in wanted.items():
+        for each in (name, _budget_of(name)):
+            if each not in arrays or arrays[each].shape != like.shape:
+                found = describe(arrays[each]) if each in arrays else "missing"
+                return f"{each} is {found}, expected the shape {like.shape}"
+    unknown = [name for name in golden.judged if name not in wanted]
+    return f"{unknown[0]} is none of its formula's arrays" if unknown else ""
 
 
 def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Judged], list[str]]:
@@ -495,9 +542,10 @@ def _require_same_question(
 ) -> None:
     """Refuse answers to another question, as far as that can be seen."""
     try:
-        other = json.loads(texts.get(META, "{}"))
+        other = parsed(texts.get(META, "{}"))
     except ValueError:
         other = {}
+    other = other if isinstance(other, dict) else {}
     for key in ("formula", "variant", "case", "dtype", "seed"):
         if key in other and other[key] != golden.meta[key]:
             raise InputError(f"{mine_path} is of {key} {other[key]!r}, {golden_path} of {golden.meta[key]!r}")

@@ -2,21 +2,62 @@
 
 import io
 import json
-import zipfile
 import zlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from manual_grad.border import InputError, require
+from manual_grad import npz
+from manual_grad.border import InputError, describe, require
 from manual_grad.environment import write_bytes
-from manual_grad.training.loop import Data, Settings, State, initial_state
-from manual_grad.training.networks import parameter_names
+from manual_grad.forms import (
+    NOT_NEGATIVE,
+    NULL,
+    NUMBER,
+    POSITIVE,
+    TEXT,
+    TRUTH,
+    Form,
+    misfit,
+    one_of,
+    parsed,
+    whole,
+)
+from manual_grad.training.loop import DTYPES, GRADIENTS, OPTIMIZERS, Data, Settings, State, initial_state
+from manual_grad.training.networks import NETWORKS, parameter_names
 
 META = "run.json"
+ANY_NUMBER = Form("a number", lambda value: isinstance(value, float) or NUMBER.fits(value))
+SHARE = Form("a share from 0 to 1", lambda value: NUMBER.fits(value) and 0 <= value <= 1)
+SIDE = {"train_loss": ANY_NUMBER, "test_accuracy": SHARE}
+RECORD = {"epoch": whole(1), "seconds": NOT_NEGATIVE, **SIDE}
+BOTH = RECORD | {"autodiff": SIDE, "loss_gap": ANY_NUMBER, "parameter_gap": ANY_NUMBER}
+RUN = {
+    "settings": {
+        "net?": one_of(*NETWORKS),
+        "data?": TEXT,
+        "gradient?": one_of(*GRADIENTS),
+        "epochs?": whole(1),
+        "batch_size?": whole(1),
+        "learning_rate?": POSITIVE,
+        "optimizer?": one_of(*OPTIMIZERS),
+        "full_batch?": TRUTH,
+        "seed?": whole(0),
+        "dtype?": one_of(*DTYPES),
+        "*": Form(
+            f"no setting but {', '.join(field.name for field in fields(Settings))}", lambda value: False
+        ),
+    },
+    "fingerprint": {"data": TEXT, "images": [whole(0)], "checksum": whole(0, 2**32)},
+    "epoch": whole(0),
+    "step": whole(0),
+    "seconds": NOT_NEGATIVE,
+    "records": [RECORD],
+    "parted": ({"epoch": whole(1), "step": whole(1), "gaps": {"*": ANY_NUMBER}}, NULL),
+}
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
@@ -83,21 +124,35 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
         InputError: there is no such file, or it is no run, or it is damaged.
     """
+
+    def choose(there: list[str]) -> list[str]:
+        require(META in there, f"{path} holds no run of manual-grad train (it has no {META})")
+        return there
+
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            require(META in archive, f"{path} holds no run of manual-grad train (it has no {META})")
-            arrays = {name: archive[name] for name in archive.files}
-        about = json.loads(arrays.pop(META).tobytes())
-        Settings(**about["settings"])
-    except InputError:
-        raise
+        arrays, _ = npz.read(path, choose)
+        about = parsed(arrays.pop(META).tobytes(), finite=False)
     except FileNotFoundError:
         raise InputError(f"there is no file {str(path)!r}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):
-        raise InputError(f"{path} is no file of manual-grad train, or it is damaged") from None
+    except ValueError as error:
+        if str(error).startswith(f"{path} holds no run"):
+            raise
+        raise InputError(f"{path} is no file of manual-grad train, or it is damaged ({error})") from None
+    if found := misfit(about, RUN) or _contradiction(about):
+        raise InputError(f"{path} is no file of manual-grad train, or it is damaged: {found}")
     return arrays, about
+
+
+def _contradiction(about: dict[str, Any]) -> str:
+    """Where what a file says of a run cannot be; or nothing."""
+    records, epoch = about["records"], about["epoch"]
+    if [record["epoch"] for record in records] != list(range(1, epoch + 1)):
+        return f"epoch is {epoch}, and its {len(records)} records are not those of epochs 1 to {epoch}"
+    if about["settings"].get("gradient") == "both":
+        return misfit(records, [BOTH], "records")
+    return ""
 
 
 def restore(path: Path, settings: Settings, data: Data) -> State:
@@ -123,6 +178,17 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
             f"{path} does not fit this version: {name} is "
             f"{list(arrays[name].shape) if name in arrays else 'missing'}, expected {list(np.shape(like))}",
         )
+    for name, like in wanted.items():
+        kept, given = _storable(like).dtype, arrays[name].dtype
+        require(
+            (given.kind, given.itemsize) == (kept.kind, kept.itemsize),
+            f"{path} does not fit this version: {name} is {describe(arrays[name])}, expected {kept}",
+        )
+    steps = len(next(iter(fresh.losses.values())))
+    require(
+        about["step"] <= steps,
+        f"{path} does not fit this version: step is {about['step']}, expected at most {steps}",
+    )
     found = [arrays[name].astype(np.asarray(like).dtype) for name, like in wanted.items()]
     return replace(
         _rebuilt(fresh, dict(zip(wanted, found, strict=True))),

@@ -8,13 +8,12 @@ images and labels come in the order of those files, and are called MNIST only if
 import io
 import os
 import sys
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from manual_grad import npz
 from manual_grad.border import InputError, require
 from manual_grad.digits import load_digits_8
 from manual_grad.environment import write_bytes
@@ -149,9 +148,8 @@ def _dataset(name: str, arrays: Arrays, source: str) -> Dataset:
 
 def _read_archive(path: Path) -> Arrays:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in FILES}
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays, _ = npz.read(path, lambda headers: FILES)
+    except (InputError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is damaged ({reason}); delete it to have it made anew") from None
     return require_mnist(arrays, path)

@@ -1,7 +1,9 @@
 """``manual-grad check`` as its user meets it: exit codes, the cause in the table, one line for bad input."""
 
+import io
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,6 +81,12 @@ def run(capsys, monkeypatch, tmp_path):
     np.savez("objects.npz", x=np.array([None, 1]), w=arrays["w"], y=arrays["y"])
     np.savez("shapes.npz", **arrays | {"y": rng.standard_normal(7)})
     np.save("one.npy", arrays["x"])
+    header = io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile("huge.npz", "w") as archive:
+        for name in arrays:
+            archive.writestr(f"{name}.npy", header.getvalue())
 
     def call(words):
         monkeypatch.setattr(sys, "argv", ["manual-grad", "check", *words.split()])
@@ -158,6 +166,7 @@ BAD = {
     "mine.py:loss mine.py:grad --inputs one.npy": "is no archive",
     "mine.py:loss mine.py:grad --inputs some.npz": "has no array 'w'; it has x",
     "mine.py:loss mine.py:grad --inputs objects.npz": "array of objects",
+    "mine.py:loss mine.py:grad --inputs huge.npz": "x is damaged: it declares float64[10000000000000]",
     "mine.py:loss mine.py:grad --inputs shapes.npz": "loss raised ValueError",
     f"mine.py:loss mine.py:raises {SHAPES}": "grad raised KeyError",
     f"mine.py:loss mine.py:lists {SHAPES}": "grad returned a Python list",

@@ -442,3 +442,66 @@ def test_an_archive_that_lost_an_array_is_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([None]))
     with pytest.raises(InputError, match="x holds objects, expected numbers"):
         golden.load(tmp_path / "objects.npz")
+
+
+WRONG = {
+    "golden.json kind is 'Jacobian'": {"kind": "Jacobian"},
+    "golden.json kind is 'jacobian', and mse is a pair": {"kind": "jacobian"},
+    "golden.json seed is '0', expected an integer from 0": {"seed": "0"},
+    "golden.json case is a list of 1": {"case": ["random"]},
+    "golden.json inputs is missing": {"inputs": ...},
+    "golden.json arrays.dout is null, expected an object": {"arrays": {"dout": None}},
+    "golden.json arrays.dout.shape[0] is -1": {"arrays": {"dout": {"shape": [-1]}}},
+    "golden.json settings is a list of 0": {"settings": []},
+    "its inputs are not those of mse (TypeError": {"settings": {"nonsense": 1}},
+    "its inputs are not those of mse (KeyError": {"inputs": ["y_hat", "z"]},
+    "the format 2, expected 1": {"format": 2},
+    "holds no golden vectors": {"format": "1"},
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_wrong_field_is_named(tmp_path, said):
+    made = golden.export("mse")
+    meta = {k: v for k, v in (made.meta | WRONG[said]).items() if v is not ...}
+    (tmp_path / "g.npz").write_bytes(archive.packed(".npz", made.arrays, {"golden.json": json.dumps(meta)}))
+    with pytest.raises(InputError) as error:
+        golden.load(tmp_path / "g.npz")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("grad/y", np.zeros(7, complex), r"grad/y is complex128\[7\], expected floating-point numbers"),
+        ("in/y", np.zeros(7, complex), r"in/y is complex128\[7\], expected floating-point numbers"),
+        ("budget/y", np.full(7, np.nan), r"budget/y has entries that are no allowed error"),
+        ("grad/y", np.zeros(6), r"grad/y is float64\[6\], expected the shape \(7,\)"),
+        ("dout", np.zeros(7), "its inputs are not those of mse"),
+        ("grad/z", np.zeros(7), "grad/z is none of its formula's arrays"),
+        ("in/y", np.array(["text"] * 7), "in/y is <U4"),
+    ],
+)
+def test_a_wrong_array_is_named(tmp_path, name, array, said):
+    made = golden.export("mse")
+    arrays = made.arrays | {name: array}
+    meta = made.meta | {"arrays": {n: {"shape": list(a.shape)} for n, a in arrays.items()}}
+    (tmp_path / "g.npz").write_bytes(archive.packed(".npz", arrays, {"golden.json": json.dumps(meta)}))
+    with pytest.raises(InputError, match=said):
+        golden.load(tmp_path / "g.npz")
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "[]", "null", "[" * 10**5, '{"golden.json": {"dtype": 3}}', '{"x": 5}']
+)
+def test_a_damaged_safetensors_header_is_refused(text):
+    with pytest.raises(InputError, match=r"it is no \.safetensors file"):
+        archive.unpacked(len(text).to_bytes(8, "little") + text.encode(), ".safetensors")
+
+
+def test_answers_with_a_damaged_description_are_judged_by_their_arrays(judged, tmp_path):
+    made = golden.export("mse")
+    (tmp_path / "g.npz").write_bytes(golden.packed(made, ".npz"))
+    for text in ("5", "[" * 10**5, "nonsense", '["formula"]'):
+        (tmp_path / "mine.npz").write_bytes(archive.packed(".npz", made.arrays, {"golden.json": text}))
+        assert all(found.ok for found in golden.compare(tmp_path / "g.npz", tmp_path / "mine.npz")[1])
