@@ -21,6 +21,7 @@ from manual_grad.catalogue import (
     two_layer,
 )
 from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Function, adopted
+from manual_grad.catalogue.middle import MIDDLE
 
 TOPICS = (
     mse, activations, chain_rule, softmax, dense, normalisation, convolution, linear_cross_entropy, two_layer,
@@ -44,5 +45,8 @@ FUNCTIONS: dict[str, Function] = _by_name(
         *(function for topic in TOPICS for function in getattr(topic, "FUNCTIONS", ())),
     ]
 )
+DEFINITIONS = {known.reference: known.definition for known in MIDDLE} | {
+    formula.reference: formula.definition for formula in FORMULAS.values()
+}
 
-__all__ = ["FORMULAS", "FUNCTIONS", "NO_BATCH", "Batch", "EntryError", "Formula", "Function"]
+__all__ = ["DEFINITIONS", "FORMULAS", "FUNCTIONS", "NO_BATCH", "Batch", "EntryError", "Formula", "Function"]

@@ -29,6 +29,7 @@ from manual_grad.formulas.activations import (
     tanh_fwd,
     tanh_prime,
 )
+from manual_grad_reference import definitions
 
 SMALL, MIDDLE, LARGE = ((64,),), ((512, 512),), ((4096, 1024),)
 
@@ -72,6 +73,7 @@ RELU = Formula(
     relu_fwd,
     relu_bwd,
     reference.activations.relu,
+    definition=definitions.relu,
     **EACH | {"source": "Lecture B, page 1"},
     hard=hard_layers.RELU,
     golden=GOLDEN_RELU,
@@ -89,6 +91,7 @@ SIGMOID = Formula(
     sigmoid_fwd,
     sigmoid_bwd,
     reference.activations.sigmoid,
+    definition=definitions.sigmoid,
     **EACH,
     hard=hard_layers.SIGMOID,
     golden=GOLDEN_SIGMOID,
@@ -110,6 +113,7 @@ TANH = Formula(
     tanh_fwd,
     tanh_bwd,
     reference.activations.tanh,
+    definition=definitions.tanh,
     **EACH,
     hard=hard_layers.TANH,
     golden=GOLDEN_TANH,
@@ -121,6 +125,7 @@ SOFTPLUS = Formula(
     softplus_fwd,
     softplus_bwd,
     reference.activations.softplus,
+    definition=definitions.softplus,
     **EACH,
     hard=hard_layers.SOFTPLUS,
     golden=GOLDEN_SOFTPLUS,
@@ -140,6 +145,7 @@ IDENTITY = Formula(
     identity_fwd,
     identity_bwd,
     reference.activations.identity,
+    definition=definitions.identity,
     **EACH,
     golden=golden.elementwise(),
     polynomial=True,

@@ -18,6 +18,7 @@ from manual_grad.formulas.chain_rule import (
     product_of_sum_bwd,
     product_of_sum_fwd,
 )
+from manual_grad_reference import definitions
 
 
 def _power(draw: Draw, m: int) -> Inputs:
@@ -38,6 +39,7 @@ PRODUCT_OF_SUM = Formula(
     product_of_sum_fwd,
     product_of_sum_bwd,
     reference.chain_rule.product_of_sum,
+    definition=definitions.product_of_sum,
     draw={"x": normal, "y": normal, "z": normal},
     sizes={},
     source="Lecture C, page 1",

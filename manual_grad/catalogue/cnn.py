@@ -10,6 +10,7 @@ from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
 from manual_grad.networks.cnn import cnn_bwd, cnn_fwd
+from manual_grad_reference import definitions
 
 
 def _images(draw: Draw, **sizes: int) -> Inputs:
@@ -104,6 +105,7 @@ CNN = Formula(
     cnn_fwd,
     cnn_bwd,
     reference.cnn.cnn,
+    definition=definitions.cnn,
     draw=_images,
     sizes={"N": 2, "H": 6, "W": 5, "C": 3, "l1": 4, "l2": 5, "l4": 11, "K": 7},
     source="Lecture A",

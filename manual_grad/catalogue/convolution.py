@@ -21,6 +21,7 @@ from manual_grad.formulas.correlation import (
 )
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
+from manual_grad_reference import definitions
 
 
 def _image(name: str) -> Any:
@@ -47,6 +48,7 @@ CORRELATE2D = Formula(
     correlate2d_fwd,
     correlate2d_bwd,
     reference.conv2d.correlate2d,
+    definition=definitions.correlate2d,
     draw=_image("f"),
     sizes=IMAGE,
     source="Lecture C, page 4",
@@ -76,6 +78,7 @@ CONVOLVE2D = Formula(
     convolve2d_fwd,
     convolve2d_bwd,
     reference.conv2d.convolve2d,
+    definition=definitions.convolve2d,
     draw=_image("w"),
     sizes=IMAGE,
     source="Lecture C, page 3",
@@ -146,6 +149,7 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         fwd,
         bwd,
         reference.conv2d.conv2d,
+        definition=definitions.conv2d,
         draw=_layer,
         sizes={"N": 5, "H": 11, "W": 10, "C": 4, "kh": 2, "kw": 3, "O": 6},
         source="Lecture C, page 4, and Lecture A's network; the rest as jax.lax.conv_general_dilated",

@@ -25,6 +25,7 @@ from manual_grad.formulas.dense import (
     jac_dense_rows_X,
     jac_dense_rows_X_factors,
 )
+from manual_grad_reference import definitions
 
 
 def kronecker(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
@@ -52,6 +53,7 @@ DENSE_ROWS = Formula(
     dense_rows_fwd,
     dense_rows_bwd,
     reference.dense.dense_rows,
+    definition=definitions.dense_rows,
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 7",
@@ -85,6 +87,7 @@ DENSE_COLUMNS = Formula(
     dense_columns_fwd,
     dense_columns_bwd,
     reference.dense.dense_columns,
+    definition=definitions.dense_columns,
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 5",

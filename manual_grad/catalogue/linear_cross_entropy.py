@@ -18,6 +18,7 @@ from manual_grad.catalogue.entry import (
     scaled_by,
 )
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
+from manual_grad_reference import definitions
 
 AXES, SMALL = ("N", "D", "V"), ((32, 16, 50), (512, 256, 32000))
 PLAIN = reference.plain.linear_cross_entropy
@@ -55,6 +56,7 @@ LINEAR_CROSS_ENTROPY = Formula(
     linear_cross_entropy_fwd,
     linear_cross_entropy_bwd,
     reference.linear_cross_entropy.linear_cross_entropy,
+    definition=definitions.linear_cross_entropy,
     draw={"hidden": normal, "W": scaled_by("D"), "labels": integers_below("V")},
     sizes={"N": 7, "D": 5, "V": 11},
     source="Lecture A's A-10 after Lecture D's last layer; the fusion is ours",

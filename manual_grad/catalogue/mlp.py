@@ -23,6 +23,7 @@ from manual_grad.networks.mlp import (
     network_squared_loss_fwd,
     one_hot_columns,
 )
+from manual_grad_reference import definitions
 
 ACTIVATIONS = {name: {"activation": name} for name in reference.activations.ACTIVATIONS}
 WIDTHS = (2, 4, 5, 3)
@@ -86,6 +87,7 @@ MLP_ROWS = Formula(
     mlp_rows_fwd,
     mlp_rows_bwd,
     reference.mlp.mlp_rows,
+    definition=definitions.mlp_rows,
     draw=_rows,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, transposed; Lecture B, page 7",
@@ -111,6 +113,7 @@ MLP_COLUMNS = Formula(
     mlp_columns_fwd,
     mlp_columns_bwd,
     reference.mlp.mlp_columns,
+    definition=definitions.mlp_columns,
     draw=_columns,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, input layer",
@@ -126,6 +129,7 @@ NETWORK_SQUARED_LOSS = Formula(
     network_squared_loss_fwd,
     network_squared_loss_bwd,
     reference.mlp.network_squared_loss,
+    definition=definitions.network_squared_loss,
     draw=_sample,
     sizes={"widths": WIDTHS},
     source="Lecture C, pages 1 and 2",
@@ -145,6 +149,7 @@ FIVE_LAYER = Formula(
     five_layer_fwd,
     five_layer_bwd,
     reference.mlp.five_layer,
+    definition=definitions.five_layer,
     draw=_five_layers,
     sizes={"N": 3, "widths": (9, 8, 7, 6, 5, 4)},
     source="Lecture D",
@@ -158,6 +163,7 @@ FLATTEN_COLUMNS = Formula(
     flatten_columns_fwd,
     flatten_columns_bwd,
     reference.mlp.flatten_columns,
+    definition=definitions.flatten_columns,
     draw={"images": normal},
     sizes={"N": 3, "H": 4, "W": 5},
     source="Lecture D, page 1",

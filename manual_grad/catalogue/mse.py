@@ -36,6 +36,7 @@ from manual_grad.formulas.mse import (
     mse_bwd,
     mse_fwd,
 )
+from manual_grad_reference import definitions
 
 FEATURES: dict[str, dict[str, Any]] = {"vector": {"*d": (3,)}, "scalar": {"*d": ()}}
 
@@ -70,6 +71,7 @@ MSE = Formula(
     mse_fwd,
     mse_bwd,
     reference.mse.mse,
+    definition=definitions.mse,
     draw={"y_hat": normal, "y": far},
     sizes={"N": 7},
     source="Lecture A, Mean Squared Error",
@@ -98,6 +100,7 @@ LINEAR_REGRESSION = Formula(
     linear_regression_fwd,
     linear_regression_bwd,
     reference.mse.linear_regression,
+    definition=definitions.linear_regression,
     draw=REGRESSION,
     sizes={"N": 7, "*d": (3,)},
     source="Lecture A, Linear Regression",

@@ -45,6 +45,7 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
+from manual_grad_reference import definitions
 
 CLASSES = ((4, 10), (64, 10), (512, 1000), (4096, 1000))
 SIZES = {"N": 5, "K": 7}
@@ -86,6 +87,7 @@ SOFTMAX = Formula(
     softmax_fwd,
     softmax_bwd,
     reference.softmax.softmax,
+    definition=definitions.softmax,
     draw={"logits": normal},
     sizes={"*N": (5,), "K": 7},
     source="Lecture A, Softmax",
@@ -121,6 +123,7 @@ CROSS_ENTROPY = Formula(
     cross_entropy_fwd,
     cross_entropy_bwd,
     reference.softmax.cross_entropy,
+    definition=definitions.cross_entropy,
     draw={"probs": distribution, "labels": distribution},
     sizes=SIZES,
     source="Lecture A, Cross-Entropy",
@@ -145,6 +148,7 @@ SOFTMAX_CROSS_ENTROPY = Formula(
     softmax_cross_entropy_fwd,
     softmax_cross_entropy_bwd,
     reference.softmax.softmax_cross_entropy,
+    definition=definitions.softmax_cross_entropy,
     draw={"logits": normal, "labels": positive},
     sizes=SIZES,
     source="Lecture A, The most important thing",
@@ -179,6 +183,7 @@ SOFTMAX_CROSS_ENTROPY_COLUMNS = Formula(
     softmax_cross_entropy_columns_fwd,
     softmax_cross_entropy_columns_bwd,
     reference.softmax.softmax_cross_entropy_columns,
+    definition=definitions.softmax_cross_entropy_columns,
     draw=_columns,
     sizes=SIZES,
     source="Lecture D, derivation of the softmax cross-entropy",
@@ -193,6 +198,7 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_cross_entropy_with_integer_labels_bwd,
     reference.softmax.softmax_cross_entropy_with_integer_labels,
+    definition=definitions.softmax_cross_entropy_with_integer_labels,
     draw={"logits": normal, "labels": integers_below("K")},
     sizes=SIZES,
     source="Lecture B, page 5",
@@ -218,6 +224,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     cross_entropy_of_scores_fwd,
     cross_entropy_of_scores_bwd,
     reference.softmax.cross_entropy_of_scores,
+    definition=definitions.cross_entropy_of_scores,
     draw={"s": normal, "y": integers_below("c")},
     sizes={"c": 7},
     source="Lecture B, page 3",

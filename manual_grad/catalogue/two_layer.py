@@ -18,6 +18,7 @@ from manual_grad.networks.two_layer import (
     two_layer_squared_loss_bwd,
     two_layer_squared_loss_fwd,
 )
+from manual_grad_reference import definitions
 
 PARAMETERS = ("W1", "b1", "W2", "b2")
 
@@ -55,6 +56,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     two_layer_squared_loss_fwd,
     two_layer_squared_loss_bwd,
     reference.two_layer.two_layer_squared_loss,
+    definition=definitions.two_layer_squared_loss,
     draw=_squared_loss,
     sizes={"d": 3, "m": 7},
     source="Lecture B, pages 1 and 2",
@@ -70,6 +72,7 @@ TWO_LAYER_CROSS_ENTROPY = Formula(
     two_layer_cross_entropy_fwd,
     two_layer_cross_entropy_bwd,
     reference.two_layer.two_layer_cross_entropy,
+    definition=definitions.two_layer_cross_entropy,
     draw=_cross_entropy,
     sizes={"d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 3 and 4",
@@ -83,6 +86,7 @@ TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     two_layer_cross_entropy_columns_fwd,
     two_layer_cross_entropy_columns_bwd,
     reference.two_layer.two_layer_cross_entropy_columns,
+    definition=definitions.two_layer_cross_entropy_columns,
     draw=_columns,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 5 and 6",
@@ -96,6 +100,7 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     two_layer_cross_entropy_rows_fwd,
     two_layer_cross_entropy_rows_bwd,
     reference.two_layer.two_layer_cross_entropy_rows,
+    definition=definitions.two_layer_cross_entropy_rows,
     draw=_rows,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, page 7",

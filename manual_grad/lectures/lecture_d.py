@@ -121,26 +121,15 @@ def _first_layer(draw: Draw) -> dict:
     return {"X": network["X"], "W": W, "b": b}
 
 
-def _loss_of_layer_5(W5, b5, A4, Y):
-    """The loss as a function of the last layer's arrays."""
-    return reference.mlp.five_layer_from_a([(W5, b5)], A4, Y)
-
-
 def _layer_5(params, X, Y):
-    """What :func:`_loss_of_layer_5` takes."""
+    """What ``loss_of_layer_5`` takes."""
     W5, b5 = params[4]
     A4 = reference.activations.relu(reference.mlp.mlp_columns(params[:4], X))
     return {"W5": W5, "b5": b5, "A4": A4, "Y": Y}
 
 
-def _loss_by_each(params, Y, **hidden):
-    """The loss as a function of Z_l alone and of A_l alone, added up: each has the gradient it has alone."""
-    from_hidden = {"Z": reference.mlp.five_layer_from_z, "A": reference.mlp.five_layer_from_a}
-    return sum(from_hidden[name[0]](params[int(name[1]) :], value, Y) for name, value in hidden.items())
-
-
 def _every_hidden(params, X, Y):
-    """What :func:`_loss_by_each` takes."""
+    """What ``loss_by_each`` takes."""
     Zs = {l: reference.mlp.mlp_columns(params[:l], X) for l in (4, 3, 2, 1)}
     As = {f"A{l}": reference.activations.relu(Z) for l, Z in Zs.items()}
     return {"params": params, "Y": Y, **As, **{f"Z{l}": Z for l, Z in Zs.items()}}
@@ -560,7 +549,7 @@ EQUATIONS = (
         claims=(
             Claim(
                 "gradient",
-                _loss_of_layer_5,
+                reference.mlp.loss_of_layer_5,
                 ("W5",),
                 _network,
                 {"five_layer_grads": _GRADS, "(1/m)(A5 − Y) A4ᵀ": _error_over_m_by_A4},
@@ -577,7 +566,7 @@ EQUATIONS = (
         claims=(
             Claim(
                 "gradient",
-                _loss_of_layer_5,
+                reference.mlp.loss_of_layer_5,
                 ("b5",),
                 _network,
                 {"five_layer_grads": _GRADS, "(1/m)(A5 − Y) 1": _error_over_m_by_ones},
@@ -688,7 +677,7 @@ EQUATIONS = (
         claims=(
             Claim(
                 "gradient",
-                _loss_by_each,
+                reference.mlp.loss_by_each,
                 ("A4", "Z4", "A3", "Z3", "A2", "Z2", "A1", "Z1"),
                 _network,
                 {"five_layer_grads": _GRADS},
@@ -845,7 +834,7 @@ ERRATA = (
         ),
         claim=Claim(
             "gradient",
-            _loss_of_layer_5,
+            reference.mlp.loss_of_layer_5,
             ("W5",),
             _network,
             {"five_layer_grads": _GRADS, "(1/m)(A5 − Y) A4ᵀ": _error_over_m_by_A4},
@@ -866,7 +855,7 @@ ERRATA = (
         ),
         claim=Claim(
             "gradient",
-            _loss_of_layer_5,
+            reference.mlp.loss_of_layer_5,
             ("b5",),
             _network,
             {"five_layer_grads": _GRADS, "(1/m)(A5 − Y) 1": _error_over_m_by_ones},

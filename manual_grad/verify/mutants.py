@@ -19,6 +19,7 @@ import numpy as np
 import manual_grad_reference as reference
 from manual_grad.catalogue import (  # noqa: F401  what is written by hand, registered there
     FORMULAS,
+    NO_BATCH,
     Batch,
     Formula,
     mutants_of_convolutions,
@@ -27,6 +28,7 @@ from manual_grad.catalogue import (  # noqa: F401  what is written by hand, regi
 )
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.families import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
+from manual_grad.catalogue.middle import COLUMNS, MIDDLE, ROWS
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Problem, answer_in_order, pose
 
@@ -54,42 +56,18 @@ class Mutant:
     by_hand: bool = False
 
 
-_ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "labels"), 0)
-_COLUMNS = {"X": 1, "y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {
-    f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)
-}
-_MIDDLE: dict[str, Batch] = {  # of other forward functions, mostly from the middle of a network
-    "mean": Batch({"J0": 0}, mean=True),
-    "squared_errors": Batch({"y_hat": 0, "y": 0}, 0),
-    "affine": Batch({"x": 0}, 0),
-    "softmax_columns": Batch(_COLUMNS, 1),
-    "cnn_scores": Batch(_ROWS, 0),
-    "five_layer_scores": Batch(_COLUMNS, 1),
-    "one_hot_columns": Batch({"labels": 0}, 1),
-    **{f"cross_entropy_of_{middle}_rows": Batch(_ROWS, mean=True) for middle in "SAZ"},
-    **{
-        name: Batch(_COLUMNS, mean=True)
-        for name in (
-            "cross_entropy_columns", "five_layer_from_z", "_loss_of_layer_5", "_loss_by_each",
-            *(f"cross_entropy_of_{middle}_columns" for middle in "SAZ"),
-        )
-    },
-}  # fmt: skip
-
-
 def _of_entry(formula: Formula) -> Batch | None:
     """An entry's batch, with the middle of its network, by whose arrays a lecture may differentiate."""
     batch = formula.batch
     if batch is None or "X" not in batch.axes:
         return batch
-    middle = _COLUMNS if batch.axes["X"] == 1 else _ROWS
+    middle = COLUMNS if batch.axes["X"] == 1 else ROWS
     return Batch({**middle, **batch.axes}, batch.out, batch.mean)
 
 
-# By the name of the claim's reference; one that is not named here has no batch.
-BATCHES: dict[str, Batch] = _MIDDLE | {
-    formula.reference.__name__: batch for formula in FORMULAS.values() if (batch := _of_entry(formula))
-}
+BATCHES: dict[Callable[..., Any], Batch] = {known.reference: known.batch for known in MIDDLE} | {
+    formula.reference: batch for formula in FORMULAS.values() if (batch := _of_entry(formula))
+}  # by the claim's reference; one that is not named here has no batch
 
 
 def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
@@ -110,9 +88,9 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
 
 def batch_of(problem: Problem) -> tuple[Batch, int]:
     """Where a claim's samples are and how many there are; 1 where it has no batch."""
-    batch = BATCHES.get(problem.claim.reference.__name__, Batch({}))
+    batch = BATCHES.get(problem.claim.reference, NO_BATCH)
     if problem.claim.reference is reference.softmax.softmax and problem.inputs["logits"].ndim == 1:
-        batch = Batch({})  # one sample, in a vector
+        batch = NO_BATCH  # one sample, in a vector
     inside = [name for name in batch.axes if name in problem.inputs]
     return batch, problem.inputs[inside[0]].shape[batch.axes[inside[0]]] if inside else 1
 
@@ -166,7 +144,7 @@ def _changed(
     claim: Claim, formula: Callable, position: int, change: Callable, *dout: Any, **inputs: Any
 ) -> tuple:
     """The formula with one array of its answer changed; ``change`` is told how many samples there are."""
-    batch = BATCHES.get(claim.reference.__name__, Batch({}))
+    batch = BATCHES.get(claim.reference, NO_BATCH)
     sizes = [inputs[name].shape[axis] for name, axis in batch.axes.items() if name in inputs]
     got = answer_in_order(claim, formula, dout[0] if dout else None, inputs)
     leaves, tree = jax.tree.flatten(got)

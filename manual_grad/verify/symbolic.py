@@ -1,9 +1,8 @@
 """The symbolic oracle: the definition, differentiated at small sizes without JAX.
 
 The claim's inputs are drawn tiny. What the formula makes of them in float64 is compared with the derivative
-of :mod:`manual_grad_reference.definitions`, which has a definition by the name of the claim's reference:
-SymPy's derivative where there are few entries, quotients of differences in decimals of 60 digits where there
-are more.
+of its reference's definition, which the catalogue names: SymPy's where there are few entries, quotients of
+differences in decimals of 60 digits where there are more.
 """
 
 import atexit
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.catalogue import DEFINITIONS
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
 from manual_grad.digits import MissingExtra
@@ -49,13 +49,8 @@ def load_symbolic() -> ModuleType:
 
 
 def definition_of(claim: Claim) -> Callable | None:
-    """The definition of a claim's reference, which goes by the same name; or None."""
-    found = getattr(definitions, _name_of(claim), None)
-    return found if getattr(found, "__module__", "") == definitions.__name__ else None
-
-
-def _name_of(claim: Claim) -> str:
-    return claim.reference.__name__.lstrip("_")
+    """The definition of a claim's reference, as the catalogue names it; or None."""
+    return DEFINITIONS.get(claim.reference)
 
 
 def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:
@@ -122,7 +117,9 @@ def _judge(problem: Problem, formula: Callable, check: Check) -> Comparison:
 def _truth(problem: Problem) -> list[np.ndarray]:
     """What each array of an answer should be."""
     claim = problem.claim
-    name = _name_of(claim)
+    definition = definition_of(claim)
+    assert definition is not None
+    name = definition.__name__
     point = {name: _plain(value) for name, value in problem.at.items()}
     out = jax.tree.leaves(jax.eval_shape(lambda: claim.reference(**problem.at)))
     if claim.kind == "value":

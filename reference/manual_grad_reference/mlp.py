@@ -117,6 +117,20 @@ def five_layer_from_a(
     return five_layer_from_z(rest, W @ A + b[:, None], Y)  # [D-10]
 
 
+def loss_of_layer_5(
+    W5: Float[Array, "K k"], b5: Float[Array, "K"], A4: Float[Array, "k m"], Y: Float[Array, "K m"]
+) -> Float[Array, ""]:
+    """[D-07] [D-08] L as a function of the last layer's arrays."""
+    return five_layer_from_a([(W5, b5)], A4, Y)
+
+
+def loss_by_each(params: Layers, Y: Float[Array, "K m"], **hidden: Array) -> Float[Array, ""]:
+    """[D-10] L as a function of Z_l alone and of A_l alone, added up: each has the gradient it has alone."""
+    from_hidden = {"Z": five_layer_from_z, "A": five_layer_from_a}
+    losses = [from_hidden[name[0]](params[int(name[1]) :], value, Y) for name, value in hidden.items()]
+    return jnp.stack(losses).sum()
+
+
 def gradient_descent(
     loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, learning_rate: float
 ) -> PyTree:

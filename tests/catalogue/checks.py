@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,10 +12,29 @@ import numpy as np
 
 import manual_grad
 from manual_grad.catalogue import Batch, EntryError
+from manual_grad.catalogue.draw import Draw
+from manual_grad.lectures.entries import claims_of
+from manual_grad.verify.hard import judge_hard
+from manual_grad.verify.problem import oracle_checks, pose
+from manual_grad_reference.oracles import decimals
 from tests.formulas.scenarios import draw, is_float, of, output
 
 ROOT = Path(__file__).parents[2]
 WINGS = ("formulas", "kernels", "networks")
+_EVERY_ARRAY = "its pair's gradients and those of the network's middle, which lectures compare"
+NO_FORMULAS = {  # public functions without an entry, and why
+    "as_matrix": "a shape",
+    "from_column_stacking": "a shape",
+    "diagonal": "a shape",
+    "chain": "a product",
+    "multiply_out": "products",
+    "cnn_grads": _EVERY_ARRAY,
+    "five_layer_grads": _EVERY_ARRAY,
+    "two_layer_squared_loss_grads": _EVERY_ARRAY,
+    "two_layer_cross_entropy_grads": _EVERY_ARRAY,
+    "two_layer_cross_entropy_columns_grads": _EVERY_ARRAY,
+    "two_layer_cross_entropy_rows_grads": _EVERY_ARRAY,
+}
 FAR = 1e-3  # from ReLU's kink; rounding moves nothing so far
 
 
@@ -26,12 +46,15 @@ def pairs_in_the_source():
 
 
 def require_entries(formulas, functions):
-    """Every pair has an entry, and every other public Jacobian, slope or one-hot one among the functions."""
+    """Every pair has an entry, and every other public function is among the functions, or no formula."""
     for missing in sorted(pairs_in_the_source() - formulas.keys()):
         raise EntryError(f"{missing}: no entry in manual_grad/catalogue")
-    jacobians = {name for name in manual_grad.__all__ if name.startswith("jac_") or name.endswith("_prime")}
-    for missing in sorted(jacobians - functions.keys()):
+    public = {name for name in manual_grad.__all__ if inspect.isfunction(getattr(manual_grad, name))}
+    pairs = {f"{name}_{way}" for name in formulas for way in ("fwd", "bwd")}
+    for missing in sorted(public - pairs - functions.keys() - NO_FORMULAS.keys()):
         raise EntryError(f"{missing}: no Function in manual_grad/catalogue")
+    for stale in sorted(NO_FORMULAS.keys() - public):
+        raise EntryError(f"{stale}: no public function, though it is said why it has no entry")
 
 
 def require_signatures(entry):
@@ -46,6 +69,45 @@ def require_signatures(entry):
     names = set(entry.batch.axes if entry.batch else ()) | {name for name, _ in entry.grows}
     for name in sorted(names - set(entry.primals)):
         raise EntryError(f"{entry.name}: {name} is no primal")
+
+
+def require_definition(entry):
+    """The definition is that of the reference: its name, its arguments, and what it gives, to all digits."""
+    definition, reference = entry.definition, entry.reference
+    if getattr(definition, "__name__", "none") != reference.__name__:
+        raise EntryError(f"{entry.name}: definition=definitions.{reference.__name__} in its entry")
+    mine, its = (list(inspect.signature(fn).parameters) for fn in (definition, reference))
+    if mine[1:] != its:
+        raise EntryError(f"{entry.name}: the definition takes {mine[1:]}, the reference {its}")
+    for variant in entry.variants:
+        drawn = entry.inputs(Draw(np.random.default_rng(0), jnp.dtype(jnp.float64), "tiny"), variant)
+        inputs = entry.for_reference(drawn)
+        point = jax.tree.map(lambda v: np.asarray(v) if isinstance(v, jax.Array) else v, inputs)
+        want = np.ravel(reference(**inputs))
+        if not np.allclose(decimals.value(definition, point), want, 1e-12, 1e-15):
+            raise EntryError(f"{entry.name}: the definition gives something else than the reference")
+
+
+def require_tolerance(entry):
+    """What is off a thousandfold of what rounding does is refused, in float64 and in a half precision."""
+    claim = next(c for c in claims_of(entry) if c.kind == "gradient")
+    for dtype, off in ((jnp.float64, 1e-9), (jnp.bfloat16, 1e2)):
+        drawing = Draw(np.random.default_rng(0), jnp.dtype(dtype))
+        problem = pose(claim, drawing)
+        check = oracle_checks(problem, drawing)["reverse"]
+        got = problem.answer_of(next(iter(claim.formulas.values())))
+        wrong = [np.asarray(g * (1 + off)).astype(g.dtype) for g in jax.tree.leaves(got)]
+        wrong = jax.tree.unflatten(jax.tree.structure(got), wrong)
+        if max(c.share for c in check(got)) > 1 or min(c.share for c in check(wrong)) <= 1:
+            raise EntryError(f"{entry.name}: off by a factor of {1 + off} in {jnp.dtype(dtype)} passes")
+
+
+def require_hard_tolerance(entry):
+    """A tolerance of a hard case's own is no excuse: half more of the gradient is refused."""
+    more = replace(entry, bwd=lambda *args: jax.tree.map(lambda g: 1.5 * g, entry.bwd(*args)))
+    for case in entry.hard:
+        if case.tolerance and judge_hard(more, replace(case, jax={})).passed:
+            raise EntryError(f"{entry.name}: half more of the gradient passes for {case.name}")
 
 
 def require_telling_draws(scenario):

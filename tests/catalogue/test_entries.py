@@ -1,12 +1,15 @@
 """One place is not one point of failure: an entry that is wrong, or not there, is refused by name."""
 
+import inspect
 import statistics
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from manual_grad import budget, compare
 from manual_grad.catalogue import (
+    DEFINITIONS,
     FORMULAS,
     FUNCTIONS,
     NO_BATCH,
@@ -18,6 +21,10 @@ from manual_grad.catalogue import (
     softmax,
 )
 from manual_grad.catalogue.mlp import MLP_ROWS
+from manual_grad.lectures.entries import claims_of
+from manual_grad.verify.hard import judge_hard
+from manual_grad.verify.symbolic import judge_symbolically
+from manual_grad_reference import definitions
 from tests.formulas.comparing import check
 from tests.formulas.scenarios import SCENARIOS, each_scenario, of
 
@@ -36,6 +43,24 @@ def test_an_entry_fits_its_pair_and_its_reference(entry):
     checks.require_signatures(entry)
     checks.require_settings([s for s in SCENARIOS if s.entry.name == entry.name])
     checks.require_samples(entry)
+
+
+@pytest.mark.parametrize("entry", FORMULAS.values(), ids=FORMULAS)
+def test_a_definition_gives_what_the_reference_gives(entry):
+    checks.require_definition(entry)
+
+
+@pytest.mark.parametrize("entry", [mse.MSE, dense.DENSE_ROWS, NEWEST], ids=lambda entry: entry.name)
+def test_tolerances_are_tight(entry):
+    checks.require_tolerance(entry)
+
+
+LENIENT = [entry for entry in FORMULAS.values() if any(case.tolerance for case in entry.hard)]
+
+
+@pytest.mark.parametrize("entry", LENIENT, ids=lambda entry: entry.name)
+def test_tolerances_of_hard_cases_are_tight(entry):
+    checks.require_hard_tolerance(entry)
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
@@ -62,13 +87,45 @@ def _alike(draw, shape, sizes):
     return np.ones(shape)
 
 
+def _named(name, fn):
+    def renamed(*args, **kwargs):
+        return fn(*args, **kwargs)
+
+    renamed.__name__, renamed.__signature__ = name, inspect.signature(fn)
+    return renamed
+
+
+MILLION = tuple(replace(case, tolerance=1e6 * case.tolerance) for case in LENIENT[0].hard if case.tolerance)
+
+
+def _symmetric(draw, shape, sizes):
+    X = draw.normal(*shape)
+    return X + X.T
+
+
 SABOTAGE = {
     "a pair is missing": lambda: checks.require_entries(
         {n: e for n, e in FORMULAS.items() if n != dense.DENSE_ROWS.name}, FUNCTIONS
     ),
     "a function is missing": lambda: checks.require_entries(FORMULAS, dict(list(FUNCTIONS.items())[1:])),
+    "a step without an entry": lambda: checks.require_entries(
+        FORMULAS, {name: f for name, f in FUNCTIONS.items() if name != "gradient_descent"}
+    ),
     "the reference has other arguments": lambda: checks.require_signatures(
         replace(mse.MSE, reference=_renamed)
+    ),
+    "no definition": lambda: checks.require_definition(replace(mse.MSE, definition=None)),
+    "the definition of another": lambda: checks.require_definition(
+        replace(mse.MSE, definition=definitions.squared_errors)
+    ),
+    "a definition with other arguments": lambda: checks.require_definition(
+        replace(mse.MSE, definition=_named("mse", definitions.cross_entropy))
+    ),
+    "a wrong definition": lambda: checks.require_definition(
+        replace(mse.MSE, definition=_named("mse", lambda m, y_hat, y: 2 * definitions.mse(m, y_hat, y)))
+    ),
+    "a hard tolerance times a million": lambda: checks.require_hard_tolerance(
+        replace(LENIENT[0], hard=MILLION)
     ),
     "the backward pass of another": lambda: checks.require_signatures(
         replace(mse.MSE, bwd=dense.DENSE_ROWS.bwd)
@@ -77,6 +134,9 @@ SABOTAGE = {
     "a batch of no primal": lambda: checks.require_signatures(replace(mse.MSE, batch=Batch({"z": 0}))),
     "a square matrix": lambda: checks.require_telling_draws(
         of(dense.DENSE_ROWS).sabotaged(sizes={"N": 3, "d": 3, "m": 4})
+    ),
+    "a symmetric draw": lambda: checks.require_telling_draws(
+        of(dense.DENSE_ROWS).sabotaged(draw=dense.LAYER | {"X": _symmetric}, sizes={"N": 3, "d": 3, "m": 4})
     ),
     "entries alike": lambda: checks.require_telling_draws(
         of(mse.MSE).sabotaged(draw={"y_hat": lambda *a: np.full(7, 2.0), "y": _alike})
@@ -104,6 +164,23 @@ SABOTAGE = {
 def test_sabotage_is_refused_and_names_the_entry(what):
     with pytest.raises(EntryError, match=r"^\w+: "):
         SABOTAGE[what]()
+
+
+@pytest.mark.parametrize(("module", "name"), [(compare, "FLOAT64"), (budget, "MARGIN")])
+def test_a_tolerance_times_a_million_is_seen(module, name, monkeypatch):
+    monkeypatch.setattr(module, name, 1e6 * getattr(module, name))
+    with pytest.raises(EntryError, match="mse: off by a factor"):
+        checks.require_tolerance(mse.MSE)
+
+
+def test_a_wrong_definition_is_seen_by_the_oracles_that_ask_it(monkeypatch):
+    tanh = FORMULAS["tanh"]
+    wrong = replace(tanh, definition=definitions.sigmoid)
+    assert not judge_hard(wrong, replace(tanh.hard[0], jax={})).passed
+    claim = claims_of(tanh)[1]
+    assert max(c.share for c in judge_symbolically(claim, np.random.default_rng(0)).values()) <= 1
+    monkeypatch.setitem(DEFINITIONS, tanh.reference, definitions.sigmoid)
+    assert min(c.share for c in judge_symbolically(claim, np.random.default_rng(0)).values()) > 1
 
 
 def test_a_wrong_reference_is_seen():

@@ -10,13 +10,13 @@ import pytest
 
 from manual_grad.catalogue import families as mistakes
 from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.middle import MIDDLE
 from manual_grad.cli import app as cli
 from manual_grad.cli import mutants as cli_mutants
 from manual_grad.lectures import EQUATIONS
 from manual_grad.verify import kill_matrix
 from manual_grad.verify.kill_matrix import COMMON, FLOAT64, FormulaError, Row, Target, kill, targets
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.mutants import _MIDDLE as MIDDLE
 from manual_grad.verify.mutants import Mutant, batch_of, mutants_of
 from manual_grad.verify.naming import WORDS
 from manual_grad.verify.problem import pose
@@ -139,7 +139,7 @@ def test_every_mistake_has_the_words_by_which_it_is_known(planted):
 def test_every_family_is_planted_somewhere():
     names = {claim.reference.__name__.lstrip("_") for e in EQUATIONS for claim in e.claims}
     assert {reference for _, reference in mistakes.FAMILIES} <= names
-    assert {name.lstrip("_") for name in MIDDLE} <= names
+    assert {known.reference.__name__ for known in MIDDLE} <= names
 
 
 def test_a_unit_is_put_at_the_kink():

@@ -1,0 +1,49 @@
+"""Forward functions that lectures differentiate beside the entries' own, mostly a network from its middle on.
+
+Each has its definition, and where its samples are, as an entry's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import manual_grad_reference as reference
+from manual_grad.catalogue.entry import NO_BATCH, Batch
+from manual_grad_reference import definitions
+
+
+@dataclass(frozen=True)
+class Middle:
+    """A forward function without a pair: its reference, its definition, its samples."""
+
+    reference: Callable[..., Any]
+    definition: Callable[..., Any]
+    batch: Batch = NO_BATCH
+
+
+def _each(module: ModuleType, batch: Batch, *names: str) -> list[Middle]:
+    return [Middle(getattr(module, name), getattr(definitions, name), batch) for name in names]
+
+
+ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "labels"), 0)
+COLUMNS = {"X": 1, "y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)}
+MEAN_OF_ROWS, MEAN_OF_COLUMNS = Batch(ROWS, mean=True), Batch(COLUMNS, mean=True)
+MIDDLE = (
+    *_each(reference.chain_rule, NO_BATCH, "square", "sum_of_squares", "powers", "linear_map", "product"),
+    *_each(reference.chain_rule, NO_BATCH, "quadratic_map", "composed_quadratic_maps"),
+    *_each(reference.mse, Batch({"J0": 0}, mean=True), "mean"),
+    *_each(reference.mse, Batch({"y_hat": 0, "y": 0}, 0), "squared_errors"),
+    *_each(reference.mse, Batch({"x": 0}, 0), "affine"),
+    *_each(reference.softmax, Batch(COLUMNS, 1), "softmax_columns"),
+    *_each(reference.softmax, MEAN_OF_COLUMNS, "cross_entropy_columns"),
+    *_each(reference.two_layer, NO_BATCH, *(f"squared_loss_of_{middle}" for middle in "oaz")),
+    *_each(reference.two_layer, NO_BATCH, *(f"cross_entropy_of_{middle}" for middle in "saz")),
+    *_each(reference.two_layer, MEAN_OF_COLUMNS, *(f"cross_entropy_of_{middle}_columns" for middle in "SAZ")),
+    *_each(reference.two_layer, MEAN_OF_ROWS, *(f"cross_entropy_of_{middle}_rows" for middle in "SAZ")),
+    *_each(reference.mlp, NO_BATCH, "network", "squared_loss_from_z"),
+    *_each(reference.mlp, Batch({"labels": 0}, 1), "one_hot_columns"),
+    *_each(reference.mlp, Batch(COLUMNS, 1), "five_layer_scores"),
+    *_each(reference.mlp, MEAN_OF_COLUMNS, "five_layer_from_z", "loss_of_layer_5", "loss_by_each"),
+    *_each(reference.cnn, Batch(ROWS, 0), "cnn_scores"),
+)
