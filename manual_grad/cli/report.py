@@ -36,7 +36,6 @@ def report(
     _require_extras()
     from manual_grad.report import folder, pages, results
 
-    folder.require_free(out, force)
     read = {
         "verdicts": results.read_verdicts(verdicts) if verdicts else None,
         "kills": results.read_kills(kills) if kills else None,
@@ -48,11 +47,12 @@ def report(
         cache.keep()
     with (
         _terminated_as_interrupted(),
+        folder.reserved(out, force) as put,
         _progress(results.steps(verdicts is not None, kills is not None)) as show,
     ):
         found = results.gather(seed, **read, show=show, cases=_cases())
         files = pages.render(found, show=show)
-        folder.write(out, files, force)
+        put(files)
     return _conclude(out, files, found)
 
 

@@ -1,10 +1,12 @@
 """The book's folder: written whole under another name, then renamed; only a book is ever replaced."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from manual_grad.border import InputError
@@ -21,13 +23,7 @@ def require_free(path: Path, force: bool) -> None:
     Raises:
         InputError: the folder exists and may not be replaced, or its place cannot be written to.
     """
-    shown, parent = f"--out is {str(path)!r}", path.absolute().parent
-    if path.is_symlink():
-        raise InputError(f"{shown}, a symbolic link; expected the folder itself")
-    if not parent.is_dir():
-        raise InputError(f"{shown}, but there is no folder {str(parent)!r}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{shown}, but {str(parent)!r} cannot be written")
+    shown = _require_place(path)
     if not path.exists():
         return
     if not path.is_dir():
@@ -42,9 +38,22 @@ def require_free(path: Path, force: bool) -> None:
         )
 
 
+def _require_place(path: Path) -> str:
+    """Refuse a place where no folder can be made; how it is called."""
+    shown, parent = f"--out is {str(path)!r}", path.absolute().parent
+    if path.is_symlink():
+        raise InputError(f"{shown}, a symbolic link; expected the folder itself")
+    if not parent.is_dir():
+        raise InputError(f"{shown}, but there is no folder {str(parent)!r}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{shown}, but {str(parent)!r} cannot be written")
+    return shown
+
+
 def foreign_files(path: Path) -> set[str]:
     """The files and links in a folder that no book wrote; all of them where there is no book.
 
+    >>> import tempfile
     >>> foreign_files(Path(tempfile.mkdtemp()))
     set()
     """
@@ -65,27 +74,103 @@ def write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
         files: name → content.
         force: whether a book that stands there may be replaced.
     Raises:
-        InputError: as :func:`require_free`, or the disk refuses.
+        InputError: as :func:`reserved`, or the disk refuses.
     """
-    require_free(path, force)
-    path = path.absolute()
+    with reserved(path, force) as put:
+        put(files)
+
+
+@contextlib.contextmanager
+def reserved(path: Path, force: bool) -> Iterator[Callable[[Mapping[str, bytes]], None]]:
+    """Keep a book's place until it is written, so that of two runs one is told before its work.
+
+    The book grows in ``.NAME.new.part/new``, and what it replaces waits in ``old`` there; the run holds that
+    folder locked. What a killed run left is removed, and a book that it had moved away is put back.
+
+    Args:
+        path: the book's folder.
+        force: whether a book that stands there may be replaced.
+    Returns:
+        What writes the files.
+    Raises:
+        InputError: as :func:`require_free`, or another run writes there.
+    """
+    _require_place(path)
+    shown, path = path, path.absolute()
+    place = path.parent / f".{path.name}.new.part"
+    with _locked(place, shown):
+        try:
+            if not path.exists() and (place / "old").exists():
+                os.rename(place / "old", path)
+            for left in (
+                *place.iterdir(),
+                *(p for p in path.parent.iterdir() if _is_left(p.name, path.name)),
+            ):
+                shutil.rmtree(left, ignore_errors=True)
+            require_free(shown, force)
+            yield partial(_put, path, place, force)
+        finally:
+            if not path.exists() and (place / "old").exists():
+                os.rename(place / "old", path)
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _put(path: Path, place: Path, force: bool, files: Mapping[str, bytes]) -> None:
+    require_free(path, force)  # again: the work took minutes
     try:
-        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"--out: {path.parent} cannot be written: {error.strerror}") from None
-    old = new.with_suffix(".old")
-    try:
-        _fill(new, files)
+        (place / "new").mkdir()
+        _fill(place / "new", files)
         if path.exists():
-            os.rename(path, old)
-        os.rename(new, path)
+            os.rename(path, place / "old")
+        os.rename(place / "new", path)
     except OSError as error:
         raise InputError(f"--out: {path} could not be written: {error.strerror}") from None
+
+
+def _is_left(name: str, book: str) -> bool:
+    """Whether a folder is a half book of an earlier version, which locked nothing."""
+    return re.fullmatch(rf"\.{re.escape(book)}\.[a-z0-9_]{{8}}\.part", name) is not None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, book: Path) -> Iterator[None]:
+    """A folder of this run alone; the lock ends with the process."""
+    try:
+        handle = next(filter(None, (_lock(folder) for _ in range(20))), None)
+    except BlockingIOError:
+        raise InputError(f"--out is {str(book)!r}, which another manual-grad report is writing") from None
+    except OSError as error:
+        raise InputError(f"--out: {folder.parent} cannot be written: {error.strerror}") from None
+    try:
+        yield
     finally:
-        if old.exists() and not path.exists():
-            os.rename(old, path)
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(folder: Path) -> int | None:
+    """The handle that holds a folder; None where another run removed it, or the system has no such locks."""
+    folder.mkdir(exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == folder.stat().st_ino:
+            return handle
+    except FileNotFoundError:
+        pass
+    except BlockingIOError:
+        os.close(handle)  # type: ignore[arg-type]
+        raise
+    except OSError:  # a file system without locks
+        return handle
+    if handle is not None:
+        os.close(handle)
+    return None
 
 
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -451,7 +451,8 @@ def _json(content: Any) -> bytes:
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue().encode()

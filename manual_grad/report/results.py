@@ -4,7 +4,6 @@ Everything here is as JSON has it, so that a book made from files is the same as
 wrote them.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ import jax
 from manual_grad.border import InputError
 from manual_grad.catalogue import activations, convolution, dense, mse, softmax, two_layer
 from manual_grad.environment import environment
+from manual_grad.forms import ANYTHING, NULL, NUMBER, TEXT, TRUTH, Form, misfit, one_of, parsed, whole
 from manual_grad.formulas.correlation import jac_correlate2d_x
 from manual_grad.lectures import ENTRIES, EQUATIONS
 from manual_grad.report.planted import PLANTED, judged
@@ -35,6 +35,31 @@ _SELECTED = (
 )  # fmt: skip
 SELECTED = (*(formula.bwd.__name__ for formula in _SELECTED), jac_correlate2d_x.__name__)
 EPOCHS = 12
+
+LARGEST = 10**8  # bytes of a file
+OTHER = {"*": Form(f"no oracle but {', '.join(equations.ORACLES)}", lambda value: False)}
+ORACLE = {"max_error": (NUMBER, NULL), "share?": (NUMBER, NULL), "passed": TRUTH}
+VERDICT = {
+    "tag": TEXT,
+    "title": TEXT,
+    "status": one_of("verified", "erratum", "failed"),
+    "oracles": {f"{name}?": ORACLE for name in equations.ORACLES} | OTHER,
+    "inputs": {},
+    "failures": [TEXT],
+    "counterexample": TEXT,
+}
+ABOUT = dict.fromkeys(("dtype", "jax", "numpy", "python", "device_kind", "machine"), TEXT)
+VERDICTS = {"environment": ABOUT | {"seed": whole(0)}, "equations": [VERDICT]}
+KILL = {
+    "tag": one_of(*TAGS),
+    "formula": TEXT,
+    "mutant": TEXT,
+    "says": TEXT,
+    "killed_by": [one_of(*equations.ORACLES)],
+    "relative_error": {f"{name}?": (NUMBER, NULL) for name in equations.ORACLES} | OTHER,
+    "survives": [one_of(*kill_matrix.COMMON)],
+    "checks": [one_of(*kill_matrix.COMMON)],
+}
 
 Show = Callable[[str, int], None]
 
@@ -172,11 +197,8 @@ def read_verdicts(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, is something else, or a tag is missing.
     """
-    content = _read(path, "--verdicts", "manual-grad verify --json")
-    found: Any = content.get("equations")
-    good = isinstance(found, list) and all(_is_verdict(v) for v in found)
-    if not good or not isinstance(content.get("environment"), dict):
-        raise InputError(f"--verdicts: {path} is not what manual-grad verify --json writes")
+    content = _read(path, "--verdicts", "manual-grad verify --json", VERDICTS)
+    found = content["equations"]
     lacking = [tag for tag in TAGS if tag not in {v["tag"] for v in found}]
     unknown = [v["tag"] for v in found if v["tag"] not in TAGS]
     if lacking:
@@ -188,31 +210,16 @@ def read_verdicts(path: Path) -> dict[str, Any]:
     return content | {"source": "manual-grad verify --json"}
 
 
-def _is_verdict(v: Any) -> bool:
-    fields = {"tag": str, "title": str, "status": str, "oracles": dict, "inputs": dict, "failures": list}
-    if not isinstance(v, dict) or not all(isinstance(v.get(k), kind) for k, kind in fields.items()):
-        return False
-    oracles = v["oracles"].values()
-    return v["status"] in ("verified", "erratum", "failed") and all(
-        isinstance(o, dict) and {"max_error", "passed"} <= o.keys() for o in oracles
-    )
-
-
 def read_kills(path: Path) -> dict[str, Any]:
     """What ``manual-grad verify --mutants --json`` wrote.
 
     Raises:
         InputError: it cannot be read or is something else.
     """
-    content = _read(path, "--kills", "manual-grad verify --mutants --json")
-    fields = {"tag", "formula", "mutant", "killed_by", "relative_error", "survives", "checks"}
-    rows = content.get("mutants")
-    if (
-        not isinstance(rows, list)
-        or not rows
-        or not all(isinstance(r, dict) and fields <= r.keys() for r in rows)
-    ):
-        raise InputError(f"--kills: {path} is not what manual-grad verify --mutants --json writes")
+    command = "manual-grad verify --mutants --json"
+    content = _read(path, "--kills", command, {"mutants": [KILL]})
+    if not content["mutants"]:
+        raise InputError(f"--kills: {path} is not what {command} writes: it has no mutants")
     return content
 
 
@@ -229,15 +236,24 @@ def read_benchmarks(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path, option: str, command: str) -> dict[str, Any]:
+def _read(path: Path, option: str, command: str, form: Any = ANYTHING) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise InputError(
+                f"{option}: {path} has more than {LARGEST} bytes; expected what {command} writes"
+            )
+        content = parsed(text)
     except OSError as error:
         raise InputError(f"{option}: {path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{option}: {path} is no JSON; expected what {command} writes") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{option}: {path} is not what {command} writes")
+    except InputError:
+        raise
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{option}: {path} is no JSON; expected what {command} writes ({reason})") from None
+    if found := misfit(content, {}) or misfit(content, form):
+        raise InputError(f"{option}: {path} is not what {command} writes: {found}")
     return content
 
 

@@ -86,7 +86,10 @@ BAD = {
             VERDICTS | {"equations": [*VERDICTS["equations"], made_up.verdict(EQUATIONS[0]) | {"tag": "Z-9"}]}
         ): ("has 'Z-9', no tag of this ledger"),
     },
-    "kills": {'{"mutants": [{"tag": "A-01"}]}': "is not what manual-grad verify --mutants --json writes"},
+    "kills": {
+        '{"mutants": [{"tag": "A-01"}]}': "is not what manual-grad verify --mutants --json writes",
+        '{"mutants": []}': "it has no mutants",
+    },
     "benchmarks": {
         '{"rows": [{"case": 1}]}': "is not what manual-grad bench --json writes: rows[0].case is 1, expected",
         '{"rows": []}': "is not what manual-grad bench --json writes: it has no rows",
@@ -110,6 +113,49 @@ BAD_ROWS = {
     "sides.manual.median is a list of 0": {"sides": {"manual": {"median": []}}},
     "verdict is null": {"verdict": None},
 }
+FIRST, *REST = VERDICTS["equations"]
+ORACLE = FIRST["oracles"]["value"]
+BAD_VERDICTS = {
+    "environment.dtype is missing": {"environment": {}},
+    "environment.seed is '0', expected an integer from 0": {"environment": made_up.ABOUT | {"seed": "0"}},
+    "equations[0].oracles.value.max_error is 'small'": {"max_error": "small"},
+    "equations[0].oracles.value.passed is 1, expected true or false": {"passed": 1},
+    "equations[0].oracles.guess is an object, expected no oracle but value, reverse": {"guess": ORACLE},
+    "equations[0].failures[0] is 5, expected text": {"failures": [5]},
+    "equations[0].counterexample is missing": {"counterexample": ...},
+    "is no JSON; expected what manual-grad verify --json writes (it is nested deeper than 64)": {
+        "failures": json.loads("[" * 99 + "]" * 99)
+    },
+    "(it holds nan, which is no JSON)": {"max_error": float("nan")},
+    "surrogates not allowed": {"failures": ["\ud800"]},
+}
+
+
+def with_verdict(changes):
+    """The verdicts, the first of them changed: itself, its first oracle, or the oracles."""
+    if "environment" in changes:
+        return VERDICTS | changes
+    oracles = FIRST["oracles"] | ({"value": ORACLE | changes} if changes.keys() <= ORACLE.keys() else {})
+    oracles |= {name: oracle for name, oracle in changes.items() if name == "guess"}
+    first = FIRST | {"oracles": oracles} | {k: v for k, v in changes.items() if k in FIRST}
+    first = {k: v for k, v in first.items() if v is not ...}
+    return VERDICTS | {"equations": [first, *REST]}
+
+
+BAD_KILLS = {
+    "tag is 'Z-9', expected one of A-01": {"tag": "Z-9"},
+    "killed_by is 'reverse', expected a list": {"killed_by": "reverse"},
+    "killed_by[0] is 'guess', expected one of value": {"killed_by": ["guess"]},
+    "survives[0] is 'guess', expected one of ones": {"survives": ["guess"]},
+    "relative_error.guess is 1, expected no oracle but": {"relative_error": {"guess": 1}},
+    "says is null, expected text": {"says": None},
+}
+for said, changes in BAD_VERDICTS.items():
+    BAD["verdicts"][json.dumps(with_verdict(changes))] = said
+for said, changes in BAD_KILLS.items():
+    BAD["kills"][json.dumps({"mutants": [made_up.KILLS[0], made_up.KILLS[1] | changes]})] = (
+        f"mutants[1].{said}"
+    )
 for said, changes in BAD_ROWS.items():
     BAD["benchmarks"][json.dumps({"rows": [ROW, ROW | changes]})] = f"rows[1].{said}"
 BAD["benchmarks"][json.dumps({"rows": [ROW], "environment": "a"})] = "environment is 'a', expected an object"
@@ -128,6 +174,11 @@ def test_a_file_that_is_something_else_is_refused(run, tmp_path, option, text, s
     assert error.count("\n") == 1
     assert not (tmp_path / "book").exists()
     assert "cannot be read: No such file" in run(f"--out book --{option} nowhere.json")[2]
+
+
+def test_a_file_without_end_is_refused(run, monkeypatch):
+    monkeypatch.setattr(results, "LARGEST", 1000)
+    assert "has more than 1000 bytes" in run("--out book --kills /dev/zero")[2]
 
 
 def test_files_are_read_as_they_were_written(tmp_path):

@@ -1,6 +1,8 @@
 """A book is written whole or not at all, and nothing but a book is ever replaced."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -96,4 +98,60 @@ def test_nothing_is_written_outside_the_folder(book, name):
     with pytest.raises(InputError, match="expected a place inside its folder"):
         folder.write(book, {"new.html": b"", name: b""}, force=True)
     assert content(book)["index.html"] == b"old"
+    assert [p.name for p in book.parent.iterdir()] == ["book"]
+
+
+def test_of_two_runs_at_once_the_second_says_so(book):
+    with folder.reserved(book, force=True) as put:
+        with pytest.raises(
+            InputError, match=r"--out is .*book', which another manual-grad report is writing"
+        ):
+            folder.write(book, FILES, force=True)
+        put({"index.html": b"first"})
+    assert content(book)["index.html"] == b"first"
+    folder.write(book, FILES, force=True)
+    assert content(book)["index.html"] == b"new"
+    assert [p.name for p in book.parent.iterdir()] == ["book"]
+
+
+def test_many_runs_at_once_leave_one_whole_book(tmp_path):
+    """Each is a book or one line, and what stands there afterwards is one of the books."""
+    code = """import sys
+from pathlib import Path
+from manual_grad.border import InputError
+from manual_grad.report import folder
+for k in range(50):
+    try:
+        folder.write(Path("book"), {f"{i}.html": sys.argv[1].encode() for i in range(5)}, force=True)
+    except InputError as error:
+        assert "which another manual-grad report is writing" in str(error), error"""
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, name], cwd=tmp_path, stderr=subprocess.PIPE)
+        for name in "ab"
+    ]
+    for run in runs:
+        assert run.communicate(timeout=60)[1] == b""
+    found = content(tmp_path / "book")
+    assert len(found) == 6
+    assert len({data for name, data in found.items() if name != folder.MARK}) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["book"]
+
+
+def test_what_a_killed_run_left_is_removed(book):
+    half = {".book.new.part", ".book.a1b2c3_8.part"}
+    other = {".book.x.new.part", ".book.short.part", "notes.part"}
+    for name in half | other:
+        (book.parent / name / "data").mkdir(parents=True)
+    folder.write(book, FILES, force=True)
+    assert {p.name for p in book.parent.iterdir()} == {"book"} | other
+
+
+def test_a_book_that_a_killed_run_had_moved_away_is_put_back(book):
+    """As of a run that was killed between its two renamings."""
+    (book.parent / ".book.new.part").mkdir()
+    book.rename(book.parent / ".book.new.part" / "old")
+    with pytest.raises(InputError, match="which exists; --force replaces a book"):
+        folder.write(book, FILES, force=False)
+    assert content(book)["index.html"] == b"old"
+    folder.write(book, FILES, force=True)
     assert [p.name for p in book.parent.iterdir()] == ["book"]
