@@ -1,7 +1,7 @@
 """What is known of each formula: one entry a formula, one file per topic.
 
 Lists, tables, tests, benchmarks, golden vectors and pages are derived from :data:`FORMULAS` and
-:data:`FUNCTIONS`.
+:data:`FUNCTIONS`; :data:`KNOWN` has what a claim's reference is known by.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from manual_grad.catalogue import (
     two_layer,
 )
 from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Function, adopted
-from manual_grad.catalogue.middle import MIDDLE
+from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
     mse, activations, chain_rule, softmax, dense, normalisation, convolution, linear_cross_entropy, two_layer,
@@ -45,8 +45,7 @@ FUNCTIONS: dict[str, Function] = _by_name(
         *(function for topic in TOPICS for function in getattr(topic, "FUNCTIONS", ())),
     ]
 )
-DEFINITIONS = {known.reference: known.definition for known in MIDDLE} | {
-    formula.reference: formula.definition for formula in FORMULAS.values()
-}
+_KNOWN: tuple[Formula | Middle, ...] = (*MIDDLE, *FORMULAS.values())
+KNOWN: dict[Any, Formula | Middle] = {known.reference: known for known in _KNOWN}
 
-__all__ = ["DEFINITIONS", "FORMULAS", "FUNCTIONS", "NO_BATCH", "Batch", "EntryError", "Formula", "Function"]
+__all__ = ["FORMULAS", "FUNCTIONS", "KNOWN", "NO_BATCH", "Batch", "EntryError", "Formula", "Function"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_losses
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.activations import (
     identity_bwd,
@@ -74,6 +74,7 @@ RELU = Formula(
     relu_bwd,
     reference.activations.relu,
     definition=definitions.relu,
+    mutants=mutants_of_losses.ACTIVATIONS["relu"],
     **EACH | {"source": "Lecture B, page 1"},
     hard=hard_layers.RELU,
     golden=GOLDEN_RELU,
@@ -92,6 +93,7 @@ SIGMOID = Formula(
     sigmoid_bwd,
     reference.activations.sigmoid,
     definition=definitions.sigmoid,
+    mutants=mutants_of_losses.ACTIVATIONS["sigmoid"],
     **EACH,
     hard=hard_layers.SIGMOID,
     golden=GOLDEN_SIGMOID,
@@ -114,6 +116,7 @@ TANH = Formula(
     tanh_bwd,
     reference.activations.tanh,
     definition=definitions.tanh,
+    mutants=mutants_of_losses.ACTIVATIONS["tanh"],
     **EACH,
     hard=hard_layers.TANH,
     golden=GOLDEN_TANH,
@@ -126,6 +129,7 @@ SOFTPLUS = Formula(
     softplus_bwd,
     reference.activations.softplus,
     definition=definitions.softplus,
+    mutants=mutants_of_losses.ACTIVATIONS["softplus"],
     **EACH,
     hard=hard_layers.SOFTPLUS,
     golden=GOLDEN_SOFTPLUS,
@@ -146,6 +150,7 @@ IDENTITY = Formula(
     identity_bwd,
     reference.activations.identity,
     definition=definitions.identity,
+    mutants=mutants_of_losses.ACTIVATIONS["identity"],
     **EACH,
     golden=golden.elementwise(),
     polynomial=True,

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden
+from manual_grad.catalogue import golden, mutants_of_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import NO_BATCH, Bench, Distribution, Formula, Function, Inputs, normal
 from manual_grad.formulas.chain_rule import (
@@ -40,6 +40,7 @@ PRODUCT_OF_SUM = Formula(
     product_of_sum_bwd,
     reference.chain_rule.product_of_sum,
     definition=definitions.product_of_sum,
+    mutants=mutants_of_losses.PRODUCT_OF_SUM,
     draw={"x": normal, "y": normal, "z": normal},
     sizes={},
     source="Lecture C, page 1",

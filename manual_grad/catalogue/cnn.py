@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_convolutions
 from manual_grad.catalogue.convolution import YNN_OFF
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
@@ -106,6 +106,7 @@ CNN = Formula(
     cnn_bwd,
     reference.cnn.cnn,
     definition=definitions.cnn,
+    mutants=mutants_of_convolutions.CNN,
     draw=_images,
     sizes={"N": 2, "H": 6, "W": 5, "C": 3, "l1": 4, "l2": 5, "l4": 11, "K": 7},
     source="Lecture A",

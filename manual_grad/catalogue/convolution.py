@@ -6,7 +6,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_convolutions
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Op, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
@@ -49,6 +49,7 @@ CORRELATE2D = Formula(
     correlate2d_bwd,
     reference.conv2d.correlate2d,
     definition=definitions.correlate2d,
+    mutants=mutants_of_convolutions.CORRELATE2D,
     draw=_image("f"),
     sizes=IMAGE,
     source="Lecture C, page 4",
@@ -79,6 +80,7 @@ CONVOLVE2D = Formula(
     convolve2d_bwd,
     reference.conv2d.convolve2d,
     definition=definitions.convolve2d,
+    mutants=mutants_of_convolutions.CONVOLVE2D,
     draw=_image("w"),
     sizes=IMAGE,
     source="Lecture C, page 3",
@@ -150,6 +152,7 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         bwd,
         reference.conv2d.conv2d,
         definition=definitions.conv2d,
+        mutants=mutants_of_convolutions.CONV2D,
         draw=_layer,
         sizes={"N": 5, "H": 11, "W": 10, "C": 4, "kh": 2, "kw": 3, "O": 6},
         source="Lecture C, page 4, and Lecture A's network; the rest as jax.lax.conv_general_dilated",

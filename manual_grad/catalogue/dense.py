@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
 from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, normal
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
@@ -54,6 +54,7 @@ DENSE_ROWS = Formula(
     dense_rows_bwd,
     reference.dense.dense_rows,
     definition=definitions.dense_rows,
+    mutants=mutants_of_networks.DENSE_ROWS,
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 7",
@@ -88,6 +89,7 @@ DENSE_COLUMNS = Formula(
     dense_columns_bwd,
     reference.dense.dense_columns,
     definition=definitions.dense_columns,
+    mutants=mutants_of_networks.DENSE_COLUMNS,
     draw=LAYER,
     sizes=SIZES,
     source="Lecture B, page 5",

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtyping import AbstractArray, Integer
 
 from manual_grad.catalogue.draw import Draw
+from manual_grad.catalogue.families import Family
 from manual_grad.catalogue.golden import GoldenCases, Inputs
 from manual_grad.catalogue.hard import Hard
 
@@ -39,6 +40,7 @@ class Formula:
         sizes: the length of each axis; no two alike, so that a transposed result is seen.
         source: where the formula comes from.
         definition: the same written entry by entry, for symbols and decimals.
+        mutants: wrong versions of it, as people write them.
         tiny: the lengths for an oracle that takes its time over each entry, where halving them is not enough:
             the smallest at which the answer is no difference of nearly equal numbers.
         variants: name → sizes and settings (keywords of ``f_fwd``) that differ from the entry's own.
@@ -62,6 +64,7 @@ class Formula:
     sizes: Sizes
     source: str
     definition: Callable[..., Any] | None = None
+    mutants: tuple[Family, ...] = ()
     tiny: Sizes = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     stable: Callable[..., Any] | None = None

@@ -4,7 +4,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_losses
+from manual_grad.catalogue import golden, hard_losses, mutants_of_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -57,6 +57,7 @@ LINEAR_CROSS_ENTROPY = Formula(
     linear_cross_entropy_bwd,
     reference.linear_cross_entropy.linear_cross_entropy,
     definition=definitions.linear_cross_entropy,
+    mutants=mutants_of_losses.LINEAR_CROSS_ENTROPY,
     draw={"hidden": normal, "W": scaled_by("D"), "labels": integers_below("V")},
     sizes={"N": 7, "D": 5, "V": 11},
     source="Lecture A's A-10 after Lecture D's last layer; the fusion is ours",

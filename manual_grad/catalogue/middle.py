@@ -9,25 +9,44 @@ from types import ModuleType
 from typing import Any
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import mutants_of_convolutions, mutants_of_losses, mutants_of_networks
 from manual_grad.catalogue.entry import NO_BATCH, Batch
+from manual_grad.catalogue.families import Family
 from manual_grad_reference import definitions
 
 
 @dataclass(frozen=True)
 class Middle:
-    """A forward function without a pair: its reference, its definition, its samples."""
+    """A forward function without a pair: its reference, definition, samples and mutants."""
 
     reference: Callable[..., Any]
     definition: Callable[..., Any]
     batch: Batch = NO_BATCH
+    mutants: tuple[Family, ...] = ()
 
 
 def _each(module: ModuleType, batch: Batch, *names: str) -> list[Middle]:
-    return [Middle(getattr(module, name), getattr(definitions, name), batch) for name in names]
+    return [
+        Middle(getattr(module, name), getattr(definitions, name), batch, MUTANTS.get(name, ()))
+        for name in names
+    ]
 
 
 ROWS = dict.fromkeys(("X", "y", "S", "A", "Z", "labels"), 0)
 COLUMNS = {"X": 1, "y": 0, "S": 1, "A": 1, "Z": 1, "Y": 1} | {f"{n}{l}": 1 for n in "AZ" for l in range(1, 6)}
+MUTANTS: dict[str, tuple[Family, ...]] = {
+    "square": mutants_of_losses.SQUARE,
+    "sum_of_squares": mutants_of_losses.SUM_OF_SQUARES,
+    "quadratic_map": mutants_of_losses.QUADRATIC_MAP,
+    "softmax_columns": mutants_of_losses.SOFTMAX_COLUMNS,
+    "cross_entropy_columns": mutants_of_losses.CROSS_ENTROPY_COLUMNS,
+    "cross_entropy_of_S_columns": mutants_of_losses.CROSS_ENTROPY_OF_S_COLUMNS,
+    "five_layer_from_z": mutants_of_losses.FIVE_LAYER_FROM_Z,
+    "five_layer_scores": mutants_of_networks.FIVE_LAYER_SCORES,
+    "loss_of_layer_5": mutants_of_networks.FIVE_LAYER,
+    "loss_by_each": mutants_of_networks.FIVE_LAYER,
+    "cnn_scores": mutants_of_convolutions.CNN_SCORES,
+}
 MEAN_OF_ROWS, MEAN_OF_COLUMNS = Batch(ROWS, mean=True), Batch(COLUMNS, mean=True)
 MIDDLE = (
     *_each(reference.chain_rule, NO_BATCH, "square", "sum_of_squares", "powers", "linear_map", "product"),

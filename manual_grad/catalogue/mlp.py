@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Shown, normal
 from manual_grad.networks.mlp import (
@@ -88,6 +88,7 @@ MLP_ROWS = Formula(
     mlp_rows_bwd,
     reference.mlp.mlp_rows,
     definition=definitions.mlp_rows,
+    mutants=mutants_of_networks.MLP_ROWS,
     draw=_rows,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, transposed; Lecture B, page 7",
@@ -114,6 +115,7 @@ MLP_COLUMNS = Formula(
     mlp_columns_bwd,
     reference.mlp.mlp_columns,
     definition=definitions.mlp_columns,
+    mutants=mutants_of_networks.MLP_COLUMNS,
     draw=_columns,
     sizes={"N": 7, "widths": WIDTHS},
     source="Lecture D, input layer",
@@ -130,6 +132,7 @@ NETWORK_SQUARED_LOSS = Formula(
     network_squared_loss_bwd,
     reference.mlp.network_squared_loss,
     definition=definitions.network_squared_loss,
+    mutants=mutants_of_networks.NETWORK_SQUARED_LOSS,
     draw=_sample,
     sizes={"widths": WIDTHS},
     source="Lecture C, pages 1 and 2",
@@ -150,6 +153,7 @@ FIVE_LAYER = Formula(
     five_layer_bwd,
     reference.mlp.five_layer,
     definition=definitions.five_layer,
+    mutants=mutants_of_networks.FIVE_LAYER,
     draw=_five_layers,
     sizes={"N": 3, "widths": (9, 8, 7, 6, 5, 4)},
     source="Lecture D",
@@ -164,6 +168,7 @@ FLATTEN_COLUMNS = Formula(
     flatten_columns_bwd,
     reference.mlp.flatten_columns,
     definition=definitions.flatten_columns,
+    mutants=mutants_of_networks.FLATTEN_COLUMNS,
     draw={"images": normal},
     sizes={"N": 3, "H": 4, "W": 5},
     source="Lecture D, page 1",

@@ -8,7 +8,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_losses
+from manual_grad.catalogue import golden, hard_losses, mutants_of_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     Batch,
@@ -72,6 +72,7 @@ MSE = Formula(
     mse_bwd,
     reference.mse.mse,
     definition=definitions.mse,
+    mutants=mutants_of_losses.MSE,
     draw={"y_hat": normal, "y": far},
     sizes={"N": 7},
     source="Lecture A, Mean Squared Error",
@@ -101,6 +102,7 @@ LINEAR_REGRESSION = Formula(
     linear_regression_bwd,
     reference.mse.linear_regression,
     definition=definitions.linear_regression,
+    mutants=mutants_of_losses.LINEAR_REGRESSION,
     draw=REGRESSION,
     sizes={"N": 7, "*d": (3,)},
     source="Lecture A, Linear Regression",

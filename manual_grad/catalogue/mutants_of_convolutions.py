@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 from jax import lax
 
-import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     BIAS_AXES,
     DILATION,
@@ -68,15 +67,6 @@ _CORRELATION_X: tuple = (
 _CORRELATION_F: tuple = (
     (GRADIENT_TURNED, "dF = rot180(X ⋆ dO)", {"df": lambda dO, x: _rot180(_small(dO, x))}),
 )
-family(
-    "gradient",
-    reference.conv2d.correlate2d,
-    _correlate2d,
-    *_CORRELATION_X,
-    *_CORRELATION_F,
-    (SWAPPED, "dF = dO ⋆ X", {"df": lambda dO, x: _correlated(_full(dO, x), x)}),
-    reaches={"dx": "x", "df": "f"},
-)
 
 
 def _correlate2d_jacobian(x, f, *, turn_f=lambda f: f, turn_windows=lambda g: g):
@@ -90,13 +80,22 @@ def _correlate2d_jacobian(x, f, *, turn_f=lambda f: f, turn_windows=lambda g: g)
     return {"x": by_x, "f": turn_windows(by_f)}
 
 
-family(
-    "jacobian",
-    reference.conv2d.correlate2d,
-    _correlate2d_jacobian,
-    (ROTATED_TWICE, "the kernel turned before it is laid out", {"turn_f": _rot180}),
-    (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
-    reaches={"turn_f": "x", "turn_windows": "f"},
+CORRELATE2D = (
+    family(
+        "gradient",
+        _correlate2d,
+        *_CORRELATION_X,
+        *_CORRELATION_F,
+        (SWAPPED, "dF = dO ⋆ X", {"df": lambda dO, x: _correlated(_full(dO, x), x)}),
+        reaches={"dx": "x", "df": "f"},
+    ),
+    family(
+        "jacobian",
+        _correlate2d_jacobian,
+        (ROTATED_TWICE, "the kernel turned before it is laid out", {"turn_f": _rot180}),
+        (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
+        reaches={"turn_f": "x", "turn_windows": "f"},
+    ),
 )
 
 
@@ -109,26 +108,25 @@ def _convolve2d(dY, x, w, mode, *, turn_w=None, turn_x=None, dx=None):
     return {"x": back(turned(_rot180(w)), dY), "w": (turn_w or _rot180)(_small(dY, x))}
 
 
-family(
-    "gradient",
-    reference.conv2d.convolve2d,
-    _convolve2d,
-    (ROTATED_TWICE, "dX with rot180(W), as for a cross-correlation", {"turn_x": lambda w: w}),
-    (TRANSPOSED, "dX with Wᵀ", {"turn_x": lambda w: _rot180(w).T}),
-)
-family(
-    "gradient",
-    reference.conv2d.convolve2d,
-    _convolve2d,
-    (NOT_ROTATED, "dW = X ⋆ dY, not turned", {"turn_w": lambda g: g}),
-    applies=lambda inputs: inputs["mode"] == "valid",
-)
-family(
-    "gradient",
-    reference.conv2d.convolve2d,
-    _convolve2d,
-    (GRADIENT_TURNED, "dW turned", {"turn_w": _rot180}),
-    applies=lambda inputs: inputs["mode"] == "full",
+CONVOLVE2D = (
+    family(
+        "gradient",
+        _convolve2d,
+        (ROTATED_TWICE, "dX with rot180(W), as for a cross-correlation", {"turn_x": lambda w: w}),
+        (TRANSPOSED, "dX with Wᵀ", {"turn_x": lambda w: _rot180(w).T}),
+    ),
+    family(
+        "gradient",
+        _convolve2d,
+        (NOT_ROTATED, "dW = X ⋆ dY, not turned", {"turn_w": lambda g: g}),
+        applies=lambda inputs: inputs["mode"] == "valid",
+    ),
+    family(
+        "gradient",
+        _convolve2d,
+        (GRADIENT_TURNED, "dW turned", {"turn_w": _rot180}),
+        applies=lambda inputs: inputs["mode"] == "full",
+    ),
 )
 
 
@@ -180,43 +178,41 @@ def _wide(inputs: dict, name: str) -> bool:
     return max(value if isinstance(value, tuple) else (value,)) > 1
 
 
-family(
-    "gradient",
-    reference.conv2d.conv2d,
-    _conv2d,
-    (NOT_ROTATED, "dX = dZ ⋆ K, full", {"turn": _rot180}),
-    (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
-    (PADDING, "dX cropped a row too late", {"shift": -1}),
-    (BIAS_AXES, "db over height, width and channels", {"db": lambda dZ: dZ.sum(axis=(1, 2, 3))}),
-    (BIAS_AXES, "db of the first column alone", {"db": lambda dZ: dZ[:, :, 0].sum(axis=(0, 1))}),
-    (SUM_MISSING, "db not summed over the images", {"db": lambda dZ: dZ.sum(axis=(1, 2))}),
-    (MEAN_FOR_SUM, "db averaged over the images", {"db": lambda dZ: dZ.sum(axis=(1, 2)).mean(axis=0)}),
-    (TRANSPOSED, "dX with height and width of K swapped", {"turn": lambda k: _padded_transpose(k)}),
-    reaches={"turn": "x", "turn_dk": "kernel", "shift": "x", "db": "bias"},
-)
-family(
-    "gradient",
-    reference.conv2d.conv2d,
-    _conv2d,
-    (STRIDE, "dZ not spread apart", {"stride_dX": lambda s: 1}),
-    applies=lambda inputs: _wide(inputs, "strides"),
-    reaches={"stride_dX": "x"},
-)
-family(
-    "gradient",
-    reference.conv2d.conv2d,
-    _conv2d,
-    (DILATION, "K's entries side by side", {"dilation_dX": lambda d: 1}),
-    applies=lambda inputs: _wide(inputs, "dilation"),
-    reaches={"dilation_dX": "x"},
-)
-family(
-    "gradient",
-    reference.conv2d.conv2d,
-    _conv2d,
-    ("groups mixed up", "dX with the next group's kernel", {"group": lambda k: jnp.roll(k, -1, axis=3)}),
-    applies=lambda inputs: _wide(inputs, "groups"),
-    reaches={"group": "x"},
+CONV2D = (
+    family(
+        "gradient",
+        _conv2d,
+        (NOT_ROTATED, "dX = dZ ⋆ K, full", {"turn": _rot180}),
+        (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
+        (PADDING, "dX cropped a row too late", {"shift": -1}),
+        (BIAS_AXES, "db over height, width and channels", {"db": lambda dZ: dZ.sum(axis=(1, 2, 3))}),
+        (BIAS_AXES, "db of the first column alone", {"db": lambda dZ: dZ[:, :, 0].sum(axis=(0, 1))}),
+        (SUM_MISSING, "db not summed over the images", {"db": lambda dZ: dZ.sum(axis=(1, 2))}),
+        (MEAN_FOR_SUM, "db averaged over the images", {"db": lambda dZ: dZ.sum(axis=(1, 2)).mean(axis=0)}),
+        (TRANSPOSED, "dX with height and width of K swapped", {"turn": lambda k: _padded_transpose(k)}),
+        reaches={"turn": "x", "turn_dk": "kernel", "shift": "x", "db": "bias"},
+    ),
+    family(
+        "gradient",
+        _conv2d,
+        (STRIDE, "dZ not spread apart", {"stride_dX": lambda s: 1}),
+        applies=lambda inputs: _wide(inputs, "strides"),
+        reaches={"stride_dX": "x"},
+    ),
+    family(
+        "gradient",
+        _conv2d,
+        (DILATION, "K's entries side by side", {"dilation_dX": lambda d: 1}),
+        applies=lambda inputs: _wide(inputs, "dilation"),
+        reaches={"dilation_dX": "x"},
+    ),
+    family(
+        "gradient",
+        _conv2d,
+        ("groups mixed up", "dX with the next group's kernel", {"group": lambda k: jnp.roll(k, -1, axis=3)}),
+        applies=lambda inputs: _wide(inputs, "groups"),
+        reaches={"group": "x"},
+    ),
 )
 
 
@@ -279,10 +275,7 @@ _CNN: tuple = (
         },
     ),
 )
-family("gradient", reference.cnn.cnn, _cnn, *_CNN, *ERRORS)
-family(
-    "gradient",
-    reference.cnn.cnn_scores,
-    lambda dZ5, params, X, labels, **wrong: _cnn_from(dZ5, params, X, **wrong),
-    *_CNN,
+CNN = (family("gradient", _cnn, *_CNN, *ERRORS),)
+CNN_SCORES = (
+    family("gradient", lambda dZ5, params, X, labels, **wrong: _cnn_from(dZ5, params, X, **wrong), *_CNN),
 )

@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     FACTOR,
     MASK_GE,
@@ -30,12 +29,13 @@ def _product_of_sum(df, x, y, z, *, dz=lambda x, y, z: x + y, dx=lambda x, y, z:
     return {"x": df * dx(x, y, z), "y": df * dx(x, y, z), "z": df * dz(x, y, z)}
 
 
-family(
-    "gradient",
-    reference.chain_rule.product_of_sum,
-    _product_of_sum,
-    (SWAPPED, "dz = z, dx = x + y", {"dz": lambda x, y, z: z, "dx": lambda x, y, z: x + y}),
-    (TERM, "dz = x", {"dz": lambda x, y, z: x}),
+PRODUCT_OF_SUM = (
+    family(
+        "gradient",
+        _product_of_sum,
+        (SWAPPED, "dz = z, dx = x + y", {"dz": lambda x, y, z: z, "dx": lambda x, y, z: x + y}),
+        (TERM, "dz = x", {"dz": lambda x, y, z: x}),
+    ),
 )
 
 
@@ -43,15 +43,16 @@ def _quadratic(A, B, theta, *, both=lambda B: B + B.swapaxes(1, 2)):
     return A + jnp.einsum("jil,l->ji", both(B), theta)
 
 
-family(
-    "jacobian",
-    reference.chain_rule.quadratic_map,
-    _quadratic,
-    (TRANSPOSED, "B + B for B + Bᵀ", {"both": lambda B: 2 * B}),
-    (TERM, "B for B + Bᵀ", {"both": lambda B: B}),
+QUADRATIC_MAP = (
+    family(
+        "jacobian",
+        _quadratic,
+        (TRANSPOSED, "B + B for B + Bᵀ", {"both": lambda B: 2 * B}),
+        (TERM, "B for B + Bᵀ", {"both": lambda B: B}),
+    ),
 )
-family("jacobian", reference.chain_rule.square, lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
-family("jacobian", reference.chain_rule.sum_of_squares, lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1}))
+SQUARE = (family("jacobian", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1})),)
+SUM_OF_SQUARES = (family("jacobian", lambda x, k=2: k * x, (FACTOR, "x for 2x", {"k": 1})),)
 
 
 def _mse(dJ, y_hat, y, *, factor=2):
@@ -59,12 +60,13 @@ def _mse(dJ, y_hat, y, *, factor=2):
     return {"y_hat": dy_hat, "y": -dy_hat}
 
 
-family(
-    "gradient",
-    reference.mse.mse,
-    _mse,
-    (FACTOR, "the 2 of the square is missing", {"factor": 1}),
-    (SWAPPED, "ŷ − y for y − ŷ", {"factor": -2}),
+MSE = (
+    family(
+        "gradient",
+        _mse,
+        (FACTOR, "the 2 of the square is missing", {"factor": 1}),
+        (SWAPPED, "ŷ − y for y − ŷ", {"factor": -2}),
+    ),
 )
 
 
@@ -75,15 +77,16 @@ def _linear_regression(
     return {"w": dw(d, x), "b": db(d, x), "x": jnp.tensordot(d, w, axes=0), "y": -d}
 
 
-family(
-    "gradient",
-    reference.mse.linear_regression,
-    _linear_regression,
-    (SUM_MISSING, "dw = d · x, one a sample", {"dw": lambda d, x: (d * x.T).T}),
-    (SUM_MISSING, "db = d", {"db": lambda d, x: d}),
-    (MEAN_FOR_SUM, "db = mean(d)", {"db": lambda d, x: d.mean()}),
-    (FACTOR, "the 2 of the square is missing", {"factor": 1}),
-    reaches={"dw": "w", "db": "b"},
+LINEAR_REGRESSION = (
+    family(
+        "gradient",
+        _linear_regression,
+        (SUM_MISSING, "dw = d · x, one a sample", {"dw": lambda d, x: (d * x.T).T}),
+        (SUM_MISSING, "db = d", {"db": lambda d, x: d}),
+        (MEAN_FOR_SUM, "db = mean(d)", {"db": lambda d, x: d.mean()}),
+        (FACTOR, "the 2 of the square is missing", {"factor": 1}),
+        reaches={"dw": "w", "db": "b"},
+    ),
 )
 
 
@@ -130,10 +133,16 @@ def _activation_jacobian(x, *, slope):
     return jnp.diag(slope(x).ravel()).reshape(x.shape * 2)
 
 
-for _name, _right in SLOPES.items():
-    _wrong = [(kind, line, {"slope": slope}) for kind, line, slope in _WRONG_SLOPES[_name]]
-    family("gradient", _name, partial(_activation, slope=_right), *_wrong)
-    family("jacobian", _name, partial(_activation_jacobian, slope=_right), *_wrong)
+def _of_activation(name):
+    right = SLOPES[name]
+    wrong = [(kind, line, {"slope": slope}) for kind, line, slope in _WRONG_SLOPES[name]]
+    return (
+        family("gradient", partial(_activation, slope=right), *wrong),
+        family("jacobian", partial(_activation_jacobian, slope=right), *wrong),
+    )
+
+
+ACTIVATIONS = {name: _of_activation(name) for name in SLOPES}
 
 
 # --- softmax and cross-entropy ---------------------------------------------------------------------------
@@ -159,12 +168,8 @@ _SOFTMAX_MISTAKES: tuple = (
         {"pull": lambda p, dp: p * (dp - (dp * p).sum(0))},
     ),
 )
-family("gradient", reference.softmax.softmax, _softmax_bwd, *_SOFTMAX_MISTAKES)
-family(
-    "gradient",
-    reference.softmax.softmax_columns,
-    lambda dA, Z, **wrong: _softmax_bwd(dA.T, Z.T, **wrong).T,
-    *_SOFTMAX_MISTAKES,
+SOFTMAX_COLUMNS = (
+    family("gradient", lambda dA, Z, **wrong: _softmax_bwd(dA.T, Z.T, **wrong).T, *_SOFTMAX_MISTAKES),
 )
 
 
@@ -176,13 +181,15 @@ def _softmax_jacobian(logits, *, block=lambda p: jnp.diag(p) - jnp.outer(p, p)):
     return jnp.where(jnp.eye(N, dtype=bool)[:, None, :, None], blocks[:, :, None, :], 0)
 
 
-family(
-    "jacobian",
-    reference.softmax.softmax,
-    _softmax_jacobian,
-    (NO_OFF_DIAGONAL, "diag(p (1 − p))", {"block": lambda p: jnp.diag(p * (1 - p))}),
-    (SIGN, "diag(p) + p pᵀ", {"block": lambda p: jnp.diag(p) + jnp.outer(p, p)}),
-    (TERM, "diag(p)", {"block": jnp.diag}),
+SOFTMAX = (
+    family("gradient", _softmax_bwd, *_SOFTMAX_MISTAKES),
+    family(
+        "jacobian",
+        _softmax_jacobian,
+        (NO_OFF_DIAGONAL, "diag(p (1 − p))", {"block": lambda p: jnp.diag(p * (1 - p))}),
+        (SIGN, "diag(p) + p pᵀ", {"block": lambda p: jnp.diag(p) + jnp.outer(p, p)}),
+        (TERM, "diag(p)", {"block": jnp.diag}),
+    ),
 )
 
 
@@ -196,13 +203,12 @@ _RATIOS: tuple = (
     (SWAPPED, "y p for y/p", {"ratio": lambda p, y: y * p}),
     (TERM, "y/y for y/p", {"ratio": lambda p, y: y / y}),
 )
-family("gradient", reference.softmax.cross_entropy, _cross_entropy, *_RATIOS)
-family("jacobian", reference.softmax.cross_entropy, lambda **p: _cross_entropy(1.0, **p)["probs"], *_RATIOS)
-family(
-    "gradient",
-    reference.softmax.cross_entropy_columns,
-    lambda dL, A, Y, **wrong: _cross_entropy(dL, A.T, Y.T, **wrong)["probs"].T,
-    *_RATIOS,
+CROSS_ENTROPY = (
+    family("gradient", _cross_entropy, *_RATIOS),
+    family("jacobian", lambda **p: _cross_entropy(1.0, **p)["probs"], *_RATIOS),
+)
+CROSS_ENTROPY_COLUMNS = (
+    family("gradient", lambda dL, A, Y, **wrong: _cross_entropy(dL, A.T, Y.T, **wrong)["probs"].T, *_RATIOS),
 )
 
 
@@ -221,21 +227,19 @@ ERRORS: tuple = (
     ),
 )  # fmt: skip
 _ANY_SUM = (TERM, "p − y, labels taken to sum to 1", {"error": lambda p, y: p - y})
-family("gradient", reference.softmax.softmax_cross_entropy, _softmax_cross_entropy, *ERRORS, _ANY_SUM)
-family(
-    "jacobian",
-    reference.softmax.softmax_cross_entropy,
-    lambda **p: _softmax_cross_entropy(1.0, **p)["logits"],
-    *ERRORS,
+SOFTMAX_CROSS_ENTROPY = (
+    family("gradient", _softmax_cross_entropy, *ERRORS, _ANY_SUM),
+    family("jacobian", lambda **p: _softmax_cross_entropy(1.0, **p)["logits"], *ERRORS),
 )
-family(
-    "gradient",
-    reference.mlp.five_layer_from_z,
-    lambda dL, Z, Y, **wrong: {
-        "ZY"[k]: g.T for k, g in enumerate(_softmax_cross_entropy(dL, Z.T, Y.T, **wrong).values())
-    },
-    *ERRORS,
-    applies=lambda inputs: "Z" in inputs,
+FIVE_LAYER_FROM_Z = (
+    family(
+        "gradient",
+        lambda dL, Z, Y, **wrong: {
+            "ZY"[k]: g.T for k, g in enumerate(_softmax_cross_entropy(dL, Z.T, Y.T, **wrong).values())
+        },
+        *ERRORS,
+        applies=lambda inputs: "Z" in inputs,
+    ),
 )
 
 
@@ -248,27 +252,28 @@ def _integer_labels(dJ, logits, labels, *, error=lambda p, y: p - y):
     return dJ / len(logits) * error(softmax(logits), one_hot(labels, logits.shape[-1]))
 
 
-family("gradient", reference.softmax.softmax_cross_entropy_with_integer_labels, _integer_labels, *ERRORS)
-family(
-    "gradient",
-    reference.softmax.cross_entropy_of_scores,
-    lambda dJ, s, y, **wrong: _integer_labels(dJ, s[None], jnp.asarray(y)[None], **wrong)[0],
-    *ERRORS,
-)
-family(
-    "jacobian",
-    reference.softmax.cross_entropy_of_scores,
-    lambda s, y, **wrong: _integer_labels(1.0, s[None], jnp.asarray(y)[None], **wrong)[0],
-    *ERRORS,
-)
-for _kind in ("gradient", "jacobian"):
+SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = (family("gradient", _integer_labels, *ERRORS),)
+CROSS_ENTROPY_OF_SCORES = (
     family(
-        _kind,
-        "cross_entropy_of_S_columns",
+        "gradient",
+        lambda dJ, s, y, **wrong: _integer_labels(dJ, s[None], jnp.asarray(y)[None], **wrong)[0],
+        *ERRORS,
+    ),
+    family(
+        "jacobian",
+        lambda s, y, **wrong: _integer_labels(1.0, s[None], jnp.asarray(y)[None], **wrong)[0],
+        *ERRORS,
+    ),
+)
+CROSS_ENTROPY_OF_S_COLUMNS = tuple(
+    family(
+        kind,
         lambda dJ=1.0, S=None, y=None, **wrong: _integer_labels(dJ, S.T, y, **wrong).T,
         *ERRORS,
         applies=lambda inputs: "S" in inputs,
     )
+    for kind in ("gradient", "jacobian")
+)
 
 
 def _linear_cross_entropy(
@@ -282,12 +287,17 @@ def _linear_cross_entropy(
     return {"hidden": dlogits @ back(W), "W": hidden.T @ dlogits}  # fmt: skip
 
 
-family(
-    "gradient",
-    reference.linear_cross_entropy.linear_cross_entropy,
-    _linear_cross_entropy,
-    *ERRORS,
-    ("last chunk dropped", "the samples that fill no whole chunk", {"last": lambda N, n: (N - 1) // n * n}),
-    (TRANSPOSED, "dlogits W for dlogits Wᵀ", {"back": lambda W: W}),
-    reaches={"back": "hidden"},
+LINEAR_CROSS_ENTROPY = (
+    family(
+        "gradient",
+        _linear_cross_entropy,
+        *ERRORS,
+        (
+            "last chunk dropped",
+            "the samples that fill no whole chunk",
+            {"last": lambda N, n: (N - 1) // n * n},
+        ),
+        (TRANSPOSED, "dlogits W for dlogits Wᵀ", {"back": lambda W: W}),
+        reaches={"back": "hidden"},
+    ),
 )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-import manual_grad_reference as reference
 from manual_grad.catalogue.families import (
     BIAS_AXES,
     FACTOR,
@@ -35,17 +34,18 @@ def _dense_rows(
     return {"X": dX(dZ, W), "W": dW(dZ, X), "b": db(dZ)}
 
 
-family(
-    "gradient",
-    reference.dense.dense_rows,
-    _dense_rows,
-    (TRANSPOSED, "dX = dZ W", {"dX": lambda dZ, W: dZ @ W}),
-    (SWAPPED, "dW = dZᵀ X", {"dW": lambda dZ, X: dZ.T @ X}),
-    (SWAPPED, "dX = W dZ", {"dX": lambda dZ, W: W @ dZ}),
-    (SUM_MISSING, "db = dZ", {"db": lambda dZ: dZ}),
-    (MEAN_FOR_SUM, "db = mean of dZ", {"db": lambda dZ: dZ.mean(axis=0)}),
-    (BIAS_AXES, "db summed over the features", {"db": lambda dZ: dZ.sum(axis=1)}),
-    reaches={"dX": "X", "dW": "W", "db": "b"},
+DENSE_ROWS = (
+    family(
+        "gradient",
+        _dense_rows,
+        (TRANSPOSED, "dX = dZ W", {"dX": lambda dZ, W: dZ @ W}),
+        (SWAPPED, "dW = dZᵀ X", {"dW": lambda dZ, X: dZ.T @ X}),
+        (SWAPPED, "dX = W dZ", {"dX": lambda dZ, W: W @ dZ}),
+        (SUM_MISSING, "db = dZ", {"db": lambda dZ: dZ}),
+        (MEAN_FOR_SUM, "db = mean of dZ", {"db": lambda dZ: dZ.mean(axis=0)}),
+        (BIAS_AXES, "db summed over the features", {"db": lambda dZ: dZ.sum(axis=1)}),
+        reaches={"dX": "X", "dW": "W", "db": "b"},
+    ),
 )
 
 
@@ -62,17 +62,18 @@ def _dense_columns(
     return {"X": dX(dZ, W), "W": dW(dZ, X), "b": db(dZ)}
 
 
-family(
-    "gradient",
-    reference.dense.dense_columns,
-    _dense_columns,
-    (TRANSPOSED, "dX = W dZ", {"dX": lambda dZ, W: W @ dZ}),
-    (SWAPPED, "dW = X dZᵀ", {"dW": lambda dZ, X: X @ dZ.T}),
-    (SWAPPED, "dX = dZ Wᵀ", {"dX": lambda dZ, W: dZ @ W.T}),
-    (SUM_MISSING, "db = dZ", {"db": lambda dZ: dZ}),
-    (MEAN_FOR_SUM, "db = mean of dZ", {"db": lambda dZ: dZ.mean(axis=1)}),
-    (BIAS_AXES, "db summed over the features", {"db": lambda dZ: dZ.sum(axis=0)}),
-    reaches={"dX": "X", "dW": "W", "db": "b"},
+DENSE_COLUMNS = (
+    family(
+        "gradient",
+        _dense_columns,
+        (TRANSPOSED, "dX = W dZ", {"dX": lambda dZ, W: W @ dZ}),
+        (SWAPPED, "dW = X dZᵀ", {"dW": lambda dZ, X: X @ dZ.T}),
+        (SWAPPED, "dX = dZ Wᵀ", {"dX": lambda dZ, W: dZ @ W.T}),
+        (SUM_MISSING, "db = dZ", {"db": lambda dZ: dZ}),
+        (MEAN_FOR_SUM, "db = mean of dZ", {"db": lambda dZ: dZ.mean(axis=1)}),
+        (BIAS_AXES, "db summed over the features", {"db": lambda dZ: dZ.sum(axis=0)}),
+        reaches={"dX": "X", "dW": "W", "db": "b"},
+    ),
 )
 
 
@@ -143,53 +144,35 @@ _BATCH_SUMS: tuple = (
     (MEAN_FOR_SUM, "db² = mean of dS", {"sum2": lambda dS: dS.mean(axis=0)}),
     (BIAS_AXES, "db¹ summed over the units", {"sum1": lambda dZ: dZ.sum(axis=1)}),
 )
-family(
-    "gradient",
-    reference.two_layer.two_layer_cross_entropy_rows,
-    _two_layer_rows,
-    *_MASKS,
-    *ERRORS,
-    *_BATCH_SUMS,
-    reaches=_REACHES,
+TWO_LAYER_CROSS_ENTROPY_ROWS = (
+    family("gradient", _two_layer_rows, *_MASKS, *ERRORS, *_BATCH_SUMS, reaches=_REACHES),
 )
-family(
-    "gradient",
-    reference.two_layer.two_layer_cross_entropy_columns,
-    _two_layer_columns,
-    *_MASKS,
-    *ERRORS,
-    *_BATCH_SUMS,
-    reaches=_REACHES,
-)
-family(
-    "gradient",
-    reference.two_layer.two_layer_cross_entropy,
-    _two_layer_one_sample,
-    *_MASKS,
-    *ERRORS,
-    reaches=_REACHES,
-)
-family(
-    "gradient",
-    reference.two_layer.two_layer_squared_loss,
-    _two_layer_squared_loss,
-    *(m for m in _MASKS if "S > 0" not in m[1]),  # there is one output: its sign is no mask of seven units
-    (FACTOR, "2 (o − y), the ½ forgotten", {"factor": 2}),
-    reaches=_REACHES,
+TWO_LAYER_CROSS_ENTROPY_COLUMNS = (
+    family("gradient", _two_layer_columns, *_MASKS, *ERRORS, *_BATCH_SUMS, reaches=_REACHES),
 )
 _FOUR = ("W1", "b1", "W2", "b2")
-family(
-    "jacobian",
-    reference.two_layer.two_layer_cross_entropy,
-    lambda **p: tuple(_two_layer_one_sample(1.0, **p)[name] for name in _FOUR),
-    *_MASKS,
-    *ERRORS,
+TWO_LAYER_CROSS_ENTROPY = (
+    family("gradient", _two_layer_one_sample, *_MASKS, *ERRORS, reaches=_REACHES),
+    family(
+        "jacobian",
+        lambda **p: tuple(_two_layer_one_sample(1.0, **p)[name] for name in _FOUR),
+        *_MASKS,
+        *ERRORS,
+    ),
 )
-family(
-    "jacobian",
-    reference.two_layer.two_layer_squared_loss,
-    lambda **p: tuple(_two_layer_squared_loss(1.0, **p)[name] for name in _FOUR),
-    *(m for m in _MASKS if "S > 0" not in m[1]),
+TWO_LAYER_SQUARED_LOSS = (
+    family(
+        "gradient",
+        _two_layer_squared_loss,
+        *(m for m in _MASKS if "S > 0" not in m[1]),
+        (FACTOR, "2 (o − y), the ½ forgotten", {"factor": 2}),
+        reaches=_REACHES,
+    ),
+    family(
+        "jacobian",
+        lambda **p: tuple(_two_layer_squared_loss(1.0, **p)[name] for name in _FOUR),
+        *(m for m in _MASKS if "S > 0" not in m[1]),
+    ),
 )
 
 
@@ -264,28 +247,36 @@ _LAYER_SLOPES: tuple = (
     (SLOPE, "f′(a) for f′(z)", {"slope": lambda f, Zs, As, l: f(As[l + 1])}),
     (SLOPE, "f′ of the layer before", {"slope": lambda f, Zs, As, l: f(Zs[l - 1])}),
 )
-for _layout, _base in (("mlp_rows", _mlp_rows), ("mlp_columns", _mlp_columns)):
-    family("gradient", _layout, _base, *_LAYERS, reaches={"db": "params", "dW": "params"})
-    family("gradient", _layout, _base, *_LAYER_MASKS, applies=_is("relu"))
-    family("gradient", _layout, _base, *_LAYER_SLOPES, applies=_is("sigmoid", "tanh", "softplus"))
-family("gradient", reference.mlp.five_layer_scores, _mlp_columns, *_LAYERS, *_LAYER_MASKS)
+
+
+def _of_layers(right):
+    return (
+        family("gradient", right, *_LAYERS, reaches={"db": "params", "dW": "params"}),
+        family("gradient", right, *_LAYER_MASKS, applies=_is("relu")),
+        family("gradient", right, *_LAYER_SLOPES, applies=_is("sigmoid", "tanh", "softplus")),
+    )
+
+
+MLP_ROWS, MLP_COLUMNS = _of_layers(_mlp_rows), _of_layers(_mlp_columns)
+FIVE_LAYER_SCORES = (family("gradient", _mlp_columns, *_LAYERS, *_LAYER_MASKS),)
 _LAYER_3: tuple = (
     (WRONG_MASK, "dZ³ with the mask of layer 2", {"slope": lambda f, Zs, As, l: f(Zs[1 if l == 2 else l])}),
 )
-family(
-    "gradient",
-    "five_layer loss_by_each loss_of_layer_5",
-    _five_layer,
-    *ERRORS,
-    *_LAYERS,
-    *_LAYER_MASKS,
-    *_LAYER_3,
-    applies=lambda inputs: "learning_rate" not in inputs,
-    reaches={
-        "slope": "params X Z1 Z2 Z3 Z4 A1 A2 A3",
-        "dW": "params W1 W2 W3 W4 W5",
-        "db": "params b1 b2 b3 b4 b5",
-    },
+FIVE_LAYER = (
+    family(
+        "gradient",
+        _five_layer,
+        *ERRORS,
+        *_LAYERS,
+        *_LAYER_MASKS,
+        *_LAYER_3,
+        applies=lambda inputs: "learning_rate" not in inputs,
+        reaches={
+            "slope": "params X Z1 Z2 Z3 Z4 A1 A2 A3",
+            "dW": "params W1 W2 W3 W4 W5",
+            "db": "params b1 b2 b3 b4 b5",
+        },
+    ),
 )
 
 
@@ -308,23 +299,23 @@ def _network(dL, params, x, y, activation, *, last=lambda f, z, y_hat: f(z), slo
     return {"params": grads, "x": delta, "y": -dL * (a - y)}
 
 
-family(
-    "gradient",
-    reference.mlp.network_squared_loss,
-    _network,
-    (SLOPE, "the last delta without f′", {"last": lambda f, z, y_hat: 1.0}),
-    (SLOPE, "the deltas without f′", {"slope": lambda f, z, a: 1.0}),
-    (SLOPE, "f′(a) for f′(z)", {"slope": lambda f, z, a: f(a)}),
-    applies=_is("sigmoid", "tanh", "softplus"),
-)
-family(
-    "gradient",
-    reference.mlp.network_squared_loss,
-    _network,
-    (NO_MASK, "the last delta not masked", {"last": lambda f, z, y_hat: 1.0}),
-    (NO_MASK, "the deltas not masked", {"slope": lambda f, z, a: 1.0}),
-    (MASK_GE, "where z ≥ 0", {"slope": lambda f, z, a: jnp.where(z >= 0, 1.0, 0.0)}),
-    applies=_is("relu"),
+NETWORK_SQUARED_LOSS = (
+    family(
+        "gradient",
+        _network,
+        (SLOPE, "the last delta without f′", {"last": lambda f, z, y_hat: 1.0}),
+        (SLOPE, "the deltas without f′", {"slope": lambda f, z, a: 1.0}),
+        (SLOPE, "f′(a) for f′(z)", {"slope": lambda f, z, a: f(a)}),
+        applies=_is("sigmoid", "tanh", "softplus"),
+    ),
+    family(
+        "gradient",
+        _network,
+        (NO_MASK, "the last delta not masked", {"last": lambda f, z, y_hat: 1.0}),
+        (NO_MASK, "the deltas not masked", {"slope": lambda f, z, a: 1.0}),
+        (MASK_GE, "where z ≥ 0", {"slope": lambda f, z, a: jnp.where(z >= 0, 1.0, 0.0)}),
+        applies=_is("relu"),
+    ),
 )
 
 
@@ -332,14 +323,15 @@ def _flatten(dX, images, *, back=lambda dX, shape: dX.T.reshape(shape)):
     return back(dX, images.shape)
 
 
-family(
-    "gradient",
-    reference.mlp.flatten_columns,
-    _flatten,
-    (TRANSPOSED, "dX reshaped as it is", {"back": lambda dX, shape: dX.reshape(shape)}),
-    (
-        TRANSPOSED,
-        "columns of pixels before rows",
-        {"back": lambda dX, shape: dX.T.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)},
+FLATTEN_COLUMNS = (
+    family(
+        "gradient",
+        _flatten,
+        (TRANSPOSED, "dX reshaped as it is", {"back": lambda dX, shape: dX.reshape(shape)}),
+        (
+            TRANSPOSED,
+            "columns of pixels before rows",
+            {"back": lambda dX, shape: dX.T.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)},
+        ),
     ),
 )

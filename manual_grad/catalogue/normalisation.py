@@ -46,9 +46,8 @@ def _by_hand(
     return {"x": dx, "gamma": over(dy * x_hat), "beta": over(dy)}
 
 
-family(
+MUTANTS = family(
     "gradient",
-    reference.normalisation.layer_norm,
     _by_hand,
     (TERM, "mean(dx̂) is not taken away", {"shift": lambda g: 0 * g}),
     (TERM, "x̂ mean(dx̂ x̂) is not taken away", {"stretch": lambda g, x_hat: 0 * g}),
@@ -68,6 +67,7 @@ LAYER_NORM = Formula(
     layer_norm_bwd,
     reference.normalisation.layer_norm,
     definition=definitions.layer_norm,
+    mutants=(MUTANTS,),
     draw={"x": normal, "gamma": positive, "beta": normal},
     sizes={"*N": (7,), "D": 6},
     tiny={"*N": (2,), "D": 3},

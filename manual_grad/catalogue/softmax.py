@@ -8,7 +8,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_losses
+from manual_grad.catalogue import golden, hard_losses, mutants_of_losses
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import (
     NO_BATCH,
@@ -88,6 +88,7 @@ SOFTMAX = Formula(
     softmax_bwd,
     reference.softmax.softmax,
     definition=definitions.softmax,
+    mutants=mutants_of_losses.SOFTMAX,
     draw={"logits": normal},
     sizes={"*N": (5,), "K": 7},
     source="Lecture A, Softmax",
@@ -124,6 +125,7 @@ CROSS_ENTROPY = Formula(
     cross_entropy_bwd,
     reference.softmax.cross_entropy,
     definition=definitions.cross_entropy,
+    mutants=mutants_of_losses.CROSS_ENTROPY,
     draw={"probs": distribution, "labels": distribution},
     sizes=SIZES,
     source="Lecture A, Cross-Entropy",
@@ -149,6 +151,7 @@ SOFTMAX_CROSS_ENTROPY = Formula(
     softmax_cross_entropy_bwd,
     reference.softmax.softmax_cross_entropy,
     definition=definitions.softmax_cross_entropy,
+    mutants=mutants_of_losses.SOFTMAX_CROSS_ENTROPY,
     draw={"logits": normal, "labels": positive},
     sizes=SIZES,
     source="Lecture A, The most important thing",
@@ -199,6 +202,7 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     softmax_cross_entropy_with_integer_labels_bwd,
     reference.softmax.softmax_cross_entropy_with_integer_labels,
     definition=definitions.softmax_cross_entropy_with_integer_labels,
+    mutants=mutants_of_losses.SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS,
     draw={"logits": normal, "labels": integers_below("K")},
     sizes=SIZES,
     source="Lecture B, page 5",
@@ -225,6 +229,7 @@ CROSS_ENTROPY_OF_SCORES = Formula(
     cross_entropy_of_scores_bwd,
     reference.softmax.cross_entropy_of_scores,
     definition=definitions.cross_entropy_of_scores,
+    mutants=mutants_of_losses.CROSS_ENTROPY_OF_SCORES,
     draw={"s": normal, "y": integers_below("c")},
     sizes={"c": 7},
     source="Lecture B, page 3",

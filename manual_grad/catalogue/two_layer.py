@@ -3,7 +3,7 @@
 import jax
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import golden, hard_layers
+from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Shown
 from manual_grad.networks.two_layer import (
@@ -57,6 +57,7 @@ TWO_LAYER_SQUARED_LOSS = Formula(
     two_layer_squared_loss_bwd,
     reference.two_layer.two_layer_squared_loss,
     definition=definitions.two_layer_squared_loss,
+    mutants=mutants_of_networks.TWO_LAYER_SQUARED_LOSS,
     draw=_squared_loss,
     sizes={"d": 3, "m": 7},
     source="Lecture B, pages 1 and 2",
@@ -73,6 +74,7 @@ TWO_LAYER_CROSS_ENTROPY = Formula(
     two_layer_cross_entropy_bwd,
     reference.two_layer.two_layer_cross_entropy,
     definition=definitions.two_layer_cross_entropy,
+    mutants=mutants_of_networks.TWO_LAYER_CROSS_ENTROPY,
     draw=_cross_entropy,
     sizes={"d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 3 and 4",
@@ -87,6 +89,7 @@ TWO_LAYER_CROSS_ENTROPY_COLUMNS = Formula(
     two_layer_cross_entropy_columns_bwd,
     reference.two_layer.two_layer_cross_entropy_columns,
     definition=definitions.two_layer_cross_entropy_columns,
+    mutants=mutants_of_networks.TWO_LAYER_CROSS_ENTROPY_COLUMNS,
     draw=_columns,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, pages 5 and 6",
@@ -101,6 +104,7 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = Formula(
     two_layer_cross_entropy_rows_bwd,
     reference.two_layer.two_layer_cross_entropy_rows,
     definition=definitions.two_layer_cross_entropy_rows,
+    mutants=mutants_of_networks.TWO_LAYER_CROSS_ENTROPY_ROWS,
     draw=_rows,
     sizes={"N": 4, "d": 3, "m": 7, "c": 5},
     source="Lecture B, page 7",

@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.catalogue.draw import Draw, Style
-from manual_grad.catalogue.families import families_of
 from manual_grad.compare import FLOAT64 as TOLERANCE
 from manual_grad.compare import Comparison, compare
 from manual_grad.compiling import quick, split_settings
@@ -37,7 +36,7 @@ from manual_grad.lectures.entries import Claim, Equation
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import exact_points
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.mutants import Mutant, mutants_of
+from manual_grad.verify.mutants import Mutant, families_of, mutants_of
 from manual_grad.verify.problem import Check, Problem, answer_in_order, oracle_checks, oracle_of, pose
 from manual_grad.verify.symbolic import definition_of, pose_tiny, symbolic_check
 
@@ -178,9 +177,9 @@ def as_json(row: Row) -> dict[str, Any]:
 
 def _by_hand(problem: Problem) -> dict[str, Callable]:
     """What the handwritten mutants are made of, without a mistake."""
-    claim = problem.claim
-    families = families_of(claim.kind, claim.reference.__name__, problem.inputs)
-    return {f"{claim.reference.__name__} by hand": _ready(family.right) for family in families}
+    rights = dict.fromkeys(family.right for family in families_of(problem))
+    name = f"{problem.claim.reference.__name__} by hand"
+    return {name + " again" * n: _ready(right) for n, right in enumerate(rights)}
 
 
 def _row(tag: str, mutant: Mutant, found: Sequence[tuple[str, tuple[float, float]]]) -> Row:

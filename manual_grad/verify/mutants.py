@@ -17,17 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import (  # noqa: F401  what is written by hand, registered there
-    FORMULAS,
-    NO_BATCH,
-    Batch,
-    Formula,
-    mutants_of_convolutions,
-    mutants_of_losses,
-    mutants_of_networks,
-)
+from manual_grad.catalogue import FORMULAS, KNOWN, NO_BATCH, Batch, Formula
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.families import MEAN_FOR_SUM, SIGN, TRANSPOSED, mistakes_of
+from manual_grad.catalogue.families import MEAN_FOR_SUM, SIGN, TRANSPOSED, Family
 from manual_grad.catalogue.middle import COLUMNS, MIDDLE, ROWS
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Problem, answer_in_order, pose
@@ -82,8 +74,15 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
     problem = problem or pose(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64)))
     found = [mutant for way in claim.formulas for mutant in _generic(problem, way)]
     first = next(iter(claim.formulas))
-    by_hand = mistakes_of(claim.kind, claim.reference.__name__, problem.inputs, claim.wrt)
-    return found + [Mutant(m.kind, first, m.function, m.says, by_hand=True) for m in by_hand]
+    by_hand = [mutant for f in families_of(problem) for mutant in f.mutants(claim.wrt)]
+    return found + [Mutant(kind, first, function, says, by_hand=True) for kind, says, function in by_hand]
+
+
+def families_of(problem: Problem) -> list[Family]:
+    """What is written by hand of a claim's formula, at these inputs."""
+    claim = problem.claim
+    known = KNOWN.get(claim.reference)
+    return [f for f in (known.mutants if known else ()) if f.kind == claim.kind and f.applies(problem.inputs)]
 
 
 def batch_of(problem: Problem) -> tuple[Batch, int]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.catalogue import DEFINITIONS
+from manual_grad.catalogue import KNOWN
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
 from manual_grad.digits import MissingExtra
@@ -50,7 +50,8 @@ def load_symbolic() -> ModuleType:
 
 def definition_of(claim: Claim) -> Callable | None:
     """The definition of a claim's reference, as the catalogue names it; or None."""
-    return DEFINITIONS.get(claim.reference)
+    known = KNOWN.get(claim.reference)
+    return known.definition if known else None
 
 
 def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:

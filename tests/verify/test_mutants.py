@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manual_grad.catalogue import families as mistakes
+from manual_grad.catalogue import KNOWN, mse
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.middle import MIDDLE
 from manual_grad.cli import app as cli
@@ -17,7 +17,7 @@ from manual_grad.lectures import EQUATIONS
 from manual_grad.verify import kill_matrix
 from manual_grad.verify.kill_matrix import COMMON, FLOAT64, FormulaError, Row, Target, kill, targets
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.mutants import Mutant, batch_of, mutants_of
+from manual_grad.verify.mutants import Mutant, batch_of, families_of, mutants_of
 from manual_grad.verify.naming import WORDS
 from manual_grad.verify.problem import pose
 
@@ -137,9 +137,11 @@ def test_every_mistake_has_the_words_by_which_it_is_known(planted):
 
 
 def test_every_family_is_planted_somewhere():
-    names = {claim.reference.__name__.lstrip("_") for e in EQUATIONS for claim in e.claims}
-    assert {reference for _, reference in mistakes.FAMILIES} <= names
-    assert {known.reference.__name__ for known in MIDDLE} <= names
+    claims = [claim for e in EQUATIONS for claim in e.claims]
+    problems = [pose(claim, Draw(np.random.default_rng(0), FLOAT64)) for claim in claims]
+    planted = {id(family) for problem in problems for family in families_of(problem)}
+    assert all(id(f) in planted for known in KNOWN.values() for f in known.mutants)
+    assert {known.reference for known in MIDDLE} <= {claim.reference for claim in claims}
 
 
 def test_a_unit_is_put_at_the_kink():
@@ -159,9 +161,9 @@ def test_a_formula_that_is_wrong_itself_is_not_mutated():
 
 
 def test_a_handwritten_version_that_is_wrong_without_its_mistake_is_refused(monkeypatch):
-    (family,) = mistakes.FAMILIES["gradient", "mse"]
+    (family,) = mse.MSE.mutants
     wrong = replace(family, right=lambda dJ, y_hat, y: {"y_hat": y, "y": y})
-    monkeypatch.setitem(mistakes.FAMILIES, ("gradient", "mse"), [wrong])
+    monkeypatch.setitem(KNOWN, mse.MSE.reference, replace(mse.MSE, mutants=(wrong,)))
     with pytest.raises(FormulaError, match="A-04: mse by hand itself does not pass"):
         kill(target("A-04", 0), 0, ("reverse",))
 
