@@ -24,6 +24,7 @@ R = TypeVar("R")
 Prepare = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 Scalar = Float[Array, ""] | float | int
+MANY, LONG = 12, 400  # items and characters of what a message repeats
 Label = Integer[Array, ""] | int
 
 
@@ -110,8 +111,25 @@ def _check_annotations(formula: str, hints: dict[str, Any], given: dict[str, Any
                     if other != name and _arrays(other, value)
                 )
                 raise InputError(
-                    f"{formula}: {name} is {describe(given[name])}, expected {expected(hint)}{others}"
+                    f"{formula}: {name} is {_found(given[name], hint)}, expected {expected(hint)}"
+                    f"{_remedy(given[name], hint)}{others}"
                 )
+
+
+def _found(value: Any, hint: Any) -> str:
+    """What came in; a list in an array's place by its length alone."""
+    return _counted(value) if _remedy(value, hint) else describe(value)
+
+
+def _remedy(value: Any, hint: Any) -> str:
+    """What makes an array of a list that was given in one's place."""
+    hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    wanted = any(inspect.isclass(h) and issubclass(h, AbstractArray) for h in hints)
+    first = value
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    numbers = first is not value and not isinstance(first, jax.Array)
+    return " (jnp.asarray makes one of it)" if wanted and numbers else ""
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -153,16 +171,27 @@ def describe(value: Any) -> str:
 
     >>> describe((jnp.ones((2, 3)), "SAME"))
     "(float32[2,3], 'SAME')"
+    >>> describe([0.5] * 1000)
+    'a list of 1000'
     """
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, tuple | list):
+        if len(value) > MANY:
+            return _counted(value)
         inner = ", ".join(describe(v) for v in value)
         comma = "," * (len(value) == 1)
-        return f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
+        shown = f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
+        return shown if len(shown) <= LONG else _counted(value)
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "an integer of more than 40 digits"
     if value is None or isinstance(value, str | int | float):
-        return repr(value)
+        return repr(value) if not isinstance(value, str) or len(value) <= LONG else f"{value[:40]!r}…"
     return f"a {type(value).__name__}"
+
+
+def _counted(value: Any) -> str:
+    return f"a {'tuple' if isinstance(value, tuple) else 'list'} of {len(value)}"
 
 
 def expected(hint: Any) -> str:

@@ -346,7 +346,7 @@ def test_keywords_and_numpy_arrays(case):
 BAD = {
     "mse: y is float64[3,1]": lambda: ops.mse(jnp.ones(3), jnp.ones((3, 1))),
     "mse: y_hat is int64[3], expected float": lambda: ops.mse(jnp.arange(3), jnp.arange(3)),
-    "mse: y is [1.0], expected float": lambda: ops.mse(jnp.ones(1), [1.0]),
+    "mse: y is a list of 1, expected float": lambda: ops.mse(jnp.ones(1), [1.0]),
     "relu: x is 1.0, expected float": lambda: ops.relu(1.0),
     "relu: x is float64[0,2], expected at least one element": lambda: ops.relu(jnp.ones((0, 2))),
     "softmax: logits is float64[], expected": lambda: ops.softmax(jnp.array(1.0)),

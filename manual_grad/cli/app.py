@@ -4,8 +4,11 @@ What the user meets stands here: commands, options, help. What a command does st
 which is imported when it is asked for, so that no help waits for JAX.
 """
 
+import contextlib
 import importlib.metadata
 import inspect
+import itertools
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from manual_grad.cli import workers
-from manual_grad.cli.usage import Stopped, UsageError, require_writable
+from manual_grad.cli.usage import Output, Stopped, Unwritten, UsageError, no_device, require_writable
 
 app = typer.Typer(
     no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -42,13 +45,33 @@ class Dtype(StrEnum):
 
 def main() -> None:
     """Run the console script: one clear line for bad usage, no traceback."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.exit(_complain("standard output is closed"))
+    stdout = sys.stdout
+    sys.stdout = Output(stdout)
+    try:
+        sys.exit(_run())
+    except Unwritten as error:
+        _silence(stdout)
+        sys.exit(_complain(str(error)))
+    finally:
+        sys.stdout = stdout
+
+
+def _run() -> int:
+    """The exit code, after its one line."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except Stopped as error:
         _complain(str(error))
-        sys.exit(error.code)
+        return error.code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except Unwritten:
+        raise
     except Exception as error:
         line = _line(error)
         if line is None:
@@ -56,13 +79,23 @@ def main() -> None:
         code = _complain(line)
     if code == 130:  # Ctrl-C, which typer turns into an exit code
         _complain("interrupted; nothing was written")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _silence(stdout: Any) -> None:
+    """Let the rest go nowhere, or Python tries again when it ends, and changes the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _line(error: Exception) -> str | None:
-    """What to say of bad usage, bad input or a missing extra; None where it is neither."""
+    """What to say of bad usage, bad input, a file or a missing extra; None where it is none of them."""
     if hasattr(error, "format_message"):  # what typer raises for bad usage
         return f"{error.format_message()} See manual-grad --help."
+    if isinstance(error, OSError) and error.filename is not None:
+        return _of_a_file(str(error.filename), error.strerror or type(error).__name__)
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return no_device(error)
     if not isinstance(error, UsageError):
         from manual_grad.border import InputError
         from manual_grad.digits import MissingExtra
@@ -70,6 +103,15 @@ def _line(error: Exception) -> str | None:
         if not isinstance(error, InputError | MissingExtra):
             return None
     return " ".join(str(error).split())
+
+
+def _of_a_file(name: str, reason: str) -> str:
+    """What is wrong with a file, and which option named it."""
+    shown = name if len(name) <= 80 else f"{name[:60]}… ({len(name)} characters)"
+    for option, word in itertools.pairwise(sys.argv):
+        if option.startswith("--") and name in (word, os.path.abspath(word)):
+            return f"{option} is {shown!r}, expected a file that can be used: {reason}"
+    return f"{shown!r} cannot be used: {reason}"
 
 
 def _complain(message: str) -> int:

@@ -13,13 +13,14 @@ from rich.table import Table
 
 from manual_grad.border import describe
 from manual_grad.cli import cache, user_code
-from manual_grad.cli.usage import UsageError, write
+from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.environment import environment
 from manual_grad.verify import Report, check_grad
 
 
 def prepare(cached: bool) -> None:
-    """float64, and compiled programs kept from run to run."""
+    """Refuse a device that is not there; float64, and compiled programs kept from run to run."""
+    require_device()
     jax.config.update("jax_enable_x64", True)
     if cached:
         cache.keep()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.border import InputError
+from manual_grad.cli.usage import require_device
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.golden import archive, vectors
 from manual_grad.golden.exported import FORMULAS
@@ -22,6 +23,7 @@ def export(formula: str, out: Path, seed: int, dtype: str, case: str, variant: s
     """Write inputs, cotangent, truths and budgets to a file."""
     archive.require_suffix("--out", out)
     _require_folder("--out", out)
+    require_device()
     made = vectors.export(formula, dtype, case, variant, seed)
     data = vectors.packed(made, out.suffix)
     try:
@@ -36,6 +38,7 @@ def compare(golden: Path, mine: Path, json: Path | None) -> int:
     """Compare a kernel's gradients with the truths in a file, print the findings; the exit code."""
     if json:
         _require_folder("--json", json)
+    require_device()
     made, found, notes = vectors.compare(golden, mine)
     _print(Console(width=None if sys.stdout.isatty() else 132), made, found, notes)
     passed = all(judged.ok for judged in found)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from manual_grad.cli import cache
+from manual_grad.cli.usage import require_device
 from manual_grad.digits import MissingExtra
 
 NEEDED = {
@@ -41,6 +42,7 @@ def report(
         "kills": results.read_kills(kills) if kills else None,
         "benchmarks": results.read_benchmarks(benchmarks) if benchmarks else None,
     }
+    require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
     if cached:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.border import InputError, require
-from manual_grad.cli.usage import Stopped
+from manual_grad.cli.usage import Stopped, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.training import checkpoint, loop
@@ -47,6 +47,8 @@ def train(given: dict[str, Any]) -> None:
             jax.config.update("jax_enable_x64", True)
         if coordinator:
             devices_.connect(coordinator, num_processes, process_id, given["timeout"], str(settings))
+        else:
+            require_device()
         outcome, digits, seconds = _run(settings, given)
     if outcome.status == "deserted":
         _leave(lambda: _conclude(outcome, settings, digits, seconds, given))

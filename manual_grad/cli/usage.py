@@ -1,6 +1,8 @@
 """What the commands say when they stop early, and what they refuse before the work."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,62 @@ class UsageError(Exception):
     """Bad usage or input: one line for the user, exit code 2."""
 
 
+class Unwritten(UsageError):
+    """Standard output takes nothing more."""
+
+
 class Stopped(Exception):
     """A run that ended early, and what became of it: one line for the user, and the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Output:
+    """Standard output whose failures are one line; libraries make exit code 1 of them."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, text: str) -> int:
+        """Write, or say why not."""
+        with _unwritten():
+            return self.file.write(text)
+
+    def flush(self) -> None:
+        """Flush, or say why not."""
+        with _unwritten():
+            self.file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@contextlib.contextmanager
+def _unwritten() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Unwritten(f"standard output cannot be written: {reason}") from None
+
+
+def require_device() -> None:
+    """Refuse a device that is not there, such as JAX_PLATFORMS=cuda on a machine without one."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # what JAX raises differs with the platform and the version
+        raise UsageError(no_device(error)) from None
+
+
+def no_device(error: Exception) -> str:
+    """What to say where JAX cannot be used."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}"
 
 
 def require_writable(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import zipfile
@@ -83,7 +84,9 @@ def draw_inputs(inputs: Sequence[str], dtype: str, seed: int) -> dict[str, Any]:
     for text in inputs:
         match = INPUT.fullmatch(text)
         if match is None:
-            raise InputError(f"--input is {text!r}, expected name=shape, such as x=8x3 or labels=int:0..9:8")
+            raise InputError(
+                f"--input is {_cut(text)!r}, expected name=shape, such as x=8x3 or labels=int:0..9:8"
+            )
         if match["name"] in arrays:
             raise InputError(f"--input {match['name']} is given twice")
         arrays[match["name"]] = _draw(text, match["kind"], match["rest"], dtype, rng)
@@ -91,28 +94,36 @@ def draw_inputs(inputs: Sequence[str], dtype: str, seed: int) -> dict[str, Any]:
 
 
 def _draw(text: str, kind: str | None, rest: str, dtype: str, rng: np.random.Generator) -> np.ndarray:
-    bounds = re.fullmatch(r"(-?\d+)\.\.(-?\d+):?(.*)", rest) if kind == "int" else None
+    bounds = re.fullmatch(r"(-?\d{1,1000})\.\.(-?\d{1,1000}):?(.*)", rest) if kind == "int" else None
     if kind == "int" and (bounds is None or int(bounds[1]) > int(bounds[2])):
-        raise InputError(f"--input is {text!r}, expected bounds and a shape, such as labels=int:0..9:8")
+        raise InputError(f"--input is {_cut(text)!r}, expected bounds and a shape, such as labels=int:0..9:8")
+    if bounds and not -(2**63) <= int(bounds[1]) <= int(bounds[2]) < 2**63:
+        raise InputError(f"--input is {_cut(text)!r}, expected bounds within int64, −2⁶³ to 2⁶³ − 1")
     shape = _shape(text, bounds[3] if bounds else rest)
     if bounds:
         return rng.integers(int(bounds[1]), int(bounds[2]), shape, endpoint=True)
     if kind == "onehot":
         if not shape:
             raise InputError(
-                f"--input is {text!r}, expected a shape for the one-hot rows, such as y=onehot:8x5"
+                f"--input is {_cut(text)!r}, expected a shape for the one-hot rows, such as y=onehot:8x5"
             )
         return np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])].astype(jnp.dtype(dtype))
     drawn = rng.uniform(0.5, 2.0, shape) if kind == "positive" else rng.standard_normal(shape)
     return np.asarray(drawn).astype(jnp.dtype(dtype))
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:60]}… ({len(text)} characters)"
+
+
 def _shape(text: str, sizes: str) -> tuple[int, ...]:
     if sizes and not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", sizes):
-        raise InputError(f"--input is {text!r}, expected a shape of positive sizes, such as x=8x3")
+        raise InputError(f"--input is {_cut(text)!r}, expected a shape of positive sizes, such as x=8x3")
     shape = tuple(int(size) for size in sizes.split("x") if size)
-    if np.prod(shape, dtype=float) > 1e8:
-        raise InputError(f"--input is {text!r}: more than 10⁸ numbers")
+    if math.prod(shape) > npz.LARGEST:
+        raise InputError(f"--input is {_cut(text)!r}: more than 10⁸ numbers")
+    if len(shape) > npz.AXES:
+        raise InputError(f"--input is {_cut(text)!r}: {len(shape)} axes, expected at most {npz.AXES}")
     return shape
 
 

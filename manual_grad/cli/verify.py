@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.cli import cache, hard, mutants, workers
-from manual_grad.cli.usage import UsageError, write
+from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
 from manual_grad.lectures import ENTRIES, EQUATIONS, ERRATA, LECTURES, Equation, Erratum
@@ -32,7 +32,7 @@ from manual_grad.verify.symbolic import load_symbolic
 
 def prepare(cached: bool) -> None:
     """Refuse a device that is not there; float64, and compiled programs kept from run to run."""
-    _require_device()
+    require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
     if cached:
@@ -194,16 +194,6 @@ def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float)
         + f"; largest relative error {worst:.1e}"
         f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
     )
-
-
-def _require_device() -> None:
-    """Refuse a device that is not there, such as JAX_PLATFORMS=cuda on a machine without one."""
-    try:
-        jax.devices()
-    except Exception as error:  # what JAX raises differs with the platform and the version
-        wanted = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}") from None
 
 
 def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:

@@ -149,6 +149,7 @@ BAD_USAGE = {
     "--tag A-02 --json nowhere/v.json": "no folder",
     "--hard --dtype float32": "--hard goes with",
     "--hard --tag A-01": "--hard has no case of A-01",
+    f"--tag A-02 --json {'a' * 300}": "characters)', expected a file that can be used: File name too long",
 }
 
 
@@ -262,6 +263,53 @@ def test_a_device_that_is_not_there_is_one_clear_line():
     assert done.returncode == 2
     assert "JAX finds no device (JAX_PLATFORMS is 'rocm')" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check mine.py:loss mine.py:grad --input x=3",
+        "golden list --json list.json",
+        "golden export mse --out g.npz",
+        "golden compare g.npz g.npz",
+        "train --epochs 1",
+        "report --out book",
+    ],
+)
+def test_every_command_says_that_there_is_no_device(run, monkeypatch, tmp_path, words):
+    def missing(*_):
+        raise RuntimeError("Unable to initialize backend 'bogus': it is not known")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jax.devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "bogus")
+    code, _, err = run(*words.split())
+    assert code == 2
+    assert err.startswith("manual-grad: JAX finds no device (JAX_PLATFORMS is 'bogus'): Unable to init")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["golden", "list"], ["--version"], ["bench", "--list"], ["verify", "--help"]]
+)
+@pytest.mark.parametrize("how", ["closed", "full", "broken"])
+def test_output_that_nobody_takes_is_exit_2_and_one_line(monkeypatch, capsys, words, how):
+    """1 would mean that a formula is wrong."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = None if how == "closed" else open("/dev/full" if how == "full" else writer, "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "argv", ["manual-grad", *words])
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = {"closed": "is closed", "full": "No space left on device", "broken": "Broken pipe"}[how]
+    err = capsys.readouterr().err
+    assert (stop.value.code, err.count("\n")) == (2, 1), err
+    assert err.startswith("manual-grad: standard output ")
+    assert said in err
+    if full:
+        full.close()  # what is left is taken, or Python changes the exit code when it ends
 
 
 def test_ctrl_c_writes_nothing_and_says_so(run, tmp_path, monkeypatch):

@@ -161,6 +161,12 @@ BAD = {
     "mine.py:loss mine.py:grad --input x": "expected name=shape",
     "mine.py:loss mine.py:grad --input x=3 --input x=3": "given twice",
     "mine.py:loss mine.py:grad --input x=int:3:8": "labels=int:0..9:8",
+    "mine.py:loss mine.py:grad --input x=int:0..99999999999999999999:8": "expected bounds within int64",
+    f"mine.py:loss mine.py:grad --input x=int:0..{'9' * 5000}:8": "expected bounds within int64",
+    f"mine.py:loss mine.py:grad --input x=1{'x1' * 100}": "101 axes, expected at most 32",
+    f"mine.py:loss mine.py:grad --input x=3 --json {'a' * 300}": "--json is 'aaaa",
+    f"{'a' * 300}.py:loss mine.py:grad --input x=3": "File name too long",
+    f"mine.py:loss mine.py:grad --inputs {'a' * 300}": "--inputs is 'aaaa",
     "mine.py:loss mine.py:grad --inputs nowhere.npz": "there is no file 'nowhere.npz'",
     "mine.py:loss mine.py:grad --inputs text.npz": "text.npz is no archive",
     "mine.py:loss mine.py:grad --inputs one.npy": "is no archive",
@@ -191,6 +197,7 @@ def test_bad_input_is_one_clear_line(run, words):
     assert err.startswith("manual-grad: ")
     assert err.count("\n") == 1
     assert BAD[words] in err
+    assert len(err) < 400
 
 
 def test_help_teaches(run):

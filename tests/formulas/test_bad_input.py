@@ -137,10 +137,20 @@ def test_lists_and_objects_are_refused(scenario):
 # ---------------------------------------------------------------- whole messages
 
 a = functools.partial(ones, dtype=np.float32)
+ASARRAY = " (jnp.asarray makes one of it)"
 WHOLE = {
     "mse_fwd: y is float32[3,1], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a((3, 1))),
     "mse_fwd: y is float32[4], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a(4)),
-    "mse_fwd: y_hat is [1.0, 2.0], expected float[N]; y is float32[2]": lambda: mg.mse_fwd([1.0, 2.0], a(2)),
+    f"mse_fwd: y_hat is a list of 2, expected float[N]{ASARRAY}; y is float32[2]": lambda: mg.mse_fwd(
+        [1.0, 2.0], a(2)
+    ),
+    f"mse_fwd: y_hat is a list of 1000000, expected float[N]{ASARRAY}; y is float32[2]": lambda: mg.mse_fwd(
+        [0.5] * 10**6, a(2)
+    ),
+    f"mse_bwd: dJ is a tuple of 1, expected float[] or float or int{ASARRAY}; res is float32[2]": lambda: (
+        mg.mse_bwd(a(2), (1.0,))
+    ),
+    "mse_bwd: res is (float32[2], float32[2]), expected float[N]": lambda: mg.mse_bwd((a(2), a(2)), 1.0),
     "mse_fwd: y is bfloat16[3], expected float32 as y_hat is; cast one of them": lambda: mg.mse_fwd(
         a(3), ones(3, jnp.bfloat16)
     ),
