@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import typer
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.border import InputError, require
-from manual_grad.cli.usage import Stopped, require_device
+from manual_grad.cli.usage import Stopped, UsageError, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.training import checkpoint, loop
@@ -45,10 +46,24 @@ def train(given: dict[str, Any]) -> None:
         settings = _settings(given, given.get("resume"))
         if settings.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
-        if coordinator:
-            devices_.connect(coordinator, num_processes, process_id, given["timeout"], str(settings))
-        else:
-            require_device()
+    if coordinator is None:
+        require_device()
+        _alone(settings, given)
+    try:
+        with _as_options(), _quiet():
+            devices_.connect(
+                coordinator, num_processes, process_id, given["timeout"], str(settings), lost=_desert
+            )
+        _alone(settings, given)
+    except BaseException as error:
+        if not devices_.linked():
+            raise
+        _end_together(error, given["timeout"])
+
+
+def _alone(settings: Settings, given: dict[str, Any]) -> NoReturn:
+    """Train and conclude, as one process or as one of several."""
+    with _as_options():
         outcome, digits, seconds = _run(settings, given)
     if outcome.status == "deserted":
         _leave(lambda: _conclude(outcome, settings, digits, seconds, given))
@@ -74,11 +89,9 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Da
         def seconds() -> float:
             return time.perf_counter() - started
 
-        def desert() -> None:
-            _leave(lambda: _conclude(Outcome(reached[0], "deserted"), settings, digits, seconds(), given))
-
-        if jax.process_count() > 1:
-            devices_.before_abort(desert)
+        _last_words[:] = [
+            lambda: _conclude(Outcome(reached[0], "deserted"), settings, digits, seconds(), given)
+        ]
         devices_.require_same("samples, or another run to resume,", checkpoint.checksum(state, digits))
         show("compiling")
         program = loop.build(settings, digits, mesh)
@@ -89,7 +102,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Da
 
         def on_epoch(state: State) -> None:
             if save and jax.process_index() == 0 and time.perf_counter() - saved[0] >= SAVE_EVERY:
-                with contextlib.suppress(OSError):  # the last one says it
+                with _saving, contextlib.suppress(OSError):  # the last one says it
                     checkpoint.save(save, settings, state, digits)
                 saved[0] = time.perf_counter()
 
@@ -106,7 +119,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Da
 
 def _conclude(
     outcome: Outcome, settings: Settings, digits: samples.Dataset, seconds: float, given: dict[str, Any]
-) -> None:
+) -> NoReturn:
     """Print, write the files, and end with the exit code.
 
     Where processes are left by others each writes what it has, as process 0 may be the one that is lost.
@@ -115,7 +128,8 @@ def _conclude(
     problem = None
     if save and (lead or deserted):
         try:
-            _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
+            with _saving:  # another thread may be at it
+                _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
         except InputError as error:
             problem = error
     if lead:
@@ -128,19 +142,81 @@ def _conclude(
     raise typer.Exit(codes.get(outcome.status, 1))
 
 
-_leaving = threading.Lock()
+_leaving, _saving = threading.Lock(), threading.RLock()
 
 
-def _leave(conclude: Callable[[], None]) -> None:
+def _nothing_yet() -> None:
+    raise Stopped("another process is lost: stopped before the first step; nothing was saved", 1)
+
+
+_last_words: list[Callable[[], Any]] = [_nothing_yet]  # of a process that others have left
+
+
+def _desert() -> None:
+    """Called from whichever thread learns first that another process is lost."""
+    _leave(_last_words[0])
+
+
+def _leave(conclude: Callable[[], Any]) -> NoReturn:
     """End a process that others have left: JAX would wait for them, and abort."""
     if not _leaving.acquire(blocking=False):
         time.sleep(60)  # another thread is at it
     try:
         conclude()
-    except (Stopped, InputError) as error:
-        print(f"manual-grad: {error}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(1)
+    except Exception as error:
+        print(f"manual-grad: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    _exit(1)
+
+
+def _end_together(error: BaseException, timeout: float) -> NoReturn:
+    """End one of several processes, without JAX's own farewell, which aborts where another one is lost."""
+    line, code = " ".join(str(error).split()), 2
+    if isinstance(error, Stopped):
+        code = error.code
+    elif isinstance(error, typer.Exit):
+        line, code = "", error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        line, code = "interrupted; nothing was written", 130
+    elif isinstance(error, RuntimeError | ValueError) and not isinstance(error, InputError):
+        _desert()  # JAX raises both where a process is lost
+    elif not isinstance(error, InputError | MissingExtra | UsageError):
+        traceback.print_exception(error)
+        line, code = "", 1
+    if line:
+        print(f"manual-grad: {line}", file=sys.stderr, flush=True)
+    devices_.before_abort(lambda: _exit(code))
+    if isinstance(error, Stopped | typer.Exit):
+        devices_.part(timeout)
+    else:  # the others may end of the same; those that do not learn it by this end
+        devices_.part(1, done=False)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            file.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what JAX's C++ threads print of a lost process off the terminal: the run says it in a line.
+
+    Nothing is hidden where the processes do not come to train together.
+    """
+    before, terminal = sys.stderr, os.dup(2)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    except BaseException:
+        os.dup2(terminal, 2)
+        sys.stderr.close()
+        sys.stderr = before
+        raise
 
 
 # ---------------------------------------------------------------- what comes in

@@ -5,8 +5,10 @@ import ctypes
 import errno
 import json
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from manual_grad.border import InputError, require
+from manual_grad.forms import TEXT, misfit, parsed, whole
 
 
 def mesh_of(devices: int | None) -> Mesh | None:
@@ -45,7 +48,12 @@ def mesh_of(devices: int | None) -> Mesh | None:
 
 
 def connect(
-    coordinator: str, processes: int | None, process: int | None, timeout: int, agreement: str = ""
+    coordinator: str,
+    processes: int | None,
+    process: int | None,
+    timeout: int,
+    agreement: str = "",
+    lost: Callable[[], Any] | None = None,
 ) -> None:
     """Make the devices of several processes one system; to be called before anything is computed.
 
@@ -55,6 +63,7 @@ def connect(
         process: which of them this is, from 0; the same.
         timeout: for how many seconds the others are waited for, at the start and whenever one falls silent.
         agreement: what has to be the same for all, such as the settings of the run.
+        lost: called from another thread when one of them ends, from now until :func:`part`.
     Raises:
         InputError: the others did not appear in time, were given something else, or the address cannot be
             used; no cluster was found.
@@ -71,7 +80,9 @@ def connect(
             f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
             f"--num-processes beside it, which is {processes}"
         )
-    meet((host.strip("[]"), int(port)), processes, process, timeout, agreement)
+    meet((host.strip("[]"), int(port)), processes, process, timeout, agreement, lost)
+    if lost:
+        before_abort(lost)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -125,10 +136,24 @@ def before_abort(act: Callable[[], Any]) -> None:
 _handlers: list[Any] = []
 
 
-def meet(address: tuple[str, int], processes: int, process: int, timeout: float, agreement: str = "") -> None:
+HELLO, ALL_HERE, DONE = "manual-grad train", b"all here\n", b"done\n"
+LONGEST = 10**5  # bytes of a greeting
+_links: list[socket.socket] = []  # to the others; of process 0 to all, of any other to process 0
+_parting, _parted = threading.Event(), threading.Event()
+
+
+def meet(
+    address: tuple[str, int],
+    processes: int,
+    process: int,
+    timeout: float,
+    agreement: str = "",
+    lost: Callable[[], Any] | None = None,
+) -> None:
     """Wait until all processes are there: JAX, where one is not, ends the others without an exception.
 
-    Process 0 listens at the address and greets the others when all have come; then the port is JAX's.
+    Process 0 listens at the address and greets the others when all have come; then the port is JAX's. Their
+    connections stay where ``lost`` is given: the system closes those of a process that ends, however it does.
 
     Raises:
         InputError: not all came in time, two say that they are the same, or they do not agree.
@@ -136,46 +161,134 @@ def meet(address: tuple[str, int], processes: int, process: int, timeout: float,
     at, deadline = f"{address[0]}:{address[1]}", time.monotonic() + timeout
     try:
         if process == 0:
-            _greet(address, processes, deadline, agreement)
+            links = _greet(address, processes, deadline, agreement)
         else:
-            _appear(address, process, deadline, agreement)
+            links = [_appear(address, process, deadline, agreement)]
     except TimeoutError as missing:
         raise InputError(f"{missing} at {at} within {timeout:g} s (--timeout)") from None
     except OSError as error:
         raise InputError(f"coordinator is {at!r}, which cannot be used: {error.strerror or error}") from None
+    if lost and links:
+        _links[:] = links
+        threading.Thread(target=_watch, args=(list(links), process == 0, lost), daemon=True).start()
+        return
+    for link in links:
+        link.close()
 
 
-def _greet(address: tuple[str, int], processes: int, deadline: float, agreement: str) -> None:
+def linked() -> bool:
+    """Whether this process is one of several that watch one another."""
+    return bool(_links)
+
+
+def part(timeout: float, done: bool = True) -> None:
+    """Wait until all processes are done, or one of them is lost, which matters no more; no longer than that.
+
+    Args:
+        timeout: in seconds.
+        done: whether this one has done its share.
+    """
+    _parting.set()
+    for link in _links if done else ():
+        with contextlib.suppress(OSError):
+            link.sendall(DONE)
+    _parted.wait(timeout)
+
+
+def _watch(links: list[socket.socket], first: bool, lost: Callable[[], Any]) -> None:
+    """Call ``lost`` when a process ends that has not said that it is done; pass on that all are."""
+    waiting = dict.fromkeys(links, b"")
+    while waiting:
+        for link in select.select(list(waiting), [], [])[0]:
+            try:
+                said = link.recv(64)
+            except OSError:
+                said = b""
+            waiting[link] += said
+            if waiting[link].endswith(DONE * (1 if first else 2)):
+                del waiting[link]
+            elif not said:
+                if not _parting.is_set():
+                    lost()
+                _parted.set()
+                return
+    if first:
+        _parting.wait()
+        for link in links:  # a second time: the first was process 0's own
+            with contextlib.suppress(OSError):
+                link.sendall(DONE)
+    _parted.set()
+
+
+def _greet(address: tuple[str, int], processes: int, deadline: float, agreement: str) -> list[socket.socket]:
+    """The connections of all others; of whoever else comes, silent or not, nothing is heard."""
+    heard: dict[socket.socket, bytes] = {}
     there: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(address))
         while len(there) < processes - 1:
-            missing = [str(i) for i in range(1, processes) if i not in there]
+            missing = [i for i in range(1, processes) if i not in there]
+            ready = select.select(
+                [server, *heard, *there.values()], [], [], max(deadline - time.monotonic(), 0)
+            )[0]
+            if not ready:
+                names = ", ".join(map(str, missing))
+                many = "es" * (len(missing) > 1)
+                raise TimeoutError(f"process{many} {names} of {processes} did not appear")
+            for peer in ready:
+                if peer is server:
+                    heard[stack.enter_context(server.accept()[0])] = b""
+                    continue
+                said = _received(peer)
+                if peer not in heard:  # was there, and has gone again
+                    there = {i: other for i, other in there.items() if other is not peer}
+                    continue
+                heard[peer] += said
+                if said and b"\n" not in heard[peer] and len(heard[peer]) <= LONGEST:
+                    continue
+                hello = _hello(heard.pop(peer))
+                if hello is None:
+                    peer.close()
+                    continue
+                require(
+                    hello[0] in missing and hello[0] not in there,
+                    f"a process says that it is process_id {hello[0]}, expected "
+                    f"{' or '.join(map(str, missing))}",
+                )
+                require(
+                    hello[1] == agreement,
+                    f"process {hello[0]} was given other settings: {hello[1]}, expected {agreement}",
+                )
+                there[hello[0]] = peer
+        server.close()  # the port is JAX's
+        for i, peer in there.items():
             try:
-                server.settimeout(max(deadline - time.monotonic(), 1e-3))
-                peer = stack.enter_context(server.accept()[0])
-                peer.settimeout(max(deadline - time.monotonic(), 1e-3))
-                hello = json.loads(peer.makefile().readline())
-            except TimeoutError:
-                many = len(missing) > 1
-                raise TimeoutError(
-                    f"process{'es' * many} {', '.join(missing)} of {processes} did not appear"
-                ) from None
-            except (ValueError, ConnectionError):  # somebody else's connection
-                continue
-            require(
-                isinstance(hello, list) and str(hello[0]) in missing,
-                f"a process says that it is process_id {hello[0]}, expected {' or '.join(missing)}",
-            )
-            require(
-                hello[1] == agreement,
-                f"process {hello[0]} was given other settings: {hello[1]}, expected {agreement}",
-            )
-            there[hello[0]] = peer
-        for peer in there.values():
-            peer.sendall(b"all here\n")
-        for peer in there.values():
-            peer.recv(1)  # until the other side has hung up: the port is free at once then
+                peer.settimeout(max(deadline - time.monotonic(), 1))
+                peer.sendall(ALL_HERE)
+                peer.settimeout(None)
+            except OSError:
+                raise TimeoutError(f"process {i} of {processes} did not stay") from None
+        for stranger in heard:
+            stranger.close()
+        stack.pop_all()
+        return list(there.values())
+
+
+def _received(peer: socket.socket) -> bytes:
+    try:
+        return peer.recv(4096)
+    except OSError:
+        return b""
+
+
+def _hello(line: bytes) -> tuple[int, str] | None:
+    """Which process says that it is there, and what it was given; None of anything else."""
+    try:
+        said = parsed(line)
+    except ValueError:
+        return None
+    form = {HELLO: {"process": whole(0), "agreement": TEXT}}
+    return None if misfit(said, form) else (said[HELLO]["process"], said[HELLO]["agreement"])
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
@@ -189,24 +302,29 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         return socket.create_server(("", address[1]))
 
 
-def _appear(address: tuple[str, int], process: int, deadline: float, agreement: str) -> None:
+def _appear(address: tuple[str, int], process: int, deadline: float, agreement: str) -> socket.socket:
+    hello = json.dumps({HELLO: {"process": process, "agreement": agreement}}) + "\n"
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("process 0 did not appear")
         try:
-            with socket.create_connection(address, timeout=left) as peer:
-                peer.sendall((json.dumps([process, agreement]) + "\n").encode())
-                answer = peer.recv(16)
+            with contextlib.ExitStack() as stack:
+                peer = stack.enter_context(socket.create_connection(address, timeout=left))
+                peer.sendall(hello.encode())
+                answer = b""
+                while len(answer) < len(ALL_HERE) and (said := peer.recv(len(ALL_HERE) - len(answer))):
+                    answer += said
+                require(answer == ALL_HERE, "process 0 gave up: its own message says why")
+                stack.pop_all()
+                peer.settimeout(None)
+                return peer
         except socket.gaierror:
             raise
         except TimeoutError:
             raise TimeoutError("the other processes did not all appear") from None
         except OSError:  # nobody listens there yet
             time.sleep(min(0.1, left))
-            continue
-        require(answer.startswith(b"all here"), "process 0 gave up: its own message says why")
-        return
 
 
 def any_process(here: bool) -> bool:

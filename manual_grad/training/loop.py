@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from manual_grad.border import require
+from manual_grad.border import InputError, require
 from manual_grad.digits import MissingExtra
 from manual_grad.formulas.softmax import one_hot
 from manual_grad.networks.mlp import gradient_descent
@@ -416,8 +416,8 @@ def train(
 
     try:
         return _train(program, state, remember, on_epoch, should_stop)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (RuntimeError, ValueError) as error:  # JAX raises both where a process is lost
+        if jax.process_count() == 1 or isinstance(error, InputError):
             raise
         return Outcome(_on_host(reached[0]), "deserted", reason=_reason(error))
 

@@ -1,5 +1,6 @@
 """Several devices and several processes give the single device's run, to rounding, or say who is missing."""
 
+import contextlib
 import json
 import os
 import socket
@@ -131,17 +132,65 @@ def test_processes_meet_or_say_why_not(port, other, first_says, other_says):
         assert found is None if expected is None else found.startswith(expected)
 
 
-def test_a_stranger_at_the_port_does_no_harm(port):
+STRANGERS = [
+    b"GET / HTTP/1.1\n", b"5\n", b"[]\n", b"null\n", b'["a"]\n', b"[" * 9999 + b"\n", b"\xff\n", b"",
+    b"a" * 10**6, b'{"manual-grad train": {"process": "1", "agreement": ""}}\n', b'[1, ""]\n',
+]  # fmt: skip
+
+
+def test_strangers_at_the_port_do_no_harm(port):
+    """They speak, or say nothing and stay; a process that has gone again is waited for."""
     address, results = ("127.0.0.1", port), []
     thread = threading.Thread(target=call, args=(results, address, 2, 0, 10, ""))
     thread.start()
     time.sleep(0.1)
-    with socket.create_connection(address) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\n")
+    strangers = [socket.create_connection(address) for _ in STRANGERS]
+    for stranger, said in zip(strangers, STRANGERS, strict=True):
+        with contextlib.suppress(OSError):  # hung up on
+            stranger.sendall(said)
     mine = []
     call(mine, address, 2, 1, 10, "")
     thread.join()
+    for stranger in strangers:
+        stranger.close()
     assert (mine, results) == ([None], [None])
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Process 0 and process 1, each with one end of a connection: what it watches, and what it lost."""
+    ends, lost = socket.socketpair(), ([], [])
+    for name in ("_parting", "_parted"):
+        monkeypatch.setattr(devices, name, threading.Event())
+    threads = [
+        threading.Thread(target=devices._watch, args=([end], first, lambda found=found: found.append(1)))
+        for end, first, found in zip(ends, (True, False), lost, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    yield ends, lost, threads
+    for end in ends:
+        end.close()
+
+
+def test_a_process_that_ends_is_missed_at_once(watched):
+    ends, lost, threads = watched
+    ends[1].shutdown(socket.SHUT_RDWR)  # what the system does for a process that is killed
+    for thread in threads:
+        thread.join(5)
+    assert lost == ([1], [1])
+    assert devices._parted.is_set()
+
+
+def test_processes_that_are_done_are_not_missed(watched, monkeypatch):
+    ends, lost, threads = watched
+    monkeypatch.setattr(devices, "_links", list(ends))  # both are done
+    devices.part(5)
+    for thread in threads:
+        thread.join(5)
+    ends[1].shutdown(socket.SHUT_RDWR)
+    assert lost == ([], [])
+    assert devices._parted.is_set()
 
 
 @pytest.mark.parametrize(
