@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from manual_grad.catalogue import FUNCTIONS
 from manual_grad.catalogue.draw import Draw, differentiable
-from manual_grad.catalogue.entry import Formula
+from manual_grad.catalogue.entry import Formula, Function
 
 Kind = Literal["value", "gradient", "jacobian"]
 
@@ -144,32 +145,53 @@ def tags_in(text: str) -> list[str]:
     return found
 
 
+def value(formula: Formula, called: str = "out", says: str = "", variant: str | None = None) -> Claim:
+    """What an entry's forward function gives, in one of its variants."""
+    ways = {f"{formula.name}_fwd": value_of(formula.fwd)}
+    return _claim("value", formula, (called,), ways, says, variant)
+
+
+def gradient(formula: Formula, *wrt: str, says: str = "", variant: str | None = None) -> Claim:
+    """What an entry's pair pulls back, to every floating-point primal unless some are named."""
+    ways = {f"{formula.name}_bwd": pulled(formula.fwd, formula.bwd)}
+    return _claim("gradient", formula, wrt or formula.floating, ways, says, variant)
+
+
+def jacobian(name: str, says: str = "", variant: str | None = None, polynomial: bool = False) -> Claim:
+    """What one of the catalogue's Jacobians is."""
+    function = FUNCTIONS[name]
+    assert function.reference is not None
+    inputs = partial(function.inputs, variant=_or_first(variant, function))
+    ways = {name: function.fn}
+    return Claim("jacobian", function.reference, function.wrt, inputs, ways, says=says, polynomial=polynomial)
+
+
+def _claim(
+    kind: Kind, formula: Formula, wrt: tuple[str, ...], ways: dict, says: str, variant: str | None
+) -> Claim:
+    variant = _or_first(variant, formula)
+    settings = formula.settings(variant)
+    at = (
+        (lambda **inputs: formula.for_reference(inputs))
+        if formula.for_reference(settings) != settings
+        else None
+    )
+    inputs = partial(formula.inputs, variant=variant)
+    return Claim(kind, formula.reference, wrt, inputs, ways, at, says, formula.polynomial)
+
+
+def _or_first(variant: str | None, entry: Formula | Function) -> str:
+    return next(iter(entry.variants or {"": {}})) if variant is None else variant
+
+
 def claims_of(formula: Formula) -> tuple[Claim, ...]:
     """What an entry of the catalogue claims: in each variant its value and gradient, then its Jacobians."""
     claims = []
     for variant in formula.variants:
-        inputs = partial(formula.inputs, variant=variant)
-        settings = formula.settings(variant)
-        of_fwd, pair = {f"{formula.name}_fwd": value_of(formula.fwd)}, pulled(formula.fwd, formula.bwd)
-        at = formula.for_reference if formula.for_reference(settings) != settings else None
-        claims += [
-            Claim("value", formula.reference, ("out",), inputs, of_fwd, at, variant, formula.polynomial),
-            Claim(
-                "gradient",
-                formula.reference,
-                formula.floating,
-                inputs,
-                {f"{formula.name}_bwd": pair},
-                at,
-                variant,
-                formula.polynomial,
-            ),
-        ]
-    for function in formula.functions:
-        if function.wrt and function.part is None:
-            inputs, plain = partial(formula.inputs, variant=next(iter(formula.variants))), formula.reference
-            claims.append(Claim("jacobian", plain, function.wrt, inputs, {function.name: function.fn}))
-    return tuple(claims)
+        claims.append(value(formula, says=variant, variant=variant))
+        claims.append(gradient(formula, says=variant, variant=variant))
+    jacobians = [f.name for f in formula.functions if f.wrt and f.part is None]
+    return (*claims, *map(jacobian, jacobians))
 
 
 def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:

@@ -3,77 +3,20 @@
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import FUNCTIONS, cnn, linear_cross_entropy, mse, softmax
 from manual_grad.catalogue.draw import Draw
 from manual_grad.digits import load_digits_28
-from manual_grad.formulas.chain_rule import (
-    jac_linear_map_x,
-    jac_powers_x,
-    jac_square_x,
-    jac_sum_of_squares_x,
-)
-from manual_grad.formulas.mse import (
-    jac_affine_b,
-    jac_affine_w,
-    jac_linear_regression_b,
-    jac_linear_regression_w,
-    jac_mean_J0,
-    jac_mse_y_hat,
-    jac_squared_errors_y_hat,
-    linear_regression_bwd,
-    linear_regression_fwd,
-    mse_bwd,
-    mse_fwd,
-)
 from manual_grad.formulas.softmax import (
-    cross_entropy_bwd,
-    cross_entropy_fwd,
-    jac_cross_entropy_probs,
     jac_softmax_cross_entropy_logits,
     jac_softmax_cross_entropy_logits_one_hot,
-    jac_softmax_logits,
-    softmax_bwd,
     softmax_cross_entropy_bwd,
     softmax_cross_entropy_fwd,
     softmax_fwd,
 )
-from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
-from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled, value_of
+from manual_grad.lectures.entries import Claim, Equation, Erratum, gradient, jacobian, pulled, value, value_of
 from manual_grad.networks.cnn import cnn_bwd, cnn_fwd, cnn_grads
 
-# Targets lie off to one side of the predictions: no sum of errors cancels, and each keeps its digits.
-
-
-def _vectors(draw: Draw) -> dict:
-    return {"y_hat": draw.normal(7), "y": 4 + draw.normal(7)}
-
-
-def _one_feature(draw: Draw) -> dict:
-    return {"w": draw.normal(), "b": draw.normal(), "x": draw.normal(7), "y": 4 + draw.normal(7)}
-
-
-def _many_features(draw: Draw) -> dict:
-    return {"w": draw.normal(3), "b": draw.normal(), "x": draw.normal(7, 3), "y": 4 + draw.normal(7)}
-
-
-def _logits(draw: Draw) -> dict:
-    return {"logits": draw.normal(5, 7)}
-
-
-def _probs_and_labels(draw: Draw) -> dict:
-    return {"probs": draw.distribution(5, 7), "labels": draw.distribution(5, 7)}
-
-
-def _logits_and_labels(draw: Draw) -> dict:
-    return {"logits": draw.normal(5, 7), "labels": draw.positive(5, 7)}
-
-
-def _logits_and_one_hot(draw: Draw) -> dict:
-    return {"logits": draw.normal(5, 7), "labels": draw.one_hot(5, 7)}
-
-
-def _last_layer(draw: Draw) -> dict:
-    arrays = {"hidden": draw.normal(7, 5), "W": draw.normal(5, 11), "labels": draw.labels(7, 11)}
-    return arrays | {"chunk": 3}
+_logits_and_one_hot = FUNCTIONS["jac_softmax_cross_entropy_logits_one_hot"].inputs
 
 
 def _images_and_cnn(draw: Draw) -> dict:
@@ -83,7 +26,7 @@ def _images_and_cnn(draw: Draw) -> dict:
     the biases: then no rounding moves a pre-activation across ReLU's kink.
     """
     if draw.style != "real":
-        return _small_images_and_cnn(draw)
+        return cnn.CNN.inputs(draw)
     images, labels = load_digits_28()
     chosen = draw.rng.choice(len(images), 4, replace=False)
     X = jnp.asarray(images[chosen, :, :27, None], draw.dtype)
@@ -96,19 +39,6 @@ def _images_and_cnn(draw: Draw) -> dict:
     (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 10, rows=True, X=A3)
     params = {"K1": K1, "b1": b1, "K2": K2, "b2": b2, "W4": W4, "b4": b4, "W5": W5, "b5": b5}
     return {"params": params, "X": X, "labels": jnp.asarray(jnp.eye(10)[labels[chosen]], draw.dtype)}
-
-
-def _small_images_and_cnn(draw: Draw) -> dict:
-    """Two images of 4×5, 3×4 or 5×5 pixels, and a network of few channels."""
-    H, W = {"tiny": (3, 4), "square": (5, 5)}.get(draw.style, (4, 5))
-    shapes = {"K1": (2, 2, 1, 2), "b1": (2,), "K2": (2, 2, 2, 1), "b2": (1,), "W4": ((H - 2) * (W - 2), 4)}
-    shapes |= {"b4": (4,), "W5": (4, 3), "b5": (3,)}
-    params = {name: draw.exactly(*shape) for name, shape in shapes.items()}
-    return {
-        "params": params,
-        "X": draw.exactly(2, H, W, 1),
-        "labels": jnp.asarray(jnp.eye(3)[:2], draw.dtype),
-    }
 
 
 def _backward_from_scores(dZ5, params, X, labels):
@@ -152,42 +82,10 @@ EQUATIONS = (
             r"\vec{f}}{\partial \vec{x}} \end{matrix}"
         ),
         claims=(
-            Claim(
-                "jacobian",
-                reference.chain_rule.square,
-                ("x",),
-                lambda draw: {"x": draw.normal()},
-                {"jac_square_x": jac_square_x},
-                says="scalar by scalar, 1×1",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.chain_rule.sum_of_squares,
-                ("x",),
-                lambda draw: {"x": draw.normal(3)},
-                {"jac_sum_of_squares_x": jac_sum_of_squares_x},
-                says="scalar by vector, 1×n",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.chain_rule.powers,
-                ("x",),
-                lambda draw: {"x": draw.normal(), "m": 4},
-                {"jac_powers_x": jac_powers_x},
-                says="vector by scalar, m×1",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.chain_rule.linear_map,
-                ("x",),
-                lambda draw: {"M": draw.normal(4, 3), "x": draw.normal(3)},
-                {"jac_linear_map_x": jac_linear_map_x},
-                says="vector by vector, m×n",
-                polynomial=True,
-            ),
+            jacobian("jac_square_x", polynomial=True, says="scalar by scalar, 1×1"),
+            jacobian("jac_sum_of_squares_x", polynomial=True, says="scalar by vector, 1×n"),
+            jacobian("jac_powers_x", polynomial=True, says="vector by scalar, m×1"),
+            jacobian("jac_linear_map_x", polynomial=True, says="vector by vector, m×n"),
         ),
     ),
     Equation(
@@ -199,17 +97,8 @@ EQUATIONS = (
             r"& \frac{1}{N} \end{pmatrix}"
         ),
         claims=(
-            Claim(
-                "jacobian",
-                reference.mse.mean,
-                ("J0",),
-                lambda draw: {"J0": draw.normal(7)},
-                {"jac_mean_J0": jac_mean_J0},
-                polynomial=True,
-            ),
-            Claim(
-                "value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}, polynomial=True
-            ),
+            jacobian("jac_mean_J0", polynomial=True),
+            value(mse.MSE, "J"),
         ),
     ),
     Equation(
@@ -222,15 +111,8 @@ EQUATIONS = (
             r"\vdots & \ddots & \vdots \\ 0 & 0 & \dots & -2(y^{(N)} - \hat{y}^{(N)}) \end{pmatrix}"
         ),
         claims=(
-            Claim(
-                "jacobian",
-                reference.mse.squared_errors,
-                ("y_hat",),
-                _vectors,
-                {"jac_squared_errors_y_hat": jac_squared_errors_y_hat},
-                polynomial=True,
-            ),
-            Claim("value", reference.mse.mse, ("J",), _vectors, {"mse_fwd": value_of(mse_fwd)}),
+            jacobian("jac_squared_errors_y_hat", polynomial=True),
+            value(mse.MSE, "J"),
         ),
     ),
     Equation(
@@ -243,24 +125,8 @@ EQUATIONS = (
             r"- \hat{y}^{(1)} & y^{(2)} - \hat{y}^{(2)} & \dots & y^{(N)} - \hat{y}^{(N)} \end{pmatrix}"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.mse.mse,
-                ("y_hat", "y"),
-                _vectors,
-                {"mse_bwd": pulled(mse_fwd, mse_bwd)},
-                says="contracted",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.mse.mse,
-                ("y_hat",),
-                _vectors,
-                {"jac_mse_y_hat": jac_mse_y_hat},
-                says="product of the two Jacobians",
-                polynomial=True,
-            ),
+            gradient(mse.MSE, says="contracted"),
+            jacobian("jac_mse_y_hat", polynomial=True, says="product of the two Jacobians"),
         ),
     ),
     Equation(
@@ -275,42 +141,10 @@ EQUATIONS = (
             r"x^{(i)} (y^{(i)} - \hat{y}^{(i)})"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.mse.linear_regression,
-                ("w", "x", "y"),
-                _one_feature,
-                {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
-                says="one feature",
-                polynomial=True,
-            ),
-            Claim(
-                "gradient",
-                reference.mse.linear_regression,
-                ("w", "x", "y"),
-                _many_features,
-                {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
-                says="d features",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.mse.linear_regression,
-                ("w",),
-                _many_features,
-                {"jac_linear_regression_w": jac_linear_regression_w},
-                says="product of the Jacobians",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.mse.affine,
-                ("w",),
-                lambda draw: {"w": draw.normal(3), "b": draw.normal(), "x": draw.normal(7, 3)},
-                {"jac_affine_w": jac_affine_w},
-                says="∂ŷ/∂w",
-                polynomial=True,
-            ),
+            gradient(mse.LINEAR_REGRESSION, "w", "x", "y", says="one feature", variant="scalar"),
+            gradient(mse.LINEAR_REGRESSION, "w", "x", "y", says="d features"),
+            jacobian("jac_linear_regression_w", polynomial=True, says="product of the Jacobians"),
+            jacobian("jac_affine_w", polynomial=True, says="∂ŷ/∂w"),
         ),
     ),
     Equation(
@@ -324,32 +158,9 @@ EQUATIONS = (
             r"\\ 1 \\ \vdots \\ 1 \end{pmatrix} = -\frac{2}{N} \sum_{i=1}^{N} (y^{(i)} - \hat{y}^{(i)})"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.mse.linear_regression,
-                ("b",),
-                _one_feature,
-                {"linear_regression_bwd": pulled(linear_regression_fwd, linear_regression_bwd)},
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.mse.linear_regression,
-                ("b",),
-                _many_features,
-                {"jac_linear_regression_b": jac_linear_regression_b},
-                says="product of the Jacobians",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.mse.affine,
-                ("b",),
-                lambda draw: {"w": draw.normal(), "b": draw.normal(), "x": draw.normal(7)},
-                {"jac_affine_b": jac_affine_b},
-                says="∂ŷ/∂b",
-                polynomial=True,
-            ),
+            gradient(mse.LINEAR_REGRESSION, "b", variant="scalar"),
+            jacobian("jac_linear_regression_b", polynomial=True, says="product of the Jacobians"),
+            jacobian("jac_affine_b", polynomial=True, says="∂ŷ/∂b", variant="scalar"),
         ),
     ),
     Equation(
@@ -365,29 +176,9 @@ EQUATIONS = (
             "over k that leads to A-08. The entries are the same."
         ),
         claims=(
-            Claim(
-                "value",
-                reference.softmax.softmax,
-                ("probs",),
-                _logits,
-                {"softmax_fwd": value_of(softmax_fwd)},
-            ),
-            Claim(
-                "jacobian",
-                reference.softmax.softmax,
-                ("logits",),
-                lambda draw: {"logits": draw.normal(7)},
-                {"jac_softmax_logits": jac_softmax_logits},
-                says="one sample",
-            ),
-            Claim(
-                "jacobian",
-                reference.softmax.softmax,
-                ("logits",),
-                _logits,
-                {"jac_softmax_logits": jac_softmax_logits},
-                says="a batch, block-diagonal",
-            ),
+            value(softmax.SOFTMAX, "probs"),
+            jacobian("jac_softmax_logits", says="one sample", variant="vector"),
+            jacobian("jac_softmax_logits", says="a batch, block-diagonal"),
         ),
     ),
     Equation(
@@ -399,15 +190,7 @@ EQUATIONS = (
             r"\hat{y}_j^{(i)} \sum_{k=1}^{K} d\hat{y}_k^{(i)} \cdot \hat{y}_k^{(i)}"
         ),
         note="One copy of the slides once writes the last class as a small k (dŷ_k beside ŷ_K); K is meant.",
-        claims=(
-            Claim(
-                "gradient",
-                reference.softmax.softmax,
-                ("logits",),
-                _logits,
-                {"softmax_bwd": pulled(softmax_fwd, softmax_bwd)},
-            ),
-        ),
+        claims=(gradient(softmax.SOFTMAX),),
     ),
     Equation(
         tag="A-09",
@@ -419,27 +202,9 @@ EQUATIONS = (
             "after A-08 (one copy of the slides has both hats there, the other neither, see A-E1)."
         ),
         claims=(
-            Claim(
-                "value",
-                reference.softmax.cross_entropy,
-                ("J",),
-                _probs_and_labels,
-                {"cross_entropy_fwd": value_of(cross_entropy_fwd)},
-            ),
-            Claim(
-                "gradient",
-                reference.softmax.cross_entropy,
-                ("probs", "labels"),
-                _probs_and_labels,
-                {"cross_entropy_bwd": pulled(cross_entropy_fwd, cross_entropy_bwd)},
-            ),
-            Claim(
-                "jacobian",
-                reference.softmax.cross_entropy,
-                ("probs",),
-                _probs_and_labels,
-                {"jac_cross_entropy_probs": jac_cross_entropy_probs},
-            ),
+            value(softmax.CROSS_ENTROPY, "J"),
+            gradient(softmax.CROSS_ENTROPY),
+            jacobian("jac_cross_entropy_probs"),
         ),
     ),
     Equation(
@@ -457,21 +222,8 @@ EQUATIONS = (
             "the other ends with the entry, printed twice."
         ),
         claims=(
-            Claim(
-                "value",
-                reference.softmax.softmax_cross_entropy,
-                ("J",),
-                _logits_and_labels,
-                {"softmax_cross_entropy_fwd": value_of(softmax_cross_entropy_fwd)},
-            ),
-            Claim(
-                "gradient",
-                reference.softmax.softmax_cross_entropy,
-                ("logits", "labels"),
-                _logits_and_labels,
-                {"softmax_cross_entropy_bwd": pulled(softmax_cross_entropy_fwd, softmax_cross_entropy_bwd)},
-                says="labels of any sum",
-            ),
+            value(softmax.SOFTMAX_CROSS_ENTROPY, "J"),
+            gradient(softmax.SOFTMAX_CROSS_ENTROPY, says="labels of any sum"),
             Claim(
                 "jacobian",
                 reference.softmax.softmax_cross_entropy,
@@ -483,23 +235,16 @@ EQUATIONS = (
                 },
                 says="one-hot labels: product of the Jacobians, and the short form",
             ),
-            Claim(
-                "value",
-                reference.linear_cross_entropy.linear_cross_entropy,
-                ("J",),
-                _last_layer,
-                {"linear_cross_entropy_fwd": value_of(linear_cross_entropy_fwd)},
-                at=lambda hidden, W, labels, chunk: {"hidden": hidden, "W": W, "labels": labels},
+            value(
+                linear_cross_entropy.LINEAR_CROSS_ENTROPY,
+                "J",
                 says="fused with the last layer, in chunks",
+                variant="chunk_smaller",
             ),
-            Claim(
-                "gradient",
-                reference.linear_cross_entropy.linear_cross_entropy,
-                ("hidden", "W"),
-                _last_layer,
-                {"linear_cross_entropy_bwd": pulled(linear_cross_entropy_fwd, linear_cross_entropy_bwd)},
-                at=lambda hidden, W, labels, chunk: {"hidden": hidden, "W": W, "labels": labels},
+            gradient(
+                linear_cross_entropy.LINEAR_CROSS_ENTROPY,
                 says="fused with the last layer, in chunks",
+                variant="chunk_smaller",
             ),
         ),
     ),

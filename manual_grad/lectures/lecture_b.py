@@ -1,27 +1,32 @@
 """Lecture B: two-layer ReLU networks, one sample, then a batch in columns and in rows."""
 
-import jax
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import dense, softmax, two_layer
 from manual_grad.catalogue.draw import Draw
 from manual_grad.formulas.activations import jac_relu_x, relu_bwd, relu_fwd, relu_prime
-from manual_grad.formulas.chain_rule import diagonal, jac_chain_theta, jac_quadratic_map_theta
-from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
+from manual_grad.formulas.chain_rule import diagonal
+from manual_grad.formulas.dense import dense_columns_fwd
 from manual_grad.formulas.softmax import (
-    cross_entropy_of_scores_bwd,
-    cross_entropy_of_scores_fwd,
     one_hot,
     softmax_cross_entropy_columns_bwd,
     softmax_cross_entropy_columns_fwd,
-    softmax_cross_entropy_with_integer_labels_bwd,
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
-from manual_grad.lectures.entries import Claim, Equation, Erratum, named, pulled, value_of
+from manual_grad.lectures.entries import (
+    Claim,
+    Equation,
+    Erratum,
+    gradient,
+    jacobian,
+    named,
+    pulled,
+    value,
+    value_of,
+)
 from manual_grad.networks.two_layer import (
-    jac_two_layer_cross_entropy,
-    jac_two_layer_squared_loss,
     two_layer_cross_entropy_bwd,
     two_layer_cross_entropy_columns_bwd,
     two_layer_cross_entropy_columns_fwd,
@@ -39,61 +44,21 @@ from manual_grad.networks.two_layer import (
 # The sizes throughout: d = 3 inputs, m = 7 hidden units, c = 5 classes, n = 4 samples.
 
 
-def _quadratic_maps(draw: Draw) -> dict:
-    J = {"C": draw.normal(1, 4), "D": draw.normal(1, 4, 4)}
-    return {**J, "A": draw.normal(4, 3), "B": draw.normal(4, 3, 3), "theta": draw.normal(3)}
-
-
-def _parameters(draw: Draw, c: int, rows: bool = False, X: jax.Array | None = None) -> dict:
-    """No class near certain: no gradient is a small difference of large numbers. Most hidden units are on,
-    or, given several samples X, each on for some, and none so near the kink that rounding moves it across."""
-    real = draw.style == "real"
-    (W1, b1), (W2, b2) = draw.layers(3, 7, c, rows=rows, X=X)
-    b1 = b1 if real and X is not None else draw.positive(7)
-    return {"W1": W1, "b1": b1, "W2": W2 / 2 if real else W2, "b2": b2}
-
-
-def _squared_loss(draw: Draw) -> dict:
-    y = 4 + draw.positive()  # away from o, so that o − y keeps its digits in every dtype
-    return {**_parameters(draw, 1), "x": draw.normal(3), "y": y}
-
-
-def _cross_entropy(draw: Draw) -> dict:
-    return {**_parameters(draw, 5), "x": draw.normal(3), "y": draw.labels(1, 5)[0]}
-
-
-def _columns(draw: Draw) -> dict:
-    X = draw.normal(3, 4)
-    return {**_parameters(draw, 5, X=X), "X": X, "y": draw.labels(4, 5)}
-
-
-def _rows(draw: Draw) -> dict:
-    X = draw.normal(4, 3)
-    return {**_parameters(draw, 5, rows=True, X=X), "X": X, "y": draw.labels(4, 5)}
-
-
-def _one_sample_scores(draw: Draw) -> dict:
-    return {"s": draw.normal(5), "y": draw.labels(1, 5)[0]}
+_squared_loss, _cross_entropy = (
+    two_layer.TWO_LAYER_SQUARED_LOSS.inputs,
+    two_layer.TWO_LAYER_CROSS_ENTROPY.inputs,
+)
+_columns = two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS.inputs
+_rows = two_layer.TWO_LAYER_CROSS_ENTROPY_ROWS.inputs
+_one_sample_scores = softmax.CROSS_ENTROPY_OF_SCORES.inputs
 
 
 def _column_scores(draw: Draw) -> dict:
     return {"S": draw.normal(5, 4), "y": draw.labels(4, 5)}
 
 
-def _row_scores(draw: Draw) -> dict:
-    return {"logits": draw.normal(4, 5), "labels": draw.labels(4, 5)}
-
-
 def _matrix_with_zeros(draw: Draw) -> dict:
     return {"x": draw.normal(4, 5).at[1].set(0)}
-
-
-def _columns_layer(draw: Draw) -> dict:
-    return {"X": draw.normal(3, 4), "W": draw.normal(7, 3), "b": draw.normal(7)}
-
-
-def _rows_layer(draw: Draw) -> dict:
-    return {"X": draw.normal(4, 3), "W": draw.normal(3, 7), "b": draw.normal(7)}
 
 
 def _at_o(W1, b1, W2, b2, x, y):
@@ -225,24 +190,8 @@ EQUATIONS = (
             "function of θ_1 … θ_p; the rule needs J = J(g_1, …, g_k), and that is how it is read here."
         ),
         claims=(
-            Claim(
-                "jacobian",
-                reference.chain_rule.quadratic_map,
-                ("theta",),
-                lambda draw: {"A": draw.normal(4, 3), "B": draw.normal(4, 3, 3), "theta": draw.normal(3)},
-                {"jac_quadratic_map_theta": jac_quadratic_map_theta},
-                says="∂g/∂θ of any g up to second order",
-                polynomial=True,
-            ),
-            Claim(
-                "jacobian",
-                reference.chain_rule.composed_quadratic_maps,
-                ("theta",),
-                _quadratic_maps,
-                {"jac_chain_theta": jac_chain_theta},
-                says="∂J/∂g times ∂g/∂θ",
-                polynomial=True,
-            ),
+            jacobian("jac_quadratic_map_theta", polynomial=True, says="∂g/∂θ of any g up to second order"),
+            jacobian("jac_chain_theta", polynomial=True, says="∂J/∂g times ∂g/∂θ"),
         ),
     ),
     Equation(
@@ -263,14 +212,7 @@ EQUATIONS = (
                 says="ReLU",
                 polynomial=True,
             ),
-            Claim(
-                "value",
-                reference.two_layer.two_layer_squared_loss,
-                ("J",),
-                _squared_loss,
-                {"two_layer_squared_loss_fwd": value_of(two_layer_squared_loss_fwd)},
-                polynomial=True,
-            ),
+            value(two_layer.TWO_LAYER_SQUARED_LOSS, "J"),
             Claim(
                 "gradient",
                 reference.two_layer.two_layer_squared_loss,
@@ -418,14 +360,10 @@ EQUATIONS = (
                 _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
                 polynomial=True,
             ),
-            Claim(
-                "jacobian",
-                reference.two_layer.two_layer_squared_loss,
-                ("W1", "b1", "W2", "b2"),
-                _squared_loss,
-                {"jac_two_layer_squared_loss": jac_two_layer_squared_loss},
-                says="B-03 to B-08 as products of the Jacobians",
+            jacobian(
+                "jac_two_layer_squared_loss",
                 polynomial=True,
+                says="B-03 to B-08 as products of the Jacobians",
             ),
         ),
     ),
@@ -439,22 +377,8 @@ EQUATIONS = (
         ),
         note="The page ends the line with −log(p_k); the true class is meant, −log(p_y).",
         claims=(
-            Claim(
-                "value",
-                reference.softmax.cross_entropy_of_scores,
-                ("J",),
-                _one_sample_scores,
-                {"cross_entropy_of_scores_fwd": value_of(cross_entropy_of_scores_fwd)},
-                says="from the scores",
-            ),
-            Claim(
-                "value",
-                reference.two_layer.two_layer_cross_entropy,
-                ("J",),
-                _cross_entropy,
-                {"two_layer_cross_entropy_fwd": value_of(two_layer_cross_entropy_fwd)},
-                says="the whole network",
-            ),
+            value(softmax.CROSS_ENTROPY_OF_SCORES, "J", says="from the scores"),
+            value(two_layer.TWO_LAYER_CROSS_ENTROPY, "J", says="the whole network"),
             Claim(
                 "gradient",
                 reference.two_layer.two_layer_cross_entropy,
@@ -478,17 +402,7 @@ EQUATIONS = (
             r"y \\ p_k & k \neq y \end{cases}"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.softmax.cross_entropy_of_scores,
-                ("s",),
-                _one_sample_scores,
-                {
-                    "cross_entropy_of_scores_bwd": pulled(
-                        cross_entropy_of_scores_fwd, cross_entropy_of_scores_bwd
-                    )
-                },
-            ),
+            gradient(softmax.CROSS_ENTROPY_OF_SCORES),
             Claim(
                 "jacobian",
                 reference.softmax.cross_entropy_of_scores,
@@ -576,14 +490,7 @@ EQUATIONS = (
                 _CROSS_ENTROPY_BWD | _CROSS_ENTROPY_GRADS,
                 says="the four gradients",
             ),
-            Claim(
-                "jacobian",
-                reference.two_layer.two_layer_cross_entropy,
-                ("W1", "b1", "W2", "b2"),
-                _cross_entropy,
-                {"jac_two_layer_cross_entropy": jac_two_layer_cross_entropy},
-                says="the four gradients as products of the Jacobians",
-            ),
+            jacobian("jac_two_layer_cross_entropy", says="the four gradients as products of the Jacobians"),
         ),
     ),
     Equation(
@@ -606,15 +513,7 @@ EQUATIONS = (
             "batch; only the shape of A is given."
         ),
         claims=(
-            Claim(
-                "value",
-                reference.dense.dense_columns,
-                ("Z",),
-                _columns_layer,
-                {"dense_columns_fwd": value_of(dense_columns_fwd)},
-                says="one layer",
-                polynomial=True,
-            ),
+            value(dense.DENSE_COLUMNS, "Z", says="one layer"),
             Claim(
                 "value",
                 reference.two_layer.cross_entropy_of_S_columns,
@@ -627,14 +526,7 @@ EQUATIONS = (
                 },
                 says="from the scores",
             ),
-            Claim(
-                "value",
-                reference.two_layer.two_layer_cross_entropy_columns,
-                ("J",),
-                _columns,
-                {"two_layer_cross_entropy_columns_fwd": value_of(two_layer_cross_entropy_columns_fwd)},
-                says="the whole network",
-            ),
+            value(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, "J", says="the whole network"),
             Claim(
                 "gradient",
                 reference.two_layer.two_layer_cross_entropy_columns,
@@ -690,19 +582,7 @@ EQUATIONS = (
                 {"softmax_fwd − one_hot": lambda S, y: _p_minus_one_hot(S.T, y).T / len(y)},
                 says="(P − Y)/n, written out",
             ),
-            Claim(
-                "gradient",
-                reference.softmax.softmax_cross_entropy_with_integer_labels,
-                ("logits",),
-                _row_scores,
-                {
-                    "softmax_cross_entropy_with_integer_labels_bwd": pulled(
-                        softmax_cross_entropy_with_integer_labels_fwd,
-                        softmax_cross_entropy_with_integer_labels_bwd,
-                    )
-                },
-                says="one sample per row",
-            ),
+            gradient(softmax.SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS, says="one sample per row"),
         ),
     ),
     Equation(
@@ -758,15 +638,7 @@ EQUATIONS = (
                 at=_at_Z_columns,
                 says="∂J/∂Z",
             ),
-            Claim(
-                "gradient",
-                reference.dense.dense_columns,
-                ("X", "W", "b"),
-                _columns_layer,
-                {"dense_columns_bwd": pulled(dense_columns_fwd, dense_columns_bwd)},
-                says="one layer, any cotangent",
-                polynomial=True,
-            ),
+            gradient(dense.DENSE_COLUMNS, says="one layer, any cotangent"),
         ),
     ),
     Equation(
@@ -800,24 +672,8 @@ EQUATIONS = (
             "hidden width (B-E3). A = ReLU(Z) is not written out."
         ),
         claims=(
-            Claim(
-                "value",
-                reference.dense.dense_rows,
-                ("Z",),
-                _rows_layer,
-                {"dense_rows_fwd": value_of(dense_rows_fwd)},
-                says="one layer",
-                polynomial=True,
-            ),
-            Claim(
-                "gradient",
-                reference.dense.dense_rows,
-                ("X", "W", "b"),
-                _rows_layer,
-                {"dense_rows_bwd": pulled(dense_rows_fwd, dense_rows_bwd)},
-                says="one layer, any cotangent",
-                polynomial=True,
-            ),
+            value(dense.DENSE_ROWS, "Z", says="one layer"),
+            gradient(dense.DENSE_ROWS, says="one layer, any cotangent"),
             Claim(
                 "value",
                 reference.two_layer.two_layer_cross_entropy_rows,
@@ -887,13 +743,7 @@ ERRATA = (
             "off at the true one. As printed, a descent step would push the true class down and all "
             "others up, and the entries sum to 2 − c instead of 0. The page itself says 'check typo'."
         ),
-        claim=Claim(
-            "gradient",
-            reference.softmax.cross_entropy_of_scores,
-            ("s",),
-            _one_sample_scores,
-            {"cross_entropy_of_scores_bwd": pulled(cross_entropy_of_scores_fwd, cross_entropy_of_scores_bwd)},
-        ),
+        claim=gradient(softmax.CROSS_ENTROPY_OF_SCORES),
         as_printed=_b_e1_as_printed,
     ),
     Erratum(

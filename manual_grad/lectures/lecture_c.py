@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import chain_rule, convolution, mlp
 from manual_grad.catalogue.draw import Draw
 from manual_grad.formulas.activations import (
     ACTIVATIONS,
@@ -27,7 +28,15 @@ from manual_grad.formulas.correlation import (
     jac_correlate2d_x_blocks,
 )
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
-from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled, value_of
+from manual_grad.lectures.entries import (
+    Claim,
+    Equation,
+    Erratum,
+    jacobian,
+    pulled,
+    value,
+    value_of,
+)
 from manual_grad.networks.mlp import (
     mlp_columns_bwd,
     mlp_columns_fwd,
@@ -71,48 +80,33 @@ def _point(draw: Draw) -> dict:
     return {name: jnp.asarray(value, draw.dtype) for name, value in {"x": -2, "y": 5, "z": -4}.items()}
 
 
-def _three_numbers(draw: Draw) -> dict:
-    return {"x": draw.normal(), "y": draw.normal(), "z": draw.normal()}
-
-
 def _matrix(draw: Draw) -> dict:
     return {"x": draw.normal(3, 4)}
 
 
+_three_numbers = chain_rule.PRODUCT_OF_SUM.inputs
+_image_and_filter = convolution.CORRELATE2D.inputs
+
+
 def _sample(draw: Draw, activation: str) -> dict:
-    params = draw.layers(*_WIDTHS, rows=False)
-    return {"params": params, "x": draw.normal(2), "y": draw.normal(3), "activation": activation}
+    return mlp.NETWORK_SQUARED_LOSS.inputs(draw, activation)
 
 
 def _batch(draw: Draw, activation: str, rows: bool) -> dict:
-    X = draw.normal(7, 2) if rows else draw.normal(2, 7)
-    return {"params": draw.layers(*_WIDTHS, rows=rows), "X": X, "activation": activation}
+    return (mlp.MLP_ROWS if rows else mlp.MLP_COLUMNS).inputs(draw, activation)
 
 
-def _image_and_filter(draw: Draw) -> dict:
-    if draw.style == "square":
-        return {"x": draw.exactly(6, 6), "f": draw.exactly(3, 3)}
-    return {"x": draw.normal(7, 11), "f": draw.normal(2, 4)}
+def _image_and_kernel(draw: Draw, mode: str) -> dict:
+    return convolution.CONVOLVE2D.inputs(draw, mode)
+
+
+def _conv2d(draw: Draw, **geometry) -> dict:
+    sizes = {"groups": geometry["groups"]} if "groups" in geometry else {}
+    return convolution.CONV2D.inputs(draw, "valid", **sizes) | geometry
 
 
 def _lecture_image_and_filter(draw: Draw) -> dict:
     return {"x": draw.exactly(3, 3), "f": draw.exactly(2, 2)}
-
-
-def _image_and_kernel(draw: Draw, mode: str) -> dict:
-    image = _image_and_filter(draw)
-    return {"x": image["x"], "w": image["f"], "mode": mode}
-
-
-def _conv2d(draw: Draw, **geometry) -> dict:
-    groups = geometry.get("groups", 1)
-    if draw.style == "tiny":
-        x, kernel = draw.exactly(2, 5, 6, groups), draw.exactly(2, 2, 1, groups)
-    elif draw.style == "square":
-        x, kernel = draw.exactly(6, 9, 9, 6), draw.exactly(3, 3, 6 // groups, 6)
-    else:
-        x, kernel = draw.normal(5, 14, 17, 4 * groups), draw.normal(2, 3, 4, 6)
-    return {"x": x, "kernel": kernel, "bias": draw.exactly(kernel.shape[-1]), **geometry}
 
 
 def _activation_claims(name: str) -> tuple[Claim, ...]:
@@ -315,15 +309,7 @@ EQUATIONS = (
                 },
                 says="at (−2, 5, −4)",
             ),
-            Claim(
-                "value",
-                reference.chain_rule.product_of_sum,
-                ("f",),
-                _three_numbers,
-                {"product_of_sum_fwd": value_of(product_of_sum_fwd)},
-                says="anywhere",
-                polynomial=True,
-            ),
+            value(chain_rule.PRODUCT_OF_SUM, "f", says="anywhere"),
             Claim(
                 "gradient",
                 reference.chain_rule.product_of_sum,
@@ -529,15 +515,7 @@ EQUATIONS = (
                 says="3×3 and 2×2",
                 polynomial=True,
             ),
-            Claim(
-                "value",
-                reference.conv2d.correlate2d,
-                ("O",),
-                _image_and_filter,
-                {"correlate2d_fwd": value_of(correlate2d_fwd)},
-                says="any size",
-                polynomial=True,
-            ),
+            value(convolution.CORRELATE2D, "O", says="any size"),
             Claim(
                 "gradient",
                 reference.conv2d.correlate2d,
@@ -644,15 +622,7 @@ EQUATIONS = (
                 says="∂O/∂X",
                 polynomial=True,
             ),
-            Claim(
-                "jacobian",
-                reference.conv2d.correlate2d,
-                ("f",),
-                _image_and_filter,
-                {"jac_correlate2d_f": jac_correlate2d_f},
-                says="∂O/∂F",
-                polynomial=True,
-            ),
+            jacobian("jac_correlate2d_f", polynomial=True, says="∂O/∂F"),
         ),
     ),
 )

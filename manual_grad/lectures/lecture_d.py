@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import dense
 from manual_grad.catalogue.draw import Draw
 from manual_grad.digits import load_digits_28
 from manual_grad.formulas.activations import relu_bwd
@@ -53,6 +54,9 @@ from manual_grad.networks.mlp import (
 _WIDTHS = (784, 128, 50, 50, 25, 10)
 _SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3), "square": (4,) * 6}
 _GRADS = named(five_layer_fwd, five_layer_grads)
+
+
+_columns, _rows = dense.DENSE_COLUMNS.inputs, dense.DENSE_ROWS.inputs
 
 
 def _digits(draw: Draw, m: int = 12) -> dict:
@@ -105,14 +109,6 @@ def _probs(draw: Draw, m: int = 12) -> dict:
 
 def _one_sample(draw: Draw) -> dict:
     return {"logits": draw.normal(1, 10), "labels": draw.one_hot(1, 10)}
-
-
-def _columns(draw: Draw) -> dict:
-    return {"X": draw.normal(3, 5), "W": draw.normal(4, 3), "b": draw.normal(4)}
-
-
-def _rows(draw: Draw) -> dict:
-    return {"X": draw.normal(5, 3), "W": draw.normal(3, 4), "b": draw.normal(4)}
 
 
 def _first_layer(draw: Draw) -> dict:
