@@ -36,7 +36,7 @@ def compare(got: Any, want: Any, dtype: Any, name: str = "", allowed: Any = None
     """Compare two pytrees of arrays leaf by leaf.
 
     Args:
-        got: what is judged, every array of ``dtype``.
+        got: what is checked, every array of ``dtype``.
         want: the truth, of the same structure and shapes, in any dtype.
         dtype: the dtype that ``got`` must have.
         name: what to call the whole.

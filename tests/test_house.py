@@ -28,11 +28,11 @@ FLOORS = {  # wing: what it may import, besides itself and what lies beneath eve
     "manual_grad.budget": {"manual_grad.compare", "manual_grad_reference"},
 }
 MATHEMATICS = {"manual_grad.formulas", "manual_grad.kernels", "manual_grad.networks"}
-JUDGING = {"manual_grad.budget", "manual_grad.compare", "manual_grad.compiling", "manual_grad_reference"}
-CATALOGUE = MATHEMATICS | JUDGING | {"manual_grad.digits", "manual_grad.ops"}
+COMPARING = {"manual_grad.budget", "manual_grad.compare", "manual_grad.compiling", "manual_grad_reference"}
+CATALOGUE = MATHEMATICS | COMPARING | {"manual_grad.digits", "manual_grad.ops"}
 FLOORS |= {
     "manual_grad.catalogue": CATALOGUE,
-    "manual_grad.checker": JUDGING,
+    "manual_grad.checker": COMPARING,
     "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
 }
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}

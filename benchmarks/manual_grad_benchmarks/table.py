@@ -115,24 +115,24 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     is the noise of the run. Slower is a case whose median is over by more than 5 % and whose interval leaves
     1 out.
     """
-    judged = [row for row in rows if row["group"] in ("formula", "drop-in")]
-    if not judged:
+    formulas = [row for row in rows if row["group"] in ("formula", "drop-in")]
+    if not formulas:
         return {}
-    same = [row["ratio"] for row in judged if row["same_program"]]
-    ratios = [1.0 if row["same_program"] else row["ratio"] for row in judged]
+    same = [row["ratio"] for row in formulas if row["same_program"]]
+    ratios = [1.0 if row["same_program"] else row["ratio"] for row in formulas]
     return {
-        "cases": len(judged),
+        "cases": len(formulas),
         "same_program": len(same),
         "noise": [min(same), max(same)] if same else None,
         "geometric_mean": geometric_mean(ratios),
-        "geometric_mean_as_measured": geometric_mean([row["ratio"] for row in judged]),
-        "compile_geometric_mean": geometric_mean([row["compile_ratio"] for row in judged]),
+        "geometric_mean_as_measured": geometric_mean([row["ratio"] for row in formulas]),
+        "compile_geometric_mean": geometric_mean([row["compile_ratio"] for row in formulas]),
         "slower": [
             f"{row['case']}[{row['size']}]"
-            for row in judged
+            for row in formulas
             if not row["same_program"] and row["ratio"] > SLOWER and row["interval"][0] > 1
         ],
-        "less_accurate": [f"{row['case']}[{row['size']}]" for row in judged if row["accurate"] is False],
+        "less_accurate": [f"{row['case']}[{row['size']}]" for row in formulas if row["accurate"] is False],
     }
 
 

@@ -16,7 +16,7 @@ from manual_grad.cli.usage import require_device
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.golden import archive, vectors
 from manual_grad.golden.exported import FORMULAS
-from manual_grad.golden.vectors import Golden, Judged
+from manual_grad.golden.vectors import Compared, Golden
 
 
 def export(formula: str, out: Path, seed: int, dtype: str, case: str, variant: str | None) -> None:
@@ -41,7 +41,7 @@ def compare(golden: Path, mine: Path, json: Path | None) -> int:
     require_device()
     made, found, notes = vectors.compare(golden, mine)
     _print(Console(width=None if sys.stdout.isatty() else 132), made, found, notes)
-    passed = all(judged.ok for judged in found)
+    passed = all(compared.ok for compared in found)
     if json:
         _write_json(json, _as_json(made, found, notes, passed))
     return 0 if passed else 1
@@ -79,7 +79,7 @@ def list_formulas(json: Path | None) -> None:
         _write_json(json, {"environment": environment(), "formulas": content})
 
 
-def _print(console: Console, made: Golden, found: list[Judged], notes: list[str]) -> None:
+def _print(console: Console, made: Golden, found: list[Compared], notes: list[str]) -> None:
     meta = made.meta
     what = f"{meta['formula']} {meta['variant']}".strip()
     table = Table(
@@ -90,24 +90,24 @@ def _print(console: Console, made: Golden, found: list[Judged], notes: list[str]
     for name in ("share of its budget", "largest relative error", "where"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for judged in found:
+    for compared in found:
         where = ""
-        if judged.where:
-            index, got, expected = judged.where
+        if compared.where:
+            index, got, expected = compared.where
             at = f"at [{','.join(map(str, index))}] " if index else ""
             where = f"{at}got {got:.6g}, expected {expected:.6g}"
-        verdict = "[green]right[/]" if judged.ok else f"[bold red]wrong[/]: {escape(judged.diagnosis)}"
-        share = f"{judged.share:.2g}" if judged.share < 1e4 else f"{judged.share:.0e}"
-        table.add_row(escape(judged.name), share, f"{judged.max_error:.1e}", escape(where), verdict)
+        verdict = "[green]right[/]" if compared.ok else f"[bold red]wrong[/]: {escape(compared.diagnosis)}"
+        share = f"{compared.share:.2g}" if compared.share < 1e4 else f"{compared.share:.0e}"
+        table.add_row(escape(compared.name), share, f"{compared.max_error:.1e}", escape(where), verdict)
     console.print(table)
     for note in notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
-    wrong = [judged.name for judged in found if not judged.ok]
+    wrong = [compared.name for compared in found if not compared.ok]
     last = f"{len(wrong)} of {len(found)} wrong: {', '.join(wrong)}" if wrong else f"all {len(found)} right"
     console.print(escape(last), style="bold red" if wrong else "green", highlight=False)
 
 
-def _as_json(made: Golden, found: list[Judged], notes: list[str], passed: bool) -> dict[str, Any]:
+def _as_json(made: Golden, found: list[Compared], notes: list[str], passed: bool) -> dict[str, Any]:
     """The findings as JSON has them: no infinities."""
 
     def finite(number: float) -> float | None:

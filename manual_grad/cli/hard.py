@@ -15,7 +15,7 @@ from rich.table import Table
 
 from manual_grad.catalogue import Formula
 from manual_grad.catalogue.hard import Hard
-from manual_grad.verify.hard import CASES, Answer, HardVerdict, judge_hard, tags_of
+from manual_grad.verify.hard import CASES, Answer, HardVerdict, check_hard, tags_of
 
 
 def cases_of(tags: Collection[str]) -> list[tuple[Formula, Hard]]:
@@ -29,10 +29,10 @@ def try_all(cases: Sequence[tuple[Formula, Hard]], seed: int) -> list[HardVerdic
     columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with bar as progress:
-        task = progress.add_task("judging", total=len(cases), at="")
+        task = progress.add_task("checking", total=len(cases), at="")
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
-            for verdict in pool.map(lambda case: judge_hard(case[0], case[1], seed), cases):
+            for verdict in pool.map(lambda case: check_hard(case[0], case[1], seed), cases):
                 progress.update(task, advance=1, at=f"{verdict.formula}: {verdict.name}")
                 verdicts.append(verdict)
         finally:

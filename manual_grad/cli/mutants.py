@@ -68,14 +68,14 @@ def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> No
     if one_by_one:
         for row in named:
             mark = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "[dim]·[/]"}[row.first]
-            said = "; ".join(row.diagnosis) or "nothing to judge: its shapes clash"
+            said = "; ".join(row.diagnosis) or "nothing to check: its shapes clash"
             table.add_row(row.mutant, escape(f"{row.formula}: {row.says}"), mark, escape(said))
     else:
-        table.add_column("judged", justify="right")
+        table.add_column("checked", justify="right")
         table.add_column("named first", justify="right")
         for kind in sorted({row.mutant for row in named}):
-            judged = [row.first for row in named if row.mutant == kind and row.first is not None]
-            table.add_row(kind, str(len(judged)), str(sum(judged)))
+            checked = [row.first for row in named if row.mutant == kind and row.first is not None]
+            table.add_row(kind, str(len(checked)), str(sum(checked)))
     console.print(table)
     for row in [] if one_by_one else named:
         if row.first is False:
@@ -90,13 +90,13 @@ def summary(rows: Sequence[Row], named: Sequence[Named], seed: int, seconds: flo
     '0 mutants of 0 formulas, 0 survive our oracles (seed 0, 1 s)'
     """
     let = ", ".join(f"{check} {n}" for check in COMMON if (n := sum(check in r.survives for r in rows)))
-    judged = [row.first for row in named if row.first is not None]
+    checked = [row.first for row in named if row.first is not None]
     alive = [f"{r.tag} {r.formula}: {r.mutant}" for r in rows if r.lives]
     return (
         f"{len(rows)} mutants of {len({(r.tag, r.formula) for r in rows})} formulas, "
         f"{len(alive)} survive our oracles"
         + (f" ({'; '.join(alive)})" if alive else "")
-        + (f"; {sum(map(bool, judged))} of {len(judged)} judged are named first" if named else "")
+        + (f"; {sum(map(bool, checked))} of {len(checked)} checked are named first" if named else "")
         + (f"; the checks in common use let through: {let}" if let else "")
         + f" (seed {seed}, {seconds:.0f} s)"
     )

@@ -1,4 +1,4 @@
-"""Golden vectors for kernels written elsewhere: inputs, cotangents, float64 truths, and budgets to judge by.
+"""Golden vectors for kernels written elsewhere: inputs, cotangents, float64 truths, and budgets for errors.
 
 What is exported is drawn and rounded to its dtype first; the truth is ``jax.vjp`` of the plain forward
 function in ``reference/``, in float64, of the very numbers that are written. No hand-derived formula takes
@@ -88,19 +88,19 @@ class Golden:
     readme: str
 
     @property
-    def judged(self) -> list[str]:
+    def compared(self) -> list[str]:
         """The names of the truths, the gradients first."""
         truths = [name for name in self.arrays if name.split("/")[0] in ("grad", "jac", "out")]
         return sorted(truths, key=lambda name: name.startswith("out"))
 
     @property
     def optional(self) -> list[str]:
-        """The truths that a gradient can be judged without."""
-        return [name for name in self.judged if name.startswith("out") and self.meta["kind"] == "pair"]
+        """The truths that a gradient can be compared without."""
+        return [name for name in self.compared if name.startswith("out") and self.meta["kind"] == "pair"]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Compared:
     """What was found of one array.
 
     Attributes:
@@ -289,7 +289,7 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
         fn: gives a pytree of arrays.
         floats: a pytree of float64 arrays.
         dout: another, or None.
-        dtype: what the judged answer is computed in.
+        dtype: what the compared answer is computed in.
     Returns:
         ``(out, allowed)``, of one structure, in float64.
     """
@@ -377,7 +377,7 @@ def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
         ), "",
         "THE TOLERANCE", "",
         *_wrapped(_tolerance(meta["dtype"])), "",
-        "HOW TO JUDGE YOURS", "",
+        "HOW TO CHECK YOURS", "",
         "    import numpy as np",
         "    golden = np.load('golden.npz')                  # settings as JSON: golden['golden.json']",
         "    mine = ...                                      # yours, from golden['in/...']"
@@ -431,7 +431,7 @@ def _tolerance(dtype: str) -> str:
     )
 
 
-# --- judging ----------------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------------------
 
 
 def packed(golden: Golden, suffix: str) -> bytes:
@@ -495,7 +495,7 @@ def _contradiction(golden: Golden) -> str:
             return f"{name} has entries that are no allowed error"
     try:
         with exact():
-            question = _Judge(golden).question
+            question = _Checker(golden).question
             dout = None if kind != "pair" else to_float64(arrays["dout"])
             wanted = question.named(jax.eval_shape(question.answers, question.floats, dout))
     except Exception as error:  # a formula may raise anything of what is none of its inputs
@@ -506,12 +506,12 @@ def _contradiction(golden: Golden) -> str:
             if each not in arrays or arrays[each].shape != like.shape:
                 found = describe(arrays[each]) if each in arrays else "missing"
                 return f"{each} is {found}, expected the shape {like.shape}"
-    unknown = [name for name in golden.judged if name not in wanted]
+    unknown = [name for name in golden.compared if name not in wanted]
     return f"{unknown[0]} is none of its formula's arrays" if unknown else ""
 
 
-def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Judged], list[str]]:
-    """Judge someone's gradients by an archive's truths and budgets.
+def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Compared], list[str]]:
+    """Compare someone's gradients with an archive's truths and budgets.
 
     Args:
         golden_path: from ``manual-grad golden export``.
@@ -527,10 +527,12 @@ def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Judged], l
     mine, texts = archive.read(mine_path)
     _require_same_question(golden, golden_path, mine, mine_path, texts)
     with exact():
-        judge = _Judge(golden)
-        gots = _answers(golden, mine, mine_path, judge)
-        notes = [f"{name} is not in {mine_path}: not judged" for name in golden.judged if name not in gots]
-        return golden, [judge.judged(name, gots) for name in gots], notes
+        checker = _Checker(golden)
+        gots = _answers(golden, mine, mine_path, checker)
+        notes = [
+            f"{name} is not in {mine_path}: not compared" for name in golden.compared if name not in gots
+        ]
+        return golden, [checker.compared(name, gots) for name in gots], notes
 
 
 def _require_same_question(
@@ -561,11 +563,11 @@ def _equal(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _answers(
-    golden: Golden, mine: Mapping[str, np.ndarray], path: Path, judge: "_Judge"
+    golden: Golden, mine: Mapping[str, np.ndarray], path: Path, checker: "_Checker"
 ) -> dict[str, np.ndarray]:
-    """The judged arrays."""
+    """The compared arrays."""
     found: dict[str, np.ndarray] = {}
-    for name in golden.judged:
+    for name in golden.compared:
         want = golden.arrays[name]
         if name not in mine:
             if name in golden.optional:
@@ -580,7 +582,7 @@ def _answers(
         found[name] = mine[name]
     for name, got in found.items():
         if got.shape != golden.arrays[name].shape:
-            why = judge.why(name, found)
+            why = checker.why(name, found)
             hint = "" if why.startswith("wrong shape") else f": {why.partition('; wrong shape')[0]}"
             raise InputError(
                 f"{name} in {path} is {describe(got)}, expected the shape {golden.arrays[name].shape}{hint}"
@@ -588,7 +590,7 @@ def _answers(
     return found
 
 
-class _Judge:
+class _Checker:
     """The archive's question asked again, for the diagnosis."""
 
     def __init__(self, golden: Golden) -> None:
@@ -600,9 +602,9 @@ class _Judge:
         settings = {name: _hashable(value) for name, value in meta["settings"].items()}
         self.golden = golden
         self.question = _Question(FORMULAS[meta["formula"]], meta["case"], inputs, settings)
-        self.names = [n for n in golden.judged if n not in golden.optional]
+        self.names = [n for n in golden.compared if n not in golden.optional]
 
-    def judged(self, name: str, gots: Mapping[str, np.ndarray]) -> Judged:
+    def compared(self, name: str, gots: Mapping[str, np.ndarray]) -> Compared:
         """One array against its budget."""
         want, got = self.golden.arrays[name], gots[name].astype(np.float64)
         allowed = self.golden.arrays[_budget_of(name)]
@@ -614,9 +616,9 @@ class _Judge:
         scale = np.max(np.abs(want), initial=0.0) or 1.0
         largest, ok = float(np.max(error / scale, initial=0.0)), bool(share[at] <= 1)
         if ok:
-            return Judged(name, True, float(share[at]), largest)
+            return Compared(name, True, float(share[at]), largest)
         where = at, float(got[at]), float(want[at])
-        return Judged(name, False, float(share[at]), largest, where, self.why(name, gots))
+        return Compared(name, False, float(share[at]), largest, where, self.why(name, gots))
 
     def why(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
         """Why an array is wrong."""

@@ -39,7 +39,7 @@ class Module:
 
 
 def modules() -> list[Module]:
-    """Every module with public functions: the formulas, the operations, the judge."""
+    """Every module with public functions: the formulas, the operations, the checker."""
     functions: dict[str, list[Any]] = {}
     for value in formulas().values():
         functions.setdefault(value.__module__, []).append(value)

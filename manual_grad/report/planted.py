@@ -1,6 +1,6 @@
 """Gradients with a mistake in each, as people write them: what the page "Is my gradient wrong?" is made of.
 
-Each ``d_…`` function is wrong in the one line that its comment marks. When the book is made, the judge is
+Each ``d_…`` function is wrong in the one line that its comment marks. When the book is made, the checker is
 asked about every one of them, and the page shows what it says.
 """
 
@@ -24,7 +24,7 @@ _IMAGE, _KERNEL, _TARGET = _RNG.normal(size=(6, 7)), _RNG.normal(size=(3, 2)), _
 
 @dataclass(frozen=True)
 class Planted:
-    """A mistake: its name, the loss, the gradient that has it, where it is judged, and the right equation."""
+    """A mistake: its name, the loss, the gradient that has it, where, and the right equation."""
 
     name: str
     loss: Callable[..., Any]
@@ -225,10 +225,10 @@ PLANTED = (
 )
 
 
-def judged(planted: Planted) -> dict[str, Any]:
-    """What the judge says of a planted mistake, as JSON has it.
+def checked(planted: Planted) -> dict[str, Any]:
+    """What the checker says of a planted mistake, as JSON has it.
 
-    >>> judged(PLANTED[1])["diagnosis"]
+    >>> checked(PLANTED[1])["diagnosis"]
     'sign flipped'
     """
     report = check_grad(planted.loss, planted.grad, *planted.args, argnums=planted.argnums)

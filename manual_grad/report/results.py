@@ -21,7 +21,7 @@ from manual_grad.environment import environment
 from manual_grad.forms import ANYTHING, NULL, NUMBER, TEXT, TRUTH, Form, misfit, one_of, parsed, whole
 from manual_grad.formulas.correlation import jac_correlate2d_x
 from manual_grad.lectures import ENTRIES, EQUATIONS
-from manual_grad.report.planted import PLANTED, judged
+from manual_grad.report.planted import PLANTED, checked
 from manual_grad.training import data as samples
 from manual_grad.training import loop
 from manual_grad.verify import equations, kill_matrix
@@ -72,7 +72,7 @@ class Results:
         verdicts: tag → verdict, as ``manual-grad verify --json`` writes it.
         about: of the verdicts: versions, device, dtype, seed, and whence they are.
         kills: mutants, as ``verify --mutants --json`` writes them; ``all_kills`` where they are all of them.
-        diagnoses: what the judge says of :data:`manual_grad.report.planted.PLANTED`.
+        diagnoses: what the checker says of :data:`manual_grad.report.planted.PLANTED`.
         training: an epoch each.
         benchmarks: what ``--benchmarks`` holds.
         cases: the names of what ``manual-grad bench`` can time.
@@ -89,10 +89,10 @@ class Results:
 
     @property
     def failed(self) -> list[str]:
-        """Tags that failed, mutants that no oracle kills, planted mistakes that the judge does not see."""
+        """Tags that failed, mutants that no oracle kills, planted mistakes that the checker does not see."""
         tags = [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
         alive = [f"{r['tag']} {r['formula']}: {r['mutant']}" for r in self.kills if not r["killed_by"]]
-        unseen = [f"unseen by the judge: {d['mistake']}" for d in self.diagnoses if d["ok"]]
+        unseen = [f"unseen by the checker: {d['mistake']}" for d in self.diagnoses if d["ok"]]
         return [*tags, *alive, *unseen]
 
     @property
@@ -125,7 +125,7 @@ def gather(
     if kills is None:
         chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
         work += [(f"mutants of {t.formulas[0]}", partial(_killed, t, seed)) for t in chosen]
-    work += [(f"diagnosing: {p.name}", partial(judged, p)) for p in PLANTED]
+    work += [(f"diagnosing: {p.name}", partial(checked, p)) for p in PLANTED]
     found = dict(zip([what for what, _ in work], _all(work, show), strict=True))
     if verdicts is None:
         verdicts = {

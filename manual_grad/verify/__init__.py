@@ -1,4 +1,4 @@
-"""Judges gradients: every claim of the lectures, and anyone's own."""
+"""Checks gradients: every claim of the lectures, and anyone's own."""
 
 from manual_grad.checker.check import (
     Finding,

@@ -29,7 +29,7 @@ def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
     """What compares an answer, a gradient or a Jacobian, with differences of the reference's values.
 
     Args:
-        problem: a gradient or a Jacobian to be judged.
+        problem: a gradient or a Jacobian to be checked.
         rng: decides the directions, and of a Jacobian the weights of its outputs.
     """
     return differences_checks([(problem, rng)])[0]

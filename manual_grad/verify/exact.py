@@ -34,7 +34,7 @@ class Exactness:
 
     Attributes:
         worst: the comparison that is furthest from equal, over all draws; of infinite error where the formula
-            could not be judged.
+            could not be checked.
         survival: the probability that a wrong polynomial would have survived these draws, at most.
         draws: how many there were.
     """
@@ -44,7 +44,7 @@ class Exactness:
     draws: int = 0
 
 
-def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness]:
+def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness]:
     """Hold each formula of a polynomial claim against reverse mode, or the value, on integers.
 
     Args:
@@ -53,10 +53,10 @@ def judge_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     Returns:
         What became of each formula, by its name in the claim.
     """
-    return judge_all_exactly([(claim, rng)])[0]
+    return check_all_exactly([(claim, rng)])[0]
 
 
-def judge_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
+def check_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
     """The same for several claims, in one program."""
     if not asked:
         return []
@@ -67,7 +67,7 @@ def judge_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> lis
     ]
     program = _programs(functions, samples)
     return in_step(
-        [_judged(claim, rng, sample) for (claim, rng), sample in zip(asked, samples, strict=True)],
+        [_checked(claim, rng, sample) for (claim, rng), sample in zip(asked, samples, strict=True)],
         lambda _, points: program(points),
     )
 
@@ -76,12 +76,12 @@ def _in_order(claim: Claim, formula: Callable) -> Callable:
     return lambda dout, inputs: answer_in_order(claim, formula, dout, inputs)
 
 
-def _judged(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
+def _checked(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
     """Each formula of a claim; asks for what everything gives at a point."""
     yield sample
     found = {}
     for way in claim.formulas:
-        found[way] = yield from _judge(claim, way, rng)
+        found[way] = yield from _compare(claim, way, rng)
     return found
 
 
@@ -110,7 +110,7 @@ def exact_points(
     return in_step([points()], lambda _, asked: program(asked))[0]
 
 
-def _judge(claim: Claim, way: str, rng: np.random.Generator) -> Generator[tuple, dict, Exactness]:
+def _compare(claim: Claim, way: str, rng: np.random.Generator) -> Generator[tuple, dict, Exactness]:
     """One formula; asks for what everything gives at a point."""
     found = Exactness()
     try:

@@ -95,7 +95,7 @@ class HardVerdict:
 
 
 @np.errstate(over="ignore")  # 70 000 as a float16
-def judge_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
+def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     """Evaluate a case: the right answer, the formula's, and JAX's.
 
     Args:
@@ -107,7 +107,7 @@ def judge_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
 
     >>> from dataclasses import replace
     >>> relu = FORMULAS["relu"]
-    >>> verdict = judge_hard(relu, replace(relu.hard[0], dtype="float32"))
+    >>> verdict = check_hard(relu, replace(relu.hard[0], dtype="float32"))
     >>> verdict.passed, [answer.way for answer in verdict.jax if not answer.right]
     (True, ['jnp.maximum(x, 0)'])
     """
@@ -122,7 +122,7 @@ def judge_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     answer = case.right or _by_definition(formula, case.digits)
     right = answer(_without(case.lost, exact), exact_dout)
     wanted = [_by_name(names, a) for a in (right, *case.also(answer, exact, exact_dout, right))]
-    judge = partial(_answer, case, names, wanted)
+    compared = partial(_answer, case, names, wanted)
     args = tuple(primals.values())
     ours = jax.jit(partial(_by_hand, formula, case))(args, dout)
     ways = jax.jit(partial(_by_jax, formula, case), compiler_options=quick())(args, dout) if case.jax else {}
@@ -135,8 +135,8 @@ def judge_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
         case.dtype,
         {name: _described(value) for name, value in (primals | {"dout": dout}).items()},
         _shown(case, names, wanted[0]),
-        judge(formula.name, ours),
-        tuple(judge(way, ways[way]) for way in case.jax),
+        compared(formula.name, ours),
+        tuple(compared(way, ways[way]) for way in case.jax),
     )
 
 

@@ -1,10 +1,10 @@
-"""Whether the judge names the mistakes of the kill matrix: what ``check_vjp`` says first of each of them.
+"""Whether the checker names the mistakes of the kill matrix: what ``check_vjp`` says first of each of them.
 
 A mistake counts as named where what is said first of every wrong array has one of the words below in it;
-where several explanations fit equally, the judge names them together. Nothing tells it what was planted. It
+where several explanations fit equally, the checker names them together. Nothing tells it what was planted. It
 is asked at the matrix's points; about a mask with ≥ at those with a unit on the kink, where alone it differs
 and is said in a note; and where a wrong formula cannot be computed because its shapes clash, at points where
-all axes have one length. One whose shapes clash there too, or in a Jacobian, needs no judge.
+all axes have one length. One whose shapes clash there too, or in a Jacobian, needs no checker.
 """
 
 import re
@@ -68,12 +68,12 @@ WORDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Named:
-    """What the judge said of one mutant.
+    """What the checker said of one mutant.
 
     Attributes:
         tag, formula, mutant, says: as in :class:`manual_grad.verify.kill_matrix.Row`.
         diagnosis: what was said of each wrong array; nothing of a formula that cannot be computed at all.
-        first: whether the true cause comes first for every wrong array; None where nothing could be judged.
+        first: whether the true cause comes first for every wrong array; None where nothing could be checked.
     """
 
     tag: str
@@ -85,7 +85,7 @@ class Named:
 
 
 def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> list[Named]:
-    """Ask the judge about every mutant of a target's formulas; a value's have no gradient and are not asked.
+    """Ask the checker about every mutant of a target; a value has no gradient and is not asked about.
 
     Args:
         target: from :func:`manual_grad.verify.kill_matrix.targets`.

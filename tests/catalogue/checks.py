@@ -14,7 +14,7 @@ import manual_grad
 from manual_grad.catalogue import Batch, EntryError
 from manual_grad.catalogue.draw import Draw
 from manual_grad.lectures.entries import claims_of
-from manual_grad.verify.hard import judge_hard
+from manual_grad.verify.hard import check_hard
 from manual_grad.verify.problem import oracle_checks, pose
 from manual_grad_reference.oracles import decimals
 from tests.formulas.scenarios import draw, is_float, of, output
@@ -106,7 +106,7 @@ def require_hard_tolerance(entry):
     """A tolerance of a hard case's own is no excuse: half more of the gradient is refused."""
     more = replace(entry, bwd=lambda *args: jax.tree.map(lambda g: 1.5 * g, entry.bwd(*args)))
     for case in entry.hard:
-        if case.tolerance and judge_hard(more, replace(case, jax={})).passed:
+        if case.tolerance and check_hard(more, replace(case, jax={})).passed:
             raise EntryError(f"{entry.name}: half more of the gradient passes for {case.name}")
 
 

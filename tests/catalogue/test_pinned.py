@@ -1,4 +1,4 @@
-"""Answers computed once by PyTorch and committed: only :mod:`manual_grad` is imported, nothing that judges.
+"""Answers computed once by PyTorch and committed: only :mod:`manual_grad` is imported, nothing that checks.
 
 ``pin.py`` made the file, and says how.
 """

@@ -332,7 +332,7 @@ def test_lectures_are_named():
     assert set(lectures.LECTURES) >= set("ABCD")
 
 
-def test_hard_inputs_are_judged(run, tmp_path):
+def test_hard_inputs_are_checked(run, tmp_path):
     code, out, _ = run("verify", "--hard", "--tag", "B-06", "--json", tmp_path / "h.json")
     assert code == 0
     for words in ("ReLU at exactly 0 and −0.0", "jnp.maximum(x, 0): dx", "½", "hard cases right, 0 wrong"):

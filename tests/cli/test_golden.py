@@ -37,7 +37,7 @@ def test_export_then_compare(run):
     code, out, _ = run("compare g.npz right.npz")
     assert code == 0
     assert "all 2 right" in out
-    assert "note out is not in right.npz: not judged" in out
+    assert "note out is not in right.npz: not compared" in out
     np.savez("wrong.npz", **right | {"grad/y": 7 * right["grad/y"]})
     code, out, _ = run("compare g.npz wrong.npz --json found.json")
     assert code == 1

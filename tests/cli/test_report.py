@@ -50,7 +50,7 @@ def test_what_fails_exits_1_and_is_named(run, monkeypatch):
     assert code == 1
     assert "FAILED: A-08 softmax_bwd: zero" in out
     blind = made_up.results(diagnoses=[{"mistake": "1/N is missing", "ok": True}])
-    assert blind.failed == ["unseen by the judge: 1/N is missing"]
+    assert blind.failed == ["unseen by the checker: 1/N is missing"]
 
 
 def test_an_interrupted_run_writes_nothing(run, monkeypatch, tmp_path):
@@ -191,7 +191,7 @@ def test_files_are_read_as_they_were_written(tmp_path):
     assert results.read_benchmarks(path) == made_up.BENCHMARKS
 
 
-def test_results_are_gathered_from_the_judge(monkeypatch):
+def test_results_are_gathered_from_the_checker(monkeypatch):
     """For two tags, one kind of mutants and one planted mistake."""
     chosen = tuple(e for e in EQUATIONS if e.tag in ("A-02", "A-04"))
     for name, value in {

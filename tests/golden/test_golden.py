@@ -1,4 +1,4 @@
-"""Golden vectors: read back without the project, judged, diagnosed, for every formula and in every case."""
+"""Golden vectors: read back without the project, compared, diagnosed, for every formula and in every case."""
 
 import functools
 import inspect
@@ -75,17 +75,17 @@ def exported(name, dtype="float64", case="random"):
 
 
 @pytest.fixture
-def judged(tmp_path):
+def compared(tmp_path):
     """``manual-grad golden compare`` on an archive in memory and arrays by name."""
     count = itertools.count()
 
-    def judge(made, mine, suffix=".npz"):
+    def checker(made, mine, suffix=".npz"):
         paths = [tmp_path / f"{next(count)}{s}" for s in (suffix, ".npz")]
         paths[0].write_bytes(golden.packed(made, suffix))
         paths[1].write_bytes(archive.packed(".npz", mine, {}))
         return golden.compare(*paths)[1]
 
-    return judge
+    return checker
 
 
 def test_every_public_formula_is_exported():
@@ -95,22 +95,22 @@ def test_every_public_formula_is_exported():
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_the_formula_by_hand_is_within_its_budget(judged, name):
+def test_the_formula_by_hand_is_within_its_budget(compared, name):
     """Nothing of the truth comes from the formula; what the archive says of it is complete."""
     made = exported(name)
-    findings = judged(made, by_hand(made))
+    findings = compared(made, by_hand(made))
     assert all(f.ok and 0 <= f.share <= 1 and not f.diagnosis for f in findings), findings
-    assert {f.name for f in findings} == set(made.judged)
+    assert {f.name for f in findings} == set(made.compared)
     assert all(f" {array} " in made.readme for array in made.arrays)
     assert FORMULAS[name].tags
     assert all(tag in made.readme for tag in FORMULAS[name].tags)
-    assert any(np.any(made.arrays[n]) for n in made.judged)
+    assert any(np.any(made.arrays[n]) for n in made.compared)
 
 
 @pytest.mark.parametrize(("name", "dtype", "case"), IN_TURN)
-def test_the_formula_in_the_same_dtype_passes(judged, name, dtype, case):
+def test_the_formula_in_the_same_dtype_passes(compared, name, dtype, case):
     made = exported(name, dtype, case)
-    findings = judged(made, by_hand(made))
+    findings = compared(made, by_hand(made))
     assert all(f.ok for f in findings), findings
 
 
@@ -124,7 +124,7 @@ def test_ties_are_ties(name):
     a = made.arrays
     logits = next((a[n] for n in ("in/logits", "in/Z", "in/s", "in/W") if n in a), None)
     if "in/x" in a and "in/W1" not in a and "in/params/0/W" not in a:
-        x, truth = a["in/x"], a[made.judged[0]]
+        x, truth = a["in/x"], a[made.compared[0]]
         assert not np.signbit(x[0]).any()
         assert np.signbit(x[1]).all()
         assert not x[:2].any()
@@ -145,12 +145,12 @@ def test_ties_are_ties(name):
         assert ("in/params/0/W" in a and "in/y" in a) or a[grad][2:].any()  # its last layer may be dead
 
 
-def test_a_mask_that_lets_ties_through_is_refused(judged):
+def test_a_mask_that_lets_ties_through_is_refused(compared):
     """What jax.grad of jnp.where(x >= 0, x, 0) gives."""
     made = golden.export("relu", "float32", "ties")
     x, dout = made.arrays["in/x"], made.arrays["dout"]
     for mask, ok in ((x > 0, True), (x >= 0, False), ((x > 0) + (x == 0) / 2, False)):
-        assert judged(made, {"grad/x": mask * dout})[0].ok == ok
+        assert compared(made, {"grad/x": mask * dout})[0].ok == ok
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -303,7 +303,7 @@ def test_arrays_come_back(suffix, dtype):
         assert (read[name].astype(np.float64) == array.astype(np.float64)).all()
 
 
-def test_bfloat16_saved_by_numpy_is_understood(judged, tmp_path):
+def test_bfloat16_saved_by_numpy_is_understood(compared, tmp_path):
     """NumPy writes ml_dtypes' bfloat16 as two bytes without a meaning."""
     made = golden.export("relu", "bfloat16")
     np.savez(tmp_path / "mine.npz", **{"grad/x": made.arrays["grad/x"].astype(jnp.bfloat16)})
@@ -327,11 +327,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("why", MISTAKES)
-def test_a_wrong_gradient_is_refused_and_explained(judged, why):
+def test_a_wrong_gradient_is_refused_and_explained(compared, why):
     name, array, wrong = MISTAKES[why]
     made = exported(name)
-    mine = {n: made.arrays[n] for n in made.judged} | {array: wrong(made.arrays)}
-    findings = {f.name: f for f in judged(made, mine)}
+    mine = {n: made.arrays[n] for n in made.compared} | {array: wrong(made.arrays)}
+    findings = {f.name: f for f in compared(made, mine)}
     assert [n for n, f in findings.items() if not f.ok] == [array]
     assert why in findings[array].diagnosis
     assert findings[array].share > 1
@@ -354,36 +354,36 @@ def test_a_wrong_gradient_is_refused_and_explained(judged, why):
         ("jac_dense_rows_X_factors", "out/1", lambda a: -a, "sign flipped"),
     ],
 )
-def test_a_wrong_jacobian_or_value_is_refused_and_explained(judged, name, array, wrong, why):
+def test_a_wrong_jacobian_or_value_is_refused_and_explained(compared, name, array, wrong, why):
     made = exported(name)
-    mine = {n: made.arrays[n] for n in made.judged} | {array: wrong(made.arrays[array])}
-    finding = next(f for f in judged(made, mine) if not f.ok)
+    mine = {n: made.arrays[n] for n in made.compared} | {array: wrong(made.arrays[array])}
+    finding = next(f for f in compared(made, mine) if not f.ok)
     assert finding.name == array
     assert why in finding.diagnosis
 
 
-def test_softmax_jacobian_without_its_off_diagonal_terms_is_named(judged):
+def test_softmax_jacobian_without_its_off_diagonal_terms_is_named(compared):
     """Only its product with a cotangent shows it."""
     made = golden.export("jac_softmax_logits", variant="vector")
     J = np.diag(np.diag(made.arrays["jac/logits"]))
-    assert "off-diagonal" in judged(made, {"jac/logits": J})[0].diagnosis
+    assert "off-diagonal" in compared(made, {"jac/logits": J})[0].diagnosis
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_the_budget_is_no_blank_cheque(judged, dtype):
+def test_the_budget_is_no_blank_cheque(compared, dtype):
     """Zero, negated, off by 1/N, the last sample dropped."""
     made = golden.export("dense_rows", dtype)
     for wrong in (lambda g: 0 * g, lambda g: -g, lambda g: g * 5, lambda g: g / 5):
-        mine = {n: wrong(made.arrays[n]) if n != "out" else made.arrays[n] for n in made.judged}
-        assert [f.ok for f in judged(made, mine)] == [False, False, False, True]
+        mine = {n: wrong(made.arrays[n]) if n != "out" else made.arrays[n] for n in made.compared}
+        assert [f.ok for f in compared(made, mine)] == [False, False, False, True]
 
 
 # --- bad input --------------------------------------------------------------------------------------------
 
 
-def test_arrays_that_do_not_fit_are_refused(judged):
+def test_arrays_that_do_not_fit_are_refused(compared):
     made = golden.export("dense_rows", "float32")
-    right = {n: made.arrays[n] for n in made.judged}
+    right = {n: made.arrays[n] for n in made.compared}
     for wrong, line in (
         (
             {"grad/W": right["grad/W"].T},
@@ -396,9 +396,9 @@ def test_arrays_that_do_not_fit_are_refused(judged):
         ({"dout": np.array(["text"])}, r"dout .* is not that of .*: made for other inputs"),
     ):
         with pytest.raises(InputError, match=line):
-            judged(made, right | wrong)
+            compared(made, right | wrong)
     with pytest.raises(InputError, match=r"has no array 'grad/b'; it has grad/X, grad/W, out"):
-        judged(made, {n: a for n, a in right.items() if n != "grad/b"})
+        compared(made, {n: a for n, a in right.items() if n != "grad/b"})
 
 
 def test_another_formulas_archive_is_refused(tmp_path):
@@ -499,7 +499,7 @@ def test_a_damaged_safetensors_header_is_refused(text):
         archive.unpacked(len(text).to_bytes(8, "little") + text.encode(), ".safetensors")
 
 
-def test_answers_with_a_damaged_description_are_judged_by_their_arrays(judged, tmp_path):
+def test_answers_with_a_damaged_description_are_compared_by_their_arrays(compared, tmp_path):
     made = golden.export("mse")
     (tmp_path / "g.npz").write_bytes(golden.packed(made, ".npz"))
     for text in ("5", "[" * 10**5, "nonsense", '["formula"]'):

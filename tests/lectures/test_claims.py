@@ -10,12 +10,12 @@ import pytest
 from manual_grad.catalogue.draw import Draw
 from manual_grad.digits import load_digits_28
 from manual_grad.lectures import EQUATIONS, ERRATA
-from manual_grad.verify import equations as judge
+from manual_grad.verify import equations
 
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
 def test_equation_holds(equation):
-    verdict = judge.verify(equation, jnp.float64, seed=1)
+    verdict = equations.verify(equation, jnp.float64, seed=1)
     assert verdict.status == "verified", verdict.failures
     assert verdict.oracles
     assert all(oracle.passed for oracle in verdict.oracles.values())
@@ -26,7 +26,7 @@ def test_equation_holds(equation):
 def test_every_oracle_agrees(tag):
     """A family each; `manual-grad verify --oracle all` does it for all of them."""
     (equation,) = (e for e in EQUATIONS if e.tag == tag)
-    verdict = judge.verify(equation, jnp.float64, seed=1, oracles=judge.ORACLES)
+    verdict = equations.verify(equation, jnp.float64, seed=1, oracles=equations.ORACLES)
     assert verdict.status == "verified", verdict.failures
     assert all(oracle.passed for oracle in verdict.oracles.values())
     assert len(verdict.oracles.keys() - {"value"}) >= 3 + ("exact" in verdict.oracles)
@@ -34,7 +34,7 @@ def test_every_oracle_agrees(tag):
 
 @pytest.mark.parametrize("erratum", ERRATA, ids=lambda e: e.tag)
 def test_erratum_is_refuted(erratum):
-    verdict = judge.verify(erratum, jnp.float64, seed=1)
+    verdict = equations.verify(erratum, jnp.float64, seed=1)
     assert verdict.status == "erratum", verdict.failures
     assert verdict.counterexample
     assert erratum.corrects in {equation.tag for equation in EQUATIONS}
@@ -76,5 +76,5 @@ def test_the_other_reading_of_a_e1_is_wrong_too():
         y_hat, hot = jax.nn.softmax(logits), (labels != 0).astype(logits.dtype)
         return -dJ / len(labels) * (hot * y_hat - y_hat * (hot * y_hat).sum(axis=1, keepdims=True))
 
-    verdict = judge.verify(replace(erratum, as_printed=as_printed), jnp.float64, seed=1)
+    verdict = equations.verify(replace(erratum, as_printed=as_printed), jnp.float64, seed=1)
     assert verdict.status == "erratum", verdict.failures

@@ -1,7 +1,7 @@
 """Results that no oracle gave, so that a book is made in seconds: its pages are tested, not its numbers."""
 
 from manual_grad.lectures import EQUATIONS, ERRATA
-from manual_grad.report.planted import PLANTED, judged
+from manual_grad.report.planted import PLANTED, checked
 from manual_grad.report.results import Results
 
 ABOUT = {
@@ -88,7 +88,7 @@ def results(**changes):
         "verdicts": verdicts(),
         "about": ABOUT,
         "kills": KILLS,
-        "diagnoses": [judged(planted) for planted in PLANTED[:2]],
+        "diagnoses": [checked(planted) for planted in PLANTED[:2]],
         "training": TRAINING,
         "benchmarks": BENCHMARKS,
         "cases": ("mse", *(row["case"] for row in BENCHMARKS["rows"])),

@@ -229,7 +229,7 @@ SEES = """() => {
 
 
 # One of each kind of element under each kind of parent is enough for axe, whose time goes with their number.
-# It judges no text of one letter, so formulas are taken away whole: their contrast is in SEES.
+# It checks no text of one letter, so formulas are taken away whole: their contrast is in SEES.
 THIN = """() => {
     document.querySelectorAll("math").forEach((m) => m.remove());
     const kind = (e) => [e.tagName, e.getAttribute("class"), ...e.getAttributeNames().sort(),

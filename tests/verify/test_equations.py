@@ -1,4 +1,4 @@
-"""The judge is judged: what is wrong must not pass, whatever is wrong with it."""
+"""The checks are checked: what is wrong must not pass, whatever is wrong with it."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_bwd, softmax_fwd
 from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Equation, Erratum, pulled
-from manual_grad.verify import equations as judge
+from manual_grad.verify import equations
 
 RIGHT = pulled(mse_fwd, mse_bwd)
 
@@ -28,7 +28,7 @@ def equation(formula):
 
 
 def test_right_formula_is_verified():
-    assert judge.verify(equation(RIGHT), jnp.float64, 0).status == "verified"
+    assert equations.verify(equation(RIGHT), jnp.float64, 0).status == "verified"
 
 
 WRONG = {
@@ -49,7 +49,7 @@ WRONG = {
 
 @pytest.mark.parametrize("mistake", WRONG)
 def test_wrong_formula_fails(mistake):
-    verdict = judge.verify(equation(WRONG[mistake]), jnp.float64, 0)
+    verdict = equations.verify(equation(WRONG[mistake]), jnp.float64, 0)
     assert verdict.status == "failed"
     assert verdict.failures
     assert verdict.failures[0].startswith("tried: ")
@@ -58,7 +58,7 @@ def test_wrong_formula_fails(mistake):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("mistake", ["sign", "zero", "cotangent ignored", "NaN", "shape"])
 def test_wrong_formula_fails_in_low_precision(mistake, dtype):
-    assert judge.verify(equation(WRONG[mistake]), jnp.dtype(dtype), 0).status == "failed"
+    assert equations.verify(equation(WRONG[mistake]), jnp.dtype(dtype), 0).status == "failed"
 
 
 @pytest.mark.parametrize("factor", [1 / 5, 5, 2])
@@ -74,7 +74,7 @@ def test_a_lost_mean_fails_in_every_dtype(dtype, factor):
         {"tried": lambda dout, **p: {k: factor * g for k, g in formula(dout, **p).items()}},
     )
     tried = Equation("A-08", "softmax", "here", "J", (claim,))
-    assert judge.verify(tried, jnp.dtype(dtype), 0).status == "failed"
+    assert equations.verify(tried, jnp.dtype(dtype), 0).status == "failed"
 
 
 def large(formula):
@@ -91,14 +91,14 @@ def large(formula):
 
 def test_projections_pass_the_right_and_see_one_wrong_entry():
     right = pulled(softmax_fwd, softmax_bwd)
-    verdict = judge.verify(large(right), jnp.float64, 0)
+    verdict = equations.verify(large(right), jnp.float64, 0)
     assert verdict.status == "verified"
     assert verdict.oracles["forward"].max_error > 0
 
     def wrong(dout, logits):
         return right(dout, logits=logits)["logits"].at[70, 30].multiply(1 + 1e-6)
 
-    verdict = judge.verify(large(wrong), jnp.float64, 0)
+    verdict = equations.verify(large(wrong), jnp.float64, 0)
     assert not verdict.oracles["forward"].passed
     assert not verdict.oracles["reverse"].passed
 
@@ -109,23 +109,23 @@ def erratum(as_printed, corrected=RIGHT):
 
 
 def test_erratum_with_a_wrong_number_is_refuted_with_it():
-    verdict = judge.verify(erratum(WRONG["sign"]), jnp.float64, 0)
+    verdict = equations.verify(erratum(WRONG["sign"]), jnp.float64, 0)
     assert verdict.status == "erratum"
     assert "got" in verdict.counterexample
 
 
 def test_erratum_with_clashing_shapes_is_refuted_by_them():
-    verdict = judge.verify(erratum(lambda dJ, y_hat, y: jnp.ones(3) + jnp.ones(4)), jnp.float64, 0)
+    verdict = equations.verify(erratum(lambda dJ, y_hat, y: jnp.ones(3) + jnp.ones(4)), jnp.float64, 0)
     assert verdict.status == "erratum"
     assert "clash" in verdict.counterexample
 
 
 def test_erratum_that_is_right_after_all_fails():
-    assert judge.verify(erratum(RIGHT), jnp.float64, 0).status == "failed"
+    assert equations.verify(erratum(RIGHT), jnp.float64, 0).status == "failed"
 
 
 def test_erratum_whose_correction_is_wrong_fails():
-    assert judge.verify(erratum(WRONG["sign"], WRONG["zero"]), jnp.float64, 0).status == "failed"
+    assert equations.verify(erratum(WRONG["sign"], WRONG["zero"]), jnp.float64, 0).status == "failed"
 
 
 def test_seed_and_tag_decide_the_inputs():
@@ -141,7 +141,7 @@ def test_seed_and_tag_decide_the_inputs():
     first = equation(spy)
     noisy = replace(first, claims=(replace(first.claims[0], inputs=inputs),))
     for tag, seed in (("A-04", 0), ("A-04", 0), ("A-04", 1), ("A-05", 0)):
-        judge.verify(replace(noisy, tag=tag), jnp.float64, seed, ("reverse",))
+        equations.verify(replace(noisy, tag=tag), jnp.float64, seed, ("reverse",))
     assert (seen[0] == seen[1]).all()
     assert not (seen[0] == seen[2]).any()
     assert not (seen[0] == seen[3]).any()
@@ -168,10 +168,10 @@ def test_entries_in_one_program_do_not_touch_each_other():
     """Each comes to the verdict that it comes to alone, beside one that raises and one that is wrong."""
     entries = [equation(RIGHT), equation(WRONG["an error"]), erratum(WRONG["sign"]), equation(WRONG["zero"])]
     oracles = ("value", "reverse", "forward", "differences", "exact")
-    found = judge.verify_all(entries, jnp.float64, 0, oracles)
+    found = equations.verify_all(entries, jnp.float64, 0, oracles)
     assert [verdict.status for verdict in found] == ["verified", "failed", "erratum", "failed"]
     for entry, verdict in zip(entries, found, strict=True):
-        alone = judge.verify(entry, jnp.float64, 0, oracles)
+        alone = equations.verify(entry, jnp.float64, 0, oracles)
         assert (alone.failures, alone.inputs) == (verdict.failures, verdict.inputs)
         assert alone.oracles.keys() == verdict.oracles.keys()
 
@@ -188,7 +188,7 @@ def test_an_equation_compiles_few_programs():
     try:
         jax.clear_caches()
         (entry,) = (e for e in EQUATIONS if e.tag == "A-08")
-        assert judge.verify(entry, jnp.float64, 0).status == "verified"
+        assert equations.verify(entry, jnp.float64, 0).status == "verified"
     finally:
         jax.monitoring.clear_event_listeners()
     assert 0 < len(programs) <= 3

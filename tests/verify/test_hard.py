@@ -9,12 +9,12 @@ import pytest
 from manual_grad.catalogue import FORMULAS
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
-from manual_grad.verify.hard import CASES, judge_hard, tags_of
+from manual_grad.verify.hard import CASES, check_hard, tags_of
 
 
 @pytest.mark.parametrize(("formula", "case"), CASES, ids=lambda part: part.name)
 def test_the_formula_is_right_and_jax_is_as_stated(formula, case):
-    verdict = judge_hard(formula, case)
+    verdict = check_hard(formula, case)
     assert verdict.passed, verdict.ours.detail
     assert tuple(answer.way for answer in verdict.jax if not answer.right) == case.differs
     assert bool(case.why) == bool(case.differs)
@@ -82,7 +82,7 @@ def zeros(res, dJ):
 
 def passes(name, case, **wrong):
     """Whether a case thinks this right, in place of the formula of that name."""
-    return judge_hard(replace(FORMULAS[name], **wrong), replace(case, jax={})).passed
+    return check_hard(replace(FORMULAS[name], **wrong), replace(case, jax={})).passed
 
 
 WRONG = [  # name of the case, formula, which half of the pair, what stands there instead
@@ -127,7 +127,7 @@ def test_a_gradient_of_zeros_is_caught(name):
 def test_another_seed_draws_other_numbers():
     mse = FORMULAS["mse"]
     case = next(case for case in mse.hard if case.name == "NaN in one sample")
-    first, again, other = (judge_hard(mse, case, seed) for seed in (0, 0, 1))
+    first, again, other = (check_hard(mse, case, seed) for seed in (0, 0, 1))
     assert first == again
     assert other.passed
     assert other.right != first.right

@@ -150,7 +150,7 @@ def test_a_unit_is_put_at_the_kink():
     assert (np.asarray(inputs["X"] @ inputs["W1"] + inputs["b1"])[:, 0] == 0).all()
 
 
-# --- the judge of the judge -------------------------------------------------------------------------------
+# --- the checks are checked -------------------------------------------------------------------------------
 
 
 def test_a_formula_that_is_wrong_itself_is_not_mutated():

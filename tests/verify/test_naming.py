@@ -1,4 +1,4 @@
-"""What the judge says of the kill matrix's own mutants: the true cause first, without being told it."""
+"""What the checker says of the kill matrix's own mutants: the true cause first, without being told it."""
 
 import sys
 from collections import Counter
@@ -72,7 +72,7 @@ def test_a_wrong_name_is_not_taken_for_the_right_one():
     assert not any(row.first for row in name_all(BY_FORMULA["mse_bwd"], mutate=misnamed))
 
 
-def test_a_value_has_no_gradient_to_judge():
+def test_a_value_has_no_gradient_to_check():
     tag, value = next((e.tag, claim) for e in EQUATIONS for claim in e.claims if claim.kind == "value")
     assert name_all(Target(tag, 0, value, tuple(value.formulas))) == []
 
@@ -96,7 +96,7 @@ def test_the_command_says_what_is_not_named(monkeypatch, run):
     assert code == 1
     out = " ".join(out.split())
     assert "not named: A-04 mse_bwd: zero (y): y: no known mistake explains it" in out
-    assert "0 of 1 judged are named first" in out
+    assert "0 of 1 checked are named first" in out
 
 
 def test_diagnose_goes_with_mutants(run):

@@ -12,7 +12,7 @@ from manual_grad.catalogue.draw import Draw
 from manual_grad.compiling import split_settings
 from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Equation
-from manual_grad.verify import equations as judge
+from manual_grad.verify import equations
 from manual_grad.verify.problem import drawn, oracle_of
 from manual_grad.verify.symbolic import definition_of
 from manual_grad_reference import definitions
@@ -25,7 +25,7 @@ def alone(oracle, claim, formula=None, seed=0):
     """The verdict of one oracle on a claim, its formula replaced."""
     if formula:
         claim = replace(claim, formulas={"tried": formula})
-    return judge.verify(Equation("A-04", "t", "s", "p", (claim,)), jnp.float64, seed, (oracle,))
+    return equations.verify(Equation("A-04", "t", "s", "p", (claim,)), jnp.float64, seed, (oracle,))
 
 
 def planted(claim, change):
@@ -110,7 +110,7 @@ def test_differences_see_a_planted_mistake(tag, mistake):
     assert alone("differences", claim, planted(claim, MISTAKES[mistake])).status == "failed"
 
 
-def test_differences_do_not_judge_a_kink():
+def test_differences_do_not_check_a_kink():
     """A function with a kink along every direction: no verdict in the formula's favour."""
 
     start = jnp.array([0.3, -0.7, 1.1])
@@ -154,12 +154,12 @@ CANCELS = [
 @pytest.mark.parametrize(("tag", "seed"), CANCELS)
 def test_symbolic_measures_an_error_by_what_is_summed_not_by_what_is_left(tag, seed):
     equation = next(e for e in EQUATIONS if e.tag == tag)
-    verdict = judge.verify(equation, jnp.float64, seed, ("symbolic",))
+    verdict = equations.verify(equation, jnp.float64, seed, ("symbolic",))
     assert verdict.status == "verified", verdict.failures
     assert verdict.oracles["symbolic"].max_error <= 1e-12
     for claim in equation.claims:  # another draw is asked for where all of it is 0, so this is seen
         if claim.kind == "gradient" and definition_of(claim):
-            found = judge.verify(
+            found = equations.verify(
                 replace(equation, claims=[replace(claim, formulas={"tried": planted_in_all(claim)})]),
                 jnp.float64,
                 seed,

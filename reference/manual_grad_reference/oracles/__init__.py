@@ -1,4 +1,4 @@
-"""The judges: the derivatives of `fn(*primals)` by JAX, in reverse and in forward mode.
+"""The oracles: the derivatives of `fn(*primals)` by JAX, in reverse and in forward mode.
 
 Only floating-point primals are differentiated. A primal with a leaf of any other type (integer labels, a
 Python int) is passed to `fn` as it is and has no entry in the result, so each result holds one entry for each
