@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 from manual_grad.catalogue import FUNCTIONS
@@ -151,9 +152,15 @@ def value(formula: Formula, called: str = "out", says: str = "", variant: str | 
     return _claim("value", formula, (called,), ways, says, variant)
 
 
-def gradient(formula: Formula, *wrt: str, says: str = "", variant: str | None = None) -> Claim:
-    """What an entry's pair pulls back, to every floating-point primal unless some are named."""
-    ways = {f"{formula.name}_bwd": pulled(formula.fwd, formula.bwd)}
+def gradient(
+    formula: Formula,
+    *wrt: str,
+    says: str = "",
+    variant: str | None = None,
+    also: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+) -> Claim:
+    """What an entry's pair, and other ways, pull back to every floating-point primal, or to those named."""
+    ways = {f"{formula.name}_bwd": pulled(formula.fwd, formula.bwd), **also}
     return _claim("gradient", formula, wrt or formula.floating, ways, says, variant)
 
 

@@ -27,16 +27,12 @@ from manual_grad.lectures.entries import (
     value_of,
 )
 from manual_grad.networks.two_layer import (
-    two_layer_cross_entropy_bwd,
-    two_layer_cross_entropy_columns_bwd,
     two_layer_cross_entropy_columns_fwd,
     two_layer_cross_entropy_columns_grads,
     two_layer_cross_entropy_fwd,
     two_layer_cross_entropy_grads,
-    two_layer_cross_entropy_rows_bwd,
     two_layer_cross_entropy_rows_fwd,
     two_layer_cross_entropy_rows_grads,
-    two_layer_squared_loss_bwd,
     two_layer_squared_loss_fwd,
     two_layer_squared_loss_grads,
 )
@@ -121,33 +117,17 @@ def _rows_through_columns_grads(res, dJ):
 _SQUARED_LOSS_GRADS = {
     "two_layer_squared_loss_grads": named(two_layer_squared_loss_fwd, two_layer_squared_loss_grads)
 }
-_SQUARED_LOSS_BWD = {
-    "two_layer_squared_loss_bwd": pulled(two_layer_squared_loss_fwd, two_layer_squared_loss_bwd)
-}
 _CROSS_ENTROPY_GRADS = {
     "two_layer_cross_entropy_grads": named(two_layer_cross_entropy_fwd, two_layer_cross_entropy_grads)
-}
-_CROSS_ENTROPY_BWD = {
-    "two_layer_cross_entropy_bwd": pulled(two_layer_cross_entropy_fwd, two_layer_cross_entropy_bwd)
 }
 _COLUMNS_GRADS = {
     "two_layer_cross_entropy_columns_grads": named(
         two_layer_cross_entropy_columns_fwd, two_layer_cross_entropy_columns_grads
     )
 }
-_COLUMNS_BWD = {
-    "two_layer_cross_entropy_columns_bwd": pulled(
-        two_layer_cross_entropy_columns_fwd, two_layer_cross_entropy_columns_bwd
-    )
-}
 _ROWS_GRADS = {
     "two_layer_cross_entropy_rows_grads": named(
         two_layer_cross_entropy_rows_fwd, two_layer_cross_entropy_rows_grads
-    )
-}
-_ROWS_BWD = {
-    "two_layer_cross_entropy_rows_bwd": pulled(
-        two_layer_cross_entropy_rows_fwd, two_layer_cross_entropy_rows_bwd
     )
 }
 _ROWS_THROUGH_COLUMNS = {
@@ -213,15 +193,7 @@ EQUATIONS = (
                 polynomial=True,
             ),
             value(two_layer.TWO_LAYER_SQUARED_LOSS, "J"),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_squared_loss,
-                ("W1", "b1", "W2", "b2", "x", "y"),
-                _squared_loss,
-                _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
-                says="by every input",
-                polynomial=True,
-            ),
+            gradient(two_layer.TWO_LAYER_SQUARED_LOSS, says="by every input", also=_SQUARED_LOSS_GRADS),
         ),
     ),
     Equation(
@@ -229,16 +201,7 @@ EQUATIONS = (
         title="squared error by the output weights: (o − y) aᵀ",
         section="page 1",
         printed=r"\frac{\partial J}{\partial W^{(2)}} = (o - y) \cdot a^{\top}",
-        claims=(
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_squared_loss,
-                ("W2",),
-                _squared_loss,
-                _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
-                polynomial=True,
-            ),
-        ),
+        claims=(gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "W2", also=_SQUARED_LOSS_GRADS),),
     ),
     Equation(
         tag="B-04",
@@ -259,15 +222,7 @@ EQUATIONS = (
                 says="∂J/∂o",
                 polynomial=True,
             ),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_squared_loss,
-                ("b2",),
-                _squared_loss,
-                _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
-                says="∂J/∂b²",
-                polynomial=True,
-            ),
+            gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "b2", says="∂J/∂b²", also=_SQUARED_LOSS_GRADS),
         ),
     ),
     Equation(
@@ -331,16 +286,7 @@ EQUATIONS = (
         title="by the first weights: (∂J/∂z) xᵀ, an outer product",
         section="page 2",
         printed=r"\frac{\partial J}{\partial W^{(1)}} = \frac{\partial J}{\partial z} \cdot x^{\top}",
-        claims=(
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_squared_loss,
-                ("W1",),
-                _squared_loss,
-                _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
-                polynomial=True,
-            ),
-        ),
+        claims=(gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "W1", also=_SQUARED_LOSS_GRADS),),
     ),
     Equation(
         tag="B-08",
@@ -352,14 +298,7 @@ EQUATIONS = (
             r"\Rightarrow \quad \frac{\partial J}{\partial b^{(1)}} = \frac{\partial J}{\partial z}"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_squared_loss,
-                ("b1",),
-                _squared_loss,
-                _SQUARED_LOSS_BWD | _SQUARED_LOSS_GRADS,
-                polynomial=True,
-            ),
+            gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "b1", also=_SQUARED_LOSS_GRADS),
             jacobian(
                 "jac_two_layer_squared_loss",
                 polynomial=True,
@@ -379,14 +318,7 @@ EQUATIONS = (
         claims=(
             value(softmax.CROSS_ENTROPY_OF_SCORES, "J", says="from the scores"),
             value(two_layer.TWO_LAYER_CROSS_ENTROPY, "J", says="the whole network"),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy,
-                ("W1", "b1", "W2", "b2", "x"),
-                _cross_entropy,
-                _CROSS_ENTROPY_BWD | _CROSS_ENTROPY_GRADS,
-                says="by every input",
-            ),
+            gradient(two_layer.TWO_LAYER_CROSS_ENTROPY, says="by every input", also=_CROSS_ENTROPY_GRADS),
         ),
     ),
     Equation(
@@ -432,13 +364,12 @@ EQUATIONS = (
             r"J}{\partial a} = W^{(2)\top} \cdot \frac{\partial J}{\partial s}"
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy,
-                ("W2", "b2"),
-                _cross_entropy,
-                _CROSS_ENTROPY_BWD | _CROSS_ENTROPY_GRADS,
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY,
+                "W2",
+                "b2",
                 says="∂J/∂W² and ∂J/∂b²",
+                also=_CROSS_ENTROPY_GRADS,
             ),
             Claim(
                 "gradient",
@@ -482,13 +413,14 @@ EQUATIONS = (
                 at=_at_z,
                 says="δ¹",
             ),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy,
-                ("W2", "b2", "W1", "b1"),
-                _cross_entropy,
-                _CROSS_ENTROPY_BWD | _CROSS_ENTROPY_GRADS,
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY,
+                "W2",
+                "b2",
+                "W1",
+                "b1",
                 says="the four gradients",
+                also=_CROSS_ENTROPY_GRADS,
             ),
             jacobian("jac_two_layer_cross_entropy", says="the four gradients as products of the Jacobians"),
         ),
@@ -527,14 +459,7 @@ EQUATIONS = (
                 says="from the scores",
             ),
             value(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, "J", says="the whole network"),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy_columns,
-                ("W1", "b1", "W2", "b2", "X"),
-                _columns,
-                _COLUMNS_BWD | _COLUMNS_GRADS,
-                says="by every input",
-            ),
+            gradient(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, says="by every input", also=_COLUMNS_GRADS),
         ),
     ),
     Equation(
@@ -612,13 +537,14 @@ EQUATIONS = (
             "batch; the Algorithm 3 that follows on the same page does not (B-E2)."
         ),
         claims=(
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy_columns,
-                ("W2", "b2", "W1", "b1"),
-                _columns,
-                _COLUMNS_BWD | _COLUMNS_GRADS,
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS,
+                "W2",
+                "b2",
+                "W1",
+                "b1",
                 says="the four parameters",
+                also=_COLUMNS_GRADS,
             ),
             Claim(
                 "gradient",
@@ -685,13 +611,10 @@ EQUATIONS = (
                 },
                 says="the whole network, and columns transposed",
             ),
-            Claim(
-                "gradient",
-                reference.two_layer.two_layer_cross_entropy_rows,
-                ("W1", "b1", "W2", "b2", "X"),
-                _rows,
-                _ROWS_BWD | _ROWS_GRADS | _ROWS_THROUGH_COLUMNS,
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY_ROWS,
                 says="by every input, and columns transposed",
+                also=_ROWS_GRADS | _ROWS_THROUGH_COLUMNS,
             ),
             Claim(
                 "gradient",
@@ -763,13 +686,7 @@ ERRATA = (
             "Every sample uses the same bias, so its gradient is the sum over the batch. The printed "
             "right sides are c×n and m×n matrices, while the biases are vectors of c and m entries."
         ),
-        claim=Claim(
-            "gradient",
-            reference.two_layer.two_layer_cross_entropy_columns,
-            ("b2", "b1"),
-            _columns,
-            _COLUMNS_BWD | _COLUMNS_GRADS,
-        ),
+        claim=gradient(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, "b2", "b1", also=_COLUMNS_GRADS),
         as_printed=_b_e2_as_printed,
     ),
     Erratum(
