@@ -1,14 +1,14 @@
 """Lecture C: simple neural networks, the chain rule, and backpropagation in a CNN."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
-from manual_grad.catalogue import chain_rule, convolution, mlp
+from manual_grad.catalogue import FORMULAS, chain_rule, convolution, mlp
 from manual_grad.catalogue.draw import Draw
 from manual_grad.formulas.activations import (
-    ACTIVATIONS,
     identity_prime,
     jac_relu_x,
     relu_prime,
@@ -32,16 +32,13 @@ from manual_grad.lectures.entries import (
     Claim,
     Equation,
     Erratum,
+    gradient,
     jacobian,
     pulled,
     value,
     value_of,
 )
 from manual_grad.networks.mlp import (
-    mlp_columns_bwd,
-    mlp_columns_fwd,
-    mlp_rows_bwd,
-    mlp_rows_fwd,
     network_squared_loss_bwd,
     network_squared_loss_deltas,
     network_squared_loss_fwd,
@@ -80,20 +77,12 @@ def _point(draw: Draw) -> dict:
     return {name: jnp.asarray(value, draw.dtype) for name, value in {"x": -2, "y": 5, "z": -4}.items()}
 
 
-def _matrix(draw: Draw) -> dict:
-    return {"x": draw.normal(3, 4)}
-
-
 _three_numbers = chain_rule.PRODUCT_OF_SUM.inputs
 _image_and_filter = convolution.CORRELATE2D.inputs
 
 
 def _sample(draw: Draw, activation: str) -> dict:
     return mlp.NETWORK_SQUARED_LOSS.inputs(draw, activation)
-
-
-def _batch(draw: Draw, activation: str, rows: bool) -> dict:
-    return (mlp.MLP_ROWS if rows else mlp.MLP_COLUMNS).inputs(draw, activation)
 
 
 def _image_and_kernel(draw: Draw, mode: str) -> dict:
@@ -110,58 +99,24 @@ def _lecture_image_and_filter(draw: Draw) -> dict:
 
 
 def _activation_claims(name: str) -> tuple[Claim, ...]:
-    (fwd, bwd), prime, f = ACTIVATIONS[name], _PRIMES[name], reference.activations.ACTIVATIONS[name]
-    exact = name in _POLYNOMIAL
-    jacobians = {f"{name}_prime": lambda x: diagonal(prime(x))}
+    entry, prime = FORMULAS[name], _PRIMES[name]
+    ways = {f"{name}_prime": lambda x: diagonal(prime(x))}
     if name == "relu":
-        jacobians["jac_relu_x"] = jac_relu_x
-    return (
-        Claim("value", f, ("a",), _matrix, {f"{name}_fwd": value_of(fwd)}, says=name, polynomial=exact),
-        Claim("gradient", f, ("x",), _matrix, {f"{name}_bwd": pulled(fwd, bwd)}, says=name, polynomial=exact),
-        Claim(
-            "jacobian", f, ("x",), _matrix, jacobians, says=f"{name}, f′ on the diagonal", polynomial=exact
-        ),
+        ways["jac_relu_x"] = jac_relu_x
+    slope = f"{name}, f′ on the diagonal"
+    of_a_matrix = Claim(
+        "jacobian", entry.reference, ("x",), entry.inputs, ways, None, slope, entry.polynomial
     )
+    return value(entry, "a", name), gradient(entry, says=name), of_a_matrix
 
 
-def _batch_claims(activation: str) -> tuple[Claim, ...]:
-    rows = partial(_batch, activation=activation, rows=True)
-    columns = partial(_batch, activation=activation, rows=False)
-    mlp_rows, mlp_columns = reference.mlp.mlp_rows, reference.mlp.mlp_columns
-    exact = activation in _POLYNOMIAL
-    in_rows, in_columns = f"{activation}, a sample a row", f"{activation}, a sample a column"
-    backward_rows = {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)}
-    backward_columns = {"mlp_columns_bwd": pulled(mlp_columns_fwd, mlp_columns_bwd)}
-    return (
-        Claim(
-            "value",
-            mlp_rows,
-            ("Z",),
-            rows,
-            {"mlp_rows_fwd": value_of(mlp_rows_fwd)},
-            says=in_rows,
-            polynomial=exact,
-        ),
-        Claim("gradient", mlp_rows, ("params", "X"), rows, backward_rows, says=in_rows, polynomial=exact),
-        Claim(
-            "value",
-            mlp_columns,
-            ("Z",),
-            columns,
-            {"mlp_columns_fwd": value_of(mlp_columns_fwd)},
-            says=in_columns,
-            polynomial=exact,
-        ),
-        Claim(
-            "gradient",
-            mlp_columns,
-            ("params", "X"),
-            columns,
-            backward_columns,
-            says=in_columns,
-            polynomial=exact,
-        ),
-    )
+def _batch_claims(activation: str) -> list[Claim]:
+    return [
+        replace(claim, polynomial=activation in _POLYNOMIAL)
+        for entry, place in ((mlp.MLP_ROWS, "row"), (mlp.MLP_COLUMNS, "column"))
+        for says in [f"{activation}, a sample a {place}"]
+        for claim in (value(entry, "Z", says, activation), gradient(entry, says=says, variant=activation))
+    ]
 
 
 def _every_z_and_a(params, x, y, activation):
@@ -375,15 +330,7 @@ EQUATIONS = (
         ),
         claims=(
             *(
-                Claim(
-                    "value",
-                    reference.mlp.network_squared_loss,
-                    ("L",),
-                    partial(_sample, activation=name),
-                    {"network_squared_loss_fwd": value_of(network_squared_loss_fwd)},
-                    says=name,
-                    polynomial=name in _POLYNOMIAL,
-                )
+                replace(value(mlp.NETWORK_SQUARED_LOSS, "L", name, name), polynomial=name in _POLYNOMIAL)
                 for name in _PRIMES
             ),
             Claim(
@@ -423,21 +370,9 @@ EQUATIONS = (
         claims=(
             _delta_claim(1, "sigmoid"),
             *(_delta_claim(0, name) for name in _PRIMES),  # the first layer's, through every layer behind it
-            Claim(
-                "gradient",
-                reference.mlp.mlp_rows,
-                ("X",),
-                partial(_batch, activation="tanh", rows=True),
-                {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)},
-                says="a batch, a sample a row: down to the input",
-            ),
-            Claim(
-                "gradient",
-                reference.mlp.mlp_columns,
-                ("X",),
-                partial(_batch, activation="tanh", rows=False),
-                {"mlp_columns_bwd": pulled(mlp_columns_fwd, mlp_columns_bwd)},
-                says="a batch, a sample a column: down to the input",
+            gradient(mlp.MLP_ROWS, "X", says="a batch, a sample a row: down to the input", variant="tanh"),
+            gradient(
+                mlp.MLP_COLUMNS, "X", says="a batch, a sample a column: down to the input", variant="tanh"
             ),
         ),
     ),
