@@ -12,16 +12,9 @@ from manual_grad.catalogue.draw import Draw
 from manual_grad.digits import load_digits_28
 from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import (
-    dense_columns_bwd,
     dense_columns_fwd,
-    dense_rows_bwd,
-    dense_rows_fwd,
-    jac_dense_columns_b,
-    jac_dense_columns_W,
     jac_dense_columns_W_factors,
-    jac_dense_columns_X,
     jac_dense_columns_X_factors,
-    jac_dense_rows_b,
     jac_dense_rows_W,
     jac_dense_rows_X,
 )
@@ -36,7 +29,16 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_columns_fwd,
     softmax_fwd,
 )
-from manual_grad.lectures.entries import Claim, Equation, Erratum, named, pulled, value_of
+from manual_grad.lectures.entries import (
+    Claim,
+    Equation,
+    Erratum,
+    gradient,
+    jacobian,
+    named,
+    pulled,
+    value_of,
+)
 from manual_grad.networks.mlp import (
     five_layer_bwd,
     five_layer_fwd,
@@ -54,9 +56,6 @@ from manual_grad.networks.mlp import (
 _WIDTHS = (784, 128, 50, 50, 25, 10)
 _SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3), "square": (4,) * 6}
 _GRADS = named(five_layer_fwd, five_layer_grads)
-
-
-_columns, _rows = dense.DENSE_COLUMNS.inputs, dense.DENSE_ROWS.inputs
 
 
 def _digits(draw: Draw, m: int = 12) -> dict:
@@ -588,64 +587,30 @@ EQUATIONS = (
             "label fits A_4, so it is taken for the same line."
         ),
         claims=(
-            *(
-                Claim(
-                    "jacobian",
-                    reference.dense.dense_columns,
-                    (name,),
-                    _columns,
-                    {jac.__name__: jac},
-                    says=says,
-                    polynomial=True,
-                )
-                for name, jac, says in (
-                    ("W", jac_dense_columns_W, "columns, Xᵀ ⊗ I"),
-                    ("X", jac_dense_columns_X, "columns, I ⊗ W"),
-                    ("b", jac_dense_columns_b, "columns, 1 ⊗ I"),
-                )
-            ),
-            *(
-                Claim(
-                    "jacobian",
-                    reference.dense.dense_rows,
-                    (name,),
-                    _rows,
-                    {jac.__name__: jac},
-                    says=says,
-                    polynomial=True,
-                )
-                for name, jac, says in (
-                    ("W", jac_dense_rows_W, "rows, X ⊗ I"),
-                    ("X", jac_dense_rows_X, "rows, I ⊗ Wᵀ"),
-                    ("b", jac_dense_rows_b, "rows, 1 ⊗ I"),
-                )
-            ),
-            Claim(
-                "gradient",
-                reference.dense.dense_columns,
-                ("X", "W"),
-                _columns,
-                {
-                    "dense_columns_bwd": pulled(dense_columns_fwd, dense_columns_bwd),
-                    "vec(dZ)ᵀ ∂vec Z": _by_kronecker,
-                },
+            jacobian("jac_dense_columns_W", "columns, Xᵀ ⊗ I", polynomial=True),
+            jacobian("jac_dense_columns_X", "columns, I ⊗ W", polynomial=True),
+            jacobian("jac_dense_columns_b", "columns, 1 ⊗ I", polynomial=True),
+            jacobian("jac_dense_rows_W", "rows, X ⊗ I", polynomial=True),
+            jacobian("jac_dense_rows_X", "rows, I ⊗ Wᵀ", polynomial=True),
+            jacobian("jac_dense_rows_b", "rows, 1 ⊗ I", polynomial=True),
+            gradient(
+                dense.DENSE_COLUMNS,
+                "X",
+                "W",
                 says="columns, contracted: Wᵀ dZ and dZ Xᵀ",
-                polynomial=True,
+                also={"vec(dZ)ᵀ ∂vec Z": _by_kronecker},
             ),
-            Claim(
-                "gradient",
-                reference.dense.dense_rows,
-                ("X", "W"),
-                _rows,
-                {
-                    "dense_rows_bwd": pulled(dense_rows_fwd, dense_rows_bwd),
+            gradient(
+                dense.DENSE_ROWS,
+                "X",
+                "W",
+                says="rows, contracted: dZ Wᵀ and Xᵀ dZ",
+                also={
                     "dZ · ∂Z/∂X, dZ · ∂Z/∂W": lambda dZ, **inputs: (
                         jnp.tensordot(dZ, jac_dense_rows_X(**inputs), axes=2),
                         jnp.tensordot(dZ, jac_dense_rows_W(**inputs), axes=2),
-                    ),
+                    )
                 },
-                says="rows, contracted: dZ Wᵀ and Xᵀ dZ",
-                polynomial=True,
             ),
         ),
     ),
