@@ -82,7 +82,8 @@ _image_and_filter = convolution.CORRELATE2D.inputs
 
 
 def _sample(draw: Draw, activation: str) -> dict:
-    return mlp.NETWORK_SQUARED_LOSS.inputs(draw, activation)
+    inputs = mlp.NETWORK_SQUARED_LOSS.inputs(draw, activation)
+    return inputs | {"y": draw.like(inputs["y"])}  # near ŷ, so that ŷ − y + y is ŷ in every dtype
 
 
 def _image_and_kernel(draw: Draw, mode: str) -> dict:
