@@ -91,7 +91,7 @@ def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool]
 def compiled(fn: Callable, *args: Any, quickly: bool = True, **inputs: Any) -> Any:
     """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
 
-    An oracle runs once on small inputs, so the compiler is told to be quick; a formula is checked as its user
+    An oracle runs once on small inputs, so the compiler is told to be quick; a formula is judged as its user
     compiles it.
     """
     arrays, settings = split_settings(inputs)
