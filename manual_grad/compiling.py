@@ -12,6 +12,8 @@ QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 
 
@@ -24,12 +26,11 @@ class Call:
     inputs: dict[str, Any] = field(default_factory=dict)
 
 
-def together(calls: Sequence[Call], quickly: bool = True) -> list[Any]:
+def together(calls: Sequence[Call]) -> list[Any]:
     """Make several calls in one program, which compiles in a fraction of the time that as many programs take.
 
     Args:
         calls: what to call, none of them on another's result.
-        quickly: as in :func:`compiled`.
     Returns:
         For each call its result, in NumPy arrays, or the exception that it raised.
 
@@ -53,9 +54,9 @@ def together(calls: Sequence[Call], quickly: bool = True) -> list[Any]:
 
     given = [(call.args, arrays) for call, arrays in zip(calls, inputs, strict=True)]
     try:
-        answers = jax.device_get(jax.jit(run, compiler_options=quick() if quickly else None)(given))
+        answers = jax.device_get(jax.jit(run, compiler_options=quick())(given))
     except Exception as error:  # of the compiler or the device: which of the calls is it?
-        return [error] if len(calls) == 1 else [together([call], quickly)[0] for call in calls]
+        return [error] if len(calls) == 1 else [together([call])[0] for call in calls]
     return [raised.get(k, answer) for k, answer in enumerate(answers)]
 
 
@@ -88,15 +89,14 @@ def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool]
     return found
 
 
-def compiled(fn: Callable, *args: Any, quickly: bool = True, **inputs: Any) -> Any:
+def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
     """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
 
-    An oracle runs once on small inputs, so the compiler is told to be quick; a formula is judged as its user
-    compiles it.
+    What runs once, on small inputs, is not worth XLA's optimizations; a test, and the
+    benchmark, compare what those make of the formulas.
     """
     arrays, settings = split_settings(inputs)
-    options = quick() if quickly else None
-    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=options)
+    run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=quick())
     return run(args, arrays)
 
 

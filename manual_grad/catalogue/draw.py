@@ -105,7 +105,8 @@ class Draw:
         """
         if self.style != "real" or not self.clear:
             X = None  # nothing rounds, or it may
-        A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X if rows else X.T, np.float64)
+        A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X, np.float64)
+        A = A if rows or X is None else A.T
         pairs = []
         for fan_in, fan_out in itertools.pairwise(widths):
             W = self.normal(fan_in, fan_out, scale=(2 / fan_in) ** 0.5)
@@ -117,7 +118,7 @@ class Draw:
             else:
                 b = jnp.asarray(np.where(Z >= 0, 1, -1)[0] * self.rng.uniform(0.3, 0.6, fan_out), self.dtype)
             A = np.maximum(Z + np.asarray(b, np.float64), 0)
-            pairs.append((W if rows else W.T, b))
+            pairs.append((W if rows else jnp.asarray(np.asarray(W).T), b))
         return pairs
 
     def like(self, tree: Any) -> Any:

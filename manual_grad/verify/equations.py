@@ -173,7 +173,7 @@ def _checks(posed: Sequence[_Posed], oracles: Collection[str]) -> list[dict[str,
 def _answers(posed: Sequence[_Posed], checks: Sequence[dict]) -> list[dict[str, Any]]:
     """What each formula gives, or the exception that it raises, where there is something to compare."""
     ways = [(k, way, f) for k, p in enumerate(posed) if checks[k] for way, f in p.formulas.items()]
-    given = together([posed[k].problem.calls(formula) for k, _, formula in ways], quickly=False)
+    given = together([posed[k].problem.calls(formula) for k, _, formula in ways])
     found: list[dict[str, Any]] = [{} for _ in posed]
     for (k, way, _), got in zip(ways, given, strict=True):
         found[k][way] = got if isinstance(got, Exception) else in_order(posed[k].problem.claim.wrt, got)

@@ -121,9 +121,9 @@ class Problem:
             for path, leaf in jax.tree_util.tree_leaves_with_path(value)
         }
 
-    def answer_of(self, formula: Callable, quickly: bool = False) -> tuple:
+    def answer_of(self, formula: Callable) -> tuple:
         """What the formula gives, in the order of ``wrt``."""
-        return in_order(self.claim.wrt, _result(together([self.calls(formula)], quickly)[0]))
+        return in_order(self.claim.wrt, _result(together([self.calls(formula)])[0]))
 
 
 def forward(claim: Claim, at: dict[str, Any]) -> Callable:

@@ -1,4 +1,7 @@
 import inspect
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +65,16 @@ def test_error_against_float64(scenario, dtype):
     errors = [error(g, w) for g, w in zip(got, want, strict=True)]
     assert max(errors) <= TOLERANCES[dtype], errors
     assert min(error(wrong, w) for w in want for wrong in _mistakes(w)) > TOLERANCES[dtype]
+
+
+def test_with_xla_s_defaults():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.formulas.optimized"],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == ("{}\n", 0), done.stderr
 
 
 def _mistakes(truth):
