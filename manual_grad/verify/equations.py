@@ -19,10 +19,10 @@ from manual_grad.compare import Comparison
 from manual_grad.compiling import together
 from manual_grad.lectures.entries import Claim, Equation, Erratum
 from manual_grad.verify.differences import differences_checks
-from manual_grad.verify.exact import Exactness, judge_all_exactly
+from manual_grad.verify.exact import Exactness, check_all_exactly
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.problem import Check, Problem, ask, in_order, oracle_questions, pose
-from manual_grad.verify.symbolic import definition_of, judge_symbolically
+from manual_grad.verify.symbolic import check_symbolically, definition_of
 
 Status = Literal["verified", "erratum", "failed"]
 ORACLES = ("value", "reverse", "forward", "differences", "exact", "symbolic")
@@ -113,8 +113,8 @@ def verify_all(
         verdict = Verdict(entry.tag, entry.lecture, entry.title)
         for k in (k for k, p in enumerate(posed) if p.entry is entry):
             verdict.inputs.update(posed[k].problem.described())
-            _judge(posed[k], answers[k], {n: c for n, c in checks[k].items() if n in oracles}, verdict)
-            _judge_exactly(exactly.get(k, {}), verdict)
+            _add(posed[k], answers[k], {n: c for n, c in checks[k].items() if n in oracles}, verdict)
+            _add_exactly(exactly.get(k, {}), verdict)
             for way, worst in symbolically.get(k, {}).items():
                 _record(verdict, "symbolic", way, worst)
             if isinstance(entry, Erratum):
@@ -188,13 +188,13 @@ def _exactly(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dic
         if "exact" in oracles and p.problem.claim.polynomial and p.problem.dtype == jnp.float64
     ]
     asked = [(posed[k].problem.claim, np.random.default_rng([*posed[k].origin, 1])) for k in chosen]
-    return dict(zip(chosen, judge_all_exactly(asked), strict=True))
+    return dict(zip(chosen, check_all_exactly(asked), strict=True))
 
 
 def _symbolically(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Comparison]]:
     """What SymPy says; an erratum's claim is the equation's that it corrects, and SymPy is asked there."""
     return {
-        k: judge_symbolically(p.problem.claim, np.random.default_rng([*p.origin, 3]))
+        k: check_symbolically(p.problem.claim, np.random.default_rng([*p.origin, 3]))
         for k, p in enumerate(posed)
         if "symbolic" in oracles
         and isinstance(p.entry, Equation)
@@ -218,7 +218,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     return content
 
 
-def _judge(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], verdict: Verdict) -> None:
+def _add(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], verdict: Verdict) -> None:
     """Add to ``verdict`` what the oracles say of each of the claim's formulas."""
     for way in posed.problem.claim.formulas if answers else ():
         got = answers[way]
@@ -230,7 +230,7 @@ def _judge(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], ver
             _record(verdict, oracle, way, worst, worst.facts)
 
 
-def _judge_exactly(found: dict[str, Exactness], verdict: Verdict) -> None:
+def _add_exactly(found: dict[str, Exactness], verdict: Verdict) -> None:
     """Add to ``verdict`` what integers say."""
     for way, exactness in found.items():
         facts = {"survival_probability": exactness.survival, "draws": exactness.draws}

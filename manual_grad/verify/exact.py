@@ -53,10 +53,10 @@ def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     Returns:
         What became of each formula, by its name in the claim.
     """
-    return judge_all_exactly([(claim, rng)])[0]
+    return check_all_exactly([(claim, rng)])[0]
 
 
-def judge_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
+def check_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
     """The same for several claims, in one program."""
     if not asked:
         return []

@@ -54,7 +54,7 @@ def definition_of(claim: Claim) -> Callable | None:
     return known.definition if known else None
 
 
-def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:
+def check_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comparison]:
     """Compare each formula of a claim with the derivative, or value, of its definition.
 
     Args:
@@ -69,7 +69,7 @@ def judge_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comp
         if any(np.any(np.abs(leaf) > NOTHING) for leaf in want):
             break  # where all of it is 0, twice the answer would pass
     check = _against(problem, want)
-    return {way: _judge(problem, formula, check) for way, formula in claim.formulas.items()}
+    return {way: _check(problem, formula, check) for way, formula in claim.formulas.items()}
 
 
 def pose_tiny(claim: Claim, rng: np.random.Generator) -> Problem:
@@ -107,7 +107,7 @@ def _leaf(n: int, tree: Any) -> Any:
     return jax.tree.leaves(tree)[n]
 
 
-def _judge(problem: Problem, formula: Callable, check: Check) -> Comparison:
+def _check(problem: Problem, formula: Callable, check: Check) -> Comparison:
     try:
         return max(check(problem.answer_of(formula)), key=lambda found: found.share)
     except Exception as error:  # a broken formula may raise anything; that is a verdict too

@@ -23,7 +23,7 @@ from manual_grad.catalogue import (
 from manual_grad.catalogue.mlp import MLP_ROWS
 from manual_grad.lectures.entries import claims_of
 from manual_grad.verify.hard import check_hard
-from manual_grad.verify.symbolic import judge_symbolically
+from manual_grad.verify.symbolic import check_symbolically
 from manual_grad_reference import definitions
 from tests.formulas.comparing import check
 from tests.formulas.scenarios import SCENARIOS, each_scenario, of
@@ -178,9 +178,9 @@ def test_a_wrong_definition_is_seen_by_the_oracles_that_ask_it(monkeypatch):
     wrong = replace(tanh, definition=definitions.sigmoid)
     assert not check_hard(wrong, replace(tanh.hard[0], jax={})).passed
     claim = claims_of(tanh)[1]
-    assert max(c.share for c in judge_symbolically(claim, np.random.default_rng(0)).values()) <= 1
+    assert max(c.share for c in check_symbolically(claim, np.random.default_rng(0)).values()) <= 1
     monkeypatch.setitem(KNOWN, tanh.reference, wrong)
-    assert min(c.share for c in judge_symbolically(claim, np.random.default_rng(0)).values()) > 1
+    assert min(c.share for c in check_symbolically(claim, np.random.default_rng(0)).values()) > 1
 
 
 def test_a_wrong_reference_is_seen():
