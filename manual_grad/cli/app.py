@@ -168,6 +168,9 @@ def verify(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Verify with so many seeds, from --seed on; a line for each.")
+    ] = 1,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
     no_cache: Cache = False,
 ) -> None:
@@ -201,6 +204,8 @@ def verify(
 
     manual-grad verify --tag A-10 --tag A-E1 --dtype float32 --seed 7
 
+    manual-grad verify --lecture B --quick --seeds 20
+
     manual-grad verify --hard --lecture B
 
     manual-grad verify --mutants --tag A-10 --json kills.json
@@ -211,7 +216,7 @@ def verify(
         raise UsageError("--diagnose goes with --mutants: it asks the checker about each of them")
     if mutants or hard:
         other = "--mutants" if mutants else "--hard"
-        if oracle or quick or dtype != Dtype.float64 or (mutants and hard):
+        if oracle or quick or dtype != Dtype.float64 or seeds > 1 or (mutants and hard):
             raise UsageError(
                 f"{other} goes with --lecture, --tag, --seed and --json only: it chooses the rest"
             )
@@ -230,7 +235,9 @@ def verify(
             code = work.verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose)
         else:
             chosen: list[Any] = [*equations, *errata]
-            code = work.verify_all(chosen, dtype.value, seed, oracles, json, not no_cache, processes)
+            with_seeds = work.verify_seeds if seeds > 1 else work.verify_all
+            numbers: Any = range(seed, seed + seeds) if seeds > 1 else seed
+            code = with_seeds(chosen, dtype.value, numbers, oracles, json, not no_cache, processes)
     raise typer.Exit(code)
 
 

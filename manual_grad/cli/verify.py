@@ -61,6 +61,37 @@ def verify_all(
     return _conclude(console, summary, passed, json, settings, content, seconds)
 
 
+def verify_seeds(
+    entries: Sequence[Equation | Erratum],
+    dtype: str,
+    seeds: Sequence[int],
+    oracles: Sequence[str],
+    json: Path | None,
+    cached: bool = False,
+    processes: Sequence[subprocess.Popen] = (),
+) -> int:
+    """Verify these equations and errata with each seed, print a line for each; the exit code."""
+    started = time.perf_counter()
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        before = time.perf_counter()
+        verdicts = _verdicts(entries, dtype, seed, oracles, cached, processes)
+        seconds = time.perf_counter() - before
+        failures = {v.tag: v.failures for v in verdicts if v.status == "failed"}
+        rows.append({"seed": seed, "failures": failures, "seconds": round(seconds, 2)})
+        style = "bold red" if failures else "green"
+        console.print(escape(_summary(verdicts, dtype, seed, seconds)), style=style, highlight=False)
+        for tag, lines in failures.items():
+            console.print(f"[bold red]{tag}[/] {escape(lines[0])}", highlight=False)
+    failed = [row["seed"] for row in rows if row["failures"]]
+    named = f" ({', '.join(map(str, failed))})" if failed else ""
+    summary = f"{len(failed)} of {len(rows)} seeds failed{named}, {len(failed) / len(rows):.0%}"
+    settings = {"dtype": dtype, "seed": seeds[0]}
+    seconds = time.perf_counter() - started
+    return _conclude(console, summary, not failed, json, settings, {"seeds": rows}, seconds)
+
+
 def chosen(
     lectures: Sequence[str] | None, tags: Sequence[str] | None
 ) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:

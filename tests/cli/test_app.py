@@ -134,7 +134,28 @@ def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
     assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "share": None, "passed": False}
 
 
+def test_many_seeds_and_the_share_that_fails(run, tmp_path, monkeypatch):
+    def with_a_bad_seed(entries, dtype, seed, oracles):
+        verdict = work.Verdict("A-02", "A", "t", "failed" if seed == 6 else "verified")
+        verdict.failures = ["mse_fwd: J against value: [off] by a lot"] if seed == 6 else []
+        return [verdict]
+
+    monkeypatch.setattr(work.claims, "verify_all", with_a_bad_seed)
+    words = ("verify", "--tag", "A-02", "--seed", "5", "--json", tmp_path / "v.json", "--seeds")
+    code, out, _ = run(*words, "4")
+    assert code == 1
+    assert "1 of 4 seeds failed (6), 25%" in out
+    assert "[off] by a lot" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert [row["seed"] for row in found["seeds"]] == [5, 6, 7, 8]
+    assert [list(row["failures"]) for row in found["seeds"]] == [[], ["A-02"], [], []]
+    assert (found["passed"], found["environment"]["seed"]) == (False, 5)
+    assert run(*words, "1")[0] == 0
+
+
 BAD_USAGE = {
+    "--seeds 0": "--seeds",
+    "--seeds 2 --hard": "--hard goes with",
     "--tag A-1": "A-10",
     "--tag nonsense": "no such equation",
     "--lecture Z": "expected one of A, B, C, D, E",
