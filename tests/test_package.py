@@ -18,7 +18,7 @@ OTHERS = {
     for folder in (ROOT, ROOT / "benchmarks", ROOT / "reference")
     for path in folder.iterdir()
     if path.is_dir() or path.suffix == ".py"
-} - {"__main__", "build"}
+} - {"__main__", "__pycache__", "build"}
 FIND = """
 import importlib.util, json, sys
 places = {}
