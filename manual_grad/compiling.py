@@ -108,14 +108,20 @@ def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 @functools.cache
 def quick() -> dict[str, Any] | None:
-    """``QUICK``, where this version of XLA knows these options and they are for its device."""
+    """What this version of XLA knows of ``QUICK``, on the device that it is for; None if nothing."""
     if jax.default_backend() != "cpu":
         return None
+    if _known(QUICK):
+        return QUICK
+    return {name: value for name, value in QUICK.items() if _known({name: value})} or None
+
+
+def _known(options: dict[str, Any]) -> bool:
     try:
-        jax.jit(lambda x: x + 1, compiler_options=QUICK)(0.0)
+        jax.jit(lambda x: x + 1, compiler_options=options)(0.0)
     except Exception:  # an unknown option; what is raised differs between versions
-        return None
-    return QUICK
+        return False
+    return True
 
 
 def _is_array(leaf: Any) -> bool:

@@ -76,9 +76,8 @@ def test_no_mistake_fits_into_the_widest_budget(name):
         adds = any(
             np.any(g != w) for g, w in zip(jax.tree.leaves(wrong), jax.tree.leaves(truth), strict=True)
         )
-        assert not (
-            adds and all(fits(problem, truth, wrong))
-        )  # no unit of a ReLU on: the sample adds nothing
+        # Where no unit of a ReLU is on, the sample adds nothing.
+        assert not (adds and all(fits(problem, truth, wrong)))
 
 
 @pytest.mark.parametrize("tag", ["A-04", "A-10", "B-13", "C-03", "D-06"])

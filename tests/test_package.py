@@ -33,7 +33,7 @@ print(json.dumps(places))
 SCRIPT = Path(sys.executable).with_name("manual-grad")
 pytestmark = pytest.mark.skipif(
     not SCRIPT.exists() or "PYTHONPATH" in os.environ,
-    reason="not installed here, only found: unset PYTHONPATH and pip install -e .",
+    reason="needs manual-grad installed, not just on PYTHONPATH: unset it, then pip install -e .",
 )
 
 

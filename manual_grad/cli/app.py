@@ -137,7 +137,7 @@ def manual_grad(
 @app.command()
 def verify(
     lecture: Annotated[
-        list[str] | None, typer.Option(help="Only this lecture: A, B, C or D. May be repeated.")
+        list[str] | None, typer.Option(help="Only this lecture or chapter: A, B, C, D or E. May be repeated.")
     ] = None,
     tag: Annotated[
         list[str] | None, typer.Option(help="Only this equation or erratum, such as A-10. May be repeated.")
@@ -235,9 +235,11 @@ def verify(
             code = work.verify_mutants(equations, seed, json, one_by_one=bool(tag), diagnose=diagnose)
         else:
             chosen: list[Any] = [*equations, *errata]
-            with_seeds = work.verify_seeds if seeds > 1 else work.verify_all
-            numbers: Any = range(seed, seed + seeds) if seeds > 1 else seed
-            code = with_seeds(chosen, dtype.value, numbers, oracles, json, not no_cache, processes)
+            rest = (oracles, json, not no_cache, processes)
+            if seeds > 1:
+                code = work.verify_seeds(chosen, dtype.value, range(seed, seed + seeds), *rest)
+            else:
+                code = work.verify_all(chosen, dtype.value, seed, *rest)
     raise typer.Exit(code)
 
 
