@@ -25,6 +25,8 @@ from manual_grad.catalogue.hard import (
     with_nan,
 )
 
+HALFWAY = 332_222  # 2²⁴ / 50.5: 1/N lies halfway between two float16 numbers
+
 
 def _cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
     """−(1/N) Σ y ln ŷ over the labels that are not 0; −y/ŷ is −∞ at ŷ = 0, ln ŷ too."""
@@ -40,6 +42,13 @@ def _mse_right(point: Arrays, dout: np.ndarray) -> tuple:
     error = np.subtract(*(value.astype(np.longdouble) for value in point.values()))
     slope = 2 * dout / len(error) * error
     return tuple(map(rounded, ((error**2).sum() / len(error), slope, -slope)))
+
+
+def _linear_regression_right(point: Arrays, dout: np.ndarray) -> tuple:
+    w, b, x, y = (value.astype(np.longdouble) for value in point.values())
+    error = x * w + b - y
+    slope = 2 * dout / len(error) * error
+    return tuple(map(rounded, ((error**2).mean(), (slope * x).sum(), slope.sum(), slope * w, -slope)))
 
 
 def _softmax_cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
@@ -344,9 +353,10 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "a very large batch",
-        "70 000 samples in float16: dW sums over them in float32, chunk by chunk, and only then over N.",
+        "70 000 samples in float16: dW sums over them in float32, chunk by chunk, and may be beyond "
+        "float16's numbers until it is divided by N.",
         lambda rng: (
-            _last_layer(rng, rng.standard_normal((70_000, 2)), rng.standard_normal((2, 3)))
+            _last_layer(rng, 4 + rng.standard_normal((70_000, 2)), rng.standard_normal((2, 3)))
             | {"dout": np.array(1024.0)}
         ),
         LAST,
@@ -389,18 +399,37 @@ MSE = (
     ),
     Hard(
         "a very large batch",
-        "70 000 samples in float16, whose largest number is 65 504: N itself is infinite there, 1/N is not. "
-        "The loss is scaled by 1024, without which every entry would be below float16's normal numbers.",
+        "332 222 samples in float16, whose largest number is 65 504: N itself is infinite there. 1/N is not, "
+        "but off by 1 %, so dJ/N is taken in float32. The loss is scaled by 2¹⁵, without which every entry "
+        "would be below float16's normal numbers.",
         lambda rng: {
-            "y_hat": rng.standard_normal(70_000),
-            "y": rng.standard_normal(70_000),
-            "dout": np.array(1024.0),
+            "y_hat": rng.standard_normal(HALFWAY),
+            "y": rng.standard_normal(HALFWAY),
+            "dout": np.array(2.0**15),
         },
         MSE_WAYS,
         ("jnp.sum((ŷ − y)²)/N",),
         "the sum and N overflow: ∞/∞",
         right=_mse_right,
         dtype="float16",
+        tolerance=2e-3,
+    ),
+    Hard(
+        "a very large batch",
+        "65 665 samples in bfloat16, of small whole numbers, so that nothing else is rounded: dJ/N and twice "
+        "its product with the error are rounded once, and not three times in one direction.",
+        lambda rng: {
+            "y_hat": rng.integers(-8, 8, 65_665).astype(float),
+            "y": rng.integers(-8, 8, 65_665).astype(float),
+            "dout": np.array(328.0),
+        },
+        MSE_WAYS,
+        tuple(MSE_WAYS),
+        "2 dJ/N is rounded before it meets the error",
+        right=_mse_right,
+        dtype="bfloat16",
+        entrywise=True,
+        tolerance=2**-8,
     ),
 )
 LINEAR_REGRESSION = (
@@ -409,5 +438,21 @@ LINEAR_REGRESSION = (
         "N = 1, on a line that one point cannot determine: the gradient is finite, if not of use.",
         lambda rng: dict(zip("wbxy", (rng.standard_normal(s) for s in (3, (), (1, 3), 1)), strict=True)),
         {"jnp.mean((xw + b − y)²)": None},
+    ),
+    Hard(
+        "a very large batch",
+        "332 222 samples in float16: a sample's share is too small a number for all its digits, so the sums "
+        "are made of shares in float32.",
+        lambda rng: {
+            "w": np.array(1.0),
+            "b": np.array(-0.25),
+            "x": rng.integers(1, 3, HALFWAY) / 2,
+            "y": np.zeros(HALFWAY),
+            "dout": np.array(0.125),
+        },
+        right=_linear_regression_right,
+        dtype="float16",
+        tolerance=2e-3,
+        show=("dw", slice(None)),
     ),
 )

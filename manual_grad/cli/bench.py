@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from manual_grad.border import InputError, require
-from manual_grad.cli.usage import Stopped
+from manual_grad.cli.usage import Stopped, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
 
@@ -172,10 +172,12 @@ def _chosen(cases: Any, patterns: Sequence[str], quick: bool) -> list[Any]:
 
 
 def _choose_device(device: str) -> None:
-    """Compute there; refuse a GPU that is not there."""
+    """Compute there; refuse a GPU that is not there, and a platform that JAX_PLATFORMS makes up."""
     if device == "cpu":
+        named = getattr(jax.config, "jax_platforms", None) or "cpu"
         with contextlib.suppress(RuntimeError):  # another platform was initialised already
-            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_platforms", ",".join(dict.fromkeys(["cpu", *named.split(",")])))
+    require_device()
     try:
         jax.config.update("jax_default_device", jax.devices(device)[0])
     except RuntimeError:

@@ -92,21 +92,23 @@ def _print_report(console: Console, report: Report) -> None:
             index, got, expected = f.where
             at = f"at [{','.join(map(str, index))}] " if index else ""
             where = f"{at}got {got:.6g}, expected {expected:.6g}"
-        verdict = "[green]right[/]" if f.ok else f"[bold red]wrong[/]: {escape(f.diagnosis)}"
-        table.add_row(escape(f.name), f"{f.max_error:.1e}", escape(where), verdict)
+        word = "wrong" if f.told else "not checked"
+        verdict = "[green]right[/]" if f.ok else f"[bold red]{word}[/]: {escape(f.diagnosis)}"
+        table.add_row(escape(f.name), f"{f.max_error:.1e}" if f.told else "", escape(where), verdict)
     console.print(table)
     for note in report.notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
-    wrong = [f.name for f in report.findings if not f.ok]
-    last = (
-        f"{len(wrong)} of {len(report.findings)} gradients wrong: {', '.join(wrong)}"
-        if wrong
-        else (f"all {len(report.findings)} gradients right")
-    )
-    points = f"{report.points} point{'s' if report.points > 1 else ''}"
+    n, points = len(report.findings), f"{report.points} point{'s' if report.points > 1 else ''}"
+    wrong = [f.name for f in report.findings if not f.ok and f.told]
+    unknown = [f.name for f in report.findings if not f.told]
+    said = [
+        f"{len(names)} of {n} gradients {word}: {', '.join(names)}"
+        for word, names in (("wrong", wrong), ("not checked", unknown))
+        if names
+    ]
     console.print(
-        escape(f"{last} ({points}, seed {report.seed})"),
-        style="bold red" if wrong else "green",
+        escape(f"{'; '.join(said) or f'all {n} gradients right'} ({points}, seed {report.seed})"),
+        style="green" if report.ok else "bold red",
         highlight=False,
     )
 

@@ -135,8 +135,10 @@ def jac_mse_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Arr
     >>> jac_mse_y_hat(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
     [-1.0, -3.0]
     """
-    dJ_dJ0 = jac_mean_J0((y - y_hat) ** 2)
-    return chain(dJ_dJ0, jac_squared_errors_y_hat(y_hat, y), mid=y.shape)  # [A-04]
+    wide = jnp.promote_types(y.dtype, jnp.float32)  # 1/N in half precision is off, the product need not be
+    dJ_dJ0 = jac_mean_J0(((y - y_hat) ** 2).astype(wide))
+    dJ0_dy_hat = jac_squared_errors_y_hat(y_hat, y).astype(wide)
+    return chain(dJ_dJ0, dJ0_dy_hat, mid=y.shape).astype(y.dtype)  # [A-04]
 
 
 @checked
@@ -197,10 +199,11 @@ def linear_regression_bwd(
     [-6.0, -4.0, [-2.0, -2.0], [2.0, 2.0]]
     """
     w, x, error = res
-    dy_hat, dy = mse_bwd(error, dJ)
+    dy_hat = -2 * share_of_mean(dJ, len(error), error.dtype) * error  # [A-04]
     dw = dy_hat @ x  # [A-05]
     db = dy_hat.sum()  # [A-06]
     dx = jnp.tensordot(dy_hat, w, axes=0)
+    dw, db, dx, dy = (d.astype(error.dtype) for d in (dw, db, dx, -dy_hat))
     return dw, db, dx, dy
 
 

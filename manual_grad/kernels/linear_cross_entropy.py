@@ -32,7 +32,8 @@ def linear_cross_entropy_fwd(
         labels: (N,), integers from 0 to V − 1.
         chunk: how many samples at a time; chunk × V logits exist at once.
     Returns:
-        ``(J, res)``: J scalar; ``res = (dhidden, dW)`` of the sum over the samples.
+        ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, and dW of that sum over about
+        √N.
     Raises:
         InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
@@ -63,7 +64,12 @@ def linear_cross_entropy_fwd(
         total, rest = sweep(total, (hidden[whole:], labels[whole:]))
         dhidden = jnp.concatenate([dhidden, rest])
     J, dW = total
-    return (J / N).astype(W.dtype), (dhidden, dW.astype(W.dtype))
+    return (J / N).astype(W.dtype), (dhidden, (dW / _root(N)).astype(W.dtype))
+
+
+def _root(N: int) -> int:
+    """About √N, and a power of 2: in float16 a sum over N overflows, and over N again leaves zeros behind."""
+    return 1 << (N.bit_length() // 2)
 
 
 def _one_chunk(h: Array, y: Array, W: Array) -> tuple[Array, Array, Array]:
@@ -94,7 +100,7 @@ def linear_cross_entropy_bwd(
     """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10]
 
     Args:
-        res: ``(dhidden, dW)`` of the sum over the samples.
+        res: from the forward pass, (N, D) and (D, V).
         dJ: cotangent of the loss.
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
@@ -107,5 +113,6 @@ def linear_cross_entropy_bwd(
     [[-2.0, 2.0]]
     """
     dhidden, dW = res
-    share = share_of_mean(dJ, len(dhidden), dW.dtype)
-    return (share * dhidden).astype(dW.dtype), (share * dW).astype(dW.dtype)  # [A-10]
+    N = len(dhidden)
+    share = share_of_mean(dJ, N, dW.dtype)
+    return (share * dhidden).astype(dW.dtype), (share * _root(N) * dW).astype(dW.dtype)  # [A-10]

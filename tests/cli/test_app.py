@@ -295,6 +295,7 @@ def test_a_device_that_is_not_there_is_one_clear_line():
         "golden compare g.npz g.npz",
         "train --epochs 1",
         "report --out book",
+        "bench --quick",
     ],
 )
 def test_every_command_says_that_there_is_no_device(run, monkeypatch, tmp_path, words):

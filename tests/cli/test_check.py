@@ -130,6 +130,15 @@ def test_a_wrong_gradient_exits_1_and_says_why(run, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_gradient_that_could_not_be_checked_is_not_called_wrong(run, tmp_path):
+    np.savez(tmp_path / "nan.npz", x=np.full((8, 3), np.nan), w=np.ones(3), y=np.ones(8))
+    code, out, _ = run("mine.py:loss mine.py:grad --inputs nan.npz")
+    assert code == 1
+    assert "3 of 3 gradients not checked: x, w, y" in out
+    assert "wrong:" not in out
+    assert "gradients wrong" not in out
+
+
 def test_a_wrong_shape_is_valid_json(run, tmp_path):
     (tmp_path / "mine.py").write_text(MINE + "\ndef turned(x, w, y):\n    return grad(x, w, y)[0].T, w, y\n")
     assert run(f"mine.py:loss mine.py:turned {SHAPES} --json found.json")[0] == 1

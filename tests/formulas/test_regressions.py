@@ -82,6 +82,14 @@ def test_a_mean_over_many_rounds_once_in_half_precision(dtype, N):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_product_with_a_share_of_the_mean_rounds_once(dtype):
+    """[A-04] 1/N was rounded by itself, before it met −2(y − ŷ), which was."""
+    y_hat, y = jnp.arange(1, 50, dtype=dtype), jnp.zeros(49, dtype)
+    want = np.arange(1, 50) * 2 / 49
+    np.testing.assert_array_equal(mg.jac_mse_y_hat(y_hat, y), want.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_losses_over_many_samples_round_once_in_half_precision(dtype):
     """[A-09] [A-10] [B-14] [D-06]"""
     N, dJ = 100_003, dtype(2**12)
@@ -91,7 +99,8 @@ def test_losses_over_many_samples_round_once_in_half_precision(dtype):
     columns = mg.softmax_cross_entropy_columns_bwd((halves.T, jnp.log(halves).T, hot.T), dJ)[0].T
     integers = mg.softmax_cross_entropy_with_integer_labels_bwd((halves, y), dJ)[0]
     apart = mg.cross_entropy_bwd((halves, hot), dJ)[0] / 4
-    sums = mg.linear_cross_entropy_bwd((halves, halves[:1].T), dJ)[0]
+    sums, total = mg.linear_cross_entropy_bwd((halves, halves[:1].T), dJ)
+    assert abs(float(total[0, 0]) / float(sums[0, 0]) / 2**8 - 1) < float(jnp.finfo(dtype).eps)
     row, one = halves[:, :1].T, halves[:1, :1]
     res = (one, halves[:1].T, row, row, row, halves.T, y)
     two = mg.two_layer_cross_entropy_columns_grads(res, dJ)["dS"].T

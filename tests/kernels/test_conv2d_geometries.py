@@ -30,14 +30,15 @@ def geometries(draw):
         return draw(st.integers(1, most))
 
     def side():
-        return draw(st.integers(-2, 4))
+        return draw(st.integers(-3, 4) | st.integers(5, 12))  # beyond the kernel too
 
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     x = (size(3), size(9), size(8), groups * size(2))
     kernel = (size(4), size(5), x[3] // groups, groups * size(3))
     explicit = ((side(), side()), (side(), side()))
     padding = draw(st.sampled_from(["VALID", "SAME", explicit]))
-    strides, dilation = (size(4), size(3)), (size(3), size(3))
+    stride = st.integers(1, 4) | st.integers(5, 12)  # beyond the image too
+    strides, dilation = (draw(stride), draw(stride)), (size(3), size(3))
     assume(_fits(x, kernel, padding, dilation))
     return _geometry(x, kernel, groups, strides, padding, dilation)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from manual_grad.catalogue import FORMULAS
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
+from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_fwd
 from manual_grad.verify.hard import CASES, check_hard, tags_of
 
 
@@ -65,6 +67,22 @@ def gradient_over_n_in_its_dtype(error, dJ):
     return dy_hat, -dy_hat
 
 
+def share_in_its_dtype(error, dJ):
+    dy_hat = (-2 * dJ / len(error)).astype(error.dtype) * error
+    return dy_hat, -dy_hat
+
+
+def samples_rounded_before_the_sum(res, dJ):
+    w, x, error = res
+    dy_hat, dy = jax.lax.optimization_barrier(mse_bwd(error, dJ))
+    return dy_hat @ x, dy_hat.sum(), dy_hat * w, dy
+
+
+def sum_in_its_dtype(hidden, W, labels, *, chunk):
+    J, (dhidden, dW) = linear_cross_entropy_fwd(hidden, W, labels, chunk=chunk)
+    return J, (dhidden, jax.lax.optimization_barrier(dW * 2**8) / 2**8)
+
+
 def gradient_one_sample_short(error, dJ):
     dy_hat, dy = mse_bwd(error, dJ)
     return dy_hat.at[-1].set(0), dy
@@ -100,6 +118,9 @@ WRONG = [  # name of the case, formula, which half of the pair, what stands ther
     ("a very large batch", "mse", "fwd", loss_summed_in_its_dtype),
     ("a very large batch", "mse", "bwd", gradient_over_n_in_its_dtype),
     ("a very large batch", "mse", "bwd", gradient_one_sample_short),
+    ("a very large batch", "mse", "bwd", share_in_its_dtype),
+    ("a very large batch", "linear_regression", "bwd", samples_rounded_before_the_sum),
+    ("a very large batch", "linear_cross_entropy", "fwd", sum_in_its_dtype),
 ]  # fmt: skip
 
 
@@ -139,6 +160,6 @@ def test_every_kind_of_hard_input_is_there():
     assert len(names) >= 15
     assert len(cases) >= 67
     assert sum(bool(case.differs) for case in cases) >= 34
-    assert {case.dtype for case in cases} == {"float64", "float32", "float16"}
+    assert {case.dtype for case in cases} == {"float64", "float32", "float16", "bfloat16"}
     large = [case for case in cases if case.name == "a very large batch"]
     assert max(np.size(v) for c in large for v in c.draw(np.random.default_rng(0)).values()) >= 200_000
