@@ -199,7 +199,7 @@ def linear_regression_bwd(
     [-6.0, -4.0, [-2.0, -2.0], [2.0, 2.0]]
     """
     w, x, error = res
-    dy_hat = -2 * share_of_mean(dJ, len(error), error.dtype) * error  # [A-04]
+    dy_hat = -2 * share_of_mean(dJ, len(error), error.dtype) * error
     dw = dy_hat @ x  # [A-05]
     db = dy_hat.sum()  # [A-06]
     dx = jnp.tensordot(dy_hat, w, axes=0)
