@@ -34,6 +34,7 @@ from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
+from manual_grad.formulas.recurrent import rnn_bwd, rnn_fwd
 from manual_grad.formulas.softmax import (
     softmax_bwd,
     softmax_cross_entropy_bwd,
@@ -52,6 +53,7 @@ __all__ = [
     "linear_cross_entropy",
     "mse",
     "relu",
+    "rnn",
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
@@ -183,6 +185,36 @@ def layer_norm(
     [-1.0, 6.0]
     """
     return _by_hand(functools.partial(layer_norm_fwd, eps=eps), layer_norm_bwd, x, gamma, beta)
+
+
+@_operation
+def rnn(
+    x: Float[Array, "T N D"],
+    W_ih: Float[Array, "H D"],
+    W_hh: Float[Array, "H H"],
+    b_ih: Float[Array, " H"],
+    b_hh: Float[Array, " H"],
+    h0: Float[Array, "N H"],
+) -> tuple[Array, Array]:
+    """h_t = tanh(x_t W_ihᵀ + b_ih + h_{t−1} W_hhᵀ + b_hh) over a sequence. [E-14]
+
+    Args:
+        x: (T, N, D), time first.
+        W_ih, W_hh: (H, D) and (H, H).
+        b_ih, b_hh: (H,).
+        h0: (N, H).
+    Returns:
+        ``(hs, h_T)``: (T, N, H) and (N, H).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Elman, "Finding Structure in Time", 1990.
+
+    >>> zero = jnp.zeros((1, 1))
+    >>> rnn(jnp.ones((3, 1, 1)), zero, zero, zero[0], zero[0], zero)[0].ravel().tolist()
+    [0.0, 0.0, 0.0]
+    """
+    hs, h_T = _by_hand(rnn_fwd, rnn_bwd, x, W_ih, W_hh, b_ih, b_hh, h0)
+    return hs, h_T
 
 
 @_operation

@@ -88,6 +88,11 @@ from manual_grad.formulas.normalisation import (
     layer_norm_bwd,
     layer_norm_fwd,
 )
+from manual_grad.formulas.recurrent import (
+    RNNResiduals,
+    rnn_bwd,
+    rnn_fwd,
+)
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
     cross_entropy_fwd,
@@ -162,6 +167,7 @@ __all__ = [
     "Convolve2DResiduals",
     "InputError",
     "MLPResiduals",
+    "RNNResiduals",
     "as_matrix",
     "chain",
     "cnn_bwd",
@@ -256,6 +262,8 @@ __all__ = [
     "relu_bwd",
     "relu_fwd",
     "relu_prime",
+    "rnn_bwd",
+    "rnn_fwd",
     "sigmoid_bwd",
     "sigmoid_fwd",
     "sigmoid_prime",

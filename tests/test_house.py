@@ -55,7 +55,7 @@ LEDGER = [
     *(f"A-{n:02}" for n in range(1, 12)), *(f"B-{n:02}" for n in range(1, 17)),
     *(f"C-{n:02}" for n in range(1, 12)), *(f"D-{n:02}" for n in range(1, 12)),
     "A-E1", "B-E1", "B-E2", "B-E3", "C-E1", *(f"D-E{n}" for n in range(1, 9)),
-    *(f"{k}-{n:02}" for k, c in CHAPTERS.items() if k > "D" for n in range(1, 1 + len(c.equations))),
+    *(e.tag for k, c in CHAPTERS.items() if k > "D" for e in c.equations),
 ]  # fmt: skip
 
 

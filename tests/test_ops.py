@@ -18,7 +18,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import manual_grad_reference as reference
 from manual_grad import InputError, ops
 from manual_grad.catalogue import FORMULAS
-from tests.formulas.comparing import assert_same
+from tests.formulas.comparing import assert_same, of_floats, run_by_hand
+from tests.formulas.scenarios import drawn, of
 
 ROOT = Path(__file__).parents[1]
 # name of the operation, its reference, shapes of the floating-point arguments, (shape, K) of integer labels;
@@ -119,9 +120,9 @@ def objectives(case, labels):
 
     def scalar(op):
         def value(*floats):
-            out = op(*floats, *labels, **case.settings)
-            weights = np.random.default_rng(9).standard_normal(out.shape)
-            return (out * weights).sum()
+            outs = jax.tree.leaves(op(*floats, *labels, **case.settings))
+            rng = np.random.default_rng(9)
+            return sum((out * rng.standard_normal(out.shape)).sum() for out in outs)
 
         return value
 
@@ -512,3 +513,20 @@ def test_a_wrong_cotangent_is_caught_on_devices(monkeypatch):
     plant(monkeypatch, "dense", 1)
     with pytest.raises(AssertionError, match="relative errors"):
         test_shard_map(CASES["dense"])
+
+
+OPERATIONS = [formula for formula in FORMULAS.values() if formula.op]
+
+
+@pytest.mark.parametrize("formula", OPERATIONS, ids=lambda formula: formula.op.name)
+def test_an_operation_is_its_pair(formula):
+    scenario = of(formula)
+    primals, dout = drawn(scenario, seed=0)
+
+    @jax.jit
+    def both(primals, dout):
+        fn, floats = of_floats(functools.partial(formula.op.fn, **scenario.settings), primals)
+        out, pull = jax.vjp(fn, *floats)
+        return (out, pull(dout)), run_by_hand(scenario, primals, dout)
+
+    assert_same(*both(primals, dout))

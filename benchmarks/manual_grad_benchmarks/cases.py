@@ -130,7 +130,7 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
     def inputs(d: Draw, size: tuple) -> tuple:
         primals = _primals(formula, bench, d, size)
         out = jax.eval_shape(rival, *primals)
-        return (d.like(out) if out.shape else None, *primals)
+        return (None if getattr(out, "shape", None) == () else d.like(out), *primals)
 
     return [
         Case(

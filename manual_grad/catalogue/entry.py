@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
 from jaxtyping import AbstractArray, Integer
 
 from manual_grad.catalogue.draw import Draw
@@ -172,13 +173,18 @@ class Batch:
 
     Attributes:
         axes: the axis of the samples in each input, or gradient, that has one, by name.
-        out: their axis in the forward function's output, if there is one.
+        out: their axis in the forward function's output, if there is one; of several outputs, each one's.
         mean: whether the output is a mean over them.
     """
 
     axes: Mapping[str, int]
-    out: int | None = None
+    out: int | tuple[int, ...] | None = None
     mean: bool = False
+
+    def along_out(self, fn: Callable[[Any, Any], Any], out: Any) -> Any:
+        """``fn(leaf, axis)`` of each output."""
+        axes = self.out if isinstance(self.out, tuple) else jax.tree.map(lambda _: self.out, out)
+        return jax.tree.map(fn, out, axes)
 
 
 NO_BATCH = Batch({})

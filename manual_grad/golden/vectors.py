@@ -79,7 +79,8 @@ class Golden:
 
     Attributes:
         meta: what it is about, as JSON has it.
-        arrays: name → array: ``in/…``, ``dout``, ``out``, ``grad/…`` or ``jac/…``, ``budget/…``.
+        arrays: name → array: ``in/…``, ``dout``, ``out``, ``grad/…`` or ``jac/…``, ``budget/…``; of several
+            outputs ``dout/0``, ``out/0``.
         readme: all of it in words.
     """
 
@@ -92,6 +93,13 @@ class Golden:
         """The names of the truths, the gradients first."""
         truths = [name for name in self.arrays if name.split("/")[0] in ("grad", "jac", "out")]
         return sorted(truths, key=lambda name: name.startswith("out"))
+
+    @property
+    def dout(self) -> Any:
+        """The cotangent: an array, or a tuple of them where there are several outputs."""
+        named = {n.partition("/")[2]: a for n, a in self.arrays.items() if n.partition("/")[0] == "dout"}
+        tree = _tree(named)
+        return tuple(tree) if isinstance(tree, list) else tree
 
     @property
     def optional(self) -> list[str]:
@@ -225,7 +233,7 @@ def export(
         dout = _cotangent(question, draw)
         truth, allowed = _truths(question, dout, dtype)
     arrays = {n: a for name, value in written.items() for n, a in _named(f"in/{name}", value).items()}
-    arrays |= {} if dout is None else {"dout": np.asarray(dout)}
+    arrays |= {} if dout is None else _named("dout", dout)
     arrays |= truth | {_budget_of(n): a for n, a in allowed.items()}
     meta = {
         "format": FORMAT,
@@ -274,7 +282,7 @@ def _truths(
     question: _Question, dout: Any, dtype: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Truths and the absolute errors that they allow, by name."""
-    wide = None if dout is None else to_float64(np.asarray(dout))
+    wide = None if dout is None else jax.tree.map(lambda leaf: to_float64(np.asarray(leaf)), dout)
     truth, allowed = map(question.named, allowance(question.answers, question.floats, wide, dtype))
     for name, array in truth.items():
         if not (np.isfinite(array).all() and np.isfinite(allowed[name]).all()):
@@ -381,7 +389,7 @@ def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
         "    import numpy as np",
         "    golden = np.load('golden.npz')                  # settings as JSON: golden['golden.json']",
         "    mine = ...                                      # yours, from golden['in/...']"
-        + (" and golden['dout']" if formula.kind == "pair" else ""),
+        + "".join(f" and golden['{name}']" for name in meta["arrays"] if name.partition("/")[0] == "dout"),
         f"    assert (abs(mine - golden['{first}']) <= golden['{budget}']).all()",
         "", "    or, for a table and the reason why it is wrong:", "",
         f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others by their names here"
@@ -496,7 +504,7 @@ def _contradiction(golden: Golden) -> str:
     try:
         with exact():
             question = _Checker(golden).question
-            dout = None if kind != "pair" else to_float64(arrays["dout"])
+            dout = jax.tree.map(to_float64, golden.dout) if kind == "pair" else None
             wanted = question.named(jax.eval_shape(question.answers, question.floats, dout))
     except Exception as error:  # a formula may raise anything of what is none of its inputs
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -552,7 +560,7 @@ def _require_same_question(
         if key in other and other[key] != golden.meta[key]:
             raise InputError(f"{mine_path} is of {key} {other[key]!r}, {golden_path} of {golden.meta[key]!r}")
     for name, array in golden.arrays.items():
-        given = name in mine and (name == "dout" or name.startswith("in/"))
+        given = name in mine and name.partition("/")[0] in ("dout", "in")
         if given and not _equal(mine[name], array):
             raise InputError(f"{name} in {mine_path} is not that of {golden_path}: made for other inputs")
 
@@ -626,7 +634,7 @@ class _Checker:
             return self._why_value(name, gots)
         if self.question.formula.kind == "jacobian":
             return self._why_jacobian(name, gots)
-        return diagnose([self._evidence(name, gots, self._truths(), self.golden.arrays["dout"])])
+        return diagnose([self._evidence(name, gots, self._truths(), self.golden.dout)])
 
     def _truths(self) -> dict[str, np.ndarray]:
         return {name: self.golden.arrays[name] for name in self.names}

@@ -115,10 +115,14 @@ def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     primals = {name: _cast(value, case.dtype) for name, value in case.draw(rng).items()}
     given = primals.pop("dout", None)
     out = jax.eval_shape(lambda p: formula.fwd(*p, **case.settings)[0], list(primals.values()))
-    dout = _cast(_cotangent(rng, out.shape), case.dtype) if given is None else given
+    drawn = jax.tree.map(lambda leaf: _cotangent(rng, leaf.shape), out)
+    dout = _cast(drawn, case.dtype) if given is None else given
     exact = {name: jax.tree.map(_float64, value) for name, value in primals.items()}
-    exact_dout = np.asarray(dout, np.float64)
-    names = ("J" if out.shape == () else "out", *(f"d{name}" for name in primals if _floats(primals[name])))
+    exact_dout = jax.tree.map(_float64, dout)
+    names = (
+        "J" if getattr(out, "shape", None) == () else "out",
+        *(f"d{name}" for name in primals if _floats(primals[name])),
+    )
     answer = case.right or _by_definition(formula, case.digits)
     right = answer(_without(case.lost, exact), exact_dout)
     wanted = [_by_name(names, a) for a in (right, *case.also(answer, exact, exact_dout, right))]

@@ -164,15 +164,15 @@ def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **i
     fewer = {n: _cut(v, batch.axes[n]) if n in batch.axes else v for n, v in inputs.items()}
     of_out = dout[0] if dout else None
     if batch.out is not None and dout:
-        of_out = jax.tree.map(partial(_cut, axis=batch.out), of_out)
+        of_out = batch.along_out(_cut, of_out)
     got = answer_in_order(claim, formula, of_out, fewer)
     if claim.kind == "value":
-        return tuple(jax.tree.map(lambda g: _filled(share * g, batch.out), g) for g in got)
+        return tuple(batch.along_out(lambda g, axis: _filled(share * g, axis), g) for g in got)
     before = _rank(claim, inputs) if claim.kind == "jacobian" else 0
     filled = []
     for wrt, answer in zip(claim.wrt, got, strict=True):
         axes = [before + batch.axes[wrt]] if wrt in batch.axes else []
-        axes += [batch.out] if before and batch.out is not None else []
+        axes += [batch.out] if before and isinstance(batch.out, int) else []
         for a in axes:
             answer = jax.tree.map(partial(_filled, axis=a), answer)
         filled.append(jax.tree.map(lambda g: share * g, answer))

@@ -16,6 +16,7 @@ from manual_grad_reference import (  # noqa: F401  handed on
     mse,
     normalisation,
     plain,
+    recurrent,
     softmax,
     stable,
     two_layer,

@@ -193,6 +193,17 @@ def layer_norm(m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, eps: fl
     return gamma * centred / m.sqrt(variance + m.number(eps)) + beta
 
 
+# ---------------------------------------------------------------- recurrences
+
+
+def rnn(m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0: Numbers) -> Numbers:
+    """[E-14] h_t = tanh(W_ih x_t + b_ih + W_hh h_{t−1} + b_hh): all of them, and the last."""
+    hs = [h0]
+    for x_t in x:
+        hs.append(tanh(m, x_t @ W_ih.T + b_ih + hs[-1] @ W_hh.T + b_hh))
+    return np.array(hs[1:], object), hs[-1]
+
+
 # ---------------------------------------------------------------- two layers
 
 

@@ -91,3 +91,14 @@ def five_layer(params: Any, X: Array, Y: Array) -> Array:
 def mlp_loss(params: Any, X: Array, Y: Array) -> Array:
     """The same in rows."""
     return softmax_cross_entropy(mlp.mlp_rows(params, X), Y)
+
+
+def rnn(x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array) -> tuple[Array, Array]:
+    """An RNN over time; what the inputs contribute is one product for all steps."""
+
+    def step(h: Array, from_x: Array) -> tuple[Array, Array]:
+        h = jnp.tanh(from_x + h @ W_hh.T)
+        return h, h
+
+    h_T, hs = lax.scan(step, h0, x @ W_ih.T + (b_ih + b_hh))
+    return hs, h_T

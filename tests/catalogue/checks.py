@@ -83,7 +83,7 @@ def require_definition(entry):
         drawn = entry.inputs(Draw(np.random.default_rng(0), jnp.dtype(jnp.float64), "tiny"), variant)
         inputs = entry.for_reference(drawn)
         point = jax.tree.map(lambda v: np.asarray(v) if isinstance(v, jax.Array) else v, inputs)
-        want = np.ravel(reference(**inputs))
+        want = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(reference(**inputs))])
         if not np.allclose(decimals.value(definition, point), want, 1e-12, 1e-15):
             raise EntryError(f"{entry.name}: the definition gives something else than the reference")
 
@@ -114,10 +114,20 @@ def require_telling_draws(scenario):
     """A transposed or misplaced entry is seen: no square matrix, no two entries alike but 0 and 1."""
     for name, value in draw(scenario, seed=0).items():
         for leaf in map(np.asarray, jax.tree.leaves(value)):
-            if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1]:
+            if (
+                leaf.ndim == 2
+                and leaf.shape[0] == leaf.shape[1]
+                and not _has_to_be_square(scenario.entry, name)
+            ):
                 raise EntryError(f"{scenario.entry.name}: {name} is square")
             if is_float(leaf) and not set(np.unique(leaf)) <= {0, 1} and len(np.unique(leaf)) < leaf.size:
                 raise EntryError(f"{scenario.entry.name}: {name} has two entries alike")
+
+
+def _has_to_be_square(entry, name):
+    """Whether the signature has one letter for both axes."""
+    axes = getattr(inspect.signature(entry.fwd).parameters[name].annotation, "dim_str", "").split()
+    return len(axes) == 2 and axes[0] == axes[1]
 
 
 def require_clear_kinks(scenario):
@@ -137,9 +147,11 @@ def require_batch(scenario):
         return
     lengths = {name: primals[name].shape[axis] for name, axis in batch.axes.items()}
     out = output(scenario, primals.values())
-    if batch.out is not None and out.ndim:
-        lengths["the output"] = out.shape[batch.out]
-    if len(set(lengths.values())) > 1 or batch.mean != (out.ndim == 0):
+    ranks = [leaf.ndim for leaf in jax.tree.leaves(out)]
+    if batch.out is not None and any(ranks):
+        found = jax.tree.leaves(batch.along_out(lambda leaf, axis: leaf.shape[axis], out))
+        lengths |= {f"output {i}": n for i, n in enumerate(found)}
+    if len(set(lengths.values())) > 1 or batch.mean != (ranks == [0]):
         raise EntryError(f"{scenario.entry.name}: where its samples are: {lengths}")
 
 
@@ -166,18 +178,24 @@ def _samples_are(scenario, batch):
         return reference(*(one[k] for k in primals))
 
     try:
-        ones = [np.asarray(alone(n)) for n in range(primals[name].shape[axis])]
-        together = np.mean(ones, 0) if batch.mean else np.concatenate(ones, batch.out)
+        ones = [jax.tree.leaves(alone(n)) for n in range(primals[name].shape[axis])]
+        axes = jax.tree.leaves(batch.out) or [None]
+        together = [
+            np.mean(parts, 0) if batch.mean else np.concatenate(parts, axis)
+            for axis, *parts in zip(axes, *ones, strict=True)
+        ]
     except (TypeError, ValueError):  # their shapes clash
         return False
-    want = np.asarray(reference(*primals.values()))
-    return together.shape == want.shape and np.allclose(together, want, 1e-9, 1e-12)
+    want = jax.tree.leaves(reference(*primals.values()))
+    return all(
+        t.shape == w.shape and np.allclose(t, w, 1e-9, 1e-12) for t, w in zip(together, want, strict=True)
+    )
 
 
 def _conceivable(scenario):
     """Every batch that there could be: the axes of one length, of primals that are arrays."""
     arrays = {name: v.shape for name, v in draw(scenario, seed=0).items() if hasattr(v, "shape")}
-    out = output(scenario, draw(scenario, seed=0).values()).shape
+    out = jax.tree.leaves(output(scenario, draw(scenario, seed=0).values()))[0].shape
     for length in {n for shape in arrays.values() for n in shape if n > 1}:
         axes = {name: shape.index(length) for name, shape in arrays.items() if length in shape}
         yield from [Batch(axes, out.index(length))] if length in out else []

@@ -11,7 +11,7 @@ with what PyTorch has for it::
 
 ``numbers`` is all of them in a row; ``index`` says, case by case, in JSON, which keywords are not at their
 default and the name, shape and dtype of each array: of ``input/W``, ``dout``, ``value`` and ``d/W``, where
-``W`` in a pytree is ``params.0.1`` or ``params.K1``.
+``W`` in a pytree is ``params.0.1`` or ``params.K1``; of several outputs ``dout.0``, ``value.0``.
 """
 
 import functools
@@ -101,6 +101,17 @@ def dense_columns(torch, X, W, b):
 
 def layer_norm(torch, x, gamma, beta, eps=1e-5):
     return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, eps)
+
+
+def rnn(torch, x, W_ih, W_hh, b_ih, b_hh, h0):
+    return _recurrent(torch.rnn_tanh, x, h0[None], [W_ih, W_hh, b_ih, b_hh])
+
+
+def _recurrent(layer, x, states, weights):
+    """One layer, in one direction, time first: every step's output, and the last states."""
+    has_biases, layers, dropout, train, bidirectional, batch_first = True, 1, 0.0, False, False, False
+    hs, *last = layer(x, states, weights, has_biases, layers, dropout, train, bidirectional, batch_first)
+    return (hs, *(state[0] for state in last))
 
 
 def correlate2d(torch, x, f):
@@ -222,15 +233,15 @@ def pinned(torch, entry, variant, rng):
     primals = {name: jax.tree.map(_on_grid, drawn[name]) for name in entry.primals}
     tensors = {name: jax.tree.map(functools.partial(_tensor, torch), primals[name]) for name in primals}
     value = globals()[entry.name](torch, **tensors, **entry.settings(variant))
-    dout = _on_grid(rng.standard_normal(tuple(value.shape)))
+    dout = jax.tree.map(lambda v: _on_grid(rng.standard_normal(tuple(v.shape))), value)
     wanted = {f"d/{n}": t for n, t in named(tensors).items() if t.requires_grad}
-    cotangents = torch.autograd.grad(value, list(wanted.values()), torch.from_numpy(dout))
+    outs, douts = jax.tree.leaves(value), [torch.from_numpy(d) for d in jax.tree.leaves(dout)]
+    cotangents = torch.autograd.grad(outs, list(wanted.values()), douts)
     defaults = {name: p.default for name, p in inspect.signature(entry.fwd).parameters.items()}
     settings = {name: v for name, v in entry.settings(variant).items() if v != defaults[name]}
     return settings, {
         **{f"input/{name}": leaf for name, leaf in named(primals).items()},
-        "dout": dout,
-        "value": value.detach().numpy(),
+        **named({"dout": dout, "value": jax.tree.map(lambda v: v.detach().numpy(), value)}),
         **{name: d.numpy() for name, d in zip(wanted, cotangents, strict=True)},
     }
 

@@ -77,6 +77,11 @@ def floats_of(primals):
     return tuple(primal for primal in primals if is_float(primal))
 
 
+def inner(left, right):
+    """⟨left, right⟩ over all their arrays."""
+    return sum((a * b).sum() for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
 def truth(scenario, primals, dout):
     """(value, cotangents) by ``jax.vjp`` in float64, at the same rounded inputs."""
     primals, dout = jax.tree.map(in_float64, (primals, dout))

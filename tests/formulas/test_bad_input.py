@@ -101,11 +101,13 @@ def test_a_larger_axis_is_refused_unless_it_is_free(scenario):
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_another_cotangent_is_refused(scenario):
     primals, dout = drawn(scenario, seed=0)
-    dout = np.asarray(dout)
     run = functools.partial(jax.eval_shape, functools.partial(run_by_hand, scenario), primals)
-    for wrong in (dout[..., None], dout.astype(int), *(_grown(dout, axis) for axis in range(dout.ndim))):
-        if not (dout.ndim == 0 and wrong.ndim == 0):  # an int is a scalar
-            assert _message(run, wrong).startswith(f"{scenario.entry.bwd.__name__}: ")
+    leaves, tree = jax.tree.flatten(dout)
+    for place, leaf in enumerate(map(np.asarray, leaves)):
+        for wrong in (leaf[..., None], leaf.astype(int), *(_grown(leaf, axis) for axis in range(leaf.ndim))):
+            if not (leaf.ndim == 0 and wrong.ndim == 0):  # an int is a scalar
+                given = jax.tree.unflatten(tree, [*leaves[:place], wrong, *leaves[place + 1 :]])
+                assert _message(run, given).startswith(f"{scenario.entry.bwd.__name__}: ")
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)

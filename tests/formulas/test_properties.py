@@ -14,7 +14,7 @@ from jaxtyping import jaxtyped
 import manual_grad
 from manual_grad.catalogue import mlp, two_layer
 
-from .comparing import assert_same, run_by_hand
+from .comparing import assert_same, inner, run_by_hand
 from .scenarios import draw, drawn, each_scenario, is_float, of
 
 NARROW = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -98,7 +98,7 @@ def _gradient_of_custom_vjp(scenario, primals, of_integers):
     op = jax.custom_vjp(lambda *primals: scenario.fwd(*primals)[0])
     op.defvjp(scenario.fwd, bwd)
     places = tuple(i for i, p in enumerate(primals) if is_float(p))
-    return jax.grad(lambda *args: (op(*args[:-1]) * args[-1]).sum(), argnums=places)
+    return jax.grad(lambda *args: inner(op(*args[:-1]), args[-1]), argnums=places)
 
 
 def _cotangent_of_integers(primal, value):

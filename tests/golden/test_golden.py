@@ -40,7 +40,7 @@ def by_hand(made):
         given[name] = golden._tree(leaves)
     given |= {name: golden._hashable(value) for name, value in made.meta["settings"].items()}
     if formula.kind == "pair":
-        return _pair_by_hand(formula, given, jnp.asarray(made.arrays["dout"]))
+        return _pair_by_hand(formula, given, jax.tree.map(jnp.asarray, made.dout))
     fn = formula.entry.called or getattr(manual_grad, formula.name)
     if "dtype" in inspect.signature(fn).parameters:
         given["dtype"] = made.meta["dtype"]
@@ -64,7 +64,7 @@ def _pair_by_hand(formula, given, dout):
 
     out, grads = compiled(run, dout, **given)
     named = zip((name for name, value in given.items() if differentiable(value)), grads, strict=True)
-    return {"out": np.asarray(out)} | {
+    return golden._named("out", out) | {
         n: a for name, g in named for n, a in golden._named(f"grad/{name}", g).items()
     }
 

@@ -60,17 +60,18 @@ def answer(definition: Callable, point: dict[str, Any], dout: Any, digits: int =
 
 def _at(definition: Callable, point: dict[str, Any], dout: Any) -> tuple:
     """The same at a point of decimals that are finite."""
-    weights = _decimals(np.asarray(dout, np.float64))
+    weights = _decimals(np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves(dout)]))
 
     def value() -> Decimals:
-        return np.array(definition(ARITHMETIC, **point), object)  # a copy: it may be the leaf that moves
+        return _entries(definition(ARITHMETIC, **point))
 
     def slopes(leaf: Decimals) -> np.ndarray:
         found = [np.sum(weights * quotient) for quotient in _quotients(value, leaf)]
         return _floats(np.array(found, object)).reshape(leaf.shape)
 
     floats = (a for a in point.values() if all(leaf.dtype == object for leaf in leaves(a)))
-    return _floats(value()), *(mapped(slopes, argument) for argument in floats)
+    out = mapped(lambda leaf: _floats(np.asarray(leaf, object)), definition(ARITHMETIC, **point))
+    return out, *(mapped(slopes, argument) for argument in floats)
 
 
 def derivative(definition: Callable, point: dict[str, Any], wrt: tuple[str, ...]) -> np.ndarray:
@@ -83,7 +84,7 @@ def derivative(definition: Callable, point: dict[str, Any], wrt: tuple[str, ...]
         arrays = [leaf for name in wrt for leaf in leaves(exact[name])]
 
         def value() -> Decimals:
-            return np.array(definition(ARITHMETIC, **exact), object).ravel()  # a copy: it may be the leaf
+            return _entries(definition(ARITHMETIC, **exact))
 
         return np.array([_floats(quotient) for leaf in arrays for quotient in _quotients(value, leaf)])
 
@@ -92,8 +93,12 @@ def value(definition: Callable, point: dict[str, Any]) -> np.ndarray:
     """All entries of the definition's value, in order."""
     with decimal.localcontext(CONTEXT):
         exact = {name: _exact(value) for name, value in point.items()}
-        arrays = leaves(definition(ARITHMETIC, **exact))
-        return np.concatenate([_floats(np.asarray(array, object)).ravel() for array in arrays])
+        return _floats(_entries(definition(ARITHMETIC, **exact)))
+
+
+def _entries(out: Any) -> Decimals:
+    """All entries of an output, or of several, in a row: a copy, as one may be the leaf that moves."""
+    return np.concatenate([np.ravel(np.asarray(leaf, object)) for leaf in leaves(out)])
 
 
 def _exact(value: Any) -> Any:

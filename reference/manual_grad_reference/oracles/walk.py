@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 _CALLS = {"pjit", "jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat", "checkpoint"}
 
@@ -37,6 +38,8 @@ def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_cons
         branch = _platform(eqn, jaxpr) if eqn.primitive.name == "cond" else None
         if branch is not None:
             results = walk(branch, given[1:], said[1:], step, of_constant)
+        elif eqn.primitive.name == "scan":
+            results = walk(_unrolled(eqn, given), given, said, step, of_constant)
         elif eqn.primitive.name in _CALLS and inner is not None:
             program = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             results = walk(program, given, said, step, of_constant)
@@ -54,6 +57,22 @@ def _platform(cond: Any, jaxpr: Any) -> ClosedJaxpr | None:
             mine = (k for k, names in enumerate(platforms) if names is None or jax.default_backend() in names)
             return cond.params["branches"][next(mine)]
     return None
+
+
+def _unrolled(scan: Any, given: list) -> ClosedJaxpr:
+    """A scan as a program without it, step after step."""
+    of = scan.params
+    consts, carried = of["num_consts"], of["num_consts"] + of["num_carry"]
+
+    def steps(*args: Any) -> list:
+        carry, ys = list(args[consts:carried]), {}
+        for t in reversed(range(of["length"])) if of["reverse"] else range(of["length"]):
+            xs = [lax.index_in_dim(x, t, keepdims=False) for x in args[carried:]]
+            carry_and_y = jaxpr_as_fun(of["jaxpr"])(*args[:consts], *carry, *xs)
+            carry, ys[t] = carry_and_y[: of["num_carry"]], carry_and_y[of["num_carry"] :]
+        return [*carry, *(jnp.stack(y) for y in zip(*(ys[t] for t in sorted(ys)), strict=True))]
+
+    return jax.make_jaxpr(steps)(*given)
 
 
 def bind(eqn: Any, operands: list) -> list:
