@@ -60,39 +60,39 @@ class Draw:
     def exactly(self, *shape: int, scale: float = 1.0) -> jax.Array:
         """As :meth:`normal`, of this very shape in every style."""
         if self.style == "integers":
-            return jnp.asarray(self.rng.integers(-self.among // 2, self.among // 2, shape), self.dtype)
+            return self._array(self.rng.integers(-self.among // 2, self.among // 2, shape))
         if self.style == "tiny":
-            return jnp.asarray((2 * self.rng.integers(-12, 12, shape) + 1) / 16, self.dtype)
+            return self._array((2 * self.rng.integers(-12, 12, shape) + 1) / 16)
         entries = scale * self.rng.standard_normal(shape)
         symmetric = self.style == "square" and self.symmetric
-        return jnp.asarray(_symmetric(entries) if symmetric else entries, self.dtype)
+        return self._array(_symmetric(entries) if symmetric else entries)
 
     def positive(self, *shape: int) -> jax.Array:
         """Entries between ½ and 2, of any sum; integers from 1 on."""
         shape = tuple(map(self.size, shape))
         if self.style == "integers":
-            return jnp.asarray(self.rng.integers(1, self.among + 1, shape), self.dtype)
+            return self._array(self.rng.integers(1, self.among + 1, shape))
         if self.style == "tiny":
-            return jnp.asarray(self.rng.integers(8, 33, shape) / 16, self.dtype)
-        return jnp.asarray(self.rng.uniform(0.5, 2.0, shape), self.dtype)
+            return self._array(self.rng.integers(8, 33, shape) / 16)
+        return self._array(self.rng.uniform(0.5, 2.0, shape))
 
     def distribution(self, *shape: int) -> jax.Array:
         """Positive entries whose last axis sums to 1."""
         raw = self.rng.uniform(0.2, 1.0, tuple(map(self.size, shape)))
-        return jnp.asarray(raw / raw.sum(axis=-1, keepdims=True), self.dtype)
+        return self._array(raw / raw.sum(axis=-1, keepdims=True))
 
     def labels(self, N: int, K: int) -> jax.Array:
         """N integer labels from 0 to K − 1."""
-        return jnp.asarray(self.rng.integers(0, self.size(K), self.size(N)))
+        return self.integers(K, N)
 
     def integers(self, K: int, *shape: int) -> jax.Array:
         """Integers from 0 to K − 1."""
-        return jnp.asarray(self.rng.integers(0, self.size(K), tuple(map(self.size, shape))))
+        return jax.device_put(self.rng.integers(0, self.size(K), tuple(map(self.size, shape))))
 
     def one_hot(self, N: int, K: int) -> jax.Array:
         """N one-hot rows."""
         N, K = self.size(N), self.size(K)
-        return jnp.asarray(np.eye(K)[self.rng.integers(0, K, N)], self.dtype)
+        return self._array(np.eye(K)[self.rng.integers(0, K, N)])
 
     def layers(
         self, *widths: int, rows: bool, X: jax.Array | None = None
@@ -114,16 +114,20 @@ class Draw:
             if X is None:
                 b = self.normal(fan_out, scale=0.3)
             elif len(A) > 1:
-                b = jnp.asarray(-_widest_gap(Z), self.dtype)
+                b = self._array(-_widest_gap(Z))
             else:
-                b = jnp.asarray(np.where(Z >= 0, 1, -1)[0] * self.rng.uniform(0.3, 0.6, fan_out), self.dtype)
+                b = self._array(np.where(Z >= 0, 1, -1)[0] * self.rng.uniform(0.3, 0.6, fan_out))
             A = np.maximum(Z + np.asarray(b, np.float64), 0)
-            pairs.append((W if rows else jnp.asarray(np.asarray(W).T), b))
+            pairs.append((W if rows else self._array(np.asarray(W).T), b))
         return pairs
 
     def like(self, tree: Any) -> Any:
         """An array for each array of ``tree``, of its shape: a random cotangent."""
         return jax.tree.map(lambda leaf: self.exactly(*leaf.shape), tree)
+
+    def _array(self, entries: Any) -> jax.Array:
+        """Rounded by NumPy and copied as it is: JAX would compile a program for each shape."""
+        return jax.device_put(np.asarray(entries).astype(self.dtype))
 
 
 def _widest_gap(Z: np.ndarray) -> np.ndarray:
