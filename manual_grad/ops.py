@@ -35,6 +35,7 @@ from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
 from manual_grad.formulas.recurrent import rnn_bwd, rnn_fwd
+from manual_grad.formulas.sequences import embedding_bwd, embedding_fwd
 from manual_grad.formulas.softmax import (
     softmax_bwd,
     softmax_cross_entropy_bwd,
@@ -49,6 +50,7 @@ from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, l
 __all__ = [
     "conv2d",
     "dense",
+    "embedding",
     "layer_norm",
     "linear_cross_entropy",
     "mse",
@@ -106,9 +108,13 @@ def _by_hand(fwd: Callable[..., Any], bwd: Callable[..., Any], *primals: Array) 
     floats = [primal for primal in primals if jnp.issubdtype(primal.dtype, jnp.floating)]
     shardings = _explicit_shardings(*floats)
     pull = jax.sharding.auto_axes(bwd, out_sharding=shardings) if shardings else bwd
-    none = [None] * (len(primals) - len(floats))
+
+    def back(res: Any, dout: Any) -> tuple[Any, ...]:
+        grads = iter(pull(res, dout))
+        return tuple(next(grads) if jnp.issubdtype(p.dtype, jnp.floating) else None for p in primals)
+
     op = jax.custom_vjp(lambda *primals: fwd(*primals)[0])
-    op.defvjp(fwd, lambda res, dout: (*pull(res, dout), *none))
+    op.defvjp(fwd, back)
     out: Array = op(*primals)
     return out
 
@@ -185,6 +191,25 @@ def layer_norm(
     [-1.0, 6.0]
     """
     return _by_hand(functools.partial(layer_norm_fwd, eps=eps), layer_norm_bwd, x, gamma, beta)
+
+
+@_operation
+def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"]) -> Array:
+    """out_n = table[ids_n]; a row that is looked up twice gets the sum of both cotangents. [E-09]
+
+    Args:
+        ids: (…), integers from 0 to V − 1.
+        table: (V, D).
+    Returns:
+        (…, D); under ``jit`` a row of NaN for an id out of range.
+    Raises:
+        InputError: an id is out of range (eagerly), or a shape or dtype does not fit.
+    Source: Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2.
+
+    >>> jax.grad(lambda table: embedding(jnp.array([1, 1]), table).sum())(jnp.zeros((2, 1))).tolist()
+    [[0.0], [2.0]]
+    """
+    return _by_hand(embedding_fwd, embedding_bwd, ids, table)
 
 
 @_operation

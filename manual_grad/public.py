@@ -93,6 +93,10 @@ from manual_grad.formulas.recurrent import (
     rnn_bwd,
     rnn_fwd,
 )
+from manual_grad.formulas.sequences import (
+    embedding_bwd,
+    embedding_fwd,
+)
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
     cross_entropy_fwd,
@@ -192,6 +196,8 @@ __all__ = [
     "dense_rows_bwd",
     "dense_rows_fwd",
     "diagonal",
+    "embedding_bwd",
+    "embedding_fwd",
     "five_layer_bwd",
     "five_layer_fwd",
     "five_layer_grads",

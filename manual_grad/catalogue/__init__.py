@@ -18,6 +18,7 @@ from manual_grad.catalogue import (
     mse,
     normalisation,
     recurrent,
+    sequences,
     softmax,
     two_layer,
 )
@@ -25,8 +26,8 @@ from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Fu
 from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
-    mse, activations, chain_rule, softmax, dense, normalisation, recurrent, convolution, linear_cross_entropy,
-    two_layer, mlp, cnn,
+    mse, activations, chain_rule, softmax, dense, normalisation, sequences, recurrent, convolution,
+    linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 
 

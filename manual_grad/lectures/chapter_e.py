@@ -2,6 +2,7 @@
 
 from manual_grad.catalogue.normalisation import LAYER_NORM
 from manual_grad.catalogue.recurrent import RNN
+from manual_grad.catalogue.sequences import EMBEDDING
 from manual_grad.lectures.entries import Equation, claims_of
 
 TITLE = "The layers of today's networks"
@@ -15,6 +16,13 @@ EQUATIONS = (
             r"\, dy) - \hat{x} \operatorname{mean}(\gamma \, dy \, \hat{x}) \right)"
         ),
         claims=claims_of(LAYER_NORM),
+    ),
+    Equation(
+        tag="E-09",
+        title="embedding: a row of the table gets the sum of the cotangents of all places that look it up",
+        section="Bengio et al. 2003, section 2",
+        printed=r"dtable_v = \sum_{n: \, ids_n = v} dout_n",
+        claims=claims_of(EMBEDDING),
     ),
     Equation(
         tag="E-14",

@@ -17,6 +17,7 @@ from manual_grad_reference import (  # noqa: F401  handed on
     normalisation,
     plain,
     recurrent,
+    sequences,
     softmax,
     stable,
     two_layer,

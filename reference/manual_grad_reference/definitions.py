@@ -196,6 +196,11 @@ def layer_norm(m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, eps: fl
 # ---------------------------------------------------------------- recurrences
 
 
+def embedding(m: Arithmetic, ids: Any, table: Numbers) -> Numbers:
+    """[E-09] The row of the table for each id."""
+    return table[ids]
+
+
 def rnn(m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0: Numbers) -> Numbers:
     """[E-14] h_t = tanh(W_ih x_t + b_ih + W_hh h_{t−1} + b_hh): all of them, and the last."""
     hs = [h0]

@@ -93,6 +93,11 @@ def mlp_loss(params: Any, X: Array, Y: Array) -> Array:
     return softmax_cross_entropy(mlp.mlp_rows(params, X), Y)
 
 
+def embedding(ids: Array, table: Array) -> Array:
+    """A row of the table for each id."""
+    return table[ids]
+
+
 def rnn(x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array) -> tuple[Array, Array]:
     """An RNN over time; what the inputs contribute is one product for all steps."""
 

@@ -103,6 +103,10 @@ def layer_norm(torch, x, gamma, beta, eps=1e-5):
     return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, eps)
 
 
+def embedding(torch, ids, table):
+    return torch.nn.functional.embedding(ids, table)
+
+
 def rnn(torch, x, W_ih, W_hh, b_ih, b_hh, h0):
     return _recurrent(torch.rnn_tanh, x, h0[None], [W_ih, W_hh, b_ih, b_hh])
 

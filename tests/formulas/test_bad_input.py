@@ -63,15 +63,18 @@ def _grown(leaf, axis):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_another_axis_is_refused(scenario):
-    for _, leaf, put in _leaves(draw(scenario, seed=0)):
-        if not _takes_any_rank(scenario):
+    for name, leaf, put in _leaves(draw(scenario, seed=0)):
+        if not _takes_any_rank(scenario, name):
             _refused(scenario, put(np.asarray(leaf)[..., None]))
 
 
-def _takes_any_rank(scenario):
-    """Of one array, with as many axes as there are."""
-    (first, *_), more = _annotated(scenario.entry).values(), len(scenario.entry.primals) > 1
-    return not more and any(way.dim_str.startswith(("...", "*")) for way in first)
+def _takes_any_rank(scenario, name):
+    """An array with as many axes as there are, which it shares with no other."""
+    named = {other: {way.dim_str for way in ways} for other, ways in _annotated(scenario.entry).items()}
+    shared = {axis for other in named if other != name for dims in named[other] for axis in dims.split()}
+    own = [dims for dims in named[name] if dims.startswith(("...", "*"))]
+    alone = len(scenario.entry.primals) == 1 or all(len(dims.split()) == 1 for dims in own)
+    return alone and any(not shared & set(dims.split()) for dims in own)
 
 
 def _annotated(entry):
@@ -141,6 +144,9 @@ def test_lists_and_objects_are_refused(scenario):
 a = functools.partial(ones, dtype=np.float32)
 ASARRAY = " (jnp.asarray makes one of it)"
 WHOLE = {
+    "embedding_fwd: ids[1,0] is -1, expected an integer from 0 to 4": lambda: mg.embedding_fwd(
+        np.array([[0], [-1]]), a((5, 2))
+    ),
     "mse_fwd: y is float32[3,1], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a((3, 1))),
     "mse_fwd: y is float32[4], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a(4)),
     f"mse_fwd: y_hat is a list of 2, expected float[N]{ASARRAY}; y is float32[2]": lambda: mg.mse_fwd(
@@ -229,8 +235,13 @@ def _labels(axes):
         name: primal
         for name, entry in FORMULAS.items()
         for primal, ways in _annotated(entry).items()
-        if any(way.dtype is jaxtyping.Integer and len(way.dim_str.split()) == axes for way in ways)
+        if any(way.dtype is jaxtyping.Integer and _count(way.dim_str) == axes for way in ways)
     }
+
+
+def _count(dims):
+    """How many axes there are; none where it may be any number of them."""
+    return None if dims.startswith("*") else len(dims.split())
 
 
 LABELLED, LABELLED_ONCE = _labels(axes=1), _labels(axes=0)
