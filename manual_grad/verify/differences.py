@@ -3,7 +3,8 @@
 The forward function alone is evaluated, in float64, and chooses its own step: see
 :mod:`manual_grad_reference.oracles.differences`. A discrepancy passes within ten times the estimated error.
 Where a direction meets a kink, or the difference is not trusted to 1e-6, another is drawn, in which the
-entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these.
+entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these. All of that is
+relative to the array or, where its terms cancel and little of them is left, to the terms.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from manual_grad.compare import Comparison
 from manual_grad.compiling import in_step, quick, split_settings
-from manual_grad.verify.problem import Check, Problem, allowed_along, forward
+from manual_grad.verify.problem import NEAR, Check, Problem, allowed_along, forward
 from manual_grad_reference.oracles import differences
 
 DIRECTIONS = 2  # for each array
@@ -44,7 +45,7 @@ def differences_checks(asked: Sequence[tuple[Problem, np.random.Generator]]) -> 
     arrays = [split_settings(problem.at)[0] for problem in problems]
     program = jax.jit(partial(_values, problems), compiler_options=quick())
     found = in_step(
-        [_trusted(problem, rng) for problem, rng in asked],
+        [_trusted(problem, rng, w) for (problem, rng), w in zip(asked, weights, strict=True)],
         lambda pending, directions: jax.device_get(program(pending, arrays, weights, directions)),
     )
     return [partial(_check, *each) for each in zip(problems, weights, found, strict=True)]
@@ -72,10 +73,8 @@ def _check(problem: Problem, weights: Any, trusted: tuple[list, list], got: tupl
     paths = jax.tree_util.tree_leaves_with_path(problem.primals)
     names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
     return [
-        _along(problem, name, np.asarray(leaf, np.float64), weights, v, found, budget)
-        for name, leaf, v, found, budget in zip(
-            names, jax.tree.leaves(got), *trusted, problem.allowed_leaves, strict=True
-        )
+        _along(problem, n, name, np.asarray(leaf, np.float64), weights, v, found)
+        for n, (name, leaf, v, found) in enumerate(zip(names, jax.tree.leaves(got), *trusted, strict=True))
     ]
 
 
@@ -87,7 +86,9 @@ def _weights(problem: Problem, rng: np.random.Generator) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), out)
 
 
-def _trusted(problem: Problem, rng: np.random.Generator) -> Generator[tuple, tuple, tuple[list, list]]:
+def _trusted(
+    problem: Problem, rng: np.random.Generator, weights: Any
+) -> Generator[tuple, tuple, tuple[list, list]]:
     """For each array its directions, and an estimate for each; asks for the values along directions."""
     leaves, tree = jax.tree.flatten(problem.primals)
     directions = [rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
@@ -98,7 +99,7 @@ def _trusted(problem: Problem, rng: np.random.Generator) -> Generator[tuple, tup
         values, size = yield jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
         found = differences.estimates(values, float(size))
         by_leaf = [found[i * DIRECTIONS : (i + 1) * DIRECTIONS] for i in range(len(leaves))]
-        doubtful = [any(e.kink or not _is_trusted(e) for e in es) for es in by_leaf]
+        doubtful = [_is_doubtful(problem, i, es, weights) for i, es in enumerate(by_leaf)]
         if not any(doubtful) or attempt == ATTEMPTS - 1:
             break
         for i in (i for i, doubt in enumerate(doubtful) if doubt):
@@ -106,35 +107,59 @@ def _trusted(problem: Problem, rng: np.random.Generator) -> Generator[tuple, tup
     return directions, by_leaf
 
 
-def _is_trusted(estimate: differences.Estimate) -> bool:
-    return 10 * estimate.error <= TRUSTED * abs(estimate.value) or not estimate.value
+def _is_doubtful(problem: Problem, n: int, found: list, weights: Any) -> bool:
+    """Whether the n-th array is to be asked along other directions."""
+    if any(estimate.kink for estimate in found):
+        return True
+    doubted = [e for e in found if e.value and 10 * e.error > TRUSTED * abs(e.value)]
+    return any(10 * e.error > TRUSTED * _terms(problem, n, weights) for e in doubted)
+
+
+def _terms(problem: Problem, n: int, weights: Any) -> float:
+    """The norm of the terms that the n-th array is summed of; 0 where they are not known."""
+    if problem.terms is None:
+        return 0.0
+    return float(np.linalg.norm(_weighted(problem, jax.tree.leaves(problem.terms)[n], weights)))
+
+
+def _weighted(problem: Problem, spread: Any, weights: Any) -> np.ndarray:
+    """What each entry may be off by; of a Jacobian, once its outputs are weighted."""
+    if problem.claim.kind != "jacobian":
+        return np.asarray(spread)
+    return np.sqrt(np.tensordot(np.asarray(weights) ** 2, np.asarray(spread) ** 2, weights.ndim))
 
 
 def _along(
-    problem: Problem,
-    name: str,
-    got: np.ndarray,
-    weights: Any,
-    directions: np.ndarray,
-    found: list,
-    budget: Any,
+    problem: Problem, n: int, name: str, got: np.ndarray, weights: Any, directions: np.ndarray, found: list
 ) -> Comparison:
-    """One array of an answer along its directions."""
+    """The n-th array of an answer along its directions; beside its terms where that is needed, and may do."""
+    budget = problem.allowed_leaves[n]
     if problem.claim.kind == "jacobian" and got.shape[: weights.ndim] == weights.shape:
         got = np.tensordot(np.asarray(weights), got, axes=weights.ndim)
-        if budget is not None:
-            budget = np.sqrt(np.tensordot(np.asarray(weights) ** 2, np.asarray(budget) ** 2, weights.ndim))
     if directions.shape[1:] != got.shape:
         detail = f"got the shape {got.shape}, expected {directions.shape[1:]}"
         return Comparison(name, float("inf"), detail)
+    if budget is not None:
+        budget = allowed_along(_weighted(problem, budget, weights), directions)
     along = directions.reshape(len(directions), -1) @ got.ravel()
     want = np.array([estimate.value for estimate in found])
     scale = max(np.linalg.norm(got), np.sqrt(np.mean(want**2))) or 1.0
+    comparison = _compared(name, along, want, found, budget, scale)
+    if comparison.share <= 1 or (budget is None and np.max(np.abs(along - want)) > NEAR):
+        return comparison
+    terms = _terms(problem, n, weights)
+    return _compared(name, along, want, found, budget, terms) if terms > scale else comparison
+
+
+def _compared(
+    name: str, along: np.ndarray, want: np.ndarray, found: list, budget: Any, scale: float
+) -> Comparison:
+    """An array's inner products with its directions, beside what differences say; relative to a scale."""
     errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
     estimates = np.array([estimate.error for estimate in found]) / scale
     tolerances = np.maximum(FINEST, 10 * estimates)
     if budget is not None:
-        tolerances += allowed_along(budget, directions) / scale
+        tolerances += budget / scale
     worst = int(np.argmax(errors / tolerances))
     detail = f"along random direction {worst}: got {along[worst]:.9g}, expected {want[worst]:.9g}"
     if found[worst].kink:

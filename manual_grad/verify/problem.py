@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.border import describe
-from manual_grad.budget import budgets, rounding_in_float64
+from manual_grad.budget import MARGIN, budgets, rounding_in_float64
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import FLOAT64, Comparison, compare, share_of
 from manual_grad.compiling import Call, split_settings, together
@@ -85,6 +85,14 @@ class Problem:
 
         (found,) = together([Call(least, (self.dout,), self.inputs)])
         return None if isinstance(found, NoBudgetError) else _result(found)
+
+    @functools.cached_property
+    def terms(self) -> tuple | None:
+        """About how large the terms are that each entry of an answer is summed of; None where unknown."""
+        found = self.least if self.allowed is None else self.allowed
+        if found is None:
+            return None
+        return jax.tree.map(lambda leaf: leaf / (MARGIN * float(jnp.finfo(self.dtype).eps) / 2), found)
 
     @property
     def allowed_leaves(self) -> list:

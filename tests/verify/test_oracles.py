@@ -10,6 +10,7 @@ import pytest
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compiling import split_settings
+from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
 from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Equation
 from manual_grad.verify import equations
@@ -124,6 +125,36 @@ def test_differences_do_not_check_a_kink():
     verdict = alone("differences", claim)
     assert verdict.status == "failed"
     assert "kink" in verdict.failures[0]
+
+
+def of_two_features(eps):
+    """Layer normalisation of two features: x̂ is ±1, so that dx is what is left where terms of size 1 cancel."""
+
+    def reference(x, gamma):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return gamma * centred / jnp.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+
+    def formula(dout, x, gamma):
+        res = layer_norm_fwd(x, gamma, jnp.zeros(2), eps=eps)[1]
+        return layer_norm_bwd(res, dout)[:2]
+
+    inputs = {"x": lambda draw: draw.normal(5, 2), "gamma": lambda draw: draw.normal(2)}
+    return Claim(
+        "gradient",
+        reference,
+        ("x", "gamma"),
+        lambda draw: {name: one(draw) for name, one in inputs.items()},
+        {"by hand": formula},
+    )
+
+
+@pytest.mark.parametrize(("oracle", "off"), [("differences", 1e-5), ("reverse", 1e-9), ("forward", 1e-9)])
+def test_an_error_is_measured_by_what_is_summed(oracle, off):
+    """Of dx 1e-12 is left of its terms; differences have a few 1e-11."""
+    claim = of_two_features(1e-12)
+    verdict = alone(oracle, claim)
+    assert verdict.status == "verified", verdict.failures
+    assert alone(oracle, claim, planted(claim, lambda g: g + off)).status == "failed"
 
 
 SYMBOLIC = {"A-04": 0, "A-05": 1, "A-10": 1, "B-08": 1, "B-12": 2, "C-07": 1, "C-11": 0, "D-03": 1, "C-03": 0}
