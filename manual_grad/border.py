@@ -59,8 +59,12 @@ def checked(formula: Callable[P, R], prepare: Prepare | None = None) -> Callable
         except TypeError as error:
             raise TypeError(f"{formula.__name__}: {error}") from None
         given = {name: _to_jax(formula, name, value) for name, value in bound.arguments.items()}
-        given = prepare(hints, given) if prepare else given
-        _check(formula.__name__, hints, given)
+        try:
+            given = {name: _wide(value, hints.get(name)) for name, value in given.items()}
+            given = prepare(hints, given) if prepare else given
+            _check(formula.__name__, hints, given)
+        except RecursionError:
+            raise InputError(f"{formula.__name__}: an argument is nested too deeply") from None
         bound.arguments.update(given)
         try:
             return formula(*bound.args, **bound.kwargs)
@@ -82,6 +86,18 @@ def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
     except (TypeError, ValueError):  # an array of objects; a dict whose keys cannot be sorted
         found = describe(value)
         raise InputError(f"{formula.__name__}: {name} is {found}, expected an array of numbers") from None
+    except (RecursionError, SystemError):
+        raise InputError(f"{formula.__name__}: {name} is nested too deeply") from None
+
+
+def _wide(value: Any, hint: Any) -> Any:
+    """Integers too long for JAX as the floats that may stand in their place; those without one stay."""
+    items = typing.get_args(hint)
+    if isinstance(value, int) and float in items and abs(value) >= 2**31:
+        return float(value) if abs(value) < 2**1023 else value
+    if isinstance(value, tuple) and typing.get_origin(hint) is tuple and len(items) == len(value):
+        return tuple(map(_wide, value, items))
+    return value
 
 
 def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
@@ -91,6 +107,8 @@ def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
     arrays = [pair for name, value in given.items() for pair in _arrays(name, value)]
     first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
     for name, array in arrays:
+        if not isinstance(array, jax.core.Tracer) and array.is_deleted():
+            raise InputError(f"{formula}: {name} is {describe(array)} that was deleted or donated")
         if array.size == 0:
             raise InputError(f"{formula}: {name} is {describe(array)}, expected at least one element")
         if first and _has_own_float_dtype(array) and array.dtype != first[1].dtype:
@@ -139,6 +157,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, items[0]) for item in value)
     if typing.get_origin(hint) is Sequence and not isinstance(value, str):
         return isinstance(value, Sequence) and all(_fits(item, items[0]) for item in value)
+    if typing.get_origin(hint) is tuple and isinstance(value, tuple) and len(value) == len(items):
+        return all(map(_fits, value, items))
+    if isinstance(value, int) and float in items and abs(value) >= 2**1023:
+        return False  # no float is as large
     return is_bearable(value, hint)
 
 
@@ -166,8 +188,8 @@ def _has_own_float_dtype(array: jax.Array) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating) and not array.aval.weak_type
 
 
-def describe(value: Any) -> str:
-    """``value`` in a few characters, arrays by dtype and shape.
+def describe(value: Any, levels: int = 6) -> str:
+    """``value`` in a few characters, arrays by dtype and shape; lists in lists down to so many levels.
 
     >>> describe((jnp.ones((2, 3)), "SAME"))
     "(float32[2,3], 'SAME')"
@@ -177,9 +199,9 @@ def describe(value: Any) -> str:
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, tuple | list):
-        if len(value) > MANY:
+        if len(value) > MANY or not levels:
             return _counted(value)
-        inner = ", ".join(describe(v) for v in value)
+        inner = ", ".join(describe(v, levels - 1) for v in value)
         comma = "," * (len(value) == 1)
         shown = f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
         return shown if len(shown) <= LONG else _counted(value)

@@ -80,7 +80,10 @@ def _alike(hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """
     arrays = {name: value for name, value in given.items() if isinstance(value, jax.Array)}
     floats = [name for name in arrays if getattr(hints.get(name), "dtype", None) is Float]
-    dtype = jnp.result_type(*(arrays[name] for name in floats)) if floats else None
+    try:
+        dtype = jnp.result_type(*(arrays[name] for name in floats)) if floats else None
+    except ValueError:  # keys of a random generator; eight bits beside more, which the check refuses
+        dtype = None
     if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
         arrays |= {name: arrays[name].astype(dtype) for name in floats}
     axes = frozenset().union(*(_varying_axes(array) for array in arrays.values()))

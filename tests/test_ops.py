@@ -360,6 +360,10 @@ BAD = {
     f"{INTEGER}: labels is float64[2], expected int": lambda: getattr(ops, INTEGER)(
         jnp.ones((2, 3)), jnp.ones(2)
     ),
+    "mse: y is key<fry>[], expected float[*shape]": lambda: ops.mse(jnp.ones(()), jax.random.key(0)),
+    "mse: y is float64[3], expected float8_e4m3fn": lambda: ops.mse(
+        jnp.ones(3, jnp.float8_e4m3fn), jnp.ones(3)
+    ),
     "dense: W is float64[4,2], expected float[d,m]; X is float64[5,3]": lambda: ops.dense(
         jnp.ones((5, 3)), jnp.ones((4, 2)), jnp.ones(2)
     ),

@@ -221,6 +221,43 @@ WHOLE = {
 }
 
 
+def _nested(levels):
+    return functools.reduce(lambda inner, _: [inner], range(levels), 1.0)
+
+
+@pytest.mark.parametrize("levels", [100, 900, 100_000])
+@pytest.mark.parametrize("name", ["x", "strides", "kernel", "params"])
+def test_lists_in_lists_are_one_line(name, levels):
+    """They went deeper than Python recurses, in JAX, beartype or the message."""
+    if name == "params":
+        message = _message(mg.mlp_rows_fwd, _nested(levels), ones((2, 3)))
+    else:
+        given = {"x": ones((1, 4, 4, 1)), "kernel": ones((1, 1, 1, 1)), "bias": ones(1)} | {
+            name: _nested(levels)
+        }
+        message = _message(mg.conv2d_fwd, **given)
+    assert name in message
+    assert len(message) < 200
+
+
+def test_integers_beyond_64_bits_are_numbers_or_refused():
+    assert mg.mse_bwd(jnp.ones(2), 2**70)[1].tolist() == [2.0**70] * 2
+    assert mg.product_of_sum_bwd((2**70, 1.0), 1.0)[2] == 2.0**70
+    for big in (10**400, -(10**400)):
+        for call in (
+            lambda big=big: mg.mse_bwd(jnp.ones(2), big),
+            lambda big=big: mg.jac_powers_x(big, 3),
+            lambda big=big: mg.product_of_sum_bwd((big, 1.0), 1.0),
+        ):
+            assert "an integer of more than 40 digits" in _message(call)
+
+
+def test_a_deleted_array_is_refused():
+    x = jnp.ones(3)
+    x.delete()
+    assert _message(mg.relu_fwd, x) == "relu_fwd: x is float64[3] that was deleted or donated"
+
+
 @pytest.mark.parametrize("message", WHOLE, ids=lambda message: message.split(":")[0])
 def test_the_whole_message(message):
     assert _message(WHOLE[message]) == message

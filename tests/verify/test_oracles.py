@@ -128,7 +128,7 @@ def test_differences_do_not_check_a_kink():
 
 
 def of_two_features(eps):
-    """Layer normalisation of two features: x̂ is ±1, so that dx is what is left where terms of size 1 cancel."""
+    """Layer normalisation of two features: x̂ is ±1, and dx is what is left where terms of size 1 cancel."""
 
     def reference(x, gamma):
         centred = x - x.mean(axis=-1, keepdims=True)
