@@ -34,7 +34,16 @@ from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
-from manual_grad.formulas.recurrent import rnn_bwd, rnn_fwd
+from manual_grad.formulas.recurrent import (
+    gru_bwd,
+    gru_fwd,
+    linear_scan_bwd,
+    linear_scan_fwd,
+    lstm_bwd,
+    lstm_fwd,
+    rnn_bwd,
+    rnn_fwd,
+)
 from manual_grad.formulas.sequences import embedding_bwd, embedding_fwd
 from manual_grad.formulas.softmax import (
     softmax_bwd,
@@ -51,8 +60,11 @@ __all__ = [
     "conv2d",
     "dense",
     "embedding",
+    "gru",
     "layer_norm",
     "linear_cross_entropy",
+    "linear_scan",
+    "lstm",
     "mse",
     "relu",
     "rnn",
@@ -243,6 +255,86 @@ def rnn(
     """
     hs, h_T = _by_hand(rnn_fwd, rnn_bwd, x, W_ih, W_hh, b_ih, b_hh, h0)
     return hs, h_T
+
+
+@_operation
+def gru(
+    x: Float[Array, "T N D"],
+    W_ih: Float[Array, "gH D"],
+    W_hh: Float[Array, "gH H"],
+    b_ih: Float[Array, " gH"],
+    b_hh: Float[Array, " gH"],
+    h0: Float[Array, "N H"],
+) -> tuple[Array, Array]:
+    """h_t = (1 − z) n + z h_{t−1} over a sequence, with gates r, z and n. [E-15]
+
+    Args:
+        x: (T, N, D), time first.
+        W_ih, W_hh: (3H, D) and (3H, H), the rows of r, z and n.
+        b_ih, b_hh: (3H,).
+        h0: (N, H).
+    Returns:
+        ``(hs, h_T)``: (T, N, H) and (N, H).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Cho et al. 2014, section 2.3; the layout is PyTorch's.
+
+    >>> one, zero = jnp.ones((1, 1)), jnp.zeros((3, 1))
+    >>> gru(jnp.ones((2, 1, 1)), zero, zero, zero[:, 0], zero[:, 0], one)[0].ravel().tolist()
+    [0.5, 0.25]
+    """
+    hs, h_T = _by_hand(gru_fwd, gru_bwd, x, W_ih, W_hh, b_ih, b_hh, h0)
+    return hs, h_T
+
+
+@_operation
+def lstm(
+    x: Float[Array, "T N D"],
+    W_ih: Float[Array, "gH D"],
+    W_hh: Float[Array, "gH H"],
+    b_ih: Float[Array, " gH"],
+    b_hh: Float[Array, " gH"],
+    h0: Float[Array, "N H"],
+    c0: Float[Array, "N H"],
+) -> tuple[Array, Array, Array]:
+    """c_t = f c_{t−1} + i g and h_t = o tanh(c_t) over a sequence, with gates i, f, g and o. [E-16]
+
+    Args:
+        x: (T, N, D), time first.
+        W_ih, W_hh: (4H, D) and (4H, H), the rows of i, f, g and o.
+        b_ih, b_hh: (4H,).
+        h0, c0: (N, H).
+    Returns:
+        ``(hs, h_T, c_T)``: (T, N, H) and twice (N, H).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Hochreiter and Schmidhuber 1997; the layout is PyTorch's.
+
+    >>> one, zero = jnp.ones((1, 1)), jnp.zeros((4, 1))
+    >>> lstm(jnp.ones((2, 1, 1)), zero, zero, zero[:, 0], zero[:, 0], one, 8 * one)[2].tolist()
+    [[2.0]]
+    """
+    hs, h_T, c_T = _by_hand(lstm_fwd, lstm_bwd, x, W_ih, W_hh, b_ih, b_hh, h0, c0)
+    return hs, h_T, c_T
+
+
+@_operation
+def linear_scan(a: Float[Array, "T *S"], b: Float[Array, "T *S"], h0: Float[Array, "*S"]) -> Array:
+    """h_t = a_t h_{t−1} + b_t over a sequence, entry by entry. [E-17]
+
+    Args:
+        a, b: (T, …), time first.
+        h0: (…).
+    Returns:
+        hs, (T, …).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Martin and Cundy 2018, equation 5.
+
+    >>> linear_scan(jnp.full(3, 2.0), jnp.array([1.0, 0.0, 1.0]), jnp.array(0.0)).tolist()
+    [1.0, 2.0, 5.0]
+    """
+    return _by_hand(linear_scan_fwd, linear_scan_bwd, a, b, h0)
 
 
 @_operation

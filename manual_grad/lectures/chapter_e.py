@@ -1,7 +1,7 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
 from manual_grad.catalogue.normalisation import LAYER_NORM
-from manual_grad.catalogue.recurrent import RNN
+from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
 from manual_grad.catalogue.sequences import EMBEDDING
 from manual_grad.lectures.entries import Equation, claims_of
 
@@ -33,5 +33,36 @@ EQUATIONS = (
             r"dW_{hh} = \sum_t dz_t^T h_{t-1}, \quad dW_{ih} = \sum_t dz_t^T x_t"
         ),
         claims=claims_of(RNN),
+    ),
+    Equation(
+        tag="E-15",
+        title="GRU: dh_t goes on by z, through three gates, and to U_n h by r",
+        section="Cho et al. 2014, section 2.3",
+        printed=(
+            r"d\bar{z} = dh \odot (h_{t-1} - n) \odot z (1 - z), \quad "
+            r"d\bar{n} = dh \odot (1 - z) \odot (1 - n^2), \quad "
+            r"d\bar{r} = d\bar{n} \odot (h_{t-1} U_n^T + b_{hn}) \odot r (1 - r)"
+        ),
+        claims=claims_of(GRU),
+    ),
+    Equation(
+        tag="E-16",
+        title="LSTM: dc_t gathers what the cell sends back by f and what h_t sends by o",
+        section="Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000",
+        printed=(
+            r"dc_t = dc_{t+1} \odot f_{t+1} + dh_t \odot o_t \odot (1 - \tanh^2 c_t), \quad "
+            r"d\bar{f}_t = dc_t \odot c_{t-1} \odot f_t (1 - f_t)"
+        ),
+        claims=claims_of(LSTM),
+    ),
+    Equation(
+        tag="E-17",
+        title="linear scan: the scan in reverse, with the factor of the next step",
+        section="Martin and Cundy 2018, equation 5",
+        printed=(
+            r"db_t = dh_t^{\text{out}} + a_{t+1} \odot db_{t+1}, \quad da_t = db_t \odot h_{t-1}, \quad "
+            r"dh_0 = a_1 \odot db_1"
+        ),
+        claims=claims_of(LINEAR_SCAN),
     ),
 )

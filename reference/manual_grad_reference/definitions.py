@@ -209,6 +209,37 @@ def rnn(m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h
     return np.array(hs[1:], object), hs[-1]
 
 
+def gru(m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0: Numbers) -> Numbers:
+    """[E-15] h_t = (1 − z) n + z h_{t−1}, n = tanh(W_n x_t + b_in + r (U_n h_{t−1} + b_hn))."""
+    hs = [h0]
+    for x_t in x:
+        from_x, from_h = x_t @ W_ih.T + b_ih, hs[-1] @ W_hh.T + b_hh
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = (np.split(part, 3, axis=1) for part in (from_x, from_h))
+        r, z = sigmoid(m, x_r + h_r), sigmoid(m, x_z + h_z)
+        hs.append((1 - z) * tanh(m, x_n + r * h_n) + z * hs[-1])
+    return np.array(hs[1:], object), hs[-1]
+
+
+def lstm(
+    m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0: Numbers, c0: Numbers
+) -> Numbers:
+    """[E-16] c_t = f c_{t−1} + i g, h_t = o tanh(c_t): all h, and the last h and c."""
+    hs, c = [h0], c0
+    for x_t in x:
+        i, f, g, o = np.split(x_t @ W_ih.T + b_ih + hs[-1] @ W_hh.T + b_hh, 4, axis=1)
+        c = sigmoid(m, f) * c + sigmoid(m, i) * tanh(m, g)
+        hs.append(sigmoid(m, o) * tanh(m, c))
+    return np.array(hs[1:], object), hs[-1], c
+
+
+def linear_scan(m: Arithmetic, a: Numbers, b: Numbers, h0: Numbers) -> Numbers:
+    """[E-17] h_t = a_t h_{t−1} + b_t."""
+    hs = [h0]
+    for a_t, b_t in zip(a, b, strict=True):
+        hs.append(a_t * hs[-1] + b_t)
+    return np.array(hs[1:], object)
+
+
 # ---------------------------------------------------------------- two layers
 
 

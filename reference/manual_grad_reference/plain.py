@@ -107,3 +107,43 @@ def rnn(x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array)
 
     h_T, hs = lax.scan(step, h0, x @ W_ih.T + (b_ih + b_hh))
     return hs, h_T
+
+
+def gru(x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array) -> tuple[Array, Array]:
+    """A GRU over time."""
+
+    def step(h: Array, from_x: Array) -> tuple[Array, Array]:
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = (jnp.split(y, 3, axis=1) for y in (from_x, h @ W_hh.T + b_hh))
+        r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
+        n = jnp.tanh(x_n + r * h_n)
+        h = (1 - z) * n + z * h
+        return h, h
+
+    h_T, hs = lax.scan(step, h0, x @ W_ih.T + b_ih)
+    return hs, h_T
+
+
+def lstm(
+    x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array, c0: Array
+) -> tuple[Array, Array, Array]:
+    """An LSTM over time."""
+
+    def step(state: tuple[Array, Array], from_x: Array) -> tuple[tuple[Array, Array], Array]:
+        h, c = state
+        i, f, g, o = jnp.split(from_x + h @ W_hh.T, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    (h_T, c_T), hs = lax.scan(step, (h0, c0), x @ W_ih.T + (b_ih + b_hh))
+    return hs, h_T, c_T
+
+
+def linear_scan(a: Array, b: Array, h0: Array) -> Array:
+    """A linear recurrence, step after step."""
+
+    def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        h = at[0] * h + at[1]
+        return h, h
+
+    return lax.scan(step, h0, (a, b))[1]

@@ -111,6 +111,21 @@ def rnn(torch, x, W_ih, W_hh, b_ih, b_hh, h0):
     return _recurrent(torch.rnn_tanh, x, h0[None], [W_ih, W_hh, b_ih, b_hh])
 
 
+def gru(torch, x, W_ih, W_hh, b_ih, b_hh, h0):
+    return _recurrent(torch.gru, x, h0[None], [W_ih, W_hh, b_ih, b_hh])
+
+
+def lstm(torch, x, W_ih, W_hh, b_ih, b_hh, h0, c0):
+    return _recurrent(torch.lstm, x, [h0[None], c0[None]], [W_ih, W_hh, b_ih, b_hh])
+
+
+def linear_scan(torch, a, b, h0):
+    hs = [h0]
+    for a_t, b_t in zip(a, b, strict=True):
+        hs.append(a_t * hs[-1] + b_t)
+    return torch.stack(hs[1:])
+
+
 def _recurrent(layer, x, states, weights):
     """One layer, in one direction, time first: every step's output, and the last states."""
     has_biases, layers, dropout, train, bidirectional, batch_first = True, 1, 0.0, False, False, False
