@@ -20,6 +20,8 @@ around it: keyword arguments, any number of leading batch axes, dtypes that mix,
 """
 
 import functools
+import inspect
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,7 +35,16 @@ from manual_grad.border import checked, require_labels_in_range
 from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
-from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
+from manual_grad.formulas.normalisation import (
+    batch_norm_bwd,
+    batch_norm_fwd,
+    group_norm_bwd,
+    group_norm_fwd,
+    layer_norm_bwd,
+    layer_norm_fwd,
+    rms_norm_bwd,
+    rms_norm_fwd,
+)
 from manual_grad.formulas.recurrent import (
     gru_bwd,
     gru_fwd,
@@ -57,9 +68,11 @@ from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 __all__ = [
+    "batch_norm",
     "conv2d",
     "dense",
     "embedding",
+    "group_norm",
     "gru",
     "layer_norm",
     "linear_cross_entropy",
@@ -67,6 +80,7 @@ __all__ = [
     "lstm",
     "mse",
     "relu",
+    "rms_norm",
     "rnn",
     "softmax",
     "softmax_cross_entropy",
@@ -120,18 +134,50 @@ def _vary(array: Array, axes: frozenset[str]) -> Array:
 
 def _by_hand(fwd: Callable[..., Any], bwd: Callable[..., Any], *primals: Array) -> Array:
     """``fwd(*primals)[0]``, which JAX differentiates by calling ``bwd``; integers have no cotangent."""
-    floats = [primal for primal in primals if jnp.issubdtype(primal.dtype, jnp.floating)]
-    shardings = _explicit_shardings(*floats)
+    floating = [p is not None and jnp.issubdtype(p.dtype, jnp.floating) for p in primals]
+    shardings = _explicit_shardings(*(p for p, its in zip(primals, floating, strict=True) if its))
     pull = jax.sharding.auto_axes(bwd, out_sharding=shardings) if shardings else bwd
 
     def back(res: Any, dout: Any) -> tuple[Any, ...]:
-        grads = iter(pull(res, dout))
-        return tuple(next(grads) if jnp.issubdtype(p.dtype, jnp.floating) else None for p in primals)
+        cotangents = iter(pull(res, dout))
+        return tuple(next(cotangents) if its else None for its in floating)
 
     op = jax.custom_vjp(lambda *primals: fwd(*primals)[0])
     op.defvjp(fwd, back)
     out: Array = op(*primals)
     return out
+
+
+def _drop_in(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation that a pair is as it stands: with the arguments, and the words, of ``fwd``."""
+
+    def op(*primals: Array, **settings: Any) -> Array:
+        return _by_hand(functools.partial(fwd, **settings), bwd, *primals)
+
+    op.__name__ = op.__qualname__ = fwd.__name__.removesuffix("_fwd")
+    said, _, _ = (inspect.getdoc(fwd) or "").partition("\n>>> ")
+    op.__doc__ = "\n".join(_without_residuals(line) for line in said.splitlines())
+    signature = inspect.signature(fwd)
+    out = typing.get_args(signature.return_annotation)[0]
+    op.__annotations__ = {**inspect.unwrap(fwd).__annotations__, "return": out}
+    setattr(op, "__signature__", signature.replace(return_annotation=out))  # noqa: B010  unknown to mypy
+    return _operation(op)
+
+
+def _without_residuals(line: str) -> str:
+    """A docstring's line, ``(y, res)`` and its like left out."""
+    before, here, after = line.partition("res)``: ")
+    return before[: before.index("``")] + after if here else line
+
+
+layer_norm = _drop_in(layer_norm_fwd, layer_norm_bwd)
+rms_norm = _drop_in(rms_norm_fwd, rms_norm_bwd)
+group_norm = _drop_in(group_norm_fwd, group_norm_bwd)
+batch_norm = _drop_in(batch_norm_fwd, batch_norm_bwd)
+rnn = _drop_in(rnn_fwd, rnn_bwd)
+linear_scan = _drop_in(linear_scan_fwd, linear_scan_bwd)
+lstm = _drop_in(lstm_fwd, lstm_bwd)
+gru = _drop_in(gru_fwd, gru_bwd)
 
 
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:
@@ -187,28 +233,6 @@ def _relu_fwd(x: Array) -> tuple[Array, Array]:
 
 
 @_operation
-def layer_norm(
-    x: Float[Array, "*N D"], gamma: Float[Array, " D"], beta: Float[Array, " D"], *, eps: float = 1e-5
-) -> Array:
-    """y = γ (x − μ) / √(σ² + ε) + β over the last axis. [E-01]
-
-    Args:
-        x: (…, D).
-        gamma, beta: (D,).
-        eps: ε, positive.
-    Returns:
-        (…, D).
-    Raises:
-        InputError: ``eps`` is not positive, or a shape or dtype does not fit.
-    Source: Ba, Kiros and Hinton, "Layer Normalization", 2016, equation 3.
-
-    >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.array([0.0, 5.0]), eps=1e-12).tolist()
-    [-1.0, 6.0]
-    """
-    return _by_hand(functools.partial(layer_norm_fwd, eps=eps), layer_norm_bwd, x, gamma, beta)
-
-
-@_operation
 def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"]) -> Array:
     """out_n = table[ids_n]; a row that is looked up twice gets the sum of both cotangents. [E-09]
 
@@ -225,116 +249,6 @@ def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"]) -> Array:
     [[0.0], [2.0]]
     """
     return _by_hand(embedding_fwd, embedding_bwd, ids, table)
-
-
-@_operation
-def rnn(
-    x: Float[Array, "T N D"],
-    W_ih: Float[Array, "H D"],
-    W_hh: Float[Array, "H H"],
-    b_ih: Float[Array, " H"],
-    b_hh: Float[Array, " H"],
-    h0: Float[Array, "N H"],
-) -> tuple[Array, Array]:
-    """h_t = tanh(x_t W_ihᵀ + b_ih + h_{t−1} W_hhᵀ + b_hh) over a sequence. [E-14]
-
-    Args:
-        x: (T, N, D), time first.
-        W_ih, W_hh: (H, D) and (H, H).
-        b_ih, b_hh: (H,).
-        h0: (N, H).
-    Returns:
-        ``(hs, h_T)``: (T, N, H) and (N, H).
-    Raises:
-        InputError: a shape or dtype does not fit.
-    Source: Elman, "Finding Structure in Time", 1990.
-
-    >>> zero = jnp.zeros((1, 1))
-    >>> rnn(jnp.ones((3, 1, 1)), zero, zero, zero[0], zero[0], zero)[0].ravel().tolist()
-    [0.0, 0.0, 0.0]
-    """
-    hs, h_T = _by_hand(rnn_fwd, rnn_bwd, x, W_ih, W_hh, b_ih, b_hh, h0)
-    return hs, h_T
-
-
-@_operation
-def gru(
-    x: Float[Array, "T N D"],
-    W_ih: Float[Array, "gH D"],
-    W_hh: Float[Array, "gH H"],
-    b_ih: Float[Array, " gH"],
-    b_hh: Float[Array, " gH"],
-    h0: Float[Array, "N H"],
-) -> tuple[Array, Array]:
-    """h_t = (1 − z) n + z h_{t−1} over a sequence, with gates r, z and n. [E-15]
-
-    Args:
-        x: (T, N, D), time first.
-        W_ih, W_hh: (3H, D) and (3H, H), the rows of r, z and n.
-        b_ih, b_hh: (3H,).
-        h0: (N, H).
-    Returns:
-        ``(hs, h_T)``: (T, N, H) and (N, H).
-    Raises:
-        InputError: a shape or dtype does not fit.
-    Source: Cho et al. 2014, section 2.3; the layout is PyTorch's.
-
-    >>> one, zero = jnp.ones((1, 1)), jnp.zeros((3, 1))
-    >>> gru(jnp.ones((2, 1, 1)), zero, zero, zero[:, 0], zero[:, 0], one)[0].ravel().tolist()
-    [0.5, 0.25]
-    """
-    hs, h_T = _by_hand(gru_fwd, gru_bwd, x, W_ih, W_hh, b_ih, b_hh, h0)
-    return hs, h_T
-
-
-@_operation
-def lstm(
-    x: Float[Array, "T N D"],
-    W_ih: Float[Array, "gH D"],
-    W_hh: Float[Array, "gH H"],
-    b_ih: Float[Array, " gH"],
-    b_hh: Float[Array, " gH"],
-    h0: Float[Array, "N H"],
-    c0: Float[Array, "N H"],
-) -> tuple[Array, Array, Array]:
-    """c_t = f c_{t−1} + i g and h_t = o tanh(c_t) over a sequence, with gates i, f, g and o. [E-16]
-
-    Args:
-        x: (T, N, D), time first.
-        W_ih, W_hh: (4H, D) and (4H, H), the rows of i, f, g and o.
-        b_ih, b_hh: (4H,).
-        h0, c0: (N, H).
-    Returns:
-        ``(hs, h_T, c_T)``: (T, N, H) and twice (N, H).
-    Raises:
-        InputError: a shape or dtype does not fit.
-    Source: Hochreiter and Schmidhuber 1997; the layout is PyTorch's.
-
-    >>> one, zero = jnp.ones((1, 1)), jnp.zeros((4, 1))
-    >>> lstm(jnp.ones((2, 1, 1)), zero, zero, zero[:, 0], zero[:, 0], one, 8 * one)[2].tolist()
-    [[2.0]]
-    """
-    hs, h_T, c_T = _by_hand(lstm_fwd, lstm_bwd, x, W_ih, W_hh, b_ih, b_hh, h0, c0)
-    return hs, h_T, c_T
-
-
-@_operation
-def linear_scan(a: Float[Array, "T *S"], b: Float[Array, "T *S"], h0: Float[Array, "*S"]) -> Array:
-    """h_t = a_t h_{t−1} + b_t over a sequence, entry by entry. [E-17]
-
-    Args:
-        a, b: (T, …), time first.
-        h0: (…).
-    Returns:
-        hs, (T, …).
-    Raises:
-        InputError: a shape or dtype does not fit.
-    Source: Martin and Cundy 2018, equation 5.
-
-    >>> linear_scan(jnp.full(3, 2.0), jnp.array([1.0, 0.0, 1.0]), jnp.array(0.0)).tolist()
-    [1.0, 2.0, 5.0]
-    """
-    return _by_hand(linear_scan_fwd, linear_scan_bwd, a, b, h0)
 
 
 @_operation

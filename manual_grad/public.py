@@ -24,6 +24,7 @@ from manual_grad.formulas.activations import (
 )
 from manual_grad.formulas.chain_rule import (
     as_matrix,
+    block_diagonal,
     chain,
     diagonal,
     jac_chain_theta,
@@ -83,10 +84,18 @@ from manual_grad.formulas.mse import (
     mse_fwd,
 )
 from manual_grad.formulas.normalisation import (
+    batch_norm_bwd,
+    batch_norm_fwd,
+    group_norm_bwd,
+    group_norm_fwd,
     jac_layer_norm_x,
     jac_layer_norm_x_blocks,
+    jac_rms_norm_x,
+    jac_rms_norm_x_blocks,
     layer_norm_bwd,
     layer_norm_fwd,
+    rms_norm_bwd,
+    rms_norm_fwd,
 )
 from manual_grad.formulas.recurrent import (
     GRUResiduals,
@@ -185,6 +194,9 @@ __all__ = [
     "MLPResiduals",
     "RNNResiduals",
     "as_matrix",
+    "batch_norm_bwd",
+    "batch_norm_fwd",
+    "block_diagonal",
     "chain",
     "cnn_bwd",
     "cnn_fwd",
@@ -217,6 +229,8 @@ __all__ = [
     "flatten_columns_fwd",
     "from_column_stacking",
     "gradient_descent",
+    "group_norm_bwd",
+    "group_norm_fwd",
     "gru_bwd",
     "gru_fwd",
     "identity_bwd",
@@ -249,6 +263,8 @@ __all__ = [
     "jac_powers_x",
     "jac_quadratic_map_theta",
     "jac_relu_x",
+    "jac_rms_norm_x",
+    "jac_rms_norm_x_blocks",
     "jac_softmax_cross_entropy_logits",
     "jac_softmax_cross_entropy_logits_one_hot",
     "jac_softmax_logits",
@@ -286,6 +302,8 @@ __all__ = [
     "relu_bwd",
     "relu_fwd",
     "relu_prime",
+    "rms_norm_bwd",
+    "rms_norm_fwd",
     "rnn_bwd",
     "rnn_fwd",
     "sigmoid_bwd",

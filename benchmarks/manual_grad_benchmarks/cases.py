@@ -111,8 +111,8 @@ def by_autodiff(fn: Callable, wrt: Sequence[int] | None = None) -> Callable:
 def _pair_cases(formula: Formula) -> list[Case]:
     """A formula's pair, against autodiff of the plain forward function; a case a size."""
     assert formula.bench is not None
-    wrt = _positions(formula, formula.bench)
-    return _cases(formula.name, "formula", formula, formula.bench, by_hand(formula.fwd, formula.bwd, wrt))
+    wrt, fwd = _positions(formula, formula.bench), _set(formula.fwd, formula, formula.bench)
+    return _cases(formula.name, "formula", formula, formula.bench, by_hand(fwd, formula.bwd, wrt))
 
 
 def _drop_in_cases(formula: Formula) -> list[Case]:
@@ -120,12 +120,13 @@ def _drop_in_cases(formula: Formula) -> list[Case]:
     assert formula.op is not None
     assert formula.op.bench is not None
     wrt = _positions(formula, formula.op.bench)
-    ours = by_autodiff(formula.op.fn, wrt)
+    ours = by_autodiff(_set(formula.op.fn, formula, formula.op.bench), wrt)
     return _cases(f"ops.{formula.op.name}", "drop-in", formula, formula.op.bench, ours)
 
 
 def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable) -> list[Case]:
-    wrt, rival = _positions(formula, bench), bench.plain or formula.reference
+    wrt, rival = _positions(formula, bench), _set(bench.plain or formula.reference, formula, bench)
+    reference = _set(formula.reference, formula, bench)
 
     def inputs(d: Draw, size: tuple) -> tuple:
         primals = _primals(formula, bench, d, size)
@@ -139,7 +140,7 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
             _label(size),
             partial(inputs, size=size),
             {"manual": Side(ours), "autodiff": Side(by_autodiff(rival, wrt))},
-            Side(by_autodiff(formula.reference, wrt)),
+            Side(by_autodiff(reference, wrt)),
             quick=i in bench.quick,
             exact=i not in bench.estimated,
             options=bench.options,
@@ -150,9 +151,18 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
     ]
 
 
+def _set(fn: Callable, formula: Formula, bench: Bench) -> Callable:
+    """A function with those of the case's settings that it has."""
+    settings = {**formula.settings(next(iter(formula.variants))), **bench.fixed}
+    known = inspect.signature(fn).parameters if settings else ()
+    return partial(fn, **{name: value for name, value in settings.items() if name in known})
+
+
 def _primals(entry: Formula | Function, bench: Bench, draw: Draw, size: tuple) -> tuple:
     variant = next(iter(entry.variants or {"": {}}))
     drawn = entry.inputs(replace(draw, clear=False), variant, **bench.lengths(size))
+    if isinstance(entry, Formula):
+        return tuple(drawn[name] for name in entry.primals)
     return tuple(value for value in drawn.values() if not isinstance(value, str))
 
 

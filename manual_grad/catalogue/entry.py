@@ -172,7 +172,7 @@ class Batch:
     """Where the samples are.
 
     Attributes:
-        axes: the axis of the samples in each input, or gradient, that has one, by name.
+        axes: the axis of the samples in each input, or gradient, that has one, by name; −1 is the last.
         out: their axis in the forward function's output, if there is one; of several outputs, each one's.
         mean: whether the output is a mean over them.
     """
@@ -199,7 +199,7 @@ class Bench:
         sizes: for each case their lengths, in that order.
         plain: the forward function that autodiff differentiates; the reference where there is none.
         wrt: what is differentiated with respect to; all floating-point primals where none is named.
-        fixed: the other sizes, where they are not the entry's.
+        fixed: the other sizes and settings, where they are not the entry's first variant's.
         quick: which of the sizes belong to ``--quick``.
         estimated: which of the sizes are too large for a truth in float64.
         options: XLA's options with which autodiff is fastest, and with which both sides are timed as well.

@@ -32,6 +32,8 @@ SLOPE = "slope of f wrong or missing"
 FACTOR = "factor missing"
 TERM = "term missing"
 SIGN = "sign flipped"
+STATISTICS = "statistics over the wrong axes"
+GROUPS = "groups mixed up"
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,27 @@ def diagonal(d: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @checked
+def block_diagonal(blocks: Float[Array, "*N D E"]) -> Float[Array, "..."]:
+    """The Jacobian of a function of one sample at a time, from each sample's own; zero between two samples.
+
+    Args:
+        blocks: (…, D, E).
+    Returns:
+        (…, D, …, E).
+    Raises:
+        InputError: ``blocks`` is no floating-point array with at least two axes, or is empty.
+    Source: Lecture A, "The MOST important thing": ∂ŷ/∂l of a batch is the first of its kind.
+
+    >>> block_diagonal(jnp.array([[[1.0]], [[2.0]]])).reshape(2, 2).tolist()
+    [[1.0, 0.0], [0.0, 2.0]]
+    """
+    *samples, D, E = blocks.shape
+    blocks = blocks.reshape(-1, D, 1, E)
+    same = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
+    return jnp.where(same, blocks, 0).reshape(*samples, D, *samples, E)
+
+
+@checked
 def jac_square_x(x: Scalar) -> Float[Array, ""]:
     """∂f/∂x of the scalar f(x) = x² in a scalar x: 1×1, of shape (). [A-01]
 

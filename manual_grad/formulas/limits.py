@@ -24,6 +24,11 @@ def share_of_mean(dJ: Scalar, N: int, dtype: jnp.dtype) -> Float[Array, ""]:
     return jnp.asarray(dJ, jnp.promote_types(dtype, jnp.float32)) / N
 
 
+def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x`` in float32 at least, for what is summed, or cancels."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def zero_times_log_zero(y: Float[Array, "..."], logs: Float[Array, "..."]) -> Float[Array, "..."]:
     """y ln ŷ with 0 · ln 0 = 0."""
     finite = jnp.maximum(logs, float(jnp.finfo(logs.dtype).min))

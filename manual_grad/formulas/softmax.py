@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import Label, Scalar, checked, require, require_labels_in_range
+from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import (
     log_where_labelled,
     share_of_mean,
@@ -142,10 +143,7 @@ def jac_softmax_logits(logits: Float[Array, "*N K"]) -> Float[Array, "..."]:
     >>> jac_softmax_logits(jnp.zeros((3, 2))).shape
     (3, 2, 3, 2)
     """
-    K = logits.shape[-1]
-    blocks = jac_softmax_logits_blocks(logits).reshape(-1, K, K)
-    same = jnp.eye(len(blocks), dtype=bool)[:, None, :, None]
-    return jnp.where(same, blocks[:, :, None, :], 0).reshape(logits.shape * 2)  # [A-07]
+    return block_diagonal(jac_softmax_logits_blocks(logits))  # [A-07]
 
 
 @checked

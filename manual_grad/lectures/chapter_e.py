@@ -1,21 +1,31 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
-from manual_grad.catalogue.normalisation import LAYER_NORM
+from manual_grad.catalogue import normalisation
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
 from manual_grad.catalogue.sequences import EMBEDDING
-from manual_grad.lectures.entries import Equation, claims_of
+from manual_grad.lectures.entries import Equation, claims_of, equation_of
 
 TITLE = "The layers of today's networks"
 EQUATIONS = (
-    Equation(
-        tag="E-01",
-        title="layer normalisation: dx less its mean, and less x̂ times its mean with x̂",
-        section="Ba, Kiros and Hinton 2016, equation 3",
-        printed=(
-            r"dx = \frac{1}{\sqrt{\sigma^2 + \varepsilon}} \left( \gamma \, dy - \operatorname{mean}(\gamma "
-            r"\, dy) - \hat{x} \operatorname{mean}(\gamma \, dy \, \hat{x}) \right)"
-        ),
-        claims=claims_of(LAYER_NORM),
+    equation_of(
+        normalisation.LAYER_NORM,
+        "E-01",
+        "layer normalisation: dx less its mean, and less x̂ times its mean with x̂",
+    ),
+    equation_of(
+        normalisation.RMS_NORM,
+        "E-02",
+        "RMS normalisation: dx less x̂ times its mean with x̂",
+    ),
+    equation_of(
+        normalisation.GROUP_NORM,
+        "E-03",
+        "group normalisation: γ inside the means, which run over a sample's channels of one group",
+    ),
+    equation_of(
+        normalisation.BATCH_NORM,
+        "E-04",
+        "batch normalisation: the means are those that dβ and dγ are made of",
     ),
     Equation(
         tag="E-09",

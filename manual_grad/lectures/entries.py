@@ -201,6 +201,12 @@ def claims_of(formula: Formula) -> tuple[Claim, ...]:
     return (*claims, *map(jacobian, jacobians))
 
 
+def equation_of(formula: Formula, tag: str, title: str) -> Equation:
+    """An entry as an equation of a chapter of ours: as the page of formulas shows it, and all its claims."""
+    assert formula.shown is not None
+    return Equation(tag, title, formula.source, r", \; ".join(formula.shown.backward), claims_of(formula))
+
+
 def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:
     """A ``_fwd``/``_bwd`` pair as one formula: the cotangent of each floating-point input, by its name.
 

@@ -187,7 +187,7 @@ def _rank(claim: Claim, inputs: dict[str, Any]) -> int:
 
 def _cut(x: Any, axis: int) -> Any:
     """All but the last entry along an axis; in NumPy where it can be, so that nothing is compiled for it."""
-    index = (slice(None),) * axis + (slice(None, -1),)
+    index = (slice(None),) * (axis % np.ndim(x)) + (slice(None, -1),)
     return x[index] if isinstance(x, jax.core.Tracer) else jnp.asarray(np.asarray(x)[index])
 
 
@@ -195,5 +195,5 @@ def _filled(g: Any, axis: int | None) -> Any:
     """``g`` with a zero where the last sample should be."""
     if axis is None:
         return g
-    widths = [(0, int(a == axis)) for a in range(g.ndim)]
+    widths = [(0, int(a == axis % g.ndim)) for a in range(g.ndim)]
     return np.pad(g, widths) if isinstance(g, np.ndarray) else jnp.pad(g, widths)

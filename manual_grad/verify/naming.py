@@ -62,7 +62,8 @@ WORDS: dict[str, str] = {
     families.FACTOR: f"factor|{_SCALE}",
     families.TERM: _TERM,
     "last chunk dropped": "dropped|a path is missing",
-    "groups mixed up": "group",
+    families.GROUPS: "group",
+    families.STATISTICS: f"{_TERM}|axes|axis|dropped",
 }
 
 

@@ -193,6 +193,36 @@ def layer_norm(m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, eps: fl
     return gamma * centred / m.sqrt(variance + m.number(eps)) + beta
 
 
+def rms_norm(m: Arithmetic, x: Numbers, gamma: Numbers, eps: float = 1e-6) -> Numbers:
+    """[E-02] γ x / √(mean(x²) + ε), over the last axis."""
+    return gamma * x / m.sqrt((x**2).sum(axis=-1, keepdims=True) / x.shape[-1] + m.number(eps))
+
+
+def group_norm(
+    m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, groups: int, eps: float = 1e-5
+) -> Numbers:
+    """[E-03] γ (x − μ) / √(σ² + ε) + β, over a sample's channels g C/G … (g + 1) C/G − 1, g by g."""
+    out, per = np.empty(x.shape, object), x.shape[-1] // groups
+    for n, g in itertools.product(range(len(x)), range(groups)):
+        channels = slice(g * per, (g + 1) * per)
+        out[n, ..., channels] = _standardised(m, x[n, ..., channels], eps)
+    return gamma * out + beta
+
+
+def batch_norm(m: Arithmetic, x: Numbers, gamma: Numbers, beta: Numbers, eps: float = 1e-5) -> Numbers:
+    """[E-04] γ (x − μ) / √(σ² + ε) + β, channel by channel."""
+    out = np.empty(x.shape, object)
+    for c in range(x.shape[-1]):
+        out[..., c] = gamma[c] * _standardised(m, x[..., c], eps) + beta[c]
+    return out
+
+
+def _standardised(m: Arithmetic, x: Numbers, eps: float) -> Numbers:
+    """(x − μ) / √(σ² + ε) over all entries."""
+    centred = x - x.sum() / x.size
+    return centred / m.sqrt((centred**2).sum() / x.size + m.number(eps))
+
+
 # ---------------------------------------------------------------- recurrences
 
 

@@ -26,6 +26,7 @@ NO_FORMULAS = {  # public functions without an entry, and why
     "as_matrix": "a shape",
     "from_column_stacking": "a shape",
     "diagonal": "a shape",
+    "block_diagonal": "a shape",
     "chain": "a product",
     "multiply_out": "products",
     "cnn_grads": _EVERY_ARRAY,

@@ -133,6 +133,20 @@ def _recurrent(layer, x, states, weights):
     return (hs, *(state[0] for state in last))
 
 
+def rms_norm(torch, x, gamma, eps=1e-6):
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], gamma, eps)
+
+
+def group_norm(torch, x, gamma, beta, groups, eps=1e-5):
+    return torch.nn.functional.group_norm(x.movedim(-1, 1), groups, gamma, beta, eps).movedim(1, -1)
+
+
+def batch_norm(torch, x, gamma, beta, eps=1e-5):
+    rows = x.flatten(end_dim=-2)
+    out = torch.nn.functional.batch_norm(rows, None, None, gamma, beta, training=True, eps=eps)
+    return out.reshape(x.shape)
+
+
 def correlate2d(torch, x, f):
     return torch.nn.functional.conv2d(x[None, None], f[None, None])[0, 0]
 
