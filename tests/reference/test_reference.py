@@ -18,7 +18,7 @@ GEOMETRIES = list(itertools.product(["VALID", "SAME", ((1, 2), (0, 3))], [1, (2,
 
 
 def draw(*shape):
-    return jnp.asarray(RNG.standard_normal(shape))
+    return jax.device_put(RNG.standard_normal(shape))
 
 
 def close(got, want):
@@ -27,17 +27,20 @@ def close(got, want):
 
 @pytest.mark.parametrize(("padding", "strides", "dilation", "groups"), GEOMETRIES)
 def test_conv2d_is_what_xla_computes(padding, strides, dilation, groups):
-    x, kernel, bias = draw(2, 9, 8, 6), draw(3, 2, 6 // groups, 9), draw(9)
-    want = lax.conv_general_dilated(
-        x,
-        kernel,
-        (strides, strides) if isinstance(strides, int) else strides,
-        padding,
-        rhs_dilation=(dilation, dilation) if isinstance(dilation, int) else dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-    close(reference.conv2d.conv2d(x, kernel, bias, strides, padding, dilation, groups), want + bias)
+    @jax.jit
+    def both(x, kernel, bias):
+        want = lax.conv_general_dilated(
+            x,
+            kernel,
+            (strides, strides) if isinstance(strides, int) else strides,
+            padding,
+            rhs_dilation=(dilation, dilation) if isinstance(dilation, int) else dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return reference.conv2d.conv2d(x, kernel, bias, strides, padding, dilation, groups), want + bias
+
+    close(*both(draw(2, 9, 8, 6), draw(3, 2, 6 // groups, 9), draw(9)))
 
 
 def test_convolution_and_correlation_are_scipys():
