@@ -156,7 +156,6 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         draw=_layer,
         sizes={"N": 5, "H": 11, "W": 10, "C": 4, "kh": 2, "kw": 3, "O": 6},
         source="Lecture C, page 4, and Lecture A's network; the rest as jax.lax.conv_general_dilated",
-        hard=hard_layers.CONV2D if fwd is conv2d_fwd else (),
         golden=golden.products("x", "kernel"),
         variants=GEOMETRIES,
         polynomial=True,
@@ -165,9 +164,9 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         **parts,
     )
     for fwd, bwd, parts in (
-        (conv2d_fwd, conv2d_bwd, TIMED),
+        (conv2d_fwd, conv2d_bwd, {**TIMED, "hard": hard_layers.CONV2D + hard_layers.CROPPED}),
         (conv2d_cpu_fwd, conv2d_cpu_bwd, {}),
-        (conv2d_plain_fwd, conv2d_plain_bwd, {}),
+        (conv2d_plain_fwd, conv2d_plain_bwd, {"hard": hard_layers.CROPPED}),
     )
 )
 ENTRIES = (CORRELATE2D, CONVOLVE2D, CONV2D, CONV2D_CPU, CONV2D_PLAIN)

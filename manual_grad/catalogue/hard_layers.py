@@ -317,6 +317,33 @@ CONV2D = (
         lambda rng: _conv_inputs(rng, rng.standard_normal((1, 2, 3, 1)), (2, 3, 1, 1)),
         CONV,
     ),
+    Hard(
+        "more channels than the processor's convolution takes by itself",
+        "17 in float32: every other row is left empty, in image and kernel, and stepped over.",
+        lambda rng: _conv_inputs(rng, rng.standard_normal((1, 4, 2, 17)), (2, 1, 17, 1)),
+        dtype="float32",
+        settings={"padding": ((-1, 1), (0, 1))},
+        show=("dkernel", slice(0, 1)),
+    ),
+)
+CROPPED = (
+    Hard(
+        "cropped at one end and padded at the other",
+        "In float32, where XLA:CPU's own convolution reads outside its memory. Rows and columns, spread by a "
+        "stride; dX is 0 where X was cropped.",
+        lambda rng: _conv_inputs(rng, rng.standard_normal((1, 4, 5, 2)), (2, 2, 2, 1)),
+        dtype="float32",
+        settings={"padding": ((-1, 2), (1, -2)), "strides": (1, 2)},
+        show=("dkernel", slice(None)),
+    ),
+    Hard(
+        "cropped at one end and padded at the other",
+        "The same where rows alone are cropped.",
+        lambda rng: _conv_inputs(rng, rng.standard_normal((2, 5, 3, 2)), (2, 1, 2, 2)),
+        dtype="float32",
+        settings={"padding": ((3, -2), (0, 0))},
+        show=("dkernel", slice(None)),
+    ),
 )
 MLP_ROWS = (
     Hard(

@@ -59,6 +59,15 @@ def _softmax_cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
     return tuple(map(rounded, (-(y * np.log(p)).sum() / N, slope, -dout / N * np.log(p))))
 
 
+def _integers_right(point: Arrays, dout: np.ndarray) -> tuple:
+    logits, y = point["logits"].astype(np.longdouble), point["labels"].astype(int)
+    (N, K), p = logits.shape, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    valid = (y >= 0) & (y < K)
+    picked = np.where(valid, np.log(p)[np.arange(N), np.where(valid, y, 0)], nan)
+    hot = np.where(valid[:, None], y[:, None] == np.arange(K), nan)
+    return tuple(map(rounded, (-picked.mean(), dout / N * (p - hot))))
+
+
 def _last_layer_right(point: Arrays, dout: np.ndarray) -> tuple:
     hidden, W = (point[name].astype(np.longdouble) for name in ("hidden", "W"))
     y, N = point["labels"], len(hidden)
@@ -275,7 +284,33 @@ SOFTMAX_CROSS_ENTROPY = (
         show=("", 0),
     ),
 )
-INTEGER_LABELS = tuple(cases[2] for cases in (LARGE, INFINITE, WITHOUT_LIMIT, NOT_A_NUMBER, ONE_CLASS))
+
+
+def _of_integers(name: str, says: str, labels: np.ndarray, K: int, why: str = "") -> Hard:
+    """Ordinary logits with these integers for labels."""
+    return Hard(
+        name, says, lambda rng: {"logits": rng.standard_normal((len(labels), K)), "labels": labels},
+        INTEGER, tuple(INTEGER) if why else (), why, right=_integers_right, show=("", 0),
+    )  # fmt: skip
+
+
+INTEGER_LABELS = (
+    *(cases[2] for cases in (LARGE, INFINITE, WITHOUT_LIMIT, NOT_A_NUMBER, ONE_CLASS)),
+    _of_integers(
+        "a label that is no class, under jit",
+        "Nobody can refuse it there: its sample's row is NaN, and J, which is a mean. Nor is 2³² a class, "
+        "which as an int32 would be 0.",
+        np.array([1, 2**32, -1, 3, 0]),
+        3,
+        "an index of −1 is the last one's; beyond the end J may be NaN, but the gradient is a number",
+    ),
+    _of_integers(
+        "labels in a byte, more classes than it holds",
+        "256 as a byte is 0: the label 10 must not be the class 266 too.",
+        np.array([10, 255], np.uint8),
+        300,
+    ),
+)
 IN_COLUMNS = tuple(cases[3] for cases in (LARGE, INFINITE, NOT_A_NUMBER))
 CROSS_ENTROPY = (
     _of_probs(
@@ -365,6 +400,21 @@ LINEAR_CROSS_ENTROPY = (
         right=_last_layer_right,
         dtype="float16",
         settings={"chunk": 1000},
+        show=("dW", slice(None)),
+    ),
+    Hard(
+        "a very large batch",
+        "70 losses of 1000 in one chunk of float16: their sum, 70 000, is beyond its numbers, not the mean.",
+        lambda rng: {
+            "hidden": rng.uniform(0.9, 1.1, (70, 1)),
+            "W": np.array([[0.0, 1000.0, 1.0]]),
+            "labels": np.arange(70) % 3 // 2 * 2,
+        },
+        LAST,
+        NAIVE[2:],
+        "e^{1000} overflows",
+        right=_last_layer_right,
+        dtype="float16",
         show=("dW", slice(None)),
     ),
 )

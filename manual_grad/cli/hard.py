@@ -13,17 +13,17 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad.catalogue import Formula
+from manual_grad.catalogue import Formula, Function
 from manual_grad.catalogue.hard import Hard
 from manual_grad.verify.hard import CASES, Answer, HardVerdict, check_hard, tags_of
 
 
-def cases_of(tags: Collection[str]) -> list[tuple[Formula, Hard]]:
+def cases_of(tags: Collection[str]) -> list[tuple[Formula | Function, Hard]]:
     """The hard cases of the formulas that these equations name."""
     return [(formula, case) for formula, case in CASES if not set(tags).isdisjoint(tags_of(formula))]
 
 
-def try_all(cases: Sequence[tuple[Formula, Hard]], seed: int) -> list[HardVerdict]:
+def try_all(cases: Sequence[tuple[Formula | Function, Hard]], seed: int) -> list[HardVerdict]:
     """One verdict a case, with a progress bar on the terminal."""
     verdicts = []
     columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))

@@ -199,7 +199,7 @@ def cross_entropy_bwd(
 
 @checked
 def jac_cross_entropy_probs(probs: Float[Array, "N K"], labels: Float[Array, "N K"]) -> Float[Array, "N K"]:
-    """∂J/∂ŷ of the scalar loss: −(1/N) y/ŷ. [A-09]
+    """∂J/∂ŷ of the scalar loss: −(1/N) y/ŷ. [A-09] [D-04]
 
     Args:
         probs, labels: (N, K).
@@ -212,7 +212,7 @@ def jac_cross_entropy_probs(probs: Float[Array, "N K"], labels: Float[Array, "N 
     >>> jac_cross_entropy_probs(jnp.array([[0.25, 0.75]]), jnp.array([[1.0, 0.0]])).tolist()
     [[-4.0, 0.0]]
     """
-    return cross_entropy_bwd((probs, labels), 1.0)[0]  # [A-09]
+    return cross_entropy_bwd((probs, labels), 1.0)[0]  # [A-09] [D-04]
 
 
 @checked

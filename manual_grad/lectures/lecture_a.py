@@ -1,5 +1,8 @@
 """Lecture A: "Backpropagation and Jacobian Matrices. Lecture 0, Orientation"."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax.numpy as jnp
 
 import manual_grad_reference as reference
@@ -17,6 +20,7 @@ from manual_grad.lectures.entries import Claim, Equation, Erratum, gradient, jac
 from manual_grad.networks.cnn import cnn_bwd, cnn_fwd, cnn_grads
 
 _logits_and_one_hot = FUNCTIONS["jac_softmax_cross_entropy_logits_one_hot"].inputs
+_LAST_LAYER = linear_cross_entropy.LINEAR_CROSS_ENTROPY
 
 
 def _images_and_cnn(draw: Draw) -> dict:
@@ -236,15 +240,19 @@ EQUATIONS = (
                 says="one-hot labels: product of the Jacobians, and the short form",
             ),
             value(
-                linear_cross_entropy.LINEAR_CROSS_ENTROPY,
+                _LAST_LAYER,
                 "J",
                 says="fused with the last layer, in chunks",
                 variant="chunk_smaller",
             ),
             gradient(
-                linear_cross_entropy.LINEAR_CROSS_ENTROPY,
+                _LAST_LAYER,
                 says="fused with the last layer, in chunks",
                 variant="chunk_smaller",
+            ),
+            replace(
+                gradient(_LAST_LAYER, says="so many classes that dW is made in parts"),
+                inputs=partial(_LAST_LAYER.inputs, N=3, D=2, V=2051),
             ),
         ),
     ),

@@ -62,14 +62,13 @@ _CONV2D_BACK = {
 _POLYNOMIAL = ("relu", "identity")
 _WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
 
-_GEOMETRIES: tuple[dict, ...] = (
-    {},
-    {"strides": (2, 3)},
-    {"padding": "SAME", "strides": (3, 2)},
-    {"padding": ((1, 2), (0, 3)), "strides": (2, 1)},
-    {"dilation": (3, 2)},
-    {"groups": 3},
-    {"strides": (2, 3), "padding": "SAME", "dilation": (3, 2), "groups": 2},
+_GEOMETRIES = tuple(convolution.GEOMETRIES.values())
+_BRANCHES: tuple[tuple[dict, dict], ...] = (  # sizes and settings by which conv2d computes otherwise
+    (
+        {"H": 7, "W": 8, "C": 1, "O": 5},
+        {"padding": ((2, -1), (-2, 4)), "strides": (2, 1), "dilation": (1, 2)},
+    ),
+    ({"H": 6, "W": 12, "C": 3, "kw": 4}, {"padding": ((-1, 2), (1, -2))}),
 )
 
 
@@ -90,9 +89,9 @@ def _image_and_kernel(draw: Draw, mode: str) -> dict:
     return convolution.CONVOLVE2D.inputs(draw, mode)
 
 
-def _conv2d(draw: Draw, **geometry) -> dict:
-    sizes = {"groups": geometry["groups"]} if "groups" in geometry else {}
-    return convolution.CONV2D.inputs(draw, "valid", **sizes) | geometry
+def _conv2d(draw: Draw, sizes: dict, **geometry) -> dict:
+    groups = {"groups": geometry["groups"]} if "groups" in geometry else {}
+    return convolution.CONV2D.inputs(draw, "valid", **groups, **sizes) | geometry
 
 
 def _lecture_image_and_filter(draw: Draw) -> dict:
@@ -155,19 +154,22 @@ def _delta_claim(l: int, activation: str, **more_formulas) -> Claim:
     )
 
 
-def _conv2d_claims(*wrt: str) -> tuple[Claim, ...]:
-    """Conv2D by ``wrt`` for each geometry; without ``wrt``, its value."""
+def _conv2d_claims(*wrt: str, branches: bool = False) -> tuple[Claim, ...]:
+    """Conv2D by ``wrt`` for each geometry; without ``wrt``, its value.
+
+    Integers, which take their time over a convolution, are asked about the entry's geometries alone.
+    """
     return tuple(
         Claim(
             "gradient" if wrt else "value",
             reference.conv2d.conv2d,
             wrt or ("Z",),
-            partial(_conv2d, **geometry),
+            partial(_conv2d, sizes=sizes, **geometry),
             _CONV2D_BACK if wrt else _CONV2D,
             says="Conv2D layer, " + (", ".join(f"{k} {v}" for k, v in geometry.items()) or "stride 1, VALID"),
-            polynomial=True,
+            polynomial=not branches,
         )
-        for geometry in _GEOMETRIES
+        for sizes, geometry in (_BRANCHES if branches else [({}, geometry) for geometry in _GEOMETRIES])
     )
 
 
@@ -463,6 +465,8 @@ EQUATIONS = (
             ),
             *_conv2d_claims(),
             *_conv2d_claims("x", "kernel", "bias")[-1:],
+            *_conv2d_claims(branches=True),
+            *_conv2d_claims("x", "kernel", "bias", branches=True),
         ),
     ),
     Equation(

@@ -137,7 +137,7 @@ def two_layer_squared_loss_bwd(
     Float[Array, " d"],
     Float[Array, ""],
 ]:
-    """Pull ``dJ`` back through the squared-loss network. [B-03] [B-04] [B-07] [B-08]
+    """Pull ``dJ`` back through the squared-loss network. [B-02] … [B-08]
 
     Args:
         res: ``(W1, W2, x, z, a, o − y)`` from the forward pass.

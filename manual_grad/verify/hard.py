@@ -8,26 +8,39 @@ functions are shown beside it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from inspect import getdoc, signature
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.catalogue import FORMULAS, Formula
+from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
+from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.hard import Hard, Right
 from manual_grad.compare import TOLERANCES, Comparison
-from manual_grad.compiling import quick
+from manual_grad.compiling import quick, split_settings
 from manual_grad.lectures import EQUATIONS
+from manual_grad.lectures.entries import tags_in
 from manual_grad_reference import oracles
 from manual_grad_reference.oracles import decimals
 
 SHOWN = 6  # how many entries of an array a line shows
 
 
-def _cases() -> tuple[tuple[Formula, Hard], ...]:
+KEPT = Hard(
+    "half precision",
+    "Every result of a Jacobian, or of another function, has its arguments' dtype: an identity in it too.",
+    lambda rng: {},
+    dtype="bfloat16",
+)
+
+
+def _cases() -> tuple[tuple[Formula | Function, Hard], ...]:
     """Those of one name together, and of those the ones with the same right answer."""
+    cases: list[tuple[Formula | Function, Hard]]
     cases = [(formula, hard) for formula in FORMULAS.values() for hard in formula.hard]
+    cases += [(function, KEPT) for function in FUNCTIONS.values()]
     names = list(dict.fromkeys(hard.name for _, hard in cases))
     says = list(dict.fromkeys(hard.says for _, hard in cases))
     return tuple(sorted(cases, key=lambda case: (names.index(case[1].name), says.index(case[1].says))))
@@ -36,8 +49,10 @@ def _cases() -> tuple[tuple[Formula, Hard], ...]:
 CASES = _cases()
 
 
-def tags_of(formula: Formula) -> tuple[str, ...]:
-    """The equations that a formula belongs to."""
+def tags_of(formula: Formula | Function) -> tuple[str, ...]:
+    """The equations that a formula, or a function, belongs to."""
+    if isinstance(formula, Function):
+        return tuple(tags_in(getdoc(formula.fn) or ""))
     return _naming(formula.bwd.__name__) or _naming(formula.fwd.__name__)
 
 
@@ -95,7 +110,7 @@ class HardVerdict:
 
 
 @np.errstate(over="ignore")  # 70 000 as a float16
-def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
+def check_hard(formula: Formula | Function, case: Hard, seed: int = 0) -> HardVerdict:
     """Evaluate a case: the right answer, the formula's, and JAX's.
 
     Args:
@@ -112,6 +127,8 @@ def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     (True, ['jnp.maximum(x, 0)'])
     """
     rng = np.random.default_rng([seed, *case.name.encode()])
+    if isinstance(formula, Function):
+        return _check_kept(formula, case, rng)
     primals = {name: _cast(value, case.dtype) for name, value in case.draw(rng).items()}
     given = primals.pop("dout", None)
     out = jax.eval_shape(lambda p: formula.fwd(*p, **case.settings)[0], list(primals.values()))
@@ -123,7 +140,7 @@ def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
         "J" if getattr(out, "shape", None) == () else "out",
         *(f"d{name}" for name in primals if _floats(primals[name])),
     )
-    answer = case.right or _by_definition(formula, case.digits)
+    answer = case.right or _by_definition(formula, case)
     right = answer(_without(case.lost, exact), exact_dout)
     wanted = [_by_name(names, a) for a in (right, *case.also(answer, exact, exact_dout, right))]
     compared = partial(_answer, case, names, wanted)
@@ -144,11 +161,35 @@ def check_hard(formula: Formula, case: Hard, seed: int = 0) -> HardVerdict:
     )
 
 
-def _by_definition(formula: Formula, digits: int) -> Right:
-    """The right answer, from the definition in decimals."""
+def _check_kept(function: Function, case: Hard, rng: np.random.Generator) -> HardVerdict:
+    """Whether a function's results have its arguments' dtype, without computing them."""
+    inputs = function.inputs(Draw(rng, jnp.dtype(case.dtype)), next(iter(function.variants or {"": {}})))
+    arrays, settings = split_settings(inputs)
+    settings |= {"dtype": case.dtype} if "dtype" in signature(function.fn).parameters else {}
+    got = jax.eval_shape(lambda given: (function.called or function.fn)(**given, **settings), arrays)
+    found = ", ".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(got)}))
+    detail = "" if found == case.dtype else f"the result is {found}, expected {case.dtype}"
+    return HardVerdict(
+        case.name,
+        case.says,
+        case.why,
+        function.name,
+        tags_of(function),
+        case.dtype,
+        {name: _described(value) for name, value in arrays.items()},
+        case.dtype,
+        Answer(function.name, not detail, found, detail, None),
+        (),
+    )
+
+
+def _by_definition(formula: Formula, case: Hard) -> Right:
+    """The right answer, from the definition in decimals, with the settings that it knows: no chunk, say."""
     definition = formula.definition
     assert definition is not None, formula.name
-    return lambda point, dout: decimals.answer(definition, point, dout, digits)
+    known = signature(definition).parameters
+    settings = {name: value for name, value in case.settings.items() if name in known}
+    return lambda point, dout: decimals.answer(partial(definition, **settings), point, dout, case.digits)
 
 
 def _without(lost: tuple[str, tuple] | None, point: dict[str, Any]) -> dict[str, Any]:

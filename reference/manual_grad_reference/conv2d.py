@@ -3,6 +3,7 @@
 from itertools import product
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 Pair = int | tuple[int, int]
@@ -53,17 +54,17 @@ def conv2d(
 ) -> Float[Array, "N h w O"]:
     """[A-11] Z[n,i,j,o] = Σ_abc X[n, s i + d a, s j + d b, c] K[a,b,c,o] + b_o, a cross-correlation.
 
-    X is padded first. NHWC input, HWIO kernel; with groups, the g-th share of the output channels sees the
-    g-th share of the input channels only. "SAME" pads as TensorFlow and XLA do.
+    X is padded first, and cropped where a pad is negative. NHWC input, HWIO kernel; with groups, the g-th
+    share of the output channels sees the g-th share of the input channels only. "SAME" pads as TensorFlow and
+    XLA do.
     """
     (N, H, W, C), (kh, kw, per_group, n_out) = x.shape, kernel.shape
     (sh, sw), (dh, dw) = _pair(strides), _pair(dilation)
     pad_h, pad_w = _padding(padding, (H, W), (kh, kw), (sh, sw), (dh, dw))
     h = max((H + sum(pad_h) - (kh - 1) * dh - 1) // sh + 1, 0)
     w = max((W + sum(pad_w) - (kw - 1) * dw - 1) // sw + 1, 0)
-    x = jnp.pad(x, ((0, 0), pad_h, pad_w, (0, 0))).reshape(
-        N, H + sum(pad_h), W + sum(pad_w), groups, C // groups
-    )
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*pad_h, 0), (*pad_w, 0), (0, 0, 0)])
+    x = x.reshape(N, H + sum(pad_h), W + sum(pad_w), groups, C // groups)
     kernel = kernel.reshape(kh, kw, per_group, groups, n_out // groups)
     Z = jnp.zeros((N, h, w, groups, n_out // groups), jnp.result_type(x, kernel))
     for a, b in product(range(kh), range(kw)):

@@ -39,6 +39,7 @@ def test_labels_too_narrow_for_the_number_of_classes(dtype, K):
 )
 def test_cropping_and_padding_one_axis_at_once(padding, strides):
     """[A-11] XLA:CPU's float32 convolution reads outside its memory there, forward and backward."""
+    formulations = [(mg.conv2d_fwd, mg.conv2d_bwd), (mg.conv2d_plain_fwd, mg.conv2d_plain_bwd)]
     x, kernel = RNG.standard_normal((2, 5, 6, 3)), RNG.standard_normal((2, 3, 3, 4))
     (top, bottom), (left, right) = padding
     outer = [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]
@@ -51,12 +52,17 @@ def test_cropping_and_padding_one_axis_at_once(padding, strides):
     primals = jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(RNG.standard_normal(4))
     want, pullback = jax.vjp(forward, *primals)
     dout = jnp.asarray(RNG.standard_normal(want.shape))
+
+    @jax.jit
+    def narrow(primals, dout):
+        out_and_res = [fwd(*primals, padding=padding, strides=strides) for fwd, _ in formulations]
+        return [(Z, *bwd(res, dout)) for (_, bwd), (Z, res) in zip(formulations, out_and_res, strict=True)]
+
+    in_float32 = jax.tree.map(lambda a: a.astype(jnp.float32), (primals, dout))
     for _ in range(4):
-        narrow = [p.astype(jnp.float32) for p in primals]
-        got, res = mg.conv2d_fwd(*narrow, padding=padding, strides=strides)
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-        for g, w in zip(mg.conv2d_bwd(res, dout.astype(jnp.float32)), pullback(dout), strict=True):
-            np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
+        for got in narrow(*in_float32):
+            for g, w in zip(got, (want, *pullback(dout)), strict=True):
+                np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
 
 
 def test_loss_scaling_saves_small_gradients_in_float16():
@@ -109,10 +115,23 @@ def test_losses_over_many_samples_round_once_in_half_precision(dtype):
         assert abs(-float(got[0, 0]) / (float(dJ) / 2 / N) - 1) < float(jnp.finfo(dtype).eps)
 
 
-def test_integers_do_not_overflow_in_powers():
-    """[A-01]"""
-    assert float(mg.jac_powers_x(10, 12)[-1]) == 12e11
-    assert mg.jac_square_x(3).dtype == jnp.zeros(()).dtype
+@pytest.mark.usefixtures("x32")
+def test_integers_become_floats_and_do_not_overflow():
+    """[A-01] [C-01] Integers of 64 bits would not overflow here, and hid it."""
+    powers, square = mg.jac_powers_x(10, 12), mg.jac_square_x(3)
+    f, res = mg.product_of_sum_fwd(2**20, 1, 2**20)
+    found = (powers, square, f, *res, *mg.product_of_sum_bwd(res, 2**20))
+    assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
+    np.testing.assert_allclose([powers[-1], f, found[-1]], [12e11, 2.0**40, 2.0**40], rtol=1e-5)
+
+
+def test_a_second_derivative_at_a_label_of_zero():
+    """[A-09] ∂²J/∂y∂p = −1/(Np) there as elsewhere: the forward pass cuts off only what has no logarithm."""
+    probs, labels = jnp.array([[0.25, 0.75], [0.5, 0.5]]), jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    by_label = jax.grad(lambda probs, labels: mg.cross_entropy_fwd(probs, labels)[0], 1)
+    np.testing.assert_allclose(by_label(probs, labels), -jnp.log(probs) / 2, rtol=1e-15)
+    both = jax.jacfwd(by_label)(probs, labels)
+    np.testing.assert_allclose(both.reshape(4, 4), np.diag(-1 / (2 * probs.ravel())), rtol=1e-15)
 
 
 @pytest.mark.parametrize(("fwd", "bwd"), [("columns", "rows"), ("rows", "columns")])
