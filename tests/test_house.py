@@ -170,24 +170,6 @@ def test_every_equation_is_tagged_in_code_and_docstring():
     assert docs == equations
 
 
-def readme_index():
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"^\| ([A-Z]-E?\d+) \| (.*?) \| (.*?) \|$", text, flags=re.MULTILINE)
-
-
-def test_the_readme_indexes_every_tag_with_its_title():
-    assert {tag: title for tag, title, _ in readme_index()} == {e.tag: e.title for e in (*EQUATIONS, *ERRATA)}
-
-
-def test_the_readme_names_functions_that_prove_the_tag():
-    claims = {e.tag: e.claims for e in EQUATIONS} | {e.tag: (e.claim,) for e in ERRATA}
-    for tag, _, functions in readme_index():
-        ways = {way for claim in claims[tag] for way in claim.formulas}
-        named = set(re.findall(r"`(\w+)`", functions))
-        assert named, f"{tag} names no function"
-        assert named == {way for way in ways if way in manual_grad.__all__}, tag
-
-
 def tags_of_functions():
     """For each function of the formulas: the tags of its docstring and of its lines, and what it calls."""
     docs, code, calls = {}, {}, {}

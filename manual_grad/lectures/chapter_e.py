@@ -10,12 +10,12 @@ EQUATIONS = (
     equation_of(
         normalisation.LAYER_NORM,
         "E-01",
-        "layer normalisation: dx less its mean, and less x̂ times its mean with x̂",
+        "layer normalisation: dx̂ minus its mean, minus x̂ times the mean of dx̂ x̂",
     ),
     equation_of(
         normalisation.RMS_NORM,
         "E-02",
-        "RMS normalisation: dx less x̂ times its mean with x̂",
+        "RMS normalisation: dx̂ minus x̂ times the mean of dx̂ x̂",
     ),
     equation_of(
         normalisation.GROUP_NORM,

@@ -78,7 +78,7 @@ TITLE = "Backpropagation and Jacobian Matrices"
 EQUATIONS = (
     Equation(
         tag="A-01",
-        title="the four Jacobians: scalar or vector f by scalar or vector x",
+        title="the four Jacobians: scalar or vector f, scalar or vector x",
         section="Jacobian Matrices",
         printed=(
             r"\begin{matrix} & x & \vec{x} \\ f & \frac{\partial f}{\partial x} & \frac{\partial "
@@ -121,7 +121,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="A-04",
-        title="MSE by the predictions: the two Jacobians multiplied",
+        title="MSE with respect to the predictions: the product of two Jacobians",
         section="The MOST Important Thing",
         printed=(
             r"\frac{\partial J}{\partial \vec{\hat{y}}} = \frac{\partial J}{\partial \vec{J}_0} "
@@ -135,7 +135,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="A-05",
-        title="MSE of linear regression by the weight: −(2/N) Σ x(y − ŷ)",
+        title="MSE of linear regression, w.r.t. the weight: −(2/N) Σ x(y − ŷ)",
         section="The MOST Important Thing",
         printed=(
             r"\frac{\partial J}{\partial w} = \frac{\partial J}{\partial \vec{\hat{y}}} \frac{\partial "
@@ -153,7 +153,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="A-06",
-        title="MSE of linear regression by the bias: −(2/N) Σ (y − ŷ)",
+        title="MSE of linear regression, w.r.t. the bias: −(2/N) Σ (y − ŷ)",
         section="The MOST Important Thing",
         printed=(
             r"\frac{\partial J}{\partial b} = \frac{\partial J}{\partial \vec{\hat{y}}} \frac{\partial "
@@ -187,7 +187,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="A-08",
-        title="softmax pulled back: any dŷ to the logits, no K×K matrix",
+        title="softmax backward: from any dŷ to the logits, no K×K matrix",
         section="The MOST Important Thing",
         printed=(
             r"\frac{\partial J}{\partial l_j^{(i)}} = d\hat{y}_j^{(i)} \hat{y}_j^{(i)} - "
@@ -198,7 +198,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="A-09",
-        title="mean cross-entropy by the probabilities: −(1/N) y_k/ŷ_k",
+        title="mean cross-entropy w.r.t. the probabilities: −(1/N) y_k/ŷ_k",
         section="The MOST Important Thing",
         printed=r"d\hat{y}_k^{(i)} = -\frac{1}{N} \frac{y_k^{(i)}}{\hat{y}_k^{(i)}}",
         note=(

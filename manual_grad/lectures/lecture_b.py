@@ -198,14 +198,14 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-03",
-        title="squared error by the output weights: (o − y) aᵀ",
+        title="squared error w.r.t. the output weights: (o − y) aᵀ",
         section="page 1",
         printed=r"\frac{\partial J}{\partial W^{(2)}} = (o - y) \cdot a^{\top}",
         claims=(gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "W2", also=_SQUARED_LOSS_GRADS),),
     ),
     Equation(
         tag="B-04",
-        title="squared error by the output bias: o − y",
+        title="squared error w.r.t. the output bias: o − y",
         section="page 1",
         printed=(
             r"\frac{\partial J}{\partial b^{(2)}} = \frac{\partial J}{\partial o} \cdot \frac{\partial "
@@ -227,7 +227,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-05",
-        title="squared error by the hidden activations: W²ᵀ (o − y)",
+        title="squared error w.r.t. the hidden activations: W²ᵀ (o − y)",
         section="page 2",
         printed=r"\frac{\partial J}{\partial a} = W^{(2)\top} \cdot (o - y)",
         claims=(
@@ -283,14 +283,14 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-07",
-        title="by the first weights: (∂J/∂z) xᵀ, an outer product",
+        title="w.r.t. the first weights: (∂J/∂z) xᵀ, an outer product",
         section="page 2",
         printed=r"\frac{\partial J}{\partial W^{(1)}} = \frac{\partial J}{\partial z} \cdot x^{\top}",
         claims=(gradient(two_layer.TWO_LAYER_SQUARED_LOSS, "W1", also=_SQUARED_LOSS_GRADS),),
     ),
     Equation(
         tag="B-08",
-        title="by the first bias: the same as by z",
+        title="w.r.t. the first bias: the same as w.r.t. z",
         section="page 2",
         printed=(
             r"\frac{\partial J}{\partial b_i^{(1)}} = \frac{\partial J}{\partial z_i} \cdot "
@@ -323,7 +323,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-10",
-        title="cross-entropy by the scores: p, less 1 at the true class",
+        title="cross-entropy w.r.t. the scores: p, minus 1 at the true class",
         section="page 3",
         printed=(
             r"\frac{\partial J}{\partial s_k} = \begin{cases} p_k & k = y \\ p_k - 1 & k \neq y "
@@ -356,7 +356,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-11",
-        title="by the output weights, output bias and hidden activations",
+        title="w.r.t. the output weights, output bias and hidden activations",
         section="pages 3 and 4",
         printed=(
             r"\frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial s} \cdot a^{\top}, \quad "
@@ -464,7 +464,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="B-14",
-        title="batch cross-entropy by the scores: (P − Y)/n",
+        title="batch cross-entropy w.r.t. the scores: (P − Y)/n",
         section="page 5",
         printed=(
             r"\frac{\partial J}{\partial S_{ij}} = \begin{cases} \frac{p_j}{n} & j \neq y^{(i)} \\ "
@@ -691,7 +691,7 @@ ERRATA = (
     ),
     Erratum(
         tag="B-E3",
-        title="m stands where n is meant: 1_m for 1_n, S of c×m for c×n",
+        title="m is printed for n: 1_m for 1_n, S of c×m for c×n",
         section="pages 5 to 7",
         printed=(
             r"Z = W^{(1)} X + b^{(1)} \mathbf{1}_m^{\top}, \quad S = W^{(2)} A + b^{(2)} "

@@ -541,7 +541,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="C-11",
-        title="local gradients of the correlation, by the image and the filter",
+        title="local gradients of the correlation, w.r.t. image and filter",
         section="Backpropagation in CNN",
         printed=r"\frac{\partial O}{\partial X}, \quad \frac{\partial O}{\partial F}",
         corrected=(

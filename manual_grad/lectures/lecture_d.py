@@ -524,7 +524,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="D-06",
-        title="cross-entropy by the last scores: (A5 − Y)/m",
+        title="cross-entropy w.r.t. the last scores: (A5 − Y)/m",
         section="output layer",
         printed=r"\frac{dL}{dZ_5} = A_5 - y \in \mathbb{R}^{10 \times 10000}",
         corrected=(
@@ -538,7 +538,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="D-07",
-        title="by the last weights: (1/m)(A5 − Y) A4ᵀ",
+        title="w.r.t. the last weights: (1/m)(A5 − Y) A4ᵀ",
         section="output layer",
         printed=r"\frac{d}{dW_5} L = (A_5 - y) \times A_4^{\top} \times \frac{1}{m}, \quad m = 60000",
         claims=(
@@ -554,7 +554,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="D-08",
-        title="by the last bias: the sum over the samples of (A5 − Y)/m",
+        title="w.r.t. the last bias: the sum over the samples of (A5 − Y)/m",
         section="page of W5 and b5",
         printed=r"\frac{d}{db_5} L = A_5 - y",
         corrected=r"\frac{\partial L}{\partial b_5} = \frac{1}{m} (A_5 - Y) \mathbf{1}_m",
@@ -665,7 +665,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="D-11",
-        title="gradient descent: parameter less α times its gradient",
+        title="gradient descent: parameter minus α times its gradient",
         section="output layer",
         printed=r"W_5 = W_5 - \frac{dL}{dW_5} \cdot \alpha",
         corrected=(
