@@ -23,6 +23,7 @@ LINES = [
     for line in block.replace("\\\n", " ").splitlines()
     if "manual-grad " in line
 ]
+RULE = "|---|---|---|"
 WRITE = "python -m tests.test_docs writes it anew"
 
 
@@ -80,7 +81,7 @@ def list_of_equations():
         ]
         lines += rows(equation for equation in EQUATIONS if equation.lecture == letter)
     lines += ["", "## Misprints", "", "What the lectures print, and the functions that compute what holds."]
-    lines += ["", "| tag | what is wrong | functions |", "|---|---|---|", *rows(ERRATA)]
+    lines += ["", "| tag | what is wrong | functions |", RULE, *rows(ERRATA)]
     return "\n".join(lines) + "\n"
 
 
