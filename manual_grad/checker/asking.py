@@ -91,16 +91,19 @@ def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any)
             raise InputError(f"{who}: {name} is {describe(fn)}, expected a function")
     for name, value, least in (("seed", seed, 0), ("draws", draws, 1)):
         if not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{who}: {name} is {value!r}, expected an integer of at least {least}")
+            raise InputError(f"{who}: {name} is {describe(value)}, expected an integer of at least {least}")
 
 
 def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str] | None) -> tuple[str, ...]:
     """A name for each argument."""
     if names is not None:
-        given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else ()
+        try:
+            given = () if isinstance(names, str) else tuple(names)
+        except TypeError:
+            given = ()
         if len(given) != len(args) or not all(isinstance(name, str) for name in given):
-            shown = names if isinstance(names, str) or not given else given
-            raise InputError(f"{who}: names is {shown!r}, expected {len(args)} names, one for each argument")
+            shown = describe(names if isinstance(names, str) or not given else given)
+            raise InputError(f"{who}: names is {shown}, expected {len(args)} names, one for each argument")
         return given
     try:
         signature = inspect.signature(fn)
@@ -135,7 +138,7 @@ def positions_of(
         return tuple(floating)
     wanted = list(argnums) if isinstance(argnums, Iterable) else [argnums]
     if not wanted:
-        raise InputError(f"{who}: argnums is {argnums!r}, expected at least one position")
+        raise InputError(f"{who}: argnums is {describe(argnums)}, expected at least one position")
     found = []
     for i in wanted:
         try:
@@ -143,7 +146,9 @@ def positions_of(
         except TypeError:
             at = -1
         if not 0 <= at < len(args):
-            raise InputError(f"{who}: argnums has {i!r}, expected positions from 0 to {len(args) - 1}")
+            raise InputError(
+                f"{who}: argnums has {describe(i)}, expected positions from 0 to {len(args) - 1}"
+            )
         if at not in floating:
             raise InputError(
                 f"{who}: {names[at]} is {describe(args[at])}, which cannot be differentiated by; "
@@ -155,16 +160,36 @@ def positions_of(
 
 def require_numbers(who: str, name: str, value: Any, says: str = "") -> None:
     """Refuse tracers, arrays of objects, complex and empty arrays, and arrays of other libraries."""
-    says = says or f"{name} returned"
-    for leaf in jax.tree.leaves(value):
+    said = says or f"{name} returned"
+    for leaf in flat(who, said, value):
         if isinstance(leaf, jax.core.Tracer):
-            raise InputError(f"{who}: {says} a tracer; call it outside jit, with the jitted functions inside")
+            raise InputError(f"{who}: {said} a tracer; call it outside jit, with the jitted functions inside")
         if other := _no_plain_array(leaf):
-            raise InputError(f"{who}: {says} {other}")
-        if not _is_real(leaf):
-            raise InputError(f"{who}: {says} {describe(leaf)}, expected an array of real numbers")
+            raise InputError(f"{who}: {said} {other}")
+        if not _is_real(leaf) or not (says or is_array(leaf)):
+            raise InputError(f"{who}: {said} {describe(leaf)}, expected an array of real numbers")
         if isinstance(leaf, jax.Array | np.ndarray) and leaf.size == 0:
-            raise InputError(f"{who}: {says} {describe(leaf)}, expected at least one element")
+            raise InputError(f"{who}: {said} {describe(leaf)}, expected at least one element")
+
+
+def flat(who: str, said: str, value: Any) -> list[Any]:
+    """The leaves of anything that JAX can take apart."""
+    try:
+        return jax.tree.leaves(value)
+    except (TypeError, ValueError, RecursionError, SystemError):
+        raise InputError(
+            f"{who}: {said} {describe(value)}, expected arrays in no more than a few lists, tuples and "
+            "dicts, whose keys can be sorted"
+        ) from None
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is a number or an array of numbers, no key of a random generator, and not deleted."""
+    if not isinstance(leaf, jax.Array):
+        return isinstance(leaf, int | float | complex | np.number | np.bool_ | np.ndarray)
+    if isinstance(leaf, jax.core.Tracer):
+        return True
+    return not leaf.is_deleted() and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _no_plain_array(leaf: Any) -> str:
@@ -375,6 +400,7 @@ def _leaves(question: Question, position: int, entry: Any) -> list[Any]:
     """The floating-point leaves of one argument's gradient."""
     arg, name = question.args[position], question.names[position]
     expected = jax.tree.leaves(arg, is_leaf=lambda leaf: leaf is None)
+    flat(question.who, f"{question.called} returned", entry)
     if entry is None:
         return [None for leaf in expected if is_float(leaf)]
     if _structure(entry) != _structure(arg):
@@ -386,10 +412,7 @@ def _leaves(question: Question, position: int, entry: Any) -> list[Any]:
     for got, leaf in zip(jax.tree.leaves(entry, is_leaf=lambda leaf: leaf is None), expected, strict=True):
         if not is_float(leaf):
             continue
-        if not (
-            got is None
-            or isinstance(got, int | float | complex | np.number | np.bool_ | np.ndarray | jax.Array)
-        ):
+        if got is not None and not is_array(got):
             raise InputError(
                 f"{question.who}: {question.called} returned {describe(got)} for {name}, expected an array"
             )

@@ -97,7 +97,7 @@ def check_grad(
 
     fn, fn_name = _truth_of(who, against, "against", loss, "loss")
     question = Question(who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True)
-    return verdict(question, seed, draws, [value] if against is not None else None, written)
+    return verdict(question, seed, draws, [value], written)
 
 
 def check_vjp(
@@ -160,9 +160,10 @@ def check_vjp(
         return Reply(got, own_dout, tuple(written))
 
     out = called(who, "fwd", forward, *copies(args))[0]
+    require_numbers(who, "fwd", out)
     fn, fn_name = _truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
     question = Question(who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False)
-    return verdict(question, seed, draws, float_leaves(out) if reference is not None else None)
+    return verdict(question, seed, draws, float_leaves(out))
 
 
 def assert_grad_matches(

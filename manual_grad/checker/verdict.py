@@ -58,7 +58,7 @@ class Probe:
 
 
 def verdict(
-    question: Question, seed: int, draws: int, value: list[Any] | None, written: Sequence[str] = ()
+    question: Question, seed: int, draws: int, value: list[Any], written: Sequence[str] = ()
 ) -> Report:
     """Ask at the given point and near it, and say what was found.
 
@@ -66,7 +66,7 @@ def verdict(
         question: what is checked.
         seed: decides the points near the given one and the cotangents.
         draws: how many points.
-        value: what the user's own function gives, where it is compared with another one.
+        value: what the user's own function gives.
         written: what a call has modified so far.
     Returns:
         The report.
@@ -77,7 +77,7 @@ def verdict(
     notes = list(written)
     given = _answer(question, question.values, drawn(rng), notes)
     with exact():
-        about = nearby.alike(given.point) + _value_notes(question, given.outs, value)
+        about = nearby.alike(given.point) + _value_notes(question, given, value)
         kinks, disagreements = nearby.kinks(given.point, given.wants, rng)
         on_the_kink, beyond = _on_the_kink(question, given, kinks)
     names = question.leaf_names
@@ -337,17 +337,23 @@ def _bytes(value: Any) -> Any:
     return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
 
 
-def _value_notes(question: Question, outs: list[Any], value: list[Any] | None) -> list[str]:
+def _value_notes(question: Question, given: Answer, value: list[Any]) -> list[str]:
     """Whether the checked function and the one it is compared with are one function."""
-    if value is None:
-        return []
-    for mine, theirs in zip(value, outs, strict=True):
+    own = question.fn_name in ("loss", "fwd")
+    for mine, theirs in zip(value, given.outs, strict=not own):
         got, want = as_float64(mine), as_float64(theirs)
         if np.max(np.abs(got - want)) > 0.03 * np.max(np.abs(want)):
             at = f"{got.flat[0]:.4g} and {want.flat[0]:.4g}"
-            return [
-                f"the function and the one it is compared with ({question.fn_name}) differ in value: {at}"
-            ]
+            if not own:
+                return [
+                    f"the function and the one it is compared with ({question.fn_name}) differ in value: {at}"
+                ]
+            if "random_bits" in str(jax.make_jaxpr(given.point.forward)(*given.point.at)):
+                raise InputError(
+                    f"{question.who}: {question.fn_name} draws random numbers, which are others in float64, "
+                    f"where its gradient is computed ({at}); give them as an argument, or enable "
+                    "jax_enable_x64 and give float64"
+                )
     return []
 
 

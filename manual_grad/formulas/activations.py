@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from manual_grad.border import checked, require
+from manual_grad.border import checked, describe, require
 from manual_grad.formulas.chain_rule import diagonal
 from manual_grad.formulas.limits import smaller_logistic
 
@@ -342,6 +342,6 @@ def activation_pair(formula: str, activation: str) -> Pair:
     known = ", ".join(ACTIVATIONS)
     require(
         isinstance(activation, str) and activation in ACTIVATIONS,
-        f"{formula}: activation is {activation!r}, expected one of {known}",
+        f"{formula}: activation is {describe(activation)}, expected one of {known}",
     )
     return ACTIVATIONS[activation]

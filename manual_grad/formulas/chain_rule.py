@@ -137,7 +137,8 @@ def jac_powers_x(x: Scalar, m: int) -> Float[Array, " m"]:
     >>> jac_powers_x(2.0, 4).tolist()
     [1.0, 4.0, 12.0, 32.0]
     """
-    require(m >= 1, f"jac_powers_x: m is {m}, expected at least 1")
+    require(m >= 1, f"jac_powers_x: m is {describe(m)}, expected at least 1")
+    require(m <= 10_000, f"jac_powers_x: m is {describe(m)}, expected at most 10000")
     x = jnp.asarray(1.0 * x)  # an int becomes a float
     return jnp.stack([k * x ** (k - 1) for k in range(1, m + 1)])  # [A-01]
 

@@ -62,7 +62,7 @@ def geometry(
 
 
 def _is_int(value: object) -> TypeGuard[SupportsIndex]:
-    return hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
+    return hasattr(type(value), "__index__") and not isinstance(value, bool | jax.Array)
 
 
 def _pair(name: str, value: Pair) -> tuple[int, int]:

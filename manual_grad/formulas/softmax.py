@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.border import Label, Scalar, checked, require, require_labels_in_range
+from manual_grad.border import Label, Scalar, checked, describe, require, require_labels_in_range
 from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import (
     log_where_labelled,
@@ -47,7 +47,8 @@ def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Fl
     >>> one_hot(jnp.array([1, 0]), 3).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
-    require(K >= 1, f"one_hot: K is {K}, expected at least 1")
+    require(K >= 1, f"one_hot: K is {describe(K)}, expected at least 1")
+    require(K < 2**31, f"one_hot: K is {describe(K)}, expected fewer than {2**31}")
     dtype = jnp.dtype(dtype or jnp.result_type(float))
     require(jnp.issubdtype(dtype, jnp.floating), f"one_hot: dtype is {dtype}, expected a float dtype")
     require_labels_in_range("one_hot", labels, K)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.border import Scalar, checked, require, require_labels_in_range
+from manual_grad.border import Scalar, checked, describe, require, require_labels_in_range
 from manual_grad.formulas.limits import share_of_mean
 from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_bwd,
@@ -45,7 +45,7 @@ def linear_cross_entropy_fwd(
     N, V = len(hidden), W.shape[1]
     require(
         isinstance(chunk, int) and chunk >= 1,
-        f"linear_cross_entropy_fwd: chunk is {chunk!r}, expected 1 or more",
+        f"linear_cross_entropy_fwd: chunk is {describe(chunk)}, expected 1 or more",
     )
     require_labels_in_range("linear_cross_entropy_fwd", labels, V)
     n = min(chunk, N)

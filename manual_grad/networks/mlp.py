@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.border import Scalar, checked, describe, is_float_array, require, require_shape
+from manual_grad.border import LONG, Scalar, checked, describe, is_float_array, require, require_shape
 from manual_grad.formulas.activations import activation_pair, relu_bwd, relu_fwd
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.softmax import (
@@ -516,7 +516,10 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     [0.0, 0.0]
     """
     built, dbuilt = str(jax.tree.structure(params)), str(jax.tree.structure(dparams))
-    require(built == dbuilt, f"gradient_descent: dparams is built as {dbuilt}, expected {built}")
+    require(
+        built == dbuilt,
+        f"gradient_descent: dparams is built as {dbuilt[:LONG]}, expected {built[:LONG]}",
+    )
     require(
         isinstance(learning_rate, int | float)
         or (_is_numeric(learning_rate) and jnp.ndim(learning_rate) == 0),

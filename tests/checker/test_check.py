@@ -1,6 +1,7 @@
 """Right gradients pass, in every guise; kinks are not blamed on the gradient; bad input is one clear line."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -269,7 +270,18 @@ def raises(p, t):
     raise RuntimeError("boom\nand more")
 
 
+def deleted():
+    gone = jnp.ones(7)
+    gone.delete()
+    return gone
+
+
 BAD = {
+    "keys that cannot be sorted": ((mse, dmse, {1: x, "a": x}, y), "p is a dict, expected .* can be sorted"),
+    "sorted in no gradient": ((mse, lambda p, t: ({1: p, "a": p}, t), x, y), "returned a dict, expected"),
+    "nested": ((mse, dmse, functools.reduce(lambda a, _: [a], range(9999), 1.0), y), "no more than a few"),
+    "deleted": ((mse, lambda p, t: (deleted(), t), x, y), r"returned float64\[7\] for p, expected an array"),
+    "a key": ((mse, lambda p, t: (jax.random.key(0), t), x, y), "returned key<fry>.* expected an array"),
     "loss raises": ((raises, dmse, x, y), "loss raised RuntimeError: boom"),
     "grad raises": ((mse, raises, x, y), "grad raised RuntimeError: boom"),
     "lists": ((mse, lambda p, t: [list(g) for g in dmse(p, t)], x, y), "grad returned a Python list of 2"),
@@ -313,6 +325,9 @@ def test_bad_input_is_one_clear_line(case):
         ({"draws": 0}, "draws is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"names": ("a",)}, "expected 2 names"),
+        ({"names": np.array(None, object)}, r"names is object\[\], expected 2 names"),
+        ({"argnums": [[0] * 9999]}, "argnums has a list of 9999, expected positions"),
+        ({"draws": np.zeros(2, "V4")}, r"draws is \|V4\[2\], expected an integer"),
         ({"against": "msee"}, "close to it: mse"),
         ({"against": 3}, "against is 3"),
         ({"against": lambda p: p}, "against raised TypeError"),
@@ -352,6 +367,34 @@ def test_bad_pairs_are_one_clear_line(fwd, bwd, message):
 def test_under_jit_it_says_so():
     with pytest.raises(InputError, match="outside jit"):
         jax.jit(lambda x: check_grad(lambda x: x.sum(), jnp.ones_like, x))(x)
+
+
+@pytest.mark.parametrize(
+    "out", [jax.ShapeDtypeStruct((7,), "float64"), "out", jax.random.key(0), {1: x, "a": x}]
+)
+def test_an_output_of_no_arrays_is_one_clear_line(out):
+    with pytest.raises(InputError, match=r"^check_vjp: fwd returned .*expected [^\n]*$"):
+        check_vjp(lambda x: (out, x), lambda x, dout: (x,), x)
+
+
+def test_an_empty_gradient_has_the_wrong_shape():
+    assert "wrong shape: got (0,)" in check_grad(mse, lambda p, t: (p[:0], t), x, y).findings[0].diagnosis
+
+
+@pytest.mark.usefixtures("x32")
+def test_random_numbers_that_are_others_in_float64_are_one_clear_line():
+    """Dropout's gradient was called wrong: its mask was another one in float64."""
+    key, x = jax.random.key(3), jnp.arange(1, 9) / 3
+
+    def drop(x, key):
+        return x * jax.random.bernoulli(key, 0.5, x.shape)
+
+    with pytest.raises(InputError, match="fwd draws random numbers, which are others in float64"):
+        check_vjp(lambda x: (drop(x, key), None), lambda res, dout: (drop(dout, key),), x)
+    with pytest.raises(InputError, match=r"loss draws random .* give them as an argument"):
+        check_grad(lambda x: (drop(x, key) ** 2).sum(), lambda x: 2 * drop(x, key), x)
+    mask = drop(jnp.ones(8), key)
+    assert_grad_matches(lambda x, m: ((x * m) ** 2).sum(), lambda x, m: (2 * x * m**2, 2 * x**2 * m), x, mask)
 
 
 def test_random_keys_and_other_dtypes_are_checked():

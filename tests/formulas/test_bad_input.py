@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import manual_grad as mg
+from manual_grad.border import describe
 from manual_grad.catalogue import FORMULAS, cnn, mlp
 
 from .comparing import run_by_hand
@@ -218,6 +219,13 @@ WHOLE = {
         mg.gradient_descent([a(2)], [a(3)], 0.1)
     ),
     "jac_powers_x: m is 0, expected at least 1": lambda: mg.jac_powers_x(2.0, 0),
+    f"jac_powers_x: m is {2**63}, expected at most 10000": lambda: mg.jac_powers_x(2.0, 2**63),
+    "one_hot_columns: in one_hot: K is an integer of more than 40 digits, expected fewer than 2147483648": (
+        lambda: mg.one_hot_columns(ones(2, int), 10**400)
+    ),
+    f"mlp_rows_fwd: activation is {'a' * 40!r}…, expected one of relu, sigmoid, tanh, softplus, identity": (
+        lambda: mg.mlp_rows_fwd([(a((2, 1)), a(1))], a((3, 2)), activation="a" * 10**5)
+    ),
 }
 
 
@@ -342,11 +350,11 @@ def _conv2d(x=(2, 5, 6, 4), kernel=(3, 2, 4, 6), bias=6, **settings):
     return _message(mg.conv2d_fwd, a(x), a(kernel), a(bias), **settings)
 
 
-@pytest.mark.parametrize("bad", [0, -1, "a", 1.5, (1, 0), (1, 2, 3), True, None])
+@pytest.mark.parametrize("bad", [0, -1, "a", 1.5, (1, 0), (1, 2, 3), True, None, int, (1, int)])
 @pytest.mark.parametrize("setting", ["strides", "dilation"])
 def test_conv2d_refuses_strides_and_dilation(setting, bad):
     message = _conv2d(**{setting: bad})
-    assert message.startswith(f"conv2d_fwd: {setting} is {bad!r}, expected")
+    assert message.startswith(f"conv2d_fwd: {setting} is {describe(bad)}, expected")
 
 
 @pytest.mark.parametrize("groups", [0, -2, "a", 2.0])
