@@ -34,6 +34,16 @@ from jaxtyping import Array, Float, Integer
 from manual_grad.border import checked, require_labels_in_range
 from manual_grad.formulas.activations import relu_bwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
+from manual_grad.formulas.gates import (
+    geglu_bwd,
+    geglu_fwd,
+    gelu_bwd,
+    gelu_fwd,
+    silu_bwd,
+    silu_fwd,
+    swiglu_bwd,
+    swiglu_fwd,
+)
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.normalisation import (
     batch_norm_bwd,
@@ -72,6 +82,8 @@ __all__ = [
     "conv2d",
     "dense",
     "embedding",
+    "geglu",
+    "gelu",
     "group_norm",
     "gru",
     "layer_norm",
@@ -82,9 +94,11 @@ __all__ = [
     "relu",
     "rms_norm",
     "rnn",
+    "silu",
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "swiglu",
 ]
 
 P = ParamSpec("P")
@@ -174,6 +188,10 @@ layer_norm = _drop_in(layer_norm_fwd, layer_norm_bwd)
 rms_norm = _drop_in(rms_norm_fwd, rms_norm_bwd)
 group_norm = _drop_in(group_norm_fwd, group_norm_bwd)
 batch_norm = _drop_in(batch_norm_fwd, batch_norm_bwd)
+gelu = _drop_in(gelu_fwd, gelu_bwd)
+silu = _drop_in(silu_fwd, silu_bwd)
+swiglu = _drop_in(swiglu_fwd, swiglu_bwd)
+geglu = _drop_in(geglu_fwd, geglu_bwd)
 rnn = _drop_in(rnn_fwd, rnn_bwd)
 linear_scan = _drop_in(linear_scan_fwd, linear_scan_bwd)
 lstm = _drop_in(lstm_fwd, lstm_bwd)

@@ -13,6 +13,7 @@ from manual_grad.catalogue import (
     cnn,
     convolution,
     dense,
+    gates,
     linear_cross_entropy,
     mlp,
     mse,
@@ -26,7 +27,7 @@ from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Fu
 from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
-    mse, activations, chain_rule, softmax, dense, normalisation, sequences, recurrent, convolution,
+    mse, activations, gates, chain_rule, softmax, dense, normalisation, sequences, recurrent, convolution,
     linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 

@@ -69,6 +69,29 @@ def smaller_logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return lax.logistic(-jnp.abs(x))
 
 
+def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x times what goes to 0 faster than x grows: at an infinite x that is 0, where ∞ · 0 is NaN.
+
+    Where ``factor`` is 1 at +∞, the product is ∞ there.
+
+    >>> limit_of_product(jnp.array([-jnp.inf, jnp.inf]), jnp.array([0.0, 1.0])).tolist()
+    [-0.0, inf]
+    """
+    return jnp.where(factor == 0, 0 * jnp.sign(x), x * factor)
+
+
+def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """e^{−x²/2} to the last digits: x² is rounded, by as much as matters where it is large.
+
+    With h a multiple of 1/16 near x, h² is exact, and x² = h² + (x − h)(x + h).
+
+    >>> gaussian(jnp.array([0.0, -jnp.inf])).tolist()
+    [1.0, 0.0]
+    """
+    h = jnp.round(x.clip(-64, 64) * 16) / 16
+    return jnp.exp(-h * h / 2) * jnp.exp(-(x - h) * (x + h) / 2)
+
+
 def cropped_beforehand(
     x: Float[Array, "N H W C"], pads: Sequence[tuple[int, int]], spread: tuple[int, int]
 ) -> tuple[Array, Sequence[tuple[int, int]], tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
-from manual_grad.catalogue import normalisation
+from manual_grad.catalogue import gates, normalisation
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
 from manual_grad.catalogue.sequences import EMBEDDING
 from manual_grad.lectures.entries import Equation, claims_of, equation_of
@@ -27,6 +27,10 @@ EQUATIONS = (
         "E-04",
         "batch normalisation: the means are those that dβ and dγ are made of",
     ),
+    equation_of(gates.GELU, "E-05", "GELU: the slope is Φ and x times Φ′, by erf or by tanh"),
+    equation_of(gates.SILU, "E-06", "SiLU: the slope is σ and x times σ′"),
+    equation_of(gates.SWIGLU, "E-07", "SwiGLU: each factor gets the other, the gate through SiLU's slope"),
+    equation_of(gates.GEGLU, "E-08", "GEGLU: each factor gets the other, the gate through GELU's slope"),
     Equation(
         tag="E-09",
         title="embedding: a row of the table gets the sum of the cotangents of all places that look it up",

@@ -184,12 +184,16 @@ def _check_kept(function: Function, case: Hard, rng: np.random.Generator) -> Har
 
 
 def _by_definition(formula: Formula, case: Hard) -> Right:
-    """The right answer, from the definition in decimals, with the settings that it knows: no chunk, say."""
-    definition = formula.definition
-    assert definition is not None, formula.name
-    known = signature(definition).parameters
-    settings = {name: value for name, value in case.settings.items() if name in known}
-    return lambda point, dout: decimals.answer(partial(definition, **settings), point, dout, case.digits)
+    """The right answer, from the definition in decimals."""
+    assert formula.definition is not None, formula.name
+    definition = _set(formula.definition, case)
+    return lambda point, dout: decimals.answer(definition, point, dout, case.digits)
+
+
+def _set(forward: Callable[..., Any], case: Hard) -> Callable[..., Any]:
+    """A function with those of the case's settings that it has."""
+    known = signature(forward).parameters if case.settings else ()
+    return partial(forward, **{name: value for name, value in case.settings.items() if name in known})
 
 
 def _without(lost: tuple[str, tuple] | None, point: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +212,7 @@ def _by_hand(formula: Formula, case: Hard, primals: tuple, dout: Any) -> tuple:
 
 
 def _by_jax(formula: Formula, case: Hard, primals: tuple, dout: Any) -> dict[str, tuple]:
-    ways: dict[str, Callable[..., Any]] = {way: f or formula.reference for way, f in case.jax.items()}
+    ways = {way: _set(f or formula.reference, case) for way, f in case.jax.items()}
     return {
         way: (forward(*primals), *oracles.reverse(forward, primals, dout)) for way, forward in ways.items()
     }

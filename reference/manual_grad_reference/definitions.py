@@ -1,9 +1,10 @@
 """The lectures' definitions, written once, for numbers of any kind: decimals of many digits, or symbols.
 
 A definition takes its arithmetic `m` and arrays of such numbers: NumPy adds, multiplies and sums them as they
-are, and `m` has what it cannot: `exp`, `ln`, `sqrt`, `relu`, and `term(y, p)`, which is y ln p. Nothing is
-shifted, clipped or differentiated here, and neither JAX nor SymPy is imported: the oracles bring the numbers.
-Each definition has the name and the parameters of the forward function in this package that it defines anew.
+are, and `m` has what it cannot: `exp`, `ln`, `sqrt`, `erfc`, `pi`, `relu`, and `term(y, p)`, which is y ln p.
+Nothing is shifted, clipped or differentiated here, and neither JAX nor SymPy is imported: the oracles bring
+the numbers. Each definition has the name and the parameters of the forward function in this package that it
+defines anew.
 """
 
 import itertools
@@ -117,6 +118,28 @@ def softplus(m: Arithmetic, x: Numbers) -> Numbers:
 def identity(m: Arithmetic, x: Numbers) -> Numbers:
     """[C-02] x."""
     return x
+
+
+def gelu(m: Arithmetic, x: Numbers, approximate: bool = True) -> Numbers:
+    """[E-05] x Φ(x) by erfc, or x / (1 + e^{−2u}), which is x ½ (1 + tanh u)."""
+    if approximate:
+        return x / (1 + m.exp(-2 * m.sqrt(2 / m.pi) * (x + m.number("0.044715") * x**3)))
+    return x * m.erfc(-x / m.sqrt(m.number(2))) / 2
+
+
+def silu(m: Arithmetic, x: Numbers) -> Numbers:
+    """[E-06] x / (1 + e⁻ˣ)."""
+    return x / (1 + m.exp(-x))
+
+
+def swiglu(m: Arithmetic, gate: Numbers, up: Numbers) -> Numbers:
+    """[E-07] silu(gate) up."""
+    return silu(m, gate) * up
+
+
+def geglu(m: Arithmetic, gate: Numbers, up: Numbers, approximate: bool = True) -> Numbers:
+    """[E-08] gelu(gate) up."""
+    return gelu(m, gate, approximate) * up
 
 
 ACTIVATIONS = {f.__name__: f for f in (relu, sigmoid, tanh, softplus, identity)}

@@ -147,6 +147,22 @@ def batch_norm(torch, x, gamma, beta, eps=1e-5):
     return out.reshape(x.shape)
 
 
+def gelu(torch, x, approximate=True):
+    return torch.nn.functional.gelu(x, approximate="tanh" if approximate else "none")
+
+
+def silu(torch, x):
+    return torch.nn.functional.silu(x)
+
+
+def swiglu(torch, gate, up):
+    return silu(torch, gate) * up
+
+
+def geglu(torch, gate, up, approximate=True):
+    return gelu(torch, gate, approximate) * up
+
+
 def correlate2d(torch, x, f):
     return torch.nn.functional.conv2d(x[None, None], f[None, None])[0, 0]
 

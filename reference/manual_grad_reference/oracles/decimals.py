@@ -11,9 +11,10 @@ out the same for all is the answer, what grows with them is infinite, and anythi
 """
 
 import decimal
+import itertools
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,8 +32,45 @@ TRIALS = (  # how large ∞ is, in which order several of them grow, and what a 
     (10**6, -1, -4.7),
 )
 
+
+@cache
+def _pi(digits: int) -> Decimal:
+    """π by the arithmetic-geometric mean of Gauss and Legendre."""
+    with decimal.localcontext(CONTEXT) as context:
+        context.prec = digits + 5
+        a, b, t, p = Decimal(1), Decimal("0.5").sqrt(), Decimal("0.25"), 1
+        while abs(a - b) > Decimal(10) ** -digits:
+            mean = (a + b) / 2
+            a, b, t, p = mean, (a * b).sqrt(), t - p * (a - mean) ** 2, 2 * p
+        return (a + b) ** 2 / (4 * t)
+
+
+def _erfc(z: Decimal) -> Decimal:
+    """1 − erf(z), all its digits: by erf's series with more digits; of a large z by the asymptotic one."""
+    if z < 0:
+        return 2 - _erfc(-z)
+    with decimal.localcontext() as context:
+        least, square = Decimal(10) ** -context.prec, z * z
+        if far := square > 3 * context.prec:
+            term, total, factor = Decimal(1), Decimal(1), lambda n: (1 - 2 * n) / (2 * square)
+        else:
+            context.prec += int(square * Decimal("0.44")) + 10
+            square = z * z
+            term, total, factor = z, z, lambda n: 2 * square / (2 * n + 1)
+            least *= Decimal(10) ** -int(square)
+        for n in itertools.count(1):
+            if abs(term) <= least * total:
+                break
+            term *= factor(n)
+            total += term
+        bell = (-square).exp() / _pi(context.prec).sqrt()
+        return bell * total / z if far else 1 - 2 * bell * total
+
+
 ARITHMETIC = SimpleNamespace(
     exp=np.frompyfunc(Decimal.exp, 1, 1),
+    erfc=np.frompyfunc(_erfc, 1, 1),
+    pi=_pi(60),
     ln=np.frompyfunc(Decimal.ln, 1, 1),
     sqrt=np.frompyfunc(Decimal.sqrt, 1, 1),
     relu=np.frompyfunc(lambda x: x if x > OFF else Decimal(0), 1, 1),

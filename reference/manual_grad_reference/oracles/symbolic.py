@@ -41,6 +41,8 @@ class _ReLU(sympy.Function):
 ARITHMETIC = SimpleNamespace(
     exp=np.frompyfunc(sympy.exp, 1, 1),
     ln=np.frompyfunc(sympy.log, 1, 1),
+    erfc=np.frompyfunc(sympy.erfc, 1, 1),
+    pi=sympy.pi,
     sqrt=np.frompyfunc(sympy.sqrt, 1, 1),
     relu=np.frompyfunc(_ReLU, 1, 1),
     term=np.frompyfunc(lambda y, p: y * sympy.log(p), 2, 1),
