@@ -15,17 +15,52 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from manual_grad.cli import workers
 from manual_grad.cli.usage import Output, Stopped, Unwritten, UsageError, no_device, require_writable
 
+ORDER = ("show", "report", "verify", "check", "golden", "bench", "train")  # of use
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help shows a flag without a type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, as typer has them."""
+        return _flags_without_type(super().get_params(ctx))
+
+
+class Group(typer.core.TyperGroup):
+    """Commands in the order of use, and their help where none is named."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, as typer has them."""
+        return _flags_without_type(super().get_params(ctx))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of use."""
+        return sorted(super().list_commands(ctx), key=lambda name: (*ORDER, name).index(name))
+
+
+def _flags_without_type(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
 app = typer.Typer(
-    no_args_is_help=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    cls=Group,
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
 )
 golden = typer.Typer(
-    no_args_is_help=False,
+    cls=Group,
+    invoke_without_command=True,
     rich_markup_mode="rich",
-    help="Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, check by them.",
 )
 app.add_typer(golden, name="golden")
 Cache = Annotated[
@@ -41,6 +76,9 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+DTYPES = "float64, float32, bfloat16 or float16"
 
 
 def main() -> None:
@@ -125,33 +163,55 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@golden.callback()
+def _golden(ctx: typer.Context) -> None:
+    """Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, compare with them."""
+    _help_where_no_command(ctx)
+
+
+def _help_where_no_command(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
 @app.callback()
 def manual_grad(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
-    """Hand-derived backpropagation, verified against JAX."""
+    """Hand-derived backpropagation, verified against JAX.
+
+    Exit code 0: all is well. 1: a formula or a gradient is wrong. 2: bad usage or input. 130: interrupted.
+    """
+    _help_where_no_command(ctx)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     lecture: Annotated[
-        list[str] | None, typer.Option(help="Only this lecture or chapter: A, B, C, D or E. May be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LETTER", help="Only this lecture or chapter, A to E. May be repeated."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only this equation or erratum, such as A-10. May be repeated.")
+        list[str] | None,
+        typer.Option(metavar="TAG", help="Only this equation or erratum: A-10. May be repeated."),
     ] = None,
     oracle: Annotated[
         list[str] | None,
-        typer.Option(help="Ask only this oracle (all of them). May be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="Only value, reverse, forward, differences, exact or symbolic. May be repeated.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Ask only value, reverse and forward: less than half the time.")
     ] = False,
-    dtype: Annotated[Dtype, typer.Option(help="What the formulas compute in; the truth is float64.")] = (
-        Dtype.float64
-    ),
+    dtype: Annotated[
+        Dtype,
+        typer.Option(metavar="DTYPE", help=f"Of the formulas: {DTYPES}."),
+    ] = (Dtype.float64),
     hard: Annotated[
         bool, typer.Option("--hard", help="Try the formulas on hard inputs instead; JAX beside them.")
     ] = False,
@@ -174,7 +234,7 @@ def verify(
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
     no_cache: Cache = False,
 ) -> None:
-    """Compare every equation of the four lectures with JAX.
+    """Compare every formula with JAX, finite differences, exact integers and SymPy.
 
     For each: the hand-derived formula, the largest relative error against each oracle, and the verdict.
     [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev, [bold]forward[/] is
@@ -243,7 +303,27 @@ def verify(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=Command)
+def show(
+    tag: Annotated[str, typer.Argument(help="An equation or erratum, such as A-10.")],
+    no_cache: Cache = False,
+) -> None:
+    """Show one equation: as printed, its derivation, the code that computes it, and its verdict.
+
+    Formulas are shown in LaTeX; the book ([bold]manual-grad report[/]) sets them.
+
+    Examples:
+
+    manual-grad show A-10
+
+    manual-grad show B-E1
+    """
+    from manual_grad.cli import show as work
+
+    raise typer.Exit(work.show(tag, cached=not no_cache))
+
+
+@app.command(cls=Command)
 def check(
     loss: Annotated[str, typer.Argument(help="A scalar loss, as [bold]file.py:function[/].")],
     grad: Annotated[
@@ -252,8 +332,9 @@ def check(
     input: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME=SHAPE",
             help="A random argument: x=8x3, x=positive:8x3, y=onehot:8x5, labels=int:0..9:8. In the loss's "
-            "order, or by its parameters' names. Repeat it."
+            "order, or by its parameters' names. Repeat it.",
         ),
     ] = None,
     inputs: Annotated[
@@ -267,10 +348,17 @@ def check(
         ),
     ] = None,
     wrt: Annotated[
-        list[str] | None, typer.Option(help="Differentiated by this parameter (all floating-point ones).")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Differentiate with respect to this parameter. May be repeated. (all)",
+        ),
     ] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the floating-point arguments (float64; an archive's own).")
+        Dtype | None,
+        typer.Option(
+            metavar="DTYPE", help=f"Of the floating-point arguments: {DTYPES}. (float64; an archive's own)"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random arguments and the points near.")] = 0,
     draws: Annotated[int, typer.Option(min=1, help="At how many points it is checked.")] = 3,
@@ -300,7 +388,7 @@ def check(
     raise typer.Exit(work.check(loss, grad, input or [], inputs, against, wrt, kind, seed, draws, json))
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     net: Annotated[
         str | None, typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. (mlp)")
@@ -399,7 +487,7 @@ def train(
     work.train(given)
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     case: Annotated[
         list[str] | None,
@@ -449,7 +537,7 @@ def bench(
     work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     out: Annotated[Path, typer.Option(help="The folder that the book is written to.")],
     force: Annotated[
@@ -498,7 +586,7 @@ def report(
     raise typer.Exit(work.report(out, force, verdicts, kills, benchmarks, seed, cached=not no_cache))
 
 
-@golden.command()
+@golden.command(cls=Command)
 def export(
     formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
     out: Annotated[Path, typer.Option(help="The file: its name ends in .npz or .safetensors.")],
@@ -534,7 +622,7 @@ def export(
     work.export(formula, out, seed, dtype, case, variant)
 
 
-@golden.command()
+@golden.command(cls=Command)
 def compare(
     golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
     mine: Annotated[
@@ -558,7 +646,7 @@ def compare(
     raise typer.Exit(work.compare(golden, mine, json))
 
 
-@golden.command("list")
+@golden.command("list", cls=Command)
 def list_formulas(
     json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
 ) -> None:

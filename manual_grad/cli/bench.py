@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from manual_grad.border import InputError, require
+from manual_grad.cli import tables
 from manual_grad.cli.usage import Stopped, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
@@ -76,10 +77,10 @@ def bench(
     if rows and not ended:
         limits = ceiling.higher(limits, ceiling.measured(dtype, quick, rng))
     rows = [run.under(row, limits) for row in rows]
-    console = Console(width=None if sys.stdout.isatty() else 190)
+    console = tables.console(190)
     for group, title in TITLES.items():
         if some := [row for row in rows if row["group"] == group]:
-            console.print(table.table(title, some))
+            tables.print_fitted(console, table.table(title, some), table.LEAST)
     about = table.summary(rows)
     for line in table.lines(about):
         console.print(escape(line), highlight=False)

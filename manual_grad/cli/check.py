@@ -1,7 +1,6 @@
 """``manual-grad check``: anyone's own gradient, and why it is wrong."""
 
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.border import describe
-from manual_grad.cli import cache, user_code
+from manual_grad.cli import cache, tables, user_code
 from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.environment import environment
 from manual_grad.verify import Report, check_grad
@@ -52,7 +51,7 @@ def check(
         draws=draws,
         names=list(arguments),
     )
-    _print_report(Console(width=None if sys.stdout.isatty() else 132), report)
+    _print_report(tables.console(132), report)
     if json:
         write(json, _report_as_json(report, arguments))
     return 0 if report.ok else 1
@@ -95,7 +94,7 @@ def _print_report(console: Console, report: Report) -> None:
         word = "wrong" if f.told else "not checked"
         verdict = "[green]right[/]" if f.ok else f"[bold red]{word}[/]: {escape(f.diagnosis)}"
         table.add_row(escape(f.name), f"{f.max_error:.1e}" if f.told else "", escape(where), verdict)
-    console.print(table)
+    tables.print_fitted(console, table, ("where",))
     for note in report.notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     n, points = len(report.findings), f"{report.points} point{'s' if report.points > 1 else ''}"

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.border import InputError
+from manual_grad.cli import tables
 from manual_grad.cli.usage import require_device
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.golden import archive, vectors
@@ -40,7 +40,7 @@ def compare(golden: Path, mine: Path, json: Path | None) -> int:
         _require_folder("--json", json)
     require_device()
     made, found, notes = vectors.compare(golden, mine)
-    _print(Console(width=None if sys.stdout.isatty() else 132), made, found, notes)
+    _print(tables.console(132), made, found, notes)
     passed = all(compared.ok for compared in found)
     if json:
         _write_json(json, _as_json(made, found, notes, passed))
@@ -64,7 +64,7 @@ def list_formulas(json: Path | None) -> None:
             ", ".join(v for v in f.variants if v),
             ", ".join(f.tags),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    tables.print_fitted(tables.console(160), table, ("what is in it", "cases"))
     if json:
         content = [
             {
@@ -99,7 +99,7 @@ def _print(console: Console, made: Golden, found: list[Compared], notes: list[st
         verdict = "[green]right[/]" if compared.ok else f"[bold red]wrong[/]: {escape(compared.diagnosis)}"
         share = f"{compared.share:.2g}" if compared.share < 1e4 else f"{compared.share:.0e}"
         table.add_row(escape(compared.name), share, f"{compared.max_error:.1e}", escape(where), verdict)
-    console.print(table)
+    tables.print_fitted(console, table, ("where",))
     for note in notes:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     wrong = [compared.name for compared in found if not compared.ok]

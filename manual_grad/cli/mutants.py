@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from manual_grad.cli import tables
 from manual_grad.verify import kill_matrix, naming
 from manual_grad.verify.kill_matrix import COMMON, ORACLES, Row, Target
 from manual_grad.verify.naming import Named
@@ -53,7 +54,8 @@ def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing
 
 def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
     """Print the rows: one by one, or summed up by the kind of mistake; then the survivors, by name."""
-    console.print(_each(rows) if one_by_one else _by_kind(rows))
+    table = _each(rows) if one_by_one else _by_kind(rows)
+    tables.print_fitted(console, table, (*COMMON, "formulas", "where", *ORACLES[:2]))
     for row in rows:
         if row.lives:
             place = escape(f"{row.tag} {row.formula}: {row.mutant} ({row.says})")

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.border import InputError, require
+from manual_grad.cli import tables
 from manual_grad.cli.usage import Stopped, UsageError, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
@@ -358,13 +359,13 @@ def _report(
 ) -> None:
     """The table, the verdict, and the files."""
     state, json, plot = outcome.state, given.get("json"), given.get("plot")
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = tables.console(132)
     if state.records:
         every = math.ceil(len(state.records) / ROWS)
         console.print(digits.source, style="dim", highlight=False, markup=False)
         if every > 1:
             console.print(f"one epoch in {every} is shown, and the last; --json has them all", style="dim")
-        console.print(_table(state, every))
+        tables.print_fitted(console, _table(state, every), LEAST)
     for line, style in _lines(outcome, settings, digits.name, seconds, given):
         console.print(line, style=style, highlight=False, markup=False)
     if json:
@@ -392,6 +393,10 @@ def _report(
             "--plot",
             lambda: write_bytes(plot.absolute(), _curve(state, settings, digits.name, plot.suffix)),
         )
+
+
+# Of the table, where the terminal is narrow.
+LEAST = ("seconds", "its accuracy", "autodiff's loss", "parameters apart")
 
 
 def _table(state: State, every: int) -> Table:

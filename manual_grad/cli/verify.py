@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from manual_grad.cli import cache, hard, mutants, workers
+from manual_grad.cli import cache, hard, mutants, tables, workers
 from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
@@ -28,6 +28,8 @@ from manual_grad.verify import equations as claims
 from manual_grad.verify import kill_matrix
 from manual_grad.verify.equations import Status, Verdict
 from manual_grad.verify.symbolic import load_symbolic
+
+LEAST = ("forward", "value", "symbolic", "exact", "differences")  # of the table, where the terminal is narrow
 
 
 def prepare(cached: bool) -> None:
@@ -52,7 +54,7 @@ def verify_all(
     started = time.perf_counter()
     verdicts = _verdicts(entries, dtype, seed, oracles, cached, processes)
     seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = tables.console(132)
     _print_verdicts(console, verdicts, dtype)
     passed = all(v.status != "failed" for v in verdicts)
     summary = _summary(verdicts, dtype, seed, seconds)
@@ -72,7 +74,7 @@ def verify_seeds(
 ) -> int:
     """Verify these equations and errata with each seed, print a line for each; the exit code."""
     started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = tables.console(132)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         before = time.perf_counter()
@@ -93,7 +95,7 @@ def verify_seeds(
 
 
 def chosen(
-    lectures: Sequence[str] | None, tags: Sequence[str] | None
+    lectures: Sequence[str] | None, tags: Sequence[str] | None, named: str = "--tag"
 ) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
     """The equations and errata of these lectures and tags; all where none is named."""
     known = [entry.tag for entry in ENTRIES]
@@ -104,7 +106,7 @@ def chosen(
         if tag.upper() not in known:
             close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
             hint = f"close to it: {close}" if close else f"expected {known[0]} to {known[-1]}"
-            raise UsageError(f"--tag is {tag!r}, no such equation; {hint}")
+            raise UsageError(f"{named} is {tag!r}, no such equation; {hint}")
     letters = {letter.upper() for letter in lectures or LECTURES}
     wanted = {tag.upper() for tag in tags or known}
 
@@ -183,7 +185,7 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -
         for v in equations:
             errors = [_error(v.oracles[name], dtype) if name in v.oracles else "" for name in oracles]
             table.add_row(v.tag, escape(v.title), *errors, _coloured(v.status))
-        console.print(table)
+        tables.print_fitted(console, table, LEAST)
     if errata:
         table = Table(title="Errata: what the lectures print, and how it fails", title_justify="left")
         table.add_column("tag", no_wrap=True)
@@ -219,12 +221,17 @@ def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float)
     failed = ", ".join(v.tag for v in verdicts if v.status == "failed")
     worst = max((o.max_error for v in verdicts for o in v.oracles.values()), default=math.nan)
     return (
-        f"{counts['verified']} equations verified, {counts['erratum']} errata refuted, "
+        f"{_counted(counts['verified'], 'equation', 'equations')} verified, "
+        f"{_counted(counts['erratum'], 'erratum', 'errata')} refuted, "
         f"{counts['failed']} failed"
         + (f" ({failed})" if failed else "")
         + f"; largest relative error {worst:.1e}"
         f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
     )
+
+
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
 
 
 def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
@@ -235,7 +242,7 @@ def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
     started = time.perf_counter()
     verdicts = hard.try_all(cases, seed)
     seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = tables.console(160)
     hard.print_hard(console, verdicts)
     content = {"cases": [hard.as_json(v) for v in verdicts]}
     summary = hard.summary(verdicts, seed, seconds)
@@ -255,7 +262,7 @@ def verify_mutants(
     rows = mutants.kill_all(targets, seed)
     named = mutants.name_all(targets, seed) if diagnose else []
     seconds = time.perf_counter() - started
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = tables.console(180)
     mutants.show(console, rows, one_by_one)
     content = {"mutants": [kill_matrix.as_json(row) for row in rows]}
     if diagnose:

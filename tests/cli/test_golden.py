@@ -93,7 +93,6 @@ def test_list_names_what_can_be_exported(run):
         ("compare mine.npz mine.npz", "mine.npz holds no golden vectors (no golden.json)"),
         ("compare mine.npz mine.npz --json no/f.json", "--json is 'no/f.json', but there is no folder"),
         ("list --json no/f.json", "--json is 'no/f.json', but there is no folder"),
-        ("", "Missing command."),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, line):

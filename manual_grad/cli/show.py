@@ -1,0 +1,55 @@
+"""``manual-grad show``: one equation on the terminal, with its derivation, its code and its verdict."""
+
+import inspect
+import re
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+import manual_grad
+from manual_grad.cli import tables
+from manual_grad.cli import verify as work
+from manual_grad.lectures import Equation, Erratum
+from manual_grad.report.prose import derivations
+
+
+def show(tag: str, cached: bool) -> int:
+    """Print an equation or erratum, then verify it; the exit code."""
+    equations, errata = work.chosen(None, [tag], named="TAG")
+    said = (equations or errata)[0]
+    console = tables.console(110)
+    console.print(f"[bold]{said.tag}  {escape(said.title)}[/]\n{escape(said.section)}\n", highlight=False)
+    _print_equation(console, said)
+    for name in _functions(said):
+        code = inspect.getsource(inspect.unwrap(getattr(manual_grad, name)))
+        console.print(Syntax(_without_docstring(code) + "\n", "python", background_color="default"))
+    work.prepare(cached)
+    oracles = work.chosen_oracles(None, quick=False)
+    return work.verify_all([said], "float64", 0, oracles, None, cached)
+
+
+def _print_equation(console: Console, said: Equation | Erratum) -> None:
+    lines = {"as printed": said.printed, "as it holds": said.corrected, "note": said.note}
+    for label, latex in lines.items():
+        if latex:
+            console.print(f"[dim]{label}[/]  {escape(latex)}", highlight=False)
+    about = [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].paragraphs
+    for paragraph in about:
+        console.print("\n" + escape(re.sub(r"\[\[(.*?)\]\]", r"\1", paragraph)), highlight=False)
+    console.print()
+
+
+def _functions(said: Equation | Erratum) -> list[str]:
+    claims = said.claims if isinstance(said, Equation) else (said.claim,)
+    return list(dict.fromkeys(way for c in claims for way in c.formulas if way in manual_grad.__all__))
+
+
+def _without_docstring(code: str) -> str:
+    """The code alone; its docstring is what ``help`` shows.
+
+    >>> print(_without_docstring('def f(x):\\n    \"\"\"Twice.\"\"\"\\n    return 2 * x\\n'))
+    def f(x):
+        return 2 * x
+    """
+    return re.sub(r'\n\s+""".*?"""', "", code, count=1, flags=re.DOTALL).rstrip()

@@ -1,0 +1,66 @@
+"""Tables as wide as the terminal: where it is narrow, the columns that matter least are left out."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+WRAPPED = 24  # a column of words is that wide before another column is left out
+
+
+def console(wide: int) -> Console:
+    """Standard output, as wide as the terminal or as ``COLUMNS`` says; else, in a file, with room for all."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else wide)
+
+
+def print_fitted(console: Console, table: Table, least: Sequence[str]) -> None:
+    """Print a table, without the first of ``least`` that it takes to fit, and say which those are.
+
+    Args:
+        console: where to.
+        table: with all its columns.
+        least: the headers of those that can be done without, the least important first.
+    """
+    left_out: list[str] = []
+    candidates = [name for name in least if name in [column.header for column in table.columns]]
+    while candidates and _least_width(console, table) > console.width:
+        left_out.append(candidates.pop(0))
+        table = _without(table, left_out[-1])
+    console.print(table)
+    if left_out:
+        names = ", ".join(" ".join(name.split()) for name in left_out)
+        said = f"{console.width} columns are too few for: {names} (--json has them)"
+        console.print(said, style="dim", highlight=False)
+
+
+def _least_width(console: Console, table: Table) -> int:
+    widths = [_least_of(console, table, k) for k in range(len(table.columns))]
+    return sum(width + 3 for width in widths) + 1  # a space on either side, and a line
+
+
+def _least_of(console: Console, table: Table, k: int) -> int:
+    column = table.columns[k]
+    measured = [Measurement.get(console, console.options, cell) for cell in (column.header, *column.cells)]
+    most = max(measure.maximum for measure in measured)
+    return most if column.no_wrap else min(most, WRAPPED)
+
+
+def _without(table: Table, header: str) -> Table:
+    kept = [column for column in table.columns if column.header != header]
+    narrower = Table(title=table.title, title_justify="left")
+    for column in kept:
+        narrower.add_column(
+            column.header,
+            justify=column.justify,
+            no_wrap=column.no_wrap,
+            overflow=column.overflow,
+            style=column.style,
+        )
+    cells = [list(column.cells) for column in kept]
+    for k, row in enumerate(table.rows):
+        narrower.add_row(*(column[k] for column in cells), end_section=row.end_section)
+    return narrower

@@ -1,0 +1,92 @@
+"""Tables at the widths that terminals have: the verdict is always there, and no number is cut."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from manual_grad.cli import tables, train
+from manual_grad.cli import verify as work
+from manual_grad.lectures import EQUATIONS, ERRATA
+from manual_grad.verify.equations import ORACLES, OracleVerdict, Verdict
+from manual_grad_benchmarks import table as bench
+
+WIDTHS = (80, 100, 200)
+SIDE = {"median": 0.287, "temporaries": 2_054_144, "share_of_ceiling": 0.71, "error": 3.1e-7}
+ROW = {
+    "case": "softmax_cross_entropy_with_integer_labels",
+    "size": "4096×1000",
+    "pair": ["manual", "autodiff"],
+    "sides": {"manual": SIDE, "autodiff": SIDE},
+    "interval": [0.91, 1.02],
+    "ratio": 0.9312,
+    "compile_ratio": 1.01,
+    "over": {"autodiff": 0.93, "autodiff (best options)": 0.97, "torch": 0.57},
+    "verdict": "same program",
+    "same_program": True,
+    "dispatch_share": 0.1,
+    "accurate": True,
+}
+
+
+def printed(show, width):
+    console = Console(width=width, file=io.StringIO())
+    show(console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    return lines
+
+
+def cells(lines):
+    """The rows of a table; a row that wraps is one line for each of its lines."""
+    return [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_equations_keep_their_verdicts(width):
+    found = {name: OracleVerdict(2.9e-10 if name == "differences" else 1e-16, 0.31) for name in ORACLES}
+    verdicts = [Verdict(e.tag, e.lecture, e.title, oracles=found) for e in EQUATIONS]
+    verdicts += [Verdict(e.tag, e.lecture, e.title, "erratum", counterexample="at [4]: 1") for e in ERRATA]
+    rows = cells(printed(lambda console: work._print_verdicts(console, verdicts, "float64"), width))
+    for verdict in verdicts:
+        (row,) = (row for row in rows if row[0] == verdict.tag)
+        assert row[-1] == ("refuted" if verdict.status == "erratum" else "verified")
+        assert "-E" in verdict.tag or "3e-10" in row
+    header = next(row for row in rows if row[0] == "tag")
+    assert set(ORACLES) <= set(header) or width < 130
+    assert {"reverse", "differences"} <= set(header)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_benchmark_keeps_ratio_and_verdict(width):
+    lines = printed(lambda console: tables.print_fitted(console, bench.table("t", [ROW]), bench.LEAST), width)
+    text = " ".join(" ".join(row) for row in cells(lines))
+    assert "0.93 [0.91, 1.02]" in text
+    assert "same program" in text
+    assert ("71%" in text) == (width == 200)
+    assert ("are too few for: ceiling" in text) == (width < 200)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_training_side_by_side_keeps_its_headers(width):
+    record = {"epoch": 1, "train_loss": 0.5, "test_accuracy": 0.9, "seconds": 1.0}
+    record |= {"autodiff": record, "loss_gap": 1e-16, "parameter_gap": 1e-15}
+    state = SimpleNamespace(records=[record], sides={"manual": None, "autodiff": None})
+    shown = train._table(state, 1)
+    header = cells(printed(lambda c: tables.print_fitted(c, shown, train.LEAST), width))[1]
+    assert {"epoch", "train loss", "test accuracy", "losses apart"} <= set(header)
+
+
+def test_what_is_left_out_is_what_matters_least():
+    """A table that fits is printed as it is, to its last column."""
+    table = bench.table("t", [ROW])
+    whole, narrow = (
+        printed(lambda c: tables.print_fitted(c, table, bench.LEAST), width) for width in (250, 100)
+    )
+    assert not any("too few" in line for line in whole)
+    left_out = " ".join(narrow[-2:])
+    named = left_out.partition("for: ")[2].partition(" (")[0].split(", ")
+    assert named == [name.replace("\n", " ") for name in bench.LEAST[: len(named)]]
