@@ -230,7 +230,7 @@ class Op:
 
     Attributes:
         fn: the operation.
-        bench: at what sizes it is timed.
+        bench: at what sizes it is timed; the formula's first where it is not said.
     """
 
     fn: Callable[..., Any]

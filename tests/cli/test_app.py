@@ -202,7 +202,7 @@ BAD_USAGE = {
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
     "--hard --dtype float32": "--hard goes with",
-    "--hard --tag B-01": "--hard has no case of B-01",
+    "--hard --tag C-01": "--hard has no case of C-01",
     f"--tag A-02 --json {'a' * 300}": "characters)', expected a file that can be used: File name too long",
 }
 
