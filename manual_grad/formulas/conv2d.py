@@ -116,10 +116,7 @@ def conv2d_plain_fwd(
     [101.0, 105.0]
     """
     res = Conv2DResiduals.of(x, kernel, strides, padding, dilation, groups)
-    Z = bias + _xla_convolution(  # [A-11] [C-08]
-        x, kernel, res.pads, rhs_dilation=res.dilation, window_strides=res.strides, feature_group_count=groups
-    )
-    return Z, res
+    return bias + correlated(res), res  # [A-11] [C-08]
 
 
 @checked
@@ -149,7 +146,25 @@ def conv2d_plain_bwd(
     """
     res.check()
     require_shape("conv2d_plain_bwd", "dZ", dZ, res.out_shape)
-    dkernel = _xla_convolution(  # [C-09]  the batch is what is summed over: it stands where channels stood
+    dx, dkernel = gradient_of_image(res, dZ), gradient_of_kernel(res, dZ)  # [C-09] [C-10]
+    return dx, dkernel, dZ.sum(axis=(0, 1, 2))  # [A-11]
+
+
+def correlated(res: Conv2DResiduals) -> Float[Array, "N h w O"]:
+    """X ⋆ K, with no bias. [C-08]"""
+    return _xla_convolution(
+        res.x,
+        res.kernel,
+        res.pads,
+        rhs_dilation=res.dilation,
+        window_strides=res.strides,
+        feature_group_count=res.groups,
+    )
+
+
+def gradient_of_kernel(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]) -> Float[Array, "kh kw Cg O"]:
+    """X ⋆ dZ; the batch is what is summed over: it stands where channels stood. [C-09]"""
+    return _xla_convolution(
         res.x,
         dZ,
         res.pads_dkernel,
@@ -158,7 +173,11 @@ def conv2d_plain_bwd(
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         batch_group_count=res.groups,
     )
-    dx = _xla_convolution(  # [C-10]
+
+
+def gradient_of_image(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]) -> Float[Array, "N H W C"]:
+    """dZ ⋆ rot180(K), full. [C-10]"""
+    return _xla_convolution(
         dZ,
         res.turned_kernel,
         res.pads_dx,
@@ -166,7 +185,6 @@ def conv2d_plain_bwd(
         rhs_dilation=res.dilation,
         feature_group_count=res.groups,
     )
-    return dx, dkernel, dZ.sum(axis=(0, 1, 2))  # [A-11]
 
 
 def _xla_convolution(

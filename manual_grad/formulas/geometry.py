@@ -1,4 +1,4 @@
-"""What a convolution's settings may be, in one line each where they may not; and the same in numbers."""
+"""What the settings of convolutions and pooling may be, one line each where they may not; and in numbers."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from manual_grad.border import InputError, describe, require
 
-Pair = Any  # an int or two of them: _pair says what is wrong with others
-Padding = Any  # "VALID", "SAME" or two pairs: _pads says what is wrong with others
+Pair = Any  # an int or two of them: pair says what is wrong with others
+Padding = Any  # "VALID", "SAME" or two pairs: pads_of says what is wrong with others
 LARGEST = 2**29  # stride, dilation or pad
 
 
@@ -23,6 +23,32 @@ class Geometry(NamedTuple):
     groups: int
 
 
+class Windows(NamedTuple):
+    """Pairs of numbers: how large windows are and how far apart, down and across; pads before and after."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+
+
+def windows(formula: str, x: Array, window: Pair, strides: Pair | None, padding: Padding) -> Windows:
+    """The settings of pooling in numbers, or the error that says which of them cannot be.
+
+    >>> import jax.numpy as jnp
+    >>> windows("max_pool2d_fwd", jnp.ones((1, 5, 4, 1)), 2, None, "SAME")
+    Windows(window=(2, 2), strides=(2, 2), pads=((0, 1), (0, 0)))
+    """
+    k = pair(formula, "window", window)
+    s = k if strides is None else pair(formula, "strides", strides)
+    pads = pads_of(formula, padding, x.shape[1:3], (k[0] - 1, k[1] - 1), s)
+    for n, (lo, hi), size, axis in zip(x.shape[1:3], pads, k, ("height", "width"), strict=True):
+        require(
+            n + lo + hi >= size,
+            f"{formula}: window has {axis} {size}, expected at most that of the padded image, {n + lo + hi}",
+        )
+    return Windows(k, s, pads)
+
+
 def geometry(
     x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Geometry:
@@ -32,26 +58,16 @@ def geometry(
     >>> geometry(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 2, "SAME", 1, 1).pads
     ((0, 1), (0, 1))
     """
-    s, d = _pair("strides", strides), _pair("dilation", dilation)
-    _require_small("strides", strides, s)
-    _require_small("dilation", dilation, d)
+    s, d = pair("conv2d_fwd", "strides", strides), pair("conv2d_fwd", "dilation", dilation)
     C, (kh, kw, Cg, O) = x.shape[-1], kernel.shape
-    require(
-        _is_int(groups) and groups >= 1,
-        f"conv2d_fwd: groups is {describe(groups)}, expected an int of at least 1",
-    )
-    require(C % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of x's {C} channels")
-    require(
-        O % groups == 0, f"conv2d_fwd: groups is {groups}, expected a divisor of the kernel's {O} outputs"
-    )
+    require_groups("conv2d_fwd", groups, {f"x's {C} channels": C, f"the kernel's {O} outputs": O})
     require(
         Cg * groups == C,
         f"conv2d_fwd: kernel is {describe(kernel)}, expected [kh,kw,{C // groups},O] for x {describe(x)}"
         f" in {groups} group{'s' * (groups > 1)}",
     )
     reach = ((kh - 1) * d[0], (kw - 1) * d[1])
-    pads = _pads(padding, x.shape[1:3], reach, s)
-    _require_small("padding", padding, [n for pad in pads for n in pad])
+    pads = pads_of("conv2d_fwd", padding, x.shape[1:3], reach, s)
     for n, (lo, hi), r, axis in zip(x.shape[1:3], pads, reach, ("height", "width"), strict=True):
         require(
             n + lo + hi >= r + 1,
@@ -61,44 +77,63 @@ def geometry(
     return Geometry(s, pads, d, int(groups))
 
 
+def require_groups(formula: str, groups: object, divided: dict[str, int]) -> None:
+    """Refuse a number of groups that does not divide what falls into them: in words, and its length."""
+    require(
+        _is_int(groups) and int(groups) >= 1,
+        f"{formula}: groups is {describe(groups)}, expected an int of at least 1",
+    )
+    for what, n in divided.items():
+        require(n % groups == 0, f"{formula}: groups is {groups}, expected a divisor of {what}")  # type: ignore[operator]
+
+
 def _is_int(value: object) -> TypeGuard[SupportsIndex]:
     return hasattr(type(value), "__index__") and not isinstance(value, bool | jax.Array)
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if _is_int(value) else value
-    if isinstance(pair, Sequence) and len(pair) == 2 and all(_is_int(v) and int(v) >= 1 for v in pair):
-        return int(pair[0]), int(pair[1])
+def pair(formula: str, name: str, value: Pair) -> tuple[int, int]:
+    """A setting for both axes, as two numbers; or the error that says what it is and may be."""
+    both = (value, value) if _is_int(value) else value
+    if isinstance(both, Sequence) and len(both) == 2 and all(_is_int(v) and int(v) >= 1 for v in both):
+        down, across = int(both[0]), int(both[1])
+        _require_small(formula, name, value, (down, across))
+        return down, across
     raise InputError(
-        f"conv2d_fwd: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
+        f"{formula}: {name} is {describe(value)}, expected an int of at least 1, or a pair of them"
     )
 
 
-def _require_small(name: str, value: object, numbers: Sequence[int]) -> None:
+def _require_small(formula: str, name: str, value: object, numbers: Sequence[int]) -> None:
     """XLA counts pixels in 32 bits: the sums and doubles of these numbers have to stay below 2³¹."""
     require(
         all(abs(n) < LARGEST for n in numbers),
-        f"conv2d_fwd: {name} is {describe(value)}, expected numbers below {LARGEST}",
+        f"{formula}: {name} is {describe(value)}, expected numbers below {LARGEST}",
     )
 
 
-def _pads(
-    padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
+def pads_of(
+    formula: str, padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) in numbers."""
-    if isinstance(padding, str):
-        if padding.upper() == "VALID":
-            return (0, 0), (0, 0)
-        if padding.upper() == "SAME":
-            return _same(size[0], reach[0], strides[0]), _same(size[1], reach[1], strides[1])
-    elif isinstance(padding, Sequence) and all(isinstance(p, Sequence) and len(p) == 2 for p in padding):
+    """((top, bottom), (left, right)) in numbers; or the error that says what padding is and may be."""
+    if isinstance(padding, str) and padding.upper() == "VALID":
+        return (0, 0), (0, 0)
+    if isinstance(padding, str) and padding.upper() == "SAME":
+        flat = [*_same(size[0], reach[0], strides[0]), *_same(size[1], reach[1], strides[1])]
+    elif not isinstance(padding, str) and isinstance(padding, Sequence) and all(map(_is_pair, padding)):
         flat = [n for p in padding for n in p]
-        if len(flat) == 4 and all(_is_int(n) for n in flat):
-            return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
+    else:
+        flat = []
+    if len(flat) == 4 and all(_is_int(n) for n in flat):
+        _require_small(formula, "padding", padding, flat)
+        return (int(flat[0]), int(flat[1])), (int(flat[2]), int(flat[3]))
     raise InputError(
-        f"conv2d_fwd: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
+        f"{formula}: padding is {describe(padding)}, expected 'VALID', 'SAME' or"
         " ((top, bottom), (left, right))"
     )
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2
 
 
 def _same(n: int, reach: int, stride: int) -> tuple[int, int]:

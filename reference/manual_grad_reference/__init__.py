@@ -17,6 +17,7 @@ from manual_grad_reference import (  # noqa: F401  handed on
     mse,
     normalisation,
     plain,
+    pooling,
     recurrent,
     sequences,
     softmax,

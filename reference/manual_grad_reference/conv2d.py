@@ -73,6 +73,35 @@ def conv2d(
     return Z.reshape(N, h, w, n_out) + bias  # [A-11]
 
 
+def conv_transpose2d(
+    x: Float[Array, "N h w C"],
+    kernel: Float[Array, "kh kw O_per_group C"],
+    bias: Float[Array, " O"],
+    strides: Pair = 1,
+    padding: Padding = "VALID",
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Float[Array, "N H W O"]:
+    """[E-21] Each entry of x lays down the kernel times itself, s apart; cropped by the padding, plus b.
+
+    "SAME" is what crops a `conv2d` of h·s rows to h, and a margin where strides leave one.
+    """
+    (N, h, w, C), (kh, kw, per_group, _), n_out = x.shape, kernel.shape, bias.shape[0]
+    (sh, sw), (dh, dw) = _pair(strides), _pair(dilation)
+    full = (h - 1) * sh + (kh - 1) * dh + 1, (w - 1) * sw + (kw - 1) * dw + 1
+    H, W = (h * sh, w * sw) if padding == "SAME" else full
+    (top, bottom), (left, right) = _padding(padding, (H, W), (kh, kw), (sh, sw), (dh, dw))
+    H, W = (H, W) if padding == "SAME" else (H - top - bottom, W - left - right)
+    size = max(H + top, full[0]), max(W + left, full[1])
+    laid = jnp.zeros((N, *size, n_out), jnp.result_type(x, kernel))
+    kernel = kernel.reshape(kh, kw, per_group, groups, C // groups)
+    for a, b in product(range(kh), range(kw)):
+        sent = jnp.einsum("nijgc,ogc->nijgo", x.reshape(N, h, w, groups, -1), kernel[a, b])
+        places = _taps(a * dh, sh, h), _taps(b * dw, sw, w)
+        laid = laid.at[:, *places].add(sent.reshape(N, h, w, n_out))  # [E-21]
+    return laid[:, top : top + H, left : left + W] + bias  # [E-21]
+
+
 def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 

@@ -513,6 +513,78 @@ def conv2d(
     return Z
 
 
+def conv_transpose2d(
+    m: Arithmetic,
+    x: Numbers,
+    kernel: Numbers,
+    bias: Numbers,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Numbers:
+    """[E-21] Z_{n, si+da−p, sj+db−p, o} = b_o + Σ X_nijc K_aboc over all that arrives there."""
+    (N, *size, C), (*taps, per_group, _) = x.shape, kernel.shape
+    steps, spacings = (v if isinstance(v, tuple) else (v, v) for v in (strides, dilation))
+    before, out = [], []
+    for axis, (n, k, s, d) in enumerate(zip(size, taps, steps, spacings, strict=True)):
+        full = (n - 1) * s + (k - 1) * d + 1
+        of = padding if isinstance(padding, str) else padding[axis]
+        before.append(_window(n * s, k, s, d, of)[0] if isinstance(of, str) else of[0])
+        out.append(n * s if of == "SAME" else full if of == "VALID" else full - sum(of))
+    Z = np.full((N, *out, len(bias)), m.number(0)) + bias
+    for i, j, a, b in itertools.product(*map(range, size), *map(range, taps)):
+        p = steps[0] * i + spacings[0] * a - before[0]
+        q = steps[1] * j + spacings[1] * b - before[1]
+        if 0 <= p < out[0] and 0 <= q < out[1]:
+            for group in range(groups):
+                channels = slice(group * C // groups, (group + 1) * C // groups)
+                outputs = slice(group * per_group, (group + 1) * per_group)
+                Z[:, p, q, outputs] += x[:, i, j, channels] @ kernel[a, b][:, channels].T
+    return Z
+
+
+def max_pool2d(
+    m: Arithmetic, x: Numbers, window: Any, strides: Any = None, padding: Any = "VALID"
+) -> Numbers:
+    """[E-19] max_ab X_{n, si+a, sj+b, c}, where no index leaves X."""
+
+    def first_maximum(places: list) -> Numbers:
+        best = places[0]
+        for place in places[1:]:
+            best = best + m.relu(place - best)  # at a tie it stays with the one before
+        return best
+
+    return _pooled(x, window, strides, padding, first_maximum)
+
+
+def avg_pool2d(
+    m: Arithmetic, x: Numbers, window: Any, strides: Any = None, padding: Any = "VALID"
+) -> Numbers:
+    """[E-20] 1/(kh kw) Σ_ab X_{n, si+a, sj+b, c}, with X = 0 outside."""
+    kh, kw = window if isinstance(window, tuple) else (window, window)
+    return _pooled(x, window, strides, padding, lambda places: sum(places) / (kh * kw))
+
+
+def _pooled(x: Numbers, window: Any, strides: Any, padding: Any, of: Any) -> Numbers:
+    """`of` of each window's places inside the image, each (N, C)."""
+    window, strides = (
+        v if isinstance(v, tuple) else (v, v) for v in (window, window if strides is None else strides)
+    )
+    (top, h), (left, w) = (
+        _window(n, k, s, 1, padding if isinstance(padding, str) else padding[axis])
+        for axis, (n, k, s) in enumerate(zip(x.shape[1:3], window, strides, strict=True))
+    )
+    out = np.empty((len(x), h, w, x.shape[-1]), object)
+    for i, j in itertools.product(range(h), range(w)):
+        rows, columns = (
+            [p for p in range(s * at - before, s * at - before + k) if 0 <= p < n]
+            for at, s, before, k, n in zip((i, j), strides, (top, left), window, x.shape[1:3], strict=True)
+        )
+        out[:, i, j] = of([x[:, p, q] for p, q in itertools.product(rows, columns)])
+    return out
+
+
 def _window(n: int, k: int, s: int, d: int, padding: Any) -> tuple[int, int]:
     """The zeros before an axis of length n, and the number of outputs along it."""
     reach = (k - 1) * d + 1

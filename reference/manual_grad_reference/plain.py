@@ -42,6 +42,26 @@ def conv2d(
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers) + bias
 
 
+def conv_transpose2d(x: Array, kernel: Array, bias: Array) -> Array:
+    """A transposed convolution of stride 1, kernel as `conv2d` has it."""
+    pads = [(k - 1, k - 1) for k in kernel.shape[:2]]
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, turned, (1, 1), pads, dimension_numbers=numbers) + bias
+
+
+def max_pool2d(x: Array, window: int) -> Array:
+    """The maximum of windows side by side."""
+    of = (1, window, window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, of, of, "VALID")
+
+
+def avg_pool2d(x: Array, window: int) -> Array:
+    """The mean of windows side by side."""
+    of = (1, window, window, 1)
+    return lax.reduce_window(x, 0.0, lax.add, of, of, "VALID") / window**2
+
+
 def correlate2d(x: Array, f: Array) -> Array:
     """The valid cross-correlation of two matrices."""
     return lax.conv_general_dilated(x[None, None], f[None, None], (1, 1), "VALID")[0, 0]

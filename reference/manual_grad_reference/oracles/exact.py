@@ -138,4 +138,6 @@ def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
 
 
 def _constant(value: Any) -> Bound | None:
-    return Bound(np.abs(value), 0, unit_of(value)) if floating(value) else None
+    if not floating(value):
+        return None
+    return Bound(np.where(np.isinf(value), 0, np.abs(value)), 0, unit_of(value))  # −∞ is what no maximum is
