@@ -55,6 +55,7 @@ from manual_grad.formulas.normalisation import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
+from manual_grad.formulas.pooling import avg_pool2d_bwd, avg_pool2d_fwd, max_pool2d_bwd, max_pool2d_fwd
 from manual_grad.formulas.recurrent import (
     gru_bwd,
     gru_fwd,
@@ -74,12 +75,15 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
 )
+from manual_grad.formulas.transposed import conv_transpose2d_bwd, conv_transpose2d_fwd
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 __all__ = [
+    "avg_pool2d",
     "batch_norm",
     "conv2d",
+    "conv_transpose2d",
     "dense",
     "embedding",
     "geglu",
@@ -90,6 +94,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_scan",
     "lstm",
+    "max_pool2d",
     "mse",
     "relu",
     "rms_norm",
@@ -196,6 +201,9 @@ rnn = _drop_in(rnn_fwd, rnn_bwd)
 linear_scan = _drop_in(linear_scan_fwd, linear_scan_bwd)
 lstm = _drop_in(lstm_fwd, lstm_bwd)
 gru = _drop_in(gru_fwd, gru_bwd)
+max_pool2d = _drop_in(max_pool2d_fwd, max_pool2d_bwd)
+avg_pool2d = _drop_in(avg_pool2d_fwd, avg_pool2d_bwd)
+conv_transpose2d = _drop_in(conv_transpose2d_fwd, conv_transpose2d_bwd)
 
 
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:

@@ -109,6 +109,15 @@ from manual_grad.formulas.normalisation import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
+from manual_grad.formulas.pooling import (
+    AvgPool2DResiduals,
+    MaxPool2DResiduals,
+    avg_pool2d_bwd,
+    avg_pool2d_fwd,
+    jac_max_pool2d_x,
+    max_pool2d_bwd,
+    max_pool2d_fwd,
+)
 from manual_grad.formulas.recurrent import (
     GRUResiduals,
     LinearScanResiduals,
@@ -146,6 +155,11 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_bwd,
     softmax_cross_entropy_with_integer_labels_fwd,
     softmax_fwd,
+)
+from manual_grad.formulas.transposed import (
+    ConvTranspose2DResiduals,
+    conv_transpose2d_bwd,
+    conv_transpose2d_fwd,
 )
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.conv2d_cpu import (
@@ -197,15 +211,20 @@ from manual_grad.networks.two_layer import (
 
 __all__ = [
     "ACTIVATIONS",
+    "AvgPool2DResiduals",
     "Conv2DResiduals",
+    "ConvTranspose2DResiduals",
     "Convolve2DResiduals",
     "GRUResiduals",
     "InputError",
     "LSTMResiduals",
     "LinearScanResiduals",
     "MLPResiduals",
+    "MaxPool2DResiduals",
     "RNNResiduals",
     "as_matrix",
+    "avg_pool2d_bwd",
+    "avg_pool2d_fwd",
     "batch_norm_bwd",
     "batch_norm_fwd",
     "block_diagonal",
@@ -219,6 +238,8 @@ __all__ = [
     "conv2d_fwd",
     "conv2d_plain_bwd",
     "conv2d_plain_fwd",
+    "conv_transpose2d_bwd",
+    "conv_transpose2d_fwd",
     "convolve2d_bwd",
     "convolve2d_fwd",
     "correlate2d_bwd",
@@ -275,6 +296,7 @@ __all__ = [
     "jac_linear_map_x",
     "jac_linear_regression_b",
     "jac_linear_regression_w",
+    "jac_max_pool2d_x",
     "jac_mean_J0",
     "jac_mse_y_hat",
     "jac_powers_x",
@@ -302,6 +324,8 @@ __all__ = [
     "linear_scan_fwd",
     "lstm_bwd",
     "lstm_fwd",
+    "max_pool2d_bwd",
+    "max_pool2d_fwd",
     "mlp_columns_bwd",
     "mlp_columns_fwd",
     "mlp_rows_bwd",

@@ -18,6 +18,7 @@ from manual_grad.catalogue import (
     mlp,
     mse,
     normalisation,
+    pooling,
     recurrent,
     sequences,
     softmax,
@@ -28,7 +29,7 @@ from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
     mse, activations, gates, chain_rule, softmax, dense, normalisation, sequences, recurrent, convolution,
-    linear_cross_entropy, two_layer, mlp, cnn,
+    pooling, linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 
 

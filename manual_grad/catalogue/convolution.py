@@ -19,6 +19,7 @@ from manual_grad.formulas.correlation import (
     jac_correlate2d_x,
     jac_correlate2d_x_blocks,
 )
+from manual_grad.formulas.transposed import conv_transpose2d_bwd, conv_transpose2d_fwd
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
 from manual_grad_reference import definitions
@@ -169,4 +170,51 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         (conv2d_plain_fwd, conv2d_plain_bwd, {"hard": hard_layers.CROPPED}),
     )
 )
-ENTRIES = (CORRELATE2D, CONVOLVE2D, CONV2D, CONV2D_CPU, CONV2D_PLAIN)
+
+
+def _transposed(
+    draw: Draw, N: int, h: int, w: int, C: int, kh: int, kw: int, O: int, groups: int = 1
+) -> Inputs:
+    """``C`` and ``O`` are those of a group."""
+    if draw.style == "tiny":
+        x, kernel = draw.exactly(1, 2, 3, groups), draw.exactly(2, 2, 1, groups)
+    elif draw.style == "square":
+        x, kernel = draw.exactly(6, 4, 4, 6), draw.exactly(3, 3, 6 // groups, 6)
+    else:
+        x, kernel = draw.normal(N, h, w, C * groups), draw.normal(kh, kw, O, C * groups)
+    return {"x": x, "kernel": kernel, "bias": draw.exactly(kernel.shape[2] * groups)}
+
+
+CONV_TRANSPOSE2D = Formula(
+    conv_transpose2d_fwd,
+    conv_transpose2d_bwd,
+    reference.conv2d.conv_transpose2d,
+    definition=definitions.conv_transpose2d,
+    mutants=mutants_of_convolutions.CONV_TRANSPOSE2D,
+    draw=_transposed,
+    sizes={"N": 3, "h": 2, "w": 4, "C": 2, "kh": 2, "kw": 3, "O": 5},
+    source="Dumoulin and Visin 2016, chapter 4",
+    golden=golden.products("x", "kernel"),
+    variants={
+        "all": {"strides": (2, 1), "padding": ((1, 0), (0, 2)), "dilation": (1, 3), "groups": 2},
+        "valid": {},
+        "same": {"padding": "SAME", "strides": (3, 2)},
+    },
+    polynomial=True,
+    batch=Batch({"x": 0}, 0),
+    grows=tuple((name, axis) for name, axes in (("x", (0, 1, 2)), ("kernel", (0, 1))) for axis in axes),
+    op=Op(ops.conv_transpose2d),
+    bench=Bench(
+        ("N", "h w", "C O"), ((8, 8, 4), (32, 28, 16), (32, 56, 64)), reference.plain.conv_transpose2d,
+        fixed={"kh": 3, "kw": 3, "groups": 1, "strides": 1, "padding": "VALID", "dilation": 1},
+        quick=(0,), options=YNN_OFF,
+    ),
+    shown=Shown(
+        "Layers",
+        "Transposed convolution",
+        r"y = x \star_{\text{full}} \operatorname{rot}_{180}(K) + b",
+        (r"dx = dy \star K", r"dK = dy \star x", r"db = \sum dy"),
+        ("E-21",),
+    ),
+)  # fmt: skip
+ENTRIES = (CORRELATE2D, CONVOLVE2D, CONV2D, CONV2D_CPU, CONV2D_PLAIN, CONV_TRANSPOSE2D)

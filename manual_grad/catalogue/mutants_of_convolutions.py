@@ -20,6 +20,7 @@ from manual_grad.catalogue.families import (
     family,
 )
 from manual_grad.catalogue.mutants_of_losses import ERRORS, softmax
+from manual_grad.formulas.transposed import conv_transpose2d_fwd
 from manual_grad.kernels.conv2d import conv2d_fwd
 
 
@@ -210,6 +211,61 @@ CONV2D = (
         "gradient",
         _conv2d,
         ("groups mixed up", "dX with the next group's kernel", {"group": lambda k: jnp.roll(k, -1, axis=3)}),
+        applies=lambda inputs: _wide(inputs, "groups"),
+        reaches={"group": "x"},
+    ),
+)
+
+
+def _conv_transpose2d(
+    dout, x, kernel, bias, strides=1, padding="VALID", dilation=1, groups=1, *,
+    turn=lambda k: k,
+    turn_dk=lambda k: k,
+    apart=lambda s, d: (s, d),
+    shift=0,
+    db=lambda dout: dout.sum(axis=(0, 1, 2)),
+    group=lambda kernel: kernel,
+):  # fmt: skip
+    """What each kernel entry sent, found again at its place in dout."""
+    res = conv_transpose2d_fwd(
+        x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=groups
+    )[1]
+    (N, h, w, C), (kh, kw, Og, _) = x.shape, kernel.shape
+    s, d = apart(res.strides, res.dilation)
+    (top, _), (left, _) = res.pads
+    full = jnp.pad(dout, ((0, 0), (top, 99), (left, 99), (0, 0)))  # more than any reach here
+    rows = jnp.arange(kh)[:, None] * d[0] + jnp.arange(h) * s[0] + shift
+    columns = jnp.arange(kw)[:, None] * d[1] + jnp.arange(w) * s[1]
+    came = full[:, rows[:, :, None, None], columns].reshape(N, kh, h, kw, w, groups, Og)
+    grouped = group(turn(kernel).reshape(kh, kw, Og, groups, C // groups))
+    dx = jnp.einsum("naibjgo,abogc->nijgc", came, grouped).reshape(x.shape)
+    dkernel = jnp.einsum("naibjgo,nijgc->abogc", came, x.reshape(N, h, w, groups, C // groups))
+    return {"x": dx, "kernel": turn_dk(dkernel.reshape(kernel.shape)), "bias": db(dout)}
+
+
+CONV_TRANSPOSE2D = (
+    family(
+        "gradient",
+        _conv_transpose2d,
+        (ROTATED_TWICE, "dx = dout ⋆ rot180(K)", {"turn": _rot180}),
+        (GRADIENT_TURNED, "dK turned", {"turn_dk": _rot180}),
+        (PADDING, "dout read a row too late", {"shift": 1}),
+        (BIAS_AXES, "db over height, width and channels", {"db": lambda dout: dout.sum(axis=(1, 2, 3))}),
+        (SUM_MISSING, "db not summed over the images", {"db": lambda dout: dout.sum(axis=(1, 2))}),
+        (TRANSPOSED, "dx with height and width of K swapped", {"turn": lambda k: _padded_transpose(k)}),
+        reaches={"turn": "x", "turn_dk": "kernel", "shift": "x kernel", "db": "bias"},
+    ),
+    family(
+        "gradient",
+        _conv_transpose2d,
+        (STRIDE, "stride and dilation swapped", {"apart": lambda s, d: (d, s)}),
+        applies=lambda inputs: _wide(inputs, "strides") or _wide(inputs, "dilation"),
+        reaches={"apart": "x kernel"},
+    ),
+    family(
+        "gradient",
+        _conv_transpose2d,
+        ("groups mixed up", "dx with the next group's kernel", {"group": lambda k: jnp.roll(k, -1, axis=3)}),
         applies=lambda inputs: _wide(inputs, "groups"),
         reaches={"group": "x"},
     ),

@@ -1,6 +1,6 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
-from manual_grad.catalogue import gates, normalisation
+from manual_grad.catalogue import convolution, gates, normalisation, pooling
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
 from manual_grad.catalogue.sequences import EMBEDDING
 from manual_grad.lectures.entries import Equation, claims_of, equation_of
@@ -78,5 +78,20 @@ EQUATIONS = (
             r"dh_0 = a_1 \odot db_1"
         ),
         claims=claims_of(LINEAR_SCAN),
+    ),
+    equation_of(
+        pooling.MAX_POOL2D,
+        "E-19",
+        "maximum pooling: each window's cotangent to its first maximum, added up where windows overlap",
+    ),
+    equation_of(
+        pooling.AVG_POOL2D,
+        "E-20",
+        "mean pooling: each window's cotangent to all its places, over their number, padding counted in",
+    ),
+    equation_of(
+        convolution.CONV_TRANSPOSE2D,
+        "E-21",
+        "transposed convolution: the adjoint of Conv2D, whose forward pass is its dx",
     ),
 )

@@ -1,50 +1,36 @@
-"""Pooling by its definition: one window after the other, what lies outside the image left out."""
+"""Pooling by its definition: what each window holds side by side, and one number made of it."""
 
-from collections.abc import Iterator
 from itertools import product
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manual_grad_reference.conv2d import Padding, Pair, _padding, _pair
+from manual_grad_reference.conv2d import Padding, Pair, _padding, _pair, _taps
 
 
 def max_pool2d(
     x: Float[Array, "N H W C"], window: Pair, strides: Pair | None = None, padding: Padding = "VALID"
 ) -> Float[Array, "N h w C"]:
-    """[E-19] The maximum of each window; of equal ones the first, row by row."""
-    found = []
-    for patch in _patches(x, window, strides, padding):
-        first = jnp.argmax(patch, axis=1, keepdims=True)
-        found.append(jnp.take_along_axis(patch, first, axis=1)[:, 0])
-    return _laid_out(found, x, window, strides, padding)
+    """[E-19] The maximum of each window; of equal ones the first, row by row. Padding is −∞."""
+    places = _places(x, window, strides, padding, -jnp.inf)
+    first = jnp.argmax(places, axis=0)
+    return jnp.take_along_axis(places, first[None], axis=0)[0]
 
 
 def avg_pool2d(
     x: Float[Array, "N H W C"], window: Pair, strides: Pair | None = None, padding: Padding = "VALID"
 ) -> Float[Array, "N h w C"]:
-    """[E-20] The sum of each window over the number of its places, those in the padding counted in."""
+    """[E-20] The sum of each window over the number of its places. Padding is 0, and counted."""
     kh, kw = _pair(window)
-    found = [patch.sum(axis=1) / (kh * kw) for patch in _patches(x, window, strides, padding)]
-    return _laid_out(found, x, window, strides, padding)
+    return _places(x, window, strides, padding, 0.0).sum(axis=0) / (kh * kw)
 
 
-def _starts(x: Array, window: Pair, strides: Pair | None, padding: Padding) -> list[range]:
-    """Where windows begin, down and across; in the padding before 0."""
-    size, step = _pair(window), _pair(window if strides is None else strides)
-    pads = _padding(padding, x.shape[1:3], size, step, (1, 1))
-    ends = [n + hi - k + 1 for n, (_, hi), k in zip(x.shape[1:3], pads, size, strict=True)]
-    return [range(-lo, end, s) for (lo, _), end, s in zip(pads, ends, step, strict=True)]
-
-
-def _patches(x: Array, window: Pair, strides: Pair | None, padding: Padding) -> Iterator[Array]:
-    """(N, places, C) of each window."""
-    kh, kw = _pair(window)
-    for i, j in product(*_starts(x, window, strides, padding)):
-        patch = x[:, max(i, 0) : i + kh, max(j, 0) : j + kw]
-        yield patch.reshape(len(x), -1, x.shape[-1])
-
-
-def _laid_out(found: list, x: Array, window: Pair, strides: Pair | None, padding: Padding) -> Array:
-    down, across = _starts(x, window, strides, padding)
-    return jnp.stack(found, axis=1).reshape(len(x), len(down), len(across), x.shape[-1])
+def _places(
+    x: Array, window: Pair, strides: Pair | None, padding: Padding, outside: float
+) -> Float[Array, "places N h w C"]:
+    """For each place in a window, row by row, what every window has there."""
+    (kh, kw), (sh, sw) = _pair(window), _pair(window if strides is None else strides)
+    pads = _padding(padding, (x.shape[1], x.shape[2]), (kh, kw), (sh, sw), (1, 1))
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=outside)
+    h, w = (x.shape[1] - kh) // sh + 1, (x.shape[2] - kw) // sw + 1
+    return jnp.stack([x[:, _taps(a, sh, h), _taps(b, sw, w)] for a, b in product(range(kh), range(kw))])

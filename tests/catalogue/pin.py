@@ -185,6 +185,35 @@ def conv2d(torch, x, kernel, bias, strides=1, padding=((0, 0), (0, 0)), dilation
     return out.permute(0, 2, 3, 1)
 
 
+def conv_transpose2d(torch, x, kernel, bias, strides=1, padding=((0, 0), (0, 0)), dilation=1, groups=1):
+    (s, d), size, taps = map(_pair, (strides, dilation)), x.shape[1:3], kernel.shape[:2]
+    kernel = kernel.permute(3, 2, 0, 1)  # PyTorch's layout is that of the conv2d that it is the adjoint of
+    full = torch.nn.functional.conv_transpose2d(x.permute(0, 3, 1, 2), kernel, None, s, 0, 0, groups, d)
+    if padding == "SAME":  # what is left at each end of h·s rows; less than nothing is a margin
+        out = [n * step for n, step in zip(size, s, strict=True)]
+        tops = [_same(n, (k - 1) * gap + 1, step)[0] for n, k, gap, step in zip(out, taps, d, s, strict=True)]
+        padding = [(t, f - t - n) for t, f, n in zip(tops, full.shape[2:], out, strict=True)]
+    (top, bottom), (left, right) = padding
+    cropped = torch.nn.functional.pad(full, (-left, -right, -top, -bottom))
+    return cropped.permute(0, 2, 3, 1) + bias
+
+
+def max_pool2d(torch, x, window, strides=None, padding=((0, 0), (0, 0))):
+    return _pooled(torch, torch.nn.functional.max_pool2d, x, window, strides, padding, -torch.inf)
+
+
+def avg_pool2d(torch, x, window, strides=None, padding=((0, 0), (0, 0))):
+    return _pooled(torch, torch.nn.functional.avg_pool2d, x, window, strides, padding, 0.0)
+
+
+def _pooled(torch, pool, x, window, strides, padding, outside):
+    window, strides = _pair(window), _pair(window if strides is None else strides)
+    if padding == "SAME":
+        padding = [_same(n, k, s) for n, k, s in zip(x.shape[1:3], window, strides, strict=True)]
+    x = torch.nn.functional.pad(x.permute(0, 3, 1, 2), (*padding[1], *padding[0]), value=outside)
+    return pool(x, window, strides).permute(0, 2, 3, 1)
+
+
 def _pair(n):
     return (n, n) if isinstance(n, int) else n
 
