@@ -7,7 +7,6 @@ sum that of the rows' sums. So do their gradients.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import repeat
 from typing import Any
 
 import jax
@@ -240,6 +239,6 @@ def avg_pool2d_bwd(res: AvgPool2DResiduals, dout: Float[Array, "N h w C"]) -> tu
     out = jax.eval_shape(lambda rows: next(_along(rows, of, DOWN)), rows)
     require_shape("avg_pool2d_bwd", "dout", dout, out.shape)
     share = dout.astype(wide) / (of.window[0] * of.window[1])  # [E-20]
-    drows = _back_to(rows, repeat(share, of.window[0]), of, DOWN)  # [E-20]
-    dx = _back_to(x, repeat(drows, of.window[1]), of, ACROSS)  # [E-20]
+    drows = _back_to(rows, [share] * of.window[0], of, DOWN)  # [E-20]
+    dx = _back_to(x, [drows] * of.window[1], of, ACROSS)  # [E-20]
     return (_cropped(dx, of).astype(dout.dtype),)
