@@ -78,6 +78,40 @@ class Conv2DResiduals:
         sizes = zip(self.x.shape[1:3], self.out_shape[1:3], self.reach, self.strides, self.pads, strict=True)
         return [(lo, reach + (out - 1) * s + 1 - n - lo) for n, out, reach, s, (lo, _) in sizes]
 
+    def correlated(self) -> Array:
+        """X ⋆ K, with no bias."""
+        return _xla_convolution(
+            self.x,
+            self.kernel,
+            self.pads,
+            rhs_dilation=self.dilation,
+            window_strides=self.strides,
+            feature_group_count=self.groups,
+        )
+
+    def gradient_of_kernel(self, dZ: Array) -> Array:
+        """X ⋆ dZ; the batch is what is summed over: it stands where channels stood."""
+        return _xla_convolution(
+            self.x,
+            dZ,
+            self.pads_dkernel,
+            rhs_dilation=self.strides,
+            window_strides=self.dilation,
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            batch_group_count=self.groups,
+        )
+
+    def gradient_of_image(self, dZ: Array) -> Array:
+        """dZ ⋆ rot180(K), full."""
+        return _xla_convolution(
+            dZ,
+            self.turned_kernel,
+            self.pads_dx,
+            spread=self.strides,
+            rhs_dilation=self.dilation,
+            feature_group_count=self.groups,
+        )
+
 
 @checked
 def conv2d_plain_fwd(
@@ -116,7 +150,7 @@ def conv2d_plain_fwd(
     [101.0, 105.0]
     """
     res = Conv2DResiduals.of(x, kernel, strides, padding, dilation, groups)
-    return bias + correlated(res), res  # [A-11] [C-08]
+    return bias + res.correlated(), res  # [A-11] [C-08]
 
 
 @checked
@@ -146,45 +180,8 @@ def conv2d_plain_bwd(
     """
     res.check()
     require_shape("conv2d_plain_bwd", "dZ", dZ, res.out_shape)
-    dx, dkernel = gradient_of_image(res, dZ), gradient_of_kernel(res, dZ)  # [C-09] [C-10]
+    dx, dkernel = res.gradient_of_image(dZ), res.gradient_of_kernel(dZ)  # [C-09] [C-10]
     return dx, dkernel, dZ.sum(axis=(0, 1, 2))  # [A-11]
-
-
-def correlated(res: Conv2DResiduals) -> Float[Array, "N h w O"]:
-    """X ⋆ K, with no bias. [C-08]"""
-    return _xla_convolution(
-        res.x,
-        res.kernel,
-        res.pads,
-        rhs_dilation=res.dilation,
-        window_strides=res.strides,
-        feature_group_count=res.groups,
-    )
-
-
-def gradient_of_kernel(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]) -> Float[Array, "kh kw Cg O"]:
-    """X ⋆ dZ; the batch is what is summed over: it stands where channels stood. [C-09]"""
-    return _xla_convolution(
-        res.x,
-        dZ,
-        res.pads_dkernel,
-        rhs_dilation=res.strides,
-        window_strides=res.dilation,
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        batch_group_count=res.groups,
-    )
-
-
-def gradient_of_image(res: Conv2DResiduals, dZ: Float[Array, "N h w O"]) -> Float[Array, "N H W C"]:
-    """dZ ⋆ rot180(K), full. [C-10]"""
-    return _xla_convolution(
-        dZ,
-        res.turned_kernel,
-        res.pads_dx,
-        spread=res.strides,
-        rhs_dilation=res.dilation,
-        feature_group_count=res.groups,
-    )
 
 
 def _xla_convolution(

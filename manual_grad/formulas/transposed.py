@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from manual_grad.border import checked, describe, require, require_shape
-from manual_grad.formulas.conv2d import Conv2DResiduals, correlated, gradient_of_image, gradient_of_kernel
+from manual_grad.formulas.conv2d import Conv2DResiduals
 from manual_grad.formulas.geometry import Padding, Pair, pads_of, pair, require_groups
 
 
@@ -98,7 +98,7 @@ def conv_transpose2d_fwd(
     H, W = size if same else (n - lo - hi for n, (lo, hi) in zip(in_full, pads, strict=True))
     require(H > 0 and W > 0, f"{name}: padding is {describe(padding)}, expected less than all of {in_full}")
     res = ConvTranspose2DResiduals(x, kernel, (H, W), s, pads, d, int(groups))
-    out = gradient_of_image(res.adjoint(jnp.zeros(res.out_shape, x.dtype)), x) + bias  # [E-21]
+    out = res.adjoint(jnp.zeros(res.out_shape, x.dtype)).gradient_of_image(x) + bias  # [E-21]
     return out, res
 
 
@@ -130,4 +130,4 @@ def conv_transpose2d_bwd(
     require_shape("conv_transpose2d_bwd", "dout", dout, res.out_shape)
     adjoint = res.adjoint(dout)
     adjoint.check()
-    return correlated(adjoint), gradient_of_kernel(adjoint, res.x), dout.sum(axis=(0, 1, 2))  # [E-21]
+    return adjoint.correlated(), adjoint.gradient_of_kernel(res.x), dout.sum(axis=(0, 1, 2))  # [E-21]
