@@ -1,8 +1,9 @@
 """Arrays and texts in one file that others can read: ``.npz`` or ``.safetensors``, the same bytes every time.
 
 A ``.safetensors`` file is the length of its header in eight bytes, the header in JSON, and the arrays' raw
-bytes one after another: forty lines here, to write and to read, in place of a dependency. NumPy has no
-bfloat16: in an ``.npz`` such an array is float32, which holds every bfloat16 number exactly.
+bytes one after another: forty lines here, to write and to read, in place of a dependency. The format has no
+checksum, as an ``.npz`` has of each array; ours stands among the texts, as ``crc32``. NumPy has no bfloat16:
+in an ``.npz`` such an array is float32, which holds every bfloat16 number exactly.
 """
 
 import io
@@ -10,6 +11,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,7 @@ def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> 
     """The widest numbers first, so that every array is aligned."""
     codes = {dtype: code for code, dtype in CODES.items()}
     ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": dict(texts)}
+    header: dict[str, Any] = {}
     end = 0
     for name, a in ordered:
         header[name] = {
@@ -153,9 +155,15 @@ def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> 
             "data_offsets": [end, end + a.nbytes],
         }
         end += a.nbytes
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    body = b"".join(a.tobytes() for _, a in ordered)
+    about = {"__metadata__": {**texts, "crc32": _checksum(header, texts, body)}}
+    text = json.dumps(about | header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in ordered)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def _checksum(header: dict[str, Any], texts: Mapping[str, str], body: bytes | memoryview) -> str:
+    return f"{zlib.crc32(body, zlib.crc32(json.dumps([header, dict(texts)], sort_keys=True).encode())):08x}"
 
 
 ENTRY = {"dtype": TEXT, "shape": [whole(0)], "data_offsets": several(whole(0), 2)}
@@ -174,6 +182,9 @@ def _unpack_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, s
     if found := misfit(header, {"*": ENTRY}):
         raise InputError(f"it is no .safetensors file: {found}")
     body = memoryview(data)[8 + length :]
+    checksum = texts.pop("crc32", None)  # files of others have none
+    if checksum not in (None, _checksum(header, texts, body)):
+        raise InputError("it is a .safetensors file that is damaged: its checksum does not fit")
     return {name: _tensor(name, entry, body) for name, entry in header.items()}, texts
 
 
