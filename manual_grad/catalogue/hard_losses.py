@@ -203,7 +203,7 @@ EQUAL = _of_logits(
 ONE_CLASS = _of_logits(
     "one class",
     "p = 1 and J = 0 whatever the logit: no gradient, not even at ±∞, where e^l/e^l is 1 in the limit.",
-    lambda rng: np.array([[rng.normal()], [1e4], [inf], [-inf]]),
+    lambda rng: np.array([[rng.normal()], [0.0], [1e4], [inf], [-inf]]),
     NAIVE + STABLE,
     "∞ − ∞ and ∞/∞ once more, for a result that is always 1",
     row=slice(None),

@@ -9,9 +9,11 @@ import manual_grad_reference as reference
 from manual_grad.catalogue import FUNCTIONS, cnn, linear_cross_entropy, mse, softmax
 from manual_grad.catalogue.draw import Draw
 from manual_grad.digits import load_digits_28
+from manual_grad.formulas.chain_rule import as_matrix
 from manual_grad.formulas.softmax import (
     jac_softmax_cross_entropy_logits,
     jac_softmax_cross_entropy_logits_one_hot,
+    jac_softmax_logits,
     softmax_cross_entropy_bwd,
     softmax_cross_entropy_fwd,
     softmax_fwd,
@@ -21,6 +23,11 @@ from manual_grad.networks.cnn import cnn_bwd, cnn_fwd, cnn_grads
 
 _logits_and_one_hot = FUNCTIONS["jac_softmax_cross_entropy_logits_one_hot"].inputs
 _LAST_LAYER = linear_cross_entropy.LINEAR_CROSS_ENTROPY
+
+
+def _by_the_matrix(dprobs, logits):
+    """dŷ in a row, times ∂ŷ/∂l as a matrix."""
+    return (dprobs.ravel() @ as_matrix(jac_softmax_logits(logits), logits.ndim)).reshape(logits.shape)
 
 
 def _images_and_cnn(draw: Draw) -> dict:
@@ -194,7 +201,7 @@ EQUATIONS = (
             r"\hat{y}_j^{(i)} \sum_{k=1}^{K} d\hat{y}_k^{(i)} \cdot \hat{y}_k^{(i)}"
         ),
         note="One copy of the slides once writes the last class as a small k (dŷ_k beside ŷ_K); K is meant.",
-        claims=(gradient(softmax.SOFTMAX),),
+        claims=(gradient(softmax.SOFTMAX, also={"dŷ · ∂ŷ/∂l, a matrix": _by_the_matrix}),),
     ),
     Equation(
         tag="A-09",

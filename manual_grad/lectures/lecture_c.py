@@ -69,6 +69,7 @@ _BRANCHES: tuple[tuple[dict, dict], ...] = (  # sizes and settings by which conv
         {"padding": ((2, -1), (-2, 4)), "strides": (2, 1), "dilation": (1, 2)},
     ),
     ({"H": 6, "W": 12, "C": 3, "kw": 4}, {"padding": ((-1, 2), (1, -2))}),
+    ({"H": 3, "W": 6, "C": 2, "kh": 1}, {"padding": "SAME"}),
 )
 
 
