@@ -77,11 +77,19 @@ def _in_order(claim: Claim, formula: Callable) -> Callable:
 
 
 def _checked(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
-    """Each formula of a claim; asks for what everything gives at a point."""
-    yield sample
-    found = {}
-    for way in claim.formulas:
-        found[way] = yield from _compare(claim, way, rng)
+    """Each formula of a claim, all of them at the same points; asks for what everything gives at a point."""
+    answers = yield sample
+    found = {way: Exactness() for way in claim.formulas}
+    ways = [way for way in found if not isinstance(answers[way], Exception)]
+    try:
+        among = yield from _widest_set(claim, (None, *ways), rng)
+    except Exception:  # which of them is it?
+        for way in ways:
+            yield from _compare(claim, {way: found[way]}, rng)
+    else:
+        yield from _compare(claim, {way: found[way] for way in ways}, rng, among)
+    for way in found.keys() - set(ways):
+        found[way].worst = _failed(claim, answers[way])
     return found
 
 
@@ -110,23 +118,30 @@ def exact_points(
     return in_step([points()], lambda _, asked: program(asked))[0]
 
 
-def _compare(claim: Claim, way: str, rng: np.random.Generator) -> Generator[tuple, dict, Exactness]:
-    """One formula; asks for what everything gives at a point."""
-    found = Exactness()
+def _compare(
+    claim: Claim, found: dict[str, Exactness], rng: np.random.Generator, among: int = 0
+) -> Generator[tuple, dict, None]:
+    """Draw until each formula is sure enough; asks for what everything gives at a point."""
     try:
-        among = yield from _widest_set(claim, (None, way), rng)
-        while found.survival > SURVIVAL or found.draws < 2:
+        among = among or (yield from _widest_set(claim, (None, *found), rng))
+        going = set(found)
+        while going:
             answers = yield _integers(claim, rng, among)
-            (want, peak, degree), (got, own_peak, own_degree) = (_followed(answers, n) for n in (None, way))
-            if max(peak, own_peak) >= exact.LARGEST:
-                raise exact.NotExactError("a sum reaches 2⁵³")
-            _note(found, claim, got, want)
-            found.survival *= max(degree, own_degree) / among
-            found.draws += 1
-    except Exception as error:  # a broken formula may raise anything; that is a verdict too
-        detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        found.worst = Comparison(", ".join(claim.wrt), float("inf"), detail)
-    return found
+            for way in list(going):
+                try:
+                    _note(found[way], claim, answers, way, among)
+                except Exception as error:  # a broken formula may raise anything; that is a verdict too
+                    found[way].worst = _failed(claim, error)
+                    going.remove(way)
+            going = {way for way in going if found[way].survival > SURVIVAL or found[way].draws < 2}
+    except Exception as error:
+        for exactness in found.values():
+            exactness.worst = _failed(claim, error)
+
+
+def _failed(claim: Claim, error: Exception) -> Comparison:
+    detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return Comparison(", ".join(claim.wrt), float("inf"), detail)
 
 
 def _followed(answers: dict, name: str | None) -> tuple:
@@ -195,8 +210,13 @@ def _filled(leaf: Any, among: int) -> Any:
     return jnp.asarray(np.full_like(entries, max(among / 2, np.max(np.abs(entries), initial=0.0))))
 
 
-def _note(found: Exactness, claim: Claim, got: Any, want: tuple) -> None:
-    """Keep the comparison that is furthest from equal."""
+def _note(found: Exactness, claim: Claim, answers: dict, way: str, among: int) -> None:
+    """Keep the comparison that is furthest from equal, and how likely it is that a mistake was not seen."""
+    (want, peak, degree), (got, own_peak, own_degree) = (_followed(answers, name) for name in (None, way))
+    if max(peak, own_peak) >= exact.LARGEST:
+        raise exact.NotExactError("a sum reaches 2⁵³")
+    found.survival *= max(degree, own_degree) / among
+    found.draws += 1
     if len(got) != len(want):
         detail = f"got {len(got)} results, expected {len(want)}"
         found.worst = Comparison(", ".join(claim.wrt), float("inf"), detail)
