@@ -22,7 +22,14 @@ from manual_grad.golden import archive
 from manual_grad.golden import vectors as golden
 from manual_grad.golden.exported import FORMULAS
 
-REARRANGING = {"as_matrix", "chain", "diagonal", "from_column_stacking", "multiply_out"}  # of Jacobians
+REARRANGING = {  # of Jacobians
+    "as_matrix",
+    "block_diagonal",
+    "chain",
+    "diagonal",
+    "from_column_stacking",
+    "multiply_out",
+}
 WITH_TIES = [name for name, formula in FORMULAS.items() if "ties" in formula.cases]
 NARROW = ("float32", "bfloat16", "float16")
 PAIRS = [formula for formula in FORMULAS.values() if formula.kind == "pair"]
@@ -497,6 +504,14 @@ def test_a_wrong_array_is_named(tmp_path, name, array, said):
 def test_a_damaged_safetensors_header_is_refused(text):
     with pytest.raises(InputError, match=r"it is no \.safetensors file"):
         archive.unpacked(len(text).to_bytes(8, "little") + text.encode(), ".safetensors")
+
+
+def test_a_wrong_value_of_another_shape_than_the_inputs_is_explained(compared):
+    """It raised what NumPy says of shapes that do not fit."""
+    made = exported("flatten_columns")
+    found = compared(made, by_hand(made) | {"out": 1.05 * made.arrays["out"]})
+    assert [(f.name, f.ok) for f in found] == [("grad/images", True), ("out", False)]
+    assert found[1].diagnosis.startswith("scaled by 1.05")
 
 
 @pytest.mark.parametrize("suffix", archive.SUFFIXES)

@@ -167,7 +167,8 @@ def _tape(e: Evidence) -> Tape | None:
     tape.kept["dout"] = e.point.dout
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
     ok = all(
-        _off(mine, want) <= 1e-9 * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
+        mine.shape == want.shape  # of a value, what is wanted is no gradient
+        and _off(mine, want) <= 1e-9 * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
         for mine, want in zip(wants, e.wants, strict=True)
     )
     return tape if ok else None
