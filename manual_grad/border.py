@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from beartype.door import is_bearable
-from jaxtyping import AbstractArray, Array, Float, Integer, TypeCheckError, jaxtyped
+from jaxtyping import AbstractArray, Array, Float, Float32, Float64, Integer, TypeCheckError, jaxtyped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,9 +102,11 @@ def _wide(value: Any, hint: Any) -> Any:
 
 def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
     _check_annotations(formula, hints, given)
-    for residuals in [found for name, value in given.items() for found in _dataclasses(name, value)]:
-        _check_annotations(formula, *residuals)
-    arrays = [pair for name, value in given.items() for pair in _arrays(name, value)]
+    residuals = [found for name, value in given.items() for found in _dataclasses(name, value)]
+    for found in residuals:
+        _check_annotations(formula, *found)
+    wide = {name for fields, _ in residuals for name, hint in fields.items() if not _of_any_float(hint)}
+    arrays = [pair for name, value in given.items() for pair in _arrays(name, value) if pair[0] not in wide]
     first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
     for name, array in arrays:
         if not isinstance(array, jax.core.Tracer) and array.is_deleted():
@@ -184,6 +186,12 @@ def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves if isinstance(leaf, jax.Array)]
 
 
+def _of_any_float(hint: Any) -> bool:
+    """Whether an annotation leaves the precision open, and does not say float32 or float64."""
+    ways = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return not any(getattr(way, "dtype", None) in (Float32, Float64) for way in ways)
+
+
 def _has_own_float_dtype(array: jax.Array) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating) and not array.aval.weak_type
 
@@ -236,7 +244,7 @@ def expected(hint: Any) -> str:
         return " or ".join(repr(arg) for arg in args)
     if origin is not None and args:
         return f"{origin.__name__.lower()} of {expected(args[0])}"
-    return getattr(hint, "__name__", str(hint))
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def is_float_array(value: Any, ndim: int) -> bool:

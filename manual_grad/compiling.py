@@ -102,8 +102,13 @@ def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
 
 def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The inputs that are arrays, or made of them, and those that are not."""
-    settings = {name: v for name, v in inputs.items() if not all(_is_array(x) for x in jax.tree.leaves(v))}
+    settings = {name: v for name, v in inputs.items() if not _is_made_of_arrays(v)}
     return {name: v for name, v in inputs.items() if name not in settings}, settings
+
+
+def _is_made_of_arrays(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(map(_is_array, leaves))
 
 
 @functools.cache

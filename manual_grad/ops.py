@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import checked, require_labels_in_range
 from manual_grad.formulas.activations import relu_bwd
+from manual_grad.formulas.attention import attention_bwd, attention_fwd
 from manual_grad.formulas.dense import dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.gates import (
     geglu_bwd,
@@ -66,7 +67,16 @@ from manual_grad.formulas.recurrent import (
     rnn_bwd,
     rnn_fwd,
 )
-from manual_grad.formulas.sequences import embedding_bwd, embedding_fwd
+from manual_grad.formulas.sequences import (
+    dropout_bwd,
+    dropout_fwd,
+    embedding_bwd,
+    embedding_fwd,
+    lora_bwd,
+    lora_fwd,
+    rope_bwd,
+    rope_fwd,
+)
 from manual_grad.formulas.softmax import (
     softmax_bwd,
     softmax_cross_entropy_bwd,
@@ -76,15 +86,19 @@ from manual_grad.formulas.softmax import (
     softmax_fwd,
 )
 from manual_grad.formulas.transposed import conv_transpose2d_bwd, conv_transpose2d_fwd
+from manual_grad.kernels.attention import attention_streaming_bwd, attention_streaming_fwd
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 
 __all__ = [
+    "attention",
+    "attention_streaming",
     "avg_pool2d",
     "batch_norm",
     "conv2d",
     "conv_transpose2d",
     "dense",
+    "dropout",
     "embedding",
     "geglu",
     "gelu",
@@ -93,12 +107,14 @@ __all__ = [
     "layer_norm",
     "linear_cross_entropy",
     "linear_scan",
+    "lora",
     "lstm",
     "max_pool2d",
     "mse",
     "relu",
     "rms_norm",
     "rnn",
+    "rope",
     "silu",
     "softmax",
     "softmax_cross_entropy",
@@ -197,6 +213,12 @@ gelu = _drop_in(gelu_fwd, gelu_bwd)
 silu = _drop_in(silu_fwd, silu_bwd)
 swiglu = _drop_in(swiglu_fwd, swiglu_bwd)
 geglu = _drop_in(geglu_fwd, geglu_bwd)
+embedding = _drop_in(embedding_fwd, embedding_bwd)
+rope = _drop_in(rope_fwd, rope_bwd)
+attention = _drop_in(attention_fwd, attention_bwd)
+attention_streaming = _drop_in(attention_streaming_fwd, attention_streaming_bwd)
+dropout = _drop_in(dropout_fwd, dropout_bwd)
+lora = _drop_in(lora_fwd, lora_bwd)
 rnn = _drop_in(rnn_fwd, rnn_bwd)
 linear_scan = _drop_in(linear_scan_fwd, linear_scan_bwd)
 lstm = _drop_in(lstm_fwd, lstm_bwd)
@@ -256,25 +278,6 @@ def relu(x: Float[Array, "..."]) -> Array:
 def _relu_fwd(x: Array) -> tuple[Array, Array]:
     """``relu_fwd`` for differentiating again: of ``jnp.maximum(x, 0)`` JAX's derivative at 0 is ½."""
     return jnp.where(x <= 0, 0, x), x
-
-
-@_operation
-def embedding(ids: Integer[Array, "*N"], table: Float[Array, "V D"]) -> Array:
-    """out_n = table[ids_n]; a row that is looked up twice gets the sum of both cotangents. [E-09]
-
-    Args:
-        ids: (…), integers from 0 to V − 1.
-        table: (V, D).
-    Returns:
-        (…, D); under ``jit`` a row of NaN for an id out of range.
-    Raises:
-        InputError: an id is out of range (eagerly), or a shape or dtype does not fit.
-    Source: Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2.
-
-    >>> jax.grad(lambda table: embedding(jnp.array([1, 1]), table).sum())(jnp.zeros((2, 1))).tolist()
-    [[0.0], [2.0]]
-    """
-    return _by_hand(embedding_fwd, embedding_bwd, ids, table)
 
 
 @_operation

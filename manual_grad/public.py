@@ -22,6 +22,12 @@ from manual_grad.formulas.activations import (
     tanh_fwd,
     tanh_prime,
 )
+from manual_grad.formulas.attention import (
+    AttentionResiduals,
+    attention_bwd,
+    attention_fwd,
+    jac_attention_scores,
+)
 from manual_grad.formulas.chain_rule import (
     as_matrix,
     block_diagonal,
@@ -133,8 +139,19 @@ from manual_grad.formulas.recurrent import (
     rnn_fwd,
 )
 from manual_grad.formulas.sequences import (
+    DropoutResiduals,
+    LoraResiduals,
+    RopeResiduals,
+    dropout_bwd,
+    dropout_fwd,
     embedding_bwd,
     embedding_fwd,
+    jac_rope_x,
+    jac_rope_x_blocks,
+    lora_bwd,
+    lora_fwd,
+    rope_bwd,
+    rope_fwd,
 )
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
@@ -160,6 +177,11 @@ from manual_grad.formulas.transposed import (
     ConvTranspose2DResiduals,
     conv_transpose2d_bwd,
     conv_transpose2d_fwd,
+)
+from manual_grad.kernels.attention import (
+    AttentionStreamingResiduals,
+    attention_streaming_bwd,
+    attention_streaming_fwd,
 )
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
 from manual_grad.kernels.conv2d_cpu import (
@@ -211,18 +233,27 @@ from manual_grad.networks.two_layer import (
 
 __all__ = [
     "ACTIVATIONS",
+    "AttentionResiduals",
+    "AttentionStreamingResiduals",
     "AvgPool2DResiduals",
     "Conv2DResiduals",
     "ConvTranspose2DResiduals",
     "Convolve2DResiduals",
+    "DropoutResiduals",
     "GRUResiduals",
     "InputError",
     "LSTMResiduals",
     "LinearScanResiduals",
+    "LoraResiduals",
     "MLPResiduals",
     "MaxPool2DResiduals",
     "RNNResiduals",
+    "RopeResiduals",
     "as_matrix",
+    "attention_bwd",
+    "attention_fwd",
+    "attention_streaming_bwd",
+    "attention_streaming_fwd",
     "avg_pool2d_bwd",
     "avg_pool2d_fwd",
     "batch_norm_bwd",
@@ -253,6 +284,8 @@ __all__ = [
     "dense_rows_bwd",
     "dense_rows_fwd",
     "diagonal",
+    "dropout_bwd",
+    "dropout_fwd",
     "embedding_bwd",
     "embedding_fwd",
     "five_layer_bwd",
@@ -276,6 +309,7 @@ __all__ = [
     "identity_prime",
     "jac_affine_b",
     "jac_affine_w",
+    "jac_attention_scores",
     "jac_chain_theta",
     "jac_correlate2d_f",
     "jac_correlate2d_x",
@@ -304,6 +338,8 @@ __all__ = [
     "jac_relu_x",
     "jac_rms_norm_x",
     "jac_rms_norm_x_blocks",
+    "jac_rope_x",
+    "jac_rope_x_blocks",
     "jac_softmax_cross_entropy_logits",
     "jac_softmax_cross_entropy_logits_one_hot",
     "jac_softmax_logits",
@@ -322,6 +358,8 @@ __all__ = [
     "linear_regression_fwd",
     "linear_scan_bwd",
     "linear_scan_fwd",
+    "lora_bwd",
+    "lora_fwd",
     "lstm_bwd",
     "lstm_fwd",
     "max_pool2d_bwd",
@@ -347,6 +385,8 @@ __all__ = [
     "rms_norm_fwd",
     "rnn_bwd",
     "rnn_fwd",
+    "rope_bwd",
+    "rope_fwd",
     "sigmoid_bwd",
     "sigmoid_fwd",
     "sigmoid_prime",

@@ -157,14 +157,18 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
 
 def _set(fn: Callable, formula: Formula, bench: Bench) -> Callable:
     """A function with those of the case's settings that it has."""
-    settings = {**formula.settings(next(iter(formula.variants))), **bench.fixed}
+    settings = {**formula.settings(_variant(formula)), **bench.fixed}
     known = inspect.signature(fn).parameters if settings else ()
     return partial(fn, **{name: value for name, value in settings.items() if name in known})
 
 
+def _variant(entry: Formula | Function) -> str:
+    """That without a name, or the first."""
+    return "" if "" in (entry.variants or {"": {}}) else next(iter(entry.variants or {}))
+
+
 def _primals(entry: Formula | Function, bench: Bench, draw: Draw, size: tuple) -> tuple:
-    variant = next(iter(entry.variants or {"": {}}))
-    drawn = entry.inputs(replace(draw, clear=False), variant, **bench.lengths(size))
+    drawn = entry.inputs(replace(draw, clear=False), _variant(entry), **bench.lengths(size))
     if isinstance(entry, Formula):
         return tuple(drawn[name] for name in entry.primals)
     return tuple(value for value in drawn.values() if not isinstance(value, str))

@@ -9,6 +9,7 @@ from typing import Any
 
 from manual_grad.catalogue import (
     activations,
+    attention,
     chain_rule,
     cnn,
     convolution,
@@ -28,8 +29,8 @@ from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Fu
 from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
-    mse, activations, gates, chain_rule, softmax, dense, normalisation, sequences, recurrent, convolution,
-    pooling, linear_cross_entropy, two_layer, mlp, cnn,
+    mse, activations, gates, chain_rule, softmax, dense, normalisation, sequences, attention, recurrent,
+    convolution, pooling, linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-from jaxtyping import AbstractArray, Integer
+from jaxtyping import AbstractArray, Bool, Integer
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.families import Family
@@ -111,9 +111,9 @@ class Formula:
 
     @property
     def floating(self) -> tuple[str, ...]:
-        """The primals that have a cotangent: all but those that the signature says are integers."""
+        """The primals that have a cotangent: all but those that by the signature are integers or booleans."""
         hints = _parameters(self.fwd)
-        return tuple(name for name in self.primals if Integer not in _dtypes(hints[name].annotation))
+        return tuple(n for n in self.primals if not {Integer, Bool} & {*_dtypes(hints[n].annotation)})
 
 
 @dataclass(frozen=True)

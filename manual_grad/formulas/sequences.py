@@ -1,9 +1,14 @@
 """Sequences of tokens: embeddings, rotary positions, dropout, and low-rank adaptation of a layer."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from dataclasses import dataclass
+from functools import partial
 
-from manual_grad.border import checked, require_labels_in_range, require_shape
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
+
+from manual_grad.border import checked, describe, require, require_labels_in_range, require_shape
+from manual_grad.formulas.limits import wide
 
 
 def _rows(ids: Integer[Array, "*N"], V: int) -> Integer[Array, "*N"]:
@@ -62,7 +67,282 @@ def embedding_bwd(
     """
     ids, table = res
     require_shape("embedding_bwd", "dout", dout, (*ids.shape, table.shape[1]))
-    wide = jnp.promote_types(table.dtype, jnp.float32)
-    at = _rows(ids, len(table))
-    dtable = jnp.zeros_like(table, wide).at[at].add(dout.astype(wide), mode="drop")  # [E-09]
+    dout = wide(dout)
+    dtable = jnp.zeros_like(table, dout.dtype).at[_rows(ids, len(table))].add(dout, mode="drop")  # [E-09]
     return (dtable.astype(table.dtype),)
+
+
+# ------------------------------------------------------------------------------------------ rotary positions
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("shape", "base"))
+@dataclass(frozen=True)
+class RopeResiduals:
+    """What the backward pass needs: a rotation does not ask what it turned."""
+
+    shape: tuple[int, ...]
+    base: float
+
+
+def _require_pairs(formula: str, x: Array, base: float) -> None:
+    require(
+        x.shape[-1] % 2 == 0, f"{formula}: x is {describe(x)}, expected an even last axis, a pair an angle"
+    )
+    require(base > 0, f"{formula}: base is {base!r}, expected a positive number")
+
+
+def _rotation(
+    shape: tuple[int, ...], base: float, dtype: jnp.dtype
+) -> tuple[Float[Array, "L 1 half"], Float[Array, "L 1 half"]]:
+    """cos and sin of each position's angles, in float32 at least."""
+    L, D = shape[1], shape[3]
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    theta = base ** (-2 * jnp.arange(D // 2, dtype=dtype) / D)  # [E-10]
+    angles = jnp.arange(L, dtype=dtype)[:, None, None] * theta
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotated(
+    x: Float[Array, "N L H D"], cos: Float[Array, "L 1 half"], sin: Float[Array, "L 1 half"]
+) -> Float[Array, "N L H D"]:
+    x1, x2 = jnp.split(x, 2, axis=-1)
+    out = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)  # [E-10]
+    return out.astype(x.dtype)
+
+
+@checked
+def rope_fwd(
+    x: Float[Array, "N L H D"], *, base: float = 10000.0
+) -> tuple[Float[Array, "N L H D"], RopeResiduals]:
+    """Turn each pair (x_i, x_{i+D/2}) at position l by the angle l θ_i, θ_i = base^(−2i/D). [E-10]
+
+        out₁ = x₁ cos − x₂ sin        out₂ = x₂ cos + x₁ sin
+
+    for the halves x₁, x₂ of the last axis (GPT-NeoX's and Llama's order; the paper pairs neighbours).
+
+    Args:
+        x: queries or keys, (N, L, H, D), D even; positions are 0 … L − 1.
+        base: of the angles, positive.
+    Returns:
+        ``(out, res)``: out (N, L, H, D). The angles are in float32 at least: in bfloat16, 257 is 256.
+    Raises:
+        InputError: D is odd, ``base`` is not positive, or a shape or dtype does not fit.
+    Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, equation 34.
+
+    >>> quarter = jnp.zeros((1, 2, 1, 2)).at[:, :, :, 0].set(1.0)
+    >>> out, _ = rope_fwd(quarter)
+    >>> out[0, 0, 0].tolist(), bool(jnp.allclose(out[0, 1, 0], jnp.array([jnp.cos(1.0), jnp.sin(1.0)])))
+    ([1.0, 0.0], True)
+    """
+    _require_pairs("rope_fwd", x, base)
+    return _rotated(x, *_rotation(x.shape, base, x.dtype)), RopeResiduals(x.shape, float(base))
+
+
+@checked
+def rope_bwd(res: RopeResiduals, dout: Float[Array, "N L H D"]) -> tuple[Float[Array, "N L H D"]]:
+    """Turn ``dout`` back: a rotation's transpose is its inverse. [E-10]
+
+        dx₁ = dout₁ cos + dout₂ sin        dx₂ = dout₂ cos − dout₁ sin
+
+    Args:
+        res: from the forward pass.
+        dout: cotangent of out, (N, L, H, D).
+    Returns:
+        ``(dx,)``, (N, L, H, D), as long as ``dout`` at every position.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+    Source: as the forward pass; the derivation is in the book's chapter E.
+
+    >>> x = jnp.arange(12.0).reshape(1, 3, 1, 4)
+    >>> out, res = rope_fwd(x)
+    >>> bool(jnp.allclose(rope_bwd(res, out)[0], x, atol=1e-5))
+    True
+    """
+    require_shape("rope_bwd", "dout", dout, res.shape)
+    cos, sin = _rotation(res.shape, res.base, dout.dtype)
+    return (_rotated(dout, cos, -sin),)  # [E-10]
+
+
+@checked
+def jac_rope_x_blocks(x: Float[Array, "N L H D"], *, base: float = 10000.0) -> Float[Array, "L half 2 2"]:
+    """The rotation of each position and pair, the same for all samples and heads. [E-10]
+
+        ((cos, −sin), (sin, cos))
+
+    Args:
+        x, base: as in :func:`rope_fwd`.
+    Returns:
+        (L, D/2, 2, 2), orthogonal matrices.
+    Raises:
+        InputError: as in :func:`rope_fwd`.
+    Source: as the forward pass.
+
+    >>> jac_rope_x_blocks(jnp.ones((1, 3, 1, 4)))[0, 1].tolist()
+    [[1.0, -0.0], [0.0, 1.0]]
+    """
+    _require_pairs("jac_rope_x_blocks", x, base)
+    cos, sin = (a[:, 0].astype(x.dtype) for a in _rotation(x.shape, base, x.dtype))
+    return jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)  # [E-10]
+
+
+@checked
+def jac_rope_x(x: Float[Array, "N L H D"], *, base: float = 10000.0) -> Float[Array, "N L H D N L H D"]:
+    """∂out/∂x, zero but for the rotations of pairs: an orthogonal matrix. [E-10]
+
+    Args:
+        x, base: as in :func:`rope_fwd`.
+    Returns:
+        (N, L, H, D, N, L, H, D).
+    Raises:
+        InputError: as in :func:`rope_fwd`.
+    Source: as the forward pass.
+
+    >>> J = jac_rope_x(jnp.ones((1, 3, 2, 4))).reshape(24, 24)
+    >>> bool(jnp.allclose(J @ J.T, jnp.eye(24), atol=1e-6))
+    True
+    """
+    blocks = jac_rope_x_blocks(x, base=base)
+    N, L, H, D = x.shape
+    same = (jnp.eye(n, dtype=x.dtype) for n in (N, L, H, D // 2))
+    return jnp.einsum("nm,lk,hg,ij,liab->nlhaimkgbj", *same, blocks).reshape(x.shape * 2)  # [E-10]
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("keep",), meta_fields=("rate",))
+@dataclass(frozen=True)
+class DropoutResiduals:
+    """What the backward pass needs: the mask itself, never what the output tells of it."""
+
+    keep: Bool[Array, "..."]
+    rate: float
+
+
+@checked
+def dropout_fwd(
+    x: Float[Array, "*s"], keep: Bool[Array, "*s"], *, rate: float = 0.5
+) -> tuple[Float[Array, "*s"], DropoutResiduals]:
+    """out = x / (1 − rate) where ``keep``, else 0. [E-13]
+
+    Args:
+        x: of any shape.
+        keep: which entries stay, boolean, of x's shape; drawn by the caller, each with probability 1 − rate.
+        rate: the probability with which an entry is dropped, from 0 up to but not including 1.
+    Returns:
+        ``(out, res)``: out as x.
+    Raises:
+        InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or of another shape, or a dtype does
+            not fit.
+    Source: Srivastava et al., "Dropout", 2014, section 4, scaled in training as in its section 10.
+
+    >>> dropout_fwd(jnp.array([1.0, 2.0]), jnp.array([True, False]), rate=0.5)[0].tolist()
+    [2.0, 0.0]
+    """
+    require(0 <= rate < 1, f"dropout_fwd: rate is {rate!r}, expected a number from 0 up to, but not, 1")
+    return jnp.where(keep, x / (1 - rate), 0), DropoutResiduals(keep, float(rate))  # [E-13]
+
+
+@checked
+def dropout_bwd(res: DropoutResiduals, dout: Float[Array, "*s"]) -> tuple[Float[Array, "*s"]]:
+    """Pull ``dout`` back through the same mask. [E-13]
+
+        dx = dout / (1 − rate) where kept, else 0
+
+    Args:
+        res: from the forward pass.
+        dout: cotangent of out, as x.
+    Returns:
+        ``(dx,)``, as x; the mask has none.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+    Source: as the forward pass; the derivation is in the book's chapter E.
+
+    >>> _, res = dropout_fwd(jnp.array([0.0, 2.0]), jnp.array([True, False]), rate=0.5)
+    >>> dropout_bwd(res, jnp.array([3.0, 3.0]))[0].tolist()
+    [6.0, 0.0]
+    """
+    require_shape("dropout_bwd", "dout", dout, res.keep.shape)
+    return (jnp.where(res.keep, dout / (1 - res.rate), 0),)  # [E-13]
+
+
+# ------------------------------------------------------------------------------------ low-rank adaptation
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("x", "W", "A", "B"), meta_fields=("scale",))
+@dataclass(frozen=True)
+class LoraResiduals:
+    """What the backward pass needs."""
+
+    x: Float[Array, "*N d"]
+    W: Float[Array, "d m"]
+    A: Float[Array, "d r"]
+    B: Float[Array, "r m"]
+    scale: float
+
+
+@checked
+def lora_fwd(
+    x: Float[Array, "*N d"],
+    W: Float[Array, "d m"],
+    A: Float[Array, "d r"],
+    B: Float[Array, "r m"],
+    *,
+    scale: float = 1.0,
+) -> tuple[Float[Array, "*N m"], LoraResiduals]:
+    """out = x W + scale (x A) B: a layer and a change of it of rank r. [E-18]
+
+    Args:
+        x: (…, d).
+        W: (d, m), as a rule frozen.
+        A, B: (d, r) and (r, m), what is trained.
+        scale: α/r in the paper.
+    Returns:
+        ``(out, res)``: out (…, m).
+    Raises:
+        InputError: a shape or dtype does not fit.
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3, in rows.
+
+    >>> one = jnp.ones((1, 1))
+    >>> lora_fwd(one, one, 2 * one, 3 * one, scale=0.5)[0].tolist()
+    [[4.0]]
+    """
+    out = x @ W + scale * ((x @ A) @ B)  # [E-18]
+    return out, LoraResiduals(x, W, A, B, float(scale))
+
+
+@checked
+def lora_bwd(
+    res: LoraResiduals, dout: Float[Array, "*N m"]
+) -> tuple[Float[Array, "*N d"], Float[Array, "d m"], Float[Array, "d r"], Float[Array, "r m"]]:
+    """Pull ``dout`` back through both paths. [E-18]
+
+        dU = scale · dout Bᵀ        dx = dout Wᵀ + dU Aᵀ
+
+        dW = xᵀ dout        dA = xᵀ dU        dB = scale (x A)ᵀ dout
+
+    No product is larger than x's or W's: neither A B nor its gradient is ever made.
+
+    Args:
+        res: from the forward pass.
+        dout: cotangent of out, (…, m).
+    Returns:
+        ``(dx, dW, dA, dB)``, each of its primal's shape. Where W is frozen its gradient is not asked for, and
+        a compiler leaves it out.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+    Source: as the forward pass; the derivation is in the book's chapter E.
+
+    >>> one = jnp.ones((1, 1))
+    >>> _, res = lora_fwd(one, one, 2 * one, 3 * one, scale=0.5)
+    >>> [d.item() for d in lora_bwd(res, one)]
+    [4.0, 1.0, 1.5, 1.0]
+    """
+    W, A, B = res.W, res.A, res.B
+    require_shape("lora_bwd", "dout", dout, (*res.x.shape[:-1], W.shape[1]))
+    x, dZ = res.x.reshape(-1, len(W)), dout.reshape(-1, W.shape[1])
+    dU = res.scale * (dZ @ B.T)  # [E-18]
+    dx = dZ @ W.T + dU @ A.T  # [E-18]
+    dW, dA = x.T @ dZ, x.T @ dU  # [E-18]
+    dB = res.scale * ((x @ A).T @ dZ)  # [E-18]
+    return dx.reshape(res.x.shape), dW, dA, dB

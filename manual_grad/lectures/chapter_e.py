@@ -1,8 +1,7 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
-from manual_grad.catalogue import convolution, gates, normalisation, pooling
+from manual_grad.catalogue import attention, convolution, gates, normalisation, pooling, sequences
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
-from manual_grad.catalogue.sequences import EMBEDDING
 from manual_grad.lectures.entries import Equation, claims_of, equation_of
 
 TITLE = "The layers of today's networks"
@@ -31,12 +30,30 @@ EQUATIONS = (
     equation_of(gates.SILU, "E-06", "SiLU: the slope is σ and x times σ′"),
     equation_of(gates.SWIGLU, "E-07", "SwiGLU: each factor gets the other, the gate through SiLU's slope"),
     equation_of(gates.GEGLU, "E-08", "GEGLU: each factor gets the other, the gate through GELU's slope"),
-    Equation(
-        tag="E-09",
-        title="embedding: a row of the table gets the sum of the cotangents of all places that look it up",
-        section="Bengio et al. 2003, section 2",
-        printed=r"dtable_v = \sum_{n: \, ids_n = v} dout_n",
-        claims=claims_of(EMBEDDING),
+    equation_of(
+        sequences.EMBEDDING,
+        "E-09",
+        "embedding: a row of the table gets the sum of the cotangents of all places that look it up",
+    ),
+    equation_of(
+        sequences.ROPE,
+        "E-10",
+        "rotary positions: the cotangent is turned back, a rotation's transpose being its inverse",
+    ),
+    equation_of(
+        attention.ATTENTION,
+        "E-11",
+        "attention: softmax's Jacobian row by row, keys' gradients summed over their queries and heads",
+    ),
+    equation_of(
+        attention.ATTENTION_STREAMING,
+        "E-12",
+        "attention in chunks: P again from the log of its sum, and Σ dP P as a sum over features",
+    ),
+    equation_of(
+        sequences.DROPOUT,
+        "E-13",
+        "dropout: the same mask and the same factor, the mask being an argument",
     ),
     Equation(
         tag="E-14",
@@ -78,6 +95,11 @@ EQUATIONS = (
             r"dh_0 = a_1 \odot db_1"
         ),
         claims=claims_of(LINEAR_SCAN),
+    ),
+    equation_of(
+        sequences.LORA,
+        "E-18",
+        "low-rank adaptation: two dense layers one after the other, beside a frozen one",
     ),
     equation_of(
         pooling.MAX_POOL2D,

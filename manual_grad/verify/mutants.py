@@ -161,7 +161,7 @@ def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **i
     name, axis = next((n, a) for n, a in batch.axes.items() if n in inputs)
     N = inputs[name].shape[axis]
     share = (N - 1) / N if batch.mean else 1.0
-    fewer = {n: _cut(v, batch.axes[n]) if n in batch.axes else v for n, v in inputs.items()}
+    fewer = {n: v if v is None or n not in batch.axes else _cut(v, batch.axes[n]) for n, v in inputs.items()}
     of_out = dout[0] if dout else None
     if batch.out is not None and dout:
         of_out = batch.along_out(_cut, of_out)

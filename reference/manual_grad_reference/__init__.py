@@ -7,6 +7,7 @@ sum, with no shift), so they are meant for float64 and moderate inputs.
 
 from manual_grad_reference import (  # noqa: F401  handed on
     activations,
+    attention,
     chain_rule,
     cnn,
     conv2d,

@@ -254,6 +254,52 @@ def embedding(m: Arithmetic, ids: Any, table: Numbers) -> Numbers:
     return table[ids]
 
 
+def rope(m: Arithmetic, x: Numbers, base: float = 10000.0) -> Numbers:
+    """[E-10] The pair (x_i, x_{i+D/2}) at position l turned by l base^(−2i/D)."""
+    out, D = np.array(x), x.shape[-1]
+    for l, i in itertools.product(range(x.shape[1]), range(D // 2)):
+        angle = l * base ** (-2 * i / D)
+        cos, sin = m.number(math.cos(angle)), m.number(math.sin(angle))
+        first, second = x[:, l, :, i], x[:, l, :, i + D // 2]
+        out[:, l, :, i], out[:, l, :, i + D // 2] = first * cos - second * sin, second * cos + first * sin
+    return out
+
+
+def attention(
+    m: Arithmetic,
+    q: Numbers,
+    k: Numbers,
+    v: Numbers,
+    mask: Any = None,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Numbers:
+    """[E-11] Σ_j p_j v_j for each query, p the softmax over the keys j that it sees; 0 where it sees none."""
+    (N, Lq, H, D), (Lk, Hkv) = q.shape, k.shape[1:3]
+    factor = 1 / m.sqrt(m.number(D)) if scale is None else m.number(scale)
+    mask = None if mask is None else np.broadcast_to(mask, (N, H, Lq, Lk))
+    out = np.full(q.shape, m.number(0))
+    for n, i, h in np.ndindex(N, Lq, H):
+        last = i + Lk - Lq
+        keys = range(0 if window is None else max(last - window + 1, 0), max(last + 1, 0) if causal else Lk)
+        seen = [j for j in keys if mask is None or mask[n, h, i, j]]
+        exps = [m.exp(factor * (q[n, i, h] * k[n, j, h // (H // Hkv)]).sum()) for j in seen]
+        for e, j in zip(exps, seen, strict=True):
+            out[n, i, h] = out[n, i, h] + e / sum(exps) * v[n, j, h // (H // Hkv)]
+    return out
+
+
+def dropout(m: Arithmetic, x: Numbers, keep: Any, rate: float = 0.5) -> Numbers:
+    """[E-13] x / (1 − rate) where kept, else 0."""
+    return np.where(keep, x / m.number(1 - rate), m.number(0))
+
+
+def lora(m: Arithmetic, x: Numbers, W: Numbers, A: Numbers, B: Numbers, scale: float = 1.0) -> Numbers:
+    """[E-18] x W + scale (x A) B."""
+    return x @ W + m.number(scale) * (x @ A @ B)
+
+
 def rnn(m: Arithmetic, x: Numbers, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0: Numbers) -> Numbers:
     """[E-14] h_t = tanh(W_ih x_t + b_ih + W_hh h_{t−1} + b_hh): all of them, and the last."""
     hs = [h0]

@@ -118,6 +118,32 @@ def embedding(ids: Array, table: Array) -> Array:
     return table[ids]
 
 
+def rope(x: Array, base: float = 10000.0) -> Array:
+    """Each pair of the halves turned by its position's angles."""
+    D = x.shape[-1]
+    angles = jnp.arange(x.shape[1])[:, None, None] * base ** (-jnp.arange(0, D, 2, dtype=x.dtype) / D)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    x1, x2 = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """softmax(Q Kᵀ/√D) V, all scores at once; query heads in groups."""
+    of_group = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    S = jnp.einsum("nqhgd,nkhd->nhgqk", of_group, k) * q.shape[3] ** -0.5
+    return jnp.einsum("nhgqk,nkhd->nqhgd", jax.nn.softmax(S), v).reshape(q.shape)
+
+
+def dropout(x: Array, keep: Array, rate: float = 0.5) -> Array:
+    """What is kept, over 1 − rate."""
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+def lora(x: Array, W: Array, A: Array, B: Array, scale: float = 1.0) -> Array:
+    """A layer and its low-rank change."""
+    return x @ W + scale * (x @ A @ B)
+
+
 def rnn(x: Array, W_ih: Array, W_hh: Array, b_ih: Array, b_hh: Array, h0: Array) -> tuple[Array, Array]:
     """An RNN over time; what the inputs contribute is one product for all steps."""
 

@@ -107,6 +107,40 @@ def embedding(torch, ids, table):
     return torch.nn.functional.embedding(ids, table)
 
 
+def rope(torch, x, base=10000.0):
+    L, D = x.shape[1], x.shape[3]
+    angles = torch.outer(torch.arange(L), base ** (-torch.arange(0, D, 2, dtype=x.dtype) / D))[:, None]
+    pairs = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([pairs.real, pairs.imag], dim=-1)
+
+
+def attention(torch, q, k, v, mask=None, causal=False, window=None, scale=None):
+    """By PyTorch's function, which has no window and gives NaN to a query that sees no key."""
+    (N, L, H, _), K = q.shape, k.shape[1]
+    steps = torch.arange(L)[:, None] + K - L - torch.arange(K)
+    seen = torch.ones(N, H, L, K, dtype=torch.bool) if mask is None else mask.expand(N, H, L, K)
+    seen = seen & (steps >= 0) if causal else seen
+    seen = seen & (steps < window) if window else seen
+    blind = ~seen.any(dim=-1, keepdim=True)
+    heads = [x.transpose(1, 2) for x in (q, k, v)]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        *heads, attn_mask=seen | blind, scale=scale, enable_gqa=True
+    )
+    return torch.where(blind, 0.0, out).transpose(1, 2)
+
+
+def attention_streaming(torch, q, k, v, mask=None, causal=False, window=None, scale=None, chunk=256):
+    return attention(torch, q, k, v, mask, causal, window, scale)
+
+
+def dropout(torch, x, keep, rate=0.5):
+    return torch.where(keep, x, torch.zeros_like(x)) / (1 - rate)
+
+
+def lora(torch, x, W, A, B, scale=1.0):
+    return torch.nn.functional.linear(x, (W + scale * A @ B).T)
+
+
 def rnn(torch, x, W_ih, W_hh, b_ih, b_hh, h0):
     return _recurrent(torch.rnn_tanh, x, h0[None], [W_ih, W_hh, b_ih, b_hh])
 
@@ -297,7 +331,7 @@ def named(primals):
 
 def _on_grid(a):
     a = np.asarray(a)
-    return a if a.dtype.kind == "i" else np.asarray(np.round(a * GRID) / GRID)
+    return a if a.dtype.kind in "ib" else np.asarray(np.round(a * GRID) / GRID)
 
 
 def _tensor(torch, a):

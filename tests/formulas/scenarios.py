@@ -83,7 +83,8 @@ def of(entry, variant=None):
 
 
 def is_float(tree):
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
 
 
 def draw(scenario, seed, dtype=jnp.float64):

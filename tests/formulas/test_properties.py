@@ -108,7 +108,7 @@ def _gradient_of_custom_vjp(scenario, primals, of_integers):
 
 
 def _cotangent_of_integers(primal, value):
-    return None if value is None else np.broadcast_to(value, primal.shape)
+    return None if value is None or primal is None else np.broadcast_to(value, primal.shape)
 
 
 @pytest.mark.parametrize("scenario", **one_each)
