@@ -45,6 +45,14 @@ from manual_grad.formulas.gates import (
     swiglu_bwd,
     swiglu_fwd,
 )
+from manual_grad.formulas.losses import (
+    binary_cross_entropy_with_logits_bwd,
+    binary_cross_entropy_with_logits_fwd,
+    huber_bwd,
+    huber_fwd,
+    kl_divergence_bwd,
+    kl_divergence_fwd,
+)
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
 from manual_grad.formulas.normalisation import (
     batch_norm_bwd,
@@ -77,6 +85,12 @@ from manual_grad.formulas.sequences import (
     rope_bwd,
     rope_fwd,
 )
+from manual_grad.formulas.similarity import (
+    cosine_similarity_bwd,
+    cosine_similarity_fwd,
+    l2_normalize_bwd,
+    l2_normalize_fwd,
+)
 from manual_grad.formulas.softmax import (
     softmax_bwd,
     softmax_cross_entropy_bwd,
@@ -95,8 +109,10 @@ __all__ = [
     "attention_streaming",
     "avg_pool2d",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "conv2d",
     "conv_transpose2d",
+    "cosine_similarity",
     "dense",
     "dropout",
     "embedding",
@@ -104,6 +120,9 @@ __all__ = [
     "gelu",
     "group_norm",
     "gru",
+    "huber",
+    "kl_divergence",
+    "l2_normalize",
     "layer_norm",
     "linear_cross_entropy",
     "linear_scan",
@@ -219,6 +238,13 @@ attention = _drop_in(attention_fwd, attention_bwd)
 attention_streaming = _drop_in(attention_streaming_fwd, attention_streaming_bwd)
 dropout = _drop_in(dropout_fwd, dropout_bwd)
 lora = _drop_in(lora_fwd, lora_bwd)
+binary_cross_entropy_with_logits = _drop_in(
+    binary_cross_entropy_with_logits_fwd, binary_cross_entropy_with_logits_bwd
+)
+kl_divergence = _drop_in(kl_divergence_fwd, kl_divergence_bwd)
+huber = _drop_in(huber_fwd, huber_bwd)
+l2_normalize = _drop_in(l2_normalize_fwd, l2_normalize_bwd)
+cosine_similarity = _drop_in(cosine_similarity_fwd, cosine_similarity_bwd)
 rnn = _drop_in(rnn_fwd, rnn_bwd)
 linear_scan = _drop_in(linear_scan_fwd, linear_scan_bwd)
 lstm = _drop_in(lstm_fwd, lstm_bwd)

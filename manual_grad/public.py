@@ -87,6 +87,14 @@ from manual_grad.formulas.gates import (
     swiglu_bwd,
     swiglu_fwd,
 )
+from manual_grad.formulas.losses import (
+    binary_cross_entropy_with_logits_bwd,
+    binary_cross_entropy_with_logits_fwd,
+    huber_bwd,
+    huber_fwd,
+    kl_divergence_bwd,
+    kl_divergence_fwd,
+)
 from manual_grad.formulas.mse import (
     jac_affine_b,
     jac_affine_w,
@@ -152,6 +160,14 @@ from manual_grad.formulas.sequences import (
     lora_fwd,
     rope_bwd,
     rope_fwd,
+)
+from manual_grad.formulas.similarity import (
+    cosine_similarity_bwd,
+    cosine_similarity_fwd,
+    jac_l2_normalize_x,
+    jac_l2_normalize_x_blocks,
+    l2_normalize_bwd,
+    l2_normalize_fwd,
 )
 from manual_grad.formulas.softmax import (
     cross_entropy_bwd,
@@ -258,6 +274,8 @@ __all__ = [
     "avg_pool2d_fwd",
     "batch_norm_bwd",
     "batch_norm_fwd",
+    "binary_cross_entropy_with_logits_bwd",
+    "binary_cross_entropy_with_logits_fwd",
     "block_diagonal",
     "chain",
     "cnn_bwd",
@@ -275,6 +293,8 @@ __all__ = [
     "convolve2d_fwd",
     "correlate2d_bwd",
     "correlate2d_fwd",
+    "cosine_similarity_bwd",
+    "cosine_similarity_fwd",
     "cross_entropy_bwd",
     "cross_entropy_fwd",
     "cross_entropy_of_scores_bwd",
@@ -304,6 +324,8 @@ __all__ = [
     "group_norm_fwd",
     "gru_bwd",
     "gru_fwd",
+    "huber_bwd",
+    "huber_fwd",
     "identity_bwd",
     "identity_fwd",
     "identity_prime",
@@ -325,6 +347,8 @@ __all__ = [
     "jac_dense_rows_X",
     "jac_dense_rows_X_factors",
     "jac_dense_rows_b",
+    "jac_l2_normalize_x",
+    "jac_l2_normalize_x_blocks",
     "jac_layer_norm_x",
     "jac_layer_norm_x_blocks",
     "jac_linear_map_x",
@@ -350,6 +374,10 @@ __all__ = [
     "jac_sum_of_squares_x",
     "jac_two_layer_cross_entropy",
     "jac_two_layer_squared_loss",
+    "kl_divergence_bwd",
+    "kl_divergence_fwd",
+    "l2_normalize_bwd",
+    "l2_normalize_fwd",
     "layer_norm_bwd",
     "layer_norm_fwd",
     "linear_cross_entropy_bwd",

@@ -16,12 +16,14 @@ from manual_grad.catalogue import (
     dense,
     gates,
     linear_cross_entropy,
+    losses,
     mlp,
     mse,
     normalisation,
     pooling,
     recurrent,
     sequences,
+    similarity,
     softmax,
     two_layer,
 )
@@ -29,8 +31,8 @@ from manual_grad.catalogue.entry import NO_BATCH, Batch, EntryError, Formula, Fu
 from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
-    mse, activations, gates, chain_rule, softmax, dense, normalisation, sequences, attention, recurrent,
-    convolution, pooling, linear_cross_entropy, two_layer, mlp, cnn,
+    mse, activations, gates, chain_rule, softmax, losses, dense, normalisation, similarity, sequences,
+    attention, recurrent, convolution, pooling, linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 
 

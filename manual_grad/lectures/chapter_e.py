@@ -1,6 +1,15 @@
 """Chapter E: the layers that people write by hand today, beyond the four lectures."""
 
-from manual_grad.catalogue import attention, convolution, gates, normalisation, pooling, sequences
+from manual_grad.catalogue import (
+    attention,
+    convolution,
+    gates,
+    losses,
+    normalisation,
+    pooling,
+    sequences,
+    similarity,
+)
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
 from manual_grad.lectures.entries import Equation, claims_of, equation_of
 
@@ -115,5 +124,18 @@ EQUATIONS = (
         convolution.CONV_TRANSPOSE2D,
         "E-21",
         "transposed convolution: the adjoint of Conv2D, whose forward pass is its dx",
+    ),
+    equation_of(
+        losses.BINARY_CROSS_ENTROPY_WITH_LOGITS, "E-22", "binary cross-entropy with logits: σ − y over N"
+    ),
+    equation_of(
+        losses.KL_DIVERGENCE, "E-23", "KL divergence: p times the log ratio less its mean, and q − p"
+    ),
+    equation_of(losses.HUBER, "E-24", "Huber's loss: the difference, cut off at ±δ, over N"),
+    equation_of(
+        similarity.L2_NORMALIZE, "E-25", "division by the length: dy less its part along x, over the length"
+    ),
+    equation_of(
+        similarity.COSINE_SIMILARITY, "E-26", "cosine similarity: the other's direction less s times its own"
     ),
 )

@@ -339,6 +339,36 @@ def linear_scan(m: Arithmetic, a: Numbers, b: Numbers, h0: Numbers) -> Numbers:
     return np.array(hs[1:], object)
 
 
+def l2_normalize(m: Arithmetic, x: Numbers) -> Numbers:
+    """[E-25] x / √(Σ x²), over the last axis."""
+    return x / m.sqrt((x**2).sum(axis=-1, keepdims=True))
+
+
+def cosine_similarity(m: Arithmetic, a: Numbers, b: Numbers) -> Numbers:
+    """[E-26] The sum of the products of two vectors of length 1."""
+    return (l2_normalize(m, a) * l2_normalize(m, b)).sum(axis=-1)
+
+
+# ---------------------------------------------------------------- losses beyond the lectures
+
+
+def binary_cross_entropy_with_logits(m: Arithmetic, logits: Numbers, labels: Numbers) -> Numbers:
+    """[E-22] (1/N) Σ_i (y_i ln(1 + e^{−l_i}) + (1 − y_i) ln(1 + e^{l_i}))."""
+    return mean(m, labels * softplus(m, -logits) + (1 - labels) * softplus(m, logits))
+
+
+def kl_divergence(m: Arithmetic, logits_p: Numbers, logits_q: Numbers) -> Numbers:
+    """[E-23] (1/N) Σ_i Σ_k p_ik (ln p_ik − ln q_ik)."""
+    p = softmax(m, logits_p)
+    return (p * (m.ln(p) - m.ln(softmax(m, logits_q)))).sum() / len(p)
+
+
+def huber(m: Arithmetic, y_hat: Numbers, y: Numbers, delta: float = 1.0) -> Numbers:
+    """[E-24] (1/N) Σ_i (d² − (d − δ)₊² − (−d − δ)₊²) / 2, with d = ŷ_i − y_i."""
+    d, delta = y_hat - y, m.number(delta)
+    return mean(m, d**2 - m.relu(d - delta) ** 2 - m.relu(-d - delta) ** 2) / 2
+
+
 # ---------------------------------------------------------------- two layers
 
 

@@ -197,6 +197,27 @@ def geglu(torch, gate, up, approximate=True):
     return gelu(torch, gate, approximate) * up
 
 
+def binary_cross_entropy_with_logits(torch, logits, labels):
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+
+def kl_divergence(torch, logits_p, logits_q):
+    log_p, log_q = (torch.log_softmax(logits, -1) for logits in (logits_p, logits_q))
+    return torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def huber(torch, y_hat, y, delta=1.0):
+    return torch.nn.functional.huber_loss(y_hat, y, delta=delta)
+
+
+def l2_normalize(torch, x):
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def cosine_similarity(torch, a, b):
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1)
+
+
 def correlate2d(torch, x, f):
     return torch.nn.functional.conv2d(x[None, None], f[None, None])[0, 0]
 

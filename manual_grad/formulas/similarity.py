@@ -1,0 +1,169 @@
+"""Vectors of length 1, and the cosine of the angle between two. No ε: the zero vector has no direction.
+
+Lengths are measured in units of the largest entry, so that no square overflows or vanishes, and in float32
+where the inputs are half precision.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manual_grad.border import checked, require
+from manual_grad.formulas.chain_rule import block_diagonal
+from manual_grad.formulas.limits import wide
+
+
+def _require_directions(formula: str, name: str, x: Any) -> None:
+    """Refuse a zero vector, where its values can be seen; under ``jit`` its results are NaN."""
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
+        return
+    for at in np.argwhere(~np.any(np.asarray(x), axis=-1))[:1]:
+        place = f"{name}[{','.join(map(str, at))}]" if len(at) else name
+        require(False, f"{formula}: {place} is a zero vector, expected one with a direction")
+
+
+def _direction(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Float[Array, "*N 1"]]:
+    """``(x/‖x‖, ‖x‖)``."""
+    largest = jnp.abs(x).max(axis=-1, keepdims=True)
+    scaled = x / largest
+    length = jnp.sqrt((scaled**2).sum(axis=-1, keepdims=True))
+    return scaled / length, largest * length  # [E-25] [E-26]
+
+
+@checked
+def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
+    """y = x / ‖x‖ over the last axis. [E-25]
+
+    Args:
+        x: (…, D).
+    Returns:
+        ``(y, res)``: y (…, D), of length 1; NaN under ``jit`` where x is 0.
+    Raises:
+        InputError: a vector is 0 (eagerly), or ``x`` is no floating-point array with at least one axis.
+    Source: Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3: ‖f(x)‖ = 1.
+
+    >>> l2_normalize_fwd(jnp.array([3e30, 4e30]))[0].round(3).tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    _require_directions("l2_normalize_fwd", "x", x)
+    y, _ = _direction(wide(x))
+    return y.astype(x.dtype), x
+
+
+@checked
+def l2_normalize_bwd(res: Float[Array, "*N D"], dy: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"]]:
+    """Pull ``dy`` back through the division by the length: dx = (dy − y (y · dy)) / ‖x‖. [E-25]
+
+    What is taken away is the part of dy along x, by which only the length would change.
+
+    Args:
+        res: x.
+        dy: cotangent of y, (…, D).
+    Returns:
+        ``(dx,)``, (…, D), orthogonal to x.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+    Source: ours; the derivation is in the book's chapter E.
+
+    >>> res = l2_normalize_fwd(jnp.array([0.0, 2.0]))[1]
+    >>> l2_normalize_bwd(res, jnp.array([6.0, 5.0]))[0].tolist()
+    [3.0, 0.0]
+    """
+    y, length = _direction(wide(res))
+    along = (y * dy).sum(axis=-1, keepdims=True)
+    dx = (dy - y * along) / length  # [E-25]
+    return (dx.astype(dy.dtype),)
+
+
+@checked
+def jac_l2_normalize_x_blocks(x: Float[Array, "*N D"]) -> Float[Array, "*N D D"]:
+    """One vector's Jacobian for each vector: (I − y yᵀ) / ‖x‖, a projection over the length. [E-25]
+
+    Args:
+        x: (…, D).
+    Returns:
+        (…, D, D), the blocks on the diagonal of :func:`jac_l2_normalize_x`.
+    Raises:
+        InputError: as in :func:`l2_normalize_fwd`.
+    Source: ours; the derivation is in the book's chapter E.
+
+    >>> jac_l2_normalize_x_blocks(jnp.array([0.0, 2.0])).tolist()
+    [[0.5, 0.0], [0.0, 0.0]]
+    """
+    _require_directions("jac_l2_normalize_x_blocks", "x", x)
+    y, length = _direction(wide(x))
+    projection = jnp.eye(x.shape[-1], dtype=y.dtype) - y[..., :, None] * y[..., None, :]
+    return (projection / length[..., None]).astype(x.dtype)  # [E-25]
+
+
+@checked
+def jac_l2_normalize_x(x: Float[Array, "*N D"]) -> Float[Array, "..."]:
+    """∂y/∂x of shape ``x.shape + x.shape``: block-diagonal over the vectors. [E-25]
+
+    Args:
+        x: (…, D).
+    Returns:
+        (D, D) or (…, D, …, D); zero between different vectors.
+    Raises:
+        InputError: as in :func:`l2_normalize_fwd`.
+    Source: ours; the derivation is in the book's chapter E.
+
+    >>> jac_l2_normalize_x(jnp.ones((4, 3))).shape
+    (4, 3, 4, 3)
+    """
+    return block_diagonal(jac_l2_normalize_x_blocks(x))  # [E-25]
+
+
+@checked
+def cosine_similarity_fwd(
+    a: Float[Array, "*N D"], b: Float[Array, "*N D"]
+) -> tuple[Float[Array, "*N"], tuple[Float[Array, "*N D"], Float[Array, "*N D"]]]:
+    """s = (a · b) / (‖a‖ ‖b‖) over the last axis. [E-26]
+
+    Args:
+        a, b: (…, D).
+    Returns:
+        ``(s, res)``: s (…), from −1 to 1, NaN under ``jit`` where a or b is 0.
+    Raises:
+        InputError: a vector is 0 (eagerly), or a shape or dtype does not fit.
+    Source: Salton, Wong and Yang, "A Vector Space Model for Automatic Indexing", 1975, section 1.
+
+    >>> cosine_similarity_fwd(jnp.array([1.0, 0.0]), jnp.array([-5.0, 0.0]))[0].tolist()
+    -1.0
+    """
+    _require_directions("cosine_similarity_fwd", "a", a)
+    _require_directions("cosine_similarity_fwd", "b", b)
+    (u, _), (v, _) = _direction(wide(a)), _direction(wide(b))
+    s = (u * v).sum(axis=-1)  # [E-26]
+    return s.astype(a.dtype), (a, b)
+
+
+@checked
+def cosine_similarity_bwd(
+    res: tuple[Float[Array, "*N D"], Float[Array, "*N D"]], ds: Float[Array, "*N"]
+) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
+    """Pull ``ds`` back through the cosine of the angle between two vectors. [E-26]
+
+        da = ds (b/‖b‖ − s a/‖a‖) / ‖a‖        db = ds (a/‖a‖ − s b/‖b‖) / ‖b‖
+
+    Args:
+        res: ``(a, b)``.
+        ds: cotangent of s, (…).
+    Returns:
+        ``(da, db)``, each (…, D), orthogonal to a and to b.
+    Raises:
+        InputError: ``res`` is not what the forward pass returned, or ``ds`` has another shape or dtype.
+    Source: ours; the derivation is in the book's chapter E.
+
+    >>> _, res = cosine_similarity_fwd(jnp.array([2.0, 0.0]), jnp.array([0.0, 5.0]))
+    >>> cosine_similarity_bwd(res, jnp.array(10.0))[0].tolist()
+    [0.0, 5.0]
+    """
+    (u, length_a), (v, length_b) = (_direction(wide(x)) for x in res)
+    s, dout = (u * v).sum(axis=-1, keepdims=True), wide(ds)[..., None]
+    da = dout * (v - s * u) / length_a  # [E-26]
+    db = dout * (u - s * v) / length_b  # [E-26]
+    return da.astype(ds.dtype), db.astype(ds.dtype)
