@@ -262,6 +262,16 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def require_seen(condition: jax.Array, message: str) -> None:
+    """As :func:`require`, of a computed condition: where it can be seen, which under ``jit`` it cannot.
+
+    >>> jax.jit(lambda x: require_seen(x > 0, "not positive"))(-1.0)
+    """
+    if isinstance(condition, jax.core.Tracer) or not getattr(condition, "is_fully_addressable", True):
+        return
+    require(bool(condition), message)
+
+
 def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:
     """Refuse an array that has not this shape: a cotangent that is not shaped as the output."""
     wanted = ",".join(map(str, shape))

@@ -45,6 +45,16 @@ from manual_grad.formulas.gates import (
     swiglu_bwd,
     swiglu_fwd,
 )
+from manual_grad.formulas.linear_algebra import (
+    cholesky_bwd,
+    cholesky_fwd,
+    inverse_bwd,
+    inverse_fwd,
+    logdet_bwd,
+    logdet_fwd,
+    solve_bwd,
+    solve_fwd,
+)
 from manual_grad.formulas.losses import (
     binary_cross_entropy_with_logits_bwd,
     binary_cross_entropy_with_logits_fwd,
@@ -110,6 +120,7 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "cholesky",
     "conv2d",
     "conv_transpose2d",
     "cosine_similarity",
@@ -121,11 +132,13 @@ __all__ = [
     "group_norm",
     "gru",
     "huber",
+    "inverse",
     "kl_divergence",
     "l2_normalize",
     "layer_norm",
     "linear_cross_entropy",
     "linear_scan",
+    "logdet",
     "lora",
     "lstm",
     "max_pool2d",
@@ -138,6 +151,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "solve",
     "swiglu",
 ]
 
@@ -252,6 +266,10 @@ gru = _drop_in(gru_fwd, gru_bwd)
 max_pool2d = _drop_in(max_pool2d_fwd, max_pool2d_bwd)
 avg_pool2d = _drop_in(avg_pool2d_fwd, avg_pool2d_bwd)
 conv_transpose2d = _drop_in(conv_transpose2d_fwd, conv_transpose2d_bwd)
+solve = _drop_in(solve_fwd, solve_bwd)
+inverse = _drop_in(inverse_fwd, inverse_bwd)
+logdet = _drop_in(logdet_fwd, logdet_bwd)
+cholesky = _drop_in(cholesky_fwd, cholesky_bwd)
 
 
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:

@@ -15,6 +15,7 @@ from manual_grad.catalogue import (
     convolution,
     dense,
     gates,
+    linear_algebra,
     linear_cross_entropy,
     losses,
     mlp,
@@ -32,7 +33,7 @@ from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
     mse, activations, gates, chain_rule, softmax, losses, dense, normalisation, similarity, sequences,
-    attention, recurrent, convolution, pooling, linear_cross_entropy, two_layer, mlp, cnn,
+    attention, recurrent, convolution, pooling, linear_algebra, linear_cross_entropy, two_layer, mlp, cnn,
 )  # fmt: skip
 
 

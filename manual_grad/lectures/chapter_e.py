@@ -4,6 +4,7 @@ from manual_grad.catalogue import (
     attention,
     convolution,
     gates,
+    linear_algebra,
     losses,
     normalisation,
     pooling,
@@ -137,5 +138,25 @@ EQUATIONS = (
     ),
     equation_of(
         similarity.COSINE_SIMILARITY, "E-26", "cosine similarity: the other's direction less s times its own"
+    ),
+    equation_of(
+        linear_algebra.SOLVE,
+        "E-28",
+        "linear system: dB by a system with Aᵀ, and dA by dB and the solution",
+    ),
+    equation_of(
+        linear_algebra.INVERSE,
+        "E-29",
+        "inverse: dA between two transposed inverses, with a minus",
+    ),
+    equation_of(
+        linear_algebra.LOGDET,
+        "E-30",
+        "log-determinant: its gradient is the transposed inverse",
+    ),
+    equation_of(
+        linear_algebra.CHOLESKY,
+        "E-31",
+        "Cholesky factor: Φ takes the lower triangle, with half its diagonal",
     ),
 )

@@ -105,7 +105,7 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
             changes |= {NO_MEAN: lambda g, n: g * n, MEAN_TWICE: lambda g, n: g / n}
         if N > 1 and not batch.mean and claim.kind == "gradient" and summed:
             changes |= {MEAN_FOR_SUM: lambda g, n: g / n}
-        if len(shape) > 1 and not (claim.kind == "jacobian" and _symmetric(claim, name, len(shape))):
+        if len(shape) > 1 and not _symmetric(claim, name, len(shape)):
             changes |= {TRANSPOSED: lambda g, n: g.swapaxes(-1, -2)}
         changed = {kind: partial(_changed, claim, formula, position, c) for kind, c in changes.items()}
         made += [Mutant(kind, way, function, name) for kind, function in changed.items()]
@@ -118,7 +118,13 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
 
 
 def _symmetric(claim: Claim, name: str, rank: int) -> bool:
-    """Whether a Jacobian's last two axes can be exchanged: diagonal, diag(p) − p pᵀ, an identity a sample."""
+    """Whether an answer's last two axes can be exchanged.
+
+    So it is of a Jacobian that is diagonal, diag(p) − p pᵀ, or an identity for each sample, and of the
+    gradient with respect to a matrix of which the symmetric part is taken.
+    """
+    if claim.kind != "jacobian":
+        return claim.kind == "gradient" and claim.reference is reference.linear_algebra.cholesky
     if claim.reference is reference.dense.dense_rows:
         return name == "b"
     return rank == 2 and (claim.reference is reference.softmax.softmax or claim.reference in _ELEMENTWISE)

@@ -369,6 +369,53 @@ def huber(m: Arithmetic, y_hat: Numbers, y: Numbers, delta: float = 1.0) -> Numb
     return mean(m, d**2 - m.relu(d - delta) ** 2 - m.relu(-d - delta) ** 2) / 2
 
 
+# ---------------------------------------------------------------- linear algebra
+
+
+def solve(m: Arithmetic, A: Numbers, B: Numbers) -> Numbers:
+    """[E-28] A X = B: rows exchanged where a pivot is 0, multiples of them taken away, then from below."""
+    rows, _ = _eliminated(np.concatenate([A, B], axis=1))
+    n, X = len(A), [0] * len(A)
+    for i in reversed(range(n)):
+        known = sum((rows[i, j] * X[j] for j in range(i + 1, n)), 0 * rows[i, n:])
+        X[i] = (rows[i, n:] - known) / rows[i, i]
+    return np.array(X, object)
+
+
+def _eliminated(rows: Numbers) -> tuple[Numbers, int]:
+    """A copy with zeros below the diagonal, and the sign that the exchanges of rows gave its determinant."""
+    rows, sign = np.array(rows, object), 1
+    for j in range(len(rows)):
+        pivot = next(i for i in range(j, len(rows)) if rows[i, j] != 0)
+        if pivot != j:
+            rows[[j, pivot]], sign = rows[[pivot, j]], -sign
+        for i in range(j + 1, len(rows)):
+            rows[i] = rows[i] - rows[i, j] / rows[j, j] * rows[j]
+    return rows, sign
+
+
+def inverse(m: Arithmetic, A: Numbers) -> Numbers:
+    """[E-29] The Y with A Y = I."""
+    return solve(m, A, np.array([[m.number(int(i == j)) for j in range(len(A))] for i in range(len(A))]))
+
+
+def logdet(m: Arithmetic, A: Numbers) -> Numbers:
+    """[E-30] ln det A."""
+    rows, sign = _eliminated(A)
+    return m.ln(sign * math.prod(np.diagonal(rows)))
+
+
+def cholesky(m: Arithmetic, A: Numbers) -> Numbers:
+    """[E-31] L_ij = (S_ij − Σ_{k<j} L_ik L_jk) / L_jj, L_jj = √(S_jj − Σ_{k<j} L_jk²), S = (A + Aᵀ)/2."""
+    S, n = (A + A.T) / 2, len(A)
+    L = np.full((n, n), m.number(0))
+    for j in range(n):
+        for i in range(j, n):
+            left = S[i, j] - sum(L[i, k] * L[j, k] for k in range(j))
+            L[i, j] = m.sqrt(left) if i == j else left / L[j, j]
+    return L
+
+
 # ---------------------------------------------------------------- two layers
 
 

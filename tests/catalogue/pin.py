@@ -269,6 +269,22 @@ def _pooled(torch, pool, x, window, strides, padding, outside):
     return pool(x, window, strides).permute(0, 2, 3, 1)
 
 
+def solve(torch, A, B):
+    return torch.linalg.solve(A, B)
+
+
+def inverse(torch, A):
+    return torch.linalg.inv(A)
+
+
+def logdet(torch, A):
+    return torch.logdet(A)
+
+
+def cholesky(torch, A):
+    return torch.linalg.cholesky((A + A.T) / 2)
+
+
 def _pair(n):
     return (n, n) if isinstance(n, int) else n
 
