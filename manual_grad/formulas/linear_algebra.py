@@ -126,8 +126,8 @@ def solve_bwd(
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = solve_fwd(jnp.array([[2.0, 0.0], [0.0, 4.0]]), jnp.array([[2.0], [2.0]]))
-    >>> [d.tolist() for d in solve_bwd(res, jnp.array([[2.0], [0.0]]))]
-    [[[-1.0, -0.5], [0.0, 0.0]], [[1.0], [0.0]]]
+    >>> [d.tolist() for d in solve_bwd(res, jnp.array([[2.0], [4.0]]))]
+    [[[-1.0, -0.5], [-1.0, -0.5]], [[1.0], [1.0]]]
     """
     of, X = res
     require_shape("solve_bwd", "dX", dX, X.shape)
