@@ -1,5 +1,6 @@
 """How a gradient is asked for: what may come in, copies on the way in and out, what a call has modified."""
 
+import contextlib
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -136,7 +137,9 @@ def positions_of(
                 f"{who}: no argument is floating-point, nothing to differentiate by: {shown or 'none'}"
             )
         return tuple(floating)
-    wanted = list(argnums) if isinstance(argnums, Iterable) else [argnums]
+    wanted: list[Any] = [argnums]
+    with contextlib.suppress(TypeError):  # one position
+        wanted = list(argnums)  # type: ignore[arg-type]
     if not wanted:
         raise InputError(f"{who}: argnums is {describe(argnums)}, expected at least one position")
     found = []
@@ -358,6 +361,7 @@ def gradients(question: Question, got: Any) -> list[Any]:
 def _entries(question: Question, got: Any) -> list[Any]:
     """One gradient for each argument that is differentiated by."""
     who, called, positions = question.who, question.called, question.positions
+    flat(who, f"{called} returned", got)
     count, names = len(positions), ", ".join(question.names[i] for i in positions)
     if count == 1 and question.scalar and _structure(got) == _structure(question.args[positions[0]]):
         return [got]
@@ -400,7 +404,6 @@ def _leaves(question: Question, position: int, entry: Any) -> list[Any]:
     """The floating-point leaves of one argument's gradient."""
     arg, name = question.args[position], question.names[position]
     expected = jax.tree.leaves(arg, is_leaf=lambda leaf: leaf is None)
-    flat(question.who, f"{question.called} returned", entry)
     if entry is None:
         return [None for leaf in expected if is_float(leaf)]
     if _structure(entry) != _structure(arg):

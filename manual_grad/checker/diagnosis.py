@@ -22,6 +22,7 @@ from manual_grad.checker.truth import Point, at_values, is_float, pulled
 UNEXPLAINED = "no known mistake explains it"
 FINITE_AT_LEAST = 3  # finite entries from which a cause is told
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
+MANY_AXES = 7
 SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((0,),),
     2: ((0, 1),),
@@ -179,7 +180,7 @@ def transposed_shape(e: Evidence) -> str:
     """The axes in another order."""
     if e.got.shape == e.want.shape or sorted(e.got.shape) != sorted(e.want.shape):
         return ""
-    for axes in itertools.permutations(range(e.want.ndim)):
+    for axes in _orders(e.want.ndim):
         if e.same(e.got, e.want.transpose(axes)):
             return f"{_permuted(axes)}; {_shapes(e)}"
     return ""
@@ -298,7 +299,7 @@ def transposed(e: Evidence) -> str:
     """The axes of the truth in another order, the shape unchanged."""
     if e.got.shape != e.want.shape:
         return ""
-    for axes in itertools.permutations(range(e.want.ndim)):
+    for axes in _orders(e.want.ndim):
         turned = e.want.transpose(axes)
         if axes != tuple(range(e.want.ndim)) and not e.same(turned, e.want) and e.same(e.got, turned):
             return _permuted(axes)
@@ -619,8 +620,22 @@ def itself_added(e: Evidence) -> str:
     return f"a term too many: {factor:.4g} times {e.names[e.leaf]} itself, as of a penalty, is added"
 
 
+def _orders(n: int) -> Iterator[tuple[int, ...]]:
+    """Every order of n axes; of many axes those that swap two of them, as there are n! in all."""
+    if n <= MANY_AXES:
+        yield from itertools.permutations(range(n))
+        return
+    for i, j in itertools.combinations(range(n), 2):
+        order = list(range(n))
+        order[i], order[j] = j, i
+        yield tuple(order)
+
+
 def _subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
-    return [s for r in range(1, len(items) + 1) for s in itertools.combinations(items, r)]
+    """Every choice of axes; of many axes those of one, of two and of all, as there are 2ⁿ in all."""
+    n = len(items)
+    sizes = range(1, n + 1) if n <= MANY_AXES else (1, 2, n)
+    return [s for r in sizes for s in itertools.combinations(items, r)]
 
 
 def _listed(axes: Sequence[int]) -> str:
