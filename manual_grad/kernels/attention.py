@@ -84,7 +84,7 @@ def attention_streaming_fwd(
     scale, Hkv = float(q.shape[3] ** -0.5 if scale is None else scale), k.shape[2]
     chunk = min(chunk, max(q.shape[1], k.shape[1]))
     seen = _seen(q.shape, k.shape, mask, causal, window, chunk)
-    wide_q, wide_k, wide_v = map(wide, (scale * q, k, v))
+    wide_q, wide_k, wide_v = scale * wide(q), wide(k), wide(v)
     out, lse = lax.map(
         lambda head: _forward(seen, *head),
         (jnp.arange(len(q) * Hkv), _rows(wide_q, Hkv, chunk), _blocks(wide_k, chunk), _blocks(wide_v, chunk)),
@@ -122,7 +122,7 @@ def attention_streaming_bwd(
     require_shape("attention_streaming_bwd", "dout", dout, q.shape)
     Hkv = k.shape[2]
     seen = _seen(q.shape, k.shape, res.mask, res.causal, res.window, chunk)
-    wide_q, wide_k, wide_v, dO = map(wide, (res.scale * q, k, res.v, dout))
+    wide_q, wide_k, wide_v, dO = res.scale * wide(q), wide(k), wide(res.v), wide(dout)
     delta = (dO * res.out).sum(axis=-1, keepdims=True)  # [E-12]
     rows = tuple(_rows(a, Hkv, chunk) for a in (wide_q, dO, res.lse, delta))
     keys = (_blocks(wide_k, chunk), _blocks(wide_v, chunk))

@@ -206,3 +206,14 @@ def test_the_tails_of_derivatives_do_not_round_to_zero(name, x):
     """[C-02] σ(40) is 1 in float64, and 1 minus it 0; σ′(±40) = e⁻⁴⁰ and tanh′(±20) = 4e⁻⁴⁰ up to e⁻⁸⁰."""
     (dx,) = getattr(mg, f"{name}_bwd")(jnp.array([x]), jnp.array([1.0]))
     assert float(dx[0]) == pytest.approx({"sigmoid": 1, "tanh": 4}[name] * np.exp(-40.0), rel=1e-13, abs=0)
+
+
+def test_streaming_attention_rounds_no_score_in_half_precision():
+    """[E-12] q was scaled in bfloat16, before the scores: four times attention's error."""
+    arrays = (jnp.asarray(3 * RNG.standard_normal((1, 16, 2, 12)), jnp.bfloat16) for _ in range(4))
+    *qkv, dout = arrays
+    (out, res), (chunked, its) = mg.attention_fwd(*qkv), mg.attention_streaming_fwd(*qkv, chunk=8)
+    grads, its_grads = mg.attention_bwd(res, dout), mg.attention_streaming_bwd(its, dout)
+    for one, other in zip((out, *grads), (chunked, *its_grads), strict=True):
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        assert np.abs(one - other).max() <= np.abs(one).max() * 2**-8
