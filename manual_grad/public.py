@@ -226,6 +226,10 @@ from manual_grad.networks.cnn import (
     cnn_fwd,
     cnn_grads,
 )
+from manual_grad.networks.gpt import (
+    gpt_bwd,
+    gpt_fwd,
+)
 from manual_grad.networks.mlp import (
     MLPResiduals,
     five_layer_bwd,
@@ -335,6 +339,8 @@ __all__ = [
     "gelu_bwd",
     "gelu_fwd",
     "gelu_prime",
+    "gpt_bwd",
+    "gpt_fwd",
     "gradient_descent",
     "group_norm_bwd",
     "group_norm_fwd",

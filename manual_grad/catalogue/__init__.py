@@ -15,6 +15,7 @@ from manual_grad.catalogue import (
     convolution,
     dense,
     gates,
+    gpt,
     linear_algebra,
     linear_cross_entropy,
     losses,
@@ -33,7 +34,8 @@ from manual_grad.catalogue.middle import MIDDLE, Middle
 
 TOPICS = (
     mse, activations, gates, chain_rule, softmax, losses, dense, normalisation, similarity, sequences,
-    attention, recurrent, convolution, pooling, linear_algebra, linear_cross_entropy, two_layer, mlp, cnn,
+    attention, recurrent, convolution, pooling, linear_algebra, linear_cross_entropy, two_layer, mlp,
+    cnn, gpt,
 )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Formula:
         polynomial: made of sums, products and selections alone, so that integers give exact answers.
         batch: where the samples are; :data:`NO_BATCH` where there are none. A test asks for one or the other.
         kinks: of the residuals, the arrays that a ReLU is applied to.
-        grows: each (primal, axis) that may grow without another primal having to follow.
+        grows: each (primal, axis) that may grow without another having to follow, or ``params['wte']``.
         functions: its Jacobians, slopes and other public functions of the same primals.
         hard: inputs on which autodiff itself may be wrong, and the right answers.
         golden: the cases of its golden vectors.

@@ -4,6 +4,7 @@ from manual_grad.catalogue import (
     attention,
     convolution,
     gates,
+    gpt,
     linear_algebra,
     losses,
     normalisation,
@@ -158,5 +159,10 @@ EQUATIONS = (
         linear_algebra.CHOLESKY,
         "E-31",
         "Cholesky factor: Φ takes the lower triangle, with half its diagonal",
+    ),
+    equation_of(
+        gpt.GPT,
+        "E-32",
+        "GPT: the formulas in reverse; at each residual sum, at wpe and at wte cotangents are added",
     ),
 )

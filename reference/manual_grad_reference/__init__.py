@@ -13,6 +13,7 @@ from manual_grad_reference import (  # noqa: F401  handed on
     conv2d,
     dense,
     gates,
+    gpt,
     linear_algebra,
     linear_cross_entropy,
     losses,

@@ -730,3 +730,25 @@ def cnn_scores(m: Arithmetic, params: Any, X: Numbers) -> Numbers:
 def cnn(m: Arithmetic, params: Any, X: Numbers, labels: Numbers) -> Numbers:
     """[A-11] −(1/N) Σ_i Σ_k y_ik ln softmax(Z⁵)_ik."""
     return softmax_cross_entropy(m, cnn_scores(m, params, X), labels)
+
+
+# ---------------------------------------------------------------- a GPT
+
+
+def gpt(m: Arithmetic, params: Any, tokens: Any, targets: Any, heads: int = 1) -> Numbers:
+    """[E-32] The mean of −ln softmax(LN(x) wteᵀ) at the targets, x through the blocks."""
+
+    def linear(x: Numbers, layer: Any) -> Numbers:
+        return np.matmul(x, layer["W"]) + layer["b"]
+
+    def norm(x: Numbers, layer: Any) -> Numbers:
+        return layer_norm(m, x, layer["gamma"], layer["beta"])
+
+    N, L = tokens.shape
+    x = params["wte"][tokens] + params["wpe"][:L]
+    for p in params["blocks"]:
+        q, k, v = np.moveaxis(linear(norm(x, p["ln1"]), p["qkv"]).reshape(N, L, 3, heads, -1), 2, 0)
+        x = x + linear(attention(m, q, k, v, causal=True).reshape(x.shape), p["proj"])
+        x = x + linear(gelu(m, linear(norm(x, p["ln2"]), p["up"])), p["down"])
+    logits = np.matmul(norm(x, params["lnf"]), params["wte"].T)
+    return softmax_cross_entropy_with_integer_labels(m, logits.reshape(N * L, -1), targets.reshape(-1))

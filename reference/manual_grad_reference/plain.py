@@ -193,3 +193,25 @@ def linear_scan(a: Array, b: Array, h0: Array) -> Array:
         return h, h
 
     return lax.scan(step, h0, (a, b))[1]
+
+
+def gpt(params: Any, tokens: Array, targets: Array, heads: int = 1) -> Array:
+    """The loss of a GPT-2."""
+
+    def linear(x: Array, p: Any) -> Array:
+        return x @ p["W"] + p["b"]
+
+    def norm(x: Array, p: Any) -> Array:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return p["gamma"] * centred * lax.rsqrt(x.var(axis=-1, keepdims=True) + 1e-5) + p["beta"]
+
+    N, L = tokens.shape
+    x, causal = params["wte"][tokens] + params["wpe"][:L], jnp.tril(jnp.ones((L, L), bool))
+    for p in params["blocks"]:
+        z = linear(norm(x, p["ln1"]), p["qkv"]).reshape(N, L, 3, heads, -1)
+        S = jnp.einsum("nqhd,nkhd->nhqk", z[:, :, 0], z[:, :, 1]) * z.shape[-1] ** -0.5
+        P = jax.nn.softmax(jnp.where(causal, S, -jnp.inf))
+        x = x + linear(jnp.einsum("nhqk,nkhd->nqhd", P, z[:, :, 2]).reshape(x.shape), p["proj"])
+        x = x + linear(jax.nn.gelu(linear(norm(x, p["ln2"]), p["up"])), p["down"])
+    logits = norm(x, params["lnf"]) @ params["wte"].T
+    return softmax_cross_entropy_with_integer_labels(logits.reshape(N * L, -1), targets.reshape(-1))

@@ -67,7 +67,7 @@ def require_signatures(entry):
         raise EntryError(f"{entry.name}: {name} is an argument of the formula or the reference alone")
     if not entry.source or not entry.variants:
         raise EntryError(f"{entry.name}: an entry has a source and at least one variant")
-    names = set(entry.batch.axes if entry.batch else ()) | {name for name, _ in entry.grows}
+    names = set(entry.batch.axes if entry.batch else ()) | {place.split("[")[0] for place, _ in entry.grows}
     for name in sorted(names - set(entry.primals)):
         raise EntryError(f"{entry.name}: {name} is no primal")
 
@@ -114,11 +114,12 @@ def require_hard_tolerance(entry):
 def require_telling_draws(scenario):
     """A transposed or misplaced entry is seen: no square matrix, no two entries alike but 0 and 1."""
     for name, value in draw(scenario, seed=0).items():
-        for leaf in map(np.asarray, jax.tree.leaves(value)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            leaf, square = np.asarray(leaf), "['proj']" in jax.tree_util.keystr(path)  # of a GPT: D by D
             if (
                 leaf.ndim == 2
                 and leaf.shape[0] == leaf.shape[1]
-                and not _has_to_be_square(scenario.entry, name)
+                and not (square or _has_to_be_square(scenario.entry, name))
             ):
                 raise EntryError(f"{scenario.entry.name}: {name} is square")
             if is_float(leaf) and not set(np.unique(leaf)) <= {0, 1} and len(np.unique(leaf)) < leaf.size:

@@ -133,6 +133,29 @@ def attention_streaming(torch, q, k, v, mask=None, causal=False, window=None, sc
     return attention(torch, q, k, v, mask, causal, window, scale)
 
 
+def gpt(torch, params, tokens, targets, heads=1):
+    """GPT-2's arithmetic, with PyTorch's layers."""
+    F = torch.nn.functional
+    N, L = tokens.shape
+    D = params["wte"].shape[1]
+
+    def linear(x, p):
+        return F.linear(x, p["W"].T, p["b"])
+
+    def norm(x, p):
+        return F.layer_norm(x, (D,), p["gamma"], p["beta"])
+
+    x = F.embedding(tokens, params["wte"]) + params["wpe"][:L]
+    for p in params["blocks"]:
+        qkv = linear(norm(x, p["ln1"]), p["qkv"]).chunk(3, dim=-1)
+        q, k, v = (part.reshape(N, L, heads, -1).transpose(1, 2) for part in qkv)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        x = x + linear(mixed.reshape(x.shape), p["proj"])
+        x = x + linear(F.gelu(linear(norm(x, p["ln2"]), p["up"]), approximate="tanh"), p["down"])
+    logits = norm(x, params["lnf"]) @ params["wte"].T
+    return F.cross_entropy(logits.flatten(end_dim=1), targets.flatten())
+
+
 def dropout(torch, x, keep, rate=0.5):
     return torch.where(keep, x, torch.zeros_like(x)) / (1 - rate)
 

@@ -95,10 +95,12 @@ def test_a_larger_axis_is_refused_unless_it_is_free(scenario):
     """Free: a batch where nothing else counts the samples, image and kernel sizes, the number of classes."""
     given = draw(scenario, seed=0)
     counted_by_another = any(_optional(scenario, name) and given[name] is not None for name in given)
-    for name, leaf, put in _leaves(given):
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(given))
+    for path, (name, leaf, put) in zip(paths, _leaves(given), strict=True):
+        place = name + jax.tree_util.keystr(path[1:])
         for axis in range(leaf.ndim):
             inputs = put(_grown(leaf, axis))
-            if (name, axis) in scenario.entry.grows and not counted_by_another:
+            if (place, axis) in scenario.entry.grows and not counted_by_another:
                 jax.eval_shape(functools.partial(scenario.entry.fwd, **scenario.settings), **inputs)
             else:
                 _refused(scenario, inputs)
