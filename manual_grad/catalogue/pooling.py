@@ -125,7 +125,7 @@ def _distinct(draw: Draw, shape: tuple[int, ...], sizes: Any) -> Any:
 
 
 def _few_values(draw: Draw, inputs: Inputs) -> Inputs:
-    return {"x": put(np.round(np.asarray(inputs["x"], np.float64) / 4) % 3, draw)}
+    return inputs | {"x": put(np.round(np.asarray(inputs["x"], np.float64) / 4) % 3, draw)}
 
 
 def _by_max(x: Any) -> Any:
