@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Op, Shown, normal
 from manual_grad.catalogue.families import FACTOR, SLOPE, SUM_MISSING, TERM, TRANSPOSED, family
+from manual_grad.catalogue.hard import Hard
 from manual_grad.formulas.recurrent import (
     gru_bwd,
     gru_fwd,
@@ -143,6 +145,28 @@ def _sigmoid_slope(y: Any) -> Any:
     return y * (1 - y)
 
 
+def _saturated(gates: int, *states: str) -> tuple[Hard, ...]:
+    """Biases that drive each gate to one of its ends."""
+
+    def draw(rng: Any) -> dict[str, Any]:
+        ends = np.resize([1e4, -1e4, 0.5, 1e4], gates)
+        arrays = {"x": (2, 2, 1), "W_ih": (gates, 1), "W_hh": (gates, 1)}
+        drawn = {name: rng.standard_normal(shape) for name, shape in arrays.items()}
+        drawn |= {"b_ih": ends, "b_hh": np.zeros(gates)}
+        return drawn | {name: rng.standard_normal((2, 1)) for name in states}
+
+    return (
+        Hard(
+            "saturated gates",
+            "A gate at 0 or 1 has slope 0: nothing goes through it, and the state passes or is held.",
+            draw,
+            {"1/(1+exp(−x))": None},
+            ("1/(1+exp(−x))",),
+            "exp(−x) overflows, and its slope is ∞/∞",
+        ),
+    )
+
+
 def _gru(
     dout: Any,
     x: Any,
@@ -204,6 +228,7 @@ GRU = Formula(
     definition=definitions.gru,
     mutants=(GRU_MUTANTS,),
     draw=_layer(3, "h0"),
+    hard=_saturated(3, "h0"),
     sizes=SIZES,
     source="Cho et al. 2014, section 2.3, with r outside the product as in cuDNN",
     batch=Batch({"x": 1, "h0": 0}, (1, 0)),
@@ -297,6 +322,7 @@ LSTM = Formula(
     definition=definitions.lstm,
     mutants=(LSTM_MUTANTS,),
     draw=_layer(4, "h0", "c0"),
+    hard=_saturated(4, "h0", "c0"),
     sizes=SIZES,
     source="Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000",
     batch=Batch({"x": 1, "h0": 0, "c0": 0}, (1, 0, 0)),
