@@ -201,7 +201,10 @@ EQUATIONS = (
             r"\hat{y}_j^{(i)} \sum_{k=1}^{K} d\hat{y}_k^{(i)} \cdot \hat{y}_k^{(i)}"
         ),
         note="One copy of the slides once writes the last class as a small k (dŷ_k beside ŷ_K); K is meant.",
-        claims=(gradient(softmax.SOFTMAX, also={"dŷ · ∂ŷ/∂l, a matrix": _by_the_matrix}),),
+        claims=(
+            gradient(softmax.SOFTMAX, also={"dŷ · ∂ŷ/∂l, a matrix": _by_the_matrix}),
+            gradient(softmax.SOFTMAX, says="classes along the last of three axes", variant="three_axes"),
+        ),
     ),
     Equation(
         tag="A-09",

@@ -28,6 +28,7 @@ from manual_grad.formulas.correlation import (
     jac_correlate2d_x_blocks,
 )
 from manual_grad.kernels.conv2d import conv2d_bwd, conv2d_fwd
+from manual_grad.kernels.conv2d_cpu import conv2d_cpu_bwd, conv2d_cpu_fwd
 from manual_grad.lectures.entries import (
     Claim,
     Equation,
@@ -59,6 +60,8 @@ _CONV2D_BACK = {
     "conv2d_bwd": pulled(conv2d_fwd, conv2d_bwd),
     "conv2d_plain_bwd": pulled(conv2d_plain_fwd, conv2d_plain_bwd),
 }
+_EVERY_CONV2D = _CONV2D | {"as a CPU makes it": value_of(conv2d_cpu_fwd)}
+_EVERY_CONV2D_BACK = _CONV2D_BACK | {"as a CPU makes it": pulled(conv2d_cpu_fwd, conv2d_cpu_bwd)}
 _POLYNOMIAL = ("relu", "identity")
 _WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
 
@@ -70,6 +73,7 @@ _BRANCHES: tuple[tuple[dict, dict], ...] = (  # sizes and settings by which conv
     ),
     ({"H": 6, "W": 12, "C": 3, "kw": 4}, {"padding": ((-1, 2), (1, -2))}),
     ({"H": 3, "W": 6, "C": 2, "kh": 1}, {"padding": "SAME"}),
+    ({"H": 4, "W": 5, "C": 2, "kw": 1}, {}),
 )
 
 
@@ -160,13 +164,14 @@ def _conv2d_claims(*wrt: str, branches: bool = False) -> tuple[Claim, ...]:
 
     Integers, which take their time over a convolution, are asked about the entry's geometries alone.
     """
+    back, forward = (_EVERY_CONV2D_BACK, _EVERY_CONV2D) if branches else (_CONV2D_BACK, _CONV2D)
     return tuple(
         Claim(
             "gradient" if wrt else "value",
             reference.conv2d.conv2d,
             wrt or ("Z",),
             partial(_conv2d, sizes=sizes, **geometry),
-            _CONV2D_BACK if wrt else _CONV2D,
+            back if wrt else forward,
             says="Conv2D layer, " + (", ".join(f"{k} {v}" for k, v in geometry.items()) or "stride 1, VALID"),
             polynomial=not branches,
         )

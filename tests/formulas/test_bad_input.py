@@ -181,6 +181,9 @@ WHOLE = {
     "embedding_fwd: ids[1,0] is -1, expected an integer from 0 to 4": lambda: mg.embedding_fwd(
         np.array([[0], [-1]]), a((5, 2))
     ),
+    "linear_regression_fwd: w is float32[2,3], expected float[] or float[d]": lambda: (
+        mg.linear_regression_fwd(a((2, 3)), 0.0, a((4, 2, 3)), a(4))
+    ),
     "mse_fwd: y is float32[3,1], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a((3, 1))),
     "mse_fwd: y is float32[4], expected float[N]; y_hat is float32[3]": lambda: mg.mse_fwd(a(3), a(4)),
     f"mse_fwd: y_hat is a list of 2, expected float[N]{ASARRAY}; y is float32[2]": lambda: mg.mse_fwd(
