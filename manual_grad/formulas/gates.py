@@ -71,7 +71,7 @@ def gelu_fwd(
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 
     >>> gelu_fwd(jnp.array([-jnp.inf, 0.0, 100.0]))[0].tolist()
-    [-0.0, 0.0, 100.0]
+    [0.0, 0.0, 100.0]
     """
     _require_flag("gelu_fwd", approximate)
     y = limit_of_product(wide(x), _gelu_gate(wide(x), approximate))  # [E-05]
@@ -133,7 +133,7 @@ def silu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017, equation 5.
 
     >>> silu_fwd(jnp.array([-jnp.inf, 0.0, 100.0]))[0].tolist()
-    [-0.0, 0.0, 100.0]
+    [0.0, 0.0, 100.0]
     """
     return _silu(wide(x)).astype(x.dtype), x
 
@@ -157,8 +157,9 @@ def silu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> silu_prime(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
     [0.0, 0.5, 1.0]
     """
-    sigma = smaller_logistic(wide(x))
-    slope = lax.logistic(wide(x)) + limit_of_product(wide(x), sigma * (1 - sigma))  # [E-06]
+    smaller = smaller_logistic(wide(x))
+    sigma = jnp.where(x > 0, 1 - smaller, smaller)
+    slope = sigma + limit_of_product(wide(x), smaller * (1 - smaller))  # [E-06]
     return slope.astype(x.dtype)
 
 

@@ -75,21 +75,24 @@ def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Flo
     Where ``factor`` is 1 at +∞, the product is ∞ there.
 
     >>> limit_of_product(jnp.array([-jnp.inf, jnp.inf]), jnp.array([0.0, 1.0])).tolist()
-    [-0.0, inf]
+    [0.0, inf]
     """
-    return jnp.where(factor == 0, 0 * jnp.sign(x), x * factor)
+    return jnp.where(factor == 0, 0, x * factor)
 
 
 def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """e^{−x²/2} to the last digits: x² is rounded, by as much as matters where it is large.
+    """e^{−x²/2} to the last digits: what x² is rounded by matters where it is large.
 
-    With h a multiple of 1/16 near x, h² is exact, and x² = h² + (x − h)(x + h).
+    With h a multiple of 1/16 near x, h² is exact, and so is nearly all of h² − x² + 2h(x − h) + (x − h)².
 
     >>> gaussian(jnp.array([0.0, -jnp.inf])).tolist()
     [1.0, 0.0]
     """
-    h = jnp.round(x.clip(-64, 64) * 16) / 16
-    return jnp.exp(-h * h / 2) * jnp.exp(-(x - h) * (x + h) / 2)
+    x = x.clip(-64, 64)
+    h = jnp.round(x * 16) / 16
+    square, rest = x * x, x - h
+    rounded_off = ((h * h - square) + 2 * h * rest) + rest * rest
+    return jnp.exp(-square / 2) * (1 - rounded_off / 2)
 
 
 def cropped_beforehand(

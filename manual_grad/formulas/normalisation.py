@@ -45,6 +45,11 @@ def _statistics(
     return mu, 1 / jnp.sqrt(_mean((x - mu) ** 2, axes) + eps)  # [E-01] [E-03] [E-04]
 
 
+def _mean_times(x: Float[Array, "*N D"], gamma: Float[Array, " D"]) -> Float[Array, "*N 1"]:
+    """mean(γ x) over the features, as a product: nothing of x's size is made."""
+    return (jnp.matmul(x, wide(gamma), precision="highest") / x.shape[-1])[..., None]
+
+
 def _all_but_last(x: Float[Array, "..."]) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1))
 
@@ -109,10 +114,11 @@ def layer_norm_bwd(
     require_shape("layer_norm_bwd", "dy", dy, x.shape)
     mu, per_sigma = _statistics(wide(x), res.eps)
     x_hat, dy = (x - mu) * per_sigma, wide(dy)  # [E-01]
-    dx_hat = gamma * dy  # [E-01]
-    dx = per_sigma * (dx_hat - _mean(dx_hat) - x_hat * _mean(dx_hat * x_hat))  # [E-01]
+    products = dy * x_hat
+    mean, mean_with_x_hat = _mean_times(dy, gamma), _mean_times(products, gamma)  # [E-01]
+    dx = per_sigma * (gamma * dy - mean - x_hat * mean_with_x_hat)  # [E-01]
     samples = _all_but_last(x)
-    dgamma, dbeta = (dy * x_hat).sum(axis=samples), dy.sum(axis=samples)  # [E-01]
+    dgamma, dbeta = products.sum(axis=samples), dy.sum(axis=samples)  # [E-01]
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype)
 
 
@@ -221,9 +227,10 @@ def rms_norm_bwd(
     x, gamma = res.x, res.gamma
     require_shape("rms_norm_bwd", "dy", dy, x.shape)
     per_rms, dy = _per_rms(wide(x), res.eps), wide(dy)
-    x_hat, dx_hat = x * per_rms, gamma * dy  # [E-02]
-    dx = per_rms * (dx_hat - x_hat * _mean(dx_hat * x_hat))  # [E-02]
-    dgamma = (dy * x_hat).sum(axis=_all_but_last(x))  # [E-02]
+    products = dy * x
+    mean_with_x_hat = per_rms * _mean_times(products, gamma)  # [E-02]
+    dx = per_rms * (gamma * dy - x * (per_rms * mean_with_x_hat))  # [E-02]
+    dgamma = (products * per_rms).sum(axis=_all_but_last(x))  # [E-02]
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype)
 
 
