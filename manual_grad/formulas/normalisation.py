@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from manual_grad.border import checked, describe, require, require_shape
 from manual_grad.formulas.chain_rule import block_diagonal
-from manual_grad.formulas.limits import wide
+from manual_grad.formulas.limits import weighted_sum, wide
 
 Axes = int | tuple[int, ...]
 GROUP = (1, 3)  # of x in groups
@@ -230,7 +230,7 @@ def rms_norm_bwd(
     products = dy * x
     mean_with_x_hat = per_rms * _mean_times(products, gamma)  # [E-02]
     dx = per_rms * (gamma * dy - x * (per_rms * mean_with_x_hat))  # [E-02]
-    dgamma = (products * per_rms).sum(axis=_all_but_last(x))  # [E-02]
+    dgamma = weighted_sum(per_rms.reshape(-1), products.reshape(-1, x.shape[-1]))  # [E-02]
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype)
 
 
