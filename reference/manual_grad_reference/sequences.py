@@ -1,5 +1,7 @@
 """Layers for sequences of tokens as their sources write them."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -14,7 +16,7 @@ def rope(x: Float[Array, "N L H D"], base: float = 10000.0) -> Float[Array, "N L
     """[E-10] x ⊗ cos mΘ + rotate(x) ⊗ sin mΘ, the pairs in halves, as in GPT-NeoX."""
     _, L, _, D = x.shape
     i = jnp.arange(D // 2)
-    Theta = jnp.concatenate([base ** (-2 * i / D)] * 2).astype(x.dtype)
+    Theta = jnp.concatenate([jnp.exp(-2 * i / D * math.log(base))] * 2).astype(x.dtype)
     m = jnp.arange(L).reshape(1, L, 1, 1).astype(x.dtype)
     rotate = jnp.concatenate([-x[..., D // 2 :], x[..., : D // 2]], axis=-1)
     return x * jnp.cos(m * Theta) + rotate * jnp.sin(m * Theta)
