@@ -283,7 +283,12 @@ def _drawn(
         accepted = inspect.signature(how).parameters
         settings |= {name: value for name, value in variant.items() if name not in accepted}
         passed = {name: value for name, value in variant.items() if name in accepted}
-        return {**how(draw, **{**sizes, **passed, **instead}), **settings}
+        asked = {
+            n: v
+            for n, v in {**sizes, **passed, **instead}.items()
+            if n in accepted or n not in _parameters(fn)
+        }
+        return {**how(draw, **asked), **settings}
     more = {name: value for name, value in variant.items() if name not in settings}
     lengths = {name: _resized(draw, n) for name, n in {**sizes, **more, **instead}.items()}
     if draw.style == "tiny":

@@ -148,7 +148,7 @@ def test_seed_and_dtype_are_used(run, tmp_path):
         (equation,) = json.loads((tmp_path / "v.json").read_text())["equations"]
         return equation["inputs"]["logits"], equation["oracles"]["reverse"]["max_error"]
 
-    assert inputs_and_error("--dtype", "bfloat16")[0] == "bfloat16[5,7]"
+    assert inputs_and_error("--dtype", "bfloat16")[0].startswith("bfloat16[")
     first = inputs_and_error("--dtype", "float32")
     assert first == inputs_and_error("--dtype", "float32")
     assert first[1] != inputs_and_error("--dtype", "float32", "--seed", "5")[1]
