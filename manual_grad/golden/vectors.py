@@ -341,8 +341,9 @@ def _tree(named: Mapping[str, Any]) -> Any:
         groups.setdefault(key, {})[rest] = value
     built = {key: _tree(group) for key, group in groups.items()}
     if all(key.isdigit() for key in built):
-        return [built[str(i)] for i in range(len(built))]
-    return (built["W"], built["b"]) if set(built) == {"W", "b"} else built
+        layers = [built[str(i)] for i in range(len(built))]
+        return [(l["W"], l["b"]) if isinstance(l, dict) and set(l) == {"W", "b"} else l for l in layers]
+    return built
 
 
 # --- in words ---------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def of_function(source: Source) -> list[str]:
     """The tests of any public function, its example first."""
     own = of_formula(source.name)
     if source.module == "manual_grad.ops":
-        own += [f"tests/test_ops.py -k=[{source.name.removeprefix('softmax_cross_entropy_with_')}-"]
+        own += [f"tests/test_ops.py -k=[{source.name}]"]
     return [*doctest(source), *own]
 
 
