@@ -25,6 +25,12 @@ def x64():
     _configure(before)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Tables as wide as in a file, whatever the tester's terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def x32():
     """What a user has who enabled nothing."""

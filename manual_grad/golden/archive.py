@@ -46,7 +46,7 @@ def packed(suffix: str, arrays: Mapping[str, np.ndarray], texts: Mapping[str, st
 
     >>> data = packed(".safetensors", {"x": np.array([1.5, -2.0], np.float32)}, {"README": "two numbers"})
     >>> data[8:52]
-    b'{"__metadata__":{"README":"two numbers"},"x"'
+    b'{"__metadata__":{"README":"two numbers","crc'
     >>> unpacked(data, ".safetensors")[0]["x"].tolist()
     [1.5, -2.0]
     """

@@ -59,6 +59,7 @@ def test_forward_mode_agrees(scenario):
 # 4 eps: the worst measured is 2.4 eps, with XLA's optimizations and without (each of up to five layers rounds
 # once, and the roundings add up).
 TOLERANCES = {jnp.float32: 1e-5, jnp.bfloat16: 4 * 2**-7, jnp.float16: 4 * 2**-10}
+DEEP = {"gpt": 2}  # times as many roundings one after the other
 HALVES = (jnp.bfloat16, jnp.float16)
 EACH = [(s, dtype) for i, s in enumerate(SCENARIOS) for dtype in (jnp.float32, HALVES[i % 2])]  # in turn
 
@@ -68,8 +69,9 @@ def test_error_against_float64(scenario, dtype):
     primals, dout = drawn(scenario, 5, dtype)
     got, want = map(leaves, (by_hand(scenario)(primals, dout), truth(scenario, primals, dout)))
     errors = [error(g, w) for g, w in zip(got, want, strict=True)]
-    assert max(errors) <= TOLERANCES[dtype], errors
-    assert min(error(wrong, w) for w in want for wrong in _mistakes(w)) > TOLERANCES[dtype]
+    tolerance = TOLERANCES[dtype] * DEEP.get(scenario.entry.name, 1)
+    assert max(errors) <= tolerance, errors
+    assert min(error(wrong, w) for w in want for wrong in _mistakes(w)) > tolerance
 
 
 def test_with_xla_s_defaults():

@@ -27,7 +27,8 @@ def tagged(jacobian, variant=""):
 
 
 def test_every_public_jacobian_is_here():
-    assert {name for name in mg.__all__ if name.startswith("jac_")} == {j.name for j in JACOBIANS}
+    jacobians = {j.name for j in JACOBIANS} - {"gelu_prime", "silu_prime"}  # diagonals of theirs
+    assert {name for name in mg.__all__ if name.startswith("jac_")} == jacobians
 
 
 @pytest.mark.parametrize("oracle", [jax.jacrev, jax.jacfwd], ids=["jacrev", "jacfwd"])
