@@ -27,8 +27,11 @@ EVERY = [
     for equation in EQUATIONS
     for number, claim in enumerate(equation.claims)
 ]
-# One claim of each kind for each equation: the budget knows nothing of the formulas.
-DIFFERENT = {(name[:4], claim.kind): name for name, claim in reversed(EVERY)}.values()
+# One claim for each equation, a gradient's if it has one: the budget knows nothing of the formulas.
+FIRST = {"gradient": 2, "jacobian": 1, "value": 0}
+DIFFERENT = {
+    name[:4]: name for name, claim in sorted(EVERY[::-1], key=lambda one: FIRST[one[1].kind])
+}.values()
 CLAIMS = {name: claim for name, claim in EVERY if name in set(DIFFERENT)}
 
 
