@@ -65,4 +65,5 @@ MIDDLE = (
     *_each(reference.mlp, Batch(COLUMNS, 1), "five_layer_scores"),
     *_each(reference.mlp, MEAN_OF_COLUMNS, "five_layer_from_z", "loss_of_layer_5", "loss_by_each"),
     *_each(reference.cnn, Batch(ROWS, 0), "cnn_scores"),
+    *_each(reference.attention, NO_BATCH, "attention_of_scores"),
 )

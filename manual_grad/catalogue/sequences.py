@@ -290,9 +290,9 @@ DROPOUT_HARD = (
             "keep": np.array([False, True, False, True]),
             "dout": np.array([1.5, 3.0, inf, 2.0]),
         },
-        {"keep · x / p": None},
-        ("keep · x / p",),
-        "0 · ∞",
+        {"x · (keep / p)": lambda x, keep: x * (keep.astype(x.dtype) / 0.5)},
+        ("x · (keep / p)",),
+        "0 · ∞ is NaN; as a product with keep itself XLA compiles a select",
         right=lambda point, dout: tuple(
             np.where(point["keep"], 2 * np.nan_to_num(a), 0.0) for a in (point["x"], dout)
         ),

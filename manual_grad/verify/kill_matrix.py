@@ -104,7 +104,7 @@ def targets(equations: Sequence[Equation]) -> list[Target]:
 
     >>> from manual_grad.lectures import EQUATIONS
     >>> [(t.tag, t.formulas) for t in targets([e for e in EQUATIONS if e.tag in ("B-06", "A-08")])][:2]
-    [('A-08', ('softmax_bwd',)), ('B-06', ('relu_bwd',))]
+    [('A-08', ('softmax_bwd', 'dŷ · ∂ŷ/∂l, a matrix')), ('B-06', ('relu_bwd',))]
     """
     best: dict[str, tuple[int, str, int, Claim]] = {}
     for equation in equations:

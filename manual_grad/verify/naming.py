@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.border import InputError
-from manual_grad.catalogue import families
+from manual_grad.catalogue import attention, families, recurrent, sequences
 from manual_grad.catalogue.draw import Draw
 from manual_grad.checker.check import check_vjp
 from manual_grad.verify import mutants
@@ -33,6 +33,8 @@ _MASK = "mask|derivative of ReLU"
 _TURNED = "rotated|flipped|reversed"
 _MOVED = "transpos|permuted"
 _SLOPE = "derivative|slope|a path is missing|power"
+_ADDED = "overwritten|not added|not summed|only the (first|last)|dropped"
+_PLACE = "off by one|shifted|mask|entries left out"
 _TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for"
 # What is true of each kind of mistake, as a pattern.
 WORDS: dict[str, str] = {
@@ -64,6 +66,15 @@ WORDS: dict[str, str] = {
     "last chunk dropped": "dropped|a path is missing",
     families.GROUPS: "group",
     families.STATISTICS: f"{_TERM}|axes|axis|dropped",
+    sequences.OVERWRITTEN: _ADDED,
+    sequences.WRONG_INDEX: _PLACE,
+    attention.MASK: _PLACE,
+    attention.HEADS: "group|head|permuted",
+    recurrent.NOT_ADDED: f"{_ADDED}|a path is missing",
+    recurrent.WRONG_STEP: f"{_PLACE}|another step",
+    "gates in another order": "permuted|wrong order|another order",
+    "windows overwritten": _ADDED,
+    "upper triangle not ignored": "triang",
 }
 
 

@@ -290,6 +290,12 @@ def attention(
     return out
 
 
+def attention_of_scores(m: Arithmetic, scores: Numbers, v: Numbers) -> Numbers:
+    """[E-11] Σ_j p_j v_j, p the softmax of one query's scores."""
+    exps = m.exp(scores)
+    return exps @ v / exps.sum()
+
+
 def dropout(m: Arithmetic, x: Numbers, keep: Any, rate: float = 0.5) -> Numbers:
     """[E-13] x / (1 − rate) where kept, else 0."""
     return np.where(keep, x / m.number(1 - rate), m.number(0))
