@@ -34,6 +34,9 @@ CLAIMS = dict(
     max(claims, key=lambda one: FIRST[one[1].kind])
     for _, claims in itertools.groupby(EVERY, key=lambda one: one[0][:4])
 )
+# A GPT's roundings, one after the other and taken to be independent, may add up to more in half precision
+# than most of its gradients are: no budget tells there, and the widest that does is float32's.
+WIDEST = {"E-32": "float32"}
 
 
 def posed(name, dtype):
@@ -70,8 +73,8 @@ def fits(problem, truth, wrong):
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_no_mistake_fits_into_the_widest_budget(name):
-    """In bfloat16; each array's own: an array that is zero (no unit of a ReLU is on) has nothing to lose."""
-    problem, truth, dropped = posed(name, "bfloat16")
+    """In bfloat16 where that tells; by array: one of zeros (no unit of a ReLU is on) has nothing to lose."""
+    problem, truth, dropped = posed(name, WIDEST.get(name[:4], "bfloat16"))
     counts = [np.asarray(leaf).any() for leaf in jax.tree.leaves(truth)]
     for mistake, plant in PLANTED.items():
         wrong = jax.tree.map(lambda g, plant=plant: plant(g, N), truth)
@@ -82,6 +85,13 @@ def test_no_mistake_fits_into_the_widest_budget(name):
         )
         # Where no unit of a ReLU is on, the sample adds nothing.
         assert not (adds and all(fits(problem, truth, wrong)))
+
+
+@pytest.mark.parametrize("tag", WIDEST)
+def test_where_another_dtype_is_asked_bfloat16_lets_zero_pass(tag):
+    """Once it has not, the claim is to be asked in bfloat16 as every other."""
+    problem, truth, _ = posed(next(name for name in CLAIMS if name.startswith(tag)), "bfloat16")
+    assert any(fits(problem, truth, jax.tree.map(np.zeros_like, truth)))
 
 
 @pytest.mark.parametrize("tag", ["A-04", "A-10", "B-13", "C-03", "D-06"])
