@@ -17,9 +17,11 @@ CODE_NAMES = {
     r"\theta": "theta", r"\alpha": "alpha", r"\delta": "delta", r"\mathcal{K}": "K", r"\mathbf{1}": "1_n 1_m",
     r"\hat{y}": "y_hat probs", r"\hat{Y}": "Ŷ probs", "y": "y labels Y", "Y": "Y y labels", "l": "logits W2",
     "L": "L logits", "p": "p P", "X": "X x images", "x": "x X", "W": "W w", "w": "w W", "F": "f", "z": "z Z",
-    "a": "a A", "A": "A a", "Z": "Z z",
+    "a": "a A", "A": "A a", "Z": "Z z", "g": "g gate", "u": "up", "Q": "q", "V": "v V", "O": "O out",
+    "dout": "dout", "ids": "ids", "dtable": "dtable", "keep": "keep", "rate": "rate",
+    "dwte": "dwte", "dwpe": "dwpe",
 }  # fmt: skip
-NO_TENSORS = {"N", "n", "m", "K", "M", "e", "i", "j", "k", "d", "R", "I", "q", "b", "f", "ReLU"}
+NO_TENSORS = {"N", "n", "m", "K", "M", "e", "i", "j", "k", "d", "R", "I", "q", "b", "f", "ReLU", "rate"}
 
 
 @pytest.mark.parametrize("letter", LECTURES)
