@@ -30,7 +30,12 @@ def show(tag: str, cached: bool) -> int:
 
 
 def _print_equation(console: Console, said: Equation | Erratum) -> None:
-    lines = {"as printed": said.printed, "as it holds": said.corrected, "note": said.note}
+    source = "our formula for the notes' sentence" if said.sentence else "as printed"
+    lines = {
+        source if said.corrected else "equation": said.printed,
+        "corrected": said.corrected,
+        "note": said.note,
+    }
     for label, latex in lines.items():
         if latex:
             console.print(f"[dim]{label}[/]  {escape(latex)}", highlight=False)

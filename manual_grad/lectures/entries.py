@@ -60,6 +60,7 @@ class Equation:
         claims: what is compared.
         corrected: LaTeX as it holds, where that differs.
         note: what else to know about the printed line.
+        sentence: the lecture's own words, where it has a sentence and ``printed`` is our formula for it.
     """
 
     tag: str
@@ -69,6 +70,7 @@ class Equation:
     claims: Sequence[Claim]
     corrected: str = ""
     note: str = ""
+    sentence: str = ""
 
     @property
     def lecture(self) -> str:
@@ -91,6 +93,7 @@ class Erratum:
         as_printed: the printed version, called like the claim's formulas. It gives another number, another
             shape, or an error because its shapes clash.
         note: what else to know about the printed line.
+        sentence: the lecture's own words, where it has a sentence and ``printed`` is our formula for it.
     """
 
     tag: str
@@ -103,6 +106,7 @@ class Erratum:
     claim: Claim
     as_printed: Callable[..., Any] = field(repr=False)
     note: str = ""
+    sentence: str = ""
 
     @property
     def lecture(self) -> str:

@@ -285,10 +285,11 @@ EQUATIONS = (
             r"\times K}, \quad J \in \mathbb{R} \end{array}"
         ),
         note=(
-            "The slide gives shapes only. ReLU after both convolutions and after the first dense "
-            "layer, VALID padding and stride 1 are our reading. From the flattening on, the "
-            "slide's tensors carry a transpose sign but are one sample per row; K and l_5 are the same "
-            "number."
+            "The slide gives shapes only, and names three parts: Feature Extractor (L_Conv2D twice), Dense "
+            "Classifier (L_Dense twice) and Loss Calculator (L_Softmax, L_CE). ReLU after both convolutions "
+            "and after the first dense layer, VALID padding and stride 1 are our reading. From the "
+            "flattening on, the slide's tensors carry a transpose sign but have one sample per row; K and "
+            "l_5 are the same number."
         ),
         claims=(
             Claim("value", reference.cnn.cnn, ("J",), _images_and_cnn, {"cnn_fwd": value_of(cnn_fwd)}),
@@ -339,8 +340,8 @@ ERRATA = (
         corrects="A-10",
         why=(
             "The derivative of −y log ŷ has the prediction in its denominator, not the label. As "
-            "printed the label cancels against itself (0/0 for every class but the true one) and the "
-            "next line does not follow."
+            "printed, the label cancels itself (0/0 for every class but the true one), and the next line "
+            "does not follow."
         ),
         note=(
             "One copy of the slides drops the hat in the sum too (y_k/y_k), the other has both hats. "

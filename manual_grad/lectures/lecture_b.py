@@ -440,7 +440,7 @@ EQUATIONS = (
             r"-\frac{1}{n} \sum_{i=1}^{n} \log(p_{y^{(i)}}) \end{array}"
         ),
         note=(
-            "The page writes 1_m and means one entry a sample (B-E3): the label under it reads 1×n in "
+            "The page writes 1_m and means one entry per sample (B-E3): the label under it reads 1×n in "
             "the line for Z, though 1×m in the line for S. A = ReLU(Z) is not written out for the "
             "batch; only the shape of A is given."
         ),
@@ -515,26 +515,26 @@ EQUATIONS = (
         title="backward pass over a batch, one sample per column",
         section="page 6",
         printed=(
-            r"\begin{array}{l} \frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial S} "
-            r"\cdot A^{\top}, \quad \frac{\partial J}{\partial b^{(2)}} = \frac{\partial J}{\partial S} "
-            r"\cdot \mathbf{1}_m, \quad \frac{\partial J}{\partial A} = W^{(2)\top} \cdot "
-            r"\frac{\partial J}{\partial S} \\ \frac{\partial J}{\partial Z} = \frac{\partial "
-            r"J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial J}{\partial W^{(1)}} = "
-            r"\frac{\partial J}{\partial Z} \cdot X^{\top}, \quad \frac{\partial J}{\partial b^{(1)}} = "
-            r"\frac{\partial J}{\partial Z} \cdot \mathbf{1}_m \end{array}"
+            r"\begin{array}{l} \frac{\partial J}{\partial W^{(1)}} = \frac{\partial J}{\partial Z} "
+            r"\cdot X^{\top}, \quad \frac{\partial J}{\partial A} = W^{(2)\top} \cdot \frac{\partial "
+            r"J}{\partial S}, \quad \frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial S} "
+            r"\cdot A^{\top} \\ \frac{\partial J}{\partial b^{(2)}} = \frac{\partial J}{\partial S} "
+            r"\cdot \mathbf{1}_m, \quad \frac{\partial J}{\partial b^{(1)}} = \frac{\partial J}{\partial "
+            r"Z} \cdot \mathbf{1}_m, \quad \frac{\partial J}{\partial Z} = \frac{\partial J}{\partial A} "
+            r"\odot \operatorname{ReLU}'(Z) \end{array}"
         ),
         corrected=(
-            r"\begin{array}{l} \frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial S} "
-            r"\cdot A^{\top}, \quad \frac{\partial J}{\partial b^{(2)}} = \frac{\partial J}{\partial S} "
-            r"\cdot \mathbf{1}_n, \quad \frac{\partial J}{\partial A} = W^{(2)\top} \cdot "
-            r"\frac{\partial J}{\partial S} \\ \frac{\partial J}{\partial Z} = \frac{\partial "
-            r"J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial J}{\partial W^{(1)}} = "
-            r"\frac{\partial J}{\partial Z} \cdot X^{\top}, \quad \frac{\partial J}{\partial b^{(1)}} = "
-            r"\frac{\partial J}{\partial Z} \cdot \mathbf{1}_n \end{array}"
+            r"\begin{array}{l} \frac{\partial J}{\partial W^{(1)}} = \frac{\partial J}{\partial Z} "
+            r"\cdot X^{\top}, \quad \frac{\partial J}{\partial A} = W^{(2)\top} \cdot \frac{\partial "
+            r"J}{\partial S}, \quad \frac{\partial J}{\partial W^{(2)}} = \frac{\partial J}{\partial S} "
+            r"\cdot A^{\top} \\ \frac{\partial J}{\partial b^{(2)}} = \frac{\partial J}{\partial S} "
+            r"\cdot \mathbf{1}_n, \quad \frac{\partial J}{\partial b^{(1)}} = \frac{\partial J}{\partial "
+            r"Z} \cdot \mathbf{1}_n, \quad \frac{\partial J}{\partial Z} = \frac{\partial J}{\partial A} "
+            r"\odot \operatorname{ReLU}'(Z) \end{array}"
         ),
         note=(
-            "The page writes 1_m for 1_n (B-E3). These lines do sum the bias gradients over the "
-            "batch; the Algorithm 3 that follows on the same page does not (B-E2)."
+            "The page writes 1_m for 1_n (B-E3). These lines do sum the bias gradients over the batch; "
+            "Algorithm 3, further down the page, does not (B-E2). The line for ∂J/∂Z is from Algorithm 3."
         ),
         claims=(
             gradient(
@@ -573,24 +573,23 @@ EQUATIONS = (
         section="page 7, In practice",
         printed=(
             r"\begin{array}{l} Z = X W^{[1]} + \mathbf{1}_m \cdot b^{[1]}, \quad S = A W^{[2]} + "
-            r"\mathbf{1}_m \cdot b^{[2]} \\ \frac{\partial J}{\partial W^{[2]}} = A^{\top} \cdot "
-            r"\frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial b^{[2]}} = \mathbf{1}_m "
-            r"\cdot \frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial A} = \frac{\partial "
-            r"J}{\partial S} \cdot W^{[2]\top} \\ \frac{\partial J}{\partial Z} = \frac{\partial "
-            r"J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial J}{\partial W^{[1]}} = "
-            r"X^{\top} \cdot \frac{\partial J}{\partial Z}, \quad \frac{\partial J}{\partial b^{[1]}} = "
+            r"\mathbf{1}_m \cdot b^{[2]} \\ \frac{\partial J}{\partial W^{[1]}} = X^{\top} \cdot "
+            r"\frac{\partial J}{\partial Z}, \quad \frac{\partial J}{\partial Z} = \frac{\partial "
+            r"J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial J}{\partial A} = "
+            r"\frac{\partial J}{\partial S} \cdot W^{[2]\top} \\ \frac{\partial J}{\partial b^{[2]}} = "
+            r"\mathbf{1}_m \cdot \frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial W^{[2]}} "
+            r"= A^{\top} \cdot \frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial b^{[1]}} = "
             r"\mathbf{1}_m \cdot \frac{\partial J}{\partial Z} \end{array}"
         ),
         corrected=(
             r"\begin{array}{l} Z = X W^{[1]} + \mathbf{1}_n \cdot b^{[1]}, \quad S = A W^{[2]} + "
-            r"\mathbf{1}_n \cdot b^{[2]} \\ \frac{\partial J}{\partial W^{[2]}} = A^{\top} \cdot "
-            r"\frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial b^{[2]}} = "
+            r"\mathbf{1}_n \cdot b^{[2]} \\ \frac{\partial J}{\partial W^{[1]}} = X^{\top} \cdot "
+            r"\frac{\partial J}{\partial Z}, \quad \frac{\partial J}{\partial Z} = \frac{\partial "
+            r"J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial J}{\partial A} = "
+            r"\frac{\partial J}{\partial S} \cdot W^{[2]\top} \\ \frac{\partial J}{\partial b^{[2]}} = "
             r"\mathbf{1}_n^{\top} \cdot \frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial "
-            r"A} = \frac{\partial J}{\partial S} \cdot W^{[2]\top} \\ \frac{\partial J}{\partial Z} = "
-            r"\frac{\partial J}{\partial A} \odot \operatorname{ReLU}'(Z), \quad \frac{\partial "
-            r"J}{\partial W^{[1]}} = X^{\top} \cdot \frac{\partial J}{\partial Z}, \quad \frac{\partial "
-            r"J}{\partial b^{[1]}} = \mathbf{1}_n^{\top} \cdot \frac{\partial J}{\partial Z} "
-            r"\end{array}"
+            r"W^{[2]}} = A^{\top} \cdot \frac{\partial J}{\partial S}, \quad \frac{\partial J}{\partial "
+            r"b^{[1]}} = \mathbf{1}_n^{\top} \cdot \frac{\partial J}{\partial Z} \end{array}"
         ),
         note=(
             "The bias gradients are printed as 1_m · ∂J/∂S and 1_m · ∂J/∂Z, without a transpose, though "
@@ -664,7 +663,7 @@ ERRATA = (
         why=(
             "J = log Σ_j exp(s_j) − s_y: the first term gives p_k for every class, the second takes 1 "
             "off at the true one. As printed, a descent step would push the true class down and all "
-            "others up, and the entries sum to 2 − c instead of 0. The page itself says 'check typo'."
+            "others up, and the entries sum to 2 − c instead of 0. The page itself says “check Typo”."
         ),
         claim=gradient(softmax.CROSS_ENTROPY_OF_SCORES),
         as_printed=_b_e1_as_printed,
@@ -704,7 +703,7 @@ ERRATA = (
         corrects="B-13",
         why=(
             "The vector of ones copies the bias to every sample, so it has n entries, and S has one "
-            "column a sample; m is the hidden width. The rows part then uses m for both, so its shapes "
+            "column per sample; m is the hidden width. The part in rows then uses m for both, so its shapes "
             "fit only where the two are equal."
         ),
         note=(

@@ -231,6 +231,8 @@ def _c_e1_as_printed(dO, x, f):
     return convolve2d_fwd(dO, f[::-1, ::-1], mode="full")[0]
 
 
+_SENTENCE = "∂L/∂x is convolution between 180° rotated F and Loss Gradient from the next layer ∂L/∂o"
+
 TITLE = "Simple neural networks, and backpropagation in a CNN"
 EQUATIONS = (
     Equation(
@@ -418,7 +420,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="C-07",
-        title="true convolution: the filter's index runs against the image's",
+        title="true convolution, stride 1, one channel: the filter's index runs against the image's",
         section="Backpropagation in CNN",
         printed=r"Y[i, j] = \sum_{a=0}^{k_1 - 1} \sum_{b=0}^{k_2 - 1} X[i - a, j - b] \, W[a, b]",
         note=(
@@ -446,8 +448,8 @@ EQUATIONS = (
             r"x_{23} F_{12} + x_{32} F_{21} + x_{33} F_{22} \end{array}"
         ),
         note=(
-            "The notes leave O21 and O22 blank and break off O12 after 'O_12 = x_21'. Its first term "
-            "is x_12 F_11, so the x_21 is taken for a slip, and O12 for a blank like the others."
+            "The notes leave O21 and O22 blank and break off O12 after “O_12 = x_21”. Its first term "
+            "is x_12 F_11, so we take the x_21 for a slip and O12 for a blank like the others."
         ),
         claims=(
             Claim(
@@ -489,10 +491,10 @@ EQUATIONS = (
             "O_{ij}}"
         ),
         note=(
-            "A sentence in the notes ('is convolution between …'), put as a formula here. It holds "
-            "for a valid cross-correlation (⋆), not for the true convolution of C-07: see C-E1. "
-            "Indices count from 0."
+            "The notes have a sentence here, and the formula for it is ours. It holds for a valid "
+            "cross-correlation (⋆), not for the true convolution of C-07: see C-E1. Indices count from 0."
         ),
+        sentence="∂L/∂F is convolution between input x and Loss Gradient from the next layer ∂L/∂o",
         claims=(
             Claim(
                 "gradient",
@@ -522,10 +524,10 @@ EQUATIONS = (
             r"\operatorname{rot}_{180}(F) = \frac{\partial L}{\partial O} \ast_{\text{full}} F"
         ),
         note=(
-            "A sentence in the notes ('is convolution between 180° rotated F and …'), put as a formula "
-            "here. ⋆ is cross-correlation, ∗ true convolution; the notes have one word for both: see "
-            "C-E1."
+            "The notes have a sentence here, and the formula for it is ours. ⋆ is cross-correlation, "
+            "∗ true convolution; the notes have one word for both: see C-E1."
         ),
+        sentence=_SENTENCE,
         claims=(
             Claim(
                 "gradient",
@@ -555,8 +557,8 @@ EQUATIONS = (
             r"O_{ij}}{\partial F_{ab}} = X_{i+a,\,j+b}"
         ),
         note=(
-            "Not an error: the notes name the two 'local gradients' and leave them open. Indices "
-            "count from 0; F is 0 where its index leaves the filter."
+            "Not an error: the notes name the two “local gradients” and leave them open. Indices "
+            "count from 0; F is 0 where its index falls outside the filter."
         ),
         claims=(
             Claim(
@@ -576,7 +578,7 @@ EQUATIONS = (
 ERRATA = (
     Erratum(
         tag="C-E1",
-        title="one name, 'convolution', for two operations",
+        title="one name, “convolution”, for two operations",
         section="Backpropagation in CNN",
         printed=(
             r"\frac{\partial L}{\partial X} = \frac{\partial L}{\partial O} \ast_{\text{full}} "
@@ -588,11 +590,12 @@ ERRATA = (
         ),
         corrects="C-10",
         why=(
-            "C-07 defines a true convolution, which turns the filter itself, while C-08 to C-10 are "
-            "about a cross-correlation. Taken at its word, C-10 turns F twice, that is, not at all, "
-            "and is right only for an F equal to its own rotation."
+            "C-07 defines a true convolution, which rotates the filter itself, while C-08 to C-10 are "
+            "about a cross-correlation. Taken literally, C-10 rotates F twice, that is, not at all, and "
+            "is right only for an F that equals its own rotation."
         ),
-        note="The printed formula is C-10's sentence, read with C-07's definition of convolution.",
+        note="The formula is ours: C-10's sentence, read with C-07's definition of convolution.",
+        sentence=_SENTENCE,
         claim=Claim(
             "gradient",
             reference.conv2d.correlate2d,

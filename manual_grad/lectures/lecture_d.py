@@ -277,7 +277,9 @@ EQUATIONS = (
         printed=(
             r"\begin{array}{l} X_{\text{train}} \in \mathbb{R}^{60000 \times 28 \times 28} \rightarrow "
             r"\mathbb{R}^{60000 \times 784}, \quad X_{\text{train}}^{\top} \in \mathbb{R}^{784 \times "
-            r"60000} \\ y_{\text{train}} \in \mathbb{R}^{10 \times 60000} \end{array}"
+            r"60000} \\ y_{\text{train}} \in \mathbb{R}^{10 \times 60000} \\ X_{\text{test}} \in "
+            r"\mathbb{R}^{10000 \times 784}, \quad y_{\text{test}} \in \mathbb{R}^{10 \times 10000} "
+            r"\end{array}"
         ),
         claims=(
             Claim(
@@ -492,7 +494,7 @@ EQUATIONS = (
             "For one sample, diag(a) − a aᵀ. On the page the bottom left entry lacks its minus sign. "
             "The line after expands the first row as −y_0 + a_0 y_1 + a_0 (y_2 + … + y_9); to give "
             "a_0 − y_0 its first product must be a_0 y_0, and the bracket must start at y_1. The "
-            "second row breaks off after '+ a_1'."
+            "second row breaks off after “+ a_1”."
         ),
         claims=(
             Claim(
@@ -584,7 +586,7 @@ EQUATIONS = (
             "The notes ask why, and whether the factors may be swapped. They may not: the product on "
             "the left has no shape, and the right side comes from contracting with the Jacobian of "
             "vec(Z5), columns stacked. An earlier page has A_5 × (A_5 − y), labelled 25×10000; the "
-            "label fits A_4, so it is taken for the same line."
+            "label fits A_4, so we take it for the same line."
         ),
         claims=(
             jacobian("jac_dense_columns_W", "columns, Xᵀ ⊗ I", polynomial=True),
@@ -868,11 +870,12 @@ ERRATA = (
         corrects="D-06",
         why=(
             "A gradient has the shape of its array, and the training set has m = 60000 columns "
-            "throughout (10000 is the test set). W4 is 25×50, so its transpose is 50×25."
+            "throughout (10000 is the size of the test set). W4 is 25×50, so its transpose is 50×25."
         ),
         note=(
-            "The notes have more of the kind: A3ᵀ as 60000×25 on the page of W4 (it is 60000×50, as "
-            "step ② has it), and on the last page (28×184)(184×1) = 28×1 for (128×784)(784×1) = 128×1."
+            "There are more slips of this kind: A3ᵀ as 60000×25 on the page of W4 (it is 60000×50, as in "
+            "step ②), and on the last page 28×184×184×1 = 28×1 for (128×784)(784×1) = 128×1 and "
+            "50×1×50×1 = 50×1 for (50×50)(50×1) = 50×1."
         ),
         claim=_layer_claim(5),
         as_printed=_d_e8_as_printed,

@@ -1,4 +1,4 @@
-"""The questions that the notes leave open, answered, each with a computation run when the book is made."""
+"""The questions that the lectures leave open, answered, each with a computation run when the book is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +36,9 @@ class Answer:
 
     Attributes:
         name: its anchor.
-        tag: the equation that it is asked at.
-        question: as the notes have it, or in our words.
+        tag: the equation that it is about.
+        words: the notes' own, empty where the notes only leave something open.
+        question: in our words.
         paragraphs: marked up as :func:`manual_grad.report.mathml.marked` reads it.
         head, rows: the computation as a table.
         caption: what the table shows.
@@ -45,6 +46,7 @@ class Answer:
 
     name: str
     tag: str
+    words: str
     question: str
     paragraphs: tuple[str, ...]
     head: tuple[str, ...]
@@ -82,28 +84,23 @@ def may_factors_be_swapped() -> Answer:
     return Answer(
         "commute",
         "D-09",
-        "I don't know if they can apply commutative property in this matrix chain rule. Why does A4 × (A5 − "
-        "y) "
-        "become (A5 − y) × A4ᵀ?",
+        "I don't know if they can apply commutative property in this matrix chain rule.",
+        "Why does A4 × (A5 − y) become (A5 − y) × A4ᵀ?",
         (
-            "They cannot, and they do not. The product of matrices does not commute, not even for square "
-            "ones, and here "
-            "the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
-            "What stands in the chain rule is not $A_4$ but the Jacobian of $Z_5$ by $W_5$, which has an "
-            "output for each "
-            "entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} "
+            "Not because the factors commute: matrix products do not, not even those of square matrices, and "
+            "here the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
+            "The factor in the chain rule is not $A_4$ but the Jacobian of $Z_5$ with respect to $W_5$, which "
+            "has an output for each entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} "
             "Z_5}{\\partial "
-            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Contracting it with the gradient from "
+            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Multiplying it by the gradient from "
             "above gives "
             "$\\operatorname{vec}(dZ_5)^{\\top} (A_4^{\\top} \\otimes I) = \\operatorname{vec}(dZ_5 "
             "A_4^{\\top})^{\\top}$. The "
-            "transpose and the side come out of the Kronecker product; at no point are two factors "
-            "exchanged.",
+            "transpose and the order come out of the Kronecker product; at no point are two factors "
+            "swapped.",
             "A quicker way to see it: $dW_5[i, k] = \\sum_s dZ_5[i, s] \\, A_4[k, s]$. The sum runs over "
-            "the second index "
-            "of both, and a product of matrices sums over the second index of its left factor and the "
-            "*first* of its "
-            "right one. So $A_4$ must be turned.",
+            "the second index of both, but a matrix product sums over the second index of its left factor "
+            "and the *first* of its right one. So $A_4$ must be transposed.",
         ),
         ("what", "result"),
         (
@@ -116,7 +113,7 @@ def may_factors_be_swapped() -> Answer:
             ("square matrices: P Q", _matrix(P @ Q)),
             ("square matrices: Q P", _matrix(Q @ P)),
         ),
-        "W5 of 10×25, A4 of 25×12, random; the Kronecker matrices are of 120×250 and 120×300. P = "
+        "Random W5 (10×25) and A4 (25×12); the Kronecker matrices are 120×250 and 120×300. P = "
         f"{_matrix(P)}, Q = {_matrix(Q)}.",
     )
 
@@ -137,22 +134,20 @@ def why_one_over_m() -> Answer:
     return Answer(
         "one-over-m",
         "D-07",
-        "Why do I have to divide by 60000?",
+        "why do I have to divide in 60000",
+        "Why is the gradient divided by m = 60000?",
         (
             "Because the loss is a mean: $L = -\\frac{1}{m} \\sum_s \\ln a_{y^{(s)}}$. The derivative of a "
             "mean is the mean of "
-            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be put in "
-            "anywhere, once; "
-            "best at $dZ_5$, where every later line inherits it.",
-            "Without it nothing is wrong with the direction of the step. But its length grows with the "
-            "batch, so a rate "
-            "$\\alpha$ that suits 10 samples throws the weights away with 1000, and with 60000 the step is "
-            "60000 times "
-            "too long.",
+            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be applied anywhere, "
+            "but only once; $dZ_5$ is the best place, since every later line inherits it.",
+            "Without it the direction of the step is still right. But its length grows with the batch, so a "
+            "learning rate $\\alpha$ that works for 10 samples makes training diverge with 1000, and with "
+            "60000 the step is 60000 times too long.",
         ),
         ("m", "‖dW5‖ without 1/m", "with 1/m", "loss before", "after a step without", "with"),
         tuple(rows),
-        "Lecture D's five layers, random start, m real digits, one step of α = 0.1.",
+        "Lecture D's five layers, random initial weights, m real digits, one step with α = 0.1.",
     )
 
 
@@ -183,15 +178,15 @@ def the_blanks() -> Answer:
     return Answer(
         "blanks",
         "C-08",
-        "O11 = x11 F11 + x12 F12 + x21 F21 + x22 F22; O12 = ?, O21 = ?, O22 = ?",
+        "",
+        "O11 is written out; what are O12, O21 and O22?",
         (
             "The filter moves one place to the right for $O_{12}$, one down for $O_{21}$, and both for "
-            "$O_{22}$. In every sum "
-            "the filter's indices stay in their order; only the image's are shifted.",
+            "$O_{22}$. In every sum the filter's indices keep their order; only those of the image shift.",
         ),
         ("output", "sum", "with numbers"),
         tuple(rows),
-        f"X = {_matrix(X)}, F = {_matrix(F)}; each sum is equal to what correlate2d_fwd returns.",
+        f"X = {_matrix(X)}, F = {_matrix(F)}; each sum equals what correlate2d_fwd returns.",
     )
 
 
@@ -207,18 +202,15 @@ def local_gradients() -> Answer:
     return Answer(
         "local-gradients",
         "C-11",
-        "∂O/∂X and ∂O/∂F, the local gradients?",
+        "local gradients",
+        "What are ∂O/∂X and ∂O/∂F?",
         (
-            "Each output is a weighted sum of four pixels, so its row holds the four weights at the places "
-            "of those "
-            "pixels. Two outputs beside each other have the same row shifted by one; two below each other "
-            "by a row of "
-            "the image. $\\partial O / \\partial F$ is the same with the parts exchanged: the row of "
-            "$O_{ij}$ holds the four "
-            "pixels that it sees.",
-            "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, into this table and "
-            "[[C-10]] comes out; into "
-            "the other one, [[C-09]].",
+            "Each output is a weighted sum of four pixels, so its row holds the four weights in the columns of "
+            "those pixels. For two horizontally adjacent outputs the row is shifted by one, for two vertically "
+            "adjacent ones by a row of the image. $\\partial O / \\partial F$ is the same with the roles "
+            "exchanged: the row of $O_{ij}$ holds the four pixels that it depends on.",
+            "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, by this matrix and the "
+            "result is [[C-10]]; multiply it by the other one and the result is [[C-09]].",
         ),
         ("", *names),
         tuple(rows),
@@ -236,16 +228,15 @@ def beyond_the_edge() -> Answer:
     return Answer(
         "edge",
         "C-07",
+        "",
         "Y[i, j] = Σ Σ X[i − a, j − b] W[a, b]: what is X where i − a is negative?",
         (
-            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 "
-            "outside, and the output "
-            "is larger than the image by one less than the filter. *Valid*: only those $i, j$ for which no "
-            "index leaves "
-            "the image, and the output is smaller by as much.",
-            "The gradient of a valid cross-correlation by its image is a full one ([[C-10]]): going back, "
-            "every pixel must "
-            "get its share from every window that saw it, at the edges too.",
+            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 outside, "
+            "and for a filter of size $k$ each side of the output is $k - 1$ longer than that of the image. "
+            "*Valid*: only those $i, j$ for which no index leaves the image, and each side is $k - 1$ shorter.",
+            "The gradient of a valid cross-correlation with respect to its image is a full one ([[C-10]]): in "
+            "the backward pass every pixel receives a contribution from every window that contained it, at the "
+            "edges too.",
         ),
         ("reading", "output", "Y"),
         (("full", _shape(full), _matrix(full)), ("valid", _shape(valid), _matrix(valid))),
@@ -264,7 +255,7 @@ def the_typo() -> Answer:
     rows = (
         ("as printed", _vector(printed), f"{_minus(printed.sum())}", f"{float(J):.4f} → {step[0]:.4f}"),
         (
-            "as it holds",
+            "corrected",
             _vector(right),
             f"{_minus(round(float(right.sum()), 12))}",
             f"{float(J):.4f} → {step[1]:.4f}",
@@ -273,14 +264,13 @@ def the_typo() -> Answer:
     return Answer(
         "typo",
         "B-10",
-        "∂J/∂s_k is p_k for k = y and p_k − 1 for k ≠ y. Check typo?",
+        "check Typo for notebook.",
+        "Is it p_k for k = y and p_k − 1 for k ≠ y, as printed, or the other way round?",
         (
-            "It is one: the cases are swapped ([[B-E1]]). The $-s_y$ in $J = \\ln \\sum_j e^{s_j} - s_y$ "
-            "takes 1 off at the true "
-            "class and nowhere else.",
+            "It is a typo: the cases are swapped ([[B-E1]]). The $-s_y$ in $J = \\ln \\sum_j e^{s_j} - s_y$ "
+            "subtracts 1 at the true class and nowhere else.",
             "Two ways to notice without a derivation: the entries must sum to 0, since adding a constant to "
-            "all scores "
-            "changes nothing; and a small step against the gradient must lower the loss.",
+            "all scores changes nothing; and a small step against the gradient must lower the loss.",
         ),
         ("version", "∂J/∂s", "sum", "loss, before → after a step of 0.1"),
         rows,
@@ -306,13 +296,12 @@ def labels_of_any_sum() -> Answer:
     return Answer(
         "any-labels",
         "A-10",
-        "The last step drops Σ_k y_k. When may it?",
+        "",
+        "The last step drops Σ_k y_k. When is that allowed?",
         (
-            "Where every sample's labels sum to 1, as one-hot labels and distributions do. The lecture uses "
-            "it without saying "
-            "so. For several true classes at once, weights, or padding (labels all 0), only the form with "
-            "the sum is the "
-            "gradient.",
+            "When every sample's labels sum to 1, as one-hot labels and probability distributions do. The "
+            "lecture relies on this without saying so. With several true classes, weighted samples or padding "
+            "(all labels 0), only the form with the sum is the gradient.",
         ),
         ("form", "∂J/∂l"),
         (
@@ -325,7 +314,7 @@ def labels_of_any_sum() -> Answer:
 
 
 def _array(entries: Any) -> Any:
-    """NumPy's array; the formulas take them, though their annotations speak of JAX's."""
+    """A NumPy array, which the formulas accept, though their annotations name JAX's."""
     return np.array(entries)
 
 

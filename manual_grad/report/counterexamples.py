@@ -49,7 +49,7 @@ def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
     inputs = ", ".join(f"{name} {shape}" for name, shape in problem.described().items() if "[" in shape)
     return {
         "caption": f"Counterexample (random inputs: {_few(inputs)}): the entries that differ most.",
-        "head": ("entry", "as printed", "right", "ratio"),
+        "head": ("entry", "the sentence" if erratum.sentence else "as printed", "right", "ratio"),
         "rows": [tuple(cell.replace("-", "−") for cell in row) for row in rows],
     }
 

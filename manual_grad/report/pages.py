@@ -268,7 +268,7 @@ class Site:
     def lecture(self, chapter: Chapter) -> dict[str, Any]:
         """A lecture's page."""
         chapters = list(CHAPTERS.values())
-        k = chapters.index(chapter)
+        k, order = chapters.index(chapter), derivations(chapter.letter)
 
         def neighbour(other: int) -> tuple[str, str] | None:
             if not 0 <= other < len(chapters):
@@ -279,7 +279,7 @@ class Site:
             "kicker": chapter.name,
             "name": chapter.title,
             "introduction": introduction(chapter.letter),
-            "equations": [self.equation(e) for e in chapter.equations],
+            "equations": [self.equation(e) for tag in order for e in chapter.equations if e.tag == tag],
             "before": neighbour(k - 1),
             "after": neighbour(k + 1),
         }
@@ -297,6 +297,7 @@ class Site:
             "title": e.title,
             "section": e.section,
             "note": e.note,
+            "sentence": e.sentence,
             "printed": mathml(e.printed, "block"),
             "corrected": mathml(e.corrected, "block") if e.corrected else "",
             "derivation": text.paragraphs,
@@ -406,6 +407,7 @@ def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
         "corrects": e.corrects,
         "why": e.why,
         "note": e.note,
+        "sentence": e.sentence,
         "verdict": verdict,
         "counterexample": counterexample(e, int(results.about.get("seed", 0)), verdict["counterexample"]),
     }
@@ -486,7 +488,7 @@ def _inverted(found: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _entries(chapter: Chapter) -> list[Equation | Erratum]:
-    """A lecture's equations, each followed by the misprints that it corrects."""
+    """A lecture's equations, each followed by its misprints."""
     found: list[Equation | Erratum] = []
     for equation in chapter.equations:
         found += [equation, *(x for x in ERRATA if x.corrects == equation.tag)]

@@ -106,7 +106,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ "
                 "itself, once for each "
-                "of the 4 samples. No sample sees another.",
+                "of the 4 samples. Samples are independent.",
                 (5, 3),
             ),
         ],
@@ -118,9 +118,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 rows_first,
                 "$\\partial O / \\partial X$ for an image of $4 \\times 5$ and a filter of $2 \\times 3$: "
                 "doubly "
-                "Toeplitz. Along every diagonal of a block stands one entry of $F$, and along every "
-                "diagonal of "
-                "blocks one block.",
+                "Toeplitz. Each diagonal of a block holds one entry of $F$, and each diagonal of blocks "
+                "repeats one block.",
                 (3, 5),
             ),
             _jacobian(
@@ -128,7 +127,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jac_correlate2d_f(image, kernel),
                 jax.jacobian(reference.conv2d.correlate2d, 1)(image, kernel),
                 rows_first,
-                "$\\partial O / \\partial F$: each row is the window of the image that one output sees.",
+                "$\\partial O / \\partial F$: each row is the window of the image that one output depends on.",
                 (3, 3),
             ),
         ],
@@ -181,9 +180,9 @@ def rotation_figure() -> Figure:
     first = beside(
         [
             (svg.heatmap(F, "the filter F", 4, numbers=True), "F"),
-            (svg.heatmap(turned, "the filter turned by 180 degrees", 4, numbers=True), "F turned by 180°"),
+            (svg.heatmap(turned, "the filter turned by 180 degrees", 4, numbers=True), "F rotated by 180°"),
             (svg.heatmap(dO, "the gradient of the output", 4, numbers=True), "∂L/∂O"),
-            (svg.heatmap(dX, "the gradient of the image", 12, numbers=True), "∂L/∂X, as the code has it"),
+            (svg.heatmap(dX, "the gradient of the image", 12, numbers=True), "∂L/∂X, computed by the code"),
         ],
         "panels four",
     )
@@ -201,11 +200,9 @@ def rotation_figure() -> Figure:
     return Figure(
         "rotation",
         first + beside(steps, "panels nine"),
-        "The gradient of the image, [[C-10]], step by step. The turned filter (small figures in the frame) "
-        "slides "
-        "over $\\partial L / \\partial O$ with zeros around it; each position gives one entry of $\\partial "
-        "L / "
-        "\\partial X$.",
+        "The gradient of the image, [[C-10]], step by step. The rotated filter (small figures in the frame) "
+        "slides over $\\partial L / \\partial O$, padded with zeros; each position gives one entry of "
+        "$\\partial L / \\partial X$.",
         data,
     )
 
@@ -270,11 +267,9 @@ def rows_and_columns_figure() -> Figure:
     return Figure(
         "rows-and-columns",
         Markup('<div class="products">') + Markup("").join(rows) + Markup("</div>"),
-        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with a sample a row and with a "
-        "sample a "
-        "column. Every picture on the right is its neighbour's mirror image, and every product has its "
-        "factors "
-        f"the other way round. The two computations differ by at most {gap:.0e}.",
+        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with one sample per row and with one "
+        "sample per column. Every matrix on the right is the transpose of its neighbour, and every product "
+        f"has its factors in reverse order. The two computations differ by at most {gap:.0e}.",
         data | {"largest_difference": gap},
     )
 
@@ -318,12 +313,11 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     return Figure(
         "training",
         beside(panels, "panels two"),
-        f"Lecture D's five layers learn 1797 real handwritten digits of $8 \\times 8$ pixels, by [[D-11]] in "
-        f"float64, once with the gradients by hand and once with JAX's: from the same start, on the same "
-        f"batches. "
-        f"After {epochs[-1]} epochs the parameters of the two networks differ by at most {gap:.0e} of their "
-        f"size, "
-        f"and {records[-1]['test_accuracy']:.1%} of the held-out digits are recognised.",
+        f"Lecture D's five layers trained on real handwritten digits of $8 \\times 8$ pixels (1797 in all), by "
+        f"[[D-11]] in float64, once with the gradients by hand and once with JAX's, from the same start and on "
+        f"the same batches. After {epochs[-1]} epochs the parameters of the two networks differ by at most "
+        f"{gap:.0e} of their size, and {records[-1]['test_accuracy']:.1%} of the held-out digits are "
+        f"classified correctly.",
         list(records),
     )
 
@@ -333,17 +327,18 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
 
 @dataclass(frozen=True)
 class Stage:
-    """A tensor in a network, and the operation that leads on from it with its parameters."""
+    """A tensor in a network, the part of the network that begins with it, and the operation that follows."""
 
     name: str
     shape: tuple[int, ...]
     gradient: str
     operation: str = ""
+    part: str = ""
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def graph(stages: Sequence[Stage], label: str) -> Markup:
-    """A network downwards, shapes forward on the left and gradients backward on the right."""
+    """A network from top to bottom: tensors forward on the left, gradients backward on the right."""
     width, box, gap, left, right = 440.0, 34.0, 52.0, 4.0, 284.0
     parts = [
         svg.text(left + 76, 14, "forward ↓", css="small strong"),
@@ -356,6 +351,7 @@ def graph(stages: Sequence[Stage], label: str) -> Markup:
         parts.append(_labelled(left, y, stage.name, stage.shape))
         parts.append(svg.rect(right, y, 152, box, "node back", r=5))
         parts.append(_labelled(right, y, stage.gradient, stage.shape))
+        parts.append(svg.text(220, y + 21, stage.part, css="small strong"))
         if not last:
             parts.append(svg.arrow(left + 76, y + box, left + 76, y + box + gap, "flow"))
             parts.append(svg.arrow(right + 76, y + box + gap, right + 76, y + box, "flow back"))
@@ -404,9 +400,8 @@ def small_graph() -> Figure:
     return Figure(
         "graph-c-01",
         svg.drawing("".join(parts), 380, 236, label, "graph small-graph"),
-        "In each circle the value of the forward pass above, and under it, coloured, the gradient of $f$ "
-        "that comes "
-        "back. Computed by `product_of_sum_fwd` and `product_of_sum_bwd`.",
+        "Each circle shows the value from the forward pass and, below it in colour, the gradient of $f$ with "
+        "respect to it. Computed by `product_of_sum_fwd` and `product_of_sum_bwd`.",
         data,
     )
 
@@ -436,12 +431,10 @@ def layered_graph() -> Figure:
             [(forward, "forward: a, from left to right"), (backward, "backward: δ, from right to left")],
             "panels two",
         ),
-        "The network of the notes, two inputs, four units and on to two outputs, with sigmoid. Edges are "
-        "weights (wide: "
-        "large; coloured by sign), circles are what passes through the units: activations on the way there, "
-        "the $\\delta$ of "
-        "[[C-05]] on the way back. Its shapes: $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$, $w^3$ is $2 "
-        "\\times 3$, and every "
+        "The network of the notes: two inputs, four units, a second hidden layer, two outputs. That the second "
+        "hidden layer has three units, the sigmoid and the numbers are ours. Lines are weights (thick: large; "
+        "coloured by sign), circles are units: their activations on the way forward, the $\\delta$ of [[C-05]] "
+        "on the way back. Here $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$ and $w^3$ is $2 \\times 3$; every "
         "gradient has the shape of its weights.",
         data,
     )
@@ -494,12 +487,17 @@ def cnn_graph() -> Figure:
     grads = jax.eval_shape(lambda p, x, y: cnn_grads(cnn_fwd(p, x, y)[1], 1.0), params, X, labels)
     of = {name: tuple(grad.shape) for name, grad in grads.items()}
     stages = [
-        Stage("X", of["dX"], "dX", "Conv2D + ReLU", (("K¹", of["dK1"]), ("b¹", of["db1"]))),
-        Stage("A¹", of["dA1"], "dA¹", "Conv2D + ReLU", (("K²", of["dK2"]), ("b²", of["db2"]))),
+        Stage(
+            "X", of["dX"], "dX", "Conv2D + ReLU", "Feature Extractor", (("K¹", of["dK1"]), ("b¹", of["db1"]))
+        ),
+        Stage("A¹", of["dA1"], "dA¹", "Conv2D + ReLU", "", (("K²", of["dK2"]), ("b²", of["db2"]))),
         Stage("A²", of["dA2"], "dA²", "flatten"),
-        Stage("A³", of["dA3"], "dA³", "Dense + ReLU", (("W⁴", of["dW4"]), ("b⁴", of["db4"]))),
-        Stage("A⁴", of["dA4"], "dA⁴", "Dense", (("W⁵", of["dW5"]), ("b⁵", of["db5"]))),
-        Stage("Z⁵", of["dZ5"], "dZ⁵", "softmax, cross-entropy"),
+        Stage(
+            "A³", of["dA3"], "dA³", "Dense + ReLU", "Dense Classifier", (("W⁴", of["dW4"]), ("b⁴", of["db4"]))
+        ),
+        Stage("A⁴", of["dA4"], "dA⁴", "Dense", "", (("W⁵", of["dW5"]), ("b⁵", of["db5"]))),
+        Stage("Z⁵", of["dZ5"], "dZ⁵", "softmax", "Loss Calculator"),
+        Stage("Ŷ", of["dZ5"], "dŶ", "cross-entropy"),
         Stage("J", (), "dJ = 1"),
     ]
     return Figure(
@@ -507,11 +505,10 @@ def cnn_graph() -> Figure:
         graph(
             stages, "lecture A's network from X down to J, with the shape of every tensor and its gradient"
         ),
-        "The slide's network for 64 images of $28 \\times 28$: tensors forward on the left, their gradients "
-        "backward on "
-        "the right, parameters in the middle. Every shape is what `cnn_grads` returns, and a gradient has "
-        "the shape "
-        "of its tensor.",
+        "The slide's network for 64 images of $28 \\times 28$ pixels: tensors forward on the left, their "
+        "gradients backward on the right, parameters in the middle. The shapes are those that `cnn_grads` "
+        "returns, and a gradient has the shape of its tensor. The code goes from $J$ to $Z^5$ in one step, "
+        "[[A-10]], and never forms $d\\hat{Y}$.",
         {name: list(size) for name, size in of.items()},
     )
 
@@ -532,6 +529,7 @@ def five_layer_graph() -> Figure:
             of[f"dA{l - 1}"] if l > 1 else of["dX"],
             f"dA{low[l - 1]}" if l > 1 else "dX",
             f"W{low[l]} · + b{low[l]}" + (", ReLU" if l < 5 else ""),
+            "",
             ((f"W{low[l]}", of[f"dW{l}"]), (f"b{low[l]}", of[f"db{l}"])),
         )
         for l in range(1, 6)
@@ -542,7 +540,7 @@ def five_layer_graph() -> Figure:
         graph(
             stages, "lecture D's network from X down to L, with the shape of every tensor and its gradient"
         ),
-        "The five layers with the whole training set, $m = 60000$, one sample per column. The shapes come "
-        "from `five_layer_grads`; set beside the notes' they show up [[D-E7]] and [[D-E8]].",
+        "The five layers with the whole training set, $m = 60000$, one sample per column. The shapes are those "
+        "of `five_layer_grads`; compared with those in the notes they reveal [[D-E7]] and [[D-E8]].",
         {name: list(size) for name, size in of.items()},
     )
