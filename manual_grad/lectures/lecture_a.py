@@ -285,11 +285,11 @@ EQUATIONS = (
             r"\times K}, \quad J \in \mathbb{R} \end{array}"
         ),
         note=(
-            "The slide gives shapes only, and names three parts: Feature Extractor (L_Conv2D twice), Dense "
-            "Classifier (L_Dense twice) and Loss Calculator (L_Softmax, L_CE). ReLU after both convolutions "
-            "and after the first dense layer, VALID padding and stride 1 are our reading. From the "
-            "flattening on, the slide's tensors carry a transpose sign but have one sample per row; K and "
-            "l_5 are the same number."
+            "The slide gives shapes only, and names three parts: Feature Extractor (two Conv2D layers), "
+            "Dense Classifier (two Dense layers) and Loss Calculator (Softmax, CE). ReLU after both "
+            "convolutions and after the first dense layer, VALID padding and stride 1 are our reading. From "
+            "the flattening on, the slide's tensors carry a transpose sign but have one sample per row; K "
+            "and l_5 are the same number."
         ),
         claims=(
             Claim("value", reference.cnn.cnn, ("J",), _images_and_cnn, {"cnn_fwd": value_of(cnn_fwd)}),

@@ -89,15 +89,13 @@ def may_factors_be_swapped() -> Answer:
         (
             "Not because the factors commute: matrix products do not, not even those of square matrices, and "
             "here the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
-            "The factor in the chain rule is not $A_4$ but the Jacobian of $Z_5$ with respect to $W_5$, which "
-            "has an output for each entry of $Z_5$ and an input for each entry of $W_5$: $\\frac{\\partial \\operatorname{vec} "
-            "Z_5}{\\partial "
-            "\\operatorname{vec} W_5} = A_4^{\\top} \\otimes I_{10}$. Multiplying it by the gradient from "
-            "above gives "
+            "The factor in the chain rule is not $A_4$ but the Jacobian of $Z_5$ with respect to $W_5$, "
+            "which has an output for each entry of $Z_5$ and an input for each entry of $W_5$: "
+            "$\\frac{\\partial \\operatorname{vec} Z_5}{\\partial \\operatorname{vec} W_5} = A_4^{\\top} "
+            "\\otimes I_{10}$. Multiplying it by the gradient from above gives "
             "$\\operatorname{vec}(dZ_5)^{\\top} (A_4^{\\top} \\otimes I) = \\operatorname{vec}(dZ_5 "
-            "A_4^{\\top})^{\\top}$. The "
-            "transpose and the order come out of the Kronecker product; at no point are two factors "
-            "swapped.",
+            "A_4^{\\top})^{\\top}$. The transpose and the order come out of the Kronecker product; at no "
+            "point are two factors swapped.",
             "A quicker way to see it: $dW_5[i, k] = \\sum_s dZ_5[i, s] \\, A_4[k, s]$. The sum runs over "
             "the second index of both, but a matrix product sums over the second index of its left factor "
             "and the *first* of its right one. So $A_4$ must be transposed.",
@@ -138,9 +136,9 @@ def why_one_over_m() -> Answer:
         "Why is the gradient divided by m = 60000?",
         (
             "Because the loss is a mean: $L = -\\frac{1}{m} \\sum_s \\ln a_{y^{(s)}}$. The derivative of a "
-            "mean is the mean of "
-            "the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The $\\frac{1}{m}$ can be applied anywhere, "
-            "but only once; $dZ_5$ is the best place, since every later line inherits it.",
+            "mean is the mean of the derivatives, and $(A_5 - Y) A_4^{\\top}$ is their sum. The "
+            "$\\frac{1}{m}$ can be applied anywhere, but only once; $dZ_5$ is the best place, since every "
+            "later line inherits it.",
             "Without it the direction of the step is still right. But its length grows with the batch, so a "
             "learning rate $\\alpha$ that works for 10 samples makes training diverge with 1000, and with "
             "60000 the step is 60000 times too long.",
@@ -205,18 +203,17 @@ def local_gradients() -> Answer:
         "local gradients",
         "What are ∂O/∂X and ∂O/∂F?",
         (
-            "Each output is a weighted sum of four pixels, so its row holds the four weights in the columns of "
-            "those pixels. For two horizontally adjacent outputs the row is shifted by one, for two vertically "
-            "adjacent ones by a row of the image. $\\partial O / \\partial F$ is the same with the roles "
-            "exchanged: the row of $O_{ij}$ holds the four pixels that it depends on.",
+            "Each output is a weighted sum of four pixels, so its row holds the four weights in the columns "
+            "of those pixels. For two horizontally adjacent outputs the row is shifted by one, for two "
+            "vertically adjacent ones by a row of the image. $\\partial O / \\partial F$ is the same with "
+            "the roles exchanged: the row of $O_{ij}$ holds the four pixels that it depends on.",
             "Multiply $\\frac{\\partial L}{\\partial O}$, as a row of four numbers, by this matrix and the "
             "result is [[C-10]]; multiply it by the other one and the result is [[C-09]].",
         ),
         ("", *names),
         tuple(rows),
         "∂O/∂X for the notes' 3×3 image and 2×2 filter, as jac_correlate2d_x returns it for F = (11, 12; "
-        "21, 22). "
-        "A dot is 0.",
+        "21, 22). A dot is 0.",
     )
 
 
@@ -231,12 +228,13 @@ def beyond_the_edge() -> Answer:
         "",
         "Y[i, j] = Σ Σ X[i − a, j − b] W[a, b]: what is X where i − a is negative?",
         (
-            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 outside, "
-            "and for a filter of size $k$ each side of the output is $k - 1$ longer than that of the image. "
-            "*Valid*: only those $i, j$ for which no index leaves the image, and each side is $k - 1$ shorter.",
-            "The gradient of a valid cross-correlation with respect to its image is a full one ([[C-10]]): in "
-            "the backward pass every pixel receives a contribution from every window that contained it, at the "
-            "edges too.",
+            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 "
+            "outside, and for a filter of size $k$ each side of the output is $k - 1$ longer than that of "
+            "the image. *Valid*: only those $i, j$ for which no index leaves the image, and each side is $k "
+            "- 1$ shorter.",
+            "The gradient of a valid cross-correlation with respect to its image is a full one ([[C-10]]): "
+            "in the backward pass every pixel receives a contribution from every window that contained it, "
+            "at the edges too.",
         ),
         ("reading", "output", "Y"),
         (("full", _shape(full), _matrix(full)), ("valid", _shape(valid), _matrix(valid))),
@@ -300,8 +298,8 @@ def labels_of_any_sum() -> Answer:
         "The last step drops Σ_k y_k. When is that allowed?",
         (
             "When every sample's labels sum to 1, as one-hot labels and probability distributions do. The "
-            "lecture relies on this without saying so. With several true classes, weighted samples or padding "
-            "(all labels 0), only the form with the sum is the gradient.",
+            "lecture relies on this without saying so. With several true classes, weighted samples or "
+            "padding (all labels 0), only the form with the sum is the gradient.",
         ),
         ("form", "∂J/∂l"),
         (

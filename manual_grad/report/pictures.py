@@ -81,8 +81,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 rows_first,
                 "The softmax Jacobian for a batch of 3 samples and 5 classes: one symmetric block "
                 "$\\operatorname{diag}(\\hat{y}) - \\hat{y} \\hat{y}^{\\top}$ for each sample, and nothing "
-                "between "
-                "samples.",
+                "between samples.",
                 (5, 5),
             )
         ],
@@ -93,10 +92,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jax.jacobian(reference.dense.dense_columns, 1)(X, W, b),
                 columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ "
-                "for $X$ of $3 "
-                "\\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the identity, and the "
-                "multiples "
-                "are the entries of $X^{\\top}$. There is the transpose.",
+                "for $X$ of $3 \\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the "
+                "identity, and the multiples are the entries of $X^{\\top}$. There is the transpose.",
                 (5, 5),
             ),
             _jacobian(
@@ -105,8 +102,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jax.jacobian(reference.dense.dense_columns, 0)(X, W, b),
                 columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ "
-                "itself, once for each "
-                "of the 4 samples. Samples are independent.",
+                "itself, once for each of the 4 samples. Samples are independent.",
                 (5, 3),
             ),
         ],
@@ -117,9 +113,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jax.jacobian(reference.conv2d.correlate2d, 0)(image, kernel),
                 rows_first,
                 "$\\partial O / \\partial X$ for an image of $4 \\times 5$ and a filter of $2 \\times 3$: "
-                "doubly "
-                "Toeplitz. Each diagonal of a block holds one entry of $F$, and each diagonal of blocks "
-                "repeats one block.",
+                "doubly Toeplitz. Each diagonal of a block holds one entry of $F$, and each diagonal of "
+                "blocks repeats one block.",
                 (3, 5),
             ),
             _jacobian(
@@ -127,7 +122,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 jac_correlate2d_f(image, kernel),
                 jax.jacobian(reference.conv2d.correlate2d, 1)(image, kernel),
                 rows_first,
-                "$\\partial O / \\partial F$: each row is the window of the image that one output depends on.",
+                "$\\partial O / \\partial F$: each row is the window of the image that one output depends "
+                "on.",
                 (3, 3),
             ),
         ],
@@ -267,9 +263,9 @@ def rows_and_columns_figure() -> Figure:
     return Figure(
         "rows-and-columns",
         Markup('<div class="products">') + Markup("").join(rows) + Markup("</div>"),
-        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with one sample per row and with one "
-        "sample per column. Every matrix on the right is the transpose of its neighbour, and every product "
-        f"has its factors in reverse order. The two computations differ by at most {gap:.0e}.",
+        "The same layer ($n = 4$ samples, $d = 3$ inputs, $m = 5$ units) with one sample per row and with "
+        "one sample per column. Every matrix on the right is the transpose of its neighbour, and every "
+        f"product has its factors in reverse order. The two computations differ by at most {gap:.0e}.",
         data | {"largest_difference": gap},
     )
 
@@ -313,11 +309,11 @@ def training_figure(records: Sequence[dict[str, Any]]) -> Figure:
     return Figure(
         "training",
         beside(panels, "panels two"),
-        f"Lecture D's five layers trained on real handwritten digits of $8 \\times 8$ pixels (1797 in all), by "
-        f"[[D-11]] in float64, once with the gradients by hand and once with JAX's, from the same start and on "
-        f"the same batches. After {epochs[-1]} epochs the parameters of the two networks differ by at most "
-        f"{gap:.0e} of their size, and {records[-1]['test_accuracy']:.1%} of the held-out digits are "
-        f"classified correctly.",
+        "Lecture D's five layers trained on real handwritten digits of $8 \\times 8$ pixels (1797 in all), "
+        "by [[D-11]] in float64, once with the gradients by hand and once with JAX's, from the same start "
+        f"and on the same batches. After {epochs[-1]} epochs the parameters of the two networks differ by "
+        f"at most {gap:.0e} of their size, and {records[-1]['test_accuracy']:.1%} of the held-out digits "
+        "are classified correctly.",
         list(records),
     )
 
@@ -431,11 +427,11 @@ def layered_graph() -> Figure:
             [(forward, "forward: a, from left to right"), (backward, "backward: δ, from right to left")],
             "panels two",
         ),
-        "The network of the notes: two inputs, four units, a second hidden layer, two outputs. That the second "
-        "hidden layer has three units, the sigmoid and the numbers are ours. Lines are weights (thick: large; "
-        "coloured by sign), circles are units: their activations on the way forward, the $\\delta$ of [[C-05]] "
-        "on the way back. Here $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$ and $w^3$ is $2 \\times 3$; every "
-        "gradient has the shape of its weights.",
+        "The network of the notes: two inputs, four units, a second hidden layer, two outputs. That the "
+        "second hidden layer has three units, the sigmoid and the numbers are ours. Lines are weights "
+        "(thick: large; coloured by sign), circles are units: their activations on the way forward, the "
+        "$\\delta$ of [[C-05]] on the way back. Here $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$ and "
+        "$w^3$ is $2 \\times 3$; every gradient has the shape of its weights.",
         data,
     )
 
@@ -540,7 +536,7 @@ def five_layer_graph() -> Figure:
         graph(
             stages, "lecture D's network from X down to L, with the shape of every tensor and its gradient"
         ),
-        "The five layers with the whole training set, $m = 60000$, one sample per column. The shapes are those "
-        "of `five_layer_grads`; compared with those in the notes they reveal [[D-E7]] and [[D-E8]].",
+        "The five layers with the whole training set, $m = 60000$, one sample per column. The shapes are "
+        "those of `five_layer_grads`; compared with those in the notes they reveal [[D-E7]] and [[D-E8]].",
         {name: list(size) for name, size in of.items()},
     )
