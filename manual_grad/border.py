@@ -278,8 +278,10 @@ def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int
     require(array.shape == tuple(shape), f"{formula}: {name} is {describe(array)}, expected float[{wanted}]")
 
 
-def require_labels_in_range(formula: str, labels: Any, K: int, name: str = "labels") -> None:
-    """Refuse integer labels outside 0…K−1, where their values can be seen.
+def require_labels_in_range(
+    formula: str, labels: Any, K: int, name: str = "labels", ignore_index: int | None = None
+) -> None:
+    """Refuse integer labels outside 0…K−1 that are not ``ignore_index``, where their values can be seen.
 
     Under ``jit`` they cannot: there the loss and that sample's gradient become NaN (see
     :func:`manual_grad.formulas.softmax.one_hot`).
@@ -287,10 +289,16 @@ def require_labels_in_range(formula: str, labels: Any, K: int, name: str = "labe
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels)
-    bad = np.argwhere((values < 0) | (values >= K))
+    counts = np.ones(values.shape, bool) if ignore_index is None else values != ignore_index
+    require(
+        ignore_index is None or bool(counts.any()),
+        f"{formula}: {name} are all {ignore_index}, which is ignored; expected one that is not",
+    )
+    bad = np.argwhere(counts & ((values < 0) | (values >= K)))
     if len(bad):
         where = ",".join(map(str, bad[0]))
         at = f"[{where}]" if where else ""
         raise InputError(
             f"{formula}: {name}{at} is {values[tuple(bad[0])]}, expected an integer from 0 to {K - 1}"
+            f"{'' if ignore_index is None else f' or {ignore_index}'}"
         )

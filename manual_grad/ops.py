@@ -365,17 +365,20 @@ def softmax_cross_entropy(logits: Float[Array, "*batch K"], labels: Float[Array,
 
 @_operation
 def softmax_cross_entropy_with_integer_labels(
-    logits: Float[Array, "*batch K"], labels: Integer[Array, "*batch"]
+    logits: Float[Array, "*batch K"], labels: Integer[Array, "*batch"], *, ignore_index: int | None = None
 ) -> Array:
-    """J = −mean(ln softmax(l)_y), the mean over the samples. [B-13] [B-14]
+    """J = −mean(ln softmax(l)_y), the mean over the samples that are not ignored. [B-13] [B-14] [E-27]
+
+    Under ``jax.shard_map`` it is the mean over a device's own labels, and each may ignore another number.
 
     Args:
         logits: (…, K).
-        labels: (…), integers from 0 to K − 1.
+        labels: (…), integers from 0 to K − 1, or ``ignore_index``.
+        ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is no class.
+        J, scalar; NaN under ``jit`` where a label is no class or all are ignored.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+        InputError: a shape or dtype does not fit; a label is out of range or all are ignored (eagerly).
     Source: Lecture B, pages 3 and 5.
 
     >>> loss = softmax_cross_entropy_with_integer_labels
@@ -383,8 +386,9 @@ def softmax_cross_entropy_with_integer_labels(
     [[-0.5, 0.5]]
     """
     K = logits.shape[-1]
-    require_labels_in_range("softmax_cross_entropy_with_integer_labels", labels, K)
-    fwd, bwd = softmax_cross_entropy_with_integer_labels_fwd, softmax_cross_entropy_with_integer_labels_bwd
+    require_labels_in_range("softmax_cross_entropy_with_integer_labels", labels, K, ignore_index=ignore_index)
+    fwd = functools.partial(softmax_cross_entropy_with_integer_labels_fwd, ignore_index=ignore_index)
+    bwd = softmax_cross_entropy_with_integer_labels_bwd
     return _by_hand(fwd, bwd, logits.reshape(-1, K), labels.reshape(-1))
 
 
@@ -457,8 +461,9 @@ def linear_cross_entropy(
     labels: Integer[Array, "*batch"],
     *,
     chunk: int = 128,
+    ignore_index: int | None = None,
 ) -> Array:
-    """J = −mean(ln softmax(h W)_y), never holding the logits of all samples. [A-10]
+    """J = −mean(ln softmax(h W)_y), never holding the logits of all samples. [A-10] [E-27]
 
     The last layer and its loss in one, for a large vocabulary V. A second derivative does hold all logits,
     as JAX keeps them for the second backward pass. On several devices call it under ``jax.shard_map``: the
@@ -467,20 +472,23 @@ def linear_cross_entropy(
     Args:
         hidden: the last layer's input, (…, D).
         W: its weights, (D, V).
-        labels: (…), integers from 0 to V − 1.
+        labels: (…), integers from 0 to V − 1, or ``ignore_index``.
         chunk: how many samples at a time; chunk × V logits exist at once.
+        ignore_index: a label, be it a class or not, whose samples do not count, whatever they hold: the mean
+            is over the others, under ``jax.shard_map`` a device's own.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is no class.
+        J, scalar; NaN under ``jit`` where a label is no class or all are ignored.
     Raises:
-        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
+        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range or all are
+            ignored (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
 
     >>> hidden, W, labels = jnp.ones((1, 1)), jnp.zeros((1, 2)), jnp.array([0])
     >>> jax.grad(linear_cross_entropy, argnums=1)(hidden, W, labels).tolist()
     [[-0.5, 0.5]]
     """
-    require_labels_in_range("linear_cross_entropy", labels, W.shape[1])
-    fwd = functools.partial(linear_cross_entropy_fwd, chunk=chunk)
+    require_labels_in_range("linear_cross_entropy", labels, W.shape[1], ignore_index=ignore_index)
+    fwd = functools.partial(linear_cross_entropy_fwd, chunk=chunk, ignore_index=ignore_index)
     rows = hidden.reshape(-1, hidden.shape[-1])
     if shardings := _explicit_shardings(rows, W):  # the forward pass makes the gradients
         out = NamedSharding(shardings[0].mesh, PartitionSpec()), shardings

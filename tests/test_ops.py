@@ -34,9 +34,9 @@ def _rows(loss, K):
     )
 
 
-def _linear_cross_entropy(hidden, W, labels, chunk):
+def _linear_cross_entropy(hidden, W, labels, chunk, ignore_index=None):
     rows = hidden.reshape(-1, len(W))
-    return reference.linear_cross_entropy.linear_cross_entropy(rows, W, labels.reshape(-1))
+    return reference.linear_cross_entropy.linear_cross_entropy(rows, W, labels.reshape(-1), ignore_index)
 
 
 def _conv2d(x, kernel, bias, **settings):
@@ -98,6 +98,13 @@ MORE_CASES = {
     "conv2d_one_image": _of(ops.conv2d, _conv2d, [(5, 6, 2), (2, 3, 2, 3), (3,)]),
     "linear_cross_entropy_three_axes": _of(
         ops.linear_cross_entropy, _linear_cross_entropy, [(2, 3, 4), (4, 7)], ((2, 3), 7), {"chunk": 4}
+    ),
+    "linear_cross_entropy_ignoring": _of(
+        ops.linear_cross_entropy,
+        _linear_cross_entropy,
+        [(4, 3), (3, 2)],
+        ((4,), 2),
+        {"chunk": 3, "ignore_index": 1},
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -357,6 +364,9 @@ BAD = {
     f"{INTEGER}: labels[1] is 3, expected an integer from 0 to 2": lambda: jax.grad(
         ops.softmax_cross_entropy_with_integer_labels
     )(jnp.ones((2, 3)), jnp.array([0, 3])),
+    f"{INTEGER}: labels are all 2, which is ignored; expected one that is not": lambda: getattr(ops, INTEGER)(
+        jnp.ones((2, 3)), jnp.array([2, 2]), ignore_index=2
+    ),
     f"{INTEGER}: labels is float64[2], expected int": lambda: getattr(ops, INTEGER)(
         jnp.ones((2, 3)), jnp.ones(2)
     ),

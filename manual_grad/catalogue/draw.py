@@ -85,6 +85,14 @@ class Draw:
         """N integer labels from 0 to K − 1."""
         return self.integers(K, N)
 
+    def labels_ignored(self, N: int, K: int, ignore_index: int | None) -> jax.Array:
+        """Labels of which the second, fifth and seventh are ignored, so that a chunk may have no other."""
+        labels = np.array(self.labels(N, K))
+        if ignore_index is not None:
+            labels[labels == ignore_index] = 0
+            labels[[n for n in (1, 4, 6) if n < len(labels)]] = ignore_index
+        return jax.device_put(labels)
+
     def integers(self, K: int, *shape: int) -> jax.Array:
         """Integers from 0 to K − 1."""
         return jax.device_put(self.rng.integers(0, self.size(K), tuple(map(self.size, shape))))

@@ -34,6 +34,7 @@ TERM = "term missing"
 SIGN = "sign flipped"
 STATISTICS = "statistics over the wrong axes"
 GROUPS = "groups mixed up"
+LABELS_KEPT = "ignored labels counted"
 
 
 @dataclass(frozen=True)

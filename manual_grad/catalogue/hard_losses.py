@@ -68,6 +68,11 @@ def _integers_right(point: Arrays, dout: np.ndarray) -> tuple:
     return tuple(map(rounded, (-picked.mean(), dout / N * (p - hot))))
 
 
+def _no_mean(point: Arrays, dout: np.ndarray) -> tuple:
+    floats = (value for value in point.values() if value.dtype.kind == "f")
+    return (np.array(nan), *(np.full(value.shape, nan) for value in floats))
+
+
 def _last_layer_right(point: Arrays, dout: np.ndarray) -> tuple:
     hidden, W = (point[name].astype(np.longdouble) for name in ("hidden", "W"))
     y, N = point["labels"], len(hidden)
@@ -94,6 +99,20 @@ FUSED_COLUMNS: dict[str, Callable | None] = {
 INTEGER: dict[str, Callable | None] = {
     "−ln(exp/Σexp)[y]": None,
     "−jax.nn.log_softmax[y]": log_softmax_at,
+}
+
+
+def _log_softmax_kept(logits: Any, labels: Any, ignore_index: int) -> Any:
+    kept = labels != ignore_index
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(kept, labels, 0)[:, None], axis=1)
+    return -jnp.where(kept, picked[:, 0], 0).sum() / kept.sum()
+
+
+IGNORING: dict[str, Callable | None] = {"jnp.where(y counts, ln ŷ_y, 0)": _log_softmax_kept}
+IGNORING_LAST: dict[str, Callable | None] = {
+    "jnp.where(y counts, ln ŷ_y, 0)": lambda hidden, W, labels, ignore_index: _log_softmax_kept(
+        hidden @ W, labels, ignore_index
+    ),
 }
 LAST: dict[str, Callable | None] = {
     "−ln(exp/Σexp)[y]": None,
@@ -310,6 +329,29 @@ INTEGER_LABELS = (
         np.array([10, 255], np.uint8),
         300,
     ),
+    Hard(
+        "NaN in an ignored sample",
+        "Its label does not count, so neither do its logits: its row is 0, and no other changes.",
+        lambda rng: {
+            "logits": with_nan(rng.standard_normal((4, 3)), 1, 0),
+            "labels": np.array([2, -100, 0, 1]),
+        },
+        IGNORING,
+        tuple(IGNORING),
+        "jnp.where picks the right value, but the gradient of the branch not taken is 0 · NaN",
+        settings={"ignore_index": -100},
+        show=("", slice(0, 2)),
+    ),
+    Hard(
+        "no label counts, under jit",
+        "Nobody can refuse it there: a mean of nothing is NaN, and so is its gradient.",
+        lambda rng: {"logits": rng.standard_normal((2, 3)), "labels": np.array([1, 1])},
+        IGNORING,
+        tuple(IGNORING),
+        "J is 0/0, but the gradient of the branch not taken is 0, whatever it is divided by",
+        right=_no_mean,
+        settings={"ignore_index": 1},
+    ),
 )
 IN_COLUMNS = tuple(cases[3] for cases in (LARGE, INFINITE, NOT_A_NUMBER))
 CROSS_ENTROPY = (
@@ -385,6 +427,20 @@ LINEAR_CROSS_ENTROPY = (
         LAST,
         settings={"chunk": 3},
         show=("", 0),
+    ),
+    Hard(
+        "NaN in an ignored sample",
+        "The sample does not count, in a chunk where none does: its row is 0, dW has nothing of it, and no "
+        "chunk is divided by 0.",
+        lambda rng: (
+            _last_layer(rng, with_nan(rng.standard_normal((5, 2)), 2, 0), rng.standard_normal((2, 4)))
+            | {"labels": np.array([3, 0, -1, -1, 2])}
+        ),
+        IGNORING_LAST,
+        tuple(IGNORING_LAST),
+        "jnp.where picks the right value, but the gradient of the branch not taken is 0 · NaN",
+        settings={"chunk": 2, "ignore_index": -1},
+        show=("dW", slice(None)),
     ),
     Hard(
         "a very large batch",

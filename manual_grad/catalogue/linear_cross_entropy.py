@@ -13,9 +13,6 @@ from manual_grad.catalogue.entry import (
     Inputs,
     Op,
     Shown,
-    integers_below,
-    normal,
-    scaled_by,
 )
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, linear_cross_entropy_fwd
 from manual_grad_reference import definitions
@@ -52,18 +49,32 @@ GOLDEN = golden.GoldenCases(
 )
 
 
+def _drawn(draw: Draw, N: int, D: int, V: int, ignore_index: int | None = None) -> Inputs:
+    scale = draw.size(D) ** -0.5
+    return {
+        "hidden": draw.normal(N, D),
+        "W": draw.normal(D, V, scale=scale),
+        "labels": draw.labels_ignored(N, V, ignore_index),
+    }
+
+
 LINEAR_CROSS_ENTROPY = Formula(
     linear_cross_entropy_fwd,
     linear_cross_entropy_bwd,
     reference.linear_cross_entropy.linear_cross_entropy,
     definition=definitions.linear_cross_entropy,
     mutants=mutants_of_losses.LINEAR_CROSS_ENTROPY,
-    draw={"hidden": normal, "W": scaled_by("D"), "labels": integers_below("V")},
+    draw=_drawn,
     sizes={"N": 7, "D": 5, "V": 11},
     source="Lecture A's A-10 after Lecture D's last layer; the fusion is ours",
     hard=hard_losses.LINEAR_CROSS_ENTROPY,
     golden=GOLDEN,
-    variants={"": {}, "chunk_equal": {"chunk": 7}, "chunk_smaller": {"chunk": 3}},
+    variants={
+        "": {},
+        "chunk_equal": {"chunk": 7},
+        "chunk_smaller": {"chunk": 3},
+        "ignored": {"chunk": 3, "ignore_index": 1},
+    },
     stable=reference.stable.stable_linear_cross_entropy,
     batch=Batch({"hidden": 0, "labels": 0}, mean=True),
     grows=(("W", 1),),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from manual_grad.catalogue.families import (
     FACTOR,
+    LABELS_KEPT,
     MASK_GE,
     MEAN_FOR_SUM,
     NO_MASK,
@@ -252,7 +253,41 @@ def _integer_labels(dJ, logits, labels, *, error=lambda p, y: p - y):
     return dJ / len(logits) * error(softmax(logits), one_hot(labels, logits.shape[-1]))
 
 
-SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = (family("gradient", _integer_labels, *ERRORS),)
+def _integer_labels_ignored(
+    dJ,
+    logits,
+    labels,
+    ignore_index,
+    *,
+    kept=lambda y, ignored: y != ignored,
+    number=lambda kept: kept.sum(),
+    error=lambda e, kept: e * kept[:, None],
+):
+    keep = kept(labels, ignore_index)
+    e = softmax(logits) - one_hot(labels, logits.shape[-1])
+    return dJ / number(keep) * error(e, keep)
+
+
+_IGNORING: tuple = (
+    (LABELS_KEPT, "N for the number of labels kept", {"number": len}),
+    (LABELS_KEPT, "p in an ignored sample's row", {"error": lambda e, kept: e}),
+    (FACTOR, "the number of those ignored", {"number": lambda kept: (~kept).sum()}),
+    (SWAPPED, "the ignored samples kept", {"kept": lambda y, ignored: y == ignored}),
+)
+
+
+def _ignores(inputs):
+    return "ignore_index" in inputs
+
+
+def _ignores_none(inputs):
+    return not _ignores(inputs)
+
+
+SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = (
+    family("gradient", _integer_labels, *ERRORS, applies=_ignores_none),
+    family("gradient", _integer_labels_ignored, *_IGNORING, applies=_ignores),
+)
 CROSS_ENTROPY_OF_SCORES = (
     family(
         "gradient",
@@ -287,6 +322,15 @@ def _linear_cross_entropy(
     return {"hidden": dlogits @ back(W), "W": hidden.T @ dlogits}  # fmt: skip
 
 
+def _linear_cross_entropy_ignored(dJ, hidden, W, labels, ignore_index, chunk, *, share=None, **wrong):
+    dlogits = _integer_labels_ignored(dJ, hidden @ W, labels, ignore_index, **wrong)
+    if share is not None:  # of each chunk's mean
+        kept = labels != ignore_index
+        chunks = [kept[i : i + chunk] for i in range(0, len(kept), chunk)]
+        dlogits = dlogits * kept.sum() * jnp.concatenate([share(k, len(chunks)) for k in chunks])[:, None]
+    return {"hidden": dlogits @ W.T, "W": hidden.T @ dlogits}
+
+
 LINEAR_CROSS_ENTROPY = (
     family(
         "gradient",
@@ -299,5 +343,17 @@ LINEAR_CROSS_ENTROPY = (
         ),
         (TRANSPOSED, "dlogits W for dlogits Wᵀ", {"back": lambda W: W}),
         reaches={"back": "hidden"},
+        applies=_ignores_none,
+    ),
+    family(
+        "gradient",
+        _linear_cross_entropy_ignored,
+        *_IGNORING,
+        (
+            MEAN_FOR_SUM,
+            "the mean of the chunks' means",
+            {"share": lambda kept, n: jnp.full(len(kept), 1 / (n * jnp.maximum(kept.sum(), 1)))},
+        ),
+        applies=_ignores,
     ),
 )

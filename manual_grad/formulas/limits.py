@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from manual_grad.border import Scalar
 
 
-def share_of_mean(dJ: Scalar, N: int, dtype: jnp.dtype) -> Float[Array, ""]:
+def share_of_mean(dJ: Scalar, N: int | Integer[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
     """dJ/N, what each of N samples gets of a mean's cotangent, in float32 at least.
 
     In half precision 1/N alone would round to a subnormal number or to 0, and N itself to ∞, although dJ/N
@@ -27,6 +27,18 @@ def share_of_mean(dJ: Scalar, N: int, dtype: jnp.dtype) -> Float[Array, ""]:
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``x`` in float32 at least, for what is summed, or cancels."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def counted(labels: Integer[Array, "..."], ignore_index: int | None) -> Bool[Array, "..."] | None:
+    """Whether each label is another than ``ignore_index``; None where its dtype has no such number.
+
+    >>> counted(jnp.array([0, -100, 2]), -100).tolist(), counted(jnp.arange(3, dtype=jnp.uint8), -100)
+    ([True, False, True], None)
+    """
+    numbers = jnp.iinfo(labels.dtype)
+    if ignore_index is None or not numbers.min <= ignore_index <= numbers.max:
+        return None
+    return labels != ignore_index
 
 
 def weighted_sum(weights: Float[Array, " N"], rows: Float[Array, "N D"]) -> Float[Array, " D"]:

@@ -16,10 +16,17 @@ from jaxtyping import Array, Float, Integer
 from manual_grad.border import Label, Scalar, checked, describe, require, require_labels_in_range
 from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import (
+    counted,
     log_where_labelled,
     share_of_mean,
     shifted_exponentials,
+    wide,
     zero_times_log_zero,
+)
+
+IntegerResiduals = (
+    tuple[Float[Array, "N K"], Integer[Array, " N"]]
+    | tuple[Float[Array, "N K"], Integer[Array, " N"], Integer[Array, ""]]
 )
 
 
@@ -320,17 +327,18 @@ def jac_softmax_cross_entropy_logits_one_hot(
 
 @checked
 def softmax_cross_entropy_with_integer_labels_fwd(
-    logits: Float[Array, "N K"], labels: Integer[Array, " N"]
-) -> tuple[Float[Array, ""], tuple[Float[Array, "N K"], Integer[Array, " N"]]]:
-    """J = −(1/N) Σ_i ln p_{i, y_i}. [B-09] [B-13]
+    logits: Float[Array, "N K"], labels: Integer[Array, " N"], *, ignore_index: int | None = None
+) -> tuple[Float[Array, ""], IntegerResiduals]:
+    """J = −(1/N) Σ_i ln p_{i, y_i}, over the N labels that are not ignored. [B-09] [B-13] [E-27]
 
     Args:
         logits: (N, K).
-        labels: (N,), integers from 0 to K − 1.
+        labels: (N,), integers from 0 to K − 1, or ``ignore_index``.
+        ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class or all are ignored.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+        InputError: a shape or dtype does not fit; a label is out of range or all are ignored (eagerly).
     Source: Lecture B, pages 3 and 5.
 
     >>> J, _ = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[1e4, 0.0]]), jnp.array([1]))
@@ -338,24 +346,36 @@ def softmax_cross_entropy_with_integer_labels_fwd(
     10000.0
     """
     K = logits.shape[-1]
-    require_labels_in_range("softmax_cross_entropy_with_integer_labels_fwd", labels, K)
+    name = "softmax_cross_entropy_with_integer_labels_fwd"
+    require_labels_in_range(name, labels, K, ignore_index=ignore_index)
     shifted, exps, total = shifted_exponentials(logits)
     y, valid = _classes(labels, K)
     picked = (jnp.take_along_axis(shifted, y[:, None], axis=-1) - jnp.log(total))[:, 0]
-    J = -jnp.where(valid, picked, jnp.nan).mean()  # [B-09] [B-13]
-    return J, (exps / total, labels)
+    picked = jnp.where(valid, picked, jnp.nan)
+    counts = counted(labels, ignore_index)
+    if counts is None:
+        return -picked.mean(), (exps / total, labels)  # [B-09] [B-13]
+    n = counts.sum()
+    J = -(wide(jnp.where(counts, picked, 0)).sum() / n).astype(picked.dtype)  # [E-27]
+    return J, _without_error(counts, exps / total, labels, n)
+
+
+def _without_error(counts: Array, probs: Array, labels: Array, n: Array) -> tuple[Array, Array, Array]:
+    """What an ignored sample leaves behind: class 0, with probability 1, so that p − 1{k = y} is 0."""
+    certain = (jnp.arange(probs.shape[1]) == 0).astype(probs.dtype)
+    return jnp.where(counts[:, None], probs, certain), jnp.where(counts, labels, 0), n  # [E-27]
 
 
 @checked
 def softmax_cross_entropy_with_integer_labels_bwd(
-    res: tuple[Float[Array, "N K"], Integer[Array, " N"]], dJ: Scalar
+    res: IntegerResiduals, dJ: Scalar
 ) -> tuple[Float[Array, "N K"]]:
-    """Pull ``dJ`` back through softmax cross-entropy with integer labels. [B-10] [B-14]
+    """Pull ``dJ`` back through softmax cross-entropy with integer labels. [B-10] [B-14] [E-27]
 
-        ∂J/∂s_k = (1/N)(p_k − 1{k = y})
+        ∂J/∂s_k = (1/N)(p_k − 1{k = y}), and 0 for a sample whose label is ignored
 
     Args:
-        res: ``(probs, labels)``.
+        res: ``(probs, labels)``, and where labels may be ignored the number of the others, which N is then.
         dJ: cotangent of the loss.
     Returns:
         ``(dlogits,)``, (N, K): the integer labels have no cotangent. Where a label is no class its row is
@@ -368,10 +388,10 @@ def softmax_cross_entropy_with_integer_labels_bwd(
     >>> softmax_cross_entropy_with_integer_labels_bwd(res, 1.0)[0].tolist()
     [[-0.5, 0.5]]
     """
-    probs, labels = res
-    N, K = probs.shape
+    probs, labels = res[:2]
+    N = res[2] if len(res) > 2 else len(labels)  # [E-27]
     share = share_of_mean(dJ, N, probs.dtype)
-    dlogits = share * (probs - one_hot(labels, K, probs.dtype))  # [B-10] [B-14]
+    dlogits = share * (probs - one_hot(labels, probs.shape[1], probs.dtype))  # [B-10] [B-14]
     return (dlogits.astype(probs.dtype),)
 
 
@@ -444,10 +464,8 @@ def cross_entropy_of_scores_fwd(
     10000.0
     """
     require_labels_in_range("cross_entropy_of_scores_fwd", y, len(s), "y")
-    J, (probs, labels) = softmax_cross_entropy_with_integer_labels_fwd(
-        s[None], jnp.asarray(y)[None]
-    )  # [B-09]
-    return J, (probs[0], labels[0])
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(s[None], jnp.asarray(y)[None])  # [B-09]
+    return J, (res[0][0], res[1][0])
 
 
 @checked

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import Scalar, checked, describe, require, require_labels_in_range
-from manual_grad.formulas.limits import share_of_mean
+from manual_grad.formulas.limits import counted, share_of_mean
 from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_bwd,
     softmax_cross_entropy_with_integer_labels_fwd,
@@ -19,23 +19,37 @@ from manual_grad.formulas.softmax import (
 
 COLUMNS = 2048  # of dW at a time: a part that stays in the cache while it is added to
 
+Residuals = (
+    tuple[Float[Array, "N D"], Float[Array, "D V"]]
+    | tuple[Float[Array, "N D"], Float[Array, "D V"], Integer[Array, ""]]
+)
+
 
 @checked
 def linear_cross_entropy_fwd(
-    hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Integer[Array, " N"], *, chunk: int = 128
-) -> tuple[Float[Array, ""], tuple[Float[Array, "N D"], Float[Array, "D V"]]]:
-    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10]
+    hidden: Float[Array, "N D"],
+    W: Float[Array, "D V"],
+    labels: Integer[Array, " N"],
+    *,
+    chunk: int = 128,
+    ignore_index: int | None = None,
+) -> tuple[Float[Array, ""], Residuals]:
+    """J = −(1/N) Σ_i ln softmax(h_i W)[y_i], and its gradients, in chunks of samples. [A-10] [E-27]
+
+    N is the number of labels that are not ignored.
 
     Args:
         hidden: the last layer's input, (N, D).
         W: its weights, (D, V), finite: dhidden holds 0 · ∞ where they are not.
-        labels: (N,), integers from 0 to V − 1.
+        labels: (N,), integers from 0 to V − 1, or ``ignore_index``.
         chunk: how many samples at a time; chunk × V logits exist at once.
+        ignore_index: a label, be it a class or not, whose samples do not count, whatever they hold.
     Returns:
-        ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, and dW of that sum over about
-        √N.
+        ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, dW of that sum over about √N,
+        and where labels may be ignored the number of the others.
     Raises:
-        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range (eagerly).
+        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range or all are
+            ignored (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
 
     >>> J, _ = linear_cross_entropy_fwd(jnp.eye(2), 1e4 * jnp.eye(2), jnp.array([0, 0]))
@@ -47,13 +61,15 @@ def linear_cross_entropy_fwd(
         isinstance(chunk, int) and chunk >= 1,
         f"linear_cross_entropy_fwd: chunk is {describe(chunk)}, expected 1 or more",
     )
-    require_labels_in_range("linear_cross_entropy_fwd", labels, V)
-    n = min(chunk, N)
-    whole = N - N % n
+    require_labels_in_range("linear_cross_entropy_fwd", labels, V, ignore_index=ignore_index)
+    n, counts = min(chunk, N), counted(labels, ignore_index)
+    if counts is not None:
+        hidden, labels = _filled_up(hidden, labels, counts, n, ignore_index)
+    whole = len(hidden) - len(hidden) % n
     wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
 
     def sweep(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        J, dh, dlogits = _one_chunk(part[0], part[1], W)
+        J, dh, dlogits = _one_chunk(part[0], part[1], W, None if counts is None else ignore_index)
         return (total[0] + J, _add_product(total[1], part[0], dlogits)), dh
 
     total = jnp.zeros_like(hidden, wide, shape=()), jnp.zeros_like(W, wide)  # _like: of one shard_map axis
@@ -64,7 +80,19 @@ def linear_cross_entropy_fwd(
         total, rest = sweep(total, (hidden[whole:], labels[whole:]))
         dhidden = jnp.concatenate([dhidden, rest])
     J, dW = total
-    return (J / N).astype(W.dtype), (dhidden, (dW / _root(N)).astype(W.dtype))
+    if counts is None:
+        return (J / N).astype(W.dtype), (dhidden, (dW / _root(N)).astype(W.dtype))
+    kept = counts.sum()
+    return (J / kept).astype(W.dtype), (dhidden[:N], (dW / _root(N)).astype(W.dtype), kept)  # [E-27]
+
+
+def _filled_up(
+    hidden: Array, labels: Array, counts: Array, n: int, ignored: int | None
+) -> tuple[Array, Array]:
+    """As many whole chunks, filled up by ignored samples, and zeros for what those hold."""
+    more = -len(labels) % n
+    hidden = jnp.pad(jnp.where(counts[:, None], hidden, 0), ((0, more), (0, 0)))
+    return hidden, jnp.pad(labels, (0, more), constant_values=ignored)
 
 
 def _root(N: int) -> int:
@@ -72,12 +100,15 @@ def _root(N: int) -> int:
     return 1 << (N.bit_length() // 2)
 
 
-def _one_chunk(h: Array, y: Array, W: Array) -> tuple[Array, Array, Array]:
+def _one_chunk(h: Array, y: Array, W: Array, ignored: int | None) -> tuple[Array, Array, Array]:
     """``(J, dh, dlogits)`` of this chunk's sum. Not yet over N: in float16 that would leave zeros behind."""
     n = len(h)
-    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y)  # [A-10]
-    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res, n)  # [A-10]
-    return n * J.astype(jnp.promote_types(J.dtype, jnp.float32)), dlogits @ W.T, dlogits
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y, ignore_index=ignored)  # [A-10]
+    (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res[:2], n)  # [A-10]
+    J = J.astype(jnp.promote_types(J.dtype, jnp.float32))
+    if len(res) > 2:  # where no label of the chunk counts, J is 0/0
+        return jnp.where(res[2] > 0, res[2] * J, 0), dlogits @ W.T, dlogits  # [E-27]
+    return n * J, dlogits @ W.T, dlogits
 
 
 def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
@@ -94,13 +125,11 @@ def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
 
 
 @checked
-def linear_cross_entropy_bwd(
-    res: tuple[Float[Array, "N D"], Float[Array, "D V"]], dJ: Scalar
-) -> tuple[Float[Array, "N D"], Float[Array, "D V"]]:
-    """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10]
+def linear_cross_entropy_bwd(res: Residuals, dJ: Scalar) -> tuple[Float[Array, "N D"], Float[Array, "D V"]]:
+    """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10] [E-27]
 
     Args:
-        res: from the forward pass, (N, D) and (D, V).
+        res: from the forward pass, (N, D) and (D, V), and the number of labels where some may be ignored.
         dJ: cotangent of the loss.
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
@@ -112,7 +141,7 @@ def linear_cross_entropy_bwd(
     >>> linear_cross_entropy_bwd(res, 4.0)[1].tolist()
     [[-2.0, 2.0]]
     """
-    dhidden, dW = res
+    dhidden, dW = res[:2]
     N = len(dhidden)
-    share = share_of_mean(dJ, N, dW.dtype)
+    share = share_of_mean(dJ, res[2] if len(res) > 2 else N, dW.dtype)  # [E-27]
     return (share * dhidden).astype(dW.dtype), (share * _root(N) * dW).astype(dW.dtype)  # [A-10]

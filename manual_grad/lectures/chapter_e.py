@@ -6,16 +6,39 @@ from manual_grad.catalogue import (
     gates,
     gpt,
     linear_algebra,
+    linear_cross_entropy,
     losses,
     normalisation,
     pooling,
     sequences,
     similarity,
+    softmax,
 )
+from manual_grad.catalogue.entry import Formula
 from manual_grad.catalogue.recurrent import GRU, LINEAR_SCAN, LSTM, RNN
-from manual_grad.lectures.entries import Equation, claims_of, equation_of
+from manual_grad.lectures.entries import (
+    Claim,
+    Equation,
+    claims_of,
+    equation_of,
+    gradient,
+    pulled,
+    value,
+)
 
 TITLE = "The layers of today's networks"
+
+
+def _ignoring(formula: Formula) -> tuple[Claim, Claim]:
+    """A loss some of whose labels are ignored; by a name of its own too, as each is mutated in one claim."""
+    again = {f"{formula.name}_bwd, labels ignored": pulled(formula.fwd, formula.bwd)}
+    says = f"of {formula.name}"
+    return (
+        value(formula, "J", says=says, variant="ignored"),
+        gradient(formula, says=says, variant="ignored", also=again),
+    )
+
+
 EQUATIONS = (
     equation_of(
         normalisation.LAYER_NORM,
@@ -139,6 +162,19 @@ EQUATIONS = (
     ),
     equation_of(
         similarity.COSINE_SIMILARITY, "E-26", "cosine similarity: the other's direction less s times its own"
+    ),
+    Equation(
+        tag="E-27",
+        title="ignored labels: their samples have gradient 0, and the mean is over the others",
+        section="PyTorch, CrossEntropyLoss, ignore_index; B-10",
+        printed=(
+            r"\frac{\partial J}{\partial l_i} = \frac{k_i}{\sum_j k_j} (p_i - 1_{y_i}), \quad "
+            r"k_i = 0 \text{ where } y_i \text{ is ignored, else } 1"
+        ),
+        claims=(
+            *_ignoring(softmax.SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS),
+            *_ignoring(linear_cross_entropy.LINEAR_CROSS_ENTROPY),
+        ),
     ),
     equation_of(
         linear_algebra.SOLVE,

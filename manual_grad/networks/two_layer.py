@@ -451,8 +451,8 @@ def two_layer_cross_entropy_rows_fwd(
     Z, _ = dense_rows_fwd(X, W1, b1)  # [B-16]
     A, _ = relu_fwd(Z)  # [B-16]
     S, _ = dense_rows_fwd(A, W2, b2)  # [B-16]
-    J, (P, y) = softmax_cross_entropy_with_integer_labels_fwd(S, y)  # [B-16]
-    return J, (W1, W2, X, Z, A, P, y)
+    J, res = softmax_cross_entropy_with_integer_labels_fwd(S, y)  # [B-16]
+    return J, (W1, W2, X, Z, A, res[0], y)
 
 
 @checked

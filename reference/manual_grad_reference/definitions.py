@@ -169,15 +169,22 @@ def cross_entropy_of_scores(m: Arithmetic, s: Numbers, y: Any) -> Numbers:
     return -m.ln(softmax(m, s)[y])
 
 
-def softmax_cross_entropy_with_integer_labels(m: Arithmetic, logits: Numbers, labels: Any) -> Numbers:
-    """[B-13] −(1/N) Σ_i ln softmax(l_i)_{y_i}."""
+def softmax_cross_entropy_with_integer_labels(
+    m: Arithmetic, logits: Numbers, labels: Any, ignore_index: int | None = None
+) -> Numbers:
+    """[B-13] [E-27] −(1/N) Σ_i ln softmax(l_i)_{y_i}, over the N samples that are not ignored."""
+    if ignore_index is not None:
+        counts = np.asarray(labels) != ignore_index
+        logits, labels = logits[counts], labels[counts]
     N = len(logits)
     return -m.ln(softmax(m, logits)[np.arange(N), labels]).sum() / N
 
 
-def linear_cross_entropy(m: Arithmetic, hidden: Numbers, W: Numbers, labels: Any) -> Numbers:
-    """[B-13] −(1/N) Σ_i ln softmax(h_i W)_{y_i}."""
-    return softmax_cross_entropy_with_integer_labels(m, hidden @ W, labels)
+def linear_cross_entropy(
+    m: Arithmetic, hidden: Numbers, W: Numbers, labels: Any, ignore_index: int | None = None
+) -> Numbers:
+    """[B-13] [E-27] −(1/N) Σ_i ln softmax(h_i W)_{y_i}, over the N samples that are not ignored."""
+    return softmax_cross_entropy_with_integer_labels(m, hidden @ W, labels, ignore_index)
 
 
 def softmax_columns(m: Arithmetic, Z: Numbers) -> Numbers:

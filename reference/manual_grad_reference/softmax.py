@@ -28,12 +28,16 @@ def cross_entropy_of_scores(s: Float[Array, " c"], y: Int[Array, ""]) -> Float[A
 
 
 def softmax_cross_entropy_with_integer_labels(
-    logits: Float[Array, "N K"], labels: Int[Array, " N"]
+    logits: Float[Array, "N K"], labels: Int[Array, " N"], ignore_index: int | None = None
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] J = −(1/N) Σ_i log(e^{s_i,y_i} / Σ_j e^{s_ij}): scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log(e^{s_i,y_i} / Σ_j e^{s_ij}), the ignored left out: scalar."""
     N = logits.shape[0]
     numerator = jnp.exp(logits)[jnp.arange(N), labels]
-    return -jnp.sum(jnp.log(numerator / jnp.sum(jnp.exp(logits), axis=1))) / N  # [B-13]
+    logs = jnp.log(numerator / jnp.sum(jnp.exp(logits), axis=1))
+    if ignore_index is None:
+        return -jnp.sum(logs) / N  # [B-13]
+    weights = jnp.asarray(labels != ignore_index, logits.dtype)
+    return -jnp.sum(weights * logs) / jnp.sum(weights)  # [E-27]
 
 
 def softmax_columns(Z: Float[Array, "K N"]) -> Float[Array, "K N"]:

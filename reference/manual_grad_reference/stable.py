@@ -45,11 +45,13 @@ def stable_softmax_cross_entropy_columns(Z: Float[Array, "K N"], Y: Float[Array,
 
 
 def stable_softmax_cross_entropy_with_integer_labels(
-    logits: Float[Array, "N K"], labels: Int[Array, " N"]
+    logits: Float[Array, "N K"], labels: Int[Array, " N"], ignore_index: int | None = None
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] J = −(1/N) Σ_i log softmax(s_i)_{y_i}: scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(s_i)_{y_i}, the ignored left out: scalar."""
     n = logits.shape[0]
-    return -jnp.sum(stable_log_softmax(logits)[jnp.arange(n), labels]) / n  # [B-13]
+    counts = jnp.ones(n) if ignore_index is None else labels != ignore_index
+    picked = stable_log_softmax(logits)[jnp.arange(n), labels]
+    return -jnp.sum(jnp.where(counts, picked, 0)) / jnp.sum(counts)  # [B-13] [E-27]
 
 
 def stable_cross_entropy_of_scores(s: Float[Array, " c"], y: Int[Array, ""]) -> Float[Array, ""]:
@@ -58,7 +60,10 @@ def stable_cross_entropy_of_scores(s: Float[Array, " c"], y: Int[Array, ""]) -> 
 
 
 def stable_linear_cross_entropy(
-    hidden: Float[Array, "N D"], W: Float[Array, "D V"], labels: Int[Array, " N"]
+    hidden: Float[Array, "N D"],
+    W: Float[Array, "D V"],
+    labels: Int[Array, " N"],
+    ignore_index: int | None = None,
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] J = −(1/N) Σ_i log softmax(h_i W)_{y_i}: scalar."""
-    return stable_softmax_cross_entropy_with_integer_labels(hidden @ W, labels)
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(h_i W)_{y_i}, the ignored left out: scalar."""
+    return stable_softmax_cross_entropy_with_integer_labels(hidden @ W, labels, ignore_index)

@@ -84,7 +84,8 @@ def softmax_cross_entropy_columns(torch, Z, Y):
     return softmax_cross_entropy(torch, Z.T, Y.T)
 
 
-softmax_cross_entropy_with_integer_labels = softmax_cross_entropy
+def softmax_cross_entropy_with_integer_labels(torch, logits, labels, ignore_index=-100):
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index)
 
 
 def cross_entropy_of_scores(torch, s, y):
@@ -321,8 +322,8 @@ def _same(n, extent, stride):
 conv2d_cpu = conv2d_plain = conv2d
 
 
-def linear_cross_entropy(torch, hidden, W, labels, chunk=None):
-    return torch.nn.functional.cross_entropy(hidden @ W, labels)
+def linear_cross_entropy(torch, hidden, W, labels, chunk=None, ignore_index=-100):
+    return torch.nn.functional.cross_entropy(hidden @ W, labels, ignore_index=ignore_index)
 
 
 def two_layer_squared_loss(torch, W1, b1, W2, b2, x, y):

@@ -209,6 +209,17 @@ WHOLE = {
     ),
     "softmax_cross_entropy_with_integer_labels_fwd: labels is float32[2], expected int[N]; "
     "logits is float32[2,3]": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(a((2, 3)), a(2)),
+    "softmax_cross_entropy_with_integer_labels_fwd: labels are all 1, which is ignored; "
+    "expected one that is not": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(
+        a((2, 3)), ones(2, int), ignore_index=1
+    ),
+    "linear_cross_entropy_fwd: labels[0] is 7, expected an integer from 0 to 3 or -100": lambda: (
+        mg.linear_cross_entropy_fwd(a((2, 3)), a((3, 4)), 7 * ones(2, int), ignore_index=-100)
+    ),
+    "linear_cross_entropy_fwd: ignore_index is 1.0, expected int or None; hidden is float32[2,3]; "
+    "W is float32[3,4]; labels is int64[2]": lambda: mg.linear_cross_entropy_fwd(
+        a((2, 3)), a((3, 4)), ones(2, int), ignore_index=1.0
+    ),
     "softmax_cross_entropy_fwd: labels is int64[2,3], expected float[N,K]; logits is float32[2,3]": lambda: (
         mg.softmax_cross_entropy_fwd(a((2, 3)), ones((2, 3), int))
     ),

@@ -57,6 +57,24 @@ def test_softmax_rows_sum_to_1_and_their_gradients_to_0():
         np.testing.assert_allclose(_softmax_cross_entropy(logits, y)[1].sum(axis=1), 0, atol=1e-14)
 
 
+@pytest.mark.parametrize(("ignored", "dtype"), [(-100, int), (2, np.int8), (255, np.uint8), (-1, np.uint8)])
+def test_ignored_samples_might_as_well_not_be_there(ignored, dtype):
+    """[E-27] Eagerly, where labels are looked at; the last of these no byte can be."""
+    hidden, W = jnp.asarray(_rng_normal(5, 2)), jnp.asarray(_rng_normal(2, 3))
+    kept, sometimes = [0, 2, 4], ignored if ignored >= 0 or dtype is int else 1
+    y = np.array([1, sometimes, 0, sometimes, 0], dtype)
+    kept = kept if sometimes == ignored else [*range(5)]
+    J, res = mg.softmax_cross_entropy_with_integer_labels_fwd(hidden @ W, y, ignore_index=ignored)
+    (dlogits,) = mg.softmax_cross_entropy_with_integer_labels_bwd(res, 1.0)
+    want_J, want = _softmax_cross_entropy((hidden @ W)[np.array(kept)], y[kept])
+    np.testing.assert_allclose(J, want_J, rtol=1e-14)
+    np.testing.assert_allclose(dlogits[np.array(kept)], want, rtol=1e-13)
+    assert not np.delete(dlogits, kept, axis=0).any()
+    J, res = mg.linear_cross_entropy_fwd(hidden, W, y, chunk=3, ignore_index=ignored)
+    np.testing.assert_allclose(J, want_J, rtol=1e-14)
+    np.testing.assert_allclose(mg.linear_cross_entropy_bwd(res, 1.0)[0], dlogits @ W.T, atol=1e-14)
+
+
 def test_gradient_is_0_where_probs_are_the_labels():
     """[A-10]"""
     logits = _rng_normal(4, 6)

@@ -9,7 +9,11 @@ import pytest
 
 from manual_grad.catalogue import FORMULAS
 from manual_grad.formulas.mse import mse_bwd, mse_fwd
-from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
+from manual_grad.formulas.softmax import (
+    softmax_cross_entropy_bwd,
+    softmax_cross_entropy_fwd,
+    softmax_cross_entropy_with_integer_labels_fwd,
+)
 from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_fwd
 from manual_grad.verify.hard import CASES, check_hard, tags_of
 
@@ -83,6 +87,17 @@ def sum_in_its_dtype(hidden, W, labels, *, chunk):
     return J, (dhidden, jax.lax.optimization_barrier(dW * 2**8) / 2**8)
 
 
+def p_times_kept(logits, labels, *, ignore_index):
+    J, (_, y, n) = softmax_cross_entropy_with_integer_labels_fwd(logits, labels, ignore_index=ignore_index)
+    kept = (labels != ignore_index)[:, None]
+    return J, (jax.nn.softmax(logits) * kept + jax.nn.one_hot(y, logits.shape[1]) * ~kept, y, n)
+
+
+def none_kept_of_one(logits, labels, *, ignore_index):
+    J, (p, y, n) = softmax_cross_entropy_with_integer_labels_fwd(logits, labels, ignore_index=ignore_index)
+    return J, (p, y, jnp.maximum(n, 1))
+
+
 def gradient_one_sample_short(error, dJ):
     dy_hat, dy = mse_bwd(error, dJ)
     return dy_hat.at[-1].set(0), dy
@@ -103,6 +118,7 @@ def passes(name, case, **wrong):
     return check_hard(replace(FORMULAS[name], **wrong), replace(case, jax={})).passed
 
 
+INTEGER = softmax_cross_entropy_with_integer_labels_fwd.__name__.removesuffix("_fwd")
 WRONG = [  # name of the case, formula, which half of the pair, what stands there instead
     ("logits of ±1e4", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
     ("all logits equal", "softmax_cross_entropy", "fwd", softmax_without_its_shift),
@@ -111,6 +127,8 @@ WRONG = [  # name of the case, formula, which half of the pair, what stands ther
     ("NaN in one sample", "softmax_cross_entropy", "bwd", gradient_through_the_mean),
     ("NaN in one sample", "dense_rows", "bwd", dense_on_clean_rows),
     ("NaN in one sample", "linear_cross_entropy", "bwd", zeros),
+    ("NaN in an ignored sample", INTEGER, "fwd", p_times_kept),
+    ("no label counts, under jit", INTEGER, "fwd", none_kept_of_one),
     ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_on_at_zero),
     ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_half_at_zero),
     ("ReLU with an infinite or NaN cotangent", "relu", "bwd", relu_by_a_product),
