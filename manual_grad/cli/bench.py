@@ -3,9 +3,8 @@
 import contextlib
 import difflib
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from manual_grad.border import InputError, require
 from manual_grad.cli import tables
@@ -114,10 +111,10 @@ def bench(
 def _measure(run: Any, chosen: Sequence[Any], settings: Any) -> tuple[list[dict], Stopped | None]:
     """The rows, and why there are no more of them."""
     rows: list[dict] = []
-    with _progress(len(chosen)) as advance:
+    with tables.progress("timing", len(chosen)) as show:
         try:
             for c in chosen:
-                advance(c.label)
+                show(c.label, len(rows))
                 rows.append(run.measure(c, settings))
         except run.WrongResult as error:
             return rows, Stopped(str(error), 1)
@@ -125,20 +122,6 @@ def _measure(run: Any, chosen: Sequence[Any], settings: Any) -> tuple[list[dict]
             done = f"{len(rows)} of {len(chosen)} cases were measured"
             return rows, Stopped(f"interrupted: {done}", 130)
     return rows, None
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar:
-        task = bar.add_task("", total=total, at="", completed=-1)
-        yield lambda label: bar.update(task, advance=1, at=label)
 
 
 def _last_line(where: dict[str, Any], limits: Any, seconds: float) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from manual_grad.border import describe
+from manual_grad.border import InputError, describe
 from manual_grad.cli import cache, tables, user_code
 from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.environment import environment
@@ -41,16 +41,20 @@ def check(
     other = [against] if against and ":" in against else []
     functions = user_code.load_functions([loss, grad, *other])
     arguments = _arguments(functions[0], loss, shapes, archive, dtype, seed)
-    report = check_grad(
-        functions[0],
-        functions[1],
-        *arguments.values(),
-        against=functions[2] if other else against,
-        argnums=_argnums(wrt, list(arguments)),
-        seed=seed,
-        draws=draws,
-        names=list(arguments),
-    )
+    try:
+        report = check_grad(
+            functions[0],
+            functions[1],
+            *arguments.values(),
+            against=functions[2] if other else against,
+            argnums=_argnums(wrt, list(arguments)),
+            seed=seed,
+            draws=draws,
+            names=list(arguments),
+        )
+    except InputError as error:  # which names Python's parameters
+        said = str(error).removeprefix("check_grad: ")
+        raise InputError(f"--{said}" if said.startswith("against") else said) from error
     _print_report(tables.console(132), report)
     if json:
         write(json, _report_as_json(report, arguments))
@@ -75,7 +79,8 @@ def _arguments(
 def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
     for name in wrt or ():
         if name not in names:
-            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(names)}")
+            again = "; repeat --wrt for each" if "," in name else ""
+            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(names)}{again}")
     return [names.index(name) for name in wrt] if wrt else None
 
 

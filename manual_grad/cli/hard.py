@@ -1,7 +1,6 @@
 """What ``manual-grad verify --hard`` prints and writes."""
 
 import os
-import sys
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -10,38 +9,35 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.catalogue import Formula, Function
 from manual_grad.catalogue.hard import Hard
+from manual_grad.cli import tables
 from manual_grad.verify.hard import CASES, Answer, HardVerdict, check_hard, tags_of
 
 
 def cases_of(tags: Collection[str]) -> list[tuple[Formula | Function, Hard]]:
-    """The hard cases of the formulas that these equations name."""
+    """The hard cases of the formulas of these equations."""
     return [(formula, case) for formula, case in CASES if not set(tags).isdisjoint(tags_of(formula))]
 
 
 def try_all(cases: Sequence[tuple[Formula | Function, Hard]], seed: int) -> list[HardVerdict]:
-    """One verdict a case, with a progress bar on the terminal."""
+    """One verdict per case, with a progress bar on the terminal."""
     verdicts = []
-    columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TextColumn("{task.fields[at]}"))
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar as progress:
-        task = progress.add_task("checking", total=len(cases), at="")
+    with tables.progress("checking", len(cases)) as show:
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
             for verdict in pool.map(lambda case: check_hard(case[0], case[1], seed), cases):
-                progress.update(task, advance=1, at=f"{verdict.formula}: {verdict.name}")
                 verdicts.append(verdict)
+                show(f"{verdict.formula}: {verdict.name}", len(verdicts))
         finally:
             pool.shutdown(cancel_futures=True)
     return verdicts
 
 
 def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
-    """What is hard, what the right answer is and why, then a line for each formula: whose answer is which."""
+    """What is hard, the right answer and why, then a line for each formula with each side's answer."""
     widths = [max(len(_formula(v)) for v in verdicts) + 2, 3, 3, 4, 7]
     console.print(_lines(widths, [("formula", "right answer", "ours", "JAX's", "verdict")], style="bold"))
     for name, same_name in groupby(verdicts, key=lambda v: v.name):
@@ -59,7 +55,7 @@ def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
 
 
 def _lines(widths: Sequence[int], rows: Sequence[tuple[str, ...]], style: str = "") -> Table:
-    """Rows in columns that stand at the same place in every table."""
+    """Rows in columns that have the same position in every table."""
     table = Table(box=None, show_header=False, expand=True, style=style, padding=(0, 1))
     table.add_column(width=widths[0], overflow="fold")
     for ratio in widths[1:4]:
@@ -86,13 +82,13 @@ def _jax(answer: Answer) -> str:
 
 
 def summary(verdicts: Sequence[HardVerdict], seed: int, seconds: float) -> str:
-    """One line on all of them."""
+    """One line about all of them."""
     wrong = [f"{v.formula} ({v.name})" for v in verdicts if not v.passed]
     otherwise = sum(any(not a.right for a in v.jax) for v in verdicts)
     return (
         f"{len(verdicts) - len(wrong)} hard cases right, {len(wrong)} wrong"
         + (f": {', '.join(wrong)}" if wrong else "")
-        + f"; JAX's derivative of an obvious forward function differs in {otherwise}"
+        + f"; JAX's derivative of the obvious forward function differs in {otherwise}"
         f" (seed {seed}, {seconds:.0f} s)"
     )
 

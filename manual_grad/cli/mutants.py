@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,7 +9,6 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.cli import tables
@@ -32,20 +30,12 @@ def name_all(targets: Sequence[Target], seed: int) -> list[Named]:
 
 
 def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing: str) -> list[R]:
-    columns = (
-        SpinnerColumn(),
-        *Progress.get_default_columns()[:-1],
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
     rows: list[R] = []
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar as progress:
-        task = progress.add_task(doing, total=len(targets), at="")
+    with tables.progress(doing, len(targets)) as show_at:
         pool = ThreadPoolExecutor(os.cpu_count())  # XLA compiles outside the interpreter's lock
         try:
-            for target, more in zip(targets, pool.map(ask, targets), strict=True):
-                progress.update(task, advance=1, at=escape(f"{target.tag} {target.formulas[0]}"))
+            for k, (target, more) in enumerate(zip(targets, pool.map(ask, targets), strict=True), 1):
+                show_at(f"{target.tag} {target.formulas[0]}", k)
                 rows += more
         finally:
             pool.shutdown(cancel_futures=True)
@@ -53,7 +43,7 @@ def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing
 
 
 def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
-    """Print the rows: one by one, or summed up by the kind of mistake; then the survivors, by name."""
+    """Print the rows, one by one or summarised by kind of mistake; then the survivors by name."""
     table = _each(rows) if one_by_one else _by_kind(rows)
     tables.print_fitted(console, table, (*COMMON, "formulas", "where", *ORACLES[:2]))
     for row in rows:
@@ -64,7 +54,9 @@ def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
 
 def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> None:
     """Print how often the checker named the mistake first, by kind, and what else it said."""
-    table = Table(title="What check_vjp says of them: is the true cause named first?", title_justify="left")
+    table = Table(
+        title="What check_vjp says about them: is the true cause named first?", title_justify="left"
+    )
     for name in ("what is wrong", "where", "first", "what is said") if one_by_one else ("what is wrong",):
         table.add_column(name)
     if one_by_one:
@@ -99,15 +91,15 @@ def summary(rows: Sequence[Row], named: Sequence[Named], seed: int, seconds: flo
         f"{len(alive)} survive our oracles"
         + (f" ({'; '.join(alive)})" if alive else "")
         + (f"; {sum(map(bool, checked))} of {len(checked)} checked are named first" if named else "")
-        + (f"; the checks in common use let through: {let}" if let else "")
+        + (f"; common checks let through: {let}" if let else "")
         + f" (seed {seed}, {seconds:.0f} s)"
     )
 
 
 def _by_kind(rows: Sequence[Row]) -> Table:
     table = Table(
-        title="Mutants: how many each oracle kills (of those it was asked about, where not all), "
-        "and how many each check in common use lets through",
+        title="Mutants: how many each oracle kills (of those it applies to, if not all), and how many "
+        "each common check lets through",
         title_justify="left",
     )
     table.add_column("what is wrong")
@@ -140,7 +132,7 @@ def _line(kind: str, rows: Sequence[Row]) -> list[str]:
 
 def _each(rows: Sequence[Row]) -> Table:
     table = Table(
-        title="Mutants: the relative error that each oracle saw, and the common checks that see nothing",
+        title="Mutants: the relative error found by each oracle, and the common checks that find nothing",
         title_justify="left",
     )
     for name in ("tag", "formula", "what is wrong", "where"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +11,8 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from manual_grad.cli import cache
+from manual_grad.cli import cache, tables
 from manual_grad.cli.usage import require_device
 from manual_grad.digits import MissingExtra
 
@@ -84,22 +84,10 @@ def _require_extras() -> None:
 
 @contextlib.contextmanager
 def _progress(steps: int) -> Iterator[Callable[..., None]]:
-    """A bar on the terminal; ``show(what, done)``."""
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
-    bar = Progress(
-        *columns,
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar as progress:
-        task = progress.add_task("starting", total=steps + 3)
-
-        def show(what: str, done: int | None = None) -> None:
-            progress.update(task, description=what, completed=done, advance=1 if done is None else None)
-
-        yield show
+    """A bar on the terminal; ``show(what, done)``, where what comes last is three steps more."""
+    last = itertools.count(steps)
+    with tables.progress("the book", steps + 3) as show:
+        yield lambda what, done=None: show(what, next(last) if done is None else done)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
-"""Tables as wide as the terminal: where it is narrow, the columns that matter least are left out."""
+"""Tables and progress bars as wide as the terminal: where it is narrow, the least important columns go."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 WRAPPED = 24  # a column of words is that wide before another column is left out
 
@@ -15,6 +18,18 @@ def console(wide: int) -> Console:
     """Standard output, as wide as the terminal or as ``COLUMNS`` says; else, in a file, with room for all."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if known else wide)
+
+
+@contextlib.contextmanager
+def progress(doing: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar on a terminal, in one line of its width; ``show(what it is at, how many are done)``."""
+    at = TextColumn("{task.fields[at]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), at)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, expand=True, disable=not sys.stderr.isatty())
+    with bar:
+        task = bar.add_task(doing, total=total, at="")
+        yield lambda what, done: bar.update(task, at=escape(what), completed=done)
 
 
 def print_fitted(console: Console, table: Table, least: Sequence[str]) -> None:

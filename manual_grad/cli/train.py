@@ -327,7 +327,7 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def _progress() -> Iterator[Callable[..., None]]:
     """A bar on the terminal: ``show(what, done=0 … 1)``."""
     visible = sys.stderr.isatty() and jax_process_zero()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not visible)
     with bar:
         task = bar.add_task("", total=None)

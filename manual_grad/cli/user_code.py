@@ -1,5 +1,6 @@
 """What a user hands to the console script: functions in a file, random inputs by their shape, an archive."""
 
+import difflib
 import importlib.util
 import inspect
 import math
@@ -34,11 +35,13 @@ def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
     for path in paths:
         file, colon, name = path.rpartition(":")
         if not colon or not name:
-            raise InputError(f"{path!r} is no function, expected file.py:function")
+            raise InputError(f"{path!r} is not a function, expected file.py:function")
         module = modules.get(Path(file)) or modules.setdefault(Path(file), _run(Path(file)))
         fn = getattr(module, name, None)
         if fn is None:
-            raise InputError(f"{file} has no function {name!r}")
+            close = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)])
+            hint = f"; close to it: {', '.join(close)}" if close else ""
+            raise InputError(f"{file} has no function {name!r}{hint}")
         if not callable(fn):
             raise InputError(f"{path} is {describe(fn)}, expected a function")
         found.append(fn)
@@ -151,7 +154,7 @@ def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[st
 
     try:
         if not zipfile.is_zipfile(path):
-            raise InputError(f"--inputs: {path} is no archive, expected an .npz file")
+            raise InputError(f"--inputs: {path} is not an archive, expected an .npz file")
         arrays, _ = npz.read(path, choose, f"in {path} is an array of objects")
     except OSError as error:
         raise InputError(f"--inputs: {path} cannot be read: {error}") from error

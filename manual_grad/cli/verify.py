@@ -4,7 +4,6 @@ import difflib
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +15,6 @@ import jax
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from manual_grad.cli import cache, hard, mutants, tables, workers
@@ -25,7 +23,7 @@ from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
 from manual_grad.lectures import ENTRIES, EQUATIONS, ERRATA, LECTURES, Equation, Erratum
 from manual_grad.verify import equations as claims
-from manual_grad.verify import kill_matrix
+from manual_grad.verify import kill_matrix, naming
 from manual_grad.verify.equations import Status, Verdict
 from manual_grad.verify.symbolic import load_symbolic
 
@@ -53,6 +51,7 @@ def verify_all(
     """Verify these equations and errata, print the verdicts; the exit code."""
     started = time.perf_counter()
     verdicts = _verdicts(entries, dtype, seed, oracles, cached, processes)
+    _explained(entries, verdicts, seed)
     seconds = time.perf_counter() - started
     console = tables.console(132)
     _print_verdicts(console, verdicts, dtype)
@@ -97,7 +96,7 @@ def verify_seeds(
 def chosen(
     lectures: Sequence[str] | None, tags: Sequence[str] | None, named: str = "--tag"
 ) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
-    """The equations and errata of these lectures and tags; all where none is named."""
+    """The equations and errata of these lectures and tags; all of them if none are named."""
     known = [entry.tag for entry in ENTRIES]
     for letter in lectures or ():
         if letter.upper() not in LECTURES:
@@ -105,7 +104,7 @@ def chosen(
     for tag in tags or ():
         if tag.upper() not in known:
             close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
-            hint = f"close to it: {close}" if close else f"expected {known[0]} to {known[-1]}"
+            hint = f"close to it: {close}" if close else f"expected {_ends(EQUATIONS)}, or {_ends(ERRATA)}"
             raise UsageError(f"{named} is {tag!r}, no such equation; {hint}")
     letters = {letter.upper() for letter in lectures or LECTURES}
     wanted = {tag.upper() for tag in tags or known}
@@ -122,7 +121,7 @@ def chosen(
 def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
     """These oracles; all, or all that are installed, where none is named."""
     if quick and names:
-        raise UsageError(f"--quick asks {', '.join(claims.QUICK_ORACLES)}; expected no --oracle beside it")
+        raise UsageError(f"--quick uses {', '.join(claims.QUICK_ORACLES)}; expected no --oracle beside it")
     for name in names or ():
         if name not in (*claims.ORACLES, "all"):
             raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(claims.ORACLES)}, all")
@@ -153,20 +152,22 @@ def _verdicts(
     size = min(workers.BATCH, math.ceil(len(entries) / (os.cpu_count() or 1)))
     batches = [entries[k : k + size] for k in range(0, len(entries), size)]
     work = partial(claims.verify_all, dtype=dtype, seed=seed, oracles=oracles)
-    columns = (
-        SpinnerColumn(),
-        *Progress.get_default_columns()[:-1],
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
     verdicts: list[Verdict] = []
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar as progress:
-        task = progress.add_task("verifying", total=len(entries), at="")
+    with tables.progress("verifying", len(entries)) as show:
         for found in workers.shared(processes, work, batches, (dtype, seed, tuple(oracles), cached)):
             verdicts += found
-            progress.update(task, advance=len(found), at=f"{found[-1].tag} {found[-1].title}")
+            show(f"{found[-1].tag} {found[-1].title}", len(verdicts))
     return verdicts
+
+
+def _explained(entries: Sequence[Equation | Erratum], verdicts: Sequence[Verdict], seed: int) -> None:
+    """Add to each failed equation what the checker says of its formulas, each formula once."""
+    known: set[str] = set()
+    for entry, verdict in zip(entries, verdicts, strict=True):
+        failing = {failure.partition(": ")[0] for failure in verdict.failures} - known
+        if failing and isinstance(entry, Equation):
+            verdict.failures += naming.reasons(entry, failing, seed)
+            known |= failing
 
 
 def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -> None:
@@ -174,8 +175,8 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -
     errata = [v for v in verdicts if "-E" in v.tag]
     if equations:
         oracles = [name for name in claims.ORACLES if any(name in v.oracles for v in equations)]
-        share = "" if dtype == "float64" else ", and the share used of what rounding is allowed"
-        title = f"Equations: largest relative error against each oracle{share}"
+        share = "" if dtype == "float64" else ", and the share of its error budget that was used"
+        title = f"Equations: largest relative error compared with each oracle{share}"
         table = Table(title=title, title_justify="left")
         table.add_column("tag", no_wrap=True)
         table.add_column("what it says")
@@ -200,8 +201,12 @@ def _print_verdicts(console: Console, verdicts: Sequence[Verdict], dtype: str) -
             console.print(f"[bold red]{v.tag}[/] {escape(failure)}", highlight=False)
 
 
+def _ends(entries: Sequence[Equation | Erratum]) -> str:
+    return f"{entries[0].tag} to {entries[-1].tag}"
+
+
 def _error(found: claims.OracleVerdict, dtype: str) -> str:
-    """An error in few letters; in the dtypes where each entry has a budget, the share of it that was used.
+    """An error in a few characters; in the dtypes with an error budget, also the share that was used.
 
     >>> found = claims.OracleVerdict(2.9e-4, share=0.31)
     >>> _error(found, "float64"), _error(found, "float32"), _error(claims.OracleVerdict(), "float64")
@@ -238,7 +243,7 @@ def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
     """Try the hard cases of these equations; the exit code."""
     cases = hard.cases_of(tags)
     if not cases:
-        raise UsageError(f"--hard has no case of {', '.join(tags) or 'an erratum'}")
+        raise UsageError(f"--hard has no case for {', '.join(tags) or 'an erratum'}")
     started = time.perf_counter()
     verdicts = hard.try_all(cases, seed)
     seconds = time.perf_counter() - started
@@ -255,7 +260,7 @@ def verify_mutants(
 ) -> int:
     """Compare wrong versions of these equations' formulas with every oracle; the exit code."""
     if not equations:
-        raise UsageError("--mutants is about equations, expected one's --tag: an erratum is wrong already")
+        raise UsageError("--mutants is for equations, expected the --tag of one: an erratum is wrong already")
     load_symbolic()
     started = time.perf_counter()
     targets = kill_matrix.targets(equations)

@@ -222,7 +222,7 @@ def export(
     formula = formula_named(name)
     variant = _variant(formula, case, variant)
     if dtype not in TOLERANCES:
-        raise InputError(f"the dtype is {dtype!r}, expected one of {', '.join(TOLERANCES)}")
+        raise InputError(f"--dtype is {dtype!r}, expected one of {', '.join(TOLERANCES)}")
     with exact():
         rng = np.random.default_rng([seed, zlib.crc32(formula.name.encode())])
         draw = Draw(rng, jnp.dtype(dtype))
@@ -255,7 +255,7 @@ def export(
 def _variant(formula: Exported, case: str, variant: str | None) -> str:
     """The variant that is meant."""
     if case not in CASES:
-        raise InputError(f"the case is {case!r}, expected one of {', '.join(CASES)}")
+        raise InputError(f"--case is {case!r}, expected one of {', '.join(CASES)}")
     if case not in formula.cases:
         raise InputError(f"{formula.name} has no case {case!r}, expected one of {', '.join(formula.cases)}")
     if variant is None:

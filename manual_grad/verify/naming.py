@@ -9,7 +9,7 @@ all axes have one length. One whose shapes clash there too, or in a Jacobian, ne
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from manual_grad.border import InputError
 from manual_grad.catalogue import attention, families, recurrent, sequences
 from manual_grad.catalogue.draw import Draw
 from manual_grad.checker.check import check_vjp
+from manual_grad.lectures import Equation
 from manual_grad.verify import mutants
 from manual_grad.verify.kill_matrix import FLOAT64, Target, alive
 from manual_grad.verify.kink import at_the_kink
@@ -126,6 +127,25 @@ def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> li
         diagnosis = tuple(f"{name}: {phrase}" for name, phrase in said or ())
         found.append(Named(target.tag, mutant.formula, mutant.kind, mutant.says, diagnosis, first))
     return found
+
+
+def reasons(equation: Equation, failing: Collection[str], seed: int = 0) -> list[str]:
+    """Why formulas of an equation fail, as the checker says it of each wrong gradient or Jacobian.
+
+    Args:
+        equation: whose formulas fail.
+        failing: the names of those formulas.
+        seed: with the tag, it decides the random inputs.
+    Returns:
+        A line for each wrong array that is explained.
+    """
+    found = []
+    for number, claim in enumerate(equation.claims):
+        for way in failing & claim.formulas.keys() if claim.kind != "value" else ():
+            draw = Draw(np.random.default_rng([seed, zlib.crc32(equation.tag.encode()), number]), FLOAT64)
+            said = _said(pose(claim, draw), Mutant("", way, claim.formulas[way], ""))
+            found += [f"{way}, why: {name}: {phrase}" for name, phrase in said or ()]
+    return list(dict.fromkeys(found))
 
 
 def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:

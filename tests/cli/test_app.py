@@ -167,6 +167,18 @@ def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
     assert found["equations"][0]["oracles"]["value"] == {"max_error": None, "share": None, "passed": False}
 
 
+def test_a_wrong_formula_is_explained_once(monkeypatch):
+    """Not only how far off it is: the checker says why, and of each formula at its first equation."""
+    (equation,) = (e for e in EQUATIONS if e.tag == "A-04")
+    claim = equation.claims[0]
+    summed = {"mse_bwd": lambda dJ, y_hat, y: {"y_hat": 2 * dJ * (y_hat - y), "y": -2 * dJ * (y_hat - y)}}
+    wrong = replace(equation, claims=(replace(claim, formulas=summed),))
+    verdicts = [work.Verdict("A-04", "A", "t", "failed", failures=["mse_bwd: y_hat"]) for _ in range(2)]
+    work._explained([wrong, wrong], verdicts, seed=0)
+    assert any("mse_bwd, why: y_hat: scaled by N" in failure for failure in verdicts[0].failures)
+    assert verdicts[1].failures == ["mse_bwd: y_hat"]
+
+
 def test_many_seeds_and_the_share_that_fails(run, tmp_path, monkeypatch):
     def with_a_bad_seed(entries, dtype, seed, oracles):
         verdict = work.Verdict("A-02", "A", "t", "failed" if seed == 6 else "verified")
@@ -202,7 +214,7 @@ BAD_USAGE = {
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
     "--hard --dtype float32": "--hard goes with",
-    "--hard --tag C-01": "--hard has no case of C-01",
+    "--hard --tag C-01": "--hard has no case for C-01",
     f"--tag A-02 --json {'a' * 300}": "characters)', expected a file that can be used: File name too long",
 }
 

@@ -76,8 +76,8 @@ def test_list_names_what_can_be_exported(run):
         ("export mse --out g.txt", "--out is 'g.txt', expected a name that ends in .npz or .safetensors"),
         ("export mse --out no/g.npz", "--out is 'no/g.npz', but there is no folder"),
         ("export mse --out folder.npz", "--out is 'folder.npz', a folder; expected a file"),
-        ("export mse --out g.npz --dtype f8", "the dtype is 'f8', expected one of float64, float32"),
-        ("export mse --out g.npz --case hard", "the case is 'hard', expected one of random, ties, extreme"),
+        ("export mse --out g.npz --dtype f8", "--dtype is 'f8', expected one of float64, float32"),
+        ("export mse --out g.npz --case hard", "--case is 'hard', expected one of random, ties, extreme"),
         ("export mse --out g.npz --case ties", "mse has no case 'ties', expected one of random, extreme"),
         ("export mse --out g.npz --variant x", "mse has no variant 'x'; it has none"),
         (
