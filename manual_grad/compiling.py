@@ -19,7 +19,7 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its arguments; ``inputs`` that are no arrays (a mode, a chunk size) stay so."""
+    """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay so."""
 
     fn: Callable
     args: tuple = ()
@@ -90,7 +90,7 @@ def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool]
 
 
 def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
-    """Call ``fn`` under ``jit``; inputs that are no arrays (a mode, a chunk size) stay what they are.
+    """Call ``fn`` under ``jit``; inputs that are not arrays (a mode, a chunk size) stay what they are.
 
     What runs once, on small inputs, is not worth XLA's optimizations; a test, and the
     benchmark, compare what those make of the formulas.

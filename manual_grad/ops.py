@@ -310,7 +310,7 @@ def relu(x: Float[Array, "..."]) -> Array:
     Returns:
         The shape and dtype of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture B, pages 1 and 2.
 
     >>> jax.grad(lambda x: relu(x).sum())(jnp.array([-2.0, 0.0, 3.0])).tolist()
@@ -333,7 +333,7 @@ def softmax(logits: Float[Array, "*batch K"]) -> Array:
     Returns:
         Probabilities, (…, K), in the dtype of the logits.
     Raises:
-        InputError: ``logits`` is no floating-point array with at least one axis.
+        InputError: ``logits`` is not a floating-point array with at least one axis.
     Source: Lecture A, "The MOST important thing".
 
     >>> jax.grad(lambda logits: softmax(logits)[0])(jnp.array([7.0, 7.0])).tolist()
@@ -376,9 +376,9 @@ def softmax_cross_entropy_with_integer_labels(
         labels: (…), integers from 0 to K − 1, or ``ignore_index``.
         ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is no class or all are ignored.
+        J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range or all are ignored (eagerly).
+        InputError: a shape or dtype does not match; a label is out of range or all are ignored (eagerly).
     Source: Lecture B, pages 3 and 5.
 
     >>> loss = softmax_cross_entropy_with_integer_labels
@@ -403,7 +403,7 @@ def dense(X: Float[Array, "*batch d"], W: Float[Array, "d m"], b: Float[Array, "
     Returns:
         Z, (…, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 7.
 
     >>> X, W, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([5.0])
@@ -477,9 +477,9 @@ def linear_cross_entropy(
         ignore_index: a label, be it a class or not, whose samples do not count, whatever they hold: the mean
             is over the others, under ``jax.shard_map`` a device's own.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is no class or all are ignored.
+        J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:
-        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range or all are
+        InputError: ``chunk`` is below 1, a shape or dtype does not match, a label is out of range or all are
             ignored (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
 

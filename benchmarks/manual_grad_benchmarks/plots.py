@@ -1,18 +1,23 @@
 """Four figures of a run: the ratio of each case, time and memory against size, and the roofline."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+SIDES = {"manual": "by hand"}  # what a figure calls them
+COLOURS = {"manual": "C0", "autodiff": "C1"}
+LETTER, LINE = 4.6, 11.0  # of a label on the roofline, in pixels of a figure with 100 a inch
 
 
 def figures(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any) -> dict[str, bytes]:
     """File name → PNG. ``Figure`` is matplotlib's, without pyplot."""
     drawn = {
         "ratio.png": _ratios(rows, Figure),
-        "time.png": _against_size(rows, Figure, "median", "seconds"),
-        "memory.png": _against_size(rows, Figure, "temporaries", "bytes of temporaries"),
+        "time.png": _against_size(rows, Figure, "median", "time", "s"),
+        "memory.png": _against_size(rows, Figure, "temporaries", "temporary memory", "B"),
         "roofline.png": _roofline(rows, ceiling, Figure),
     }
     files = {}
@@ -24,8 +29,10 @@ def figures(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any
 
 
 def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
-    """A bar a case, with its interval; grey where the two programs are the same."""
-    figure = Figure(figsize=(9, 1.2 + 0.2 * len(rows)), layout="constrained")
+    """A bar for each case, with its interval; grey where the two programs are the same."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = Figure(figsize=(9, 1.4 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
     ratios = np.array([row["ratio"] for row in rows])
@@ -34,66 +41,133 @@ def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
     around = [np.clip(ratios - low, 0, None), np.clip(high - ratios, 0, None)]
     axes.barh(places, ratios - 1, left=1, color=colours, xerr=around, ecolor="0.3")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="time over the other side's, 95 % interval; grey: same program")
+    axes.set(xscale="log", xlabel="time by hand divided by the other side's (grey: same program)")
+    wide = math.log10(max(1.0, high.max())) - math.log10(min(1.0, low.min())) > 3
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", top=True, labeltop=True)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
     axes.set_yticks(places, [f"{row['case']} [{row['size']}]" for row in rows], fontsize=7)
     axes.set_ylim(-1, len(rows))
     return figure
 
 
-def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label: str) -> Any:
-    """A panel a case with several sizes, a line a side; the size is the bytes of arguments and results."""
+def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label: str, unit: str) -> Any:
+    """A panel for each case with several sizes, a line for each side; the size is bytes in and out."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     names = list(dict.fromkeys(row["case"] for row in rows))
     names = [name for name in names if sum(row["case"] == name for row in rows) > 1] or names[:1]
     across = min(4, len(names))
-    figure = Figure(figsize=(3.4 * across, 2.6 * -(-len(names) // across)), layout="constrained")
-    panels = figure.subplots(-(-len(names) // across), across, squeeze=False).ravel()
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(max(5, 2.9 * across), 0.9 + 2.2 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    sides = list(dict.fromkeys(side for row in rows if row["case"] in names for side in row["sides"]))
+    colours = {side: COLOURS.get(side, f"C{2 + k}") for k, side in enumerate(sides)}
+    lines: dict[str, Any] = {}
     for axes, name in zip(panels, names, strict=False):
         some = [row for row in rows if row["case"] == name]
-        for side in dict.fromkeys(side for row in some for side in row["sides"]):
+        for side in sides:
             points = [
                 (row["sides"][row["pair"][1]]["moved"], row["sides"][side][what])
                 for row in some
                 if row["sides"].get(side, {}).get(what) is not None
             ]
             if points:
-                axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=side)
+                (lines[side],) = axes.plot(
+                    *zip(*sorted(points), strict=True), marker="o", markersize=3, color=colours[side]
+                )
         axes.set_xscale("log")
-        axes.set_yscale("symlog" if what == "temporaries" else "log")
+        if what == "temporaries":  # there may be none
+            axes.set_yscale("symlog", linthresh=1e3)
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_yscale("log")
+        for axis, its in ((axes.xaxis, "B"), (axes.yaxis, unit)):
+            axis.set_major_formatter(EngFormatter(its, places=None))
+            axis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.tick_params(labelsize=7)
+        axes.grid(color="0.92")
         axes.set_title(name, fontsize=8)
-        axes.legend(fontsize=6)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    figure.supxlabel("bytes of arguments and results")
-    figure.supylabel(label)
+    shown = [SIDES.get(side, side) for side in lines]
+    figure.legend(lines.values(), shown, loc="outside upper center", ncols=len(lines), fontsize=8)
+    figure.supxlabel("size of arguments and results", fontsize=9)
+    figure.supylabel(label, fontsize=9)
     return figure
 
 
 def _roofline(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any) -> Any:
-    """Flops a second against flops a byte, under the measured copy and the measured product."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    """Operations per second against operations per byte, below what a copy and a product reach here."""
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots()
-    for i, colour in enumerate(("C0", "C1")):
+    known = [row for row in rows if row["work_flops"] and all(row["sides"][s]["moved"] for s in row["pair"])]
+    named: dict[str, tuple[float, float]] = {}
+    for i, (marker, label) in enumerate((("o", "by hand"), ("x", "the other side"))):
+        sides = [row["sides"][row["pair"][i]] for row in known]
         points = [
-            (row["work_flops"] / side["moved"], row["work_flops"] / side["median"])
-            for row in rows
-            for side in (row["sides"][row["pair"][i]],)
-            if row["work_flops"] and side["moved"]
+            (row["work_flops"] / s["moved"], row["work_flops"] / s["median"])
+            for row, s in zip(known, sides, strict=True)
         ]
         if points:
-            axes.plot(
-                *zip(*points, strict=True),
-                "o",
-                markersize=4,
-                color=colour,
-                label="first side" if i == 0 else "second",
-            )
-    intensity = np.logspace(-3, 4, 50)
+            axes.plot(*zip(*points, strict=True), marker, markersize=4, color=f"C{i}", label=label)
+        if i == 0:  # a case's last size is its largest
+            named = {row["case"]: point for row, point in zip(known, points, strict=True)}
+    low = min((x for x, _ in named.values()), default=1e-2)
+    high = max((x for x, _ in named.values()), default=1e2)
+    intensity = np.logspace(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 0.5, 50)
     fastest = max(speed for _, speed in ceiling["copies"])
-    axes.plot(
-        intensity, np.minimum(ceiling["flops"], intensity * fastest), color="black", label="measured ceiling"
-    )
-    axes.set(
-        xscale="log", yscale="log", xlabel="flops a byte of arguments and results", ylabel="flops a second"
-    )
-    axes.legend()
+    reached = np.minimum(ceiling["flops"], intensity * fastest)
+    axes.plot(intensity, reached, color="black", label="measured ceiling")
+    axes.set(xscale="log", yscale="log", xlabel="floating-point operations per byte of arguments and results")
+    axes.set_ylabel("floating-point operations per second")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.grid(color="0.92")
+    axes.legend(loc="lower right")
+    figure.set_dpi(100)
+    figure.draw_without_rendering()
+    _name_points(axes, named)
     return figure
+
+
+def _name_points(axes: Any, named: dict[str, tuple[float, float]]) -> None:
+    """Write each point's name at the nearest free place around it, with a line to it where that is far."""
+    at = axes.transData.transform(list(named.values())) if named else []
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    box = axes.get_window_extent()
+    for name, (x, y) in zip(named, at, strict=True):
+        width = LETTER * len(name)
+        for radius, turn in ((r, t) for r in range(7, 160, 9) for t in range(0, 360, 30)):
+            dx, dy = radius * math.cos(math.radians(turn)), radius * math.sin(math.radians(turn))
+            left = x + dx if dx >= 0 else x + dx - width
+            place = (left, y + dy - LINE / 2, left + width, y + dy + LINE / 2)
+            inside = place[0] > box.x0 and place[2] < box.x1 and place[1] > box.y0 and place[3] < box.y1
+            if inside and not any(_meet(place, other) for other in taken):
+                break
+        taken.append(place)
+        far = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.5} if radius > 20 else None
+        axes.annotate(
+            name,
+            named[name],
+            xytext=(0.72 * (left - x), 0.72 * dy),
+            textcoords="offset points",
+            fontsize=6,
+            va="center",
+            arrowprops=far,
+        )
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two rectangles overlap.
+
+    >>> _meet((0, 0, 2, 2), (1, 1, 3, 3)), _meet((0, 0, 1, 1), (2, 0, 3, 1))
+    (True, False)
+    """
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

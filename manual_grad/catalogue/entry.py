@@ -43,7 +43,7 @@ class Formula:
         definition: the same written entry by entry, for symbols and decimals.
         mutants: wrong versions of it, as people write them.
         tiny: the lengths for an oracle that takes its time over each entry, where halving them is not enough:
-            the smallest at which the answer is no difference of nearly equal numbers.
+            the smallest at which the answer is not a difference of nearly equal numbers.
         variants: name → sizes and settings (keywords of ``f_fwd``) that differ from the entry's own.
         stable: the reference again where the plain one overflows.
         polynomial: made of sums, products and selections alone, so that integers give exact answers.
@@ -118,7 +118,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Function:
-    """A public function that is no pair: a Jacobian, its compact form, a slope.
+    """A public function that is not a pair: a Jacobian, its compact form, a slope.
 
     Attributes:
         fn: the function.

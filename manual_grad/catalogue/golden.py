@@ -161,7 +161,7 @@ def of_logits(columns: bool = False, more: str = "") -> GoldenCases:
         return inputs | changed
 
     return GoldenCases(
-        "Gaussian logits; labels positive, of any sum, where they are no integers.",
+        "Gaussian logits; labels positive, of any sum, where they are not integers.",
         Changed(tied, EQUAL_LOGITS),
         Changed(extreme, EXTREME_LOGITS + more),
     )

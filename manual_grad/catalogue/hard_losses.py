@@ -316,7 +316,7 @@ def _of_integers(name: str, says: str, labels: np.ndarray, K: int, why: str = ""
 INTEGER_LABELS = (
     *(cases[2] for cases in (LARGE, INFINITE, WITHOUT_LIMIT, NOT_A_NUMBER, ONE_CLASS)),
     _of_integers(
-        "a label that is no class, under jit",
+        "a label that is not a class, under jit",
         "Nobody can refuse it there: its sample's row is NaN, and J, which is a mean. Nor is 2³² a class, "
         "which as an int32 would be 0.",
         np.array([1, 2**32, -1, 3, 0]),

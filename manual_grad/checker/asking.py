@@ -86,7 +86,7 @@ class Question:
 
 
 def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any) -> None:
-    """Refuse what is no function, and a seed or a number of draws that is none."""
+    """Refuse what is not a function, and a seed or a number of draws that is none."""
     for name, fn in functions.items():
         if not callable(fn):
             raise InputError(f"{who}: {name} is {describe(fn)}, expected a function")
@@ -207,7 +207,7 @@ def _no_plain_array(leaf: Any) -> str:
 
 
 def _is_real(leaf: Any) -> bool:
-    """Whether an array holds real numbers, integers or truth values; of what is no array, yes."""
+    """Whether an array holds real numbers, integers or truth values; of what is not an array, yes."""
     if isinstance(leaf, jax.Array):
         return not jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     dtype = getattr(leaf, "dtype", None)
@@ -428,7 +428,7 @@ def _leaves(question: Question, position: int, entry: Any) -> list[Any]:
 
 
 def _require_real(question: Question, name: str, got: Any) -> None:
-    """Refuse what is no array of numbers; of complex ones the real part is checked."""
+    """Refuse what is not an array of numbers; of complex ones the real part is checked."""
     if isinstance(got, jax.core.Tracer):
         raise InputError(f"{question.who}: {question.called} returned a tracer for {name}, expected an array")
     if isinstance(got, np.ma.MaskedArray):

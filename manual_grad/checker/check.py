@@ -69,8 +69,8 @@ def check_grad(
     Returns:
         The report.
     Raises:
-        InputError: something cannot be checked: a function that raises, a loss that is no scalar or that JAX
-            cannot trace, a gradient of another structure, an argument that is no number.
+        InputError: something cannot be checked: a function that raises, a loss that is not a scalar or that
+            JAX cannot trace, a gradient of another structure, an argument that is not a number.
 
     >>> import numpy as np
     >>> x, y = np.array([1.0, -2.5]), np.array([0.5, 1.5])

@@ -592,7 +592,7 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def any_scale(e: Evidence) -> str:
     """The truth times a number of no meaning that is known."""
     factor = factor_of(e)
-    return f"scaled by {factor:.4g}, which is no size of the problem" if factor and e.want.size > 1 else ""
+    return f"scaled by {factor:.4g}, which is not a size of the problem" if factor and e.want.size > 1 else ""
 
 
 def reordered(e: Evidence) -> str:

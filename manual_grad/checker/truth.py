@@ -136,7 +136,7 @@ def _budget(dtype: str, point: Point, dout: list[Any]) -> Any:
 
 
 def _noise(point: Point, dtype: str) -> list[np.ndarray]:
-    """What JAX's own gradient in a dtype is off by, entry by entry; infinite where it is no number there."""
+    """The error of JAX's own gradient in a dtype, entry by entry; infinite where it is not a number there."""
     eps, rng = float(jnp.finfo(dtype).eps), np.random.default_rng(0)
     wants = pulled(point)
     squares = [np.zeros_like(want) for want in wants]
@@ -170,7 +170,7 @@ def _inner_product(point: Point, dout: list[Any]) -> Any:
 
 
 def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: list[Any]) -> Any:
-    """``ask(point, dout)``, compiled once for all points where the arguments that are no floats are the same.
+    """``ask(point, dout)``, compiled once for all points that share the arguments that are not floats.
 
     A function that cannot be compiled, because it looks at the values of its arguments, is run step by step.
     """

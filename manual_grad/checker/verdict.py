@@ -299,7 +299,7 @@ def _probed(given: Answer, probe: Probe, leaf: int) -> tuple[str, float, Where |
 
 
 def _not_compared(name: str, answers: Sequence[Answer], leaf: int) -> list[str]:
-    """That the truth is no number in some entries."""
+    """That the truth is not a number in some entries."""
     for answer in answers:
         unknown = ~np.isfinite(answer.wants[leaf])
         if unknown.any():

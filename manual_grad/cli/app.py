@@ -1,7 +1,7 @@
 """The console script ``manual-grad``. Exit codes: 0 all well, 1 something is wrong, 2 bad usage or input.
 
-What the user meets stands here: commands, options, help. What a command does stands in a file of its name,
-which is imported when it is asked for, so that no help waits for JAX.
+This file has what the user sees: commands, options, help. What a command does is in a file of the same name,
+which is imported only when the command runs, so that help never waits for JAX.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Command(typer.core.TyperCommand):
 
 
 class Group(typer.core.TyperGroup):
-    """Commands in the order of use, and their help where none is named."""
+    """Commands in order of use; without a command, the help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, as typer has them."""
@@ -65,7 +65,7 @@ golden = typer.Typer(
 app.add_typer(golden, name="golden")
 Cache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Compile everything anew, and keep nothing in the user's cache folder."),
+    typer.Option("--no-cache", help="Compile everything again, and keep nothing in the user's cache folder."),
 ]
 
 
@@ -121,13 +121,13 @@ def _run() -> int:
 
 
 def _silence(stdout: Any) -> None:
-    """Let the rest go nowhere, or Python tries again when it ends, and changes the exit code."""
+    """Discard the rest; Python would write it again at exit and change the exit code."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _line(error: Exception) -> str | None:
-    """What to say of bad usage, bad input, a file or a missing extra; None where it is none of them."""
+    """What to say about bad usage, bad input, a file or a missing extra; None for any other error."""
     if hasattr(error, "format_message"):  # what typer raises for bad usage
         return f"{error.format_message()} See manual-grad --help."
     if isinstance(error, OSError) and error.filename is not None:
@@ -178,7 +178,7 @@ def _help_where_no_command(ctx: typer.Context) -> None:
 def manual_grad(
     ctx: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Hand-derived backpropagation, verified against JAX.
@@ -196,7 +196,7 @@ def verify(
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(metavar="TAG", help="Only this equation or erratum: A-10. May be repeated."),
+        typer.Option(metavar="TAG", help="Only this equation or erratum, such as A-10. May be repeated."),
     ] = None,
     oracle: Annotated[
         list[str] | None,
@@ -206,53 +206,55 @@ def verify(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Ask only value, reverse and forward: less than half the time.")
+        bool, typer.Option("--quick", help="Use only value, reverse and forward: less than half the time.")
     ] = False,
     dtype: Annotated[
         Dtype,
-        typer.Option(metavar="DTYPE", help=f"Of the formulas: {DTYPES}."),
+        typer.Option(metavar="DTYPE", help=f"Precision of the formulas: {DTYPES}."),
     ] = (Dtype.float64),
     hard: Annotated[
-        bool, typer.Option("--hard", help="Try the formulas on hard inputs instead; JAX beside them.")
+        bool,
+        typer.Option("--hard", help="Instead, try the formulas on hard inputs, with JAX for comparison."),
     ] = False,
     mutants: Annotated[
         bool,
         typer.Option(
-            "--mutants", help="Instead, show that wrong versions of every formula fail, and at which oracle."
+            "--mutants",
+            help="Instead, show that wrong versions of every formula fail, and with which oracle.",
         ),
     ] = False,
     diagnose: Annotated[
         bool,
-        typer.Option(
-            "--diagnose", help="With --mutants: does the checker, check_vjp, name each mistake? Takes long."
-        ),
+        typer.Option("--diagnose", help="With --mutants: does the checker name each mistake? Takes long."),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and cotangents.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and cotangents.")] = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Verify with so many seeds, from --seed on; a line for each.")
+        int, typer.Option(min=1, help="Verify with this many seeds, starting at --seed; one line each.")
     ] = 1,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
     no_cache: Cache = False,
 ) -> None:
     """Compare every formula with JAX, finite differences, exact integers and SymPy.
 
-    For each: the hand-derived formula, the largest relative error against each oracle, and the verdict.
-    [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev, [bold]forward[/] is
-    jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is reverse mode on
-    integers, where nothing rounds and formula and reference must be equal to the last bit,
-    [bold]symbolic[/] is SymPy on the definition in plain loops. Then the lectures' misprints, each shown
-    to be wrong. Exact and symbolic speak of float64 only; in narrower dtypes each entry may be as far off
-    as rounding can take it, and the share of that which was used stands beside the error.
+    For each equation, the table shows the largest relative error with respect to each oracle, and the
+    verdict. [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev,
+    [bold]forward[/] is jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is
+    reverse mode on integers, where nothing rounds and formula and reference must agree to the last bit, and
+    [bold]symbolic[/] is SymPy on the definition in plain loops. The lectures' misprints follow, each shown to
+    be wrong. Exact and symbolic are used in float64 only. In narrower dtypes every entry has an error budget,
+    as much as rounding can explain, and the share that was used is shown beside the error.
 
     With [bold]--hard[/]: infinite logits, ReLU at 0, subnormal numbers, NaN in one sample, huge batches; for
-    each the right answer and why, computed from the definition in decimals, then the formula's, then JAX's.
+    each case the right answer and why, computed from the definition in decimals, the formula's and JAX's.
 
-    With [bold]--mutants[/] every formula is made wrong in the ways in which people get it wrong, and each
-    wrong version compared with every oracle; beside it, which of them the checks in common use let through:
-    a cotangent of ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric
-    inputs. Exit 1 if one survives our oracles. With [bold]--diagnose[/] too, the checker that users ask
-    ([bold]manual-grad check[/], check_vjp) is asked about each wrong gradient and Jacobian, without being
-    told what is wrong with it, and must name it first. Exit 1 if it does not.
+    With [bold]--mutants[/], wrong versions of every formula, with the mistakes that people make, are compared
+    with every oracle. The table also shows which of them common checks would let pass: a cotangent of
+    ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric inputs.
+    With [bold]--diagnose[/] as well, the checker ([bold]manual-grad check[/], check_vjp) is run on each wrong
+    gradient and Jacobian, without being told what is wrong with it, and must name the mistake first.
+
+    Exit code 0: all is verified. 1: a formula is wrong, a misprint holds, a mutant survives, or the checker
+    does not name one. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -273,12 +275,12 @@ def verify(
     manual-grad verify --mutants --diagnose --tag A-10
     """
     if diagnose and not mutants:
-        raise UsageError("--diagnose goes with --mutants: it asks the checker about each of them")
+        raise UsageError("--diagnose goes with --mutants: it runs the checker on each of them")
     if mutants or hard:
         other = "--mutants" if mutants else "--hard"
         if oracle or quick or dtype != Dtype.float64 or seeds > 1 or (mutants and hard):
             raise UsageError(
-                f"{other} goes with --lecture, --tag, --seed and --json only: it chooses the rest"
+                f"{other} goes with --lecture, --tag, --seed and --json only; it sets everything else itself"
             )
     if json:
         require_writable(json)
@@ -310,7 +312,9 @@ def show(
 ) -> None:
     """Show one equation: as printed, its derivation, the code that computes it, and its verdict.
 
-    Formulas are shown in LaTeX; the book ([bold]manual-grad report[/]) sets them.
+    Formulas are shown as LaTeX source; the book ([bold]manual-grad report[/]) typesets them.
+
+    Exit code 0: it is verified (an erratum: refuted). 1: it is not. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -333,17 +337,18 @@ def check(
         list[str] | None,
         typer.Option(
             metavar="NAME=SHAPE",
-            help="A random argument: x=8x3, x=positive:8x3, y=onehot:8x5, labels=int:0..9:8. In the loss's "
-            "order, or by its parameters' names. Repeat it.",
+            help="A random argument: x=8x3, x=positive:8x3, y=onehot:8x5, labels=int:0..9:8. One for each "
+            "parameter of the loss, in order or by name.",
         ),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="An .npz archive with the arguments, by the parameters' names.")
+        Path | None,
+        typer.Option(help="An .npz archive with the arguments, under the names of the parameters."),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="The loss in JAX, where yours is NumPy: a lecture formula's name, such as "
+            help="The same loss in JAX, if yours is NumPy: the name of a formula, such as "
             "softmax_cross_entropy, or file.py:function."
         ),
     ] = None,
@@ -351,23 +356,27 @@ def check(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Differentiate with respect to this parameter. May be repeated. (all)",
+            help="Check the gradient with respect to this parameter. May be repeated. (all)",
         ),
     ] = None,
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            metavar="DTYPE", help=f"Of the floating-point arguments: {DTYPES}. (float64; an archive's own)"
+            metavar="DTYPE",
+            help=f"Dtype of the floating-point arguments: {DTYPES}. (float64; as in the archive)",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random arguments and the points near.")] = 0,
-    draws: Annotated[int, typer.Option(min=1, help="At how many points it is checked.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random arguments and points.")] = 0,
+    draws: Annotated[int, typer.Option(min=1, help="Number of points at which the gradient is checked.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
     no_cache: Cache = False,
 ) -> None:
     """Check your own gradient: which argument is wrong, where, by how much, and why.
 
-    The truth is jax.vjp in float64, at the given arguments and at points near them.
+    The gradient is compared with jax.vjp in float64, at the given arguments and at points near them.
+
+    Exit code 0: it is right. 1: it is wrong, or nothing could be compared. 2: bad usage or input. 130:
+    interrupted.
 
     Examples:
 
@@ -379,7 +388,7 @@ def check(
         require_writable(json)
     if (not input) == (inputs is None):
         raise UsageError(
-            "give the arguments either as --input name=shape, one for each, or as --inputs file.npz"
+            "give the arguments either as --input name=shape, once for each, or as --inputs file.npz"
         )
     from manual_grad.cli import check as work
 
@@ -395,59 +404,63 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits: 1797 real digits of 8×8 that come with scikit-learn; or mnist. (digits)"),
+        typer.Option(help="digits: the 1797 real 8×8 digits that come with scikit-learn; or mnist. (digits)"),
     ] = None,
     mnist_source: Annotated[
-        Path | None, typer.Option(help="A folder with MNIST's four IDX files: no network is needed.")
+        Path | None, typer.Option(help="A folder with MNIST's four IDX files, for use without a network.")
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where MNIST is kept, instead of $MANUAL_GRAD_DATA.")
+        Path | None, typer.Option(help="Where to keep MNIST, instead of $MANUAL_GRAD_DATA.")
     ] = None,
     gradient: Annotated[
         str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="How often every sample is seen. (digits 30; mnist 15, cnn 5; full batch 300)"),
+        typer.Option(help="Passes over the training set. (digits 30; mnist 15, cnn 5; full batch 300)"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples of a step. (digits 32, mnist 64)")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step. (digits 32, mnist 64)")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
+        float | None, typer.Option(help="Step size α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd: W ← W − α ∂L/∂W, lecture D's; momentum; adam. (sgd)")
+        str | None, typer.Option(help="sgd (lecture D's W ← W − α ∂L/∂W), momentum or adam. (sgd)")
     ] = None,
     full_batch: Annotated[
         bool | None,
-        typer.Option("--full-batch", help="Descend on all samples at once, in the memory of a few."),
+        typer.Option("--full-batch", help="One step per epoch, on all samples, in little memory."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides the start and the batches. (0)")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the initial weights and the batches. (0)")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float64, float32, bfloat16 or float16. (float32)")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write settings, environment and epochs here.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw loss and accuracy: .png, .svg or .pdf.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write settings, environment and epochs to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Plot loss and accuracy: a .png, .svg or .pdf file.")
+    ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Write the parameters here (.npz), and all that --resume needs.")
+        Path | None, typer.Option(help="Save the parameters and all that --resume needs to this .npz file.")
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on where a saved run stopped, with its settings.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue a saved run, with its settings.")] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Split each batch over so many devices of this host.")
+        int | None, typer.Option(help="Split each batch over this many devices of this host.")
     ] = None,
     coordinator: Annotated[
         str | None,
-        typer.Option(help="Several processes: HOST:PORT of process 0, or auto in a cluster that JAX knows."),
+        typer.Option(
+            help="For several processes: HOST:PORT of process 0, or auto in a cluster that JAX detects."
+        ),
     ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(help="How many processes there are; auto finds it.")
-    ] = None,
+    num_processes: Annotated[int | None, typer.Option(help="Number of processes; auto detects it.")] = None,
     process_id: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0; auto finds it.")
+        int | None, typer.Option(help="Which one this is, counted from 0; auto detects it.")
     ] = None,
     timeout: Annotated[
-        int, typer.Option(min=1, help="Seconds after which another process that is silent is given up.")
+        int, typer.Option(min=1, help="Seconds after which a process that does not answer is taken for dead.")
     ] = 60,
     at_least: Annotated[
         float | None,
@@ -456,14 +469,14 @@ def train(
 ) -> None:
     """Train a network with the hand-derived gradients.
 
-    Prints loss and accuracy on held-out samples, epoch by epoch. With [bold]--gradient both[/] formulas and
-    autodiff train side by side, from the same start on the same batches, and the first step after which they
-    part is printed, with the arrays that do. --save is written every minute, and when Ctrl-C or SIGTERM stops
-    the run; --resume goes on as if it had never stopped, to the bit. A batch that is not whole at the end of
-    an epoch is left out.
+    Prints loss and accuracy on held-out samples after every epoch. With [bold]--gradient both[/], formulas
+    and autodiff train side by side, from the same initial weights on the same batches; the first step at
+    which they diverge is printed, with the arrays concerned. --save is written every minute, and when Ctrl-C
+    or SIGTERM stops the run; --resume continues it bit for bit as if it had never stopped. An incomplete
+    batch at the end of an epoch is skipped.
 
-    Exit code 0: trained. 1: the gradients part, a loss is not finite, no epoch reached --at-least, or
-    another process is lost. 2: bad input. 130: interrupted.
+    Exit code 0: trained. 1: the gradients diverge, a loss is not finite, no epoch reached --at-least, or
+    another process died. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -491,36 +504,41 @@ def train(
 def bench(
     case: Annotated[
         list[str] | None,
-        typer.Option(help="Only these: a name, a glob, name[size], or a group. May be repeated. See --list."),
+        typer.Option(help="Only this name, glob, name[size] or group; see --list. May be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     precision: Annotated[
-        str, typer.Option(help="Of float32 products on a GPU: highest, or default (TF32).")
+        str, typer.Option(help="Precision of float32 products on a GPU: highest, or default (TF32).")
     ] = "highest",
     quick: Annotated[
         bool, typer.Option("--quick", help="The main cases at one size, fewer rounds: under a minute.")
     ] = False,
     peers: Annotated[
         bool | None,
-        typer.Option("--peers/--no-peers", help="PyTorch's autograd, NumPy by hand. (where installed)"),
+        typer.Option(
+            "--peers/--no-peers", help="Also time PyTorch's autograd and NumPy by hand. (if installed)"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the arguments and the order of timing.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the arguments and of the order of timing.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw ratio, time, memory and roofline into this folder (PNG).")
+        Path | None, typer.Option(help="Plot ratios, time, memory and a roofline into this folder (PNG).")
     ] = None,
-    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases and stop.")] = False,
+    list_cases: Annotated[bool, typer.Option("--list", help="List the cases and exit.")] = False,
 ) -> None:
-    """Time the hand-derived gradients against automatic ones.
+    """Time the hand-derived gradients and automatic differentiation.
 
-    Every side is compiled and compared with float64 first: a wrong result stops the run, exit 1. Then the
-    sides are timed in turns. [bold]ratio[/] is the median time by hand over autodiff's, with a 95 % interval:
-    below 1 the formula is faster. Where both compile to the same program, that is said instead of a verdict.
-    [bold]trace+compile[/] is the ratio of the first call's cost. [bold]temporaries[/] is memory beside
-    arguments and results. [bold]ceiling[/] is the share of what this machine could do at most, by a matrix
-    product and a copy measured in this run. [bold]error[/] is the 2-norm of what is off, relative.
-    [bold]others[/] has ours over each; a star means XLA's best known compiler options.
+    Every side is first compiled and compared with float64; a wrong result stops the run. Then the sides are
+    timed alternately. [bold]ratio[/] is the median time by hand divided by that of autodiff, with a 95 %
+    interval: below 1 the formula is faster. If both compile to the same program, the table says so instead.
+    [bold]trace+compile[/] is the ratio of the cost of the first call. [bold]temporaries[/] is the memory used
+    besides arguments and results. [bold]ceiling[/] is the share of the most that this machine could do, by a
+    matrix product and a copy measured in this run. [bold]error[/] is the relative error in the 2-norm.
+    [bold]others[/] is our time divided by each of the others'; a star means XLA's best known compiler
+    options.
+
+    Exit code 0: measured. 1: a result is wrong. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -539,13 +557,13 @@ def bench(
 
 @app.command(cls=Command)
 def report(
-    out: Annotated[Path, typer.Option(help="The folder that the book is written to.")],
+    out: Annotated[Path, typer.Option(help="The folder to write the book to.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the book that stands there (a book, nothing else).")
+        bool, typer.Option("--force", help="Replace an existing book in that folder (a book, nothing else).")
     ] = False,
     verdicts: Annotated[
         Path | None,
-        typer.Option(help="Verdicts from manual-grad verify --json FILE, with every oracle that it asked."),
+        typer.Option(help="Verdicts from manual-grad verify --json FILE, with all oracles."),
     ] = None,
     kills: Annotated[
         Path | None,
@@ -554,24 +572,24 @@ def report(
     benchmarks: Annotated[
         Path | None, typer.Option(help="Benchmark results, from manual-grad bench --json FILE.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs of what is computed here.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
     no_cache: Cache = False,
 ) -> None:
-    """Write the lecture book: every equation, its code, its proof and its picture.
+    """Write the lecture book: every equation, its derivation, its code and its verification.
 
-    A folder of plain pages that open from disk: no server, no network. Each equation comes with its
-    derivation, the source of the function that computes it, the shapes of its tensors and its error against
-    every oracle; each misprint with what is right and the numbers that say so.
+    The book is a folder of plain pages that open from disk, without a server or a network. Each equation
+    comes with its derivation, the source code of the function that computes it, the shapes of its tensors and
+    its error compared with every oracle; each misprint with its correction and the numbers that refute it.
 
-    By itself it verifies every equation against the plain forward pass and both modes of JAX, and shows the
-    mutants of a few formulas, in about two minutes. What takes longer is run beforehand and handed over:
+    By itself the command compares every equation with the plain forward pass and both modes of JAX, and shows
+    the mutants of a few formulas, which takes about two minutes. What takes longer is computed beforehand:
 
     manual-grad verify --json verdicts.json
 
     manual-grad verify --mutants --json kills.json
 
-    Exit code 0: written, and all of it holds. 1: written, and what failed is shown in red. 2: bad input, and
-    nothing was written.
+    Exit code 0: written, and all of it holds. 1: written, with what failed in red. 2: bad usage or input,
+    nothing was written. 130: interrupted.
 
     Examples:
 
@@ -589,23 +607,25 @@ def report(
 @golden.command(cls=Command)
 def export(
     formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
-    out: Annotated[Path, typer.Option(help="The file: its name ends in .npz or .safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random inputs and the cotangent.")] = 0,
+    out: Annotated[Path, typer.Option(help="The file to write, .npz or .safetensors.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and the cotangent.")] = 0,
     dtype: Annotated[
-        str, typer.Option(help="Of inputs and cotangent: float64, float32, bfloat16 or float16.")
+        str, typer.Option(help="Dtype of inputs and cotangent: float64, float32, bfloat16 or float16.")
     ] = "float64",
     case: Annotated[
         str,
         typer.Option(help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range)."),
     ] = "random",
     variant: Annotated[
-        str | None, typer.Option(help="Of a formula that has several, such as conv2d's strides.")
+        str | None, typer.Option(help="A variant of the formula, such as one of conv2d's strides, or all.")
     ] = None,
 ) -> None:
     """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
 
     The file explains itself: its README.txt (in .safetensors: in __metadata__) has the equation, the shapes
-    and layouts, what each array is, and how to check by it in NumPy or C, without this project.
+    and layouts, what each array is, and how to compare with it in NumPy or C, without this project.
+
+    Exit code 0: written. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -627,13 +647,16 @@ def compare(
     golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
     mine: Annotated[
         Path,
-        typer.Argument(help="Yours: .npz or .safetensors with grad/x, … as in the first; out if you like."),
+        typer.Argument(
+            help="Your results: .npz or .safetensors with grad/x, … as in the first; out is optional."
+        ),
     ],
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
 ) -> None:
-    """Check your kernel's gradients: each entry against its budget, and why a wrong one is wrong.
+    """Check your kernel's gradients: whether each entry is within its budget, and why a wrong one is wrong.
 
-    Exit code 0: all within budget. 1: something is wrong. 2: the files do not fit.
+    Exit code 0: all within budget. 1: something is wrong. 2: bad usage, or the files do not match. 130:
+    interrupted.
 
     Examples:
 
@@ -650,7 +673,9 @@ def compare(
 def list_formulas(
     json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
 ) -> None:
-    """Show what can be exported: each formula, its cases, its variants, its equations.
+    """Show what can be exported: each formula with its cases, variants and equations.
+
+    Exit code 0: listed. 2: bad usage or input. 130: interrupted.
 
     Examples:
 
@@ -664,7 +689,7 @@ def list_formulas(
 
 
 def _reflowed(text: str) -> str:
-    r"""Each paragraph in one line, for the terminal to wrap; the examples one below the other.
+    r"""Each paragraph on one line, for the terminal to wrap; the examples one below the other.
 
     >>> _reflowed("Add.\n\nOne and\nanother.\n\nExamples:\n\nadd 1 2\n\nadd 3 4")
     'Add.\n\nOne and another.\n\nExamples:\n  add 1 2\n  add 3 4'

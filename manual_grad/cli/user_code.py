@@ -140,7 +140,7 @@ def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[st
     Returns:
         Name → array, in the order of ``names``.
     Raises:
-        InputError: there is no such file, it is no archive, or an array is missing or holds objects.
+        InputError: there is no such file, it is not an archive, or an array is missing or holds objects.
     """
     if not path.is_file():
         raise InputError(f"--inputs: there is no file {str(path)!r}")

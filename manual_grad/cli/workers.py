@@ -99,7 +99,7 @@ def _answer(process: Any, tags: list[str], about: tuple) -> list | Exception | N
 def _answer_questions() -> None:
     """Read tags and how to verify them, write verdicts, or the exception that was raised."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever is printed is no answer
+    os.dup2(2, 1)  # whatever is printed is not an answer
     from manual_grad.cli import verify
     from manual_grad.lectures import ENTRIES
 

@@ -1,7 +1,7 @@
 """Activations, each with its derivative written by hand. Lectures B and C.
 
 An activation acts on each element alone, so its Jacobian is diagonal: ``f_prime`` is that diagonal, and the
-backward pass multiplies by it. ReLU′(0) = 0, as ``jax.nn.relu`` has it (``jnp.maximum(x, 0)`` gives ½).
+backward pass multiplies by it. ReLU′(0) = 0, as in ``jax.nn.relu`` (``jnp.maximum(x, 0)`` gives ½).
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def relu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Returns:
         ``(out, x)``, the shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture B, page 1.
 
     >>> relu_fwd(jnp.array([-2.0, 0.0, 3.0]))[0].tolist()
@@ -43,7 +43,7 @@ def relu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x; 0 at 0.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture B, page 2.
 
     >>> relu_prime(jnp.array([-2.0, 0.0, 3.0])).tolist()
@@ -64,7 +64,7 @@ def relu_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple
     Returns:
         ``(dx,)``.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture B, page 2.
 
     >>> relu_bwd(jnp.array([-2.0, 0.0, 3.0]), jnp.array([5.0, 6.0, 7.0]))[0].tolist()
@@ -84,7 +84,7 @@ def jac_relu_x(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The dense Jacobian; :func:`relu_prime` is its diagonal.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture B, page 2.
 
     >>> jac_relu_x(jnp.array([-2.0, 3.0])).tolist()
@@ -102,7 +102,7 @@ def sigmoid_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Arra
     Returns:
         ``(out, x)``, the shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> sigmoid_fwd(jnp.array([0.0]))[0].tolist()
@@ -120,7 +120,7 @@ def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> sigmoid_prime(jnp.array([0.0])).tolist()
@@ -140,7 +140,7 @@ def sigmoid_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tu
     Returns:
         ``(dx,)``.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> sigmoid_bwd(jnp.array([0.0]), jnp.array([8.0]))[0].tolist()
@@ -158,7 +158,7 @@ def tanh_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Returns:
         ``(out, x)``, the shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> tanh_fwd(jnp.array([0.0]))[0].tolist()
@@ -176,7 +176,7 @@ def tanh_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> tanh_prime(jnp.array([0.0])).tolist()
@@ -195,7 +195,7 @@ def tanh_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple
     Returns:
         ``(dx,)``.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> tanh_bwd(jnp.array([0.0]), jnp.array([3.0]))[0].tolist()
@@ -213,7 +213,7 @@ def softplus_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Arr
     Returns:
         ``(out, x)``, the shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> softplus_fwd(jnp.array([-1e9, 1e9]))[0].tolist()
@@ -231,7 +231,7 @@ def softplus_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> softplus_prime(jnp.array([0.0])).tolist()
@@ -250,7 +250,7 @@ def softplus_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> t
     Returns:
         ``(dx,)``.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> softplus_bwd(jnp.array([0.0]), jnp.array([3.0]))[0].tolist()
@@ -268,7 +268,7 @@ def identity_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Arr
     Returns:
         ``(x, x)``.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> identity_fwd(jnp.array([3.0]))[0].tolist()
@@ -286,7 +286,7 @@ def identity_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> identity_prime(jnp.array([3.0])).tolist()
@@ -305,7 +305,7 @@ def identity_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> t
     Returns:
         ``(dout,)``.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture C, page 1, as one choice of f.
 
     >>> identity_bwd(jnp.array([3.0]), jnp.array([7.0]))[0].tolist()

@@ -84,7 +84,7 @@ def attention_fwd(
         ``(out, res)``: out (N, Lq, H, D), 0 for a query that sees no key. The softmax is in float32 at least.
     Raises:
         InputError: Hkv does not divide H, ``mask`` is not boolean or does not broadcast, ``window`` is below
-            1, or a shape or dtype does not fit.
+            1, or a shape or dtype does not match.
     Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; groups as Ainslie et al., "GQA",
     2023.
 
@@ -161,7 +161,7 @@ def jac_attention_scores(scores: Float[Array, " K"], v: Float[Array, "K D"]) -> 
     Returns:
         (D, K).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: as the forward pass.
 
     >>> jac_attention_scores(jnp.zeros(2), jnp.array([[2.0], [4.0]])).tolist()

@@ -55,7 +55,7 @@ def diagonal(d: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The Jacobian; as a matrix it is diag(vec d).
     Raises:
-        InputError: ``d`` is no floating-point array or is empty.
+        InputError: ``d`` is not a floating-point array or is empty.
     Source: Lecture A, "The MOST important thing": ∂J⃗0/∂ŷ is the first of its kind.
 
     >>> diagonal(jnp.array([1.0, 2.0])).tolist()
@@ -73,7 +73,7 @@ def block_diagonal(blocks: Float[Array, "*N D E"]) -> Float[Array, "..."]:
     Returns:
         (…, D, …, E).
     Raises:
-        InputError: ``blocks`` is no floating-point array with at least two axes, or is empty.
+        InputError: ``blocks`` is not a floating-point array with at least two axes, or is empty.
     Source: Lecture A, "The MOST important thing": ∂ŷ/∂l of a batch is the first of its kind.
 
     >>> block_diagonal(jnp.array([[[1.0]], [[2.0]]])).reshape(2, 2).tolist()
@@ -94,7 +94,7 @@ def jac_square_x(x: Scalar) -> Float[Array, ""]:
     Returns:
         2x, scalar.
     Raises:
-        InputError: ``x`` is no scalar.
+        InputError: ``x`` is not a scalar.
     Source: Lecture A, "Jacobian Matrices", top left.
 
     >>> float(jac_square_x(3.0))
@@ -112,7 +112,7 @@ def jac_sum_of_squares_x(x: Float[Array, " n"]) -> Float[Array, " n"]:
     Returns:
         2x⃗ᵀ, (n,).
     Raises:
-        InputError: ``x`` is no floating-point vector.
+        InputError: ``x`` is not a floating-point vector.
     Source: Lecture A, "Jacobian Matrices", top right.
 
     >>> jac_sum_of_squares_x(jnp.array([1.0, 2.0])).tolist()
@@ -131,7 +131,7 @@ def jac_powers_x(x: Scalar, m: int) -> Float[Array, " m"]:
     Returns:
         (1, 2x, …, m x^{m−1}), (m,).
     Raises:
-        InputError: ``x`` is no scalar, or ``m`` is less than 1.
+        InputError: ``x`` is not a scalar, or ``m`` is less than 1.
     Source: Lecture A, "Jacobian Matrices", bottom left.
 
     >>> jac_powers_x(2.0, 4).tolist()
@@ -153,7 +153,7 @@ def jac_linear_map_x(M: Float[Array, "m n"], x: Float[Array, " n"]) -> Float[Arr
     Returns:
         M, (m, n).
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture A, "Jacobian Matrices", bottom right.
 
     >>> jac_linear_map_x(jnp.array([[1.0, 2.0, 3.0]]), jnp.ones(3)).tolist()
@@ -175,7 +175,7 @@ def jac_quadratic_map_theta(
     Returns:
         A + (B + Bᵀ)θ, (k, p).
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture B, page 1, where J and g are any functions.
 
     >>> jac_quadratic_map_theta(jnp.zeros((1, 1)), jnp.ones((1, 1, 1)), jnp.array([3.0])).tolist()
@@ -201,7 +201,7 @@ def jac_chain_theta(
     Returns:
         (1, p).
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture B, page 1.
 
     >>> one = jnp.ones((1, 1))
@@ -223,7 +223,7 @@ def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar) -> tuple[Float[Array, ""
     Returns:
         ``(f, res)``: f scalar.
     Raises:
-        InputError: one of them is no scalar.
+        InputError: one of them is not a scalar.
     Source: Lecture C, "Chain Rule".
 
     >>> float(product_of_sum_fwd(-2.0, 5.0, -4.0)[0])
@@ -247,7 +247,7 @@ def product_of_sum_bwd(res: tuple[Scalar, Scalar], df: Scalar) -> tuple[Scalar, 
     Returns:
         ``(dx, dy, dz)``, scalars.
     Raises:
-        InputError: one of them is no scalar.
+        InputError: one of them is not a scalar.
     Source: Lecture C, "Chain Rule".
 
     >>> [float(d) for d in product_of_sum_bwd(product_of_sum_fwd(-2.0, 5.0, -4.0)[1], 1.0)]
@@ -299,7 +299,7 @@ def as_matrix(jacobian: Float[Array, "..."], out_ndim: int) -> Float[Array, "out
     Returns:
         (out.size, in.size).
     Raises:
-        InputError: ``out_ndim`` is larger than the Jacobian's rank, or that is no floating-point array.
+        InputError: ``out_ndim`` is larger than the Jacobian's rank, or that is not a floating-point array.
     Source: the layout of ∂f⃗/∂x⃗ in Lecture A, "Jacobian Matrices".
 
     >>> as_matrix(jnp.ones((2, 3, 4, 5)), 2).shape

@@ -26,7 +26,7 @@ def dense_rows_fwd(
     Returns:
         ``(Z, res)``: Z (N, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 7.
 
     >>> dense_rows_fwd(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([5.0]))[0].tolist()
@@ -50,7 +50,7 @@ def dense_rows_bwd(
     Returns:
         ``(dX, dW, db)``, each shaped as its primal.
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 7.
 
     >>> res = dense_rows_fwd(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([5.0]))[1]
@@ -77,7 +77,7 @@ def dense_columns_fwd(
     Returns:
         ``(Z, res)``: Z (m, N).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 5; Lecture D, page 1.
 
     >>> dense_columns_fwd(jnp.array([[1.0], [2.0]]), jnp.array([[3.0, 4.0]]), jnp.array([5.0]))[0].tolist()
@@ -101,7 +101,7 @@ def dense_columns_bwd(
     Returns:
         ``(dX, dW, db)``, each shaped as its primal.
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 6; Lecture D, "Back propagation".
 
     >>> res = dense_columns_fwd(jnp.array([[1.0], [2.0]]), jnp.array([[3.0, 4.0]]), jnp.array([5.0]))[1]
@@ -126,7 +126,7 @@ def jac_dense_rows_W_factors(
     Returns:
         ``(X, I_m)``, (N, d) and (m, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4, transposed.
 
     >>> [f.shape for f in jac_dense_rows_W_factors(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4))]
@@ -146,7 +146,7 @@ def jac_dense_rows_W(
     Returns:
         (N, m, d, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4, transposed.
 
     >>> jac_dense_rows_W(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4)).shape
@@ -166,7 +166,7 @@ def jac_dense_rows_X_factors(
     Returns:
         ``(I_N, Wᵀ)``, (N, N) and (m, d).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4, transposed.
 
     >>> [f.shape for f in jac_dense_rows_X_factors(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4))]
@@ -186,7 +186,7 @@ def jac_dense_rows_X(
     Returns:
         (N, m, N, d).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4, transposed.
 
     >>> jac_dense_rows_X(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4)).shape
@@ -206,7 +206,7 @@ def jac_dense_rows_b(
     Returns:
         (N, m, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4, transposed.
 
     >>> jac_dense_rows_b(jnp.ones((1, 3)), jnp.ones((3, 2)), jnp.ones(2)).tolist()
@@ -227,7 +227,7 @@ def jac_dense_columns_W_factors(
     Returns:
         ``(Xᵀ, I_m)``, (N, d) and (m, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4: where the transpose of A₄ comes from.
 
     >>> [f.shape for f in jac_dense_columns_W_factors(jnp.ones((3, 2)), jnp.ones((4, 3)), jnp.ones(4))]
@@ -247,7 +247,7 @@ def jac_dense_columns_W(
     Returns:
         (m, N, m, d).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4.
 
     >>> jac_dense_columns_W(jnp.ones((3, 2)), jnp.ones((4, 3)), jnp.ones(4)).shape
@@ -268,7 +268,7 @@ def jac_dense_columns_X_factors(
     Returns:
         ``(I_N, W)``, (N, N) and (m, d).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4.
 
     >>> [f.shape for f in jac_dense_columns_X_factors(jnp.ones((3, 2)), jnp.ones((4, 3)), jnp.ones(4))]
@@ -288,7 +288,7 @@ def jac_dense_columns_X(
     Returns:
         (m, N, d, N).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4.
 
     >>> jac_dense_columns_X(jnp.ones((3, 2)), jnp.ones((4, 3)), jnp.ones(4)).shape
@@ -309,7 +309,7 @@ def jac_dense_columns_b(
     Returns:
         (m, N, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture D, page 4.
 
     >>> jac_dense_columns_b(jnp.ones((3, 1)), jnp.ones((2, 3)), jnp.ones(2)).tolist()
@@ -331,7 +331,7 @@ def from_column_stacking(
     Returns:
         The Jacobian as ``jax.jacobian`` lays it out.
     Raises:
-        InputError: the sizes do not fit, or a dtype is wrong.
+        InputError: the sizes do not match, or a dtype is wrong.
     Source: Lecture D, page 4.
 
     >>> from_column_stacking(jnp.arange(8.0).reshape(4, 2), (2, 2), (2,))[0, 1].tolist()

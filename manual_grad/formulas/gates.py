@@ -67,7 +67,7 @@ def gelu_fwd(
     Returns:
         ``(y, res)``: y as x.
     Raises:
-        InputError: ``x`` is no floating-point array, or ``approximate`` is not True or False.
+        InputError: ``x`` is not a floating-point array, or ``approximate`` is not True or False.
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 
     >>> gelu_fwd(jnp.array([-jnp.inf, 0.0, 100.0]))[0].tolist()
@@ -129,7 +129,7 @@ def silu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Returns:
         ``(y, res)``: y as x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017, equation 5.
 
     >>> silu_fwd(jnp.array([-jnp.inf, 0.0, 100.0]))[0].tolist()
@@ -151,7 +151,7 @@ def silu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         The shape of x.
     Raises:
-        InputError: ``x`` is no floating-point array.
+        InputError: ``x`` is not a floating-point array.
     Source: Elfwing, Uchibe and Doya 2017, equation 6.
 
     >>> silu_prime(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
@@ -173,7 +173,7 @@ def silu_bwd(res: Float[Array, "*shape"], dy: Float[Array, "*shape"]) -> tuple[F
     Returns:
         ``(dx,)``, as x.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> silu_bwd(jnp.array([0.0]), jnp.array([8.0]))[0].tolist()
@@ -193,7 +193,7 @@ def swiglu_fwd(
     Returns:
         ``(y, res)``: y (…, D).
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 5, without its matrices.
 
     >>> swiglu_fwd(jnp.array([0.0, 100.0]), jnp.array([3.0, 4.0]))[0].tolist()
@@ -251,7 +251,7 @@ def geglu_fwd(
     Returns:
         ``(y, res)``: y (…, D).
     Raises:
-        InputError: the two are not of one shape and dtype, or ``approximate`` is not True or False.
+        InputError: the two differ in shape or dtype, or ``approximate`` is not True or False.
     Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 5, without its matrices.
 
     >>> geglu_fwd(jnp.array([0.0, 100.0]), jnp.array([3.0, 4.0]))[0].tolist()

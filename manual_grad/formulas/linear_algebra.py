@@ -209,7 +209,7 @@ def inverse_bwd(res: Float[Array, "n n"], dY: Float[Array, "n n"]) -> tuple[Floa
     Returns:
         ``(dA,)``, (n, n).
     Raises:
-        InputError: ``res`` or ``dY`` is no matrix of that shape, or a dtype does not fit.
+        InputError: ``res`` or ``dY`` is not a matrix of that shape, or a dtype does not fit.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> inverse_bwd(jnp.array([[0.5]]), jnp.array([[1.0]]))[0].tolist()
@@ -259,7 +259,7 @@ def logdet_bwd(res: LUFactors, dout: Scalar) -> tuple[Float[Array, "n n"]]:
     Returns:
         ``(dA,)``, (n, n).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` is no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` is not a scalar.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> logdet_bwd(logdet_fwd(jnp.array([[2.0, 0.0], [1.0, 4.0]]))[1], 8.0)[0].tolist()
@@ -314,7 +314,7 @@ def cholesky_bwd(res: Float[Array, "n n"], dL: Float[Array, "n n"]) -> tuple[Flo
     Returns:
         ``(dA,)``, (n, n).
     Raises:
-        InputError: ``res`` or ``dL`` is no matrix of that shape, or a dtype does not fit.
+        InputError: ``res`` or ``dL`` is not a matrix of that shape, or a dtype does not fit.
     Source: as the forward pass, equation 10; the derivation is in the book's chapter E.
 
     >>> cholesky_bwd(jnp.array([[2.0]]), jnp.array([[1.0]]))[0].tolist()

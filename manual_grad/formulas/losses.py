@@ -44,9 +44,9 @@ def binary_cross_entropy_with_logits_fwd(
         logits: (N,).
         labels: (N,), each from 0 to 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no probability.
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a probability.
     Raises:
-        InputError: a label is not from 0 to 1 (eagerly), or a shape or dtype does not fit.
+        InputError: a label is not from 0 to 1 (eagerly), or a shape or dtype does not match.
     Source: Bishop, "Pattern Recognition and Machine Learning", 2006, equation 4.90, divided by N.
 
     >>> float(binary_cross_entropy_with_logits_fwd(jnp.array([1e4, 1e4]), jnp.array([1.0, 0.0]))[0])
@@ -73,7 +73,7 @@ def binary_cross_entropy_with_logits_bwd(
     Returns:
         ``(dlogits, dlabels)``, each (N,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Bishop 2006, equation 4.91; the derivation is in the book's chapter E.
 
     >>> res = jnp.array([0.0]), jnp.array([1.0])
@@ -132,7 +132,7 @@ def kl_divergence_bwd(res: Divergence, dJ: Scalar) -> tuple[Float[Array, "N K"],
     Returns:
         ``(dlogits_p, dlogits_q)``, each (N, K); each row sums to 0.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: ours; the derivation is in the book's chapter E.
 
     >>> res = kl_divergence_fwd(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 0.0]]))[1]
@@ -168,7 +168,7 @@ def huber_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: ``delta`` is not positive, or a shape or dtype does not fit.
+        InputError: ``delta`` is not positive, or a shape or dtype does not match.
     Source: Huber, "Robust Estimation of a Location Parameter", 1964, section 4.
 
     >>> float(huber_fwd(jnp.array([1.0, 5.0]), jnp.array([0.0, 0.0]), delta=2.0)[0])
@@ -191,7 +191,7 @@ def huber_bwd(res: HuberResiduals, dJ: Scalar) -> tuple[Float[Array, " N"], Floa
     Returns:
         ``(dy_hat, dy)``, each (N,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> res = huber_fwd(jnp.array([1.0, 5.0]), jnp.array([0.0, 0.0]), delta=2.0)[1]

@@ -27,7 +27,7 @@ def mse_fwd(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> tuple[Float[Arr
     Returns:
         ``(J, res)``: J scalar; ``res`` is the error y − ŷ, (N,).
     Raises:
-        InputError: the two are not vectors of one length and dtype.
+        InputError: the two are not vectors of the same length and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> float(mse_fwd(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0]))[0])
@@ -51,7 +51,7 @@ def mse_bwd(res: Float[Array, " N"], dJ: Scalar) -> tuple[Float[Array, " N"], Fl
     Returns:
         ``(dy_hat, dy)``, each (N,).
     Raises:
-        InputError: ``res`` is no vector or ``dJ`` no scalar.
+        InputError: ``res`` is not a vector or ``dJ`` is not a scalar.
     Source: Lecture A, "The MOST important thing".
 
     >>> res = mse_fwd(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0]))[1]
@@ -73,7 +73,7 @@ def jac_mean_J0(J0: Float[Array, " N"]) -> Float[Array, " N"]:
     Returns:
         (N,).
     Raises:
-        InputError: ``J0`` is no floating-point vector.
+        InputError: ``J0`` is not a floating-point vector.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_mean_J0(jnp.array([3.0, 4.0, 5.0, 6.0])).tolist()
@@ -91,7 +91,7 @@ def jac_squared_errors_y_hat_diagonal(y_hat: Float[Array, " N"], y: Float[Array,
     Returns:
         (N,).
     Raises:
-        InputError: the two are not vectors of one length and dtype.
+        InputError: the two are not vectors of the same length and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_squared_errors_y_hat_diagonal(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
@@ -109,7 +109,7 @@ def jac_squared_errors_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -
     Returns:
         (N, N).
     Raises:
-        InputError: the two are not vectors of one length and dtype.
+        InputError: the two are not vectors of the same length and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_squared_errors_y_hat(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
@@ -129,7 +129,7 @@ def jac_mse_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Arr
     Returns:
         (N,).
     Raises:
-        InputError: the two are not vectors of one length and dtype.
+        InputError: the two are not vectors of the same length and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_mse_y_hat(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
@@ -155,7 +155,7 @@ def linear_regression_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: the shapes do not fit; w has more than one axis.
+        InputError: the shapes do not match; w has more than one axis.
     Source: Lecture A, "The MOST important thing"; the form with d features is ours.
 
     >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
@@ -191,7 +191,7 @@ def linear_regression_bwd(
     Returns:
         ``(dw, db, dx, dy)``, each shaped as its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "The MOST important thing".
 
     >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
@@ -216,7 +216,7 @@ def jac_affine_w(w: Slope, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, "
     Returns:
         x, (N,) or (N, d).
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_affine_w(2.0, 1.0, jnp.array([3.0, 4.0])).tolist()
@@ -235,7 +235,7 @@ def jac_affine_b(w: Slope, b: Scalar, x: Float[Array, "N *d"]) -> Float[Array, "
     Returns:
         1_N, (N,).
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_affine_b(2.0, 1.0, jnp.array([3.0, 4.0])).tolist()
@@ -256,7 +256,7 @@ def jac_linear_regression_w(
     Returns:
         The shape of w.
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture A, "The MOST important thing".
 
     >>> float(jac_linear_regression_w(1.0, 0.0, jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))
@@ -277,7 +277,7 @@ def jac_linear_regression_b(
     Returns:
         Scalar.
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not match.
     Source: Lecture A, "The MOST important thing".
 
     >>> float(jac_linear_regression_b(1.0, 0.0, jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))

@@ -71,7 +71,7 @@ def layer_norm_fwd(
     Returns:
         ``(y, res)``: y (…, D).
     Raises:
-        InputError: ``eps`` is not positive, or a shape or dtype does not fit.
+        InputError: ``eps`` is not positive, or a shape or dtype does not match.
     Source: Ba, Kiros and Hinton, "Layer Normalization", 2016, equation 3; the variance is divided by D.
 
     >>> layer_norm_fwd(jnp.array([1.0, 3.0]), jnp.array([1.0, 10.0]), jnp.zeros(2), eps=1e-12)[0].tolist()
@@ -128,8 +128,8 @@ def jac_layer_norm_x_blocks(
 ) -> Float[Array, "*N D D"]:
     """One sample's Jacobian for each sample: diag(γ) (I − (11ᵀ + x̂x̂ᵀ)/D) / √(σ² + ε). [E-01]
 
-    With ε = 0, I − (11ᵀ + x̂x̂ᵀ)/D is the projection onto what is orthogonal to 1 and to x̂: a change of x that
-    only shifts or scales it changes nothing.
+    With ε = 0, I − (11ᵀ + x̂x̂ᵀ)/D is the projection onto what is orthogonal to 1 and to x̂: a change of x
+    that only shifts or scales it changes nothing.
 
     Args:
         x, gamma, beta, eps: as in :func:`layer_norm_fwd`.
@@ -185,7 +185,7 @@ def rms_norm_fwd(
     Returns:
         ``(y, res)``: y (…, D).
     Raises:
-        InputError: ``eps`` is not positive, or a shape or dtype does not fit.
+        InputError: ``eps`` is not positive, or a shape or dtype does not match.
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4; ε is custom.
 
     >>> rms_norm_fwd(jnp.array([1.0, -7.0]), jnp.array([1.0, 10.0]), eps=1e-12)[0].round(1).tolist()
@@ -302,7 +302,7 @@ def group_norm_fwd(
     Returns:
         ``(y, res)``: y as x.
     Raises:
-        InputError: ``groups`` does not divide C, ``eps`` is not positive, or a shape or dtype does not fit.
+        InputError: ``groups`` does not divide C, ``eps`` is not positive, or a shape or dtype does not match.
     Source: Wu and He, "Group Normalization", 2018, equations 1, 6 and 7.
 
     >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
@@ -380,7 +380,8 @@ def batch_norm_fwd(
     Returns:
         ``(y, res)``: y as x.
     Raises:
-        InputError: a channel has one value alone, ``eps`` is not positive, or a shape or dtype does not fit.
+        InputError: a channel has one value alone, ``eps`` is not positive, or a shape or dtype does not
+            match.
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1.
 
     >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])

@@ -175,7 +175,7 @@ def _first_maximum(left: tuple[Array, Array], right: tuple[Array, Array]) -> tup
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("shape", "window", "strides", "pads"))
 @dataclass(frozen=True)
 class AvgPool2DResiduals:
-    """What the backward pass needs, which is no number of the image: its shape, and the windows."""
+    """What the backward pass needs, which is not a number of the image: its shape, and the windows."""
 
     shape: tuple[int, ...]
     window: tuple[int, int]

@@ -95,7 +95,7 @@ def rnn_fwd(
     Returns:
         ``((hs, h_T), res)``: hs (T, N, H) holds h_1 … h_T, and h_T (N, H) is its last.
     Raises:
-        InputError: a shape or dtype does not fit, or the sequence is empty.
+        InputError: a shape or dtype does not match, or the sequence is empty.
     Source: Elman, "Finding Structure in Time", 1990; the layout is PyTorch's.
 
     >>> one, half = jnp.ones((1, 1)), jnp.full((1, 1), 0.5)
@@ -210,7 +210,7 @@ def gru_fwd(
     Returns:
         ``((hs, h_T), res)``: hs (T, N, H) holds h_1 … h_T, and h_T (N, H) is its last.
     Raises:
-        InputError: the parameters are not those of three gates of H, a shape or dtype does not fit, or the
+        InputError: the parameters are not those of three gates of H, a shape or dtype does not match, or the
             sequence is empty.
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, section 2.3, with r
         outside the product; the layout is PyTorch's.
@@ -344,7 +344,7 @@ def lstm_fwd(
     Returns:
         ``((hs, h_T, c_T), res)``: hs (T, N, H) holds h_1 … h_T; h_T and c_T, (N, H), are the last states.
     Raises:
-        InputError: the parameters are not those of four gates of H, a shape or dtype does not fit, or the
+        InputError: the parameters are not those of four gates of H, a shape or dtype does not match, or the
             sequence is empty.
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers,
         Schmidhuber and Cummins, 2000; the layout is PyTorch's.
@@ -457,7 +457,7 @@ def linear_scan_fwd(
     Returns:
         ``(hs, res)``: hs (T, …) holds h_1 … h_T.
     Raises:
-        InputError: a shape or dtype does not fit, or the sequence is empty.
+        InputError: a shape or dtype does not match, or the sequence is empty.
     Source: Martin and Cundy, "Parallelizing Linear Recurrent Neural Nets Over Sequence Length", 2018,
         equation 5.
 

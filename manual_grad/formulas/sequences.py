@@ -29,7 +29,7 @@ def embedding_fwd(
     Returns:
         ``(out, res)``: out (…, D); under ``jit`` a row of NaN for an id out of range.
     Raises:
-        InputError: an id is out of range, a negative one too (eagerly), or a shape or dtype does not fit.
+        InputError: an id is out of range, a negative one too (eagerly), or a shape or dtype does not match.
     Source: Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2: the mapping C.
 
     >>> embedding_fwd(jnp.array([1, 1]), jnp.array([[1.0, 2.0], [3.0, 4.0]]))[0].tolist()
@@ -126,7 +126,7 @@ def rope_fwd(
     Returns:
         ``(out, res)``: out (N, L, H, D). The angles are in float32 at least: in bfloat16, 257 is 256.
     Raises:
-        InputError: D is odd, ``base`` is not positive, or a shape or dtype does not fit.
+        InputError: D is odd, ``base`` is not positive, or a shape or dtype does not match.
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, equation 34.
 
     >>> quarter = jnp.zeros((1, 2, 1, 2)).at[:, :, :, 0].set(1.0)
@@ -300,7 +300,7 @@ def lora_fwd(
     Returns:
         ``(out, res)``: out (…, m).
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3, in rows.
 
     >>> one = jnp.ones((1, 1))

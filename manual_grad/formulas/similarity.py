@@ -42,7 +42,7 @@ def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Flo
     Returns:
         ``(y, res)``: y (…, D), of length 1; NaN under ``jit`` where x is 0.
     Raises:
-        InputError: a vector is 0 (eagerly), or ``x`` is no floating-point array with at least one axis.
+        InputError: a vector is 0 (eagerly), or ``x`` is not a floating-point array with at least one axis.
     Source: Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3: ‖f(x)‖ = 1.
 
     >>> l2_normalize_fwd(jnp.array([3e30, 4e30]))[0].round(3).tolist()
@@ -128,7 +128,7 @@ def cosine_similarity_fwd(
     Returns:
         ``(s, res)``: s (…), from −1 to 1, NaN under ``jit`` where a or b is 0.
     Raises:
-        InputError: a vector is 0 (eagerly), or a shape or dtype does not fit.
+        InputError: a vector is 0 (eagerly), or a shape or dtype does not match.
     Source: Salton, Wong and Yang, "A Vector Space Model for Automatic Indexing", 1975, section 1.
 
     >>> cosine_similarity_fwd(jnp.array([1.0, 0.0]), jnp.array([-5.0, 0.0]))[0].tolist()

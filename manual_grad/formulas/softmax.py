@@ -38,7 +38,7 @@ def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis:
 
 @checked
 def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Float[Array, "*N K"]:
-    """1{k = y} for each class k; under ``jit`` a row of NaN where y is no class. [B-10]
+    """1{k = y} for each class k; under ``jit`` a row of NaN where y is not a class. [B-10]
 
     Args:
         labels: integers from 0 to K − 1, any shape.
@@ -80,7 +80,7 @@ def softmax_fwd(logits: Float[Array, "*N K"]) -> tuple[Float[Array, "*N K"], Flo
     Returns:
         ``(probs, probs)``, (…, K); each row sums to 1.
     Raises:
-        InputError: ``logits`` is no floating-point array with at least one axis.
+        InputError: ``logits`` is not a floating-point array with at least one axis.
     Source: Lecture A, "The MOST important thing".
 
     >>> softmax_fwd(jnp.array([7.0, 7.0]))[0].tolist()
@@ -103,7 +103,7 @@ def softmax_bwd(res: Float[Array, "*N K"], dprobs: Float[Array, "*N K"]) -> tupl
     Returns:
         ``(dlogits,)``, (…, K); each row sums to 0.
     Raises:
-        InputError: the two are not of one shape and dtype.
+        InputError: the two differ in shape or dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> softmax_bwd(jnp.array([0.5, 0.5]), jnp.array([4.0, 0.0]))[0].tolist()
@@ -125,7 +125,7 @@ def jac_softmax_logits_blocks(logits: Float[Array, "*N K"]) -> Float[Array, "*N 
     Returns:
         (…, K, K), the blocks on the diagonal of :func:`jac_softmax_logits`.
     Raises:
-        InputError: ``logits`` is no floating-point array with at least one axis.
+        InputError: ``logits`` is not a floating-point array with at least one axis.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_softmax_logits_blocks(jnp.array([7.0, 7.0])).tolist()
@@ -145,7 +145,7 @@ def jac_softmax_logits(logits: Float[Array, "*N K"]) -> Float[Array, "..."]:
     Returns:
         (K, K) or (…, K, …, K); zero between different samples.
     Raises:
-        InputError: ``logits`` is no floating-point array with at least one axis.
+        InputError: ``logits`` is not a floating-point array with at least one axis.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_softmax_logits(jnp.zeros((3, 2))).shape
@@ -166,7 +166,7 @@ def cross_entropy_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> round(float(cross_entropy_fwd(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]]))[0]), 4)
@@ -190,7 +190,7 @@ def cross_entropy_bwd(
     Returns:
         ``(dprobs, dlabels)``, each (N, K).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "The MOST important thing".
 
     >>> res = cross_entropy_fwd(jnp.array([[0.25, 0.75]]), jnp.array([[1.0, 0.0]]))[1]
@@ -214,7 +214,7 @@ def jac_cross_entropy_probs(probs: Float[Array, "N K"], labels: Float[Array, "N 
     Returns:
         (N, K).
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_cross_entropy_probs(jnp.array([[0.25, 0.75]]), jnp.array([[1.0, 0.0]])).tolist()
@@ -235,7 +235,7 @@ def softmax_cross_entropy_fwd(
     Returns:
         ``(J, res)``: J scalar, ``res = (expected, log_probs, labels)``; expected is p Σ_j y_j.
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> J, _ = softmax_cross_entropy_fwd(jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1.0]]))
@@ -261,7 +261,7 @@ def softmax_cross_entropy_bwd(
     Returns:
         ``(dlogits, dlabels)``, each (N, K). Each row of dlogits sums to 0.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "The MOST important thing", the line before Σ y = 1 is used.
 
     >>> res = softmax_cross_entropy_fwd(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]))[1]
@@ -290,7 +290,7 @@ def jac_softmax_cross_entropy_logits(
     Returns:
         (N, K).
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_softmax_cross_entropy_logits(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
@@ -315,7 +315,7 @@ def jac_softmax_cross_entropy_logits_one_hot(
     Returns:
         (N, K).
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture A, "The MOST important thing".
 
     >>> jac_softmax_cross_entropy_logits_one_hot(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
@@ -336,9 +336,9 @@ def softmax_cross_entropy_with_integer_labels_fwd(
         labels: (N,), integers from 0 to K − 1, or ``ignore_index``.
         ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class or all are ignored.
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range or all are ignored (eagerly).
+        InputError: a shape or dtype does not match; a label is out of range or all are ignored (eagerly).
     Source: Lecture B, pages 3 and 5.
 
     >>> J, _ = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[1e4, 0.0]]), jnp.array([1]))
@@ -378,10 +378,10 @@ def softmax_cross_entropy_with_integer_labels_bwd(
         res: ``(probs, labels)``, and where labels may be ignored the number of the others, which N is then.
         dJ: cotangent of the loss.
     Returns:
-        ``(dlogits,)``, (N, K): the integer labels have no cotangent. Where a label is no class its row is
+        ``(dlogits,)``, (N, K): the integer labels have no cotangent. Where a label is not a class its row is
         NaN.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 3 and 5, with the cases the right way round (B-E1).
 
     >>> res = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[0.0, 0.0]]), jnp.array([0]))[1]
@@ -407,7 +407,7 @@ def softmax_cross_entropy_columns_fwd(
     Returns:
         ``(L, res)``: L scalar, ``res = (A Σ_j Y_j, ln A, Y)``.
     Raises:
-        InputError: the two are not matrices of one shape and floating-point dtype.
+        InputError: the two are not floating-point matrices of the same shape and dtype.
     Source: Lecture D, page 2.
 
     >>> float(softmax_cross_entropy_columns_fwd(jnp.array([[1e4], [0.0]]), jnp.array([[0.0], [1.0]]))[0])
@@ -430,7 +430,7 @@ def softmax_cross_entropy_columns_bwd(
     Returns:
         ``(dZ, dY)``, each (K, N).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture D, page 3, with the 1/m that later pages drop (D-E4).
 
     >>> res = softmax_cross_entropy_columns_fwd(jnp.zeros((2, 1)), jnp.array([[1.0], [0.0]]))[1]
@@ -455,9 +455,9 @@ def cross_entropy_of_scores_fwd(
         s: scores, (c,).
         y: the class, an integer from 0 to c − 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where y is no class.
+        ``(J, res)``: J scalar; NaN under ``jit`` where y is not a class.
     Raises:
-        InputError: a shape or dtype does not fit; y is out of range (eagerly).
+        InputError: a shape or dtype does not match; y is out of range (eagerly).
     Source: Lecture B, page 3.
 
     >>> float(cross_entropy_of_scores_fwd(jnp.array([1e4, 0.0]), 1)[0])
@@ -480,7 +480,7 @@ def cross_entropy_of_scores_bwd(
     Returns:
         ``(ds,)``, (c,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 3, with the cases the right way round (B-E1).
 
     >>> cross_entropy_of_scores_bwd(cross_entropy_of_scores_fwd(jnp.zeros(2), 0)[1], 1.0)[0].tolist()

@@ -63,7 +63,7 @@ def unpacked(data: bytes, suffix: str) -> tuple[dict[str, np.ndarray], dict[str,
     Returns:
         ``(arrays, texts)``, each by name.
     Raises:
-        InputError: it is no archive of that kind, is cut short, or holds objects.
+        InputError: it is not an archive of that kind, is cut short, or holds objects.
 
     >>> unpacked(b"no archive", ".npz")
     Traceback (most recent call last):

@@ -682,7 +682,7 @@ class _Checker:
         return FIT.get(dtype, TOLERANCES[dtype] / 2)
 
     def _why_value(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
-        """Of what is no gradient, only what is seen in the numbers."""
+        """Of what is not a gradient, only what is seen in the numbers."""
         want, got = self.golden.arrays[name], gots[name].astype(np.float64)
         point = self._point(want)
         evidence = Evidence(0, [got], [want], [name], point, self._fit(gots[name]), scalar=True)

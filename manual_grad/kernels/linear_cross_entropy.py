@@ -48,7 +48,7 @@ def linear_cross_entropy_fwd(
         ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, dW of that sum over about √N,
         and where labels may be ignored the number of the others.
     Raises:
-        InputError: ``chunk`` is below 1, a shape or dtype does not fit, a label is out of range or all are
+        InputError: ``chunk`` is below 1, a shape or dtype does not match, a label is out of range or all are
             ignored (eagerly).
     Source: Lecture A's A-10 after Lecture D's last layer; the fusion is ours.
 
@@ -134,7 +134,7 @@ def linear_cross_entropy_bwd(res: Residuals, dJ: Scalar) -> tuple[Float[Array, "
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: as the forward pass.
 
     >>> _, res = linear_cross_entropy_fwd(jnp.ones((1, 1)), jnp.zeros((1, 2)), jnp.array([0]))

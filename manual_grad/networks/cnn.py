@@ -49,7 +49,7 @@ def cnn_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: a parameter is missing or not known, or a shape or dtype does not fit.
+        InputError: a parameter is missing or not known, or a shape or dtype does not match.
     Source: Lecture A, "Previous Lecture".
 
     >>> import jax.numpy as jnp
@@ -126,7 +126,7 @@ def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
         ``dZ5``, ``dW5``, ``db5``, ``dA4``, ``dZ4``, ``dW4``, ``db4``, ``dA3``, ``dA2``, ``dZ2``, ``dK2``,
         ``db2``, ``dA1``, ``dZ1``, ``dK1``, ``db1``, ``dX``, ``dlabels``, each shaped as its tensor.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "Chain Rule and Backpropagation".
 
     >>> import jax.numpy as jnp
@@ -165,7 +165,7 @@ def cnn_bwd(res: CNNRes, dJ: Scalar) -> tuple[dict[str, Array], Float[Array, "N 
     Returns:
         ``(dparams, dX, dlabels)``: dparams a dict with the keys of ``params``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "Chain Rule and Backpropagation".
 
     >>> import jax.numpy as jnp

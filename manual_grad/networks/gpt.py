@@ -188,7 +188,7 @@ def gpt_bwd(res: tuple[Any, ...], dJ: Scalar) -> tuple[dict[str, Any]]:
     Returns:
         ``(dparams,)``, built as ``params``; tokens and targets have none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> norm = {"gamma": jnp.ones(2), "beta": jnp.zeros(2)}

@@ -265,7 +265,7 @@ def network_squared_loss_deltas(
     Returns:
         One vector a layer, of that layer's width.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture C, page 2.
 
     >>> layer = (jnp.array([[2.0]]), jnp.array([-1.0]))
@@ -304,7 +304,7 @@ def network_squared_loss_bwd(
     Returns:
         ``(dparams, dx, dy)``: dparams built as ``params``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture C, page 2.
 
     >>> layer = (jnp.array([[2.0]]), jnp.array([-1.0]))
@@ -328,7 +328,7 @@ def flatten_columns_fwd(images: Float[Array, "N H W"]) -> tuple[Float[Array, "H*
     Returns:
         ``(X, images)``: X (H·W, N).
     Raises:
-        InputError: ``images`` is no floating-point array of three axes.
+        InputError: ``images`` is not a floating-point array of three axes.
     Source: Lecture D, page 1.
 
     >>> flatten_columns_fwd(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]))[0].tolist()
@@ -361,7 +361,7 @@ def flatten_columns_bwd(
 
 @checked
 def one_hot_columns(labels: Integer[Array, " N"], K: int, dtype: Any = None) -> Float[Array, "K N"]:
-    """Y: each label a column with a 1 in its row; NaN where it is no class. [D-01]
+    """Y: each label a column with a 1 in its row; NaN where it is not a class. [D-01]
 
     Args:
         labels: (N,), integers from 0 to K − 1.
@@ -442,7 +442,7 @@ def five_layer_grads(res: FiveLayerRes, dL: Scalar) -> dict[str, Array]:
     Returns:
         By name: ``dZ5`` … ``dZ1``, ``dA4`` … ``dA1``, ``dW5`` … ``dW1``, ``db5`` … ``db1``, ``dX``, ``dY``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture D, "Back propagation", with its errata D-E4 to D-E8 put right.
 
     >>> layer = (jnp.eye(2), jnp.zeros(2))
@@ -482,7 +482,7 @@ def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, 
     Returns:
         ``(dparams, dX, dY)``: dparams built as ``params``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dL`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture D, "Back propagation".
 
     >>> layer = (jnp.eye(2), jnp.zeros(2))

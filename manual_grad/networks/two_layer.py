@@ -79,7 +79,7 @@ def two_layer_squared_loss_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, page 1.
 
     >>> one = jnp.ones((1, 1))
@@ -104,7 +104,7 @@ def two_layer_squared_loss_grads(res: SquaredLossRes, dJ: Scalar) -> dict[str, A
         By name: ``dW2`` (1, m), ``db2`` (1,), ``da`` (m,), ``dz`` (m,), ``dW1`` (m, d), ``db1`` (m,), and
         ``do`` (1,), ``dx`` (d,), ``dy`` scalar.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 1 and 2.
 
     >>> one = jnp.ones((1, 1))
@@ -145,7 +145,7 @@ def two_layer_squared_loss_bwd(
     Returns:
         ``(dW1, db1, dW2, db2, dx, dy)``, each shaped as its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 1 and 2.
 
     >>> one = jnp.ones((1, 1))
@@ -175,7 +175,7 @@ def jac_two_layer_squared_loss(
     Returns:
         Four arrays, shaped as W1, b1, W2, b2.
     Raises:
-        InputError: a shape or dtype does not fit.
+        InputError: a shape or dtype does not match.
     Source: Lecture B, pages 1 and 2.
 
     >>> one = jnp.ones((1, 1))
@@ -222,9 +222,9 @@ def two_layer_cross_entropy_fwd(
         x: one sample, (d,).
         y: its class, an integer from 0 to c − 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where y is no class.
+        ``(J, res)``: J scalar; NaN under ``jit`` where y is not a class.
     Raises:
-        InputError: a shape or dtype does not fit; y is out of range (eagerly).
+        InputError: a shape or dtype does not match; y is out of range (eagerly).
     Source: Lecture B, page 3.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -252,7 +252,7 @@ def two_layer_cross_entropy_grads(res: CrossEntropyRes, dJ: Scalar) -> dict[str,
         By name: ``ds`` (c,), ``dW2`` (c, m), ``db2`` (c,), ``da`` (m,), ``dz`` (m,), ``dW1`` (m, d),
         ``db1`` (m,), ``dx`` (d,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 3 and 4.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -288,7 +288,7 @@ def two_layer_cross_entropy_bwd(
     Returns:
         ``(dW1, db1, dW2, db2, dx)``, each shaped as its primal; the integer y has none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 4, Algorithm 3.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -318,7 +318,7 @@ def jac_two_layer_cross_entropy(
     Returns:
         Four arrays, shaped as W1, b1, W2, b2.
     Raises:
-        InputError: a shape or dtype does not fit; y is out of range (eagerly).
+        InputError: a shape or dtype does not match; y is out of range (eagerly).
     Source: Lecture B, pages 3 and 4.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -347,9 +347,9 @@ def two_layer_cross_entropy_columns_fwd(
         X: one sample per column, (d, N).
         y: their classes, (N,), integers from 0 to c − 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a class.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+        InputError: a shape or dtype does not match; a label is out of range (eagerly).
     Source: Lecture B, page 5.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -378,7 +378,7 @@ def two_layer_cross_entropy_columns_grads(res: ColumnsRes, dJ: Scalar) -> dict[s
         By name: ``dS`` (c, N), ``dW2`` (c, m), ``db2`` (c,), ``dA`` (m, N), ``dZ`` (m, N), ``dW1`` (m, d),
         ``db1`` (m,), ``dX`` (d, N).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 5 and 6, the bias summed over the batch (B-E2).
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -409,7 +409,7 @@ def two_layer_cross_entropy_columns_bwd(
     Returns:
         ``(dW1, db1, dW2, db2, dX)``, each shaped as its primal; the integer y has none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 6.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((2, 1))
@@ -438,9 +438,9 @@ def two_layer_cross_entropy_rows_fwd(
         X: one sample per row, (N, d).
         y: their classes, (N,), integers from 0 to c − 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is no class.
+        ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a class.
     Raises:
-        InputError: a shape or dtype does not fit; a label is out of range (eagerly).
+        InputError: a shape or dtype does not match; a label is out of range (eagerly).
     Source: Lecture B, page 7.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((1, 2))
@@ -466,7 +466,7 @@ def two_layer_cross_entropy_rows_grads(res: RowsRes, dJ: Scalar) -> dict[str, Ar
         By name: ``dS`` (N, c), ``dW2`` (m, c), ``db2`` (c,), ``dA`` (N, m), ``dZ`` (N, m), ``dW1`` (d, m),
         ``db1`` (m,), ``dX`` (N, d): those in columns, transposed.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 7.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((1, 2))
@@ -496,7 +496,7 @@ def two_layer_cross_entropy_rows_bwd(
     Returns:
         ``(dW1, db1, dW2, db2, dX)``, each shaped as its primal; the integer y has none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dJ`` no scalar.
+        InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 7.
 
     >>> one, two = jnp.ones((1, 1)), jnp.ones((1, 2))

@@ -30,7 +30,7 @@ def _pair(formula: Formula) -> tuple[str, str]:
     return formula.fwd.__name__, formula.bwd.__name__
 
 
-# What a case is named after, where that is no formula.
+# What a case is named after, where that is not a formula.
 NAMED_OTHERWISE = {
     **{f.op.name: _pair(f) for f in FORMULAS.values() if f.op and f.op.name != f.name},
     "full_batch": (*_pair(mlp.FIVE_LAYER), five_layer_grads.__name__),
@@ -70,7 +70,7 @@ def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def require_known(content: dict[str, Any], path: Path) -> None:
-    """Refuse a file that is no benchmark's.
+    """Refuse a file that is not a benchmark's.
 
     Raises:
         InputError: there are no rows in it that can be read, or something in it is not what it must be.
@@ -215,7 +215,7 @@ def number(value: float) -> str:
 
 
 def seconds(t: Any) -> str:
-    """Seconds in a fitting unit; nothing where it is no number.
+    """Seconds in a fitting unit; nothing where it is not a number.
 
     >>> seconds(8.1e-6), seconds(0.287), seconds(None)
     ('8.1 µs', '287 ms', '')
@@ -227,7 +227,7 @@ def seconds(t: Any) -> str:
 
 
 def size(count: Any) -> str:
-    """Bytes in a fitting unit; nothing where it is no number.
+    """Bytes in a fitting unit; nothing where it is not a number.
 
     >>> size(0), size(512), size(2_054_144), size(None)
     ('0', '512 B', '2.05 MB', '')

@@ -34,7 +34,7 @@ def require_free(path: Path, force: bool) -> None:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(
-            f"{shown}, which holds what is no part of a book ({foreign[0]}{more}): it is left as it is"
+            f"{shown}, which holds what is not a part of a book ({foreign[0]}{more}): it is left as it is"
         )
 
 

@@ -122,7 +122,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """``(arrays, about)`` of a file that :func:`save` wrote.
 
     Raises:
-        InputError: there is no such file, or it is no run, or it is damaged.
+        InputError: there is no such file, or it is not a run, or it is damaged.
     """
 
     def choose(there: list[str]) -> list[str]:
@@ -139,9 +139,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except ValueError as error:
         if str(error).startswith(f"{path} holds no run"):
             raise
-        raise InputError(f"{path} is no file of manual-grad train, or it is damaged ({error})") from None
+        raise InputError(f"{path} is not a file of manual-grad train, or it is damaged ({error})") from None
     if found := misfit(about, RUN) or _contradiction(about):
-        raise InputError(f"{path} is no file of manual-grad train, or it is damaged: {found}")
+        raise InputError(f"{path} is not a file of manual-grad train, or it is damaged: {found}")
     return arrays, about
 
 
@@ -159,7 +159,7 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
     """The state in a file, to go on with ``settings``, which may differ from its own in ``epochs`` only.
 
     Raises:
-        InputError: the file is no run, or one of other settings or another data set.
+        InputError: the file is not a run, or one of other settings or another data set.
     """
     arrays, about = read(path)
     theirs = Settings(**about["settings"])

@@ -169,7 +169,7 @@ def _save_archive(path: Path, arrays: Arrays, report: Progress) -> str:
 
 
 def _from_idx(folder: Path) -> Dataset:
-    require(folder.is_dir(), f"the IDX files' directory {str(folder)!r} is no directory")
+    require(folder.is_dir(), f"the IDX files' directory {str(folder)!r} is not a directory")
     arrays = {file: read_idx(find_idx(folder, file)) for file in FILES}
     check_own(arrays, folder)
     unlike = unlike_mnist(arrays)

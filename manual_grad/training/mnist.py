@@ -196,7 +196,8 @@ def _read_prepared(data_dir: Path, home: Path, report: Progress) -> Arrays:
         info = json.loads((where / "dataset_info.json").read_text())
         file_format = info.get("fileFormat") or "tfrecord"
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{where} is no prepared directory ({error}); delete it, or {ELSEWHERE}") from None
+        said = f"{where} is not a prepared directory ({error}); delete it, or {ELSEWHERE}"
+        raise InputError(said) from None
     if file_format != "array_record":
         raise InputError(f"{where} holds MNIST as {file_format}, expected array_record; {ELSEWHERE}")
     try:

@@ -188,7 +188,7 @@ def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, 
     """A cotangent and inputs whose floating-point entries are integers."""
     dout, inputs = drawn(claim, Draw(rng, jnp.dtype(jnp.float64), "integers", among))
     if any(exact.unit_of(leaf) for leaf in jax.tree.leaves((dout, split_settings(inputs)[0]))):
-        raise exact.NotExactError("the inputs drawn are no integers")
+        raise exact.NotExactError("the inputs drawn are not integers")
     return dout, inputs
 
 

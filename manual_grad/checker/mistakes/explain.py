@@ -167,7 +167,7 @@ def _tape(e: Evidence) -> Tape | None:
     tape.kept["dout"] = e.point.dout
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
     ok = all(
-        mine.shape == want.shape  # of a value, what is wanted is no gradient
+        mine.shape == want.shape  # of a value, what is wanted is not a gradient
         and _off(mine, want) <= 1e-9 * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
         for mine, want in zip(wants, e.wants, strict=True)
     )
@@ -300,7 +300,7 @@ def _factor_said(e: Evidence, factor: float) -> str:
     )
     if named and named[0]:
         return named[0]
-    return f"scaled by {factor:.4g}, which is no size of the problem" if e.want.size > 3 else ""
+    return f"scaled by {factor:.4g}, which is not a size of the problem" if e.want.size > 3 else ""
 
 
 def constant_said(e: Evidence, factor: float) -> str:

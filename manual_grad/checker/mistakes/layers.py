@@ -269,7 +269,7 @@ def _activations(tape: Tape) -> Iterator[_Activation]:
 
 
 def _between(tape: Tape, users: dict[Slot, list[Edge]], start: Slot, end: Slot) -> _Activation | None:
-    """What leads from one slot to another; None where that is no activation."""
+    """What leads from one slot to another; None where that is not an activation."""
     gots: dict[Slot, Any] = {start: 1.0}
     names, masked = [], False
     pending = {at for at, _ in users[start]}

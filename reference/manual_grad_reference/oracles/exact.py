@@ -34,7 +34,7 @@ _SAME = {"neg", "abs"}
 
 
 class NotExactError(ValueError):
-    """A program does something that float64 does not do exactly, or is no polynomial."""
+    """A program does something that float64 does not do exactly, or is not a polynomial."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def unit_of(value: Any) -> int:
     for k in range(31):
         if (entries * 2.0**k == np.round(entries * 2.0**k)).all():
             return k
-    raise NotExactError("an entry is no multiple of a power of ½")
+    raise NotExactError("an entry is not a multiple of a power of ½")
 
 
 def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
@@ -75,7 +75,7 @@ def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
         What `fn` gives; the largest magnitude that any intermediate sum could have, in its own unit, to hold
         against `LARGEST`; the degree.
     Raises:
-        NotExactError: `fn` is no polynomial on each piece, or divides by what is no power of two.
+        NotExactError: `fn` is not a polynomial on each piece, or divides by what is not a power of two.
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(inputs)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
