@@ -77,14 +77,19 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
             ]
             if points:
                 (lines[side],) = axes.plot(
-                    *zip(*sorted(points), strict=True), marker="o", markersize=3, color=colours[side]
+                    *zip(*sorted(points), strict=True),
+                    marker="o",
+                    markersize=3,
+                    color=colours[side],
+                    linewidth=3 if side == "manual" else 1.2,  # seen below a line that lies on it
                 )
         axes.set_xscale("log")
-        if what == "temporaries":  # there may be none
-            axes.set_yscale("symlog", linthresh=1e3)
-            axes.set_ylim(bottom=0)
-        else:
+        if what != "temporaries":
             axes.set_yscale("log")
+        else:  # there may be none
+            axes.set_yscale("symlog", linthresh=1e3, linscale=0.5)
+            axes.set_ylim(-100, max(2e3, 2 * axes.get_ylim()[1]))
+            axes.set_yticks([0, *(t for t in 10.0 ** np.arange(3, 13) if t < axes.get_ylim()[1])])
         for axis, its in ((axes.xaxis, "B"), (axes.yaxis, unit)):
             axis.set_major_formatter(EngFormatter(its, places=None))
             axis.set_minor_locator(NullLocator())
@@ -109,19 +114,20 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: A
     axes = figure.subplots()
     known = [row for row in rows if row["work_flops"] and all(row["sides"][s]["moved"] for s in row["pair"])]
     named: dict[str, tuple[float, float]] = {}
+    every: list[tuple[float, float]] = []
     for i, (marker, label) in enumerate((("o", "by hand"), ("x", "the other side"))):
         sides = [row["sides"][row["pair"][i]] for row in known]
         points = [
             (row["work_flops"] / s["moved"], row["work_flops"] / s["median"])
             for row, s in zip(known, sides, strict=True)
         ]
+        every += points
         if points:
             axes.plot(*zip(*points, strict=True), marker, markersize=4, color=f"C{i}", label=label)
         if i == 0:  # a case's last size is its largest
             named = {row["case"]: point for row, point in zip(known, points, strict=True)}
-    low = min((x for x, _ in named.values()), default=1e-2)
-    high = max((x for x, _ in named.values()), default=1e2)
-    intensity = np.logspace(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 0.5, 50)
+    low, high = min((x for x, _ in every), default=1e-2), max((x for x, _ in every), default=1e2)
+    intensity = np.logspace(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 0.5, 300)
     fastest = max(speed for _, speed in ceiling["copies"])
     reached = np.minimum(ceiling["flops"], intensity * fastest)
     axes.plot(intensity, reached, color="black", label="measured ceiling")
@@ -133,14 +139,16 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: A
     axes.legend(loc="lower right")
     figure.set_dpi(100)
     figure.draw_without_rendering()
-    _name_points(axes, named)
+    _name_points(axes, named, [*every, *zip(intensity, reached, strict=True)])
     return figure
 
 
-def _name_points(axes: Any, named: dict[str, tuple[float, float]]) -> None:
-    """Write each point's name at the nearest free place around it, with a line to it where that is far."""
+def _name_points(
+    axes: Any, named: dict[str, tuple[float, float]], drawn: Sequence[tuple[float, float]]
+) -> None:
+    """Write each point's name where nothing is drawn yet, near it, with a line to it where that is far."""
     at = axes.transData.transform(list(named.values())) if named else []
-    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(drawn)] if named else []
     box = axes.get_window_extent()
     for name, (x, y) in zip(named, at, strict=True):
         width = LETTER * len(name)

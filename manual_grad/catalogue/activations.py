@@ -85,7 +85,7 @@ RELU = Formula(
         Function(jac_relu_x, wrt=("x",), golden=GOLDEN_RELU),
     ),
     op=Op(ops.relu, _timed(jax.nn.relu, SMALL, LARGE, peer=True)),
-    bench=_timed(jax.nn.relu, quick=(1,)),
+    bench=_timed(jax.nn.relu, quick=(0, 1)),
     shown=Shown("Activations", "ReLU", r"a = \max(z, 0)", (r"dz = da \odot \mathbb{1}\{z > 0\}",), ("B-06",)),
 )
 SIGMOID = Formula(

@@ -71,7 +71,7 @@ DENSE_ROWS = Formula(
         Function(jac_dense_rows_W_factors, ("W",), functools.partial(kronecker, identity=1), bench=JACOBIANS),
     ),
     op=Op(ops.dense, Bench(AXES, LAYERS[:2], peer=True)),
-    bench=Bench(AXES, LAYERS, quick=(1,)),
+    bench=Bench(AXES, LAYERS, quick=(0, 1)),
     shown=Shown(
         "Layers",
         "Dense, one sample per row",

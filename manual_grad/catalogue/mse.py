@@ -86,7 +86,7 @@ MSE = Formula(
         Function(jac_squared_errors_y_hat_diagonal, ("y_hat",), diagonal, SQUARED_ERRORS, bench=JACOBIANS),
     ),
     op=Op(ops.mse, Bench(("N",), ((64,), (1 << 20,)), wrt=("y_hat",), quick=(1,), peer=True)),
-    bench=Bench(("N",), ((64,), (4096,), (1 << 20,)), quick=(1,)),
+    bench=Bench(("N",), ((64,), (4096,), (1 << 20,)), quick=(0, 1)),
     shown=Shown(
         "Losses",
         "Mean squared error",

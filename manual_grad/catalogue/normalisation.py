@@ -213,7 +213,7 @@ LAYER_NORM = Formula(
         Function(jac_layer_norm_x_blocks, ("x",), blocks, bench=JACOBIANS),
     ),
     op=Op(ops.layer_norm),
-    bench=Bench(AXES, SIZES, quick=(1,)),
+    bench=Bench(AXES, SIZES, quick=(0, 1)),
     shown=Shown("Layers", "Layer normalisation", Y, (CENTRED_DX, PARAMETERS), ("E-01",)),
 )
 RMS_NORM = Formula(
