@@ -32,7 +32,7 @@ COMPARING = {"manual_grad.budget", "manual_grad.compare", "manual_grad.compiling
 CATALOGUE = MATHEMATICS | COMPARING | {"manual_grad.digits", "manual_grad.ops"}
 FLOORS |= {
     "manual_grad.catalogue": CATALOGUE,
-    "manual_grad.checker": COMPARING,
+    "manual_grad.checker": COMPARING | {"manual_grad.digits"},
     "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
 }
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
@@ -275,7 +275,7 @@ def test_every_tag_names_a_test():
 @pytest.mark.parametrize("module", ["manual_grad", "manual_grad.verify"])
 def test_an_import_loads_no_proof(module):
     """Who computes or checks a gradient pays for no catalogue, lecture or SymPy."""
-    heavy = ("manual_grad.catalogue", "manual_grad.lectures", "sympy", "manual_grad_benchmarks")
+    heavy = ("manual_grad.catalogue", "manual_grad.lectures", "sympy", "torch", "manual_grad_benchmarks")
     code = f"import sys, {module}; print([m for m in sys.modules if m.startswith({heavy!r})])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -95,7 +95,7 @@ def check_grad(
         got = called(who, "grad", grad, *own)
         return Reply(got, 1.0, tuple(modified(_arguments(shown), args, own, "grad")))
 
-    fn, fn_name = _truth_of(who, against, "against", loss, "loss")
+    fn, fn_name = truth_of(who, against, "against", loss, "loss")
     question = Question(who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True)
     return verdict(question, seed, draws, [value], written)
 
@@ -161,7 +161,7 @@ def check_vjp(
 
     out = called(who, "fwd", forward, *copies(args))[0]
     require_numbers(who, "fwd", out)
-    fn, fn_name = _truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
+    fn, fn_name = truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
     question = Question(who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False)
     return verdict(question, seed, draws, float_leaves(out))
 
@@ -238,7 +238,7 @@ def forward_named(name: str) -> Callable[..., Any]:
     return known[name]
 
 
-def _truth_of(who: str, given: Any, keyword: str, own: Forward, own_name: str) -> tuple[Forward, str]:
+def truth_of(who: str, given: Any, keyword: str, own: Forward, own_name: str) -> tuple[Forward, str]:
     """The function that JAX differentiates, and what to call it."""
     if given is None:
         return own, own_name

@@ -51,12 +51,14 @@ class Report:
             that a call has written into.
         points: how many different points it was checked at.
         seed: what they were drawn with.
+        truth: what the gradients were compared with.
     """
 
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
     points: int = 1
     seed: int = 0
+    truth: str = "jax.vjp"
 
     @property
     def ok(self) -> bool:
@@ -73,7 +75,7 @@ class Report:
         said = [f"{wrong} of {n} wrong"] * bool(wrong) + [f"{unknown} of {n} not checked"] * bool(unknown)
         verdict = ", ".join(said) or f"all {n} right"
         at = f"{self.points} point{'s' if self.points > 1 else ''}"
-        head = f"gradients against jax.vjp in float64: {verdict} ({at}, seed {self.seed})"
+        head = f"gradients against {self.truth} in float64: {verdict} ({at}, seed {self.seed})"
         return "\n".join(
             [head, *(f"  {f}" for f in self.findings), *(f"  note: {note}" for note in self.notes)]
         )

@@ -124,7 +124,7 @@ def _cast(x: np.ndarray, like: Any) -> Any:
 
 
 def kinks(
-    point: Point, wants: Sequence[np.ndarray], rng: np.random.Generator
+    point: Point, wants: Sequence[np.ndarray], rng: np.random.Generator, knows: str = "JAX"
 ) -> tuple[dict[int, str], dict[int, str]]:
     """The leaves that sit on a kink, and those by which JAX's own derivative is not the function's.
 
@@ -136,6 +136,7 @@ def kinks(
         point: where to look.
         wants: the truth there.
         rng: draws the directions.
+        knows: who knows the truth.
     Returns:
         Two dictionaries, index into ``point.values`` → what was seen.
     """
@@ -155,7 +156,7 @@ def kinks(
             told = float(np.vdot(direction, wants[place]))
             if abs(told - (right + left) / 2) > 1e-3 * max(size, abs(told)) + noise + gap:
                 disagree[i] = (
-                    f"finite differences give {right:.4g} where JAX says {told:.4g} (a custom rule or "
+                    f"finite differences give {right:.4g} where {knows} says {told:.4g} (a custom rule or "
                     "stop_gradient in the function that is differentiated?)"
                 )
     return found, {i: what for i, what in disagree.items() if i not in found}
@@ -279,7 +280,8 @@ def point_at(
     wrt: Sequence[int],
     dout: Sequence[Any],
     compiled: dict,
+    by_torch: Any = None,
 ) -> Point:
     """A question put in float64; call it where float64 is enabled."""
     exact = tuple(to_float64(v) for v in values)
-    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled)
+    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled, by_torch)

@@ -78,7 +78,7 @@ def verdict(
     given = _answer(question, question.values, drawn(rng), notes)
     with exact():
         about = nearby.alike(given.point) + _value_notes(question, given, value)
-        kinks, disagreements = nearby.kinks(given.point, given.wants, rng)
+        kinks, disagreements = nearby.kinks(given.point, given.wants, rng, question.knows)
         on_the_kink, beyond = _on_the_kink(question, given, kinks)
     names = question.leaf_names
     about += [f"{names[i]} sits on a kink: {what}; checked near it instead" for i, what in kinks.items()]
@@ -106,7 +106,7 @@ def verdict(
         findings.append(_finding(question, leaf, answers, given, probes, beyond.get(leaf), notes))
     notes += _unmoved(question, plain, draws) + _nothing_to_tell(question, [*plain, *off], findings)
     points = len({tuple(map(_bytes, answer.values)) for answer in plain})
-    return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed)
+    return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed, question.truth)
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -211,12 +211,13 @@ def _finding(
     argument, name = question.owners[index], question.leaf_names[index]
     dtype = _wrong_dtype(given.gots[leaf], question.values[index])
     if not any(np.isfinite(answer.wants[leaf]).any() for answer in answers):
-        why = "JAX's own gradient is NaN or infinite at every point: there is nothing to compare with"
+        own = f"{question.knows}'s own gradient"
+        why = f"{own} is NaN or infinite at every point: there is nothing to compare with"
         return Finding(argument, name, False, why, float("nan"), None)
-    notes += _not_compared(name, [given, *answers], leaf)
+    notes += _not_compared(question, name, [given, *answers], leaf)
     replies = [reply for answer in answers for reply in answer.replies()]
     if any(leaf in answer.ill and answer.wide for answer in answers):
-        replies, worse = _replies_in_float64(replies, leaf)
+        replies, worse = _replies_in_float64(question, replies, leaf)
         notes += worse and [f"{name} is ill-conditioned in {worse}; checked in float64"]
     found = [checked(reply, leaf) for reply in replies]
     wrong = [reply for reply, (right, *_) in zip(replies, found, strict=True) if not right]
@@ -251,7 +252,7 @@ def _error(reply: Answer, leaf: int) -> float:
     return error * (largest or 1.0) / reply.size if largest <= NOTHING * reply.size and reply.size else error
 
 
-def _replies_in_float64(replies: list[Answer], leaf: int) -> tuple[list[Answer], str]:
+def _replies_in_float64(question: Question, replies: list[Answer], leaf: int) -> tuple[list[Answer], str]:
     """The replies of which the rounding says enough, those in float64 for the others, and what to say of it.
 
     What came in the narrower dtype must lie within its budgets all the same.
@@ -268,7 +269,7 @@ def _replies_in_float64(replies: list[Answer], leaf: int) -> tuple[list[Answer],
             off = min(100 * float(np.max(reply.limits[leaf])) / 2 / largest, 100.0)
             if off >= TOLD:
                 digits = f"{off:.0f}" if off >= 10 else f"{off:.2g}"
-                said = f"{reply.dtypes[leaf]} here: JAX's own gradient may be {digits} % off"
+                said = f"{reply.dtypes[leaf]} here: {question.knows}'s own gradient may be {digits} % off"
     return found, said
 
 
@@ -298,7 +299,7 @@ def _probed(given: Answer, probe: Probe, leaf: int) -> tuple[str, float, Where |
     return None if right else (probe.says, error, where)
 
 
-def _not_compared(name: str, answers: Sequence[Answer], leaf: int) -> list[str]:
+def _not_compared(question: Question, name: str, answers: Sequence[Answer], leaf: int) -> list[str]:
     """That the truth is not a number in some entries."""
     for answer in answers:
         unknown = ~np.isfinite(answer.wants[leaf])
@@ -308,7 +309,8 @@ def _not_compared(name: str, answers: Sequence[Answer], leaf: int) -> list[str]:
             of = f"{unknown.sum()} of {unknown.size} entries" if unknown.size > 1 else "its only entry"
             where = "at the given point" if answer is answers[0] else "near it"
             return [
-                f"{name}: JAX's own gradient is NaN or infinite in {of} {where}{index}; not compared there"
+                f"{name}: {question.knows}'s own gradient is NaN or infinite in {of} {where}{index}; "
+                "not compared there"
             ]
     return []
 
@@ -378,7 +380,7 @@ def _on_the_kink(
         at = where[0]
         index = f" at [{','.join(map(str, at))}]" if at else ""
         notes.append(
-            f"{question.leaf_names[i]}: on the kink itself got {g[at]:.6g}, jax.vjp has "
+            f"{question.leaf_names[i]}: on the kink itself got {g[at]:.6g}, {question.truth} has "
             f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) makes that difference"
         )
     return notes, beyond

@@ -329,10 +329,13 @@ def show(
 
 @app.command(cls=Command)
 def check(
-    loss: Annotated[str, typer.Argument(help="A scalar loss, as [bold]file.py:function[/].")],
-    grad: Annotated[
-        str, typer.Argument(help="Its gradient: a tuple, one array for each floating-point argument.")
+    loss: Annotated[
+        str, typer.Argument(help="A scalar loss, as [bold]file.py:function[/] or [bold]module:function[/].")
     ],
+    grad: Annotated[
+        str | None,
+        typer.Argument(help="Its gradient: a tuple, one array for each floating-point argument."),
+    ] = None,
     input: Annotated[
         list[str] | None,
         typer.Option(
@@ -352,6 +355,22 @@ def check(
             "softmax_cross_entropy, or file.py:function."
         ),
     ] = None,
+    torch: Annotated[
+        bool,
+        typer.Option(
+            "--torch",
+            help="The first function is PyTorch's: its own backward pass is checked, and there is no second.",
+        ),
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION",
+            help="With --torch: the same in plain PyTorch, file.py:function. "
+            "(an autograd.Function's own forward)",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="With --torch: where the tensors are, such as cuda.")] = "cpu",
     wrt: Annotated[
         list[str] | None,
         typer.Option(
@@ -383,9 +402,19 @@ def check(
     manual-grad check mine.py:loss mine.py:grad --input x=8x3 --input y=8
 
     manual-grad check mine.py:loss mine.py:grad --inputs batch.npz --against softmax_cross_entropy
+
+    manual-grad check mine.py:MyFunction --torch --input x=8x3 --reference mine.py:plain
     """
     if json:
         require_writable(json)
+    if torch and grad is not None:
+        raise UsageError("--torch takes one function, whose own backward pass is checked")
+    if not torch and (grad is None or reference is not None or device != "cpu"):
+        raise UsageError(
+            "--reference and --device go with --torch"
+            if grad is not None
+            else "give the gradient too, as file.py:function, or --torch"
+        )
     if (not input) == (inputs is None):
         raise UsageError(
             "give the arguments either as --input name=shape, once for each, or as --inputs file.npz"
@@ -394,6 +423,10 @@ def check(
 
     work.prepare(cached=not no_cache)
     kind = dtype.value if dtype else None
+    if torch:
+        rest = (wrt, kind, device, seed, draws, json)
+        raise typer.Exit(work.check_in_torch(loss, reference, input or [], inputs, against, *rest))
+    assert grad is not None
     raise typer.Exit(work.check(loss, grad, input or [], inputs, against, wrt, kind, seed, draws, json))
 
 

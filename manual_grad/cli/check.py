@@ -1,20 +1,26 @@
 """``manual-grad check``: anyone's own gradient, and why it is wrong."""
 
+import contextlib
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.border import InputError, describe
+from manual_grad.checker.asking import one_line
+from manual_grad.checker.pytorch import load_torch, signed, tensor_of
 from manual_grad.cli import cache, tables, user_code
 from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.environment import environment
-from manual_grad.verify import Report, check_grad
+from manual_grad.verify import Report, check_grad, check_torch
 
 
 def prepare(cached: bool) -> None:
@@ -41,7 +47,7 @@ def check(
     other = [against] if against and ":" in against else []
     functions = user_code.load_functions([loss, grad, *other])
     arguments = _arguments(functions[0], loss, shapes, archive, dtype, seed)
-    try:
+    with _words_of_the_command_line():
         report = check_grad(
             functions[0],
             functions[1],
@@ -52,9 +58,69 @@ def check(
             draws=draws,
             names=list(arguments),
         )
-    except InputError as error:  # which names Python's parameters
-        said = str(error).removeprefix("check_grad: ")
-        raise InputError(f"--{said}" if said.startswith("against") else said) from error
+    return _told(report, arguments, json)
+
+
+def check_in_torch(
+    fn: str,
+    reference: str | None,
+    shapes: list[str],
+    archive: Path | None,
+    against: str | None,
+    wrt: list[str] | None,
+    dtype: str | None,
+    device: str,
+    seed: int,
+    draws: int,
+    json: Path | None,
+) -> int:
+    """Check a PyTorch function's backward pass at random tensors or those of an archive; the exit code."""
+    torch = load_torch()
+    others = [path for path in (reference, against) if path and ":" in path]
+    mine, *functions = user_code.load_functions([fn, *others])
+    arguments = _arguments(signed(torch, mine), fn, shapes, archive, dtype, seed)
+    _argnums(wrt, list(arguments))
+    try:
+        tensors = [tensor_of(torch, np.asarray(array), device) for array in arguments.values()]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UsageError(f"--device is {device!r}, where PyTorch has no tensors: {one_line(error)}") from None
+    with _words_of_the_command_line():
+        report = check_torch(
+            mine,
+            *tensors,
+            reference=functions.pop(0) if reference else None,
+            against=functions[0] if functions else against,
+            wrt=wrt,
+            seed=seed,
+            draws=draws,
+            names=list(arguments),
+        )
+    return _told(report, arguments, json)
+
+
+WORDS = {  # of Python's parameters → of the options
+    "as against=": "with --against",
+    "against=": "--against",
+    "reference=": "--reference",
+    "argnums says which are differentiated by": "--wrt says which are differentiated by",
+}
+
+
+@contextlib.contextmanager
+def _words_of_the_command_line() -> Iterator[None]:
+    """Messages that speak of options, not of parameters."""
+    try:
+        yield
+    except InputError as error:
+        said = re.sub(r"^check_(grad|torch): ", "", str(error))
+        said = f"--{said}" if said.startswith("against") else said
+        for theirs, ours in WORDS.items():
+            said = said.replace(theirs, ours)
+        raise InputError(said) from error
+
+
+def _told(report: Report, arguments: dict[str, Any], json: Path | None) -> int:
+    """Print a report, write it where asked for; the exit code."""
     _print_report(tables.console(132), report)
     if json:
         write(json, _report_as_json(report, arguments))
@@ -85,7 +151,7 @@ def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
 
 
 def _print_report(console: Console, report: Report) -> None:
-    table = Table(title="Gradients against jax.vjp in float64", title_justify="left")
+    table = Table(title=f"Gradients against {report.truth} in float64", title_justify="left")
     table.add_column("argument", no_wrap=True)
     for name in ("largest relative error", "where"):
         table.add_column(name, justify="right")

@@ -1,9 +1,11 @@
 """What a user hands to the console script: functions in a file, random inputs by their shape, an archive."""
 
 import difflib
+import importlib
 import importlib.util
 import inspect
 import math
+import os
 import re
 import sys
 import zipfile
@@ -21,10 +23,11 @@ INPUT = re.compile(r"(?P<name>\w+)=(?:(?P<kind>int|onehot|positive):)?(?P<rest>.
 
 
 def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
-    """The functions named ``file.py:function``; each file is run once.
+    """The functions named ``file.py:function`` or ``module:function``; each file is run once.
 
     Args:
-        paths: a file and the name of a function in it, with a colon between them.
+        paths: a file or a module that can be imported, and the name of a function in it, with a colon between
+            them.
     Returns:
         The functions, in order.
     Raises:
@@ -36,7 +39,7 @@ def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
         file, colon, name = path.rpartition(":")
         if not colon or not name:
             raise InputError(f"{path!r} is not a function, expected file.py:function")
-        module = modules.get(Path(file)) or modules.setdefault(Path(file), _run(Path(file)))
+        module = modules.get(Path(file)) or modules.setdefault(Path(file), _load(file))
         fn = getattr(module, name, None)
         if fn is None:
             close = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)])
@@ -46,6 +49,26 @@ def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
             raise InputError(f"{path} is {describe(fn)}, expected a function")
         found.append(fn)
     return found
+
+
+def _load(file: str) -> Any:
+    """A file, run; or a module by its name, found from the folder one is in as ``python -m`` finds it."""
+    if (
+        Path(file).is_file()
+        or not all(part.isidentifier() for part in file.split("."))
+        or file.endswith(".py")
+    ):
+        return _run(Path(file))
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(file)
+    except (Exception, SystemExit) as error:  # a module may raise anything, and end
+        if isinstance(error, ModuleNotFoundError) and file.startswith(error.name or " "):
+            raise InputError(f"there is no file and no module {file!r}") from None
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
+    finally:
+        sys.path.pop(0)
 
 
 def _run(file: Path) -> Any:

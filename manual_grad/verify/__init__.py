@@ -8,5 +8,15 @@ from manual_grad.checker.check import (
     check_grad,
     check_vjp,
 )
+from manual_grad.checker.pytorch import assert_torch_matches, check_torch
 
-__all__ = ["Finding", "Report", "assert_grad_matches", "assert_vjp_matches", "check_grad", "check_vjp"]
+__all__ = [
+    "Finding",
+    "Report",
+    "assert_grad_matches",
+    "assert_torch_matches",
+    "assert_vjp_matches",
+    "check_grad",
+    "check_torch",
+    "check_vjp",
+]

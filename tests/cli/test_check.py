@@ -101,6 +101,7 @@ def run(capsys, monkeypatch, tmp_path):
 RIGHT = [
     f"mine.py:loss mine.py:grad {SHAPES}",
     f"mine.py:loss mine.py:grad {SHAPES} --dtype float32 --seed 4",
+    f"mine:loss mine:grad {SHAPES}",
     "mine.py:loss mine.py:grad --input w=3 --input y=8 --input x=8x3",
     "mine.py:loss mine.py:grad --inputs all.npz",
     f"mine.py:loss mine.py:grad_w {SHAPES} --wrt w",
@@ -155,6 +156,11 @@ def test_the_seed_decides_the_arguments(run, tmp_path):
 
 BAD = {
     f"nowhere.py:loss mine.py:grad {SHAPES}": "there is no file 'nowhere.py'",
+    f"nowhere:loss mine.py:grad {SHAPES}": "there is no file and no module 'nowhere'",
+    f"broken:loss mine.py:grad {SHAPES}": "broken raised ZeroDivisionError",
+    f"mine.py:loss {SHAPES}": "give the gradient too, as file.py:function, or --torch",
+    f"mine.py:loss mine.py:grad {SHAPES} --torch": "--torch takes one function",
+    f"mine.py:loss mine.py:grad {SHAPES} --device cuda": "--reference and --device go with --torch",
     f"mine.py:nope mine.py:grad {SHAPES}": "mine.py has no function 'nope'",
     f"mine.py mine.py:grad {SHAPES}": "expected file.py:function",
     f"mine.py:number mine.py:grad {SHAPES}": "mine.py:number is 3, expected a function",
