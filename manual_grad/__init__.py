@@ -1,8 +1,8 @@
 """Hand-derived backpropagation: every formula of four lectures as a pure function, verified against JAX.
 
 Each ``f_fwd(*primals)`` returns ``(out, res)`` and each ``f_bwd(res, dout)`` one cotangent for each
-floating-point primal; ``jac_f_x`` is an explicit Jacobian. The names stand in :mod:`manual_grad.public`,
-which is imported, with JAX, when the first of them is asked for.
+floating-point primal; ``jac_f_x`` is an explicit Jacobian. The names are in :mod:`manual_grad.public`,
+which is imported, together with JAX, when the first of them is used.
 """
 
 import importlib

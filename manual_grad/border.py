@@ -1,8 +1,8 @@
-"""The border of every public formula: what may come in, and the one clear line for what may not.
+"""The input checks of every public formula: what is accepted, and one clear line for what is not.
 
-``@checked`` holds each argument against the jaxtyping annotation in the signature, the axis names shared
-between the arguments of one call, and refuses by name what would otherwise broadcast in silence. It costs
-microseconds, when a function is traced or called eagerly, and nothing once it is compiled.
+``@checked`` compares each argument with the jaxtyping annotation in the signature, with axis names shared
+between the arguments of a call, and names the argument that would otherwise be broadcast silently. It costs
+microseconds when a function is traced or called eagerly, and nothing once it is compiled.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ Label = Integer[Array, ""] | int
 
 
 class InputError(TypeCheckError, ValueError):
-    """An argument that a formula cannot take; the message names it, what came and what was expected."""
+    """An argument that a formula refuses; the message names it, what was given and what was expected."""
 
 
 def checked(formula: Callable[P, R], prepare: Prepare | None = None) -> Callable[P, R]:
-    """Hold every call of ``formula`` against its signature; NumPy arrays enter as JAX arrays.
+    """Check every call of ``formula`` against its signature; NumPy arrays are converted to JAX arrays.
 
     Args:
         formula: a function whose parameters are annotated.
         prepare: given the annotations and the arguments by name, the arguments to check and call with.
     Raises:
-        InputError: an argument's type, rank, size or dtype does not fit its annotation, two arguments
+        InputError: an argument's type, rank, size or dtype does not match its annotation, two arguments
             disagree on an axis or on the floating-point dtype, or an array is empty.
 
     >>> @checked
@@ -91,7 +91,7 @@ def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def _wide(value: Any, hint: Any) -> Any:
-    """Integers too long for JAX as the floats that may stand in their place; those without one stay."""
+    """Integers too long for JAX, as floats where a float is accepted; the others are left alone."""
     items = typing.get_args(hint)
     if isinstance(value, int) and float in items and abs(value) >= 2**31:
         return float(value) if abs(value) < 2**1023 else value
@@ -137,12 +137,12 @@ def _check_annotations(formula: str, hints: dict[str, Any], given: dict[str, Any
 
 
 def _found(value: Any, hint: Any) -> str:
-    """What came in; a list in an array's place by its length alone."""
+    """What was given; a list in place of an array is described by its length alone."""
     return _counted(value) if _remedy(value, hint) else describe(value)
 
 
 def _remedy(value: Any, hint: Any) -> str:
-    """What makes an array of a list that was given in one's place."""
+    """The remedy for a list given in place of an array."""
     hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     wanted = any(inspect.isclass(h) and issubclass(h, AbstractArray) for h in hints)
     first = value
@@ -153,7 +153,7 @@ def _remedy(value: Any, hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has its annotation's type; of a sequence beartype looks at one item, here at all."""
+    """Whether a value has the annotated type; beartype looks at one item of a sequence, this at all."""
     items = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and items[-1] is Ellipsis:
         return isinstance(value, tuple) and all(_fits(item, items[0]) for item in value)
@@ -181,7 +181,7 @@ def _dataclasses(name: str, value: Any) -> Iterator[tuple[dict[str, Any], dict[s
 
 
 def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:
-    """Each array in an argument, with its place there, such as ``params[1][0]``."""
+    """Each array in an argument, with its position there, such as ``params[1][0]``."""
     leaves = jax.tree_util.tree_leaves_with_path(value)
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves if isinstance(leaf, jax.Array)]
 
@@ -197,7 +197,7 @@ def _has_own_float_dtype(array: jax.Array) -> bool:
 
 
 def describe(value: Any, levels: int = 6) -> str:
-    """``value`` in a few characters, arrays by dtype and shape; lists in lists down to so many levels.
+    """``value`` in a few characters, arrays by dtype and shape; nested lists down to this many levels.
 
     >>> describe((jnp.ones((2, 3)), "SAME"))
     "(float32[2,3], 'SAME')"
@@ -263,7 +263,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_seen(condition: jax.Array, message: str) -> None:
-    """As :func:`require`, of a computed condition: where it can be seen, which under ``jit`` it cannot.
+    """The same as :func:`require` for a computed condition, if its value is known; under ``jit`` it is not.
 
     >>> jax.jit(lambda x: require_seen(x > 0, "not positive"))(-1.0)
     """
@@ -273,7 +273,7 @@ def require_seen(condition: jax.Array, message: str) -> None:
 
 
 def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:
-    """Refuse an array that has not this shape: a cotangent that is not shaped as the output."""
+    """Refuse an array without this shape: a cotangent that is not shaped like the output."""
     wanted = ",".join(map(str, shape))
     require(array.shape == tuple(shape), f"{formula}: {name} is {describe(array)}, expected float[{wanted}]")
 
@@ -281,9 +281,9 @@ def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int
 def require_labels_in_range(
     formula: str, labels: Any, K: int, name: str = "labels", ignore_index: int | None = None
 ) -> None:
-    """Refuse integer labels outside 0…K−1 that are not ``ignore_index``, where their values can be seen.
+    """Refuse integer labels outside 0…K−1 that are not ``ignore_index``, if their values are known.
 
-    Under ``jit`` they cannot: there the loss and that sample's gradient become NaN (see
+    Under ``jit`` they are not: there the loss and that sample's gradient become NaN (see
     :func:`manual_grad.formulas.softmax.one_hot`).
     """
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):

@@ -1,10 +1,10 @@
-"""Error budgets: how far from the truth each entry of an answer may be, in the dtype that it is computed in.
+"""Error budgets: how far each entry of a result may be from the truth, in the dtype in which it is computed.
 
-In float64 an entry may be off by 1e-12 of the largest in its array. In a narrower dtype each entry has a
-budget of its own, :data:`MARGIN` standard deviations of its rounding error as
-:mod:`manual_grad_reference.oracles.rounding` finds it: it follows the reference's program, from the dtype's
-epsilon, the lengths of the sums and the magnitudes of what is summed. The formula takes no part in it, so an
-inaccurate one earns no wider budget.
+In float64 an entry may be off by 1e-12 times the largest in its array. In a narrower dtype each entry has its
+own budget: :data:`MARGIN` standard deviations of its rounding error, which
+:mod:`manual_grad_reference.oracles.rounding` estimates by following the reference's program, from the
+precision of the dtype, the lengths of the sums and the magnitudes of their terms. The formula is not
+involved, so an inaccurate one does not get a wider budget.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,18 @@ MARGIN = 6.0  # arrays have up to 10⁵ entries
 
 
 def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
-    """``fn(*args)`` in float64, and how far off each entry of it may be in ``dtype``; may be under ``jit``.
+    """``fn(*args)`` in float64, and how far off each entry may be in ``dtype``; works under ``jit``.
 
     Args:
         fn: a plain forward function, or an oracle's derivative of one.
-        *args: arrays and pytrees of them; the floating-point ones in float64, holding what is exact in
+        *args: arrays and pytrees of them; the floating-point ones in float64, with values that are exact in
             ``dtype``.
         dtype: float64, float32, bfloat16 or float16.
     Returns:
-        What ``fn`` gives, and built alike, in float64, the absolute error that each entry may have.
+        The result of ``fn`` and, with the same structure, the absolute error allowed in each entry, in
+        float64.
     Raises:
-        NoBudgetError: ``fn`` does something for which no rule of rounding is known.
+        NoBudgetError: ``fn`` uses an operation for which no rounding rule is known.
 
     >>> with jax.enable_x64(True):
     ...     out, allowed = budgets(jnp.dot, jnp.array([3.0, 4.0]), jnp.array([5.0, 6.0]), dtype=jnp.bfloat16)
@@ -47,14 +48,14 @@ def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def rounding_in_float64(fn: Callable, *args: Any) -> Any:
-    """What rounding in float64 may do to each entry of ``fn(*args)``: of what is summed, not of what is left.
+    """What rounding in float64 may do to each entry of ``fn(*args)``, relative to the terms of its sums.
 
     Args:
         fn, *args: as for :func:`budgets`.
     Returns:
-        An absolute error for each entry, :data:`MARGIN` standard deviations.
+        An absolute error for each entry: :data:`MARGIN` standard deviations.
     Raises:
-        NoBudgetError: ``fn`` does something for which no rule of rounding is known.
+        NoBudgetError: ``fn`` uses an operation for which no rounding rule is known.
 
     >>> with jax.enable_x64(True):
     ...     allowed = rounding_in_float64(lambda x: (x + 1e3) - 1e3 - x, jnp.float64(0.5))

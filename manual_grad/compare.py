@@ -20,9 +20,9 @@ class Comparison:
     Attributes:
         name: which array, such as ``params[0][1]``.
         error: max |got − want| / max |want|; infinite where structure, shape, dtype or a NaN differs.
-        detail: what differs, or where most of what is allowed was used.
-        share: the largest error of any entry over what that entry is allowed; up to 1 it passes.
-        facts: what else an oracle says of itself.
+        detail: what differs, or where the largest share of the allowed error was used.
+        share: the largest ratio of an entry's error to the error allowed there; up to 1 it passes.
+        facts: what else an oracle reports.
     """
 
     name: str
@@ -39,11 +39,11 @@ def compare(got: Any, want: Any, dtype: Any, name: str = "", allowed: Any = None
         got: what is checked, every array of ``dtype``.
         want: the truth, of the same structure and shapes, in any dtype.
         dtype: the dtype that ``got`` must have.
-        name: what to call the whole.
-        allowed: built as ``want``, the absolute error that each entry may have; without it all entries may
-            have the largest magnitude in ``want`` times 1e-12.
+        name: what to call the whole pytree.
+        allowed: structured like ``want``, the absolute error allowed in each entry; by default 1e-12 times
+            the largest magnitude in ``want``.
     Returns:
-        One comparison a leaf; a single one of infinite error where the structures differ.
+        One comparison per leaf; a single one with infinite error if the structures differ.
 
     >>> found = compare(jnp.array([1.0, 2.5]), np.array([1.0, 2.0]), jnp.float32, "dW", np.array([1.0, 1.0]))
     >>> found
@@ -82,7 +82,7 @@ def _compare_arrays(got: Any, want: Any, allowed: Any, dtype: Any, name: str) ->
 
 
 def share_of(difference: np.ndarray, allowed: Any) -> np.ndarray:
-    """How much of what it is allowed each difference uses; where nothing is allowed, all or nothing.
+    """Each difference divided by what is allowed; where nothing is allowed, 0 or infinity.
 
     >>> share_of(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 4.0])).tolist()
     [0.0, inf, 0.25]

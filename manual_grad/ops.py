@@ -1,22 +1,23 @@
 """The formulas as JAX functions to train with: ``jax.grad`` of each one is the hand-derived gradient.
 
 Each operation is a ``jax.custom_vjp`` over a pair of :mod:`manual_grad.formulas`, with what a layer needs
-around it: keyword arguments, any number of leading batch axes, dtypes that mix, several devices.
+in addition: keyword arguments, any number of leading batch axes, mixed dtypes, several devices.
 
 - Floating-point arguments of different dtypes are all promoted to their ``jnp.result_type``; each cotangent
   comes back in its primal's dtype.
-- Under ``jax.shard_map`` an argument that the devices share gets the sum of their cotangents. A loss is the
-  mean over a device's own samples: take ``jax.lax.pmean`` of it.
-- jit, vmap, scan, remat, export and derivatives of any order work. What JAX has not is forward mode through
-  a ``custom_vjp``: ``jax.jvp`` and ``jax.jacfwd`` of an operation raise a ``TypeError``. The ways round it:
+- Under ``jax.shard_map`` an argument shared by the devices receives the sum of their cotangents. A loss is
+  the mean over a device's own samples: take ``jax.lax.pmean`` of it.
+- jit, vmap, scan, remat, export and derivatives of any order work. ``custom_vjp`` lacks forward mode:
+  ``jax.jvp`` and ``jax.jacfwd`` of an operation raise a ``TypeError``. The ways around it:
 
-  - J v for a tangent v, by pulling back twice, as the pullback is linear and its transpose is J::
+  - J v for a tangent v, by pulling back twice, since the pullback is linear and its transpose is J::
 
         out, pullback = jax.vjp(f, x)
         (Jv,) = jax.vjp(lambda dout: pullback(dout)[0], out)[1](v)
 
   - the Jacobian by ``jax.jacrev``. The Hessian by ``jax.hessian``, and its product with v by ``jax.jvp`` of
-    ``jax.grad``, work as they are: they push forward what the forward and backward pass are made of.
+    ``jax.grad``, work as they are: they differentiate the code of the forward and backward passes in forward
+    mode.
 """
 
 import functools
@@ -162,7 +163,7 @@ Padding = str | Sequence[Sequence[int]]
 
 
 def _operation(op: Callable[P, R]) -> Callable[P, R]:
-    """``op``, checked against its signature once its arrays have been made alike."""
+    """``op``, checked against its signature after its arrays have been converted to one dtype."""
     return checked(op, _alike)
 
 
@@ -217,7 +218,7 @@ def _by_hand(fwd: Callable[..., Any], bwd: Callable[..., Any], *primals: Array) 
 
 
 def _drop_in(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., Any]:
-    """The operation that a pair is as it stands: with the arguments, and the words, of ``fwd``."""
+    """A pair as an operation, with the arguments and the docstring of ``fwd``."""
 
     def op(*primals: Array, **settings: Any) -> Array:
         return _by_hand(functools.partial(fwd, **settings), bwd, *primals)
@@ -233,7 +234,7 @@ def _drop_in(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., 
 
 
 def _without_residuals(line: str) -> str:
-    """A docstring's line, ``(y, res)`` and its like left out."""
+    """A line of a docstring, without ``(y, res)`` and the like."""
     before, here, after = line.partition("res)``: ")
     return before[: before.index("``")] + after if here else line
 
@@ -275,8 +276,8 @@ cholesky = _drop_in(cholesky_fwd, cholesky_bwd)
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:
     """How each array is sharded, where a mesh has explicit axes; nothing elsewhere.
 
-    There a sum over a sharded axis, as in Xᵀ dZ, is refused until somebody says how its result is sharded:
-    a cotangent is, as its primal. The formula itself runs with ``auto_axes``.
+    There JAX refuses a sum over a sharded axis, as in Xᵀ dZ, unless told how the result is sharded: a
+    cotangent is sharded like its primal. The formula itself runs with ``auto_axes``.
     """
     shardings = [jax.typeof(primal).sharding for primal in primals]
     mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
@@ -320,7 +321,7 @@ def relu(x: Float[Array, "..."]) -> Array:
 
 
 def _relu_fwd(x: Array) -> tuple[Array, Array]:
-    """``relu_fwd`` for differentiating again: of ``jnp.maximum(x, 0)`` JAX's derivative at 0 is ½."""
+    """``relu_fwd`` for differentiating again, because JAX's derivative of ``jnp.maximum(x, 0)`` at 0 is ½."""
     return jnp.where(x <= 0, 0, x), x
 
 
@@ -369,12 +370,13 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> Array:
     """J = −mean(ln softmax(l)_y), the mean over the samples that are not ignored. [B-13] [B-14] [E-27]
 
-    Under ``jax.shard_map`` it is the mean over a device's own labels, and each may ignore another number.
+    Under ``jax.shard_map`` it is the mean over a device's own labels, and each device may ignore a different
+    number.
 
     Args:
         logits: (…, K).
         labels: (…), integers from 0 to K − 1, or ``ignore_index``.
-        ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
+        ignore_index: a label, a class or not, whose samples do not count, whatever their logits.
     Returns:
         J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:
@@ -436,12 +438,12 @@ def conv2d(
         strides: an int or a pair.
         padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
         dilation: an int or a pair: the spacing of the kernel's entries.
-        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
+        groups: the number of groups of channels; each has C/groups inputs and O/groups outputs.
     Returns:
         Z, (…, h, w, O).
     Raises:
         InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
-            padded image, an unknown padding, or a shape or dtype that does not fit.
+            padded image, an unknown padding, or a shape or dtype that does not match.
     Source: Lecture A, the network's first two layers; Lecture C, page 4.
 
     >>> x, kernel = jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.ones((1, 2, 1, 1))
@@ -463,18 +465,18 @@ def linear_cross_entropy(
     chunk: int = 128,
     ignore_index: int | None = None,
 ) -> Array:
-    """J = −mean(ln softmax(h W)_y), never holding the logits of all samples. [A-10] [E-27]
+    """J = −mean(ln softmax(h W)_y), without ever holding the logits of all samples. [A-10] [E-27]
 
     The last layer and its loss in one, for a large vocabulary V. A second derivative does hold all logits,
-    as JAX keeps them for the second backward pass. On several devices call it under ``jax.shard_map``: the
-    chunks of a batch that is sharded otherwise come one after the other, and all devices compute each.
+    because JAX keeps them for the second backward pass. On several devices call it under ``jax.shard_map``:
+    otherwise the chunks of a sharded batch are processed one after another, each on all devices.
 
     Args:
         hidden: the last layer's input, (…, D).
         W: its weights, (D, V).
         labels: (…), integers from 0 to V − 1, or ``ignore_index``.
-        chunk: how many samples at a time; chunk × V logits exist at once.
-        ignore_index: a label, be it a class or not, whose samples do not count, whatever they hold: the mean
+        chunk: the number of samples at a time; chunk × V logits exist at once.
+        ignore_index: a label, a class or not, whose samples do not count, whatever they contain: the mean
             is over the others, under ``jax.shard_map`` a device's own.
     Returns:
         J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.

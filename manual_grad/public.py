@@ -1,4 +1,4 @@
-"""The public names, which :mod:`manual_grad` hands on when one is asked for."""
+"""The public names, which :mod:`manual_grad` loads when one is used."""
 
 from manual_grad.border import (
     InputError,

@@ -1,6 +1,6 @@
 """Activations, each with its derivative written by hand. Lectures B and C.
 
-An activation acts on each element alone, so its Jacobian is diagonal: ``f_prime`` is that diagonal, and the
+An activation is elementwise, so its Jacobian is diagonal: ``f_prime`` is that diagonal, and the
 backward pass multiplies by it. ReLU′(0) = 0, as in ``jax.nn.relu`` (``jnp.maximum(x, 0)`` gives ½).
 """
 
@@ -56,7 +56,7 @@ def relu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def relu_bwd(res: Float[Array, "*shape"], dout: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Pull ``dout`` back through ReLU: dout ⊙ 1{x > 0}. [B-06]
 
-    A select, not a product: an infinite or NaN cotangent of a unit that is off does not come through.
+    A select, not a product: an infinite or NaN cotangent of an inactive unit is not passed on.
 
     Args:
         res: x.
@@ -169,7 +169,7 @@ def tanh_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
 
 @checked
 def tanh_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """tanh′(x) = 1 − tanh²(x) = 4 σ′(2x), the last form exact where tanh(x) rounds to 1. [C-02]
+    """tanh′(x) = 1 − tanh²(x) = 4 σ′(2x), the last form being exact where tanh(x) rounds to 1. [C-02]
 
     Args:
         x: any shape.
@@ -328,7 +328,7 @@ def activation_pair(formula: str, activation: str) -> Pair:
     """The forward and backward function of an activation by name.
 
     Args:
-        formula: who asks, for the error.
+        formula: the caller's name, for the error message.
         activation: one of ``ACTIVATIONS``.
     Returns:
         ``(f_fwd, f_bwd)``.

@@ -1,8 +1,8 @@
-"""Attention: each query's mean of the values, weighed by the softmax of its scores with the keys it sees.
+"""Attention: for each query, a mean of the values weighted by the softmax of its scores.
 
     S = scale · Q Kᵀ        P = softmax(S) over the keys seen        O = P V
 
-Heads stand beside each other. Where queries have more of them than keys, a group of query heads shares one.
+Heads are independent. If there are more query heads than key heads, a group of query heads shares a key head.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from manual_grad.formulas.limits import wide
 @partial(jax.tree_util.register_dataclass, data_fields=("q", "k", "v", "probs"), meta_fields=("scale",))
 @dataclass(frozen=True)
 class AttentionResiduals:
-    """What the backward pass needs. A key that is not seen has probability 0, so no mask is among it."""
+    """What the backward pass needs. A masked key has probability 0, so the mask itself is not needed."""
 
     q: Float[Array, "N Lq H D"]
     k: Float[Array, "N Lk Hkv D"]
@@ -29,7 +29,7 @@ class AttentionResiduals:
 
 
 def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window: int | None) -> None:
-    """Refuse heads that cannot be grouped, a mask that does not fit, a window without a key."""
+    """Refuse heads that cannot be grouped, a mask of the wrong shape, and a window without a key."""
     N, Lq, H, _ = q.shape
     Lk, Hkv = k.shape[1:3]
     require(H % Hkv == 0, f"{formula}: k is {describe(k)}, {Hkv} heads, expected a divisor of q's {H}")
@@ -46,7 +46,7 @@ def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window:
 
 
 def _sees(i: Array, j: Array, offset: int, *, causal: bool, window: int | None) -> Bool[Array, "..."]:
-    """Whether query i sees key j: the last query stands beside the last key, ``offset`` = Lk − Lq.
+    """Whether query i sees key j: the last query is aligned with the last key, ``offset`` = Lk − Lq.
 
     >>> _sees(jnp.arange(2)[:, None], jnp.arange(3), 1, causal=True, window=2).tolist()
     [[True, True, False], [False, True, True]]
@@ -77,15 +77,16 @@ def attention_fwd(
         q: (N, Lq, H, D).
         k, v: (N, Lk, Hkv, D), Hkv a divisor of H: query head h reads key head ⌊h · Hkv/H⌋.
         mask: boolean, True where a query may see a key; it broadcasts to (N, H, Lq, Lk).
-        causal: query i sees key j only where j ≤ i + Lk − Lq: the last query sees all keys.
-        window: query i sees key j only where j > i + Lk − Lq − window.
-        scale: of the scores; 1/√D where none is given.
+        causal: query i sees key j only if j ≤ i + Lk − Lq, so the last query sees all keys.
+        window: query i sees key j only if j > i + Lk − Lq − window.
+        scale: factor of the scores; 1/√D by default.
     Returns:
-        ``(out, res)``: out (N, Lq, H, D), 0 for a query that sees no key. The softmax is in float32 at least.
+        ``(out, res)``: out (N, Lq, H, D), 0 for a query that sees no key. The softmax is computed at least in
+        float32.
     Raises:
         InputError: Hkv does not divide H, ``mask`` is not boolean or does not broadcast, ``window`` is below
             1, or a shape or dtype does not match.
-    Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; groups as Ainslie et al., "GQA",
+    Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1; groups as in Ainslie et al., "GQA",
     2023.
 
     >>> q, k, v = jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 2, 1, 1)), jnp.array([[[[2.0]], [[4.0]]]])
@@ -104,7 +105,7 @@ def attention_fwd(
 
 
 def _softmax(S: Float[Array, "N H Lq Lk"]) -> Float[Array, "N H Lq Lk"]:
-    """Over the last axis, and 0 where all is −∞: elsewhere the sum is at least 1, the largest term."""
+    """Softmax over the last axis; 0 if all scores are −∞. Otherwise the sum is at least 1."""
     largest = jnp.maximum(S.max(axis=-1, keepdims=True), float(jnp.finfo(S.dtype).min))
     exps = jnp.exp(S - largest)
     return exps / jnp.maximum(exps.sum(axis=-1, keepdims=True), 1)
@@ -120,14 +121,14 @@ def attention_bwd(
 
         dQ = scale · dS K        dK = scale · dSᵀ Q
 
-    The last is softmax's Jacobian, row by row; where a key is not seen P is 0, and dS with it. A key head is
-    read by all query heads of its group, so dK and dV are sums over them.
+    dS is the Jacobian of softmax, row by row; for a masked key P is 0, and so is dS. A key head is used by
+    all query heads of its group, so dK and dV are sums over them.
 
     Args:
         res: from the forward pass.
         dout: cotangent of out, (N, Lq, H, D).
     Returns:
-        ``(dq, dk, dv)``, each of its primal's shape and dtype; the mask has none.
+        ``(dq, dk, dv)``, each with the shape and dtype of its primal; the mask has no cotangent.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -153,10 +154,10 @@ def attention_bwd(
 def jac_attention_scores(scores: Float[Array, " K"], v: Float[Array, "K D"]) -> Float[Array, "D K"]:
     """∂o/∂s of one query's o = Σ_k p_k v_k, p = softmax(s): p_k (v_k − o) for each key. [E-11]
 
-    A score that rises draws the output towards its value, as far as that is from the output.
+    A higher score pulls the output towards its value, in proportion to their distance.
 
     Args:
-        scores: (K,), of the keys that are seen.
+        scores: (K,), those of the keys that the query sees.
         v: their values, (K, D).
     Returns:
         (D, K).

@@ -66,7 +66,7 @@ def diagonal(d: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @checked
 def block_diagonal(blocks: Float[Array, "*N D E"]) -> Float[Array, "..."]:
-    """The Jacobian of a function of one sample at a time, from each sample's own; zero between two samples.
+    """The Jacobian of a function that acts on each sample separately, from the samples' own Jacobians.
 
     Args:
         blocks: (…, D, E).
@@ -87,7 +87,7 @@ def block_diagonal(blocks: Float[Array, "*N D E"]) -> Float[Array, "..."]:
 
 @checked
 def jac_square_x(x: Scalar) -> Float[Array, ""]:
-    """∂f/∂x of the scalar f(x) = x² in a scalar x: 1×1, of shape (). [A-01]
+    """∂f/∂x of the scalar f(x) = x² with respect to a scalar x: 1×1, of shape (). [A-01]
 
     Args:
         x: scalar.
@@ -105,7 +105,7 @@ def jac_square_x(x: Scalar) -> Float[Array, ""]:
 
 @checked
 def jac_sum_of_squares_x(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """∂f/∂x⃗ of the scalar f(x⃗) = Σ x_i² in a vector: 1×n, of shape (n,). [A-01]
+    """∂f/∂x⃗ of the scalar f(x⃗) = Σ x_i² with respect to a vector: 1×n, of shape (n,). [A-01]
 
     Args:
         x: (n,).
@@ -123,11 +123,11 @@ def jac_sum_of_squares_x(x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @checked
 def jac_powers_x(x: Scalar, m: int) -> Float[Array, " m"]:
-    """∂f⃗/∂x of the vector f⃗(x) = (x, x², …, x^m) in a scalar: m×1, of shape (m,). [A-01]
+    """∂f⃗/∂x of the vector f⃗(x) = (x, x², …, x^m) with respect to a scalar: m×1, shape (m,). [A-01]
 
     Args:
         x: scalar.
-        m: how many powers.
+        m: the number of powers.
     Returns:
         (1, 2x, …, m x^{m−1}), (m,).
     Raises:
@@ -145,7 +145,7 @@ def jac_powers_x(x: Scalar, m: int) -> Float[Array, " m"]:
 
 @checked
 def jac_linear_map_x(M: Float[Array, "m n"], x: Float[Array, " n"]) -> Float[Array, "m n"]:
-    """∂f⃗/∂x⃗ of the vector f⃗(x⃗) = M x⃗ in a vector: m×n. [A-01]
+    """∂f⃗/∂x⃗ of the vector f⃗(x⃗) = M x⃗ with respect to a vector: m×n. [A-01]
 
     Args:
         M: (m, n).
@@ -216,7 +216,7 @@ def jac_chain_theta(
 
 @checked
 def product_of_sum_fwd(x: Scalar, y: Scalar, z: Scalar) -> tuple[Float[Array, ""], tuple[Scalar, Scalar]]:
-    """f = (x + y) z by way of q = x + y. [C-01]
+    """f = (x + y) z, with q = x + y. [C-01]
 
     Args:
         x, y, z: scalars; the lecture takes (−2, 5, −4).
@@ -266,12 +266,12 @@ def multiply_out(
     """Multiply a chain of Jacobians, outermost first: ∂f/∂g₁ · ∂g₁/∂g₂ · … · ∂g_k/∂x.
 
     Args:
-        jacobians: at least one; neighbours share the shape between them.
+        jacobians: at least one; each shares a shape with the next.
         mids: the shapes of g₁ … g_k, one fewer than ``jacobians``.
     Returns:
         ∂f/∂x.
     Raises:
-        InputError: the number of shapes is not one less than that of Jacobians, neighbours do not fit, or a
+        InputError: there is not one shape fewer than there are Jacobians, neighbours do not match, or a
             dtype is wrong.
     Source: Lecture A, "The MOST important thing": every gradient there is such a product.
 

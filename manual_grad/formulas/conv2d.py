@@ -2,7 +2,7 @@
 
     Z = X ⋆ K + b        dK = X ⋆ dZ        dX = dZ ⋆ rot180(K)        db = Σ dZ
 
-:mod:`manual_grad.kernels.conv2d` makes the same sums, by what is fast where it runs.
+:mod:`manual_grad.kernels.conv2d` computes the same sums in the way that is fastest on each platform.
 """
 
 from collections.abc import Sequence
@@ -39,22 +39,22 @@ class Conv2DResiduals:
     def of(
         cls, x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
     ) -> Self:
-        """The geometry in numbers, or the error that says which of them cannot be."""
+        """The geometry as numbers, or the error that says which setting is invalid."""
         return cls(x, kernel, *geometry(x, kernel, strides, padding, dilation, groups))
 
     def check(self) -> None:
-        """Refuse residuals that no forward pass makes."""
+        """Refuse residuals that no forward pass returns."""
         self.of(self.x, self.kernel, self.strides, self.pads, self.dilation, self.groups)
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How far the dilated kernel reaches past its first entry."""
+        """How far the dilated kernel extends past its first entry."""
         kh, kw = self.kernel.shape[:2]
         return (kh - 1) * self.dilation[0], (kw - 1) * self.dilation[1]
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """(N, h, w, O): h and w are how often the dilated kernel fits into the padded image, by strides."""
+        """(N, h, w, O): h and w are the numbers of positions of the dilated kernel in the padded image."""
         size = zip(self.x.shape[1:3], self.pads, self.reach, self.strides, strict=True)
         h, w = ((n + lo + hi - reach - 1) // s + 1 for n, (lo, hi), reach, s in size)
         return len(self.x), h, w, self.kernel.shape[-1]
@@ -74,7 +74,7 @@ class Conv2DResiduals:
 
     @property
     def pads_dkernel(self) -> list[tuple[int, int]]:
-        """Around X, so that dZ fits as often as the kernel has entries."""
+        """Around X, so that dZ has as many positions as the kernel has entries."""
         sizes = zip(self.x.shape[1:3], self.out_shape[1:3], self.reach, self.strides, self.pads, strict=True)
         return [(lo, reach + (out - 1) * s + 1 - n - lo) for n, out, reach, s, (lo, _) in sizes]
 
@@ -90,7 +90,7 @@ class Conv2DResiduals:
         )
 
     def gradient_of_kernel(self, dZ: Array) -> Array:
-        """X ⋆ dZ; the batch is what is summed over: it stands where channels stood."""
+        """X ⋆ dZ; the sum runs over the batch, which takes the place of the channels."""
         return _xla_convolution(
             self.x,
             dZ,
@@ -135,13 +135,13 @@ def conv2d_plain_fwd(
         strides: s, an int or a pair.
         padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``; a negative number crops.
         dilation: d, an int or a pair: the spacing of the kernel's entries.
-        groups: how many groups the channels fall into; each sees C/groups inputs and makes O/groups outputs.
+        groups: the number of groups of channels; each has C/groups inputs and O/groups outputs.
     Returns:
         ``(Z, res)``: Z (N, h, w, O).
     Raises:
         InputError: a stride or dilation below 1, groups that do not divide C and O, a kernel larger than the
-            padded image, an unknown padding, or a shape or dtype that does not fit.
-    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as
+            padded image, an unknown padding, or a shape or dtype that does not match.
+    Source: Lecture A, the network's first two layers (VALID, stride 1); the rest as in
         ``jax.lax.conv_general_dilated`` with NHWC and HWIO.
 
     >>> import jax.numpy as jnp
@@ -159,7 +159,7 @@ def conv2d_plain_bwd(
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
     """Pull ``dZ`` back through a Conv2D layer. [C-09] [C-10] [A-11]
 
-        dK = X ⋆ dZ              dZ's entries spread apart by the stride, X stepped through by the dilation
+        dK = X ⋆ dZ              dZ's entries spread by the stride, X read at steps of the dilation
         dX = dZ ⋆ rot180(K)      full, dZ spread by the stride, K by the dilation, channels C and O swapped
         db = Σ_nij dZ
 
@@ -169,7 +169,7 @@ def conv2d_plain_bwd(
     Returns:
         ``(dx, dkernel, dbias)``, each shaped as its primal.
     Raises:
-        InputError: ``dZ`` has not the output's shape, or a dtype is wrong.
+        InputError: ``dZ`` does not have the shape of the output, or a dtype is wrong.
     Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.
 
     >>> import jax.numpy as jnp

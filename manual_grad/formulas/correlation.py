@@ -20,7 +20,7 @@ from manual_grad.border import checked, describe, require, require_shape
 
 
 def _rot180(f: Array) -> Array:
-    """The kernel turned by 180° in its first two axes."""
+    """The kernel rotated by 180° in its first two axes."""
     return f[::-1, ::-1]
 
 
@@ -30,7 +30,7 @@ def _correlate(x: Array, f: Array) -> Array:
 
 
 def _pad(x: Array, f: Array) -> Array:
-    """``x`` with zeros around it, one fewer than the kernel's size on each side: what "full" sees."""
+    """``x`` padded with zeros, one fewer than the kernel's size on each side, as for "full"."""
     kh, kw = f.shape
     return jnp.pad(x, ((kh - 1, kh - 1), (kw - 1, kw - 1)))
 
@@ -46,7 +46,7 @@ def _require_kernel_fits(formula: str, name: str, kernel: Array, image: Array) -
 def correlate2d_fwd(
     x: Float[Array, "H W"], f: Float[Array, "kh kw"]
 ) -> tuple[Float[Array, "h w"], tuple[Float[Array, "H W"], Float[Array, "kh kw"]]]:
-    """O[i,j] = Σ_ab X[i+a, j+b] F[a,b], where the kernel lies inside the image. [C-08]
+    """O[i,j] = Σ_ab X[i+a, j+b] F[a,b], with the kernel inside the image. [C-08]
 
     Args:
         x: image, (H, W).
@@ -79,7 +79,7 @@ def correlate2d_bwd(
     Returns:
         ``(dx, df)``, (H, W) and (kh, kw).
     Raises:
-        InputError: ``dO`` has not the output's shape, or a dtype is wrong.
+        InputError: ``dO`` does not have the shape of the output, or a dtype is wrong.
     Source: Lecture C, page 4, the two starred lines.
 
     >>> _, res = correlate2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]))
@@ -118,7 +118,8 @@ def jac_correlate2d_x_blocks(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -
 def jac_correlate2d_x(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float[Array, "h w H W"]:
     """∂O/∂X, doubly Toeplitz: ∂O[i,j]/∂X[p,q] = F[p − i, q − j]. [C-11]
 
-    Block (i, p) of the matrix is the Toeplitz block T_{p−i}; so the blocks are Toeplitz in their turn.
+    Block (i, p) of the matrix is the Toeplitz block T_{p−i}, so the blocks themselves are arranged as
+    Toeplitz.
 
     Args:
         x, f: as in :func:`correlate2d_fwd`.
@@ -165,7 +166,7 @@ def jac_correlate2d_f(x: Float[Array, "H W"], f: Float[Array, "kh kw"]) -> Float
 @partial(jax.tree_util.register_dataclass, data_fields=("x", "w"), meta_fields=("mode",))
 @dataclass(frozen=True)
 class Convolve2DResiduals:
-    """What the backward pass needs: image, kernel, and which outputs there are."""
+    """What the backward pass needs: image, kernel and mode."""
 
     x: Float[Array, "H W"]
     w: Float[Array, "kh kw"]
@@ -185,7 +186,8 @@ def convolve2d_fwd(
     Returns:
         ``(Y, res)``: Y (H + kh − 1, W + kw − 1) or (H − kh + 1, W − kw + 1).
     Raises:
-        InputError: the mode is unknown, the kernel larger than the image (valid), or a shape or dtype wrong.
+        InputError: the mode is unknown, the kernel is larger than the image (valid), or a shape or dtype is
+            wrong.
     Source: Lecture C, page 3.
 
     >>> convolve2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]))[0].tolist()
@@ -211,7 +213,7 @@ def convolve2d_bwd(
     Returns:
         ``(dx, dw)``, (H, W) and (kh, kw).
     Raises:
-        InputError: ``dY`` has not the output's shape, or a dtype is wrong.
+        InputError: ``dY`` does not have the shape of the output, or a dtype is wrong.
     Source: Lecture C, page 3.
 
     >>> _, res = convolve2d_fwd(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[10.0, 1.0]]), mode="valid")

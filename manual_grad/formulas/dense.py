@@ -1,8 +1,8 @@
 """The dense layer in rows (Z = X W + 1 b) and in columns (Z = W X + b 1ᵀ), and its Jacobians. Lectures B, D.
 
-Why a transpose appears in ``dW = Xᵀ dZ`` and ``dW = dZ Xᵀ``: flattened to a vector, Z is linear in W with a
-Kronecker product for a Jacobian, and contracting a cotangent with A ⊗ B is the product of three matrices, one
-of them transposed. Nothing is commuted (the lecture's question at D-09).
+Why a transpose appears in ``dW = Xᵀ dZ`` and ``dW = dZ Xᵀ``: flattened to a vector, Z is linear in W and its
+Jacobian is a Kronecker product. Multiplying a cotangent by A ⊗ B is a product of three matrices, one of them
+transposed. Nothing is commuted (the question at D-09).
 """
 
 import math
@@ -119,7 +119,7 @@ def dense_columns_bwd(
 def jac_dense_rows_W_factors(
     X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "N d"], Float[Array, "m m"]]:
-    """The Kronecker factors (X, I_m): row by row, vec Z has the Jacobian X ⊗ I_m in vec W. [D-09]
+    """The Kronecker factors (X, I_m): with vec row by row, ∂vec Z/∂vec W = X ⊗ I_m. [D-09]
 
     Args:
         X, W, b: as in :func:`dense_rows_fwd`.
@@ -159,7 +159,7 @@ def jac_dense_rows_W(
 def jac_dense_rows_X_factors(
     X: Float[Array, "N d"], W: Float[Array, "d m"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "N N"], Float[Array, "m d"]]:
-    """The Kronecker factors (I_N, Wᵀ): row by row, vec Z has the Jacobian I_N ⊗ Wᵀ in vec X. [D-09]
+    """The Kronecker factors (I_N, Wᵀ): with vec row by row, ∂vec Z/∂vec X = I_N ⊗ Wᵀ. [D-09]
 
     Args:
         X, W, b: as in :func:`dense_rows_fwd`.
@@ -220,7 +220,7 @@ def jac_dense_rows_b(
 def jac_dense_columns_W_factors(
     X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "N d"], Float[Array, "m m"]]:
-    """The Kronecker factors (Xᵀ, I_m): stacking columns, vec Z has the Jacobian Xᵀ ⊗ I_m in vec W. [D-09]
+    """The Kronecker factors (Xᵀ, I_m): with vec stacking columns, ∂vec Z/∂vec W = Xᵀ ⊗ I_m. [D-09]
 
     Args:
         X, W, b: as in :func:`dense_columns_fwd`.
@@ -261,7 +261,7 @@ def jac_dense_columns_W(
 def jac_dense_columns_X_factors(
     X: Float[Array, "d N"], W: Float[Array, "m d"], b: Float[Array, " m"]
 ) -> tuple[Float[Array, "N N"], Float[Array, "m d"]]:
-    """The Kronecker factors (I_N, W): stacking columns, vec Z has the Jacobian I_N ⊗ W in vec X. [D-09]
+    """The Kronecker factors (I_N, W): with vec stacking columns, ∂vec Z/∂vec X = I_N ⊗ W. [D-09]
 
     Args:
         X, W, b: as in :func:`dense_columns_fwd`.

@@ -1,9 +1,9 @@
-"""Smooth activations of today's networks, and the gates that are made of them.
+"""Smooth activations of today's networks, and the gates built from them.
 
     gelu(x) = x Φ(x)        silu(x) = x σ(x)        swiglu = silu(gate) up        geglu = gelu(gate) up
 
-Each is x times a function that goes from 0 to 1, so a slope has two terms: that function, and x times its own
-slope. All is computed in float32 where the inputs are half precision.
+Each activation is x times a function that goes from 0 to 1, so its derivative has two terms: that function,
+and x times its derivative. Everything is computed in float32 if the inputs are in half precision.
 """
 
 import math
@@ -57,7 +57,7 @@ def _require_flag(formula: str, approximate: bool) -> None:
 def gelu_fwd(
     x: Float[Array, "..."], *, approximate: bool = True
 ) -> tuple[Float[Array, "..."], GELUResiduals]:
-    """y = x Φ(x), with Φ the Gaussian's distribution function or its approximation by tanh. [E-05]
+    """y = x Φ(x), with Φ the Gaussian distribution function or its approximation by tanh. [E-05]
 
         Φ(x) = ½ (1 + erf(x/√2))        approximately ½ (1 + tanh(√(2/π) (x + 0.044715 x³)))
 
@@ -80,13 +80,13 @@ def gelu_fwd(
 
 @checked
 def gelu_prime(x: Float[Array, "..."], *, approximate: bool = True) -> Float[Array, "..."]:
-    """Φ(x) + x Φ′(x), the diagonal of GELU's Jacobian; Φ′ is the Gaussian φ, or the slope by tanh. [E-05]
+    """Φ(x) + x Φ′(x), the diagonal of GELU's Jacobian; Φ′ is φ, or the derivative of the tanh form. [E-05]
 
     Args:
         x: any shape.
         approximate: as in :func:`gelu_fwd`.
     Returns:
-        The shape of x; right in the tails too, where 1 + erf would be 0.
+        The shape of x; accurate in the tails too, where 1 + erf would be 0.
     Raises:
         InputError: as in :func:`gelu_fwd`.
     Source: Hendrycks and Gimpel 2016, section 2, differentiated.

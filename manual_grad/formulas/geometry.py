@@ -1,4 +1,4 @@
-"""What the settings of convolutions and pooling may be, one line each where they may not; and in numbers."""
+"""The settings of convolutions and pooling, checked and as numbers."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Pairs of numbers: how large windows are and how far apart, down and across; pads before and after."""
+    """Pairs of numbers, down and across: size and distance of the windows; pads before and after."""
 
     window: tuple[int, int]
     strides: tuple[int, int]
@@ -32,7 +32,7 @@ class Windows(NamedTuple):
 
 
 def windows(formula: str, x: Array, window: Pair, strides: Pair | None, padding: Padding) -> Windows:
-    """The settings of pooling in numbers, or the error that says which of them cannot be.
+    """The settings of pooling as numbers, or the error that says which is invalid.
 
     >>> import jax.numpy as jnp
     >>> windows("max_pool2d_fwd", jnp.ones((1, 5, 4, 1)), 2, None, "SAME")
@@ -52,7 +52,7 @@ def windows(formula: str, x: Array, window: Pair, strides: Pair | None, padding:
 def geometry(
     x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Geometry:
-    """The settings of ``conv2d`` in numbers, or the error that says which of them cannot be.
+    """The settings of ``conv2d`` as numbers, or the error that says which is invalid.
 
     >>> import jax.numpy as jnp
     >>> geometry(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 2, "SAME", 1, 1).pads
@@ -78,7 +78,7 @@ def geometry(
 
 
 def require_groups(formula: str, groups: object, divided: dict[str, int]) -> None:
-    """Refuse a number of groups that does not divide what falls into them: in words, and its length."""
+    """Refuse a number of groups that does not divide an axis, given by name and length."""
     require(
         _is_int(groups) and int(groups) >= 1,
         f"{formula}: groups is {describe(groups)}, expected an int of at least 1",
@@ -92,7 +92,7 @@ def _is_int(value: object) -> TypeGuard[SupportsIndex]:
 
 
 def pair(formula: str, name: str, value: Pair) -> tuple[int, int]:
-    """A setting for both axes, as two numbers; or the error that says what it is and may be."""
+    """A setting for both axes as two numbers, or the error that says what it is and what it may be."""
     both = (value, value) if _is_int(value) else value
     if isinstance(both, Sequence) and len(both) == 2 and all(_is_int(v) and int(v) >= 1 for v in both):
         down, across = int(both[0]), int(both[1])
@@ -104,7 +104,7 @@ def pair(formula: str, name: str, value: Pair) -> tuple[int, int]:
 
 
 def _require_small(formula: str, name: str, value: object, numbers: Sequence[int]) -> None:
-    """XLA counts pixels in 32 bits: the sums and doubles of these numbers have to stay below 2³¹."""
+    """XLA counts pixels in 32 bits, so sums and doubles of these numbers must stay below 2³¹."""
     require(
         all(abs(n) < LARGEST for n in numbers),
         f"{formula}: {name} is {describe(value)}, expected numbers below {LARGEST}",
@@ -114,7 +114,7 @@ def _require_small(formula: str, name: str, value: object, numbers: Sequence[int
 def pads_of(
     formula: str, padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) in numbers; or the error that says what padding is and may be."""
+    """((top, bottom), (left, right)) as numbers, or the error that says what padding is and may be."""
     if isinstance(padding, str) and padding.upper() == "VALID":
         return (0, 0), (0, 0)
     if isinstance(padding, str) and padding.upper() == "SAME":
@@ -137,6 +137,6 @@ def _is_pair(value: object) -> bool:
 
 
 def _same(n: int, reach: int, stride: int) -> tuple[int, int]:
-    """Padding that leaves ⌈n / stride⌉ outputs, an odd entry at the end."""
+    """Padding that gives ⌈n / stride⌉ outputs, with an odd entry at the end."""
     total = max((math.ceil(n / stride) - 1) * stride + reach + 1 - n, 0)
     return total // 2, total - total // 2

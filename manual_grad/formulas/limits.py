@@ -1,6 +1,6 @@
-"""Protections, each by its name: what floating-point numbers need and the mathematics does not.
+"""Safeguards, each with a name: what floating-point numbers need and the mathematics does not.
 
-The pages of formulas call these by name, and read as the lectures do.
+The formulas call these by name, so that they still read like the lectures.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from manual_grad.border import Scalar
 
 
 def share_of_mean(dJ: Scalar, N: int | Integer[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
-    """dJ/N, what each of N samples gets of a mean's cotangent, in float32 at least.
+    """dJ/N, each sample's share of the cotangent of a mean over N, at least in float32.
 
     In half precision 1/N alone would round to a subnormal number or to 0, and N itself to ∞, although dJ/N
     times an error fits: what is multiplied by it is rounded to ``dtype`` by the caller, once and at the end.
@@ -25,12 +25,12 @@ def share_of_mean(dJ: Scalar, N: int | Integer[Array, ""], dtype: jnp.dtype) -> 
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x`` in float32 at least, for what is summed, or cancels."""
+    """``x`` at least in float32, for sums and cancellation."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def counted(labels: Integer[Array, "..."], ignore_index: int | None) -> Bool[Array, "..."] | None:
-    """Whether each label is another than ``ignore_index``; None where its dtype has no such number.
+    """Whether each label differs from ``ignore_index``; None if the labels' dtype cannot hold that number.
 
     >>> counted(jnp.array([0, -100, 2]), -100).tolist(), counted(jnp.arange(3, dtype=jnp.uint8), -100)
     ([True, False, True], None)
@@ -42,7 +42,7 @@ def counted(labels: Integer[Array, "..."], ignore_index: int | None) -> Bool[Arr
 
 
 def weighted_sum(weights: Float[Array, " N"], rows: Float[Array, "N D"]) -> Float[Array, " D"]:
-    """Σ_n w_n x_n as a product, so that no w x is made; 64 at a time, or the sum of many loses digits.
+    """Σ_n w_n x_n as a product that never forms w x; 64 at a time, because a long sum loses digits.
 
     >>> float(weighted_sum(jnp.full(128, 2.0), jnp.ones((128, 1)))[0])
     256.0
@@ -61,7 +61,7 @@ def zero_times_log_zero(y: Float[Array, "..."], logs: Float[Array, "..."]) -> Fl
 
 
 def log_where_labelled(labels: Float[Array, "..."], probs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """ln ŷ, and 0 where a label of 0 meets a probability without a logarithm, as 0 · ln 0 = 0."""
+    """ln ŷ, and 0 where the label is 0 and the probability has no logarithm, since 0 · ln 0 = 0."""
     ignored = (labels == 0) & ~((probs > 0) & jnp.isfinite(probs))
     return jnp.log(jnp.where(ignored, 1, probs))
 
@@ -95,9 +95,9 @@ def smaller_logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x times what goes to 0 faster than x grows: at an infinite x that is 0, where ∞ · 0 is NaN.
+    """x times a factor that goes to 0 faster than x grows: 0 at an infinite x, where ∞ · 0 would be NaN.
 
-    Where ``factor`` is 1 at +∞, the product is ∞ there.
+    If ``factor`` is 1 at +∞, the product is ∞ there.
 
     >>> limit_of_product(jnp.array([-jnp.inf, jnp.inf]), jnp.array([0.0, 1.0])).tolist()
     [0.0, inf]
@@ -106,7 +106,7 @@ def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Flo
 
 
 def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """e^{−x²/2} to the last digits: what x² is rounded by matters where it is large.
+    """e^{−x²/2} to the last digits: the rounding error of x² matters where x² is large.
 
     With h a multiple of 1/16 near x, h² is exact, and so is nearly all of h² − x² + 2h(x − h) + (x − h)².
 
@@ -123,9 +123,9 @@ def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def cropped_beforehand(
     x: Float[Array, "N H W C"], pads: Sequence[tuple[int, int]], spread: tuple[int, int]
 ) -> tuple[Array, Sequence[tuple[int, int]], tuple[int, int]]:
-    """``(x, pads, spread)`` of a convolution; where a pad is negative, all of it is done to x already.
+    """``(x, pads, spread)`` of a convolution; if a pad is negative, x is padded and cropped beforehand.
 
-    XLA:CPU reads outside its memory where one pad of an axis is negative and the other is not.
+    XLA:CPU reads out of bounds if one pad of an axis is negative and the other is not.
     """
     if min(p for pair in pads for p in pair) >= 0:
         return x, pads, spread

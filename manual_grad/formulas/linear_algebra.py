@@ -1,7 +1,7 @@
 """Linear systems, inverses, determinants, Cholesky factors: from d(A A⁻¹) = 0 and d(L Lᵀ) = dA.
 
-A is factored once, forward, with pivoting; the backward pass solves with the same factors, transposed. Half
-precision is computed in float32.
+A is factored once, in the forward pass, with pivoting; the backward pass solves with the transposed factors.
+Half precision is computed in float32.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def _triangular(T: Array, B: Array, left_side: bool = True, **how: bool) -> Arra
 @partial(jax.tree_util.register_dataclass, data_fields=("A", "lu", "rows"), meta_fields=())
 @dataclass(frozen=True)
 class LUFactors:
-    """P A = L U: L below the diagonal of ``lu``, where it is 1, and U from it on; ``rows`` is P's order."""
+    """P A = L U: ``lu`` is L below the diagonal (L is 1 on it) and U elsewhere; ``rows`` is P."""
 
     A: Float[Array, "n n"]
     lu: Float[Array, "n n"]
@@ -37,7 +37,7 @@ class LUFactors:
 
     @property
     def wide(self) -> tuple[Array, Array]:
-        """``lu`` and ``rows`` in float32 at least; in half precision factored anew, as they were rounded."""
+        """``lu`` and ``rows`` at least in float32; if they were rounded to half precision, factored again."""
         return (self.lu, self.rows) if self.A.dtype == _wide(self.A).dtype else _factored(self.A)
 
     @property
@@ -71,7 +71,7 @@ def _factored(A: Array) -> tuple[Array, Array]:
 
 
 def _solution(formula: str, of: LUFactors, B: Array) -> Array:
-    """A⁻¹ B, refused where it is seen not to exist, NaN where that cannot be seen."""
+    """A⁻¹ B; if it does not exist it is refused eagerly and NaN under ``jit``."""
     X = of.solved(B).astype(of.A.dtype)
     exists = (of.pivots != 0).all() & jnp.isfinite(X).all()
     require_seen(
@@ -96,7 +96,7 @@ def solve_fwd(
         ``(X, res)``: X (n, k).
     Raises:
         InputError: A is singular or X is not finite (eagerly; under ``jit`` X is NaN then), or a shape or
-            dtype does not fit.
+            dtype does not match.
     Source: Giles, "Collected Matrix Derivative Results for Forward and Reverse Mode Algorithmic
         Differentiation", 2008, section 2.3.1.
 
@@ -189,7 +189,7 @@ def inverse_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Arra
         ``(Y, res)``: Y (n, n), and the residual, which is Y.
     Raises:
         InputError: A is singular or Y is not finite (eagerly; under ``jit`` Y is NaN then), or a shape or
-            dtype does not fit.
+            dtype does not match.
     Source: Giles 2008, section 2.2.3.
 
     >>> inverse_fwd(jnp.array([[2.0, 0.0], [0.0, 4.0]]))[0].tolist()
@@ -209,7 +209,7 @@ def inverse_bwd(res: Float[Array, "n n"], dY: Float[Array, "n n"]) -> tuple[Floa
     Returns:
         ``(dA,)``, (n, n).
     Raises:
-        InputError: ``res`` or ``dY`` is not a matrix of that shape, or a dtype does not fit.
+        InputError: ``res`` or ``dY`` is not a matrix of that shape, or a dtype does not match.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> inverse_bwd(jnp.array([[0.5]]), jnp.array([[1.0]]))[0].tolist()
@@ -224,7 +224,7 @@ def inverse_bwd(res: Float[Array, "n n"], dY: Float[Array, "n n"]) -> tuple[Floa
 
 @checked
 def logdet_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, ""], LUFactors]:
-    """ln det A, for det A > 0: the sum of its pivots' logarithms, where their product might overflow. [E-30]
+    """ln det A, for det A > 0: the sum of the logarithms of the pivots, whose product might overflow. [E-30]
 
     Args:
         A: (n, n), det A > 0.
@@ -232,7 +232,7 @@ def logdet_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, ""], LUFactors]:
         ``(out, res)``: out scalar.
     Raises:
         InputError: det A ≤ 0, or it is not finite (eagerly; under ``jit`` the result is NaN then), or a shape
-            or dtype does not fit.
+            or dtype does not match.
     Source: Giles 2008, section 2.2.4.
 
     >>> round(float(logdet_fwd(jnp.array([[2.0, 0.0], [0.0, 4.0]]))[0]), 4)
@@ -283,7 +283,7 @@ def cholesky_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Arr
         ``(L, res)``: L (n, n), zero above the diagonal, and the residual, which is L.
     Raises:
         InputError: (A + Aᵀ)/2 is not positive definite (eagerly; under ``jit`` L is NaN then), or a shape or
-            dtype does not fit.
+            dtype does not match.
     Source: Murray, "Differentiation of the Cholesky decomposition", 2016, equations 8 to 10.
 
     >>> cholesky_fwd(jnp.array([[4.0, 2.0], [2.0, 10.0]]))[0].tolist()
@@ -306,7 +306,7 @@ def cholesky_bwd(res: Float[Array, "n n"], dL: Float[Array, "n n"]) -> tuple[Flo
 
         P = L⁻ᵀ Φ(Lᵀ dL) L⁻¹        dA = (P + Pᵀ)/2
 
-    L has nothing above the diagonal, so what dL has there is ignored, even NaN. dA is symmetric.
+    L is zero above the diagonal, so the entries of dL there are ignored, even NaN. dA is symmetric.
 
     Args:
         res: L, from the forward pass.
@@ -314,7 +314,7 @@ def cholesky_bwd(res: Float[Array, "n n"], dL: Float[Array, "n n"]) -> tuple[Flo
     Returns:
         ``(dA,)``, (n, n).
     Raises:
-        InputError: ``res`` or ``dL`` is not a matrix of that shape, or a dtype does not fit.
+        InputError: ``res`` or ``dL`` is not a matrix of that shape, or a dtype does not match.
     Source: as the forward pass, equation 10; the derivation is in the book's chapter E.
 
     >>> cholesky_bwd(jnp.array([[2.0]]), jnp.array([[1.0]]))[0].tolist()

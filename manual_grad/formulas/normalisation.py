@@ -1,10 +1,10 @@
-"""Normalisation: numbers moved to mean 0 and scaled to variance 1, those of a sample, a group or a channel.
+"""Normalisation: numbers shifted to mean 0 and scaled to variance 1, over a sample, a group or a channel.
 
     x̂ = (x − μ) / √(σ² + ε)        y = γ x̂ + β
 
-The four differ in the numbers that share a mean: a sample's features (layer norm; RMS norm leaves the mean
-away), a sample's channels in groups (group norm), a channel in all samples (batch norm). Statistics and sums
-are computed in float32 where the inputs are half precision.
+The four differ in the numbers that share a mean: the features of a sample (layer norm; RMS norm has no mean),
+groups of a sample's channels (group norm), a channel over all samples (batch norm). Statistics and sums are
+computed in float32 if the inputs are in half precision.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ GROUP = (1, 3)  # of x in groups
 @partial(jax.tree_util.register_dataclass, data_fields=("x", "gamma"), meta_fields=("eps", "groups"))
 @dataclass(frozen=True)
 class NormResiduals:
-    """What a backward pass needs; it computes the statistics again, in float32 at least."""
+    """What a backward pass needs; it recomputes the statistics, at least in float32."""
 
     x: Float[Array, "*N D"]
     gamma: Float[Array, " D"]
@@ -46,7 +46,7 @@ def _statistics(
 
 
 def _mean_times(x: Float[Array, "*N D"], gamma: Float[Array, " D"]) -> Float[Array, "*N 1"]:
-    """mean(γ x) over the features, as a product: nothing of x's size is made."""
+    """mean(γ x) over the features, as a product that needs no array of the size of x."""
     return (jnp.matmul(x, wide(gamma), precision="highest") / x.shape[-1])[..., None]
 
 
@@ -93,8 +93,8 @@ def layer_norm_bwd(
 
         dγ = Σ dy x̂        dβ = Σ dy
 
-    The means run over a sample's features, the sums over the samples. Both terms that are taken away from dx̂
-    are needed: one undoes the shift by μ, the other the scaling by σ.
+    The means run over a sample's features, the sums over the samples. Both terms subtracted from dx̂ are
+    needed: one comes from the shift by μ, the other from the scaling by σ.
 
     Args:
         res: from the forward pass.
@@ -128,8 +128,8 @@ def jac_layer_norm_x_blocks(
 ) -> Float[Array, "*N D D"]:
     """One sample's Jacobian for each sample: diag(γ) (I − (11ᵀ + x̂x̂ᵀ)/D) / √(σ² + ε). [E-01]
 
-    With ε = 0, I − (11ᵀ + x̂x̂ᵀ)/D is the projection onto what is orthogonal to 1 and to x̂: a change of x
-    that only shifts or scales it changes nothing.
+    With ε = 0, I − (11ᵀ + x̂x̂ᵀ)/D projects onto the vectors orthogonal to 1 and to x̂: a change of x
+    that only shifts or scales it has no effect.
 
     Args:
         x, gamma, beta, eps: as in :func:`layer_norm_fwd`.
@@ -186,7 +186,8 @@ def rms_norm_fwd(
         ``(y, res)``: y (…, D).
     Raises:
         InputError: ``eps`` is not positive, or a shape or dtype does not match.
-    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4; ε is custom.
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4; ε is added, as is
+    common.
 
     >>> rms_norm_fwd(jnp.array([1.0, -7.0]), jnp.array([1.0, 10.0]), eps=1e-12)[0].round(1).tolist()
     [0.20000000298023224, -14.0]
@@ -208,8 +209,8 @@ def rms_norm_bwd(
 
         dx̂ = γ dy        dx = (dx̂ − x̂ mean(dx̂ x̂)) / √(mean(x²) + ε)        dγ = Σ dy x̂
 
-    The mean runs over a sample's features, the sum over the samples. The term that is taken away is the path
-    through the root mean square: scaling x changes nothing.
+    The mean runs over a sample's features, the sum over the samples. The term subtracted is the path through
+    the root mean square: scaling x changes nothing.
 
     Args:
         res: from the forward pass.
@@ -240,7 +241,7 @@ def jac_rms_norm_x_blocks(
 ) -> Float[Array, "*N D D"]:
     """One sample's Jacobian for each sample: diag(γ) (I − x̂x̂ᵀ/D) / √(mean(x²) + ε). [E-02]
 
-    With ε = 0, I − x̂x̂ᵀ/D is the projection onto what is orthogonal to x.
+    With ε = 0, I − x̂x̂ᵀ/D projects onto the vectors orthogonal to x.
 
     Args:
         x, gamma, eps: as in :func:`rms_norm_fwd`.
@@ -295,9 +296,9 @@ def group_norm_fwd(
     """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² of each sample's channels, group by group. [E-03]
 
     Args:
-        x: (N, …, C), channels last; all that lies between belongs to the sample.
+        x: (N, …, C), channels last; the axes in between belong to the sample.
         gamma, beta: (C,), one for each channel.
-        groups: G, which divides C; channel c is of group ⌊c / (C/G)⌋.
+        groups: G, which divides C; channel c is in group ⌊c / (C/G)⌋.
         eps: ε, positive; it is added to the variance.
     Returns:
         ``(y, res)``: y as x.
@@ -337,8 +338,8 @@ def group_norm_bwd(
 
         dγ = Σ dy x̂        dβ = Σ dy
 
-    The means run over what shares its statistics: the places and channels of one group of one sample. γ
-    varies inside a group, so it stands inside the means. The sums run over all samples and places.
+    The means run over the numbers that share their statistics: the positions and channels of one group of one
+    sample. γ varies within a group, so it is inside the means. The sums run over all samples and positions.
 
     Args:
         res: from the forward pass.
@@ -369,7 +370,7 @@ def group_norm_bwd(
 def batch_norm_fwd(
     x: Float[Array, "N *shape C"], gamma: Float[Array, " C"], beta: Float[Array, " C"], *, eps: float = 1e-5
 ) -> tuple[Float[Array, "N *shape C"], NormResiduals]:
-    """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² of each channel over all samples and places. [E-04]
+    """y = γ (x − μ) / √(σ² + ε) + β, with μ and σ² of each channel over all samples and positions. [E-04]
 
     The statistics are those of this batch, as in training.
 
@@ -380,7 +381,7 @@ def batch_norm_fwd(
     Returns:
         ``(y, res)``: y as x.
     Raises:
-        InputError: a channel has one value alone, ``eps`` is not positive, or a shape or dtype does not
+        InputError: a channel has only one value, ``eps`` is not positive, or a shape or dtype does not
             match.
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1.
 
@@ -406,8 +407,8 @@ def batch_norm_bwd(
 
         dγ = Σ dy x̂        dβ = Σ dy        dx = γ (dy − dβ/n − x̂ dγ/n) / √(σ² + ε)
 
-    The sums run over the n values of a channel. γ is the same for all that share their statistics, so the
-    means of γ dy and γ dy x̂ are γ times those that dβ and dγ are made of.
+    The sums run over the n values of a channel. γ is the same for all values that share their
+    statistics, so the means of γ dy and γ dy x̂ are γ dβ/n and γ dγ/n.
 
     Args:
         res: from the forward pass.

@@ -1,7 +1,7 @@
 """Pooling of images: the maximum, or the mean, of each window; windows may overlap.
 
-Both fall apart into two one-dimensional steps, across and then down: a maximum is that of the rows' maxima, a
-sum that of the rows' sums. So do their gradients.
+Both separate into two one-dimensional steps, across and then down: a maximum is the maximum of the rows'
+maxima, a sum is the sum of the rows' sums. Their gradients separate in the same way.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ def _cropped(x: Float[Array, "N Hp Wp C"], of: Windows) -> Float[Array, "N H W C
 
 
 def _along(x: Array, of: Windows, axis: int) -> Iterator[Array]:
-    """For each place in the window along one axis, what all windows have there."""
+    """For each position in the window along one axis, the entries that all windows have there."""
     size, stride = of.window[axis - 1], of.strides[axis - 1]
     count = (x.shape[axis] - size) // stride + 1
     for a in range(size):
@@ -39,7 +39,7 @@ def _along(x: Array, of: Windows, axis: int) -> Iterator[Array]:
 
 
 def _back_to(like: Any, shares: Iterable[Array], of: Windows, axis: int) -> Array:
-    """What went out to each place in the windows, added up where it came from."""
+    """The gradient of each position in the windows, added up where the entries came from."""
     stride, dx = of.strides[axis - 1], []
     for a, share in enumerate(shares):
         around = [(0, 0, 0)] * like.ndim
@@ -54,7 +54,7 @@ def _maximum(x: Array, of: Windows, axis: int) -> Array:
 
 
 def _to_the_first(x: Array, of: Windows, axis: int, dout: Array) -> Iterator[Array]:
-    """``dout`` where a place in the window is the first that holds the maximum, 0 elsewhere."""
+    """``dout`` at the first position in the window that holds the maximum, 0 elsewhere."""
     out = _maximum(x, of, axis)
     taken = jnp.zeros(out.shape, bool)
     for place in _along(x, of, axis):
@@ -81,12 +81,12 @@ class MaxPool2DResiduals:
 def max_pool2d_fwd(
     x: Float[Array, "N H W C"], *, window: Pair, strides: Pair | None = None, padding: Padding = "VALID"
 ) -> tuple[Float[Array, "N h w C"], MaxPool2DResiduals]:
-    """out[n, i, j, c] = max_ab x[n, i·s + a, j·s + b, c], over the places a, b in a window. [E-19]
+    """out[n, i, j, c] = max_ab x[n, i·s + a, j·s + b, c], over the positions a, b in a window. [E-19]
 
     Args:
         x: images, (N, H, W, C).
         window: an int or a pair, down and across.
-        strides: s, an int or a pair; the window where it is None, so that windows do not overlap.
+        strides: s, an int or a pair; by default the window, so that windows do not overlap.
         padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``, with −∞.
     Returns:
         ``(out, res)``: out (N, h, w, C).
@@ -106,11 +106,12 @@ def max_pool2d_fwd(
 
 @checked
 def max_pool2d_bwd(res: MaxPool2DResiduals, dout: Float[Array, "N h w C"]) -> tuple[Float[Array, "N H W C"]]:
-    """Give each window's ``dout`` to its maximum; where windows share one, it gets their sum. [E-19]
+    """Pass each window's ``dout`` to its maximum; one shared by several windows gets their sum. [E-19]
 
-        dx[p] = Σ over the windows whose maximum is at p of dout
+        dx[p] = Σ dout over the windows whose maximum is at p
 
-    Of equal maxima the first takes all, row by row: the first row that has it, and in it the first place.
+    Of equal maxima the first in row-major order receives everything: the first row that has it, and its first
+    position there.
 
     Args:
         res: from the forward pass.
@@ -164,7 +165,7 @@ def jac_max_pool2d_x(
 
 
 def _first_maximum(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The larger of two values, with where it is; of equal ones the left."""
+    """The larger of two values and its position; of equal ones the left."""
     (best, at), (value, here) = left, right
     return jnp.maximum(best, value), jnp.where(value > best, here, at)
 
@@ -175,7 +176,7 @@ def _first_maximum(left: tuple[Array, Array], right: tuple[Array, Array]) -> tup
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("shape", "window", "strides", "pads"))
 @dataclass(frozen=True)
 class AvgPool2DResiduals:
-    """What the backward pass needs, which is not a number of the image: its shape, and the windows."""
+    """What the backward pass needs: not the image itself, only its shape and the windows."""
 
     shape: tuple[int, ...]
     window: tuple[int, int]
@@ -187,12 +188,12 @@ class AvgPool2DResiduals:
 def avg_pool2d_fwd(
     x: Float[Array, "N H W C"], *, window: Pair, strides: Pair | None = None, padding: Padding = "VALID"
 ) -> tuple[Float[Array, "N h w C"], AvgPool2DResiduals]:
-    """out[n, i, j, c] = 1/(kh·kw) Σ_ab x[n, i·s + a, j·s + b, c], padding counted in. [E-20]
+    """out[n, i, j, c] = 1/(kh·kw) Σ_ab x[n, i·s + a, j·s + b, c], counting the padding. [E-20]
 
     Args:
         x: images, (N, H, W, C).
         window: (kh, kw), an int or a pair.
-        strides: s, an int or a pair; the window where it is None, so that windows do not overlap.
+        strides: s, an int or a pair; by default the window, so that windows do not overlap.
         padding: ``VALID``, ``SAME``, or ``((top, bottom), (left, right))``, with zeros, which count.
     Returns:
         ``(out, res)``: out (N, h, w, C).
@@ -214,9 +215,9 @@ def avg_pool2d_fwd(
 
 @checked
 def avg_pool2d_bwd(res: AvgPool2DResiduals, dout: Float[Array, "N h w C"]) -> tuple[Float[Array, "N H W C"]]:
-    """Spread each window's ``dout`` evenly over its places; a place of several gets their sum. [E-20]
+    """Spread each window's ``dout`` evenly over its positions; overlapping windows add up. [E-20]
 
-        dx[p] = 1/(kh·kw) Σ over the windows that hold p of dout
+        dx[p] = 1/(kh·kw) Σ dout over the windows that contain p
 
     Args:
         res: from the forward pass.

@@ -1,9 +1,9 @@
 """Recurrences, and backpropagation through time by hand: RNN, GRU, LSTM and the linear scan.
 
-Forward, a step makes h_t of h_{t−1} and of what the inputs contribute, which is one product for all steps.
-Backward, the steps run in reverse: what arrives at h_t is the cotangent of the output hs_t *and* what step
-t + 1 sends back. A weight is used in every step, so its gradient is a sum over all of them: once every step's
-dz_t is known, that sum is one product.
+In the forward pass a step computes h_t from h_{t−1} and the contribution of the inputs, which is one product
+for all steps. In the backward pass the steps run in reverse: the gradient of h_t is the cotangent of the
+output hs_t *plus* what step t + 1 passes back. A weight is used in every step, so its gradient is a sum over
+all of them: once every dz_t is known, that sum is one product.
 
 Half precision is computed in float32.
 """
@@ -22,7 +22,7 @@ from manual_grad.border import checked, describe, require, require_shape
 
 
 def _wide(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays in float32 at least."""
+    """The arrays at least in float32."""
     return tuple(array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays)
 
 
@@ -47,7 +47,7 @@ def _summed(dz: Float[Array, "T N gH"], by: Float[Array, "T N D"]) -> Float[Arra
 
 
 def _require_gates(formula: str, W_ih: Array, h0: Array, gates: int) -> None:
-    """Refuse parameters that are not those of so many gates of H features."""
+    """Refuse parameters that do not have this many gates of H features."""
     H, D = h0.shape[1], W_ih.shape[1]
     require(
         W_ih.shape[0] == gates * H,
@@ -90,7 +90,7 @@ def rnn_fwd(
     Args:
         x: (T, N, D), time first.
         W_ih, W_hh: (H, D) and (H, H).
-        b_ih, b_hh: (H,); two of them, as in PyTorch.
+        b_ih, b_hh: (H,); two biases, as in PyTorch.
         h0: (N, H).
     Returns:
         ``((hs, h_T), res)``: hs (T, N, H) holds h_1 … h_T, and h_T (N, H) is its last.
@@ -131,13 +131,13 @@ def rnn_bwd(
 
         dx_t = dz_t W_ih        dW_ih = Σ_t dz_tᵀ x_t        dW_hh = Σ_t dz_tᵀ h_{t−1}        db = Σ_t 1ᵀ dz_t
 
-    In the last step dh_T stands in the place of dz_{T+1} W_hh; what is left at the end, dz_1 W_hh, is dh0.
+    In the last step dh_T takes the place of dz_{T+1} W_hh; the remainder at the end, dz_1 W_hh, is dh0.
 
     Args:
         res: from the forward pass.
         dout: the cotangents of hs and h_T, (T, N, H) and (N, H).
     Returns:
-        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each of its primal's shape.
+        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each with the shape of its primal.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
     Source: Werbos, "Backpropagation Through Time", 1990; the derivation is in the book's chapter E.
@@ -196,11 +196,11 @@ def gru_fwd(
 ) -> tuple[tuple[Float[Array, "T N H"], Float[Array, "N H"]], GRUResiduals]:
     """h_t = (1 − z_t) n_t + z_t h_{t−1}, with the gates r, z and the candidate n. [E-15]
 
-        r_t, z_t = σ(W_r x_t + b_ir + U_r h_{t−1} + b_hr), and so with z
+        r_t, z_t = σ(W_r x_t + b_ir + U_r h_{t−1} + b_hr), likewise z_t
 
         n_t = tanh(W_n x_t + b_in + r_t (U_n h_{t−1} + b_hn))
 
-    r stands outside the product U_n h, as in cuDNN and PyTorch; so b_in and b_hn are no one bias.
+    r is outside the product U_n h, as in cuDNN and PyTorch, so b_in and b_hn cannot be merged into one bias.
 
     Args:
         x: (T, N, D), time first.
@@ -210,7 +210,8 @@ def gru_fwd(
     Returns:
         ``((hs, h_T), res)``: hs (T, N, H) holds h_1 … h_T, and h_T (N, H) is its last.
     Raises:
-        InputError: the parameters are not those of three gates of H, a shape or dtype does not match, or the
+        InputError: the parameters do not have three gates of H features, a shape or dtype does not match, or
+        the
             sequence is empty.
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, section 2.3, with r
         outside the product; the layout is PyTorch's.
@@ -250,20 +251,20 @@ def gru_bwd(
 ]:
     """Pull ``(dhs, dh_T)`` back through a GRU, step by step from the last. [E-15]
 
-        dh = dhs_t + what step t + 1 sends back
+        dh = dhs_t + what step t + 1 passes back
 
         dpre_z = dh (h_{t−1} − n) z (1 − z)        dpre_n = dh (1 − z) (1 − n²)
 
         dpre_r = dpre_n (U_n h_{t−1} + b_hn) r (1 − r)
 
-    (dpre_r, dpre_z, dpre_n) is what W_ih x_t gets; what U h_{t−1} gets has r dpre_n in place of dpre_n. To
-    step t − 1 goes dh z, and the latter times W_hh.
+    (dpre_r, dpre_z, dpre_n) is the gradient of W_ih x_t; that of U h_{t−1} has r dpre_n in place of dpre_n.
+    Step t − 1 receives dh z plus the latter times W_hh.
 
     Args:
         res: from the forward pass.
         dout: the cotangents of hs and h_T, (T, N, H) and (N, H).
     Returns:
-        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each of its primal's shape.
+        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each with the shape of its primal.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -344,7 +345,8 @@ def lstm_fwd(
     Returns:
         ``((hs, h_T, c_T), res)``: hs (T, N, H) holds h_1 … h_T; h_T and c_T, (N, H), are the last states.
     Raises:
-        InputError: the parameters are not those of four gates of H, a shape or dtype does not match, or the
+        InputError: the parameters do not have four gates of H features, a shape or dtype does not match, or
+        the
             sequence is empty.
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers,
         Schmidhuber and Cummins, 2000; the layout is PyTorch's.
@@ -385,20 +387,20 @@ def lstm_bwd(
 ]:
     """Pull ``(dhs, dh_T, dc_T)`` back through an LSTM, step by step from the last. [E-16]
 
-        dh = dhs_t + what step t + 1 sends back        dc = dc_{t+1} f_{t+1} + dh o (1 − tanh² c_t)
+        dh = dhs_t + what step t + 1 passes back        dc = dc_{t+1} f_{t+1} + dh o (1 − tanh² c_t)
 
         dpre_i = dc g i (1 − i)        dpre_f = dc c_{t−1} f (1 − f)
 
         dpre_g = dc i (1 − g²)        dpre_o = dh tanh(c_t) o (1 − o)
 
-    The cell's own path from step to step is dc f: no weight and no activation on it. To step t − 1 go dc f
-    for its cell and (dpre_i, dpre_f, dpre_g, dpre_o) W_hh for its h.
+    The path from cell to cell is dc f, with no weights and no activation. Step t − 1 receives dc f for its
+    cell and (dpre_i, dpre_f, dpre_g, dpre_o) W_hh for its h.
 
     Args:
         res: from the forward pass.
         dout: the cotangents of hs, h_T and c_T, (T, N, H) and twice (N, H).
     Returns:
-        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0, dc0)``, each of its primal's shape.
+        ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0, dc0)``, each with the shape of its primal.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
     Source: as the forward pass; the derivation is in the book's chapter E.

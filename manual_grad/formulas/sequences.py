@@ -56,7 +56,7 @@ def embedding_bwd(
         res: from the forward pass.
         dout: cotangent of out, (…, D).
     Returns:
-        ``(dtable,)``, (V, D); the ids have none. What stands at an id out of range is added nowhere.
+        ``(dtable,)``, (V, D); the ids have no cotangent. A cotangent at an id out of range is added nowhere.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -78,7 +78,7 @@ def embedding_bwd(
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("shape", "base"))
 @dataclass(frozen=True)
 class RopeResiduals:
-    """What the backward pass needs: a rotation does not ask what it turned."""
+    """What the backward pass needs: a rotation does not depend on what it rotated."""
 
     shape: tuple[int, ...]
     base: float
@@ -213,7 +213,7 @@ def jac_rope_x(x: Float[Array, "N L H D"], *, base: float = 10000.0) -> Float[Ar
 @partial(jax.tree_util.register_dataclass, data_fields=("keep",), meta_fields=("rate",))
 @dataclass(frozen=True)
 class DropoutResiduals:
-    """What the backward pass needs: the mask itself, never what the output tells of it."""
+    """What the backward pass needs: the mask itself, which cannot be inferred from the output."""
 
     keep: Bool[Array, "..."]
     rate: float
@@ -226,14 +226,14 @@ def dropout_fwd(
     """out = x / (1 − rate) where ``keep``, else 0. [E-13]
 
     Args:
-        x: of any shape.
-        keep: which entries stay, boolean, of x's shape; drawn by the caller, each with probability 1 − rate.
+        x: any shape.
+        keep: which entries stay, boolean, shaped as x; drawn by the caller, True with probability 1 − rate.
         rate: the probability with which an entry is dropped, from 0 up to but not including 1.
     Returns:
         ``(out, res)``: out as x.
     Raises:
-        InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or of another shape, or a dtype does
-            not fit.
+        InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or has another shape, or a dtype does
+            not match.
     Source: Srivastava et al., "Dropout", 2014, section 4, scaled in training as in its section 10.
 
     >>> dropout_fwd(jnp.array([1.0, 2.0]), jnp.array([True, False]), rate=0.5)[0].tolist()
@@ -290,12 +290,12 @@ def lora_fwd(
     *,
     scale: float = 1.0,
 ) -> tuple[Float[Array, "*N m"], LoraResiduals]:
-    """out = x W + scale (x A) B: a layer and a change of it of rank r. [E-18]
+    """out = x W + scale (x A) B: a layer plus an update of rank r. [E-18]
 
     Args:
         x: (…, d).
-        W: (d, m), as a rule frozen.
-        A, B: (d, r) and (r, m), what is trained.
+        W: (d, m), usually frozen.
+        A, B: (d, r) and (r, m), the trained factors.
         scale: α/r in the paper.
     Returns:
         ``(out, res)``: out (…, m).
@@ -321,14 +321,14 @@ def lora_bwd(
 
         dW = xᵀ dout        dA = xᵀ dU        dB = scale (x A)ᵀ dout
 
-    No product is larger than x's or W's: neither A B nor its gradient is ever made.
+    No array is larger than x or W: neither A B nor its gradient is ever formed.
 
     Args:
         res: from the forward pass.
         dout: cotangent of out, (…, m).
     Returns:
-        ``(dx, dW, dA, dB)``, each of its primal's shape. Where W is frozen its gradient is not asked for, and
-        a compiler leaves it out.
+        ``(dx, dW, dA, dB)``, each with the shape of its primal. If W is frozen and its gradient is not used,
+        the compiler removes it.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.

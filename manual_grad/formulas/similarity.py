@@ -1,7 +1,7 @@
-"""Vectors of length 1, and the cosine of the angle between two. No ε: the zero vector has no direction.
+"""Vectors normalised to length 1, and the cosine of the angle between two. A zero vector has no direction.
 
-Lengths are measured in units of the largest entry, so that no square overflows or vanishes, and in float32
-where the inputs are half precision.
+Lengths are computed in units of the largest entry, so that no square overflows or underflows, and in float32
+if the inputs are in half precision.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from manual_grad.formulas.limits import wide
 
 
 def _require_directions(formula: str, name: str, x: Any) -> None:
-    """Refuse a zero vector, where its values can be seen; under ``jit`` its results are NaN."""
+    """Refuse a zero vector if its values are known; under ``jit`` its results are NaN."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         return
     for at in np.argwhere(~np.any(np.asarray(x), axis=-1))[:1]:
@@ -57,7 +57,7 @@ def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Flo
 def l2_normalize_bwd(res: Float[Array, "*N D"], dy: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"]]:
     """Pull ``dy`` back through the division by the length: dx = (dy − y (y · dy)) / ‖x‖. [E-25]
 
-    What is taken away is the part of dy along x, by which only the length would change.
+    The part subtracted is the component of dy along x, which would only change the length.
 
     Args:
         res: x.
@@ -80,7 +80,7 @@ def l2_normalize_bwd(res: Float[Array, "*N D"], dy: Float[Array, "*N D"]) -> tup
 
 @checked
 def jac_l2_normalize_x_blocks(x: Float[Array, "*N D"]) -> Float[Array, "*N D D"]:
-    """One vector's Jacobian for each vector: (I − y yᵀ) / ‖x‖, a projection over the length. [E-25]
+    """One vector's Jacobian for each vector: (I − y yᵀ) / ‖x‖, a projection divided by the length. [E-25]
 
     Args:
         x: (…, D).

@@ -2,10 +2,10 @@
 
     ŷ = softmax(l)        J = −(1/N) Σ y ln ŷ        ∂J/∂l = −(1/N)(y − ŷ)
 
-Stable for every finite logit, by subtracting each sample's largest. At ±∞ the value is the limit where there
-is one (a lone +∞ takes all the probability, −∞ takes none) and NaN where there is none (two +∞, or all −∞).
-A term of the loss with label 0 is 0, whatever its probability. JAX may differentiate the forward passes
-again, as for a second derivative: where logits are equal or a label is 0, nothing is cut off.
+Stable for every finite logit, because each sample's largest logit is subtracted. At ±∞ the value is the limit
+if there is one (a single +∞ takes all the probability, −∞ takes none) and NaN if there is none (two +∞, or
+all −∞). A term of the loss with label 0 is 0, whatever its probability. JAX can differentiate the forward
+passes again, for a second derivative: no path is cut where logits are equal or a label is 0.
 """
 
 from typing import Any
@@ -38,14 +38,14 @@ def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis:
 
 @checked
 def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Float[Array, "*N K"]:
-    """1{k = y} for each class k; under ``jit`` a row of NaN where y is not a class. [B-10]
+    """1{k = y} for each class k; under ``jit`` a row of NaN if y is not a class. [B-10]
 
     Args:
         labels: integers from 0 to K − 1, any shape.
         K: the number of classes.
         dtype: floating-point dtype, by default JAX's.
     Returns:
-        The shape of ``labels`` with an axis of K behind it.
+        The shape of ``labels`` with a last axis of length K.
     Raises:
         InputError: ``labels`` are not integers or are out of range (eagerly), ``K`` is below 1, ``dtype`` is
             no floating-point dtype.
@@ -65,7 +65,7 @@ def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Fl
 
 
 def _classes(labels: Any, K: int) -> tuple[Array, Array]:
-    """The labels in a dtype that holds K, as uint8 does not hold 256, and whether each is a class."""
+    """The labels in a dtype that can hold K (uint8 cannot hold 256), and whether each is a class."""
     y = jnp.asarray(labels)
     y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
     return y, (y >= 0) & (y < K)
@@ -282,8 +282,8 @@ def jac_softmax_cross_entropy_logits(
 ) -> Float[Array, "N K"]:
     """∂J/∂l as the product of the two Jacobians, (A-09)(A-07). [A-10]
 
-    NaN where a labelled class has a probability that underflows to 0, since −y/ŷ · ŷ is ∞ · 0 there;
-    :func:`softmax_cross_entropy_bwd`, where the two have cancelled, knows no such trouble.
+    NaN if the probability of a labelled class underflows to 0, since −y/ŷ · ŷ is ∞ · 0 there;
+    :func:`softmax_cross_entropy_bwd`, where the two have cancelled, does not have this problem.
 
     Args:
         logits, labels: (N, K).
@@ -306,8 +306,8 @@ def jac_softmax_cross_entropy_logits_one_hot(
 ) -> Float[Array, "N K"]:
     """∂J/∂L = −(1/N)(Y − Ŷ), the lecture's last line. [A-10]
 
-    Holds only where each row of ``labels`` sums to 1 (one-hot, smoothed, a distribution): the caller's
-    promise. :func:`softmax_cross_entropy_bwd` holds for any labels.
+    Holds only if each row of ``labels`` sums to 1 (one-hot, smoothed, a distribution), which the caller
+    guarantees. :func:`softmax_cross_entropy_bwd` holds for any labels.
 
     Args:
         logits: (N, K).
@@ -329,12 +329,12 @@ def jac_softmax_cross_entropy_logits_one_hot(
 def softmax_cross_entropy_with_integer_labels_fwd(
     logits: Float[Array, "N K"], labels: Integer[Array, " N"], *, ignore_index: int | None = None
 ) -> tuple[Float[Array, ""], IntegerResiduals]:
-    """J = −(1/N) Σ_i ln p_{i, y_i}, over the N labels that are not ignored. [B-09] [B-13] [E-27]
+    """J = −(1/N) Σ_i ln p_{i, y_i} over the N labels that are not ignored. [B-09] [B-13] [E-27]
 
     Args:
         logits: (N, K).
         labels: (N,), integers from 0 to K − 1, or ``ignore_index``.
-        ignore_index: a label, be it a class or not, whose samples do not count, whatever their logits are.
+        ignore_index: a label, a class or not, whose samples do not count, whatever their logits.
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:
@@ -361,7 +361,7 @@ def softmax_cross_entropy_with_integer_labels_fwd(
 
 
 def _without_error(counts: Array, probs: Array, labels: Array, n: Array) -> tuple[Array, Array, Array]:
-    """What an ignored sample leaves behind: class 0, with probability 1, so that p − 1{k = y} is 0."""
+    """The residuals of an ignored sample: class 0 with probability 1, so that p − 1{k = y} is 0."""
     certain = (jnp.arange(probs.shape[1]) == 0).astype(probs.dtype)
     return jnp.where(counts[:, None], probs, certain), jnp.where(counts, labels, 0), n  # [E-27]
 
@@ -375,14 +375,14 @@ def softmax_cross_entropy_with_integer_labels_bwd(
         ∂J/∂s_k = (1/N)(p_k − 1{k = y}), and 0 for a sample whose label is ignored
 
     Args:
-        res: ``(probs, labels)``, and where labels may be ignored the number of the others, which N is then.
+        res: ``(probs, labels)``, and where labels may be ignored, the number N of the others.
         dJ: cotangent of the loss.
     Returns:
         ``(dlogits,)``, (N, K): the integer labels have no cotangent. Where a label is not a class its row is
         NaN.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
-    Source: Lecture B, pages 3 and 5, with the cases the right way round (B-E1).
+    Source: Lecture B, pages 3 and 5, with the cases corrected (B-E1).
 
     >>> res = softmax_cross_entropy_with_integer_labels_fwd(jnp.array([[0.0, 0.0]]), jnp.array([0]))[1]
     >>> softmax_cross_entropy_with_integer_labels_bwd(res, 1.0)[0].tolist()
@@ -425,7 +425,7 @@ def softmax_cross_entropy_columns_bwd(
     """Pull ``dL`` back through softmax cross-entropy in columns: (1/m)(A − Y). [D-06] [B-14] [D-04]
 
     Args:
-        res: ``(A Σ_j Y_j, ln A, Y)``, each (K, N); where the labels of a sample sum to 1 the first is A.
+        res: ``(A Σ_j Y_j, ln A, Y)``, each (K, N); if the labels of each sample sum to 1, the first is A.
         dL: cotangent of the loss.
     Returns:
         ``(dZ, dY)``, each (K, N).
@@ -481,7 +481,7 @@ def cross_entropy_of_scores_bwd(
         ``(ds,)``, (c,).
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
-    Source: Lecture B, page 3, with the cases the right way round (B-E1).
+    Source: Lecture B, page 3, with the cases corrected (B-E1).
 
     >>> cross_entropy_of_scores_bwd(cross_entropy_of_scores_fwd(jnp.zeros(2), 0)[1], 1.0)[0].tolist()
     [-0.5, 0.5]

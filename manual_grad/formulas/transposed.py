@@ -1,7 +1,7 @@
 """The transposed convolution: the adjoint of Conv2D, so that its backward pass is Conv2D itself.
 
-⟨conv2d(y), x⟩ = ⟨y, conv_transpose2d(x)⟩ with one kernel for both: what one does forward, the other does
-backward.
+⟨conv2d(y), x⟩ = ⟨y, conv_transpose2d(x)⟩ with the same kernel: the forward pass of one is the backward pass
+of the other.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class ConvTranspose2DResiduals:
         return len(self.x), *self.size, self.kernel.shape[2] * self.groups
 
     def adjoint(self, image: Array) -> Conv2DResiduals:
-        """The Conv2D layer of an image of the output's shape, whose output has the shape of x."""
+        """The Conv2D layer that takes an image of the output's shape to an output of the shape of x."""
         return Conv2DResiduals(image, self.kernel, self.strides, self.pads, self.dilation, self.groups)
 
 
@@ -54,26 +54,25 @@ def conv_transpose2d_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N H W O"], ConvTranspose2DResiduals]:
-    """Each entry of x sends a multiple of the kernel into the output, where they add up. [E-21]
+    """Each entry of x adds a multiple of the kernel to the output. [E-21]
 
         out[n, i·s + a·d − p, j·s + b·d − p, o] += x[n,i,j,c] K[a,b,o,c],  then + b_o
 
     The gradient of ``conv2d`` with respect to its image, with this kernel and these settings, plus a bias.
 
     Args:
-        x: (N, h, w, C), as the output of that ``conv2d``.
-        kernel: (kh, kw, O/groups, C), as it has it.
-        bias: (O,).
-        strides: s, an int or a pair: how far apart what x's entries send is laid down.
-        padding: that ``conv2d``'s, so it crops here: ``VALID`` and H = (h−1)·s + (kh−1)·d + 1, ``SAME`` and
+        x: (N, h, w, C), shaped as the output of that ``conv2d``. kernel: (kh, kw, O/groups, C), that of the
+        ``conv2d``. bias: (O,). strides: s, an int or a pair: the distance between the copies of the kernel.
+        padding: that of the ``conv2d``, so here it crops: ``VALID`` and H = (h−1)·s + (kh−1)·d + 1, ``SAME``
+        and
             H = h·s, or ``((top, bottom), (left, right))``, taken off; a negative number adds a margin.
         dilation: d, an int or a pair: the spacing of the kernel's entries.
-        groups: how many groups the channels fall into.
+        groups: the number of groups of channels.
     Returns:
         ``(out, res)``: out (N, H, W, O).
     Raises:
         InputError: a stride or dilation below 1, groups that do not divide C and O, a padding that leaves
-            nothing, or a shape or dtype that does not fit.
+            nothing, or a shape or dtype that does not match.
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4; as
         ``torch.nn.functional.conv_transpose2d``, with other layouts.
 
@@ -108,7 +107,7 @@ def conv_transpose2d_bwd(
 ) -> tuple[Float[Array, "N h w C"], Float[Array, "kh kw Og C"], Float[Array, " O"]]:
     """Pull ``dout`` back through a transposed convolution: the adjoint's adjoint is Conv2D. [E-21]
 
-        dx = dout ⋆ K        dK = dout ⋆ x, as Conv2D's dK with dout for its image and x for its cotangent
+        dx = dout ⋆ K        dK = dout ⋆ x, which is Conv2D's dK for the image dout and the cotangent x
 
         db = Σ dout over images, rows and columns
 

@@ -1,1 +1,1 @@
-"""The formulas again, formulated for a processor; each equal to its page in formulas/."""
+"""The formulas again, in ways that suit a processor; each gives the same result as its page in formulas/."""

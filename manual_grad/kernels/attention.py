@@ -1,12 +1,12 @@
-"""Attention in chunks, in memory that grows as the length and not as its square. Chapter E.
+"""Attention in chunks, with memory linear in the length, not quadratic. Chapter E.
 
-The scores of all queries with all keys would be the largest array of a long sequence. Here a block of them
-exists at a time, ``chunk`` queries by ``chunk`` keys. Forward, a query's sum of exponentials and its output
-are corrected whenever a larger score turns up; their logarithm, lse, is all that is kept. Backward, each
-block of P is computed again, as e^(S − lse), and with it dS = P ⊙ (dP − Δ), where Δ = Σ_k dP P is Σ_d dO O: a
-sum over features that needs no P.
+For a long sequence the scores of all queries with all keys would be the largest array. Here one block of them
+exists at a time, ``chunk`` queries by ``chunk`` keys. In the forward pass a query's sum of exponentials and
+its output are rescaled whenever a larger score appears; only the logarithm of the sum, lse, is kept. In the
+backward pass each block of P is recomputed as e^(S − lse), and from it dS = P ⊙ (dP − Δ), where Δ = Σ_k dP P
+= Σ_d dO O is a sum over features that does not need P.
 
-The query heads that share a key head stand below each other, as rows: products sum their dK and dV.
+The query heads that share a key head are stacked as rows, so that products sum their dK and dV.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 )
 @dataclass(frozen=True)
 class AttentionStreamingResiduals:
-    """What the backward pass needs: the inputs, the output, and a number for each query and head."""
+    """What the backward pass needs: the inputs, the output, and one number per query and head."""
 
     q: Float[Array, "N Lq H D"]
     k: Float[Array, "N Lk Hkv D"]
@@ -60,15 +60,15 @@ def attention_streaming_fwd(
     scale: float | None = None,
     chunk: int = 256,
 ) -> tuple[Float[Array, "N Lq H D"], AttentionStreamingResiduals]:
-    """As :func:`manual_grad.formulas.attention.attention_fwd`, in chunks of queries and keys. [E-12]
+    """The same as :func:`manual_grad.formulas.attention.attention_fwd`, in chunks of queries and keys. [E-12]
 
     Args:
         q, k, v, mask, causal, window, scale: as there.
-        chunk: how many queries, and keys, at a time; it need not divide Lq or Lk.
+        chunk: the number of queries, and of keys, at a time; it need not divide Lq or Lk.
     Returns:
         ``(out, res)``: out (N, Lq, H, D), 0 for a query that sees no key.
     Raises:
-        InputError: ``chunk`` is below 1, or as there.
+        InputError: ``chunk`` is below 1, or for the reasons given there.
     Source: Dao et al., "FlashAttention", 2022, algorithm 1; Milakov and Gimelshein, "Online normalizer
     calculation for softmax", 2018.
 
@@ -98,7 +98,7 @@ def attention_streaming_fwd(
 def attention_streaming_bwd(
     res: AttentionStreamingResiduals, dout: Float[Array, "N Lq H D"]
 ) -> tuple[Float[Array, "N Lq H D"], Float[Array, "N Lk Hkv D"], Float[Array, "N Lk Hkv D"]]:
-    """Pull ``dout`` back, each block of P computed again. [E-12]
+    """Pull ``dout`` back, recomputing each block of P. [E-12]
 
         P = e^(S − lse)        Δ = Σ_d dO O        dS = P ⊙ (dO Vᵀ − Δ)
 
@@ -108,7 +108,7 @@ def attention_streaming_bwd(
         res: from the forward pass.
         dout: cotangent of out, (N, Lq, H, D).
     Returns:
-        ``(dq, dk, dv)``, each of its primal's shape and dtype; the mask has none.
+        ``(dq, dk, dv)``, each with the shape and dtype of its primal; the mask has no cotangent.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: Dao et al., "FlashAttention", 2022, algorithm 4 and appendix B.
@@ -161,7 +161,7 @@ def _forward(seen: Seen | None, head: Array, q: Array, k: Array, v: Array) -> tu
 def _backward(
     seen: Seen | None, head: Array, rows: tuple[Array, ...], keys: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """dQ, dK and dV of one key head, the first not yet times the scale, which is in ``rows``' q already."""
+    """dQ, dK and dV of one key head; dQ still lacks the scale, which is already in the q of ``rows``."""
     k, v = keys
     numbers = jnp.arange(len(k))
 
@@ -187,12 +187,12 @@ def _backward(
 
 
 def _scores(seen: Seen | None, head: Array, r: Array, s: Array, q: Array, k: Array) -> Array:
-    """A block of scores, −∞ where a key is not seen."""
+    """A block of scores, −∞ where a key is masked."""
     return q @ k.T if seen is None else jnp.where(seen(head, r, s), q @ k.T, -jnp.inf)
 
 
 def _unless_blind(seen: Seen, head: Array, r: Array, add: Step, skip: Step) -> Step:
-    """A step that leaves out blocks of which no query sees a key: half of all, above the diagonal."""
+    """A step that skips blocks in which no query sees a key: with causal attention, half of them."""
     return lambda so_far, part: lax.cond(seen(head, r, part[0]).any(), add, skip, so_far, part)
 
 
@@ -207,7 +207,7 @@ def _seen(
     window: int | None,
     chunk: int,
 ) -> Seen | None:
-    """Which keys of a block each row of another sees; None where all see all."""
+    """Which keys of a block each row of another sees; None if every row sees every key."""
     (_, Lq, H, _), (_, Lk, Hkv, _) = of_q, of_k
     if not causal and window is None and mask is None and Lk % chunk == 0:
         return None
@@ -227,7 +227,7 @@ def _seen(
 
 
 def _cut(x: Float[Array, "heads L D"], chunk: int) -> Float[Array, "heads blocks chunk D"]:
-    """Blocks of ``chunk``, the last filled up with zeros."""
+    """Blocks of ``chunk``, the last one padded with zeros."""
     heads, L, D = x.shape
     return jnp.pad(x, ((0, 0), (0, -L % chunk), (0, 0))).reshape(heads, -1, chunk, D)
 
@@ -244,7 +244,7 @@ def _from_blocks(blocks: Array, shape: tuple[int, ...]) -> Float[Array, "N Lk Hk
 
 
 def _rows(x: Float[Array, "N Lq H D"], Hkv: int, chunk: int) -> Array:
-    """Queries in blocks, for each sample and key head those of its whole group below each other."""
+    """Queries in blocks; for each sample and key head, those of its whole group stacked."""
     N, L, H, D = x.shape
     return _cut(x.swapaxes(1, 2).reshape(N * Hkv, H // Hkv * L, D), chunk)
 

@@ -1,6 +1,7 @@
 """The Conv2D layer as each platform computes it fastest. Lectures A and C.
 
-The mathematics is in :mod:`manual_grad.formulas.conv2d`; here the platform is chosen when it is lowered.
+The mathematics is in :mod:`manual_grad.formulas.conv2d`; the implementation is chosen when the function is
+lowered.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ def conv2d_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
-    """A Conv2D layer, as the platform that it is compiled for does it fastest. [A-11]
+    """A Conv2D layer, computed in the way that is fastest on the platform that it is compiled for. [A-11]
 
-    On a CPU that is :func:`conv2d_cpu_fwd`; elsewhere :func:`conv2d_plain_fwd`, which says what the
-    arguments are, what comes back and what is refused.
+    On a CPU that is :func:`conv2d_cpu_fwd`, elsewhere :func:`conv2d_plain_fwd`, whose docstring describes
+    arguments, results and errors.
 
     Source: Lecture A, the network's first two layers; the choice is ours.
 
@@ -52,10 +53,10 @@ def conv2d_fwd(
 def conv2d_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """Pull ``dZ`` back through a Conv2D layer, by what is fastest on the platform. [C-09] [C-10] [A-11]
+    """Pull ``dZ`` back through a Conv2D layer, as is fastest on the platform. [C-09] [C-10] [A-11]
 
-    On a CPU that is :func:`conv2d_cpu_bwd`; elsewhere :func:`conv2d_plain_bwd`, which says what the
-    arguments are, what comes back and what is refused.
+    On a CPU that is :func:`conv2d_cpu_bwd`, elsewhere :func:`conv2d_plain_bwd`, whose docstring describes
+    arguments, results and errors.
 
     Source: Lecture C, page 4; Lecture A's network; the choice is ours.
 

@@ -1,17 +1,17 @@
-"""The Conv2D layer for a CPU: the sums of the plain formulation, as XLA:CPU makes them fast.
+"""The Conv2D layer for a CPU: the same sums as the plain formulation, in a form that XLA:CPU computes fast.
 
 The rule, from shapes alone:
 
-- One input channel and few kernel entries: no sum over channels asks for a matrix product. Z is a sum of
-  shifted images, and dX a sum of the shifted images that one product, K dZᵀ, makes.
-- All else is a convolution by Eigen, near the speed of a matrix product. XLA:CPU takes it, inside a loop too,
-  where images are NHWC and kernels HWIO: for dK they are brought into that order. From 17 channels on it
-  prefers another library, several times slower and less exact, unless the image's entries are spread apart.
-  So every other row is left empty, in image and kernel, and stepped over: the sums stay the same.
-- Where X has few channels, so has dX, and the product few columns. Then a few pixels of a row are made at a
-  time, by a kernel that holds the turned one once for each, a column further.
+- One input channel and few kernel entries: there is no sum over channels, so no matrix product is needed. Z
+  is a sum of shifted images, and dX is a sum of the shifted images given by one product, K dZᵀ.
+- Everything else is a convolution by Eigen, nearly as fast as a matrix product. XLA:CPU uses it, inside loops
+  too, if images are NHWC and kernels HWIO; for dK they are brought into that order. With 17 channels or more
+  it prefers another library, several times slower and less accurate, unless the image's entries are spread
+  apart. So every other row of image and kernel is left empty and skipped, which does not change the sums.
+- If X has few channels, so has dX, and the product has few columns. Then several pixels of a row are computed
+  at once, by a kernel that contains the rotated kernel once for each of them, shifted by a column.
 
-In float64 Eigen has none of this, and XLA's own choice stands.
+In float64 Eigen has no such convolution, and XLA's own choice is used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def conv2d_cpu_fwd(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> tuple[Float[Array, "N h w O"], Conv2DResiduals]:
-    """As :func:`conv2d_plain_fwd`, in the formulation for a CPU. [A-11] [C-08]
+    """The same as :func:`conv2d_plain_fwd`, in the formulation for a CPU. [A-11] [C-08]
 
     Source: Lecture A, the network's first two layers; the formulation is ours.
 
@@ -64,7 +64,7 @@ def conv2d_cpu_fwd(
 def conv2d_cpu_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """As :func:`conv2d_plain_bwd`, in the formulation for a CPU. [C-09] [C-10] [A-11]
+    """The same as :func:`conv2d_plain_bwd`, in the formulation for a CPU. [C-09] [C-10] [A-11]
 
     Source: Lecture C, page 4, and Lecture A's network; the formulation is ours.
 
@@ -88,13 +88,13 @@ def _one_channel(res: Conv2DResiduals) -> bool:
 
 
 def _offsets(res: Conv2DResiduals) -> list[tuple[int, int]]:
-    """For each kernel entry, row by row, the first pixel of the padded image that it sees."""
+    """For each kernel entry, row by row, the first pixel of the padded image that it multiplies."""
     (kh, kw), (dh, dw) = res.kernel.shape[:2], res.dilation
     return [(a * dh, b * dw) for a in range(kh) for b in range(kw)]
 
 
 def _seen(res: Conv2DResiduals) -> Iterator[Array]:
-    """For each kernel entry what it sees of the one channel, (N, h, w)."""
+    """For each kernel entry, the part of the single channel that it multiplies, (N, h, w)."""
     x = lax.pad(res.x[..., 0], jnp.zeros((), res.x.dtype), [(0, 0, 0), *((*pad, 0) for pad in res.pads)])
     (sh, sw), (_, h, w, _) = res.strides, res.out_shape
     for i, j in _offsets(res):
@@ -102,7 +102,7 @@ def _seen(res: Conv2DResiduals) -> Iterator[Array]:
 
 
 def _dx_one_channel(res: Conv2DResiduals, dZ: Array) -> Array:
-    """K dZᵀ is what each entry sends back: laid over the pixels that it saw, and summed."""
+    """K dZᵀ is the contribution of each kernel entry, added up over the pixels that it multiplied."""
     wide = jnp.promote_types(dZ.dtype, jnp.float32)
     kernel, errors = (array.reshape(-1, dZ.shape[-1]) for array in (res.kernel, dZ))
     sent = jnp.matmul(kernel, errors.T, preferred_element_type=wide).reshape(-1, *dZ.shape[:3])
@@ -113,7 +113,7 @@ def _dx_one_channel(res: Conv2DResiduals, dZ: Array) -> Array:
 
 
 def _placed(res: Conv2DResiduals, sent: Array, offset: tuple[int, int]) -> Array:
-    """(N, h, w) pixels spread by the stride and laid into the image, (N, H, W), zeros around them."""
+    """(N, h, w) pixels, spread by the stride and placed into the image, (N, H, W), with zeros around them."""
     sizes = zip(offset, res.pads, res.x.shape[1:3], sent.shape[1:], res.strides, strict=True)
     around = [(at - lo, n + lo - at - (out - 1) * s - 1, s - 1) for at, (lo, _), n, out, s in sizes]
     return lax.pad(sent, jnp.zeros((), sent.dtype), [(0, 0, 0), *around])
@@ -123,7 +123,7 @@ def _placed(res: Conv2DResiduals, sent: Array, offset: tuple[int, int]) -> Array
 
 
 def _dkernel(res: Conv2DResiduals, dZ: Array) -> Array:
-    """dK = X ⋆ dZ, with the channels standing for a batch and the batch for channels."""
+    """dK = X ⋆ dZ, with channels in the role of the batch and the batch in that of the channels."""
     (N, H, W, _), (Cg, g) = res.x.shape, (res.kernel.shape[2], res.groups)
     x = res.x.reshape(N, H, W, g, Cg).transpose(4, 1, 2, 3, 0).reshape(Cg, H, W, g * N)
     dK = _convolve(x, dZ.transpose(1, 2, 0, 3), res.pads_dkernel, res.dilation, res.strides, g)  # [C-09]
@@ -146,7 +146,7 @@ def _dx(res: Conv2DResiduals, dZ: Array) -> Array:
 
 
 def _at_a_time(res: Conv2DResiduals) -> int:
-    """How many pixels of a row dX makes at a time: a divisor of its width, no more than fill the product."""
+    """How many pixels of a row of dX are computed at once: a divisor of its width."""
     (W, C), kw = res.x.shape[2:], res.kernel.shape[1]
     if res.groups > 1 or res.dilation[1] > 1:
         return 1
@@ -161,7 +161,7 @@ def _convolve(
     dilation: tuple[int, int],
     groups: int,
 ) -> Array:
-    """The convolution, by Eigen where it can: rows twice as far apart if XLA would choose otherwise."""
+    """The convolution, by Eigen if possible: with rows twice as far apart if XLA would choose otherwise."""
     if min(map(min, pads)) < 0:
         now = [_before(n, pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in now), (0, 0, 0)])
@@ -180,7 +180,7 @@ def _convolve(
 
 
 def _before(n: int, pad: tuple[int, int]) -> tuple[int, int]:
-    """What is cropped of ``n`` pixels before a convolution; the whole padding where nothing would be left."""
+    """How much of ``n`` pixels is cropped before a convolution; all of it if nothing would be left."""
     crop = min(pad[0], 0), min(pad[1], 0)
     return crop if n + sum(crop) > 0 else pad
 

@@ -2,8 +2,8 @@
 
     logits = H W        J = −(1/N) Σ_i ln softmax(logits_i)[y_i]
 
-The N×V logits would be the largest array of the whole network. Here they exist for a chunk of samples at a
-time, and the gradients are made in the same sweep, while those are at hand.
+The N×V logits would be the largest array of the whole network. Here they exist for one chunk of samples at a
+time, and the gradients are computed in the same sweep, while they are available.
 """
 
 import jax.numpy as jnp
@@ -40,13 +40,13 @@ def linear_cross_entropy_fwd(
 
     Args:
         hidden: the last layer's input, (N, D).
-        W: its weights, (D, V), finite: dhidden holds 0 · ∞ where they are not.
+        W: its weights, (D, V), finite: otherwise dhidden contains 0 · ∞.
         labels: (N,), integers from 0 to V − 1, or ``ignore_index``.
-        chunk: how many samples at a time; chunk × V logits exist at once.
-        ignore_index: a label, be it a class or not, whose samples do not count, whatever they hold.
+        chunk: the number of samples at a time; chunk × V logits exist at once.
+        ignore_index: a label, a class or not, whose samples do not count, whatever they contain.
     Returns:
-        ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, dW of that sum over about √N,
-        and where labels may be ignored the number of the others.
+        ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, dW of that sum divided by
+        about √N, and, where labels may be ignored, the number of the others.
     Raises:
         InputError: ``chunk`` is below 1, a shape or dtype does not match, a label is out of range or all are
             ignored (eagerly).
@@ -89,19 +89,19 @@ def linear_cross_entropy_fwd(
 def _filled_up(
     hidden: Array, labels: Array, counts: Array, n: int, ignored: int | None
 ) -> tuple[Array, Array]:
-    """As many whole chunks, filled up by ignored samples, and zeros for what those hold."""
+    """Whole chunks, the last one filled up with ignored samples of zeros."""
     more = -len(labels) % n
     hidden = jnp.pad(jnp.where(counts[:, None], hidden, 0), ((0, more), (0, 0)))
     return hidden, jnp.pad(labels, (0, more), constant_values=ignored)
 
 
 def _root(N: int) -> int:
-    """About √N, and a power of 2: in float16 a sum over N overflows, and over N again leaves zeros behind."""
+    """About √N, a power of 2: in float16 a sum over N overflows, and dividing by N at once underflows."""
     return 1 << (N.bit_length() // 2)
 
 
 def _one_chunk(h: Array, y: Array, W: Array, ignored: int | None) -> tuple[Array, Array, Array]:
-    """``(J, dh, dlogits)`` of this chunk's sum. Not yet over N: in float16 that would leave zeros behind."""
+    """``(J, dh, dlogits)`` of this chunk's sum, not yet divided by N, which would underflow in float16."""
     n = len(h)
     J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y, ignore_index=ignored)  # [A-10]
     (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res[:2], n)  # [A-10]
@@ -112,7 +112,7 @@ def _one_chunk(h: Array, y: Array, W: Array, ignored: int | None) -> tuple[Array
 
 
 def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
-    """dW + hᵀ dlogits, a few columns after the others, so that there is no second array of dW's size."""
+    """dW + hᵀ dlogits, a few columns at a time, so that there is no second array of the size of dW."""
     V = dW.shape[1]
     n = V // -(-V // COLUMNS)
 
@@ -126,10 +126,10 @@ def _add_product(dW: Array, h: Array, dlogits: Array) -> Array:
 
 @checked
 def linear_cross_entropy_bwd(res: Residuals, dJ: Scalar) -> tuple[Float[Array, "N D"], Float[Array, "D V"]]:
-    """Scale the gradients that the forward sweep has made by ``dJ``/N. [A-10] [E-27]
+    """Scale the gradients computed in the forward sweep by ``dJ``/N. [A-10] [E-27]
 
     Args:
-        res: from the forward pass, (N, D) and (D, V), and the number of labels where some may be ignored.
+        res: from the forward pass, (N, D) and (D, V), and the number of labels, where some may be ignored.
         dJ: cotangent of the loss.
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.

@@ -2,8 +2,8 @@
 
     X → Conv2D₁ → ReLU → Conv2D₂ → ReLU → flatten → Dense₄ → ReLU → Dense₅ → softmax → CE → J
 
-Numbered as on the slide, where layer 3 is the flattening. VALID, stride 1: a kernel of size f leaves
-n − f + 1 of n pixels.
+Numbered as on the slide, where layer 3 is the flattening. VALID, stride 1: a kernel of size f
+leaves n − f + 1 of n pixels.
 """
 
 import math
@@ -49,7 +49,7 @@ def cnn_fwd(
     Returns:
         ``(J, res)``: J scalar.
     Raises:
-        InputError: a parameter is missing or not known, or a shape or dtype does not match.
+        InputError: a parameter is missing or unknown, or a shape or dtype does not match.
     Source: Lecture A, "Previous Lecture".
 
     >>> import jax.numpy as jnp
@@ -85,7 +85,7 @@ def cnn_fwd(
 
 
 def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
-    """Each parameter takes what the layer before it gives."""
+    """Each parameter's shape fits the output of the layer before it."""
     (f1h, f1w, _, l1), (f2h, f2w, _, l2), l4 = params["K1"].shape, params["K2"].shape, params["W4"].shape[1]
     h2, w2 = X.shape[1] - f1h - f2h + 2, X.shape[2] - f1w - f2w + 2
     require(
@@ -106,7 +106,7 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
 
 
 def _check_images(conv1: Conv2DResiduals, Z1: Array, conv2: Conv2DResiduals, Z2: Array, A3: Array) -> None:
-    """Each layer's residuals are of what the layer before it gave."""
+    """Each layer's residuals fit the output of the layer before it."""
     conv1.check()
     conv2.check()
     require_shape("cnn_grads", "res[1]", Z1, conv1.out_shape)

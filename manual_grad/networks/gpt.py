@@ -4,8 +4,9 @@
 
     J = mean of −ln softmax(LN(x) wteᵀ)[targets]
 
-Each line back is the pair of a line forward; what is particular to a GPT is where cotangents meet: at each
-residual sum, at wpe, which all samples share, and at wte, which is both the first layer and the last.
+Each backward line is the counterpart of a forward line. What is particular to a GPT is where cotangents are
+added: at each residual connection, at wpe, which all samples share, and at wte, which is both first and last
+layer.
 """
 
 from typing import Any
@@ -34,7 +35,7 @@ Stream = Float[Array, "N L D"]
 
 
 def _shapes(params: Params) -> Params:
-    """What shape each parameter has, given the vocabulary, the width, and how many blocks there are."""
+    """The shape of each parameter, given the vocabulary, the width and the number of blocks."""
     (V, D), (Lmax, _) = params["wte"].shape, params["wpe"].shape
     norm = {"gamma": (D,), "beta": (D,)}
     dense = {"qkv": (D, 3 * D), "proj": (D, D), "up": (D, 4 * D), "down": (4 * D, D)}
@@ -48,7 +49,7 @@ def _leaves(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
 
 
 def _check_params(params: Params, tokens: Array, heads: int) -> None:
-    """Every parameter is there and nothing else, in its shape."""
+    """Every parameter is present with its shape, and nothing else."""
     keys = {"wte", "wpe", "blocks", "lnf"}
     require(set(params) == keys, f"gpt_fwd: params has the keys {sorted(params)}, expected {sorted(keys)}")
     for name in ("wte", "wpe"):
@@ -114,7 +115,7 @@ def _block(x: Stream, p: Params, heads: int) -> tuple[Stream, tuple[Any, ...]]:
 
 
 def _block_back(res: tuple[Any, ...], dx: Stream) -> tuple[Stream, Params]:
-    """The same from the last line to the first; each residual sum hands dx on and adds its branch's."""
+    """The same lines in reverse; each residual connection passes dx on and adds that of its branch."""
     ln1, qkv, attention, proj, ln2, up, gelu, down = res
     dg, d_down = _dense_back(down, dx)
     (du,) = gelu_bwd(gelu, dg)
@@ -143,11 +144,11 @@ def gpt_fwd(
             ``ln2`` (like ``lnf``: ``gamma`` and ``beta``, (D,)) and ``qkv``, ``proj``, ``up``, ``down``, each
             with ``W``, (D, 3D), (D, D), (D, 4D) and (4D, D), and ``b``.
         tokens, targets: (N, L), integers from 0 to V − 1, L at most Lmax.
-        heads: of the attention, a divisor of D.
+        heads: the number of attention heads, a divisor of D.
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a token or target is out of range.
     Raises:
-        InputError: a parameter is missing, not known or of another shape, ``heads`` does not divide D, the
+        InputError: a parameter is missing, unknown or of another shape, ``heads`` does not divide D, the
             sequence is longer than Lmax, a token or target is out of range (eagerly).
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, section 2.3.
 
@@ -180,13 +181,13 @@ def gpt_fwd(
 def gpt_bwd(res: tuple[Any, ...], dJ: Scalar) -> tuple[dict[str, Any]]:
     """Pull ``dJ`` back through the GPT, the last line first. [E-32]
 
-        dwte = what the output gives it + what the tokens give it        dwpe_l = Σ_n dx_nl
+        dwte = its gradient as output layer + its gradient as table        dwpe_l = Σ_n dx_nl
 
     Args:
         res: from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dparams,)``, built as ``params``; tokens and targets have none.
+        ``(dparams,)``, structured like ``params``; tokens and targets have no cotangent.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: as the forward pass; the derivation is in the book's chapter E.

@@ -42,7 +42,7 @@ class MLPResiduals:
 
 
 def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
-    """Each layer is a pair (W, b) whose width continues the one before; ``width`` is the input's."""
+    """Each layer is a pair (W, b) whose width matches the layer before it; ``width`` is that of the input."""
     require(
         isinstance(params, Sequence) and len(params) > 0,
         f"{formula}: params is {describe(params)}, expected at least one pair (W, b) in a list or tuple",
@@ -97,7 +97,7 @@ def mlp_rows_fwd(
     Returns:
         ``(Z_L, res)``: Z_L (N, widths of the last layer).
     Raises:
-        InputError: the layers' widths do not fit together, the activation is unknown, a shape or dtype is
+        InputError: the layers' widths do not match, the activation is unknown, a shape or dtype is
             wrong.
     Source: Lecture D, transposed; Lecture B, page 7.
 
@@ -119,7 +119,7 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]) -> tuple[Params, Fl
         res: from the forward pass.
         dZ: cotangent of Z_L, (N, width of the last layer).
     Returns:
-        ``(dparams, dX)``: dparams built as ``params``.
+        ``(dparams, dX)``: dparams structured like ``params``.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dZ`` has another shape or dtype.
     Source: Lecture C, page 2; Lecture D, "Back propagation", transposed.
@@ -148,7 +148,7 @@ def mlp_columns_fwd(
     Returns:
         ``(Z_L, res)``: Z_L (width of the last layer, N).
     Raises:
-        InputError: the layers' widths do not fit together, the activation is unknown, a shape or dtype is
+        InputError: the layers' widths do not match, the activation is unknown, a shape or dtype is
             wrong.
     Source: Lecture D, "input layer".
 
@@ -170,7 +170,7 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]) -> tuple[Params,
         res: from the forward pass.
         dZ: cotangent of Z_L, (width of the last layer, N).
     Returns:
-        ``(dparams, dX)``: dparams built as ``params``.
+        ``(dparams, dX)``: dparams structured like ``params``.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dZ`` has another shape or dtype.
     Source: Lecture C, page 2; Lecture D, "Back propagation".
@@ -214,7 +214,7 @@ def _mlp_bwd(res: MLPResiduals, delta: Array) -> tuple[Params, Array]:
 
 
 def _like_params(params: Params, dlayers: Sequence[tuple[Array, Array]]) -> Any:
-    """The layers' gradients in the containers that ``params`` came in."""
+    """The gradients of the layers, in the same containers as ``params``."""
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(list(dlayers)))
 
 
@@ -232,7 +232,7 @@ def network_squared_loss_fwd(
     Returns:
         ``(L, res)``: L scalar.
     Raises:
-        InputError: the layers' widths do not fit together, the activation is unknown, a shape or dtype is
+        InputError: the layers' widths do not match, the activation is unknown, a shape or dtype is
             wrong.
     Source: Lecture C, page 1.
 
@@ -263,7 +263,7 @@ def network_squared_loss_deltas(
         res: from the forward pass.
         dL: cotangent of the loss.
     Returns:
-        One vector a layer, of that layer's width.
+        One vector per layer, of that layer's width.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture C, page 2.
@@ -302,7 +302,7 @@ def network_squared_loss_bwd(
         res: from the forward pass.
         dL: cotangent of the loss.
     Returns:
-        ``(dparams, dx, dy)``: dparams built as ``params``.
+        ``(dparams, dx, dy)``: dparams structured like ``params``.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture C, page 2.
@@ -321,7 +321,7 @@ def network_squared_loss_bwd(
 
 @checked
 def flatten_columns_fwd(images: Float[Array, "N H W"]) -> tuple[Float[Array, "H*W N"], Float[Array, "N H W"]]:
-    """X: each image a column of H·W pixels. [D-01]
+    """X: each image becomes a column of H·W pixels. [D-01]
 
     Args:
         images: (N, H, W).
@@ -342,7 +342,7 @@ def flatten_columns_fwd(images: Float[Array, "N H W"]) -> tuple[Float[Array, "H*
 def flatten_columns_bwd(
     res: Float[Array, "N H W"], dX: Float[Array, "H*W N"]
 ) -> tuple[Float[Array, "N H W"]]:
-    """Pull ``dX`` back to the images: the same numbers, in their places. [D-01]
+    """Pull ``dX`` back to the images: the same numbers, in their original positions. [D-01]
 
     Args:
         res: images, (N, H, W), for their shape.
@@ -350,7 +350,7 @@ def flatten_columns_bwd(
     Returns:
         ``(dimages,)``, (N, H, W).
     Raises:
-        InputError: ``dX`` has not the shape (H·W, N), or a dtype is wrong.
+        InputError: ``dX`` does not have the shape (H·W, N), or a dtype is wrong.
     Source: Lecture D, page 1.
 
     >>> flatten_columns_bwd(jnp.ones((1, 2, 2)), jnp.array([[1.0], [2.0], [3.0], [4.0]]))[0].tolist()
@@ -361,7 +361,7 @@ def flatten_columns_bwd(
 
 @checked
 def one_hot_columns(labels: Integer[Array, " N"], K: int, dtype: Any = None) -> Float[Array, "K N"]:
-    """Y: each label a column with a 1 in its row; NaN where it is not a class. [D-01]
+    """Y: each label becomes a column with a 1 in its row; NaN if it is not a class. [D-01]
 
     Args:
         labels: (N,), integers from 0 to K − 1.
@@ -401,12 +401,12 @@ def five_layer_fwd(
 
     Args:
         params: five pairs (W (out, in), b (out,)); the lecture's widths are 784-128-50-50-25-10.
-        X: images, one a column, (d, m).
-        Y: labels, one a column, (K, m).
+        X: images, one per column, (d, m).
+        Y: labels, one per column, (K, m).
     Returns:
         ``(L, res)``: L scalar.
     Raises:
-        InputError: there are not five layers, or a width, shape or dtype does not fit.
+        InputError: there are not five layers, or a width, shape or dtype does not match.
     Source: Lecture D, "input layer" and the page after it.
 
     >>> layer = (jnp.eye(2), jnp.zeros(2))
@@ -432,7 +432,7 @@ def five_layer_fwd(
 
 @checked
 def five_layer_grads(res: FiveLayerRes, dL: Scalar) -> dict[str, Array]:
-    """Lecture D's steps ① to ⑤, every array by its name there. [D-06] [D-07] [D-08] [D-10]
+    """Lecture D's steps ① to ⑤, every array under its name there. [D-06] [D-07] [D-08] [D-10]
 
         dZ5 = (A5 − Y)/m      dW_l = dZ_l A_{l−1}ᵀ      db_l = dZ_l 1      dZ_{l−1} = relu_back(W_lᵀ dZ_l)
 
@@ -443,7 +443,7 @@ def five_layer_grads(res: FiveLayerRes, dL: Scalar) -> dict[str, Array]:
         By name: ``dZ5`` … ``dZ1``, ``dA4`` … ``dA1``, ``dW5`` … ``dW1``, ``db5`` … ``db1``, ``dX``, ``dY``.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
-    Source: Lecture D, "Back propagation", with its errata D-E4 to D-E8 put right.
+    Source: Lecture D, "Back propagation", with its errata D-E4 to D-E8 corrected.
 
     >>> layer = (jnp.eye(2), jnp.zeros(2))
     >>> _, res = five_layer_fwd([layer] * 5, jnp.ones((2, 1)), jnp.array([[1.0], [0.0]]))
@@ -480,7 +480,7 @@ def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, 
         res: from the forward pass.
         dL: cotangent of the loss.
     Returns:
-        ``(dparams, dX, dY)``: dparams built as ``params``.
+        ``(dparams, dX, dY)``: dparams structured like ``params``.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dL`` is not a scalar.
     Source: Lecture D, "Back propagation".
@@ -504,12 +504,12 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
 
     Args:
         params: any pytree of arrays.
-        dparams: its gradient, built the same.
+        dparams: its gradient, with the same structure.
         learning_rate: α.
     Returns:
-        The updated parameters, built the same; ``params`` is left as it was.
+        The updated parameters, with the same structure; ``params`` is not modified.
     Raises:
-        InputError: the two are built differently, an array has another shape, or one of them is none.
+        InputError: the two differ in structure or in the shape of an array, or one of them is not an array.
     Source: Lecture D, page 2; on the full batch or on mini-batches, as dparams is.
 
     >>> gradient_descent([jnp.array([1.0, 2.0])], [jnp.array([4.0, 8.0])], 0.25)[0].tolist()

@@ -2,8 +2,8 @@
 
     z = W¹ x + b¹        a = ReLU(z)        o or s = W² a + b²        J = ½(y − o)² or −ln p_y
 
-Each ``_grads`` function is the lecture's page: every partial derivative it names, in its order. ``_bwd``
-hands on those of the primals.
+Each ``_grads`` function follows the lecture's page: every partial derivative that it names. ``_bwd`` returns
+those of the primals.
 """
 
 import jax.numpy as jnp
