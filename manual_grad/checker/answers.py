@@ -91,7 +91,7 @@ def compared(question: Question, values: Sequence[Any], cotangent: Any, gots: li
 
 def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray]]:
     """JAX's value and answer, or one line that says why there is none."""
-    if question.by_torch is not None:
+    if question.foreign is not None:
         return answered(point)
     keyword = "against" if question.scalar else "reference"
     try:

@@ -46,7 +46,7 @@ class Question:
         ask: given arguments and a function that makes a cotangent for the output, the reply.
         scalar: whether the function is a loss, whose cotangent is 1.
         compiled: what was compiled of ``fn``, for all points.
-        by_torch: what PyTorch says of ``fn`` at a point, where JAX cannot trace it.
+        foreign: what PyTorch says of ``fn`` at a point, where JAX cannot trace it.
     """
 
     who: str
@@ -59,7 +59,7 @@ class Question:
     ask: Callable[[tuple[Any, ...], Callable[[Any], Any]], Reply]
     scalar: bool
     compiled: dict = field(default_factory=dict)
-    by_torch: Callable[..., Any] | None = None
+    foreign: Callable[..., Any] | None = None
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)
@@ -77,12 +77,12 @@ class Question:
     @property
     def knows(self) -> str:
         """Who knows the truth."""
-        return "JAX" if self.by_torch is None else "PyTorch"
+        return "JAX" if self.foreign is None else "PyTorch"
 
     @property
     def truth(self) -> str:
         """What the gradient is compared with."""
-        return "jax.vjp" if self.by_torch is None else "torch.autograd"
+        return "jax.vjp" if self.foreign is None else "torch.autograd"
 
     def args_of(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments that have these leaves."""
@@ -92,7 +92,7 @@ class Question:
         """The same in float64."""
         tree = jax.tree.structure(self.args)
         return nearby.point_at(
-            self.fn, tree, values, self.leaf_names, self.wrt, dout, self.compiled, self.by_torch
+            self.fn, tree, values, self.leaf_names, self.wrt, dout, self.compiled, self.foreign
         )
 
 

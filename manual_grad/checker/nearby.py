@@ -280,8 +280,8 @@ def point_at(
     wrt: Sequence[int],
     dout: Sequence[Any],
     compiled: dict,
-    by_torch: Any = None,
+    foreign: Any = None,
 ) -> Point:
     """A question put in float64; call it where float64 is enabled."""
     exact = tuple(to_float64(v) for v in values)
-    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled, by_torch)
+    return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled, foreign)

@@ -159,10 +159,10 @@ def check_torch(
         return Reply(tuple(tree[i] for i in question.positions), dout, written)
 
     positions = positions_of(WHO, arrays, shown, _positions(wrt, shown))
-    by_torch = None if against is not None else partial(_pulled, arguments, truth, truth_name)
+    foreign = None if against is not None else partial(_pulled, arguments, truth, truth_name)
     plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
     question = Question(
-        WHO, "backward", plain, truth_name, arrays, shown, positions, ask, scalar=False, by_torch=by_torch
+        WHO, "backward", plain, truth_name, arrays, shown, positions, ask, scalar=False, foreign=foreign
     )
     out = [array_of(t) for t in _outputs(arguments, _run(arguments, mine, arguments.tensors))]
     require_numbers(WHO, "fn", out)

@@ -29,7 +29,7 @@ class Point:
         wrt: which leaves it is differentiated by.
         dout: the cotangent of each floating-point leaf of the output.
         compiled: what was compiled of ``fn``, shared with the same question at other points.
-        by_torch: outputs and cotangents for values, ``wrt`` and ``dout``, where JAX cannot trace ``fn``.
+        foreign: gives outputs and cotangents for values, ``wrt`` and ``dout`` where JAX cannot trace ``fn``.
     """
 
     fn: Callable[..., Any]
@@ -39,7 +39,7 @@ class Point:
     wrt: tuple[int, ...]
     dout: tuple[Any, ...]
     compiled: dict = field(default_factory=dict, compare=False)
-    by_torch: Callable[..., tuple[list[Any], list[np.ndarray]]] | None = None
+    foreign: Callable[..., tuple[list[Any], list[np.ndarray]]] | None = None
 
     @property
     def at(self) -> list[Any]:
@@ -107,8 +107,8 @@ def pulled(point: Point, dout: Sequence[Any] | None = None) -> list[np.ndarray]:
 
 def answered(point: Point, dout: Sequence[Any] | None = None) -> tuple[list[Any], list[np.ndarray]]:
     """The floating-point outputs, and the cotangent of each leaf of ``point.at``, by ``jax.vjp``."""
-    if point.by_torch is not None:
-        return point.by_torch(point.values, point.wrt, point.dout if dout is None else dout)
+    if point.foreign is not None:
+        return point.foreign(point.values, point.wrt, point.dout if dout is None else dout)
     out, cotangents = _run(point, "vjp", _vjp, list(point.dout if dout is None else dout))
     return out, [np.asarray(c, np.float64) for c in cotangents]
 
@@ -120,7 +120,7 @@ def budget(point: Point, dtype: str) -> list[np.ndarray]:
     rounding error.
     """
     key = ("no budget", dtype)
-    if key not in point.compiled and point.by_torch is None:
+    if key not in point.compiled and point.foreign is None:
         try:
             found = _run(point, f"budget in {dtype}", partial(_budget, dtype), list(point.dout))
             return [np.asarray(b, np.float64) for b in found]
@@ -161,8 +161,8 @@ def projected(point: Point, leaves: Sequence[Any]) -> float:
     values = list(point.values)
     for i, leaf in zip(point.wrt, leaves, strict=True):
         values[i] = leaf
-    if point.by_torch is not None:
-        outs, _ = point.by_torch(values, (), point.dout)
+    if point.foreign is not None:
+        outs, _ = point.foreign(values, (), point.dout)
         return float(sum(np.sum(o * np.asarray(d)) for o, d in zip(outs, point.dout, strict=True)))
     return float(_run(at_values(point, values), "value", _inner_product, list(point.dout)))
 

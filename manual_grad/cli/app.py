@@ -639,7 +639,13 @@ def report(
 
 @golden.command(cls=Command)
 def export(
-    formula: Annotated[str, typer.Argument(help="Such as conv2d; [bold]golden list[/] shows them all.")],
+    formula: Annotated[
+        str,
+        typer.Argument(
+            help="Such as conv2d ([bold]golden list[/] shows them all); or a JAX function of your own, as "
+            "file.py:function."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, .npz or .safetensors.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and the cotangent.")] = 0,
     dtype: Annotated[
@@ -651,6 +657,20 @@ def export(
     ] = "random",
     variant: Annotated[
         str | None, typer.Option(help="A variant of the formula, such as one of conv2d's strides, or all.")
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SHAPE",
+            help="An argument of your own function, as in [bold]manual-grad check[/]: x=8x3. Repeat it.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="An .npz archive with your function's arguments, by their names.")
+    ] = None,
+    wrt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Differentiate your function with respect to this one. (all)"),
     ] = None,
 ) -> None:
     """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
@@ -669,10 +689,12 @@ def export(
     manual-grad golden export softmax_cross_entropy --case extreme --dtype float32 --out ce.npz
 
     unzip -p conv2d.npz README.txt
+
+    manual-grad golden export mine.py:loss --input x=8x3 --input y=8 --dtype float32 --out loss.safetensors
     """
     from manual_grad.cli import golden as work
 
-    work.export(formula, out, seed, dtype, case, variant)
+    work.export(formula, out, seed, dtype, case, variant, input or [], inputs, wrt or [])
 
 
 @golden.command(cls=Command)
@@ -684,6 +706,14 @@ def compare(
             help="Your results: .npz or .safetensors with grad/x, … as in the first; out is optional."
         ),
     ],
+    function: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION",
+            help="What the vectors are of, if it is a function of your own, as file.py:function: it is asked "
+            "for the cause of a mistake. An archive alone runs no code.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
 ) -> None:
     """Check your kernel's gradients: whether each entry is within its budget, and why a wrong one is wrong.
@@ -696,10 +726,12 @@ def compare(
     manual-grad golden compare conv2d.npz mine.npz
 
     manual-grad golden compare conv2d.safetensors mine.safetensors --json findings.json
+
+    manual-grad golden compare loss.safetensors mine.safetensors --function mine.py:loss
     """
     from manual_grad.cli import golden as work
 
-    raise typer.Exit(work.compare(golden, mine, json))
+    raise typer.Exit(work.compare(golden, mine, function, json))
 
 
 @golden.command("list", cls=Command)

@@ -46,7 +46,7 @@ def check(
     """Check a gradient at random arguments or those of an archive, print the findings; the exit code."""
     other = [against] if against and ":" in against else []
     functions = user_code.load_functions([loss, grad, *other])
-    arguments = _arguments(functions[0], loss, shapes, archive, dtype, seed)
+    arguments = user_code.arguments(functions[0], loss, shapes, archive, dtype, seed)
     with _words_of_the_command_line():
         report = check_grad(
             functions[0],
@@ -78,7 +78,7 @@ def check_in_torch(
     torch = load_torch()
     others = [path for path in (reference, against) if path and ":" in path]
     mine, *functions = user_code.load_functions([fn, *others])
-    arguments = _arguments(signed(torch, mine), fn, shapes, archive, dtype, seed)
+    arguments = user_code.arguments(signed(torch, mine), fn, shapes, archive, dtype, seed)
     _argnums(wrt, list(arguments))
     try:
         tensors = [tensor_of(torch, np.asarray(array), device) for array in arguments.values()]
@@ -125,21 +125,6 @@ def _told(report: Report, arguments: dict[str, Any], json: Path | None) -> int:
     if json:
         write(json, _report_as_json(report, arguments))
     return 0 if report.ok else 1
-
-
-def _arguments(
-    loss: Any, path: str, shapes: list[str], archive: Path | None, dtype: str | None, seed: int
-) -> dict[str, Any]:
-    """The loss's arguments, by name, in its order."""
-    if archive:
-        return user_code.load_archive(archive, user_code.parameters(loss, path), dtype)
-    arrays = user_code.draw_inputs(shapes, dtype or "float64", seed)
-    wanted = user_code.parameters(loss, path)
-    if len(arrays) != len(wanted):
-        raise UsageError(
-            f"{path} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
-        )
-    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays
 
 
 def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:

@@ -11,20 +11,38 @@ from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.border import InputError
-from manual_grad.cli import tables
-from manual_grad.cli.usage import require_device
+from manual_grad.cli import tables, user_code
+from manual_grad.cli.usage import UsageError, require_device
+from manual_grad.compare import TOLERANCES
 from manual_grad.environment import environment, write_bytes, write_json
 from manual_grad.golden import archive, vectors
 from manual_grad.golden.exported import FORMULAS
 from manual_grad.golden.vectors import Compared, Golden
 
 
-def export(formula: str, out: Path, seed: int, dtype: str, case: str, variant: str | None) -> None:
+def export(
+    formula: str,
+    out: Path,
+    seed: int,
+    dtype: str,
+    case: str,
+    variant: str | None,
+    shapes: list[str],
+    inputs: Path | None,
+    wrt: list[str],
+) -> None:
     """Write inputs, cotangent, truths and budgets to a file."""
     archive.require_suffix("--out", out)
     _require_folder("--out", out)
     require_device()
-    made = vectors.export(formula, dtype, case, variant, seed)
+    if ":" in formula:
+        if case != "random" or variant is not None:
+            raise UsageError("--case and --variant go with a formula, not with a function of yours")
+        made = _export_own(formula, seed, dtype, shapes, inputs, wrt)
+    elif shapes or inputs or wrt:
+        raise UsageError("--input, --inputs and --wrt go with a function of yours, such as mine.py:loss")
+    else:
+        made = vectors.export(formula, dtype, case, variant, seed)
     data = vectors.packed(made, out.suffix)
     try:
         write_bytes(out.absolute(), data)
@@ -34,12 +52,32 @@ def export(formula: str, out: Path, seed: int, dtype: str, case: str, variant: s
     print(f"{out}: {what}, {case}, {dtype}, seed {seed}: {len(made.arrays)} arrays, {len(data)} bytes")
 
 
-def compare(golden: Path, mine: Path, json: Path | None) -> int:
+def _export_own(
+    path: str, seed: int, dtype: str, shapes: list[str], archive: Path | None, wrt: list[str]
+) -> Golden:
+    """The vectors of a function in a user's file, at random inputs or at those of an archive."""
+    if dtype not in TOLERANCES:
+        raise UsageError(f"--dtype is {dtype!r}, expected one of {', '.join(TOLERANCES)}")
+    if bool(shapes) == bool(archive):
+        raise UsageError(
+            "give the arguments either as --input name=shape, one for each, or as --inputs file.npz"
+        )
+    (fn,) = user_code.load_functions([path])
+    inputs = user_code.arguments(fn, path, shapes, archive, dtype, seed)
+    for name in wrt:
+        if name not in inputs:
+            raise UsageError(f"--wrt is {name!r}, expected one of {', '.join(inputs)}")
+    drawn = f"Drawn as {', '.join(shapes)}." if shapes else f"Those of {archive.name if archive else ''}."
+    return vectors.export_own(fn, path, inputs, dtype, seed, wrt, drawn)
+
+
+def compare(golden: Path, mine: Path, function: str | None, json: Path | None) -> int:
     """Compare a kernel's gradients with the truths in a file, print the findings; the exit code."""
     if json:
         _require_folder("--json", json)
     require_device()
-    made, found, notes = vectors.compare(golden, mine)
+    fn = user_code.load_functions([function])[0] if function else None
+    made, found, notes = vectors.compare(golden, mine, fn)
     _print(tables.console(132), made, found, notes)
     passed = all(compared.ok for compared in found)
     if json:

@@ -212,3 +212,36 @@ def parameters(fn: Callable[..., Any], name: str) -> list[str]:
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty:
             wanted.append(p.name)
     return wanted
+
+
+def arguments(
+    fn: Callable[..., Any],
+    name: str,
+    shapes: Sequence[str],
+    archive: Path | None,
+    dtype: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """A function's arguments, by name, in its order: of an archive, or random ones of the shapes given.
+
+    Args:
+        fn: the function.
+        name: what to call it in an error.
+        shapes: see :func:`draw_inputs`.
+        archive: see :func:`load_archive`.
+        dtype: of the floating-point ones; None is float64, or the archive's own.
+        seed: decides their numbers.
+    Returns:
+        Name → array.
+    Raises:
+        InputError: they are not as many as the function's parameters, or cannot be had.
+    """
+    wanted = parameters(fn, name)
+    if archive:
+        return load_archive(archive, wanted, dtype)
+    arrays = draw_inputs(shapes, dtype or "float64", seed)
+    if len(arrays) != len(wanted):
+        raise InputError(
+            f"{name} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
+        )
+    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays

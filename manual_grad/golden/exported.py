@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 
 from manual_grad import catalogue, public
+from manual_grad.border import InputError
 from manual_grad.catalogue.draw import Draw
 
 Kind = Literal["pair", "jacobian", "value"]
@@ -105,12 +106,69 @@ class Exported:
         """What the public functions say of themselves: the equation, shapes, layout."""
         return "\n\n".join(f"{f.__name__}\n\n{_without_examples(f)}" for f in self.functions)
 
+    def inputs_said(self, case: str) -> str:
+        """How the inputs were drawn."""
+        return self.entry.golden.says(case)
+
+    def origin(self, case: str) -> str:
+        """Where the plain forward function is."""
+        return self.forward_in(case).__module__
+
     @property
     def tags(self) -> list[str]:
         """The equations of the lectures that it computes."""
         found = re.findall(r"\[([A-Z])-(\d\d)\](?: … \[[A-Z]-(\d\d)\])?", self.explained)
         spans = [(letter, range(int(first), int(last or first) + 1)) for letter, first, last in found]
         return sorted({f"{letter}-{n:02}" for letter, numbers in spans for n in numbers})
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own function, exported as a pair of the catalogue is.
+
+    Attributes:
+        name: how the user calls it, such as ``mine.py:loss``.
+        fn: the function; None where it is not known: then nothing can be asked about it.
+        wrt: the inputs that it is differentiated by; all floating-point ones where there are none.
+        drawn: how the inputs were drawn, as the user said it.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None
+    wrt: tuple[str, ...] = ()
+    drawn: str = ""
+    kind: Kind = "pair"
+
+    @property
+    def tags(self) -> list[str]:
+        """No equations of the lectures."""
+        return []
+
+    def inputs_said(self, case: str) -> str:
+        """How the inputs were drawn."""
+        return self.drawn
+
+    def origin(self, case: str) -> str:
+        """Where the function is."""
+        return self.name
+
+    def forward_in(self, case: str) -> Callable[..., Any]:
+        """The function, given its arguments by name."""
+
+        def forward(**inputs: Any) -> Any:
+            if self.fn is None:
+                raise InputError(f"{self.name} is not at hand")
+            return self.fn(*inputs.values())
+
+        return forward
+
+    @property
+    def explained(self) -> str:
+        """Its source."""
+        try:
+            return inspect.getsource(self.fn).rstrip() if self.fn else self.name
+        except (OSError, TypeError):
+            return inspect.getdoc(self.fn) or self.name
 
 
 def _without_examples(fn: Callable[..., Any]) -> str:

@@ -31,7 +31,8 @@ from manual_grad.compare import FLOAT64, TOLERANCES
 from manual_grad.compiling import compiled, split_settings
 from manual_grad.forms import TEXT, misfit, one_of, parsed, whole
 from manual_grad.golden import archive
-from manual_grad.golden.exported import CASES, FORMULAS, KINDS, Exported
+from manual_grad.golden.exported import CASES, FORMULAS, KINDS, Exported, Own
+from manual_grad_reference.oracles.rounding import NoBudgetError
 
 README, META = "README.txt", "golden.json"
 FORMAT = 1
@@ -132,7 +133,7 @@ class Compared:
 class _Question:
     """A formula at one point, in float64: what is asked, and what the answers are called."""
 
-    formula: Exported
+    formula: Exported | Own
     case: str
     inputs: dict[str, Any]
     settings: dict[str, Any]
@@ -227,11 +228,69 @@ def export(
         rng = np.random.default_rng([seed, zlib.crc32(formula.name.encode())])
         draw = Draw(rng, jnp.dtype(dtype))
         inputs, settings = split_settings(formula.inputs(draw, case, variant))
-        written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
-        wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
-        question = _Question(formula, case, wide, settings)
-        dout = _cotangent(question, draw)
-        truth, allowed = _truths(question, dout, dtype)
+        return _made(formula, inputs, settings, draw, dtype, case, variant, seed)
+
+
+def export_own(
+    fn: Callable[..., Any],
+    name: str,
+    inputs: dict[str, Any],
+    dtype: str = "float64",
+    seed: int = 0,
+    wrt: Sequence[str] = (),
+    drawn: str = "given",
+) -> Golden:
+    """The truth of a user's own function, at inputs of the user's.
+
+    Args:
+        fn: a function that JAX can trace, of floating-point results.
+        name: what to call it, such as ``mine.py:loss``.
+        inputs: its arguments by name, in their order, in the dtype.
+        dtype: what the budget is for.
+        seed: decides the cotangent.
+        wrt: the inputs that it is differentiated by; all floating-point ones where none is named.
+        drawn: how the inputs were drawn, in words.
+    Returns:
+        The archive, in memory.
+    Raises:
+        InputError: the function raises, cannot be traced, or its truth is not finite.
+
+    >>> golden = export_own(lambda x: jnp.sum(x**2), "mine.py:loss", {"x": np.array([1.0, -2.0])})
+    >>> (golden.arrays["grad/x"] / golden.arrays["dout"]).round(12).tolist()
+    [2.0, -4.0]
+    """
+    formula = Own(name, fn, tuple(wrt), drawn)
+    if not any(differentiable(value) for value in inputs.values()):
+        raise InputError(f"{name} has no floating-point argument, nothing to differentiate with respect to")
+    try:
+        with exact():
+            draw = Draw(np.random.default_rng([seed, zlib.crc32(name.encode())]), jnp.dtype(dtype))
+            return _made(formula, inputs, {}, draw, dtype, "random", "", seed)
+    except InputError:
+        raise
+    except NoBudgetError as error:
+        raise InputError(f"{name} in {dtype}: {error}; export it in float64") from None
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{name} cannot be differentiated by JAX: {reason[:200]}") from error
+
+
+def _made(
+    formula: Exported | Own,
+    inputs: dict[str, Any],
+    settings: dict[str, Any],
+    draw: Draw,
+    dtype: str,
+    case: str,
+    variant: str,
+    seed: int,
+) -> Golden:
+    """The archive for some inputs; call it where float64 is enabled."""
+    written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
+    wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
+    question = _Question(formula, case, wide, settings)
+    dout = _cotangent(question, draw)
+    truth, allowed = _truths(question, dout, dtype)
     arrays = {n: a for name, value in written.items() for n, a in _named(f"in/{name}", value).items()}
     arrays |= {} if dout is None else _named("dout", dout)
     arrays |= truth | {_budget_of(n): a for n, a in allowed.items()}
@@ -275,7 +334,10 @@ def _cotangent(question: _Question, draw: Draw) -> Any:
     """A random cotangent of a pair's output, in the dtype; of anything else None."""
     if question.formula.kind != "pair":
         return None
-    return draw.like(jax.eval_shape(question.forward, question.floats))
+    out = jax.eval_shape(question.forward, question.floats)
+    if not jax.tree.leaves(out) or not all(map(is_float, jax.tree.leaves(out))):
+        raise InputError(f"{question.formula.name} returned {describe(out)}, expected floating-point arrays")
+    return draw.like(out)
 
 
 def _truths(
@@ -286,7 +348,8 @@ def _truths(
     truth, allowed = map(question.named, allowance(question.answers, question.floats, wide, dtype))
     for name, array in truth.items():
         if not (np.isfinite(array).all() and np.isfinite(allowed[name]).all()):
-            raise RuntimeError(f"{question.formula.name}, {question.case}: {name} is not finite")
+            error = InputError if isinstance(question.formula, Own) else RuntimeError
+            raise error(f"{question.formula.name}, {question.case}: {name} is not finite")
     return truth, allowed
 
 
@@ -349,7 +412,7 @@ def _tree(named: Mapping[str, Any]) -> Any:
 # --- in words ---------------------------------------------------------------------------------------------
 
 
-def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
+def _readme(formula: Exported | Own, meta: Mapping[str, Any]) -> str:
     """Everything needed to use the archive without this project."""
     title = f"Golden vectors: {formula.name}" + (f", {meta['variant']}" if meta["variant"] else "")
     settings = [f"    {name} = {value!r}" for name, value in meta["settings"].items()] or ["    none"]
@@ -358,7 +421,7 @@ def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
         for name, entry in meta["arrays"].items()
     ]
     truth = "jax.jacrev" if formula.kind == "jacobian" else "jax.vjp"
-    module = formula.forward_in(meta["case"]).__module__
+    module = formula.origin(meta["case"])
     first = next(
         name
         for name in meta["arrays"]
@@ -368,13 +431,13 @@ def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
     budget = _budget_of(first)
     return "\n".join([
         title, "=" * len(title), "",
-        f"Equations {', '.join(formula.tags)} of the lectures. Case {meta['case']}, dtype {meta['dtype']}, "
-        f"seed {meta['seed']}.", "",
+        (f"Equations {', '.join(formula.tags)} of the lectures. " if formula.tags else "")
+        + f"Case {meta['case']}, dtype {meta['dtype']}, seed {meta['seed']}.", "",
         "THE OPERATION", "", *_indented(formula.explained), "",
         "SETTINGS", "", *settings, "",
         "ARRAYS", "", *rows, "",
         *_wrapped(LAYOUT), "",
-        "THE INPUTS", "", *_wrapped(formula.entry.golden.says(meta["case"])), "",
+        "THE INPUTS", "", *_wrapped(formula.inputs_said(meta["case"])), "",
         "THE TRUTH", "",
         *_wrapped(
             f"The inputs were rounded to {meta['dtype']} first. The truth is {truth} in float64, of the very "
@@ -395,7 +458,8 @@ def _readme(formula: Exported, meta: Mapping[str, Any]) -> str:
         "", "    or, for a table and the reason why it is wrong:", "",
         f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others by their names here"
         + ("; out if you like" if formula.kind == "pair" else ""),
-        "    manual-grad golden compare golden.npz mine.npz", "",
+        "    manual-grad golden compare golden.npz mine.npz"
+        + (f" --function {formula.name}" if isinstance(formula, Own) else ""), "",
         *_wrapped(SAFETENSORS), "",
         "VERSIONS", "", f"    {', '.join(f'{name} {v}' for name, v in meta['versions'].items())}", "",
     ])  # fmt: skip
@@ -411,7 +475,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 104, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _meaning(name: str, formula: Exported) -> str:
+def _meaning(name: str, formula: Exported | Own) -> str:
     kind, _, of = name.partition("/")
     if kind == "budget":
         truth = of if of.split("/")[0] == "out" else f"{'jac' if formula.kind == 'jacobian' else 'grad'}/{of}"
@@ -480,7 +544,7 @@ def load(path: Path) -> Golden:
         raise InputError(f"{path} has the format {meta['format']}, expected {FORMAT}")
     if found := misfit(meta, ABOUT):
         raise InputError(f"{path} is damaged: in {META} {found}")
-    if meta["formula"] not in FORMULAS:
+    if meta["formula"] not in FORMULAS and not _is_own(meta):
         raise InputError(f"{path} holds {meta['formula']!r}, which this version does not know")
     for name, entry in meta["arrays"].items():
         if name not in arrays or list(arrays[name].shape) != entry["shape"]:
@@ -491,10 +555,20 @@ def load(path: Path) -> Golden:
     return golden
 
 
-def _contradiction(golden: Golden) -> str:
-    """Where an archive's arrays are not those of its formula; or nothing."""
+def _is_own(meta: Mapping[str, Any]) -> bool:
+    """Whether an archive is of a user's own function."""
+    return ":" in meta["formula"]
+
+
+def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
+    """Where an archive's arrays are not those of its formula; or nothing.
+
+    Of a user's function that is not at hand only what needs no call of it is looked at: no code that an
+    archive names is run.
+    """
     meta, arrays = golden.meta, golden.arrays
-    if meta["kind"] != (kind := FORMULAS[meta["formula"]].kind):
+    kind = "pair" if _is_own(meta) else FORMULAS[meta["formula"]].kind
+    if meta["kind"] != kind:
         return f"in {META} kind is {meta['kind']!r}, and {meta['formula']} is a {kind}"
     for name, array in arrays.items():
         if not is_float(array) and not (name.startswith("in/") and array.dtype.kind in "iub"):
@@ -502,9 +576,11 @@ def _contradiction(golden: Golden) -> str:
     for name in (budget for budget in arrays if budget.startswith("budget/")):
         if not (arrays[name] >= 0).all():
             return f"{name} has entries that are no allowed error"
+    if _is_own(meta) and fn is None:
+        return _contradiction_of_own(golden)
     try:
         with exact():
-            question = _Checker(golden).question
+            question = _Checker(golden, fn).question
             dout = jax.tree.map(to_float64, golden.dout) if kind == "pair" else None
             wanted = question.named(jax.eval_shape(question.answers, question.floats, dout))
     except Exception as error:  # a formula may raise anything of what is none of its inputs
@@ -519,13 +595,28 @@ def _contradiction(golden: Golden) -> str:
     return f"{unknown[0]} is none of its formula's arrays" if unknown else ""
 
 
-def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Compared], list[str]]:
+def _contradiction_of_own(golden: Golden) -> str:
+    """The same of a function that is not at hand: every truth has a budget, every gradient its input."""
+    arrays = golden.arrays
+    for name in golden.compared:
+        like = {"grad": f"in/{name.partition('/')[2]}", "out": f"dout{name.removeprefix('out')}"}
+        for each in (_budget_of(name), like.get(name.partition("/")[0], "")):
+            if each not in arrays or arrays[each].shape != arrays[name].shape:
+                found = describe(arrays[each]) if each in arrays else "missing"
+                return f"{each} is {found}, expected the shape {arrays[name].shape}"
+    return "" if golden.compared else "there is no truth in it"
+
+
+def compare(
+    golden_path: Path, mine_path: Path, fn: Callable[..., Any] | None = None
+) -> tuple[Golden, list[Compared], list[str]]:
     """Compare someone's gradients with an archive's truths and budgets.
 
     Args:
         golden_path: from ``manual-grad golden export``.
         mine_path: an ``.npz`` or ``.safetensors`` file with ``grad/…`` by the archive's names, and ``out`` if
             there is one.
+        fn: the function that the archive is of, where that is one of the user's own: for the diagnosis.
     Returns:
         The archive, what was found of each array, and notes.
     Raises:
@@ -533,15 +624,22 @@ def compare(golden_path: Path, mine_path: Path) -> tuple[Golden, list[Compared],
             was made for other inputs.
     """
     golden = load(golden_path)
+    if fn is not None and not _is_own(golden.meta):
+        raise InputError(f"{golden_path} is of the formula {golden.meta['formula']}, of no function of yours")
+    if fn is not None and (unlike := _contradiction(golden, fn)):
+        raise InputError(f"{golden_path} is not of this function: {unlike}")
     mine, texts = archive.read(mine_path)
     _require_same_question(golden, golden_path, mine, mine_path, texts)
     with exact():
-        checker = _Checker(golden)
+        checker = _Checker(golden, fn)
         gots = _answers(golden, mine, mine_path, checker)
         notes = [
             f"{name} is not in {mine_path}: not compared" for name in golden.compared if name not in gots
         ]
-        return golden, [checker.compared(name, gots) for name in gots], notes
+        found = [checker.compared(name, gots) for name in gots]
+        if _is_own(golden.meta) and fn is None and not all(compared.ok for compared in found):
+            notes.append(f"--function {golden.meta['formula']} lets the cause be looked for step by step")
+        return golden, found, notes
 
 
 def _require_same_question(
@@ -602,7 +700,7 @@ def _answers(
 class _Checker:
     """The archive's question asked again, for the diagnosis."""
 
-    def __init__(self, golden: Golden) -> None:
+    def __init__(self, golden: Golden, fn: Callable[..., Any] | None = None) -> None:
         meta, arrays = golden.meta, golden.arrays
         given = _tree(
             {n.removeprefix("in/"): to_float64(a) for n, a in arrays.items() if n.startswith("in/")}
@@ -610,7 +708,11 @@ class _Checker:
         inputs = {name: given[name] for name in meta["inputs"]}
         settings = {name: _hashable(value) for name, value in meta["settings"].items()}
         self.golden = golden
-        self.question = _Question(FORMULAS[meta["formula"]], meta["case"], inputs, settings)
+        own = Own(meta["formula"], fn, tuple(n.partition("/")[2].partition("/")[0] for n in golden.compared
+                                             if n.startswith("grad/")))  # fmt: skip
+        formula = own if _is_own(meta) else FORMULAS[meta["formula"]]
+        self.foreign = _not_at_hand if isinstance(formula, Own) and fn is None else None
+        self.question = _Question(formula, meta["case"], inputs, settings)
         self.names = [n for n in golden.compared if n not in golden.optional]
 
     def compared(self, name: str, gots: Mapping[str, np.ndarray]) -> Compared:
@@ -672,8 +774,9 @@ class _Checker:
         wrt = [i for i, owner in enumerate(owners) if owner in self.question.wrt]
         douts = tuple(to_float64(leaf) for leaf in float_leaves(jax.tree.map(np.asarray, dout)))
         return Point(
-            fn, jax.tree.structure(tuple(inputs.values())), tuple(leaves), tuple(names), tuple(wrt), douts
-        )
+            fn, jax.tree.structure(tuple(inputs.values())), tuple(leaves), tuple(names), tuple(wrt), douts,
+            foreign=self.foreign,
+        )  # fmt: skip
 
     def _fit(self, got: np.ndarray) -> float:
         """Up to which relative error a wrong gradient is that of a known mistake."""
@@ -706,6 +809,11 @@ class _Checker:
             return {n: np.tensordot(dout, J.astype(np.float64), dout.ndim) for n, J in jacobians.items()}
 
         return diagnose([self._evidence(name, products(gots, d), products(wants, d), d) for d in douts])
+
+
+def _not_at_hand(*args: Any) -> Any:
+    """What a function says that is not known: each explanation that asks it does not fit."""
+    raise InputError("the function is not at hand")
 
 
 def _hashable(value: Any) -> Any:

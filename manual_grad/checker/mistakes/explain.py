@@ -161,7 +161,7 @@ def _agreed(mistake: Mistake, phrase: str, others: Sequence[Evidence], level: in
 
 def _tape(e: Evidence) -> Tape | None:
     """The function written down; None where it is not the one that JAX differentiates (a custom rule)."""
-    tape = e.once("tape", lambda: None if e.point.by_torch else write_down(e.point))
+    tape = e.once("tape", lambda: None if e.point.foreign else write_down(e.point))
     if tape is None:
         return None
     tape.kept["dout"] = e.point.dout
