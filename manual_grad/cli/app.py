@@ -433,11 +433,15 @@ def check(
 @app.command(cls=Command)
 def train(
     net: Annotated[
-        str | None, typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. (mlp)")
+        str | None,
+        typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. gpt: a small GPT. (mlp)"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits: the 1797 real 8×8 digits that come with scikit-learn; or mnist. (digits)"),
+        typer.Option(
+            help="digits: the 1797 real 8×8 digits that come with scikit-learn; mnist; for a GPT topics, "
+            "the text of Python's help(). (digits; gpt: topics)"
+        ),
     ] = None,
     mnist_source: Annotated[
         Path | None, typer.Option(help="A folder with MNIST's four IDX files, for use without a network.")
@@ -446,18 +450,21 @@ def train(
         Path | None, typer.Option(help="Where to keep MNIST, instead of $MANUAL_GRAD_DATA.")
     ] = None,
     gradient: Annotated[
-        str | None, typer.Option(help="manual, autodiff, or both side by side. (manual)")
+        str | None, typer.Option(help="manual (by-hand), autodiff, or both side by side. (manual)")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the training set. (digits 30; mnist 15, cnn 5; full batch 300)"),
+        typer.Option(
+            help="Passes over the training set. (digits 30; mnist 15, cnn 5; full batch 300; gpt 5)"
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step. (digits 32, mnist 64)")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Step size α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001)")
+        float | None,
+        typer.Option(help="Step size α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001; gpt 0.003)"),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd (lecture D's W ← W − α ∂L/∂W), momentum or adam. (sgd)")
+        str | None, typer.Option(help="sgd (lecture D's W ← W − α ∂L/∂W), momentum or adam. (sgd; gpt: adam)")
     ] = None,
     full_batch: Annotated[
         bool | None,
@@ -520,6 +527,8 @@ def train(
     manual-grad train --data mnist --at-least 97.5
 
     manual-grad train --net cnn --data mnist --mnist-source ~/mnist --plot curve.png --json run.json
+
+    manual-grad train --net gpt --save gpt.npz
 
     manual-grad train --full-batch --epochs 500 --save params.npz
 

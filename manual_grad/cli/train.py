@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,14 +26,20 @@ from manual_grad.cli import tables
 from manual_grad.cli.usage import Stopped, UsageError, require_device
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment, write_bytes, write_json
-from manual_grad.training import checkpoint, loop
+from manual_grad.training import checkpoint, loop, text
 from manual_grad.training import data as samples
 from manual_grad.training import devices as devices_
 from manual_grad.training.loop import Outcome, Settings, State
+from manual_grad.training.networks import HEADS, NETWORKS
+from manual_grad_reference.gpt import gpt_scores
 
 ROWS = 20  # of the table of epochs
+Data = samples.Dataset | text.Text
 SAVE_EVERY = 60.0  # seconds between two saves of a run that goes on
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
+GPT: dict[str, Any] = {"data": "topics", "optimizer": "adam", "epochs": 5, "learning_rate": 3e-3}
+IMAGES_ALONE = ("mnist_source", "cache_dir", "full_batch", "devices", "coordinator", "at_least")
+SAMPLE = 300  # characters that a GPT writes at the end
 
 
 def train(given: dict[str, Any]) -> None:
@@ -45,6 +52,7 @@ def train(given: dict[str, Any]) -> None:
     _require_files(**{name: given.get(name) for name in ("json", "plot", "save")})
     with _as_options():
         settings = _settings(given, given.get("resume"))
+        _require_fitting(settings, given)
         if settings.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
     if coordinator is None:
@@ -71,7 +79,7 @@ def _alone(settings: Settings, given: dict[str, Any]) -> NoReturn:
     _conclude(outcome, settings, digits, seconds, given)
 
 
-def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Dataset, float]:
+def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, Data, float]:
     """Load, compile, train; how it ended, on what, and in how many seconds."""
     resume, save = given.get("resume"), given.get("save")
     with _progress() as show:
@@ -119,7 +127,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, samples.Da
 
 
 def _conclude(
-    outcome: Outcome, settings: Settings, digits: samples.Dataset, seconds: float, given: dict[str, Any]
+    outcome: Outcome, settings: Settings, digits: Data, seconds: float, given: dict[str, Any]
 ) -> NoReturn:
     """Print, write the files, and end with the exit code.
 
@@ -227,8 +235,15 @@ def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
     """The settings given, over those of the run to resume, over the defaults."""
     names = [field.name for field in fields(Settings)]
     chosen = {name: given[name] for name in names if name in given}
+    if chosen.get("gradient") == "by-hand":
+        chosen["gradient"] = "manual"
     if resume:
-        return Settings(**checkpoint.read(resume)[1]["settings"] | chosen)
+        theirs = checkpoint.read(resume)[1]["settings"]
+        checkpoint.require_same(resume, Settings(**theirs), Settings(**theirs | chosen))
+        return Settings(**theirs | chosen)
+    if chosen.get("net") == "gpt":
+        rate = LEARNING_RATES.get(chosen.get("optimizer", "adam"), 0.1)
+        return Settings(**GPT | ({"learning_rate": rate} if "optimizer" in chosen else {}) | chosen)
     base: dict[str, Any] = {"data": "digits", "net": "mlp", "optimizer": "sgd", "full_batch": False} | chosen
     mnist, full = base["data"] == "mnist", base["full_batch"]
     epochs = 300 if full else (5 if base["net"] == "cnn" else 15) if mnist else 30
@@ -243,9 +258,19 @@ def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
     )
 
 
-def _load(
-    settings: Settings, source: Path | None, cache_dir: Path | None, show: Callable[..., None]
-) -> samples.Dataset:
+def _require_fitting(settings: Settings, given: dict[str, Any]) -> None:
+    """Refuse options that do not apply to a GPT, by name."""
+    if settings.net != "gpt":
+        return
+    for name in IMAGES_ALONE:
+        option = f"--{name.replace('_', '-')}"
+        require(name not in given, f"{option} is {given.get(name)}, which does not apply to --net gpt")
+    require(settings.data == "topics", f"data is {settings.data!r}, expected topics for --net gpt")
+
+
+def _load(settings: Settings, source: Path | None, cache_dir: Path | None, show: Callable[..., None]) -> Data:
+    if settings.net == "gpt":
+        return text.load_topics()
     require(settings.data in ("digits", "mnist"), f"data is {settings.data!r}, expected one of digits, mnist")
     require(
         source is None or settings.data == "mnist",
@@ -345,15 +370,31 @@ def _show_state(show: Callable[..., None], state: State, program: loop.Program) 
     epochs = program.settings.epochs
     losses = state.losses[program.settings.sides[0]]
     loss = float(losses[state.step - 1])
-    accuracy = f", accuracy {state.records[-1]['test_accuracy']:.2%}" if state.records else ""
+    now = f", {_measured(state.records[-1], short=True)}" if state.records else ""
     done = (state.epoch + state.step / program.steps) / epochs
-    show(f"epoch {state.epoch + 1} of {epochs}: loss {loss:.4f}{accuracy}", done)
+    show(f"epoch {state.epoch + 1} of {epochs}: loss {loss:.4f}{now}", done)
+
+
+def _measure(record: dict[str, Any]) -> str:
+    """What an epoch was measured by."""
+    return next(name for name in checkpoint.MEASURES if name in record)
+
+
+def _measured(record: dict[str, Any], short: bool = False) -> str:
+    """An epoch's measure in words, such as ``test accuracy 97.18%``; short where it is read as it changes."""
+    name = _measure(record)
+    words = name.replace("_", " ")
+    return f"{words.removeprefix('test ') if short else words} {_number(name, record[name])}"
+
+
+def _number(measure: str, value: float) -> str:
+    return f"{value:.2%}" if measure == "test_accuracy" else f"{value:.4f}"
 
 
 def _report(
     outcome: Outcome,
     settings: Settings,
-    digits: samples.Dataset,
+    digits: Data,
     seconds: float,
     given: dict[str, Any],
 ) -> None:
@@ -366,8 +407,12 @@ def _report(
         if every > 1:
             console.print(f"one epoch in {every} is shown, and the last; --json has them all", style="dim")
         tables.print_fitted(console, _table(state, every), LEAST)
-    for line, style in _lines(outcome, settings, digits.name, seconds, given):
+    for line, style in _lines(outcome, settings, digits, seconds, given):
         console.print(line, style=style, highlight=False, markup=False)
+    if isinstance(digits, text.Text) and outcome.status == "finished":
+        scores = partial(gpt_scores, heads=HEADS)
+        written = text.sample(scores, state.sides[settings.sides[0]][0], digits, SAMPLE, settings.seed)
+        console.print(f"\nSample:\n\n{written}", highlight=False, markup=False)
     if json:
         content = {
             "environment": environment() | {"devices": jax.device_count(), "processes": jax.process_count()},
@@ -377,7 +422,8 @@ def _report(
                 "source": digits.source,
                 "train_samples": len(digits.train_labels),
                 "test_samples": len(digits.test_labels),
-            },
+            }
+            | ({"bigram_loss": digits.bigram_loss} if isinstance(digits, text.Text) else {}),
             "status": outcome.status,
             "bad_step": outcome.bad_step,
             "at_least": given.get("at_least"),
@@ -396,42 +442,50 @@ def _report(
 
 
 # Of the table, where the terminal is narrow.
-LEAST = ("seconds", "its accuracy", "autodiff's loss", "parameters apart")
+LEAST = ("seconds", "its accuracy", "its validation loss", "autodiff's loss", "parameters apart")
 
 
 def _table(state: State, every: int) -> Table:
-    both = len(state.sides) > 1
+    both, measure = len(state.sides) > 1, _measure(state.records[-1])
     table = Table()
-    columns = ["epoch", "train loss", "test accuracy", "seconds"]
-    columns += ["autodiff's loss", "its accuracy", "losses apart", "parameters apart"] if both else []
+    columns = ["epoch", "train loss", measure.replace("_", " "), "seconds"]
+    its = "its accuracy" if measure == "test_accuracy" else "its validation loss"
+    columns += ["autodiff's loss", its, "losses apart", "parameters apart"] if both else []
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for r in state.records:
         if r["epoch"] % every and r is not state.records[-1]:
             continue
-        row = [str(r["epoch"]), f"{r['train_loss']:.4f}", f"{r['test_accuracy']:.2%}", f"{r['seconds']:.3f}"]
+        row = [
+            str(r["epoch"]),
+            f"{r['train_loss']:.4f}",
+            _number(measure, r[measure]),
+            f"{r['seconds']:.3f}",
+        ]
         if both:
-            row += [f"{r['autodiff']['train_loss']:.4f}", f"{r['autodiff']['test_accuracy']:.2%}"]
+            row += [f"{r['autodiff']['train_loss']:.4f}", _number(measure, r["autodiff"][measure])]
             row += [f"{r['loss_gap']:.1e}", f"{r['parameter_gap']:.1e}"]
         table.add_row(*row)
     return table
 
 
 def _lines(
-    outcome: Outcome, settings: Settings, data: str, seconds: float, given: dict[str, Any]
+    outcome: Outcome, settings: Settings, data: Data, seconds: float, given: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """The last lines, each with its colour."""
     state, s = outcome.state, settings
     if s.gradient == "both":
         yield _verdict(state, s), "bold red" if _wrong(state) else "green"
     if state.records:
-        what = f"{data}, {s.net}, {s.gradient} gradient{'s' * (s.gradient == 'both')}"
+        what = f"{data.name}, {s.net}, {s.gradient} gradient{'s' * (s.gradient == 'both')}"
         yield (
-            f"test accuracy {state.records[-1]['test_accuracy']:.2%} after {state.epoch} epoch"
+            f"{_measured(state.records[-1])} after {state.epoch} epoch"
             f"{'s' * (state.epoch > 1)} ({what}, {s.optimizer}, {s.dtype}, seed {s.seed}, "
             f"{jax.devices()[0].platform}, {seconds:.1f} s)",
             "green",
         )
+    if isinstance(data, text.Text) and state.records:
+        yield f"validation loss {data.bigram_loss:.4f} for a table of bigrams", ""
     if "at_least" in given and outcome.status == "finished" and state.records:
         reached = _reached(state, given)
         best = max(state.records, key=lambda record: record["test_accuracy"])
@@ -444,8 +498,10 @@ def _lines(
 
 def _reached(state: State, given: dict[str, Any]) -> bool:
     """Whether an epoch's test accuracy is what --at-least asks for."""
+    if "at_least" not in given:
+        return True
     best = max((record["test_accuracy"] for record in state.records), default=1.0)
-    return 100 * best >= given.get("at_least", 0)
+    return 100 * best >= given["at_least"]
 
 
 def _wrong(state: State) -> bool:
@@ -487,16 +543,17 @@ def _finite(content: Any) -> Any:
 
 
 def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
-    """Loss and accuracy over the epochs; the second side is thin and dashed, on the first."""
+    """The loss and the measure over the epochs; the second side is thin and dashed, on the first."""
     from matplotlib.ticker import PercentFormatter
 
     figure = _matplotlib()(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [r["epoch"] for r in state.records]
     first = "by hand" if settings.sides[0] == "manual" else settings.sides[0]
+    measure = NETWORKS[settings.net].measure
     for axes, name, title in (
         (left, "train_loss", "training loss"),
-        (right, "test_accuracy", "test accuracy"),
+        (right, measure, measure.replace("_", " ")),
     ):
         axes.plot(epochs, [r[name] for r in state.records], ".-", label=first, linewidth=3)
         if len(state.sides) > 1:
@@ -509,7 +566,8 @@ def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
     left.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("")
-    right.yaxis.set_major_formatter(PercentFormatter(1))
+    if measure == "test_accuracy":
+        right.yaxis.set_major_formatter(PercentFormatter(1))
     file = io.BytesIO()
     figure.savefig(file, format=suffix[1:], dpi=150)
     return file.getvalue()

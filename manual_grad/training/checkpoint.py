@@ -32,9 +32,9 @@ from manual_grad.training.networks import NETWORKS, parameter_names
 META = "run.json"
 ANY_NUMBER = Form("a number", lambda value: isinstance(value, float) or NUMBER.fits(value))
 SHARE = Form("a share from 0 to 1", lambda value: NUMBER.fits(value) and 0 <= value <= 1)
-SIDE = {"train_loss": ANY_NUMBER, "test_accuracy": SHARE}
-RECORD = {"epoch": whole(1), "seconds": NOT_NEGATIVE, **SIDE}
-BOTH = RECORD | {"autodiff": SIDE, "loss_gap": ANY_NUMBER, "parameter_gap": ANY_NUMBER}
+MEASURES = {"test_accuracy": SHARE, "validation_loss": ANY_NUMBER}
+RECORD = {"epoch": whole(1), "seconds": NOT_NEGATIVE}
+GAPS = {"loss_gap": ANY_NUMBER, "parameter_gap": ANY_NUMBER}
 RUN = {
     "settings": {
         "net?": one_of(*NETWORKS),
@@ -147,11 +147,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _contradiction(about: dict[str, Any]) -> str:
     """Where what a file says of a run cannot be; or nothing."""
-    records, epoch = about["records"], about["epoch"]
+    records, epoch, settings = about["records"], about["epoch"], Settings(**about["settings"])
+    measure = NETWORKS[settings.net].measure
+    side: dict[str, Any] = {"train_loss": ANY_NUMBER, measure: MEASURES[measure]}
+    if found := misfit(records, [side], "records"):
+        return found
     if [record["epoch"] for record in records] != list(range(1, epoch + 1)):
         return f"epoch is {epoch}, and its {len(records)} records are not those of epochs 1 to {epoch}"
-    if about["settings"].get("gradient") == "both":
-        return misfit(records, [BOTH], "records")
+    if settings.gradient == "both":
+        return misfit(records, [{"autodiff": side, **GAPS}], "records")
     return ""
 
 
@@ -162,10 +166,7 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
         InputError: the file is not a run, or one of other settings or another data set.
     """
     arrays, about = read(path)
-    theirs = Settings(**about["settings"])
-    for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
-        ours = getattr(settings, name)
-        require(ours == value, f"{path} is a run with {name} {value}, it cannot go on with {name} {ours}")
+    require_same(path, Settings(**about["settings"]), settings)
     require(
         about["fingerprint"] == fingerprint(data),
         f"{path} is a run on other samples than these: {about['fingerprint']}, not {fingerprint(data)}",
@@ -195,6 +196,13 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
         **{name: about[name] for name in ("epoch", "step", "seconds", "parted")},
         records=tuple(about["records"]),
     )
+
+
+def require_same(path: Path, theirs: Settings, settings: Settings) -> None:
+    """Refuse to go on with a run by settings that are not its own, but for ``epochs``."""
+    for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
+        ours = getattr(settings, name)
+        require(ours == value, f"{path} is a run with {name} {value}, it cannot go on with {name} {ours}")
 
 
 def _rebuilt(fresh: State, arrays: dict[str, np.ndarray]) -> State:

@@ -35,7 +35,10 @@ PIECE_STEPS = 50  # the same where several processes must cut an epoch alike
 
 
 class Data(Protocol):
-    """What the loop reads of a data set: images (N, H, W) from 0 to 1, integer labels (N,)."""
+    """What the loop reads of a data set: images (N, H, W) from 0 to 1, integer labels (N,).
+
+    Of a text they are windows of it and the characters that follow, both (N, L), integers.
+    """
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -107,17 +110,16 @@ class Program:
     """A run's compiled functions, and its data on the devices.
 
     ``advance(sides, losses, gaps, order, start, stop)`` takes the steps from ``start`` to ``stop``;
-    ``correct(side, params)`` counts the test samples that are classified right; ``temporaries`` is the memory
+    ``measured(side, params)`` is the network's measure over the test samples; ``temporaries`` is the memory
     in bytes that the steps need besides parameters and data.
     """
 
     settings: Settings
     steps: int
     samples: int
-    tests: int
     names: list[str]
     advance: Callable[..., tuple[Any, Any, Any]]
-    correct: Callable[[str, Params], int]
+    measured: Callable[[str, Params], float]
     put: Callable[[Any], Any]
     temporaries: int
 
@@ -136,6 +138,10 @@ def require_settings(settings: Settings, data: Data, devices: int = 1) -> None:
         ("dtype", s.dtype, DTYPES),
     ):
         require(value in known, f"{name} is {value!r}, expected one of {', '.join(known)}")
+    require(
+        is_text(data) == (s.net == "gpt"),
+        f"net is {s.net!r}, expected {'gpt' if is_text(data) else 'mlp or cnn'} for {data.name}",
+    )
     for name, number in (("epochs", s.epochs), ("batch_size", s.batch_size)):
         require(number >= 1, f"{name} is {number}, expected at least 1")
     rate = s.learning_rate
@@ -161,10 +167,10 @@ def require_settings(settings: Settings, data: Data, devices: int = 1) -> None:
 # ---------------------------------------------------------------- one step
 
 
-def optimizer(name: str, learning_rate: float) -> tuple[Callable, Callable]:
+def optimizer(name: str, learning_rate: float, eps: float = 1e-8) -> tuple[Callable, Callable]:
     """``(init(params), update(params, dparams, state) -> (params, state))``.
 
-    ``sgd`` is lecture D's D-11; ``momentum`` (0.9) and ``adam`` are Optax's.
+    ``sgd`` is lecture D's D-11; ``momentum`` (0.9) and ``adam``, with this ``eps``, are Optax's.
 
     Raises:
         MissingExtra: Optax is not installed.
@@ -175,7 +181,9 @@ def optimizer(name: str, learning_rate: float) -> tuple[Callable, Callable]:
         import optax
     except ImportError:
         raise MissingExtra(f"the optimizer {name} needs Optax: pip install 'manual-grad[train]'") from None
-    rule = optax.sgd(learning_rate, momentum=0.9) if name == "momentum" else optax.adam(learning_rate)
+    rule = (
+        optax.sgd(learning_rate, momentum=0.9) if name == "momentum" else optax.adam(learning_rate, eps=eps)
+    )
 
     def update(params: Params, dparams: Params, state: Any) -> tuple[Params, Any]:
         updates, state = rule.update(dparams, state, params)
@@ -187,10 +195,16 @@ def optimizer(name: str, learning_rate: float) -> tuple[Callable, Callable]:
 def chunked(images: np.ndarray, labels: np.ndarray, K: int, chunk: int, dtype: Any) -> tuple[Any, Any]:
     """Images (n, chunk, H, W) and labels (n, chunk, K), one-hot, all 0 where a chunk is filled up.
 
+    Of a text, windows and what follows in them; those that fill no whole chunk are left out.
+
     >>> X, Y = chunked(np.ones((3, 2, 2)), np.array([0, 1, 1]), 2, 2, "float32")
     >>> X.shape, Y.tolist()
     ((2, 2, 2, 2), [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 0.0]]])
     """
+    if labels.ndim > 1:
+        whole = len(images) // chunk * chunk
+        X, Y = (array[:whole].reshape(-1, chunk, array.shape[1]) for array in (images, labels))
+        return X, Y
     fill = -len(images) % chunk
     X = np.pad(np.asarray(images, jnp.dtype(dtype)), ((0, fill), (0, 0), (0, 0)))
     Y = np.pad(_one_hot(labels, K, dtype), ((0, fill), (0, 0)))
@@ -256,9 +270,12 @@ def build(settings: Settings, data: Data, mesh: Mesh | None = None) -> Program:
     put = partial(_put, mesh, PartitionSpec())
     N, K = len(data.train_images), _classes(data)
     chunk = _chunk(network, mesh.size if mesh else 1)
+    chunk = min(chunk, len(data.test_images)) if is_text(data) else chunk
     split = partial(_put, mesh, PartitionSpec(None, "batch"))
     if s.full_batch:
         train = split(chunked(data.train_images, data.train_labels, K, chunk, s.dtype))
+    elif is_text(data):
+        train = put((data.train_images, data.train_labels))
     else:
         train = put(
             (np.asarray(data.train_images, jnp.dtype(s.dtype)), _one_hot(data.train_labels, K, s.dtype))
@@ -266,9 +283,10 @@ def build(settings: Settings, data: Data, mesh: Mesh | None = None) -> Program:
     test = split(chunked(data.test_images, data.test_labels, K, chunk, s.dtype))
     everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
     run = jax.jit(partial(_run, s, network, N, mesh), out_shardings=everywhere)
-    counts = {
-        side: jax.jit(partial(_count, network.scores[side]), out_shardings=everywhere) for side in s.sides
+    totals = {
+        side: jax.jit(partial(_total, network.points[side]), out_shardings=everywhere) for side in s.sides
     }
+    tests = min(len(data.test_images), test[0].shape[0] * test[0].shape[1])
     first = initial_state(settings, data)
     state = put((first.sides, first.losses, first.gaps, order_of_epoch(s, N, 0), np.int32(0), np.int32(0)))
     advance = run.lower(train, *state).compile()
@@ -276,10 +294,9 @@ def build(settings: Settings, data: Data, mesh: Mesh | None = None) -> Program:
         settings=s,
         steps=len(next(iter(first.losses.values()))),
         samples=N,
-        tests=len(data.test_images),
         names=parameter_names(first.sides[s.sides[0]][0]),
         advance=lambda *arguments: advance(train, *arguments),
-        correct=lambda side, params: int(counts[side](params, *test)),
+        measured=lambda side, params: totals[side](params, *test).item() / tests,
         put=put,
         temporaries=getattr(advance.memory_analysis(), "temp_size_in_bytes", 0),
     )
@@ -299,7 +316,14 @@ def _put(mesh: Mesh | None, spec: PartitionSpec, tree: Any) -> Any:
 
 
 def _classes(data: Data) -> int:
-    return int(max(data.train_labels.max(), data.test_labels.max())) + 1
+    places = [data.train_labels, data.test_labels]
+    places += [data.train_images, data.test_images] if is_text(data) else []
+    return int(max(array.max() for array in places)) + 1
+
+
+def is_text(data: Data) -> bool:
+    """Whether each place of a sample has a label of its own."""
+    return data.train_labels.ndim > 1
 
 
 def _chunk(network: Network, devices: int) -> int:
@@ -321,7 +345,7 @@ def _run(
     stop: Any,
 ) -> tuple[Any, Any, Any]:
     """The steps from ``start`` to ``stop`` of an epoch whose batches are the rows of ``order``."""
-    _, update = optimizer(s.optimizer, s.learning_rate)
+    _, update = optimizer(s.optimizer, s.learning_rate, network.eps)
 
     def gradient(side: str, params: Params, i: Any) -> tuple[Any, Params]:
         if s.full_batch:
@@ -345,15 +369,16 @@ def _run(
     return lax.fori_loop(start, stop, step, (sides, losses, gaps))
 
 
-def _count(scores: Callable, params: Params, Xs: Any, Ys: Any) -> Any:
-    """How many samples have their largest score at their label; rows without a label count for nothing."""
+def _total(points: Callable, params: Params, Xs: Any, Ys: Any) -> Any:
+    """The sum of what all samples get: how many are right, or their losses, in float32 at least."""
 
     def sweep(total: Any, part: tuple[Any, Any]) -> tuple[Any, None]:
-        X, Y = part
-        right = (scores(params, X, Y).argmax(axis=1) == Y.argmax(axis=1)) & (Y.sum(axis=1) > 0)
-        return total + right.sum(dtype=jnp.int32), None
+        found = points(params, *part)
+        return total + found.sum(dtype=total.dtype), None
 
-    return lax.scan(sweep, jnp.zeros((), jnp.int32), (Xs, Ys))[0]
+    kind = jax.eval_shape(points, params, Xs[0], Ys[0]).dtype
+    wide = jnp.int32 if kind == jnp.dtype("bool") else jnp.promote_types(kind, jnp.float32)
+    return lax.scan(sweep, jnp.zeros((), wide), (Xs, Ys))[0]
 
 
 # ---------------------------------------------------------------- the run
@@ -363,7 +388,7 @@ def initial_state(settings: Settings, data: Data) -> State:
     """Where a run starts: drawn parameters, no steps. Both sides of ``both`` start from the same."""
     network = NETWORKS[settings.net]
     params = network.initial(data.train_images.shape[1:], _classes(data), settings.seed, settings.dtype)
-    init, _ = optimizer(settings.optimizer, settings.learning_rate)
+    init, _ = optimizer(settings.optimizer, settings.learning_rate, network.eps)
     steps = 1 if settings.full_batch else len(data.train_images) // settings.batch_size
     return _fresh_epoch(
         State({side: (params, init(params)) for side in settings.sides}, 0, 0, {}, None), settings, steps
@@ -506,7 +531,7 @@ def _close_epoch(program: Program, state: State) -> State:
     found = {
         side: {
             "train_loss": float(np.mean(np.asarray(state.losses[side], np.float64))),
-            "test_accuracy": program.correct(side, state.sides[side][0]) / program.tests,
+            NETWORKS[program.settings.net].measure: program.measured(side, state.sides[side][0]),
         }
         for side in program.settings.sides
     }

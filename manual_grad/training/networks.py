@@ -1,4 +1,4 @@
-"""The networks of lectures D and A, each with its loss and gradient by hand and by autodiff.
+"""The networks of lectures D and A, and a GPT, each with its loss and gradient by hand and by autodiff.
 
 Both gradients come from their own forward pass: the formulas' on one side, the reference's plain functions
 under ``jax.value_and_grad`` on the other. The labels are one-hot rows, and a row of zeros is a sample that
@@ -18,10 +18,15 @@ from jaxtyping import Array, Float
 from manual_grad.border import require
 from manual_grad.formulas.softmax import softmax_cross_entropy_bwd, softmax_cross_entropy_fwd
 from manual_grad.networks.cnn import PARAMETERS, cnn_bwd, cnn_fwd
+from manual_grad.networks.gpt import gpt_bwd, gpt_fwd
 from manual_grad.networks.mlp import mlp_rows_bwd, mlp_rows_fwd
 from manual_grad_reference.cnn import cnn_scores
+from manual_grad_reference.gpt import gpt_scores
 from manual_grad_reference.mlp import mlp_rows
-from manual_grad_reference.stable import stable_softmax_cross_entropy
+from manual_grad_reference.stable import (
+    stable_softmax_cross_entropy,
+    stable_softmax_cross_entropy_with_integer_labels,
+)
 
 Params = Any
 HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers
@@ -31,15 +36,18 @@ HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers
 class Network:
     """What the loop asks of a network; each function takes ``(params, X (N, H, W), Y (N, K))``.
 
-    ``manual`` and ``autodiff`` give ``(loss, gradient built as params)``, ``scores`` each side's logits.
-    ``chunk`` is how many samples of a full batch are at hand at once.
+    ``manual`` and ``autodiff`` give ``(loss, gradient built as params)``, ``points`` what each side makes of
+    held-out samples: the mean over them is called ``measure``. ``chunk`` is how many samples of a full batch
+    are at hand at once. Of a text X and Y are (N, L), integers. Adam divides by its root and ``eps``.
     """
 
     name: str
     initial: Callable[[Sequence[int], int, int, Any], Params]
     gradients: dict[str, Callable[[Params, Array, Array], tuple[Array, Params]]]
-    scores: dict[str, Callable[[Params, Array, Array], Array]]
+    points: dict[str, Callable[[Params, Array, Array], Array]]
     chunk: int
+    measure: str = "test_accuracy"
+    eps: float = 1e-8
 
 
 def parameter_names(params: Params) -> list[str]:
@@ -49,7 +57,8 @@ def parameter_names(params: Params) -> list[str]:
     ['W1', 'b1', 'W2', 'b2']
     """
     if isinstance(params, dict):
-        return sorted(params)
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        return [".".join(str(getattr(p, "key", getattr(p, "idx", p))) for p in path) for path in paths]
     return [f"{name}{l}" for l in range(1, len(params) + 1) for name in "Wb"]
 
 
@@ -129,14 +138,75 @@ def _cnn_log_probs(params: Params, X: Array, Y: Array) -> Array:
     return log_probs
 
 
+# ---------------------------------------------------------------- a GPT
+
+HEADS, WIDTH, BLOCKS = 4, 64, 2
+
+
+def gpt_initial(
+    shape: Sequence[int], V: int, seed: int, dtype: Any, D: int = WIDTH, blocks: int = BLOCKS
+) -> Params:
+    """A GPT for windows of L characters: weights of variance 1/inputs, less where they add to the stream.
+
+    >>> params = gpt_initial((64,), 100, 0, "float32")
+    >>> len(params["blocks"]), params["wpe"].shape, sum(leaf.size for leaf in jax.tree.leaves(params))
+    (2, (64, 64), 110592)
+    """
+    rng = np.random.default_rng([seed, 0])
+
+    def dense(n: int, m: int, share: float = 1.0) -> Params:
+        W = rng.normal(size=(n, m)) * (share / n) ** 0.5
+        return {"W": jnp.asarray(W, dtype), "b": jnp.zeros(m, dtype)}
+
+    def table(n: int) -> Array:
+        return jnp.asarray(0.02 * rng.normal(size=(n, D)), dtype)
+
+    def norm() -> Params:
+        return {"gamma": jnp.ones(D, dtype), "beta": jnp.zeros(D, dtype)}
+
+    def block() -> Params:
+        share = 1 / (2 * blocks)  # so many branches are added up
+        attention = {"ln1": norm(), "qkv": dense(D, 3 * D), "proj": dense(D, D, share)}
+        return attention | {"ln2": norm(), "up": dense(D, 4 * D), "down": dense(4 * D, D, share)}
+
+    made = {"wte": table(V), "wpe": table(shape[0]), "blocks": [block() for _ in range(blocks)]}
+    return made | {"lnf": norm()}
+
+
+def gpt_manual(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """Loss and gradient of a GPT by the formulas. [E-32]"""
+    J, res = gpt_fwd(params, X, Y, heads=HEADS)
+    return J, gpt_bwd(res, 1.0)[0]
+
+
+def gpt_autodiff(params: Params, X: Array, Y: Array) -> tuple[Array, Params]:
+    """The same by autodiff of the reference's forward pass."""
+    return jax.value_and_grad(_gpt_loss)(params, X, Y)
+
+
+def _gpt_loss(params: Params, X: Array, Y: Array) -> Array:
+    scores = gpt_scores(params, X, HEADS)
+    return stable_softmax_cross_entropy_with_integer_labels(scores.reshape(X.size, -1), Y.reshape(-1))
+
+
+def _right(scores: Callable) -> Callable[[Params, Array, Array], Array]:
+    """Which samples have their largest score at their label; rows without a label count for nothing."""
+    return lambda p, X, Y: (scores(p, X, Y).argmax(axis=1) == Y.argmax(axis=1)) & (Y.sum(axis=1) > 0)
+
+
+def _each(loss: Callable) -> Callable[[Params, Array, Array], Array]:
+    """Each window's loss, as a chunk has it in the mean."""
+    return lambda p, X, Y: jnp.full(len(X), loss(p, X, Y))
+
+
 NETWORKS = {
     "mlp": Network(
         "mlp",
         mlp_initial,
         {"manual": mlp_manual, "autodiff": mlp_autodiff},
         {
-            "manual": lambda params, X, Y: mlp_rows_fwd(params, _rows(X))[0],
-            "autodiff": lambda params, X, Y: mlp_rows(params, _rows(X)),
+            "manual": _right(lambda params, X, Y: mlp_rows_fwd(params, _rows(X))[0]),
+            "autodiff": _right(lambda params, X, Y: mlp_rows(params, _rows(X))),
         },
         chunk=1000,
     ),
@@ -144,7 +214,22 @@ NETWORKS = {
         "cnn",
         cnn_initial,
         {"manual": cnn_manual, "autodiff": cnn_autodiff},
-        {"manual": _cnn_log_probs, "autodiff": lambda params, X, Y: cnn_scores(params, X[..., None])},
+        {
+            "manual": _right(_cnn_log_probs),
+            "autodiff": _right(lambda params, X, Y: cnn_scores(params, X[..., None])),
+        },
         chunk=200,
+    ),
+    "gpt": Network(
+        "gpt",
+        gpt_initial,
+        {"manual": gpt_manual, "autodiff": gpt_autodiff},
+        {
+            "manual": _each(lambda params, X, Y: gpt_fwd(params, X, Y, heads=HEADS)[0]),
+            "autodiff": _each(_gpt_loss),
+        },
+        chunk=64,
+        measure="validation_loss",
+        eps=1e-5,  # a key's bias has the gradient 0: of its rounding Adam would make whole steps
     ),
 }

@@ -15,7 +15,7 @@ from manual_grad.cli import train as cli_train
 from manual_grad.networks.mlp import mlp_rows_fwd
 from manual_grad.training import checkpoint, loop
 from manual_grad.training.networks import NETWORKS
-from tests.training.corners import tiny
+from tests.training.corners import tiny, tiny_gpt, tiny_text
 
 FAST = "--epochs 3 --batch-size 8"
 LOAD = cli_train._load
@@ -25,7 +25,11 @@ LOAD = cli_train._load
 def run(capsys, monkeypatch, tmp_path):
     """Train on a tiny data set in a folder of its own: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_train, "_load", lambda settings, *rest: tiny(name=settings.data))
+    monkeypatch.setattr(
+        cli_train,
+        "_load",
+        lambda settings, *rest: tiny_text() if settings.net == "gpt" else tiny(name=settings.data),
+    )
 
     def call(words):
         monkeypatch.setattr(sys, "argv", ["manual-grad", "train", *words.split()])
@@ -63,6 +67,25 @@ def test_table_json_plot_and_parameters(run):
     scores, _ = mlp_rows_fwd(params, jax.numpy.asarray(data.test_images.reshape(12, -1)))
     accuracy = np.mean(scores.argmax(axis=1) == data.test_labels)
     assert accuracy == pytest.approx(written["epochs"][-1]["test_accuracy"])
+
+
+def test_a_gpt_writes_what_it_has_learned(run, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "gpt", tiny_gpt())
+    monkeypatch.setattr(cli_train, "SAMPLE", 20)
+    words = "--net gpt --gradient by-hand --epochs 2 --batch-size 5"
+    code, out, error = run(f"{words} --json run.json --plot curve.svg --save whole.npz")
+    assert (code, error) == (0, "")
+    written = content("run.json")
+    loss, bigram = written["epochs"][-1]["validation_loss"], written["data"]["bigram_loss"]
+    assert f"validation loss {loss:.4f} after 2 epochs (topics, gpt, manual gradient, adam, " in out
+    assert f"validation loss {bigram:.4f} for a table of bigrams\n\nSample:\n\n" in out
+    assert len(out.partition("Sample:\n\n")[2]) == 1 + 20 + 1  # "e", which "The " leaves; a new line
+    assert "blocks.0.qkv.W" in arrays("whole.npz")
+    code, _, error = run("--resume whole.npz --net mlp")
+    assert (code, error) == (
+        2,
+        "manual-grad: whole.npz is a run with net gpt, it cannot go on with net mlp\n",
+    )
 
 
 def test_both_side_by_side(run, monkeypatch):
@@ -156,7 +179,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--net rnn", "--net is 'rnn', expected one of mlp, cnn"),
+        ("--net rnn", "--net is 'rnn', expected one of mlp, cnn, gpt"),
+        ("--net gpt --full-batch", "--full-batch is True, which does not apply to --net gpt"),
+        ("--net gpt --at-least 90", "--at-least is 90.0, which does not apply to --net gpt"),
+        ("--net gpt --coordinator auto", "--coordinator is auto, which does not apply to --net gpt"),
+        ("--net gpt --devices 2", "--devices is 2, which does not apply to --net gpt"),
+        ("--net gpt --data digits", "--data is 'digits', expected topics for --net gpt"),
+        ("--net gpt --batch-size 99", "--batch-size is 99, expected at most the 20 training samples"),
+        ("--resume run.npz --net gpt", "run.npz is a run with net mlp, it cannot go on with net gpt"),
         ("--batch-size 41", "--batch-size is 41, expected at most the 40 training samples of digits"),
         ("--batch-size 0", "--batch-size is 0, expected at least 1"),
         ("--epochs 0", "--epochs is 0, expected at least 1"),
@@ -176,8 +206,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--save params.txt", "--save is 'params.txt', expected a name that ends in .npz"),
         ("--plot curve.gif", "--plot is 'curve.gif', expected a name that ends in .png, .svg or .pdf"),
         ("--resume none.npz", "there is no file 'none.npz'"),
-        ("--resume text.npz", "text.npz is no file of manual-grad train, or it is damaged"),
-        ("--resume cut.npz", "cut.npz is no file of manual-grad train, or it is damaged"),
+        ("--resume text.npz", "text.npz is not a file of manual-grad train, or it is damaged"),
+        ("--resume cut.npz", "cut.npz is not a file of manual-grad train, or it is damaged"),
         ("--resume other.npz", "other.npz holds no run of manual-grad train"),
         ("--resume run.npz --net cnn", "run.npz is a run with net mlp, it cannot go on with net cnn"),
         ("--resume run.npz --seed 1", "run.npz is a run with seed 0, it cannot go on with seed 1"),

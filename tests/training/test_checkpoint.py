@@ -44,7 +44,7 @@ WRONG = {
     "parted is a list of 1, expected an object or null": {"parted": [1]},
     "parted.gaps is missing": {"parted": {"epoch": 1, "step": 1}},
     "settings is null, expected an object": {"settings": None},
-    "settings.net is 'rnn', expected one of mlp, cnn": {"settings": {"net": "rnn"}},
+    "settings.net is 'rnn', expected one of mlp, cnn, gpt": {"settings": {"net": "rnn"}},
     "settings.seed is 0.5, expected an integer": {"settings": {"seed": 0.5}},
     "settings.momentum is 1, expected no setting but net": {"settings": {"momentum": 1}},
     "fingerprint is 5, expected an object": {"fingerprint": 5},

@@ -235,7 +235,8 @@ def test_names_are_the_lectures():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"net": "rnn"}, "net is 'rnn', expected one of mlp, cnn"),
+        ({"net": "rnn"}, "net is 'rnn', expected one of mlp, cnn, gpt"),
+        ({"net": "gpt"}, "net is 'gpt', expected mlp or cnn for tiny"),
         ({"gradient": "none"}, "gradient is 'none', expected one of manual, autodiff, both"),
         ({"optimizer": "lion"}, "optimizer is 'lion', expected one of sgd, momentum, adam"),
         ({"dtype": "int8"}, "dtype is 'int8', expected one of float64"),
