@@ -367,12 +367,12 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 def gradients(question: Question, got: Any) -> list[Any]:
     """The gradient of each leaf that is differentiated by, copied; None where nothing came."""
-    by_position = dict(zip(question.positions, _entries(question, got), strict=True))
+    by_position = dict(zip(question.positions, entries(question, got), strict=True))
     found = [leaf for i in question.positions for leaf in _leaves(question, i, by_position[i])]
     return [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in found]
 
 
-def _entries(question: Question, got: Any) -> list[Any]:
+def entries(question: Question, got: Any) -> list[Any]:
     """One gradient for each argument that is differentiated by."""
     who, called, positions = question.who, question.called, question.positions
     flat(who, f"{called} returned", got)

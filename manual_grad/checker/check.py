@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from manual_grad.checker.asking import (
     Reply,
     called,
     copies,
+    drawn,
     modified,
     names_of,
     positions_of,
@@ -27,6 +29,7 @@ from manual_grad.checker.asking import (
     require_settings,
 )
 from manual_grad.checker.findings import Finding, Report
+from manual_grad.checker.second import second
 from manual_grad.checker.truth import float_leaves, is_float
 from manual_grad.checker.verdict import verdict
 
@@ -109,6 +112,7 @@ def check_vjp(
     seed: int = 0,
     draws: int = 3,
     names: Iterable[str] | None = None,
+    order: int = 1,
 ) -> Report:
     """Check a pair of the shape that ``jax.custom_vjp`` takes, with random cotangents.
 
@@ -117,6 +121,8 @@ def check_vjp(
         bwd: ``bwd(res, dout)`` returns a tuple, one cotangent for each floating-point argument (or one for
             each argument, None for the others).
         *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they stay what they are.
+        order: 2 asks for the derivative of ``bwd`` too, as ``jax.grad(jax.grad(...))`` would: of what ``fwd``
+            saves, and of the cotangent. JAX must be able to trace both halves.
         reference: the forward function in plain JAX, ``reference(*args)`` giving ``out``, or the name of one
             of the lectures'; without it JAX differentiates ``fwd`` itself.
         argnums: the positions of the arguments that ``bwd`` differentiates by; all floating-point ones.
@@ -138,6 +144,8 @@ def check_vjp(
     """
     who = "check_vjp"
     require_settings(who, {"fwd": fwd, "bwd": bwd}, seed, draws)
+    if order not in (1, 2) or isinstance(order, bool):
+        raise InputError(f"{who}: order is {describe(order)}, expected 1 or 2")
     shown = names_of(who, fwd, args, names)
     positions = positions_of(who, args, shown, argnums)
 
@@ -163,7 +171,14 @@ def check_vjp(
     require_numbers(who, "fwd", out)
     fn, fn_name = truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
     question = Question(who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False)
-    return verdict(question, seed, draws, float_leaves(out))
+    report = verdict(question, seed, draws, float_leaves(out))
+    if order == 1:
+        return report
+    if not report.ok:
+        return replace(report, notes=(*report.notes, "order 2 was not looked at: the first is not right"))
+    dout = drawn(np.random.default_rng(seed))(out)
+    further = second(question, fwd, bwd, dout, seed, draws)
+    return replace(report, findings=report.findings + further.findings, notes=report.notes + further.notes)
 
 
 def assert_grad_matches(
