@@ -211,8 +211,7 @@ def gru_fwd(
         ``((hs, h_T), res)``: hs (T, N, H) holds h_1 … h_T, and h_T (N, H) is its last.
     Raises:
         InputError: the parameters do not have three gates of H features, a shape or dtype does not match, or
-        the
-            sequence is empty.
+            the sequence is empty.
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, section 2.3, with r
         outside the product; the layout is PyTorch's.
 
@@ -346,8 +345,7 @@ def lstm_fwd(
         ``((hs, h_T, c_T), res)``: hs (T, N, H) holds h_1 … h_T; h_T and c_T, (N, H), are the last states.
     Raises:
         InputError: the parameters do not have four gates of H features, a shape or dtype does not match, or
-        the
-            sequence is empty.
+            the sequence is empty.
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers,
         Schmidhuber and Cummins, 2000; the layout is PyTorch's.
 

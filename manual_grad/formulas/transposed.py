@@ -61,11 +61,12 @@ def conv_transpose2d_fwd(
     The gradient of ``conv2d`` with respect to its image, with this kernel and these settings, plus a bias.
 
     Args:
-        x: (N, h, w, C), shaped as the output of that ``conv2d``. kernel: (kh, kw, O/groups, C), that of the
-        ``conv2d``. bias: (O,). strides: s, an int or a pair: the distance between the copies of the kernel.
-        padding: that of the ``conv2d``, so here it crops: ``VALID`` and H = (h−1)·s + (kh−1)·d + 1, ``SAME``
-        and
-            H = h·s, or ``((top, bottom), (left, right))``, taken off; a negative number adds a margin.
+        x: (N, h, w, C), shaped as the output of that ``conv2d``.
+        kernel: (kh, kw, O/groups, C), that of the ``conv2d``.
+        bias: (O,).
+        strides: s, an int or a pair: the distance between the copies of the kernel.
+        padding: that of the ``conv2d``, so here it crops: ``VALID`` and H = (h−1)·s + (kh−1)·d + 1,
+            ``SAME`` and H = h·s, or ``((top, bottom), (left, right))``; a negative number adds a margin.
         dilation: d, an int or a pair: the spacing of the kernel's entries.
         groups: the number of groups of channels.
     Returns:
