@@ -20,6 +20,7 @@ from manual_grad.report import api, benchmark_figures, benchmarks, proofs, shape
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
+from manual_grad.report.guides import guides
 from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
 from manual_grad.report.pictures import (
     Figure,
@@ -106,7 +107,7 @@ class Site:
         errata: list[dict[str, Any]],
     ) -> None:
         self.results, self.figures, self.questions, self.errata = results, figures, questions, errata
-        self.modules = api.modules()
+        self.modules, self.guides = api.modules(), guides()
         self.anchors = {e.source.name: e.source.anchor for m in self.modules for e in m.entries}
         self.tagged = _tagged_functions()
         self.timed = benchmarks.by_function(results.cases)
@@ -136,6 +137,7 @@ class Site:
             ("mutants.html", "Kill matrix"),
             *([("benchmarks.html", "Benchmarks")] if results.benchmarks else []),
             ("api.html", "API"),
+            *([("guides.html", "Guides")] if self.guides else []),
         ]
 
     def pages(self) -> Iterator[tuple[str, str]]:
@@ -157,6 +159,8 @@ class Site:
         yield "mutants.html", self.page("mutants.html", "The kill matrix", **self.kills())
         if self.results.benchmarks:
             yield "benchmarks.html", self.page("benchmarks.html", "Benchmarks", **self.benchmarks())
+        if self.guides:
+            yield "guides.html", self.page("guides.html", "Guides", guides=self.guides)
         functions = {m.name: [self.function(e.source) for e in m.entries] for m in self.modules}
         every = [(m, functions[m.name]) for m in self.modules]
         yield "api.html", self.page("api.html", "API reference", "api-index.html", modules=every)
