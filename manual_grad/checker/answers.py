@@ -104,7 +104,7 @@ def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray
         if question.fn_name in ("loss", "fwd"):
             raise InputError(
                 f"{question.who}: {question.fn_name} cannot be traced by JAX ({type(error).__name__}); "
-                f"give a JAX version of it, or a lecture formula's name, as {keyword}="
+                f"give a JAX version of it, or the name of a formula, as {keyword}="
             ) from error
         raise InputError(f"{question.who}: {question.fn_name} raised {one_line(error)}") from error
     shapes = ", ".join(str(o.shape) for o in out) or "no floating-point output"

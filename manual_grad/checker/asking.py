@@ -127,7 +127,7 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
     try:
         signature.bind(*args)
     except TypeError as error:
-        raise InputError(f"{who}: {len(args)} arguments do not fit the function: {error}") from None
+        raise InputError(f"{who}: {len(args)} arguments do not match the function: {error}") from None
     own = [
         p.name
         for p in signature.parameters.values()
@@ -148,7 +148,8 @@ def positions_of(
         if not floating:
             shown = ", ".join(f"{name} is {describe(arg)}" for name, arg in zip(names, args, strict=True))
             raise InputError(
-                f"{who}: no argument is floating-point, nothing to differentiate by: {shown or 'none'}"
+                f"{who}: no argument is floating-point, so there is nothing to differentiate with respect to: "
+                f"{shown or 'none'}"
             )
         return tuple(floating)
     wanted: list[Any] = [argnums]
@@ -168,8 +169,8 @@ def positions_of(
             )
         if at not in floating:
             raise InputError(
-                f"{who}: {names[at]} is {describe(args[at])}, which cannot be differentiated by; "
-                "expected floating-point"
+                f"{who}: {names[at]} is {describe(args[at])}, which cannot be differentiated "
+                "with respect to; expected floating-point"
             )
         found.append(at)
     return tuple(sorted(set(found)))
@@ -391,14 +392,14 @@ def entries(question: Question, got: Any) -> list[Any]:
     if len(got) != len(question.args):
         raise InputError(
             f"{who}: {called} returned {len(got)} gradients, expected {count}: ({names}); "
-            "argnums says which are differentiated by"
+            "argnums selects the arguments"
         )
     for i, entry in enumerate(got):
         nothing = entry is None or getattr(entry, "dtype", None) == jax.dtypes.float0
         if i not in positions and not nothing:
             raise InputError(
                 f"{who}: {called} returned {describe(entry)} for {question.names[i]}, which is "
-                f"{describe(question.args[i])} and not differentiated by; expected None"
+                f"{describe(question.args[i])} and has no gradient; expected None"
             )
     return [got[i] for i in positions]
 

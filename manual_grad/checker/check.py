@@ -249,7 +249,7 @@ def forward_named(name: str) -> Callable[..., Any]:
             known |= {f.__name__: f for f in own if f.__module__ == f"manual_grad_reference.{module.name}"}
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3) or ["mse", "softmax_cross_entropy", "dense_rows"]
-        raise InputError(f"no lecture formula is called {name!r}; close to it: {', '.join(close)}")
+        raise InputError(f"no formula is called {name!r}; close to it: {', '.join(close)}")
     return known[name]
 
 
@@ -264,7 +264,7 @@ def truth_of(who: str, given: Any, keyword: str, own: Forward, own_name: str) ->
             raise InputError(f"{who}: {keyword}: {error}") from None
     if not callable(given):
         raise InputError(
-            f"{who}: {keyword} is {describe(given)}, expected a function or a lecture formula's name"
+            f"{who}: {keyword} is {describe(given)}, expected a function or the name of a formula"
         )
     return given, keyword
 

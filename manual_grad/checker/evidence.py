@@ -89,13 +89,13 @@ def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
     n, where = batch(e.point)
     if n > 1:
         yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
-        yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean for sum, or 1/N is there twice"
+        yield 1 / n, f"scaled by 1/N, N = {n} ({where}): mean instead of sum, or 1/N is applied twice"
     yield 2, "scaled by 2"
     yield 0.5, "scaled by 1/2 (the factor 2 is missing)"
     for size, what in sizes_named(e).items():
         if size > 2 and size != n:
             yield size, f"scaled by {size} ({what}): summed where a mean is taken"
-            yield 1 / size, f"scaled by 1/{size} ({what}): mean for sum"
+            yield 1 / size, f"scaled by 1/{size} ({what}): mean instead of sum"
 
 
 def sizes_named(e: Evidence) -> dict[int, str]:

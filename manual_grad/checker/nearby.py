@@ -151,7 +151,7 @@ def kinks(
             far_right, far_left = _one_sided(point, place, value, direction, LARGE)
             gap, size = abs(right - left), max(abs(right), abs(left))
             if gap > 0.4 * abs(far_right - far_left) and gap > 1e-5 * size + noise:
-                found[i] = f"its derivatives from the two sides differ, {right:.4g} and {left:.4g}"
+                found[i] = f"its one-sided derivatives differ, {right:.4g} and {left:.4g}"
                 break
             told = float(np.vdot(direction, wants[place]))
             if abs(told - (right + left) / 2) > 1e-3 * max(size, abs(told)) + noise + gap:
@@ -203,7 +203,7 @@ def outside(
         slack += float(np.broadcast_to(allowed, want.shape)[at])
         if not min(choices) - slack <= got[at] <= max(choices) + slack:
             sides = f"{left:.4g} and {right:.4g}"
-            return at, f"on the kink itself it lies outside the derivatives from the two sides, {sides}"
+            return at, f"on the kink itself it lies outside the one-sided derivatives, {sides}"
     return None
 
 
@@ -212,7 +212,7 @@ def alike(point: Point) -> list[str]:
     notes = []
     n, where = batch(point)
     if n == 1:
-        notes.append(f"N = 1 ({where}): 1/N and no mean at all look alike; take more samples")
+        notes.append(f"N = 1 ({where}): 1/N cannot be told from no mean at all; use more samples")
     for i in point.wrt:
         shape = np.shape(point.values[i])
         if len(shape) >= 2 and len(set(shape[-2:])) == 1 and shape[-1] > 1:
@@ -221,10 +221,10 @@ def alike(point: Point) -> list[str]:
                 f"{point.names[i]} is square ({size}): a transposed gradient has the right shape too"
             )
         if _symmetric(np.asarray(point.values[i])):
-            notes.append(f"{point.names[i]} is symmetric: transposed or not looks alike")
+            notes.append(f"{point.names[i]} is symmetric: a transposed gradient looks the same")
     sizes = {s for i in point.wrt for s in np.shape(point.values[i])[1:]}
     if n > 1 and n in sizes:
-        notes.append(f"another axis has the size N = {n} too: 1/N and one over that size look alike")
+        notes.append(f"another axis has the size N = {n} too: 1/N cannot be told from one over that size")
     return notes
 
 

@@ -163,7 +163,7 @@ def _probes(question: Question, given: Answer, rng: np.random.Generator, notes: 
             None,
         ),
     ]
-    laid_out = "wrong where the cotangent is {}: it is read in the order of memory, not by its axes"
+    laid_out = "wrong where the cotangent is {}: it is read in memory order, not by its axes"
     asked += [
         (laid_out.format(f"{how} in memory"), 1.0, tree) for how, tree in arranged(given.cotangent).items()
     ]
@@ -189,7 +189,7 @@ def _asked_for(question: Question, given: Answer, cotangent: Any, notes: list[st
         reply = question.ask(question.args_of(given.values), lambda out: cotangent)
     except InputError as error:
         if "read-only" not in str(error):
-            notes.append(f"another cotangent could not be asked for: {error}")
+            notes.append(f"another cotangent could not be tried: {error}")
         return None
     return gradients(question, reply.got)
 
@@ -318,7 +318,7 @@ def _not_compared(question: Question, name: str, answers: Sequence[Answer], leaf
 def _unmoved(question: Question, answers: Sequence[Answer], draws: int) -> list[str]:
     """Which of the leaves that are differentiated by are the same at all points."""
     return [
-        f"{question.leaf_names[i]} never moved: what is right for these numbers may be wrong for others"
+        f"{question.leaf_names[i]} was never varied: what is right for these numbers may be wrong for others"
         for i in question.wrt
         if draws > 1 and len({_bytes(answer.values[i]) for answer in answers}) == 1
     ]
@@ -328,7 +328,7 @@ def _nothing_to_tell(question: Question, answers: Sequence[Answer], findings: Se
     """By which leaves the function does not change at any point."""
     return [
         f"{question.leaf_names[i]}: the true gradient is 0 at every point, or next to nothing beside the "
-        "output, so that nothing can be told: many a wrong one is 0 there too"
+        "output, so nothing can be concluded: many wrong gradients are 0 there too"
         for leaf, i in enumerate(question.wrt)
         if findings[leaf].ok
         and all(np.all(np.abs(answer.wants[leaf]) <= NOTHING * answer.size) for answer in answers)
@@ -381,7 +381,7 @@ def _on_the_kink(
         index = f" at [{','.join(map(str, at))}]" if at else ""
         notes.append(
             f"{question.leaf_names[i]}: on the kink itself got {g[at]:.6g}, {question.truth} has "
-            f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) makes that difference"
+            f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) makes this difference"
         )
     return notes, beyond
 

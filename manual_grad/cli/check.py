@@ -102,7 +102,7 @@ WORDS = {  # of Python's parameters → of the options
     "as against=": "with --against",
     "against=": "--against",
     "reference=": "--reference",
-    "argnums says which are differentiated by": "--wrt says which are differentiated by",
+    "argnums selects the arguments": "--wrt selects the arguments",
 }
 
 

@@ -29,7 +29,7 @@ from manual_grad.verify.mutants import Mutant, mutants_of
 from manual_grad.verify.problem import Problem, answer_in_order, pose
 
 MORE_DRAWS = 5  # where a mistake shows nothing, or its shapes clash
-_SCALE = "scaled by|mean for sum|summed instead of averaged"
+_SCALE = "scaled by|mean instead of sum|summed instead of averaged"
 _MASK = "mask|derivative of ReLU"
 _TURNED = "rotated|flipped|reversed"
 _MOVED = "transpos|permuted"
@@ -42,11 +42,11 @@ WORDS: dict[str, str] = {
     families.SIGN: "sign flipped|mask inverted",
     mutants.ZERO: "zero|a path is missing|nothing flows",
     mutants.NO_MEAN: "1/N is missing|summed where|summed instead",
-    mutants.MEAN_TWICE: "mean for sum|there twice",
+    mutants.MEAN_TWICE: r"mean instead of sum|[N\d] is applied twice",
     mutants.NO_COTANGENT: "cotangent",
     mutants.LAST_DROPPED: "dropped",
     families.SUM_MISSING: "not summed|only the diagonal counts",
-    families.MEAN_FOR_SUM: "mean for sum|there twice",
+    families.MEAN_FOR_SUM: r"mean instead of sum|[N\d] is applied twice",
     families.TRANSPOSED: _MOVED,
     families.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log|inverted",
     families.NO_MASK: _MASK,

@@ -356,7 +356,7 @@ FINITE = {
     "p/y": ("upside down: a quotient's numerator and denominator are swapped; infinite in some entries",
             by_p(lambda p, y: p / y)),
     "y/y": ("y stands for p in the derivative of log; NaN in some entries", by_p(lambda p, y: y / y)),
-    "mean and NaN": ("scaled by 1/N, N = 4 (axis 0 of p): mean for sum, or 1/N is there twice; NaN in some",
+    "mean and NaN": ("scaled by 1/N, N = 4 (axis 0 of p): mean instead of sum, or 1/N is applied twice; NaN",
                      by_p(lambda p, y: np.where(y, y / p / 4, np.nan))),
     "right but for NaN": ("NaN in some entries, the others right",
                           by_p(lambda p, y: np.where(y, y / p, np.nan))),

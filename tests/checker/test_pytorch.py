@@ -229,7 +229,7 @@ BAD = {
     "complex": (lambda x: x, [drawn(3) + 1j], "expected an array of real numbers"),
     "sparse": (lambda x: x, [drawn(3).to_sparse()], "x is a tensor that is torch.sparse_coo"),
     "empty": (lambda x: x, [drawn(0)], "at least one element"),
-    "arguments": (lambda x: x, [drawn(3), drawn(3)], "2 arguments do not fit the function"),
+    "arguments": (lambda x: x, [drawn(3), drawn(3)], "2 arguments do not match the function"),
     "a class of modules": (nn.Linear, [drawn(3)], "fn is the class Linear, expected a module"),
     "no function": (3, [drawn(3)], "fn is 3, expected a function"),
 }  # fmt: skip
@@ -254,7 +254,7 @@ def test_bad_input_is_one_line(name):
         ({"reference": F.relu, "wrt": "z"}, "wrt has 'z', expected names among x"),
         ({"reference": F.relu, "wrt": ()}, "wrt is (), expected at least one name"),
         ({"reference": lambda x: x.detach()}, "nothing that autograd can follow"),
-        ({"against": "softmax_cross"}, "no lecture formula is called"),
+        ({"against": "softmax_cross"}, "no formula is called"),
     ],
 )
 def test_bad_settings_are_one_line(settings, said):

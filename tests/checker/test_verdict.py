@@ -94,7 +94,7 @@ def test_a_function_that_takes_only_whole_numbers_is_told_to_never_move():
     report = check_grad(lambda x: (x**2).sum(), whole_only, np.ones(3))
     assert report.ok
     assert report.points == 1
-    assert "x never moved" in noted(report)
+    assert "x was never varied" in noted(report)
 
 
 def test_a_true_gradient_of_zero_tells_nothing():

@@ -325,7 +325,7 @@ def inner_size_said(e: Evidence, factor: float) -> str:
             if n > 2 and abs(abs(factor) / n - 1) <= 4 * e.tolerance:
                 return f"{sign}scaled by {n} {of}: summed where a mean is taken"
             if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
-                return f"{sign}scaled by 1/{n} {of}: mean for sum"
+                return f"{sign}scaled by 1/{n} {of}: mean instead of sum"
     return ""
 
 
@@ -408,7 +408,7 @@ def root_said(e: Evidence, factor: float) -> str:
         if abs(abs(factor) / n**0.5 - 1) <= 4 * e.tolerance:
             return f"{sign}scaled by √{n} ({what}): 1/√{n} is missing"
         if abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance:
-            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is there twice"
+            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is applied twice"
     return ""
 
 

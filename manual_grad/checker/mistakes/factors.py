@@ -367,7 +367,7 @@ EXTRA: dict[str, Callable[[Any], Any]] = {
 
 # Of a square r² that is differentiated by, where the derivative by r is meant or the other way round.
 ROOTS = {
-    "a power too many: the factor √({0}) is there once too often in what comes back to {0}": 0.5,
+    "a power too many: the factor √({0}) is applied once too often in what comes back to {0}": 0.5,
     "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
 }
 

@@ -272,10 +272,10 @@ def is_constant(tape: Tape, slot: Slot) -> bool:
 
 
 def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:
-    """What is said where a value is missing as a factor, and where it is there once too often."""
+    """What is said where a value is missing as a factor, and where it is applied once too often."""
     if slot in denominators(tape):
         return f"divided once too often by {name}", f"the division by {name} is missing"
-    return f"the factor {name} is missing", f"the factor {name} is there once too often"
+    return f"the factor {name} is missing", f"the factor {name} is applied once too often"
 
 
 def denominators(tape: Tape) -> set[Slot]:
