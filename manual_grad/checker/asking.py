@@ -148,8 +148,7 @@ def positions_of(
         if not floating:
             shown = ", ".join(f"{name} is {describe(arg)}" for name, arg in zip(names, args, strict=True))
             raise InputError(
-                f"{who}: no argument is floating-point, so nothing can be differentiated: "
-                f"{shown or 'none'}"
+                f"{who}: no argument is floating-point, so nothing can be differentiated: {shown or 'none'}"
             )
         return tuple(floating)
     wanted: list[Any] = [argnums]

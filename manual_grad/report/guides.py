@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import BashLexer
+from pygments.lexers import get_lexer_by_name
 
 from manual_grad.report.code import ROOT, console, python
 
@@ -79,7 +79,7 @@ def _block(text: str) -> Markup:
 def _code(language: str, text: str) -> Markup:
     if language == "python":
         return console(text) if text.startswith(">>>") else python(text)
-    return Markup(highlight(text, BashLexer(), HtmlFormatter(wrapcode=True)))
+    return Markup(highlight(text, get_lexer_by_name(language), HtmlFormatter(wrapcode=True)))
 
 
 def _table(lines: list[str]) -> Markup:
