@@ -1,7 +1,7 @@
 """The checker of anyone's gradient: which argument is wrong, where, by how much, and why.
 
-The truth is ``jax.vjp`` in float64 of the same numbers. It is asked at the given point and at points near it,
-so that an equality by accident is not believed; what is checked runs as it is, in its own precision.
+The truth is ``jax.vjp`` in float64 for the same numbers, at the given point and at points near it, so that an
+accidental agreement is not trusted. The checked functions run as they are, in their own precision.
 """
 
 import difflib
@@ -62,13 +62,13 @@ def check_grad(
         loss: the scalar loss, ``loss(*args)``.
         grad: ``grad(*args)`` returns a tuple, one gradient for each floating-point argument (or one for each
             argument, None for the others); with a single such argument, its gradient alone will do.
-        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they stay what they are.
-        against: the loss in JAX where ``loss`` is NumPy code: a function, or the name of one of the lectures'
+        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they are not modified.
+        against: the loss in JAX if ``loss`` is NumPy code: a function, or the name of a formula
             (``"softmax_cross_entropy"``).
-        argnums: the positions of the arguments that ``grad`` differentiates by; all floating-point ones.
-        seed: decides the points near the given one.
-        draws: how many points it is checked at: the given one, and others near it.
-        names: what to call the arguments; the parameters' names.
+        argnums: the positions of the arguments of ``grad``'s gradients; by default all floating-point ones.
+        seed: of the points near the given one.
+        draws: the number of points: the given one, and others near it.
+        names: what to call the arguments; by default the names of the parameters.
     Returns:
         The report.
     Raises:
@@ -114,21 +114,21 @@ def check_vjp(
     names: Iterable[str] | None = None,
     order: int = 1,
 ) -> Report:
-    """Check a pair of the shape that ``jax.custom_vjp`` takes, with random cotangents.
+    """Check a forward/backward pair, as for ``jax.custom_vjp``, with random cotangents.
 
     Args:
         fwd: ``fwd(*args)`` returns ``(out, res)``.
         bwd: ``bwd(res, dout)`` returns a tuple, one cotangent for each floating-point argument (or one for
             each argument, None for the others).
-        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they stay what they are.
-        order: 2 asks for the derivative of ``bwd`` too, as ``jax.grad(jax.grad(...))`` would: of what ``fwd``
-            saves, and of the cotangent. JAX must be able to trace both halves.
-        reference: the forward function in plain JAX, ``reference(*args)`` giving ``out``, or the name of one
-            of the lectures'; without it JAX differentiates ``fwd`` itself.
-        argnums: the positions of the arguments that ``bwd`` differentiates by; all floating-point ones.
-        seed: decides the cotangents and the points near the given one.
-        draws: how many cotangents, each at its own point: the given one, and others near it.
-        names: what to call the arguments; the parameters' names.
+        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they are not modified.
+        order: 2 also checks the derivative of ``bwd``, as in ``jax.grad(jax.grad(...))``: with respect to
+            the residuals and the cotangent. JAX must be able to trace both functions.
+        reference: the forward function in plain JAX, with ``reference(*args)`` returning ``out``, or the name
+            of a formula; without it JAX differentiates ``fwd`` itself.
+        argnums: the positions of the arguments of ``bwd``'s cotangents; by default all floating-point ones.
+        seed: of the cotangents and of the points near the given one.
+        draws: the number of cotangents, each at its own point: the given one, and others near it.
+        names: what to call the arguments; by default the names of the parameters.
     Returns:
         The report.
     Raises:
@@ -209,8 +209,8 @@ def assert_vjp_matches(fwd: Callable[..., Any], bwd: Callable[..., Any], *args: 
     """Fail, with the report, unless :func:`check_vjp` finds every cotangent right: one line in a test.
 
     Args:
-        fwd: the forward half of the pair.
-        bwd: the backward half.
+        fwd: the forward function of the pair.
+        bwd: the backward function.
         *args: see :func:`check_vjp`.
         **settings: see :func:`check_vjp`.
     Returns:
@@ -229,7 +229,7 @@ def assert_vjp_matches(fwd: Callable[..., Any], bwd: Callable[..., Any], *args: 
 
 
 def forward_named(name: str) -> Callable[..., Any]:
-    """One of the lectures' plain forward functions, for ``against`` and ``reference``.
+    """A plain forward function by name, for ``against`` and ``reference``.
 
     Args:
         name: such as ``softmax_cross_entropy``.

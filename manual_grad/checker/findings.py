@@ -1,4 +1,4 @@
-"""What was found of a gradient: a finding for each array of it, and the report that holds them."""
+"""The result of a check: a finding for each array of the gradient, and the report that holds them."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one leaf of one argument.
+    """The result for one leaf of one argument.
 
     Attributes:
         argument: the argument's position.
         name: the parameter's name and the path of the leaf in it, such as ``params[0]['W']``.
         ok: whether its gradient is right at every point.
-        diagnosis: why it is wrong, in a phrase; empty where it is right.
-        max_error: the largest relative error, max |got − expected| / max |expected|; infinite where the shape
-            is wrong or nothing came, NaN where there was nothing to compare it with.
-        where: index, got and expected at the worst error; None where the leaf is right or its shape wrong.
+        diagnosis: why it is wrong, in a phrase; empty if it is right.
+        max_error: the largest relative error, max |got − expected| / max |expected|; infinite if the shape
+            is wrong or nothing was returned, NaN if there was nothing to compare it with.
+        where: index, got and expected at the worst error; None if the leaf is right or its shape wrong.
     """
 
     argument: int
@@ -43,14 +43,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found of a gradient; true where all of it is right.
+    """The result of a check; true if every gradient is right.
 
     Attributes:
         findings: one for each floating-point leaf of each differentiable argument.
-        notes: what to know before believing it: kinks, sizes that make two mistakes look alike, arguments
-            that a call has written into.
-        points: how many different points it was checked at.
-        seed: what they were drawn with.
+        notes: caveats: kinks, sizes that make two mistakes indistinguishable, arguments that a call has
+            modified.
+        points: the number of different points.
+        seed: the seed they were drawn with.
         truth: what the gradients were compared with.
     """
 

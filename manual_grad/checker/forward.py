@@ -1,4 +1,4 @@
-"""Rules for forward mode, as ``jax.custom_jvp`` takes them: transposed, and asked as a backward half is."""
+"""Rules for forward mode, as for ``jax.custom_jvp``: transposed, then checked like a backward function."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -40,20 +40,21 @@ def check_jvp(
     draws: int = 3,
     names: Iterable[str] | None = None,
 ) -> Report:
-    """Check a rule for forward mode, of the shape that ``jax.custom_jvp`` takes.
+    """Check a rule for forward mode, as for ``jax.custom_jvp``.
 
-    The rule is called with each unit tangent, which gives the Jacobian, and so what the transposed rule makes
-    of a random cotangent: that is compared with ``jax.vjp`` in float64, with the whole diagnosis.
+    The rule is called with each unit tangent, which gives the Jacobian, and from it the result of the
+    transposed rule for a random cotangent. That is compared with ``jax.vjp`` in float64, with the whole
+    diagnosis.
 
     Args:
         fn: the function, in JAX; a rule of its own is not used if ``reference`` is given.
         jvp: ``jvp(primals, tangents)`` returns ``(out, tangent_out)``; integers have ``float0`` tangents.
-        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they stay what they are.
-        reference: the same in plain JAX, or the name of one of the lectures' formulas.
-        argnums: the positions of the arguments whose tangents are checked; all floating-point ones.
-        seed: decides the cotangents and the points near the given one.
-        draws: how many points it is checked at: the given one, and others near it.
-        names: what to call the arguments; the parameters' names.
+        *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they are not modified.
+        reference: the same in plain JAX, or the name of a formula.
+        argnums: the positions of the arguments to be checked; by default all floating-point ones.
+        seed: of the cotangents and of the points near the given one.
+        draws: the number of points: the given one, and others near it.
+        names: what to call the arguments; by default the names of the parameters.
     Returns:
         The report: a finding for each floating-point argument, and one for ``out`` or for ``jvp`` where the
         rule's value is not the function's, or the rule is not linear in the tangents.

@@ -359,18 +359,20 @@ def check(
         bool,
         typer.Option(
             "--torch",
-            help="The first function is PyTorch's: its own backward pass is checked, and there is no second.",
+            help="Check the backward pass of a PyTorch function; GRAD is not given.",
         ),
     ] = False,
     reference: Annotated[
         str | None,
         typer.Option(
             metavar="FUNCTION",
-            help="With --torch: the same in plain PyTorch, file.py:function. "
-            "(an autograd.Function's own forward)",
+            help="With --torch: the same function in plain PyTorch, as file.py:function. "
+            "(the forward of the autograd.Function)",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="With --torch: where the tensors are, such as cuda.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="With --torch: the device of the tensors, such as cuda.")
+    ] = "cpu",
     wrt: Annotated[
         list[str] | None,
         typer.Option(
@@ -439,7 +441,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits: the 1797 real 8×8 digits that come with scikit-learn; mnist; for a GPT topics, "
+            help="digits: the 1797 real 8×8 digits that come with scikit-learn; mnist; for a GPT: topics, "
             "the text of Python's help(). (digits; gpt: topics)"
         ),
     ] = None,
@@ -651,8 +653,8 @@ def export(
     formula: Annotated[
         str,
         typer.Argument(
-            help="Such as conv2d ([bold]golden list[/] shows them all); or a JAX function of your own, as "
-            "file.py:function."
+            help="A formula such as conv2d ([bold]golden list[/] shows them all), or your own JAX function "
+            "as file.py:function."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write, .npz or .safetensors.")],
@@ -671,15 +673,20 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="NAME=SHAPE",
-            help="An argument of your own function, as in [bold]manual-grad check[/]: x=8x3. Repeat it.",
+            help="A random argument of your own function, as in [bold]manual-grad check[/]: x=8x3. May be "
+            "repeated.",
         ),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="An .npz archive with your function's arguments, by their names.")
+        Path | None,
+        typer.Option(help="An .npz archive with the arguments of your function, under their names."),
     ] = None,
     wrt: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Differentiate your function with respect to this one. (all)"),
+        typer.Option(
+            metavar="NAME",
+            help="Differentiate your function with respect to this argument. May be repeated. (all)",
+        ),
     ] = None,
 ) -> None:
     """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
@@ -719,8 +726,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="FUNCTION",
-            help="What the vectors are of, if it is a function of your own, as file.py:function: it is asked "
-            "for the cause of a mistake. An archive alone runs no code.",
+            help="Your own function that was exported, as file.py:function, used to find the cause of a "
+            "mistake. An archive alone never runs code.",
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,

@@ -56,7 +56,7 @@ EXAMPLE = """
 >>> check_grad(loss, grad, w, x, y, argnums=0).findings[0].diagnosis
 'scaled by N = 8 (axis 0 of x): loss summed instead of averaged, 1/N is missing'
 """
-KINDS = {"value": "value of", "gradient": "gradient by", "jacobian": "Jacobian by"}
+KINDS = {"value": "value of", "gradient": "gradient with respect to", "jacobian": "Jacobian with respect to"}
 
 Show = Callable[[str], None]
 
