@@ -6,8 +6,11 @@ budget for each entry. Where a budget is larger than the share, the function's o
 in that dtype, and the same is asked in float64.
 """
 
+import re
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -103,13 +106,34 @@ def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         if question.fn_name in ("loss", "fwd"):
             raise InputError(
-                f"{question.who}: {question.fn_name} cannot be traced by JAX ({type(error).__name__}); "
+                f"{question.who}: {question.fn_name} cannot be traced by JAX ({untraceable(error)}); "
                 f"give a JAX version of it, or the name of a formula, as {keyword}="
             ) from error
         raise InputError(f"{question.who}: {question.fn_name} raised {one_line(error)}") from error
     shapes = ", ".join(str(o.shape) for o in out) or "no floating-point output"
     own = ", ".join(str(np.shape(d)) for d in point.dout)
     raise InputError(f"{question.who}: {question.fn_name} returned {shapes}, expected {own}")
+
+
+def untraceable(error: BaseException) -> str:
+    """Why a function cannot be traced: the error's type, the user's line, and what to write there.
+
+    >>> try:
+    ...     jax.make_jaxpr(lambda x: np.exp(x))(1.0)
+    ... except jax.errors.JAXTypeError as error:
+    ...     print(untraceable(error).partition(" at ")[0])
+    TracerArrayConversionError: np.exp of a traced array
+    """
+    kind, home = type(error).__name__, str(Path(__file__).parents[1])
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(home)]
+    if not own:
+        return kind
+    at = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    calls = list(dict.fromkeys(re.findall(r"\b(?:np|numpy)\.([\w.]+)\(", own[-1].line or "")))
+    if not calls or not isinstance(error, jax.errors.TracerArrayConversionError):
+        return f"{kind} at {at}"
+    return f"{kind}: np.{', np.'.join(calls)} of a traced array at {at}: write jnp.{', jnp.'.join(calls)}"
 
 
 def checked_dtype(got: Any, argument: Any) -> str:

@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
+import math
 import operator
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +49,7 @@ class Question:
         scalar: whether the function is a loss, whose cotangent is 1.
         compiled: what was compiled of ``fn``, for all points.
         foreign: what PyTorch says of ``fn`` at a point, where JAX cannot trace it.
+        until: when no more causes are looked for, on the clock of ``time.monotonic``.
     """
 
     who: str
@@ -60,6 +63,7 @@ class Question:
     scalar: bool
     compiled: dict = field(default_factory=dict)
     foreign: Callable[..., Any] | None = None
+    until: float = math.inf
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)
@@ -107,6 +111,15 @@ def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any)
     for name, value, least in (("seed", seed, 0), ("draws", draws, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{who}: {name} is {describe(value)}, expected an integer of at least {least}")
+
+
+def until(who: str, seconds: Any) -> float:
+    """When the seconds that a user gives are over; never where none are given."""
+    if seconds is None:
+        return math.inf
+    if not isinstance(seconds, int | float | np.number) or not seconds > 0 or isinstance(seconds, bool):
+        raise InputError(f"{who}: seconds is {describe(seconds)}, expected a positive number")
+    return time.monotonic() + float(seconds)
 
 
 def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str] | None) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from manual_grad.checker.asking import (
     positions_of,
     require_numbers,
     require_settings,
+    until,
 )
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.second import second
@@ -55,6 +56,7 @@ def check_grad(
     seed: int = 0,
     draws: int = 3,
     names: Iterable[str] | None = None,
+    seconds: float | None = None,
 ) -> Report:
     """Check the gradient of a scalar loss.
 
@@ -69,6 +71,7 @@ def check_grad(
         seed: of the points near the given one.
         draws: the number of points: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
+        seconds: the longest time to look for the cause of a mistake; the verdict itself takes what it takes.
     Returns:
         The report.
     Raises:
@@ -99,7 +102,9 @@ def check_grad(
         return Reply(got, 1.0, tuple(modified(_arguments(shown), args, own, "grad")))
 
     fn, fn_name = truth_of(who, against, "against", loss, "loss")
-    question = Question(who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True)
+    question = Question(
+        who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True, until=until(who, seconds)
+    )
     return verdict(question, seed, draws, [value], written)
 
 
@@ -113,6 +118,7 @@ def check_vjp(
     draws: int = 3,
     names: Iterable[str] | None = None,
     order: int = 1,
+    seconds: float | None = None,
 ) -> Report:
     """Check a forward/backward pair, as for ``jax.custom_vjp``, with random cotangents.
 
@@ -129,6 +135,7 @@ def check_vjp(
         seed: of the cotangents and of the points near the given one.
         draws: the number of cotangents, each at its own point: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
+        seconds: the longest time to look for the cause of a mistake; the verdict itself takes what it takes.
     Returns:
         The report.
     Raises:
@@ -170,7 +177,9 @@ def check_vjp(
     out = called(who, "fwd", forward, *copies(args))[0]
     require_numbers(who, "fwd", out)
     fn, fn_name = truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
-    question = Question(who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False)
+    question = Question(
+        who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False, until=until(who, seconds)
+    )
     report = verdict(question, seed, draws, float_leaves(out))
     if order == 1:
         return report

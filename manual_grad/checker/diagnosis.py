@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence, factor_of, named_scales
+from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, named_scales
 from manual_grad.checker.mistakes.explain import constant_said, mistakes_that_explain, root_said
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
+OUT_OF_TIME = "no known mistake explains it, of those that were tried in the seconds given"
 FINITE_AT_LEAST = 3  # finite entries from which a cause is told
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
 MANY_AXES = 7
@@ -46,6 +47,13 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
     >>> diagnose([Evidence(0, [-2 * x], [2 * x], ["x"], point, 1e-6, scalar=True)])
     'sign flipped'
     """
+    try:
+        return _explained(evidence)
+    except OutOfTime:
+        return OUT_OF_TIME
+
+
+def _explained(evidence: Sequence[Evidence]) -> str:
     if any(e.hidden is not None for e in evidence):
         return _explain(evidence, ((not_finite,), *OF_FINITE_ENTRIES)) or UNEXPLAINED
     phrase = _explain(evidence, TIERS[:1]) or _explain_the_finite(evidence) or _explain(evidence)
@@ -65,6 +73,7 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """What an explanation says at every point; alternatives stand on lines of their own."""
+    evidence[0].require_time()
     if explanation is mistakes_that_explain:
         return mistakes_that_explain(evidence)
     try:

@@ -1,5 +1,7 @@
 """What is known of one leaf of a checked gradient at one point, and what the numbers there are called."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,6 +11,10 @@ import numpy as np
 
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point
+
+
+class OutOfTime(Exception):
+    """The seconds that a user gave are over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +31,7 @@ class Evidence:
         scalar: whether the function is a loss, whose cotangent is 1.
         hidden: the entries of the leaf that are not looked at, as they are not finite; None where all are.
         as_infinite: whether a mistake must lead to infinity or NaN in the hidden entries.
+        until: when no more is looked for, on the clock of ``time.monotonic``.
     """
 
     leaf: int
@@ -37,6 +44,7 @@ class Evidence:
     kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
     hidden: Any = None
     as_infinite: bool = False
+    until: float = math.inf
 
     @property
     def got(self) -> np.ndarray:
@@ -55,6 +63,11 @@ class Evidence:
     def same(self, left: Any, right: Any) -> bool:
         """Whether two arrays are equal up to rounding."""
         return same(left, right, self.tolerance)
+
+    def require_time(self) -> None:
+        """Stop looking where the time is over."""
+        if time.monotonic() > self.until:
+            raise OutOfTime
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """``compute()``, remembered under ``key``."""

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+SHOWN = 8  # arrays, and notes, that a report prints; the others are counted: it fits on a screen
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -76,6 +78,15 @@ class Report:
         verdict = ", ".join(said) or f"all {n} right"
         at = f"{self.points} point{'s' if self.points > 1 else ''}"
         head = f"gradients against {self.truth} in float64: {verdict} ({at}, seed {self.seed})"
-        return "\n".join(
-            [head, *(f"  {f}" for f in self.findings), *(f"  note: {note}" for note in self.notes)]
-        )
+        worst = sorted(self.findings, key=lambda finding: finding.ok)  # the wrong ones are shown first
+        shown = {id(finding) for finding in (self.findings if n <= SHOWN else worst[:SHOWN])}
+        lines = [f"  {finding}" for finding in self.findings if id(finding) in shown]
+        hidden = [finding for finding in self.findings if id(finding) not in shown]
+        for what, more in (
+            ("right", [f for f in hidden if f.ok]),
+            ("not right", [f for f in hidden if not f.ok]),
+        ):
+            lines += [f"  … and {len(more)} more that are {what}"] * bool(more)
+        lines += [f"  note: {note}" for note in self.notes[:SHOWN]]
+        lines += [f"  … and {len(self.notes) - SHOWN} more notes"] * (len(self.notes) > SHOWN)
+        return "\n".join([head, *lines])

@@ -28,6 +28,7 @@ from manual_grad.checker.asking import (
     positions_of,
     require_numbers,
     require_settings,
+    until,
 )
 from manual_grad.checker.check import truth_of
 from manual_grad.checker.findings import Report
@@ -95,6 +96,7 @@ def check_torch(
     seed: int = 0,
     draws: int = 3,
     names: Iterable[str] | None = None,
+    seconds: float | None = None,
 ) -> Report:
     """Check the backward pass of a PyTorch function, with random cotangents.
 
@@ -111,6 +113,8 @@ def check_torch(
         seed: decides the cotangents and the points near the given one.
         draws: how many cotangents, each at its own point: the given one, and others near it.
         names: what to call the arguments; the parameters' names.
+        seconds: after so many the cause is looked for no longer, and what is known is said; whether the
+            gradient is right is always found out.
     Returns:
         The report.
     Raises:
@@ -162,7 +166,17 @@ def check_torch(
     foreign = None if against is not None else partial(_pulled, arguments, truth, truth_name)
     plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
     question = Question(
-        WHO, "backward", plain, truth_name, arrays, shown, positions, ask, scalar=False, foreign=foreign
+        WHO,
+        "backward",
+        plain,
+        truth_name,
+        arrays,
+        shown,
+        positions,
+        ask,
+        scalar=False,
+        foreign=foreign,
+        until=until(WHO, seconds),
     )
     out = [array_of(t) for t in _outputs(arguments, _run(arguments, mine, arguments.tensors))]
     require_numbers(WHO, "fn", out)

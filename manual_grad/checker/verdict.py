@@ -27,7 +27,7 @@ from manual_grad.checker.answers import (
     within,
 )
 from manual_grad.checker.asking import Question, arranged, broadcast, copies, drawn, gradients, scaled
-from manual_grad.checker.diagnosis import UNEXPLAINED, diagnose
+from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.truth import exact, native
@@ -37,6 +37,7 @@ FIT = {"float64": 1e-9, "float32": 1e-4}  # up to which a wrong gradient is the 
 LARGER = {"float16": 4.0}  # by what the cotangent is multiplied, to see that what comes back is too
 IMPRECISE = 1e-2  # an error below it that nothing explains is one of precision
 TOLD = 0.1  # per cent that JAX itself is off, from which it is said
+UNTOLD = (UNEXPLAINED, OUT_OF_TIME)
 NOTHING = 1e-12  # of what is summed: a truth below it is next to nothing
 
 
@@ -234,11 +235,11 @@ def _finding(
             telling = [reply for reply in once if _tells(reply, leaf)] or once
             diagnosis = diagnose([_evidence(question, reply, leaf) for reply in telling])
         if probed is not None and not re.search("cotangent|^zero$", diagnosis):
-            diagnosis = probed[0] if diagnosis == UNEXPLAINED else f"{diagnosis}; {probed[0]}"
-        if diagnosis == UNEXPLAINED and worst[1] < IMPRECISE:
+            diagnosis = probed[0] if diagnosis in UNTOLD else f"{diagnosis}; {probed[0]}"
+        if diagnosis in UNTOLD and worst[1] < IMPRECISE:
             diagnosis = "imprecise: off by more than rounding explains, by less than a known mistake makes"
         if dtype:
-            diagnosis = dtype if diagnosis == UNEXPLAINED else f"{diagnosis}; also {dtype}"
+            diagnosis = dtype if diagnosis in UNTOLD else f"{diagnosis}; also {dtype}"
         return Finding(argument, name, False, diagnosis, *worst[1:])
     for said in (beyond, probed):
         if said is not None:
@@ -418,5 +419,14 @@ def _evidence(question: Question, answer: Answer, leaf: int) -> Evidence:
     got = gots[leaf]
     hidden = unknown if unknown.any() and got is not None and got.shape == unknown.shape else None
     return Evidence(
-        leaf, gots, answer.wants, names, answer.point, tolerance, question.scalar, answer.kept, hidden
+        leaf,
+        gots,
+        answer.wants,
+        names,
+        answer.point,
+        tolerance,
+        question.scalar,
+        answer.kept,
+        hidden,
+        until=question.until,
     )

@@ -389,6 +389,9 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random arguments and points.")] = 0,
     draws: Annotated[int, typer.Option(min=1, help="Number of points at which the gradient is checked.")] = 3,
+    seconds: Annotated[
+        float | None, typer.Option(help="Look no longer for the cause of a mistake. (as long as it takes)")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
     no_cache: Cache = False,
 ) -> None:
@@ -417,6 +420,8 @@ def check(
             if grad is not None
             else "give the gradient too, as file.py:function, or --torch"
         )
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"--seconds is {seconds}, expected a positive number")
     if (not input) == (inputs is None):
         raise UsageError(
             "give the arguments either as --input name=shape, once for each, or as --inputs file.npz"
@@ -426,10 +431,11 @@ def check(
     work.prepare(cached=not no_cache)
     kind = dtype.value if dtype else None
     if torch:
-        rest = (wrt, kind, device, seed, draws, json)
-        raise typer.Exit(work.check_in_torch(loss, reference, input or [], inputs, against, *rest))
+        where = (wrt, kind, device, seed, draws, seconds, json)
+        raise typer.Exit(work.check_in_torch(loss, reference, input or [], inputs, against, *where))
     assert grad is not None
-    raise typer.Exit(work.check(loss, grad, input or [], inputs, against, wrt, kind, seed, draws, json))
+    rest = (wrt, kind, seed, draws, seconds, json)
+    raise typer.Exit(work.check(loss, grad, input or [], inputs, against, *rest))
 
 
 @app.command(cls=Command)

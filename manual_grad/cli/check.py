@@ -41,6 +41,7 @@ def check(
     dtype: str | None,
     seed: int,
     draws: int,
+    seconds: float | None,
     json: Path | None,
 ) -> int:
     """Check a gradient at random arguments or those of an archive, print the findings; the exit code."""
@@ -56,6 +57,7 @@ def check(
             argnums=_argnums(wrt, list(arguments)),
             seed=seed,
             draws=draws,
+            seconds=seconds,
             names=list(arguments),
         )
     return _told(report, arguments, json)
@@ -72,6 +74,7 @@ def check_in_torch(
     device: str,
     seed: int,
     draws: int,
+    seconds: float | None,
     json: Path | None,
 ) -> int:
     """Check a PyTorch function's backward pass at random tensors or those of an archive; the exit code."""
@@ -93,6 +96,7 @@ def check_in_torch(
             wrt=wrt,
             seed=seed,
             draws=draws,
+            seconds=seconds,
             names=list(arguments),
         )
     return _told(report, arguments, json)

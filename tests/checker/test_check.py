@@ -421,3 +421,29 @@ def test_random_keys_and_other_dtypes_are_checked():
     whole = np.arange(1.0, 5.0)
     found = check_grad(lambda a: (a**2).sum(), lambda a: (2 * a).astype(int), whole).findings[0]
     assert found.diagnosis == "wrong dtype: got int64, expected float64"
+
+
+def test_a_report_fits_on_a_screen():
+    """The wrong ones are shown first, in their order; the others are counted."""
+    findings = [Finding(i, f"p[{i}]", i % 4 != 3, "" if i % 4 != 3 else "zero") for i in range(40)]
+    lines = str(Report(tuple(findings), tuple(f"note {i}" for i in range(20)))).splitlines()
+    assert len(lines) <= 24
+    assert [line.split(":")[0].strip() for line in lines[1:9]] == [f"p[{i}]" for i in range(3, 32, 4)]
+    assert lines[9:11] == ["  … and 30 more that are right", "  … and 2 more that are not right"]
+    assert lines[-1] == "  … and 12 more notes"
+
+
+def test_seconds_limit_the_search_and_not_the_verdict():
+    def loss(w):
+        return jnp.sum(jnp.tanh(w @ T.T) ** 3)
+
+    def wrong(w):
+        return jnp.cos(w) + w
+
+    report = check_grad(loss, wrong, X * 0.3, seconds=1e-6)
+    assert not report.ok
+    assert report.findings[0].diagnosis.endswith("of those that were tried in the seconds given")
+    assert check_grad(mse, dmse, x, y, seconds=1e-6).ok
+    for seconds in (0, -1, float("nan"), "5", True):
+        with pytest.raises(InputError, match=r"check_grad: seconds is .*expected a positive"):
+            check_grad(mse, dmse, x, y, seconds=seconds)

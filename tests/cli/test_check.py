@@ -194,13 +194,15 @@ BAD = {
     f"mine.py:loss mine.py:objects {SHAPES}": "object[8,3]",
     f"mine.py:vector mine.py:grad {SHAPES}": "expected a floating-point scalar",
     f"mine.py:loss mine.py:grad_w {SHAPES} --wrt v": "expected one of x, w, y",
-    f"mine.py:ce mine.py:dce {CE}": "cannot be traced by JAX",
+    f"mine.py:ce mine.py:dce {CE}": "write jnp.exp); give a JAX version of it, or the name of a "
+    "formula, with --against",
     f"mine.py:ce mine.py:dce {CE} --against softmax_cross": "no formula is called 'softmax_cross'",
     f"mine.py:ce mine.py:dce_labels {CE} --against mine.py:ce_jax": "expected None",
     f"mine.py:ce mine.py:dce {CE} --against mine.py:ce_jax --wrt labels": "cannot be differentiated",
     f"mine.py:loss mine.py:grad {SHAPES} --dtype int8": "--dtype",
     f"mine.py:loss mine.py:grad {SHAPES} --json nowhere/found.json": "no folder",
     f"mine.py:loss mine.py:grad {SHAPES} --draws 0": "--draws",
+    f"mine.py:loss mine.py:grad {SHAPES} --seconds 0": "--seconds",
 }
 
 

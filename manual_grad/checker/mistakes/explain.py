@@ -112,6 +112,7 @@ def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
     if tape is None:
         return []
     for kind, level in ORDER:
+        first.require_time()
         name = kind.__name__
         mistakes = first.once(f"mistakes {name}", partial(_some, kind, tape, first))
         rows = first.once(f"rows {name}", partial(_rows, first, mistakes))
@@ -208,6 +209,7 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
     made: list[list[np.ndarray]] = []
     with np.errstate(all="ignore"):
         for start in range(0, len(asked), count):
+            e.require_time()
             leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
             made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
     for i, mistake in enumerate(mistakes):
