@@ -6,7 +6,7 @@ import jax
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue import golden, hard_layers, mutants_of_convolutions
+from manual_grad.catalogue import golden, hard_chapter_e, hard_layers, mutants_of_convolutions
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Op, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
@@ -191,6 +191,7 @@ CONV_TRANSPOSE2D = Formula(
     reference.conv2d.conv_transpose2d,
     definition=definitions.conv_transpose2d,
     mutants=mutants_of_convolutions.CONV_TRANSPOSE2D,
+    hard=hard_chapter_e.CONV_TRANSPOSE2D,
     draw=_transposed,
     sizes={"N": 3, "h": 2, "w": 4, "C": 2, "kh": 2, "kw": 3, "O": 5},
     source="Dumoulin and Visin 2016, chapter 4",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import manual_grad_reference as reference
+from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Shown
 from manual_grad.catalogue.families import FACTOR, MEAN_FOR_SUM, SLOPE, SWAPPED, TERM, family
@@ -113,6 +114,7 @@ GPT = Formula(
     reference.gpt.gpt,
     definition=definitions.gpt,
     mutants=(MUTANTS,),
+    hard=hard_chapter_e.GPT,
     draw=_model,
     sizes={"N": 3, "L": 5, "Lmax": 6, "V": 11, "D": 4},
     source="Radford et al. 2019, section 2.3",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 import manual_grad_reference as reference
 from manual_grad import ops
+from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal, positive
 from manual_grad.catalogue.families import (
     FACTOR,
@@ -222,6 +223,7 @@ RMS_NORM = Formula(
     reference.normalisation.rms_norm,
     definition=definitions.rms_norm,
     mutants=RMS_NORM_MUTANTS,
+    hard=hard_chapter_e.RMS_NORM,
     draw={"x": normal, "gamma": positive},
     sizes={"*N": (4, 3), "D": 6},
     tiny={"*N": (1, 2), "D": 3},
@@ -253,6 +255,7 @@ GROUP_NORM = Formula(
     reference.normalisation.group_norm,
     definition=definitions.group_norm,
     mutants=GROUP_NORM_MUTANTS,
+    hard=hard_chapter_e.GROUP_NORM,
     draw=DRAW,
     sizes={"N": 5, "*shape": (3,), "C": 8},
     tiny={"N": 2, "*shape": (2,), "C": 4},
@@ -270,6 +273,7 @@ BATCH_NORM = Formula(
     reference.normalisation.batch_norm,
     definition=definitions.batch_norm,
     mutants=BATCH_NORM_MUTANTS,
+    hard=hard_chapter_e.BATCH_NORM,
     draw=DRAW,
     sizes={"N": 7, "*shape": (3,), "C": 4},
     tiny={"N": 2, "*shape": (2,), "C": 2},

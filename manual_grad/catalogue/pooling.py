@@ -11,6 +11,7 @@ from jax import lax
 
 import manual_grad_reference as reference
 from manual_grad import ops
+from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown, normal
 from manual_grad.catalogue.families import FACTOR, NO_MASK, PADDING, STRIDE, SUM_MISSING, family
@@ -206,6 +207,7 @@ AVG_POOL2D = Formula(
         ),
     ),
     source="LeCun et al. 1998, section II.B",
+    hard=hard_chapter_e.AVG_POOL2D,
     draw={"x": normal},
     op=Op(ops.avg_pool2d),
     bench=Bench(AXES, SIZES, reference.plain.avg_pool2d, fixed=SIDE_BY_SIDE, quick=(0,)),

@@ -9,6 +9,7 @@ import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad import ops
+from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Op, Shown, normal
 from manual_grad.catalogue.families import FACTOR, SLOPE, SUM_MISSING, TERM, TRANSPOSED, family
@@ -121,6 +122,7 @@ RNN = Formula(
     reference.recurrent.rnn,
     definition=definitions.rnn,
     mutants=(RNN_MUTANTS,),
+    hard=hard_chapter_e.RNN,
     draw=_layer(1, "h0"),
     sizes=SIZES,
     source="Elman 1990; Werbos, Backpropagation Through Time, 1990",
@@ -378,6 +380,7 @@ LINEAR_SCAN = Formula(
     reference.recurrent.linear_scan,
     definition=definitions.linear_scan,
     mutants=(LINEAR_SCAN_MUTANTS,),
+    hard=hard_chapter_e.LINEAR_SCAN,
     draw={"a": normal, "b": normal, "h0": normal},
     sizes={"T": 4, "*S": (7, 2)},
     source="Martin and Cundy 2018, equation 5",

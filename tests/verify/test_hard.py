@@ -113,6 +113,14 @@ def zeros(res, dJ):
     return tuple(jnp.zeros_like(d) for d in res)
 
 
+def without_epsilon(res, dy):
+    return FORMULAS["batch_norm"].bwd(replace(res, eps=0.0), dy)
+
+
+def length_alone(res, dy):
+    return FORMULAS["rms_norm"].bwd(replace(res, eps=0.0), dy)
+
+
 def passes(name, case, **wrong):
     """Whether a case thinks this right, in place of the formula of that name."""
     return check_hard(replace(FORMULAS[name], **wrong), replace(case, jax={})).passed
@@ -132,6 +140,8 @@ WRONG = [  # name of the case, formula, which half of the pair, what stands ther
     ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_on_at_zero),
     ("ReLU at exactly 0 and −0.0", "relu", "bwd", relu_half_at_zero),
     ("ReLU with an infinite or NaN cotangent", "relu", "bwd", relu_by_a_product),
+    ("a channel of one value", "batch_norm", "bwd", without_epsilon),
+    ("a sample of zeros", "rms_norm", "bwd", length_alone),
     ("subnormal numbers", "relu", "bwd", relu_half_at_zero),
     ("a very large batch", "mse", "fwd", loss_summed_in_its_dtype),
     ("a very large batch", "mse", "bwd", gradient_over_n_in_its_dtype),
