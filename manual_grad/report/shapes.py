@@ -64,9 +64,15 @@ def given_of(tag: str) -> list[Given]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The layers of a network as W1, b1, W2, …"""
+    """The layers of a network as W1, b1, W2, …; those of a GPT's block as qkv.W, qkv.b, …"""
     if isinstance(value, dict):
-        yield from ((name, np.shape(leaf)) for name, leaf in value.items())
+        for name, leaf in value.items():
+            if isinstance(leaf, dict):
+                yield from ((f"{name}.{inner}", np.shape(array)) for inner, array in leaf.items())
+            elif isinstance(leaf, list):
+                yield from _leaves(name, leaf[0])
+            else:
+                yield name, np.shape(leaf)
     elif isinstance(value, list | tuple):
         for place, pair in enumerate(value, 1):
             if isinstance(pair, list | tuple) and len(pair) == 2:
