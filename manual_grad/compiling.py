@@ -17,6 +17,9 @@ QUICK = {
 }
 
 
+AT_ONCE = 6  # calls in a program; the compiler takes longer for one of more than for two of half as many
+
+
 @dataclass(frozen=True)
 class Call:
     """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay so."""
@@ -27,7 +30,7 @@ class Call:
 
 
 def together(calls: Sequence[Call]) -> list[Any]:
-    """Make several calls in one program, which compiles in a fraction of the time that as many programs take.
+    """Make several calls in a few programs, which compile faster than a program for each.
 
     Args:
         calls: what to call, none of them on another's result.
@@ -39,6 +42,8 @@ def together(calls: Sequence[Call]) -> list[Any]:
     """
     if not calls:
         return []
+    if len(calls) > AT_ONCE:
+        return together(calls[:AT_ONCE]) + together(calls[AT_ONCE:])
     inputs, settings = zip(*(split_settings(call.inputs) for call in calls), strict=True)
     raised: dict[int, Exception] = {}
 

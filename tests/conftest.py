@@ -1,3 +1,4 @@
+import gc
 import os
 
 import jax
@@ -7,22 +8,21 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 os.environ["MANUAL_GRAD_CACHE"] = ""  # the console script keeps no compiled programs in the tester's folder
+gc.set_threshold(100_000, 20, 100)  # JAX keeps millions of objects, and looking through them takes time
 if jax.__version_info__ >= (0, 10):  # XLA ends a process that gives it a flag that it does not know
     compiles_fast = "--xla_cpu_use_fusion_emitters=false --xla_cpu_experimental_ynn_fusion_type="
     os.environ.setdefault("XLA_FLAGS", f"{compiles_fast} --xla_cpu_parallel_codegen_split_count=1")
 
 
+jax.config.update("jax_disable_most_optimizations", True)  # compiling costs most of the time here
+
+
 @pytest.fixture(autouse=True, scope="module")
 def x64():
-    """float64 for the tests only: the doctests of the same run show what a user sees without it.
-
-    Compiling costs most of the time here, so it is done without most optimizations.
-    """
-    ours = {"jax_enable_x64": True, "jax_disable_most_optimizations": True}
-    before = {name: jax.config.read(name) for name in ours}
-    _configure(ours)
+    """float64 for the tests only: the doctests of the same run show what a user sees without it."""
+    jax.config.update("jax_enable_x64", True)
     yield
-    _configure(before)
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,3 @@ def x32():
     jax.config.update("jax_enable_x64", False)
     yield
     jax.config.update("jax_enable_x64", True)
-
-
-def _configure(values):
-    for name, value in values.items():
-        jax.config.update(name, value)

@@ -68,6 +68,7 @@ EACH = [(s, dtype) for i, s in enumerate(SCENARIOS) for dtype in (jnp.float32, H
 def test_error_against_float64(scenario, dtype):
     primals, dout = drawn(scenario, 5, dtype)
     got, want = map(leaves, (by_hand(scenario)(primals, dout), truth(scenario, primals, dout)))
+    assert {g.dtype for g in got} == {jnp.dtype(dtype)}
     errors = [error(g, w) for g, w in zip(got, want, strict=True)]
     tolerance = TOLERANCES[dtype] * DEEP.get(scenario.entry.name, 1)
     assert max(errors) <= tolerance, errors
