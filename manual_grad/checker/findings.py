@@ -77,7 +77,7 @@ class Report:
         said = [f"{wrong} of {n} wrong"] * bool(wrong) + [f"{unknown} of {n} not checked"] * bool(unknown)
         verdict = ", ".join(said) or f"all {n} right"
         at = f"{self.points} point{'s' if self.points > 1 else ''}"
-        head = f"gradients against {self.truth} in float64: {verdict} ({at}, seed {self.seed})"
+        head = f"gradients compared with {self.truth} in float64: {verdict} ({at}, seed {self.seed})"
         worst = sorted(self.findings, key=lambda finding: finding.ok)  # the wrong ones are shown first
         shown = {id(finding) for finding in (self.findings if n <= SHOWN else worst[:SHOWN])}
         lines = [f"  {finding}" for finding in self.findings if id(finding) in shown]

@@ -140,7 +140,7 @@ def _argnums(wrt: list[str] | None, names: list[str]) -> list[int] | None:
 
 
 def _print_report(console: Console, report: Report) -> None:
-    table = Table(title=f"Gradients against {report.truth} in float64", title_justify="left")
+    table = Table(title=f"Gradients compared with {report.truth} in float64", title_justify="left")
     table.add_column("argument", no_wrap=True)
     for name in ("largest relative error", "where"):
         table.add_column(name, justify="right")

@@ -89,7 +89,7 @@ def list_formulas(json: Path | None) -> None:
     """Print what can be exported."""
     if json:
         _require_folder("--json", json)
-    table = Table(title="Golden vectors can be had of", title_justify="left")
+    table = Table(title="Golden vectors are available for", title_justify="left")
     table.add_column("formula", no_wrap=True)
     for name in ("what is in it", "cases", "variants, the first by default", "equations"):
         table.add_column(name)
@@ -121,7 +121,7 @@ def _print(console: Console, made: Golden, found: list[Compared], notes: list[st
     meta = made.meta
     what = f"{meta['formula']} {meta['variant']}".strip()
     table = Table(
-        title=f"{what} against the truth in float64: {meta['case']}, {meta['dtype']}, seed {meta['seed']}",
+        title=f"{what} compared with float64: {meta['case']}, {meta['dtype']}, seed {meta['seed']}",
         title_justify="left",
     )
     table.add_column("array", no_wrap=True)

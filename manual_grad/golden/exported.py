@@ -1,4 +1,4 @@
-"""What golden vectors can be had of: every entry of the catalogue, pairs first."""
+"""The formulas with golden vectors: every entry of the catalogue, pairs first."""
 
 import inspect
 import re

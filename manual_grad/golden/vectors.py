@@ -50,15 +50,15 @@ ABOUT = {  # in META
 }
 FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
 LAYOUT = (
-    "Row-major (C order), little-endian. A name with slashes is one array's whole name; in params/0/W the "
-    "number counts the layers from 0. Integers are int32, truths and budgets float64, inputs and cotangent "
-    "of the dtype above. In .safetensors bfloat16 is BF16. NumPy has no bfloat16, so in .npz it is float32 "
-    "that holds exactly bfloat16 numbers: the upper 16 bits are the number, the lower 16 are 0 (its bits in "
-    "NumPy: (x.view('<u4') >> 16).astype('<u2'))."
+    "Row-major (C order), little-endian. A name with slashes is the whole name of one array; in params/0/W "
+    "the number is the layer, counted from 0. Integers are int32, truths and budgets float64; inputs and "
+    "cotangent have the dtype above. In .safetensors bfloat16 is BF16. NumPy has no bfloat16, so in .npz it "
+    "is stored as float32 with exact bfloat16 values: the upper 16 bits are the number, the lower 16 are 0 "
+    "(its bits in NumPy: (x.view('<u4') >> 16).astype('<u2'))."
 )
 SAFETENSORS = (
-    "A .safetensors file is 8 bytes (little-endian) that give the length of a JSON header, that header "
-    "(dtype, shape and data_offsets of each array; this text in __metadata__), and the arrays' bytes."
+    "A .safetensors file consists of 8 bytes (little-endian) with the length of a JSON header, that header "
+    "(dtype, shape and data_offsets of each array; this text in __metadata__), and the bytes of the arrays."
 )
 OF_A_VALUE = (
     diagnosis.not_finite,
@@ -440,24 +440,24 @@ def _readme(formula: Exported | Own, meta: Mapping[str, Any]) -> str:
         "THE INPUTS", "", *_wrapped(formula.inputs_said(meta["case"])), "",
         "THE TRUTH", "",
         *_wrapped(
-            f"The inputs were rounded to {meta['dtype']} first. The truth is {truth} in float64, of the very "
-            f"numbers written here, applied to a plain forward function ({module}), not to a hand-derived "
-            "formula. The cotangent dout is random, never ones: with ones many mistakes cancel."
+            f"The inputs were first rounded to {meta['dtype']}. The truth is computed in float64 for exactly "
+            f"these numbers, by {truth} of a plain forward function ({module}), not by a hand-derived "
+            "formula. The cotangent dout is random, not all ones: with ones many mistakes cancel."
             if formula.kind != "value" else
-            f"The inputs were rounded to {meta['dtype']} first. The truth is in float64, of the very numbers "
-            "written here, from plain forward functions and JAX's derivatives of them."
+            f"The inputs were first rounded to {meta['dtype']}. The truth is computed in float64 for exactly "
+            "these numbers, by plain forward functions and JAX's derivatives of them."
         ), "",
         "THE TOLERANCE", "",
         *_wrapped(_tolerance(meta["dtype"])), "",
         "HOW TO CHECK YOURS", "",
         "    import numpy as np",
         "    golden = np.load('golden.npz')                  # settings as JSON: golden['golden.json']",
-        "    mine = ...                                      # yours, from golden['in/...']"
+        "    mine = ...                                      # your result for golden['in/...']"
         + "".join(f" and golden['{name}']" for name in meta["arrays"] if name.partition("/")[0] == "dout"),
         f"    assert (abs(mine - golden['{first}']) <= golden['{budget}']).all()",
-        "", "    or, for a table and the reason why it is wrong:", "",
-        f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others by their names here"
-        + ("; out if you like" if formula.kind == "pair" else ""),
+        "", "    or, for a table that says why a wrong result is wrong:", "",
+        f"    np.savez('mine.npz', **{{'{first}': mine}})      # and the others under their names"
+        + ("; out is optional" if formula.kind == "pair" else ""),
         "    manual-grad golden compare golden.npz mine.npz"
         + (f" --function {formula.name}" if isinstance(formula, Own) else ""), "",
         *_wrapped(SAFETENSORS), "",
@@ -479,15 +479,13 @@ def _meaning(name: str, formula: Exported | Own) -> str:
     kind, _, of = name.partition("/")
     if kind == "budget":
         truth = of if of.split("/")[0] == "out" else f"{'jac' if formula.kind == 'jacobian' else 'grad'}/{of}"
-        return f"the absolute error allowed for each entry of {truth}"
+        return f"the absolute error allowed in each entry of {truth}"
     return {
         "in": "input",
         "dout": "cotangent of out, the upstream gradient",
-        "out": "truth: what the forward function gives"
-        if formula.kind == "pair"
-        else "truth: what the formula gives",
-        "grad": f"truth: the gradient of sum(dout * out) by {of}",
-        "jac": f"truth: the Jacobian by {of}, of shape out.shape + {of}.shape",
+        "out": "truth: the result of the " + ("forward function" if formula.kind == "pair" else "formula"),
+        "grad": f"truth: the gradient of sum(dout * out) w.r.t. {of}",
+        "jac": f"truth: the Jacobian w.r.t. {of}, shape out.shape + {of}.shape",
     }[kind]
 
 
@@ -497,10 +495,10 @@ def _tolerance(dtype: str) -> str:
         return f"{rule}The budget is {FLOAT64:g} times the array's largest entry."
     flushed = " Subnormal numbers may be flushed to 0." if dtype in FLUSHING else ""
     return (
-        f"{rule}The budget is {MARGIN:g} standard deviations of what rounding in {dtype} adds, followed step "
-        "by step through the plain function and its derivative: from the dtype's epsilon, the lengths of the "
-        "sums and the magnitudes of their terms. Sums of half-precision products are taken to be accumulated "
-        f"in float32 and rounded once.{flushed}"
+        f"{rule}The budget is {MARGIN:g} standard deviations of the rounding error in {dtype}, followed step "
+        "by step through the plain function and its derivative: from the precision of the dtype, the lengths "
+        "of the sums and the magnitudes of their terms. Sums of half-precision products are assumed to be "
+        f"accumulated in float32 and rounded once.{flushed}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The ledger as data: the equations and errata of the lectures, with the claims that prove them.
+"""The equations and errata of the lectures as data, with the claims that verify them.
 
 A file ``lecture_x.py``, or ``chapter_x.py`` for what lies beyond the lectures, is found by its name: it has a
 ``TITLE``, its ``EQUATIONS``, and its ``ERRATA`` if there are any.

@@ -1,4 +1,4 @@
-"""What a lecture's ledger is made of: equations, errata, the claims they make, and how inputs are drawn.
+"""The parts of a lecture: equations, errata, the claims they make, and how inputs are drawn.
 
 A claim binds a hand-derived formula to a plain forward function in ``reference/``. It says nothing of how the
 two are compared: :mod:`manual_grad.verify` does that, with every oracle that fits the claim's kind.
@@ -21,19 +21,19 @@ Kind = Literal["value", "gradient", "jacobian"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing that an equation says, in a form that can be run.
+    """One statement of an equation, in executable form.
 
     Attributes:
         kind: ``value``: formula and reference give the same; ``gradient``: the formula pulls a cotangent back
             as the reference's derivative does; ``jacobian``: the formula is the reference's Jacobian.
         reference: the plain forward function; its parameters go by the names of the inputs.
-        wrt: the names of what is differentiated by (for a value: what it is called).
+        wrt: the names of the variables to differentiate with respect to (for a value: its name).
         inputs: draws the inputs, name → array, pytree or setting.
-        formulas: every way in which the project computes it, name → function. A value or Jacobian is called
+        formulas: every function that computes it, name → function. A value or Jacobian is called
             as ``formula(**inputs)``, a gradient as ``formula(dout, **inputs)``; a dict by name, a tuple in
             the order of ``wrt``, or one array comes back.
         at: where the reference takes other inputs than the formula (a hidden layer's value), those.
-        says: which of the equation's readings this is, where there are several.
+        says: which reading of the equation this is, if there are several.
         polynomial: formula and reference are made of sums, products and selections alone, so that both are
             exact on integers.
     """
@@ -50,15 +50,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Equation:
-    """An equation of a lecture: how it is printed, how it holds, and the claims that prove it.
+    """An equation of a lecture: as printed, as corrected, and the claims that verify it.
 
     Attributes:
         tag: the ledger's tag, such as ``A-10``.
         title: what it says, in a line.
         section: where in the lecture.
-        printed: LaTeX as the lecture prints it.
+        printed: LaTeX, as printed in the lecture.
         claims: what is compared.
-        corrected: LaTeX as it holds, where that differs.
+        corrected: the right LaTeX, where that differs.
         note: what else to know about the printed line.
         sentence: the lecture's own words, where it has a sentence and ``printed`` is our formula for it.
     """

@@ -193,7 +193,9 @@ EQUATIONS = (
                 polynomial=True,
             ),
             value(two_layer.TWO_LAYER_SQUARED_LOSS, "J"),
-            gradient(two_layer.TWO_LAYER_SQUARED_LOSS, says="by every input", also=_SQUARED_LOSS_GRADS),
+            gradient(
+                two_layer.TWO_LAYER_SQUARED_LOSS, says="with respect to every input", also=_SQUARED_LOSS_GRADS
+            ),
         ),
     ),
     Equation(
@@ -318,7 +320,11 @@ EQUATIONS = (
         claims=(
             value(softmax.CROSS_ENTROPY_OF_SCORES, "J", says="from the scores"),
             value(two_layer.TWO_LAYER_CROSS_ENTROPY, "J", says="the whole network"),
-            gradient(two_layer.TWO_LAYER_CROSS_ENTROPY, says="by every input", also=_CROSS_ENTROPY_GRADS),
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY,
+                says="with respect to every input",
+                also=_CROSS_ENTROPY_GRADS,
+            ),
         ),
     ),
     Equation(
@@ -459,7 +465,11 @@ EQUATIONS = (
                 says="from the scores",
             ),
             value(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, "J", says="the whole network"),
-            gradient(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, says="by every input", also=_COLUMNS_GRADS),
+            gradient(
+                two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS,
+                says="with respect to every input",
+                also=_COLUMNS_GRADS,
+            ),
         ),
     ),
     Equation(
@@ -612,7 +622,7 @@ EQUATIONS = (
             ),
             gradient(
                 two_layer.TWO_LAYER_CROSS_ENTROPY_ROWS,
-                says="by every input, and columns transposed",
+                says="with respect to every input, and columns transposed",
                 also=_ROWS_GRADS | _ROWS_THROUGH_COLUMNS,
             ),
             Claim(

@@ -381,9 +381,11 @@ EQUATIONS = (
         claims=(
             _delta_claim(1, "sigmoid"),
             *(_delta_claim(0, name) for name in _PRIMES),  # the first layer's, through every layer behind it
-            gradient(mlp.MLP_ROWS, "X", says="a batch, a sample a row: down to the input", variant="tanh"),
             gradient(
-                mlp.MLP_COLUMNS, "X", says="a batch, a sample a column: down to the input", variant="tanh"
+                mlp.MLP_ROWS, "X", says="a batch, one sample per row: down to the input", variant="tanh"
+            ),
+            gradient(
+                mlp.MLP_COLUMNS, "X", says="a batch, one sample per column: down to the input", variant="tanh"
             ),
         ),
     ),

@@ -445,7 +445,7 @@ EQUATIONS = (
                     "cross_entropy_bwd": lambda dL, A, Y: cross_entropy_bwd((A.T, Y.T), dL)[0].T,
                     "−(1/m) Y/A5": lambda dL, A, Y: -dL / A.shape[1] * Y / A,
                 },
-                says="by the probabilities",
+                says="with respect to the probabilities",
             ),
             Claim(
                 "value",
@@ -467,7 +467,7 @@ EQUATIONS = (
                     )
                 },
                 at=lambda Z, Y: {"params_after": [], "Z": Z, "Y": Y},
-                says="by the scores and the labels",
+                says="with respect to the scores and the labels",
             ),
             Claim(
                 "value",
@@ -661,7 +661,7 @@ EQUATIONS = (
                 ("params", "X"),
                 _network_in_rows,
                 {"mlp_rows_bwd": pulled(mlp_rows_fwd, mlp_rows_bwd)},
-                says="the same layers, a sample a row",
+                says="the same layers, one sample per row",
             ),
         ),
     ),

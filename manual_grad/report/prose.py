@@ -1,4 +1,4 @@
-"""The derivations: one text file a lecture, a heading with the tag of each equation, then its lines.
+"""The derivations: one text file per lecture, with the tag of each equation as a heading.
 
 A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, a gradient's among them, and
 after a semicolon what an axis is, ``; h = H − kh + 1``. ``shapes of conv2d: …`` gives those of a function
@@ -32,7 +32,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What the book says of an equation in words.
+    """What the book says about an equation in words.
 
     Attributes:
         paragraphs: the derivation, marked up as :func:`manual_grad.report.mathml.marked` reads it.

@@ -1,1 +1,1 @@
-"""Data to train on, and the training that the lectures end in."""
+"""Data to train on, and the training loop."""

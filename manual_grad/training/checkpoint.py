@@ -1,4 +1,4 @@
-"""A run in a file: parameters by their names, and beside them all that the run needs to go on, to the bit."""
+"""A run in a file: parameters by name, and everything needed to resume the run bit for bit."""
 
 import io
 import json
@@ -61,9 +61,9 @@ RUN = {
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What tells one data set from another: its sizes, and a checksum of the training samples.
+    """What distinguishes data sets: sizes, and a checksum of the training samples.
 
-    The images are compared with it in float32, whatever is computed in.
+    The images are compared in float32, whatever the dtype of the computation.
     """
     images = np.ascontiguousarray(data.train_images, np.float32)
     checksum = zlib.crc32(data.train_labels.astype(np.int32).tobytes(), zlib.crc32(images.tobytes()))
@@ -71,7 +71,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
 
 def checksum(state: State, data: Data) -> int:
-    """What tells a run's start from another: of its samples, where it stands and its parameters."""
+    """What distinguishes the starts of runs: a checksum of samples, progress and parameters."""
     known = json.dumps([fingerprint(data), state.epoch, state.step]).encode()
     for leaf in jax.tree.leaves(state.sides):
         known += np.asarray(leaf).tobytes()
@@ -82,7 +82,7 @@ def save(path: Path, settings: Settings, state: State, data: Data) -> None:
     """Write a run as ``.npz``: ``W1``, ``b1``, … (``manual/W1``, … where both gradients train), and the rest.
 
     Raises:
-        OSError: the file could not be written; an older one of that name is untouched.
+        OSError: the file could not be written; an existing file of that name is left untouched.
     """
     arrays: dict[str, Any] = {name: _storable(array) for name, array in _named(state).items()}
     about = {
@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _contradiction(about: dict[str, Any]) -> str:
-    """Where what a file says of a run cannot be; or nothing."""
+    """What is contradictory in a file, or nothing."""
     records, epoch, settings = about["records"], about["epoch"], Settings(**about["settings"])
     measure = NETWORKS[settings.net].measure
     side: dict[str, Any] = {"train_loss": ANY_NUMBER, measure: MEASURES[measure]}
@@ -160,10 +160,10 @@ def _contradiction(about: dict[str, Any]) -> str:
 
 
 def restore(path: Path, settings: Settings, data: Data) -> State:
-    """The state in a file, to go on with ``settings``, which may differ from its own in ``epochs`` only.
+    """The state in a file, for ``settings``, which may differ from the saved ones only in ``epochs``.
 
     Raises:
-        InputError: the file is not a run, or one of other settings or another data set.
+        InputError: the file is not a run, or belongs to other settings or another data set.
     """
     arrays, about = read(path)
     require_same(path, Settings(**about["settings"]), settings)
@@ -199,14 +199,14 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
 
 
 def require_same(path: Path, theirs: Settings, settings: Settings) -> None:
-    """Refuse to go on with a run by settings that are not its own, but for ``epochs``."""
+    """Refuse to resume a run with settings other than its own, except for ``epochs``."""
     for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
         ours = getattr(settings, name)
         require(ours == value, f"{path} is a run with {name} {value}, it cannot go on with {name} {ours}")
 
 
 def _rebuilt(fresh: State, arrays: dict[str, np.ndarray]) -> State:
-    """``fresh`` with its arrays replaced by those of the same names."""
+    """``fresh`` with its arrays replaced by those with the same names."""
     sides, losses = {}, {}
     for side, (params, rest) in fresh.sides.items():
         prefix = f"{side}/" if len(fresh.sides) > 1 else ""

@@ -1,8 +1,8 @@
-"""Handwritten digits to train on: scikit-learn's, which come inside a package, and MNIST.
+"""Handwritten digits to train on: those that come with scikit-learn, and MNIST.
 
-MNIST is prepared by tensorflow-datasets, without TensorFlow, in a directory of this project's own, and is
-read back from one array file afterwards; or it is read from four local IDX files. Whatever the way, its
-images and labels come in the order of those files, and are called MNIST only if their SHA-256 is MNIST's.
+MNIST is prepared by tensorflow-datasets, without TensorFlow, in a separate directory of this project, and is
+read from a single array file afterwards; or it is read from four local IDX files. Either way its images and
+labels are in the order of those files, and are called MNIST only if their SHA-256 is that of MNIST.
 """
 
 import io
@@ -49,7 +49,7 @@ def load(
         cache_dir, source, progress: of :func:`load_mnist`.
     Raises:
         InputError: there is no such data set, or ``source`` is given for the digits.
-        MissingExtra: the package that brings it is not installed.
+        MissingExtra: the package that provides it is not installed.
 
     >>> load("digits").name
     'digits'
@@ -62,7 +62,7 @@ def load(
 
 
 def load_digits() -> Dataset:
-    """The real handwritten digits inside scikit-learn, 8×8 as they are, every fifth of each class held out.
+    """The real handwritten digits in scikit-learn, 8×8, with every fifth of each class held out.
 
     Returns:
         1442 images to train with and 355 to test on, the same for everyone.
@@ -95,16 +95,16 @@ def load_mnist(
 
     Args:
         cache_dir: where it is kept; by default ``$MANUAL_GRAD_DATA``, or ``manual-grad`` in the user's cache
-            directory. It may hold ``mnist.npz`` as written here, or ``mnist/3.0.1`` as tensorflow-datasets
-            prepares it with ``file_format="array_record"``, both copied from anywhere.
-        source: a directory with the four IDX files, packed (``.gz``) or not; nothing else is then touched.
-            Files of the same format with other digits are read too: the data set is then named ``"idx"``.
-        progress: called with a stage's name, how much is done and how much there is, many times.
+            directory. It may contain ``mnist.npz`` as written here, or ``mnist/3.0.1`` as prepared by
+            tensorflow-datasets with ``file_format="array_record"``, even if copied from another machine.
+        source: a directory with the four IDX files, compressed (``.gz``) or not; nothing else is used then.
+            Files of the same format with other digits are accepted: the data set is then named ``"idx"``.
+        progress: called repeatedly with the name of a stage, the amount done and the total.
     Returns:
         60000 images to train with and 10000 to test on, 28×28.
     Raises:
-        InputError: a file, a directory or the network is not as it must be; nothing half-written is left.
-        MissingExtra: it must be prepared, and tensorflow-datasets is not installed.
+        InputError: something is wrong with a file, a directory or the network; nothing half-written is left.
+        MissingExtra: it has to be prepared, and tensorflow-datasets is not installed.
     """
     if source is not None:
         return _from_idx(Path(source))
@@ -124,7 +124,7 @@ def load_mnist(
 
 
 def default_cache_dir() -> Path:
-    """``$MANUAL_GRAD_DATA``, or ``manual-grad`` where this platform keeps a user's caches."""
+    """``$MANUAL_GRAD_DATA``, or ``manual-grad`` in this platform's cache directory."""
     if given := os.environ.get("MANUAL_GRAD_DATA"):
         return Path(given).expanduser()
     usual = {
@@ -156,7 +156,7 @@ def _read_archive(path: Path) -> Arrays:
 
 
 def _save_archive(path: Path, arrays: Arrays, report: Progress) -> str:
-    """Write the array file; where that fails the data are there all the same: a note says so."""
+    """Write the array file; if that fails, the data are still available, and a note says so."""
     report("saving", 0, 1)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The devices of a run: some of one host, or those of several processes that meet at an address."""
+"""The devices of a run: those of one host, or of several processes that connect at an address."""
 
 import contextlib
 import ctypes
@@ -25,9 +25,9 @@ def mesh_of(devices: int | None) -> Mesh | None:
     """A mesh over the batch axis; None for a single device, where nothing is split.
 
     Args:
-        devices: how many of this host's; None for one, or for all of them where there are several processes.
+        devices: the number of devices of this host; None for one, or for all if there are several processes.
     Raises:
-        InputError: there are not so many.
+        InputError: there are not that many.
     """
     found = jax.devices()
     if jax.process_count() > 1:
@@ -58,15 +58,15 @@ def connect(
     """Make the devices of several processes one system; to be called before anything is computed.
 
     Args:
-        coordinator: HOST:PORT of process 0, or ``auto``: what JAX finds in the cluster's environment.
-        processes: how many there are; with ``auto`` None for what JAX finds.
-        process: which of them this is, from 0; the same.
-        timeout: for how many seconds the others are waited for, at the start and whenever one falls silent.
-        agreement: what has to be the same for all, such as the settings of the run.
-        lost: called from another thread when one of them ends, from now until :func:`part`.
+        coordinator: HOST:PORT of process 0, or ``auto`` for what JAX finds in the cluster's environment.
+        processes: the number of processes; with ``auto``, None for what JAX finds.
+        process: which one this is, counted from 0; likewise.
+        timeout: how many seconds to wait for the others, at the start and whenever one does not answer.
+        agreement: what must be the same for all, such as the settings of the run.
+        lost: called from another thread if one of them ends before :func:`part`.
     Raises:
-        InputError: the others did not appear in time, were given something else, or the address cannot be
-            used; no cluster was found.
+        InputError: the others did not connect in time or were given different settings, the address cannot
+            be used, or no cluster was found.
     """
     if coordinator == "auto":
         coordinator, processes, process = _found_cluster(processes, process, timeout)
@@ -119,9 +119,9 @@ def _found_cluster(processes: int | None, process: int | None, timeout: int) -> 
 
 
 def before_abort(act: Callable[[], Any]) -> None:
-    """Have ``act`` called where JAX would abort this process, as it does when process 0 is lost.
+    """Have ``act`` called where JAX would abort this process, as it does if process 0 dies.
 
-    JAX aborts from a thread of its own and asks nobody. The signal is raised by that thread itself, so that
+    JAX aborts from its own thread without notice. The signal is raised by that thread itself, so that
     ``act`` runs as any function that a library calls back, while the main thread may hang in a collective.
     """
     if os.name != "posix":
@@ -150,7 +150,7 @@ def meet(
     agreement: str = "",
     lost: Callable[[], Any] | None = None,
 ) -> None:
-    """Wait until all processes are there: JAX, where one is not, ends the others without an exception.
+    """Wait until all processes have connected: if one is missing, JAX ends the others without an exception.
 
     Process 0 listens at the address and greets the others when all have come; then the port is JAX's. Their
     connections stay where ``lost`` is given: the system closes those of a process that ends, however it does.
@@ -177,16 +177,16 @@ def meet(
 
 
 def linked() -> bool:
-    """Whether this process is one of several that watch one another."""
+    """Whether this process is one of several that monitor each other."""
     return bool(_links)
 
 
 def part(timeout: float, done: bool = True) -> None:
-    """Wait until all processes are done, or one of them is lost, which matters no more; no longer than that.
+    """Wait until all processes are done, or one of them has died, which no longer matters.
 
     Args:
         timeout: in seconds.
-        done: whether this one has done its share.
+        done: whether this one has finished its work.
     """
     _parting.set()
     for link in _links if done else ():
@@ -196,7 +196,7 @@ def part(timeout: float, done: bool = True) -> None:
 
 
 def _watch(links: list[socket.socket], first: bool, lost: Callable[[], Any]) -> None:
-    """Call ``lost`` when a process ends that has not said that it is done; pass on that all are."""
+    """Call ``lost`` if a process ends without having reported that it is done; report when all are done."""
     waiting = dict.fromkeys(links, b"")
     while waiting:
         for link in select.select(list(waiting), [], [])[0]:
@@ -221,7 +221,7 @@ def _watch(links: list[socket.socket], first: bool, lost: Callable[[], Any]) -> 
 
 
 def _greet(address: tuple[str, int], processes: int, deadline: float, agreement: str) -> list[socket.socket]:
-    """The connections of all others; of whoever else comes, silent or not, nothing is heard."""
+    """The connections of all others; connections from strangers, silent or not, are ignored."""
     heard: dict[socket.socket, bytes] = {}
     there: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
@@ -282,7 +282,7 @@ def _received(peer: socket.socket) -> bytes:
 
 
 def _hello(line: bytes) -> tuple[int, str] | None:
-    """Which process says that it is there, and what it was given; None of anything else."""
+    """Which process has connected, and what it was given; None for anything else."""
     try:
         said = parsed(line)
     except ValueError:
@@ -292,7 +292,7 @@ def _hello(line: bytes) -> tuple[int, str] | None:
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    """At the address itself, or at the port of every address where it is not this machine's own."""
+    """At the address itself, or at the port on every address if it is not one of this machine's."""
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server(address, family=family)
@@ -328,7 +328,7 @@ def _appear(address: tuple[str, int], process: int, deadline: float, agreement: 
 
 
 def any_process(here: bool) -> bool:
-    """Whether it is so on any of the processes: all get the same answer, at the same place of their run."""
+    """Whether something is true on any process; all get the same answer, at the same point of the run."""
     if jax.process_count() == 1:
         return here
     from jax.experimental import multihost_utils
@@ -337,7 +337,7 @@ def any_process(here: bool) -> bool:
 
 
 def require_same(what: str, number: int) -> None:
-    """Refuse processes that do not all have the same number for something, such as a checksum.
+    """Refuse processes that do not all agree on a number, such as a checksum.
 
     Raises:
         InputError: they differ; all processes raise it.

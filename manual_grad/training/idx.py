@@ -1,4 +1,4 @@
-"""The IDX files that MNIST is published in: how they are read, and how MNIST is told from other digits."""
+"""The IDX files in which MNIST is published: reading them, and telling MNIST from other digits."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ Arrays = dict[str, np.ndarray]  # the four files' contents, uint8, by their name
 
 
 def find_idx(folder: Path, file: str) -> Path:
-    """Where ``folder`` has the file of this name in ``FILES``, packed or not.
+    """The path in ``folder`` of the file with this name in ``FILES``, compressed or not.
 
     Raises:
         InputError: it has none.
@@ -55,10 +55,10 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The images or labels of one IDX file, as its name says which; uint8.
+    """The images or labels of one IDX file, depending on its name; uint8.
 
     Raises:
-        InputError: it cannot be read or unpacked, or is not as long as its header says.
+        InputError: it cannot be read or decompressed, or its length differs from its header.
     """
     ndim = 3 if "idx3" in path.name else 1
     try:
@@ -79,7 +79,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def check_own(arrays: Arrays, folder: Path) -> None:
-    """Hold IDX files that may be anybody's to what a data set needs.
+    """Check IDX files of any origin for what a data set needs.
 
     Raises:
         InputError: counts or image sizes differ, there are none, or a label is above 9.
@@ -95,7 +95,7 @@ def check_own(arrays: Arrays, folder: Path) -> None:
 
 
 def unlike_mnist(arrays: Arrays) -> list[str]:
-    """What each array that is not MNIST's is, and what was expected."""
+    """For each array that differs from MNIST, what it is and what was expected."""
     findings = []
     for file, (shape, sha256) in FILES.items():
         array = arrays[file]

@@ -54,7 +54,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a run, to the bit, on one data set and one set of devices."""
+    """What determines a run bit for bit, on one data set and one set of devices."""
 
     net: str = "mlp"
     data: str = "digits"
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands.
+    """The state of a run.
 
     ``sides`` holds ``(params, optimizer state)`` by gradient; ``losses`` one number a step of this epoch,
     by gradient, the first ``step`` of them known; ``gaps`` how far two sides are apart after each step: the
@@ -96,7 +96,7 @@ class State:
 class Outcome:
     """How a run ended: where it stands, and for ``diverged`` the step (from 1) whose loss was not finite.
 
-    ``deserted``: another process of the run cannot be reached, and ``reason`` is what JAX says.
+    ``deserted``: another process of the run cannot be reached; ``reason`` is JAX's message.
     """
 
     state: State
@@ -125,7 +125,7 @@ class Program:
 
 
 def require_settings(settings: Settings, data: Data, devices: int = 1) -> None:
-    """Refuse settings that cannot be trained with.
+    """Refuse invalid settings.
 
     Raises:
         InputError: the message names the setting, its value and what was expected.
@@ -193,7 +193,7 @@ def optimizer(name: str, learning_rate: float, eps: float = 1e-8) -> tuple[Calla
 
 
 def chunked(images: np.ndarray, labels: np.ndarray, K: int, chunk: int, dtype: Any) -> tuple[Any, Any]:
-    """Images (n, chunk, H, W) and labels (n, chunk, K), one-hot, all 0 where a chunk is filled up.
+    """Images (n, chunk, H, W) and labels (n, chunk, K), one-hot, all 0 where a chunk is padded.
 
     Of a text, windows and what follows in them; those that fill no whole chunk are left out.
 
@@ -220,8 +220,8 @@ def full_batch_gradient(
 ) -> tuple[Any, Params]:
     """Loss and gradient over N samples at once, in the memory of one chunk. [D-07]
 
-    A mean over all is the sum of the chunks' means, each times its share c/N. Sums are kept in float32 at
-    least.
+    The mean over all samples is the sum of the chunks' means, each times its share c/N. Sums are at least in
+    float32.
 
     Args:
         gradient: ``(params, X, Y) -> (loss, dparams)``, means over a chunk.
@@ -385,7 +385,7 @@ def _total(points: Callable, params: Params, Xs: Any, Ys: Any) -> Any:
 
 
 def initial_state(settings: Settings, data: Data) -> State:
-    """Where a run starts: drawn parameters, no steps. Both sides of ``both`` start from the same."""
+    """The start of a run: random parameters, no steps. Both sides of ``both`` start from these."""
     network = NETWORKS[settings.net]
     params = network.initial(data.train_images.shape[1:], _classes(data), settings.seed, settings.dtype)
     init, _ = optimizer(settings.optimizer, settings.learning_rate, network.eps)
@@ -403,9 +403,9 @@ def _fresh_epoch(state: State, settings: Settings, steps: int) -> State:
 
 
 def order_of_epoch(settings: Settings, N: int, epoch: int) -> np.ndarray:
-    """Which samples are in which batch, (steps, batch_size): decided by seed and epoch alone.
+    """Which samples are in which batch, (steps, batch_size); it depends only on seed and epoch.
 
-    Samples that fill no whole batch wait for another epoch.
+    Samples that do not fill a batch are left for another epoch.
     """
     if settings.full_batch:
         return np.zeros((1, 1), np.int32)
@@ -431,7 +431,7 @@ def train(
         on_epoch: called with the state after each epoch.
         should_stop: asked between pieces, a fraction of a second apart.
     Returns:
-        How it ended. Where a loss was not finite, the state is the last whose loss was.
+        How it ended. If a loss was not finite, the state is the last one whose loss was.
     """
     state, reached = _on_devices(program, state), [state]
 

@@ -30,7 +30,7 @@ def read_or_prepare(cache: Path, report: Progress) -> Arrays:
     """Read what tensorflow-datasets has prepared in ``cache``, after preparing it if nothing is there.
 
     Raises:
-        InputError: the network, a server, or what is there is not as it must be; nothing is half-written.
+        InputError: something is wrong with the network, a server or the directory; nothing is half-written.
         MissingExtra: tensorflow-datasets is not installed.
         OSError: ``cache`` cannot be written.
     """
@@ -55,7 +55,7 @@ def read_or_prepare(cache: Path, report: Progress) -> Arrays:
 
 @contextmanager
 def _quiet_tfds() -> Iterator[Any]:
-    """The stock builder of MNIST; its library keeps its bars and warnings to itself meanwhile."""
+    """The stock builder of MNIST, with its library's progress bars and warnings switched off."""
     try:
         import array_record.python.array_record_module  # noqa: F401
         import PIL.Image  # noqa: F401
@@ -77,7 +77,7 @@ def _quiet_tfds() -> Iterator[Any]:
 
 
 def _download(stock: Any, folder: Path, report: Progress) -> None:
-    """Fetch the four packed files into ``folder`` and hold each against its size and SHA-256."""
+    """Fetch the four compressed files into ``folder`` and check the size and SHA-256 of each."""
     folder.mkdir()
     total, done = sum(int(info.size) for info in stock.url_infos.values()), 0
     pieces: queue.Queue = queue.Queue()
@@ -128,7 +128,7 @@ def _next_piece(pieces: queue.Queue, url: str) -> bytes:
 
 
 def _root_cause(error: BaseException) -> str:
-    """What lies at the bottom of an exception of requests, or the status that the server gave."""
+    """The root cause of an exception of requests, or the status returned by the server."""
     answer = getattr(error, "response", None)
     if answer is not None:
         return f"{answer.status_code} {answer.reason}"

@@ -32,7 +32,7 @@ class Text:
 
     @cached_property
     def bigram_loss(self) -> float:
-        """The validation loss of a table of pairs: −ln of how often a character follows the one before it."""
+        """The validation loss of a bigram table: −ln of how often a character follows the one before it."""
         counts = np.full((len(self.alphabet),) * 2, SMOOTHING)
         np.add.at(counts, (self.train_images, self.train_labels), 1)
         shares = counts / counts.sum(axis=1, keepdims=True)
@@ -62,7 +62,7 @@ def _windows(codes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_topics() -> Text:
-    """What ``help()`` says of Python's syntax and types, each paragraph once, as many stand there twice.
+    """The text of ``help()`` on Python's syntax and types, with repeated paragraphs removed.
 
     The text is that of the Python that runs; resuming a run with another Python is refused.
     """
@@ -79,7 +79,7 @@ def load_topics() -> Text:
 
 
 def sample(scores: Callable[[Any, Any], Any], params: Any, text: Text, length: int, seed: int) -> str:
-    """What a network writes, beginning with ``START``: each character is drawn with the probability it gives.
+    """A text written by a network, beginning with ``START``: each character is drawn from its probabilities.
 
     Args:
         scores: ``(params, tokens (1, L)) -> logits (1, L, V)``.
