@@ -154,9 +154,11 @@ def of_logits(columns: bool = False, more: str = "") -> GoldenCases:
         logits[3] = _smallest(draw) * np.where(np.arange(K) % 2, -3, 5)
         logits[4:] = 1e4 + 100 * logits[4:]
         changed = {name: _as(inputs[name], logits, 0, columns, draw)}
-        for of in others:
+        for of in (name for name in others if name != "ignore_index"):
             integers = inputs[of].dtype.kind == "i"
             many = jnp.asarray(labels if inputs[of].ndim else labels[0])
+            if "ignore_index" in inputs:
+                many = jnp.where(inputs[of] == inputs["ignore_index"], inputs[of], many)
             changed[of] = many if integers else _as(inputs[of], np.eye(K)[labels], 0, columns, draw)
         return inputs | changed
 

@@ -101,6 +101,15 @@ def test_every_public_formula_is_exported():
     assert sum(len(f.cases_of(variant)) for f in FORMULAS.values() for variant in f.variants) >= 218
 
 
+@pytest.mark.parametrize("name", [name for name, formula in FORMULAS.items() if len(formula.variants) > 1])
+def test_every_case_can_be_drawn_in_every_variant(name):
+    formula, drawing = FORMULAS[name], Draw(np.random.default_rng(0), jnp.dtype("float32"))
+    for variant in list(formula.variants)[1:]:
+        cases = [formula.inputs(drawing, case, variant) for case in formula.cases_of(variant)]
+        shapes = [jax.tree.map(np.shape, inputs) for inputs in cases]
+        assert all(shape == shapes[0] for shape in shapes)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_formula_by_hand_is_within_its_budget(compared, name):
     """Nothing of the truth comes from the formula; what the archive says of it is complete."""
