@@ -219,7 +219,7 @@ CONV_TRANSPOSE2D = (
     ),
     Hard(
         "cropped at one end and widened at the other",
-        "In float32, where XLA:CPU's own convolution reads outside its memory.",
+        "In float32, where XLA:CPU's own convolution reads out of bounds.",
         lambda rng: {
             "x": rng.standard_normal((2, 3, 2, 1)),
             "kernel": rng.standard_normal((2, 1, 2, 1)),

@@ -73,7 +73,7 @@ def _saturated(ways: dict[str, Callable | None], differs: tuple[str, ...], why: 
     return (
         Hard(
             "saturated activations",
-            "The limits at ±∞, and before them each slope to its last digits: 1 − σ or 1 − tanh² would be 0.",
+            "The limits at ±∞, and accurate derivatives before that, where 1 − σ or 1 − tanh² would be 0.",
             lambda rng: {"x": np.array([-1e4, -300, -40, 40, 150, 1e4, -inf, inf])},
             ways,
             differs,
@@ -94,15 +94,14 @@ RELU = (
     ),
     _of_relu(
         "ReLU at ±∞ and NaN",
-        "Slope 1 at ∞, 0 at −∞; 1{z > 0} is 0 at NaN too, where the value is NaN: whoever looks at the loss "
-        "sees it.",
+        "Slope 1 at ∞, 0 at −∞; 1{z > 0} is 0 at NaN too, but the value there is NaN, so the loss shows it.",
         [inf, -inf, nan, 1.0],
         ("jnp.where(x > 0, x, 0)",),
         "its value at NaN is 0, and hides it",
     ),
     Hard(
         "ReLU with an infinite or NaN cotangent",
-        "A unit that is off passes nothing on: 0, a select; 0 · ∞ would be NaN.",
+        "An inactive unit passes nothing on: the result is 0, by a select; 0 · ∞ would be NaN.",
         lambda rng: {"x": np.array([-1.0, 0.0, -2.0, 3.0]), "dout": np.array([inf, -inf, nan, 5.0])},
         RELUS,
         ("jnp.maximum(x, 0)",),
@@ -112,8 +111,8 @@ RELU = (
     *(
         _of_relu(
             "subnormal numbers",
-            "A subnormal number is greater than 0, so its slope is 1; where the device takes it for 0, as "
-            f"XLA:CPU does, the slope is that at 0 ({dtype}).",
+            "A subnormal number is greater than 0, so the derivative is 1; where the device flushes it to "
+            f"0, as XLA:CPU does, it is that at 0 ({dtype}).",
             [number, -number, 1e-3],
             ("jnp.maximum(x, 0)",),
             "a tie, once the number is taken for 0: ½, which is neither",
@@ -203,8 +202,8 @@ TWO_LAYER_CROSS_ENTROPY_ROWS = (
     ),
     Hard(
         "NaN in one sample",
-        "Row 0 and row 2 of dX are as if it were any number. Behind the ReLU the mask 1{z > 0} is 0 at NaN, "
-        "so that its own row, and its share of dW¹ and db¹, may be 0; J, dW² and db² are NaN.",
+        "Rows 0 and 2 of dX do not depend on it. Below the ReLU the mask 1{z > 0} is 0 at NaN, so its own "
+        "row, and its contribution to dW¹ and db¹, may be 0; J, dW² and db² are NaN.",
         lambda rng: _rows_net(rng, with_nan(rng.standard_normal((3, 2)), 1, 0)),
         {"−ln(exp/Σexp)[y]": None},
         show=("dX", slice(None)),
@@ -235,20 +234,21 @@ FIVE_LAYER = (
 DENSE_ROWS = (
     Hard(
         "NaN in one sample",
-        "Its row of Z is NaN; dX = dZ Wᵀ does not look at X; of dW = Xᵀ dZ only the NaN feature's row is.",
+        "Its row of Z is NaN; dX = dZ Wᵀ does not depend on X; in dW = Xᵀ dZ only the row of the NaN "
+        "feature is NaN.",
         lambda rng: _dense_inputs(rng, with_nan(rng.standard_normal((3, 2)), 1, 0)),
         DENSE,
         show=("dW", slice(None)),
     ),
     Hard(
         "one sample, one pixel",
-        "N = 1: the bias's gradient is the sample's own.",
+        "N = 1: the gradient of the bias is that of the sample.",
         lambda rng: _dense_inputs(rng, rng.standard_normal((1, 2))),
         DENSE,
     ),
     Hard(
         "subnormal numbers",
-        "1e-310 · 1e300 = 1e-10; 0 where the device takes subnormals for 0, as XLA:CPU does.",
+        "1e-310 · 1e300 = 1e-10; 0 where the device flushes subnormals to 0, as XLA:CPU does.",
         lambda rng: {
             "X": np.array([[1e-310, 3e-310]]),
             "W": rng.uniform(1, 2, (2, 3)) * 1e300,
@@ -271,8 +271,8 @@ DENSE_COLUMNS = (
 CNN = (
     Hard(
         "NaN in one sample",
-        "The other images' pixels are as if it were any number; its own, and its share of what lies below a "
-        "ReLU, may be 0.",
+        "The gradients of the other images do not depend on it; its own, and its contribution to whatever "
+        "is below a ReLU, may be 0.",
         lambda rng: _cnn_inputs(rng, with_nan(rng.standard_normal((3, 1, 2, 2)), 1, 0, 0, 0)),
         {"−Σ y ln(exp/Σexp)": None},
         show=("dX", slice(0, 2)),
@@ -300,7 +300,8 @@ CNN = (
 CONV2D = (
     Hard(
         "NaN in one sample",
-        "NaN are its own image of Z and the kernel's entries that saw that pixel; dX does not look at X.",
+        "Its own image of Z and the kernel entries multiplied by that pixel are NaN; dX does not depend on "
+        "X.",
         lambda rng: _conv_inputs(rng, with_nan(rng.standard_normal((2, 2, 3, 1)), 1, 0, 0, 0), (2, 2, 1, 2)),
         CONV,
         show=("dkernel", slice(None)),
@@ -319,7 +320,7 @@ CONV2D = (
     ),
     Hard(
         "more channels than the processor's convolution takes by itself",
-        "17 in float32: every other row is left empty, in image and kernel, and stepped over.",
+        "17 in float32: every other row of image and kernel is left empty and skipped.",
         lambda rng: _conv_inputs(rng, rng.standard_normal((1, 4, 2, 17)), (2, 1, 17, 1)),
         dtype="float32",
         settings={"padding": ((-1, 1), (0, 1))},
@@ -329,7 +330,7 @@ CONV2D = (
 CROPPED = (
     Hard(
         "cropped at one end and padded at the other",
-        "In float32, where XLA:CPU's own convolution reads outside its memory. Rows and columns, spread by a "
+        "In float32, where XLA:CPU's own convolution reads out of bounds. Rows and columns, spread by a "
         "stride; dX is 0 where X was cropped.",
         lambda rng: _conv_inputs(rng, rng.standard_normal((1, 4, 5, 2)), (2, 2, 2, 1)),
         dtype="float32",
@@ -338,7 +339,7 @@ CROPPED = (
     ),
     Hard(
         "cropped at one end and padded at the other",
-        "The same where rows alone are cropped.",
+        "The same where only rows are cropped.",
         lambda rng: _conv_inputs(rng, rng.standard_normal((2, 5, 3, 2)), (2, 1, 2, 2)),
         dtype="float32",
         settings={"padding": ((3, -2), (0, 0))},
@@ -348,7 +349,7 @@ CROPPED = (
 MLP_ROWS = (
     Hard(
         "ReLU at exactly 0 and −0.0",
-        "Every hidden z is 0: nothing comes through, dX, dW¹ and db¹ are 0, and dW² too, since a = 0.",
+        "Every hidden z is 0: nothing is passed on: dX, dW¹ and db¹ are 0, and dW² too, since a = 0.",
         partial(_dead_layers, rows=True),
         {"jax.nn.relu": None, "jnp.maximum(z, 0)": _mlp_by_maximum},
         ("jnp.maximum(z, 0)",),
@@ -405,7 +406,7 @@ NETWORK_SQUARED_LOSS = (
 CORRELATE2D = (
     Hard(
         "one sample, one pixel",
-        "A 1×1 kernel: each pixel by itself, dK the sum over all of them.",
+        "A 1×1 kernel: each pixel by itself, and dK is the sum over all of them.",
         lambda rng: {"x": rng.standard_normal((2, 3)), "f": rng.standard_normal((1, 1))},
         {"lax.conv": lambda x, f: lax.conv(x[None, None], f[None, None], (1, 1), "VALID")[0, 0]},
     ),

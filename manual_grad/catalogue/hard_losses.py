@@ -176,7 +176,7 @@ def _first_rows(*rows: list[float]) -> Callable[[Rng], np.ndarray]:
 LARGE = _of_logits(
     "logits of ±1e4",
     "p is 1 for a class that leads by 1e4, 0 for the rest, and J = max − l of the true one: "
-    "all finite; a gap of 1 between two large logits counts as between small ones.",
+    "all finite; a gap of 1 between two large logits counts as much as between small ones.",
     _first_rows([1e4, 9999, -1e4, 0], [-1e4, -1e4, 1e4, 0], [-1e4, -9998, -9999, -1e4]),
     NAIVE,
     "e^{10000} overflows and e^{−10000} is 0: ∞/∞ and ln 0",
@@ -191,29 +191,30 @@ LARGE_IN_FLOAT32 = _of_logits(
 )
 INFINITE = _of_logits(
     "one logit is +∞, or some are −∞",
-    "The limit: a lone +∞ takes all the probability, −∞ none; the loss is ∞ where a label that is not 0 "
-    "has lost its probability, and its gradient is still p Σy − y.",
+    "The limit: a single +∞ takes all the probability, −∞ none; the loss is ∞ if a class with a nonzero "
+    "label has probability 0, and the gradient is still p Σy − y.",
     _first_rows([inf, 5, -inf, 0], [2, 2, -inf, 1], [-inf, 0, -inf, -inf]),
     NAIVE + STABLE,
     "l − max l is ∞ − ∞ at a lone +∞, and e^∞/e^∞ is no better",
 )
 WITHOUT_LIMIT = _of_logits(
     "two logits are +∞, or all are −∞",
-    "There is no limit, it depends on which is faster: NaN, in all of the sample, so that no half of a "
-    "distribution looks right (an entry that has a limit may have it); the sample beside it is as ever.",
+    "There is no limit, since it depends on which grows faster: NaN in the whole sample, so that no half of "
+    "a distribution looks right (an entry that has a limit may have it); the other sample is not affected.",
     _first_rows([inf, 1, inf, 0], [-inf, -inf, -inf, -inf]),
     lost=(0, 1),
     row=2,
 )
 NOT_A_NUMBER = _of_logits(
     "NaN in one sample",
-    "A sample's logits enter its own term of the loss only: J is NaN, that sample's row is, no other is.",
+    "A sample's logits enter only its own term of the loss: J and that sample's row are NaN, no other row "
+    "is.",
     _first_rows([1, nan, 0, 2], [0, 1, 3, 2]),
     row=1,
 )
 EQUAL = _of_logits(
     "all logits equal",
-    "p = 1/K whatever they are, also where each is ±1e4: ties in the maximum that is subtracted cancel.",
+    "p = 1/K whatever they are, even if each is ±1e4: ties in the maximum that is subtracted cancel.",
     lambda rng: np.outer([rng.normal(), 1e4, -1e4], np.ones(4)),
     NAIVE,
     "e^{10000}/Σ is ∞/∞, e^{−10000}/Σ is 0/0",
@@ -281,8 +282,8 @@ SOFTMAX_CROSS_ENTROPY = (
     ),
     Hard(
         "labels one-hot, their other classes at −∞",
-        "A class with label 0 has no term in the loss, 0 ln 0 = 0: J is finite, the gradient p − y. By the "
-        "label itself it is −ln p: ∞ at p = 0.",
+        "A class with label 0 has no term in the loss, 0 ln 0 = 0: J is finite, the gradient p − y. With "
+        "respect to the label itself it is −ln p: ∞ at p = 0.",
         lambda rng: {
             "logits": np.array([[rng.normal(), -inf, 2, 1], [-inf, -inf, rng.normal(), -inf]]),
             "labels": np.eye(4)[[0, 2]],
@@ -317,8 +318,8 @@ INTEGER_LABELS = (
     *(cases[2] for cases in (LARGE, INFINITE, WITHOUT_LIMIT, NOT_A_NUMBER, ONE_CLASS)),
     _of_integers(
         "a label that is not a class, under jit",
-        "Nobody can refuse it there: its sample's row is NaN, and J, which is a mean. Nor is 2³² a class, "
-        "which as an int32 would be 0.",
+        "It cannot be refused there: its sample's row is NaN, and so is J, which is a mean. Nor is 2³² a "
+        "class, although as an int32 it would be 0.",
         np.array([1, 2**32, -1, 3, 0]),
         3,
         "an index of −1 is the last one's; beyond the end J may be NaN, but the gradient is a number",
@@ -331,7 +332,7 @@ INTEGER_LABELS = (
     ),
     Hard(
         "NaN in an ignored sample",
-        "Its label does not count, so neither do its logits: its row is 0, and no other changes.",
+        "Its label does not count, so neither do its logits: its row is 0, and no other row changes.",
         lambda rng: {
             "logits": with_nan(rng.standard_normal((4, 3)), 1, 0),
             "labels": np.array([2, -100, 0, 1]),
@@ -344,7 +345,7 @@ INTEGER_LABELS = (
     ),
     Hard(
         "no label counts, under jit",
-        "Nobody can refuse it there: a mean of nothing is NaN, and so is its gradient.",
+        "It cannot be refused there: the mean of nothing is NaN, and so is its gradient.",
         lambda rng: {"logits": rng.standard_normal((2, 3)), "labels": np.array([1, 1])},
         IGNORING,
         tuple(IGNORING),
@@ -357,7 +358,7 @@ IN_COLUMNS = tuple(cases[3] for cases in (LARGE, INFINITE, NOT_A_NUMBER))
 CROSS_ENTROPY = (
     _of_probs(
         "probabilities of exactly 0",
-        "−y/p: 0 beside a label of 0, whose term is not there, and −∞ beside any other, with J = ∞.",
+        "−y/p: 0 for a label of 0, whose term is absent, and −∞ for any other, with J = ∞.",
         [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]],
         [[0.7, 0.3, 0.0], [0.2, 0.0, 0.8]],
         differs=("−Σ y ln p", "−Σ jnp.where(y > 0, y ln p, 0)"),
@@ -367,8 +368,8 @@ CROSS_ENTROPY = (
     _of_probs(
         "subnormal numbers",
         "A probability of 1e-310 is a number, ln p = −714 and −y/p beyond the largest float64; on a device "
-        "that takes subnormals for 0, as XLA:CPU does, it is the answer for 0, J = ∞. The fused loss, which "
-        "starts from the logits, never meets it.",
+        "that flushes subnormals to 0, as XLA:CPU does, the answer is that for 0, J = ∞. The fused loss, "
+        "which starts from the logits, never has this problem.",
         [[0.5, 0.5, 1e-310], [1.0, 1e-310, 0.0]],
         [[0.7, 0.3, 0.25], [0.2, 0.8, 0.5]],
         also=flushed("float64"),
@@ -377,7 +378,7 @@ CROSS_ENTROPY = (
 CROSS_ENTROPY_OF_SCORES = (
     Hard(
         "logits of ±1e4",
-        "One sample alone: p − 1 at the true class, p elsewhere.",
+        "A single sample: p − 1 at the true class, p elsewhere.",
         lambda rng: {"s": np.array([-1e4, 1e4, 9999, rng.normal()]), "y": np.array(rng.integers(0, 4))},
         {
             "−ln(exp/Σexp)[y]": None,
@@ -406,8 +407,8 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "logits that overflow",
-        "Finite weights whose logit, −1e40, is −∞ in float32: a class with p = 0, and 0 · W is 0, W being "
-        "finite.",
+        "Finite weights whose logit, −1e40, is −∞ in float32: a class with p = 0, and 0 · W is 0 because W "
+        "is finite.",
         lambda rng: {
             "hidden": np.array([[1e20, 0.5], [1.0, 2.0]]),
             "W": np.array([[-1e20, 3e-20, 5e-20], [-1.0, rng.normal(), rng.normal()]]),
@@ -419,8 +420,8 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "NaN in one sample",
-        "The sample's row of dhidden is NaN, and dW, which sums over the samples; no other row, in its chunk "
-        "or outside.",
+        "The sample's row of dhidden is NaN, and so is dW, a sum over the samples; no other row is, in its "
+        "chunk or outside.",
         lambda rng: _last_layer(
             rng, with_nan(rng.standard_normal((5, 2)), 1, 0), rng.standard_normal((2, 4))
         ),
@@ -430,7 +431,7 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "NaN in an ignored sample",
-        "The sample does not count, in a chunk where none does: its row is 0, dW has nothing of it, and no "
+        "The sample does not count, in a chunk where none does: its row is 0, dW is not affected, and no "
         "chunk is divided by 0.",
         lambda rng: (
             _last_layer(rng, with_nan(rng.standard_normal((5, 2)), 2, 0), rng.standard_normal((2, 4)))
@@ -444,8 +445,8 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "a very large batch",
-        "70 000 samples in float16: dW sums over them in float32, chunk by chunk, and may be beyond "
-        "float16's numbers until it is divided by N.",
+        "70 000 samples in float16: dW sums over them in float32, chunk by chunk, and may be out of range "
+        "for float16 until it is divided by N.",
         lambda rng: (
             _last_layer(rng, 4 + rng.standard_normal((70_000, 2)), rng.standard_normal((2, 3)))
             | {"dout": np.array(1024.0)}
@@ -460,7 +461,7 @@ LINEAR_CROSS_ENTROPY = (
     ),
     Hard(
         "a very large batch",
-        "70 losses of 1000 in one chunk of float16: their sum, 70 000, is beyond its numbers, not the mean.",
+        "70 losses of 1000 in one chunk of float16: their sum, 70 000, is out of range, but the mean is not.",
         lambda rng: {
             "hidden": rng.uniform(0.9, 1.1, (70, 1)),
             "W": np.array([[0.0, 1000.0, 1.0]]),
@@ -477,7 +478,7 @@ LINEAR_CROSS_ENTROPY = (
 MSE = (
     Hard(
         "NaN in one sample",
-        "NaN are its own entry of the gradient, and J, which is a mean over all.",
+        "Its own entry of the gradient is NaN, and so is J, which is a mean over all.",
         lambda rng: {"y_hat": with_nan(rng.standard_normal(5), 2), "y": rng.standard_normal(5)},
         MSE_WAYS,
     ),
@@ -489,7 +490,7 @@ MSE = (
     ),
     Hard(
         "values near the largest number",
-        "The squares overflow, so J is ∞; the gradient 2(ŷ − y)/N has no square in it and is finite.",
+        "The squares overflow, so J is ∞; the gradient 2(ŷ − y)/N has no square and is finite.",
         lambda rng: {"y_hat": np.array([1e200, -3e200, rng.normal()]), "y": np.zeros(3)},
         MSE_WAYS,
         right=_mse_right,
@@ -541,14 +542,14 @@ MSE = (
 LINEAR_REGRESSION = (
     Hard(
         "one sample, one pixel",
-        "N = 1, on a line that one point cannot determine: the gradient is finite, if not of use.",
+        "N = 1, for a line that one point cannot determine: the gradient is finite, if not useful.",
         lambda rng: dict(zip("wbxy", (rng.standard_normal(s) for s in (3, (), (1, 3), 1)), strict=True)),
         {"jnp.mean((xw + b − y)²)": None},
     ),
     Hard(
         "a very large batch",
-        "332 222 samples in float16: a sample's share is too small a number for all its digits, so the sums "
-        "are made of shares in float32.",
+        "332 222 samples in float16: one sample's share is too small to keep all its digits, so the sums "
+        "are computed from shares in float32.",
         lambda rng: {
             "w": np.array(1.0),
             "b": np.array(-0.25),

@@ -53,45 +53,49 @@ EQUATIONS = (
     equation_of(
         normalisation.GROUP_NORM,
         "E-03",
-        "group normalisation: γ inside the means, which run over a sample's channels of one group",
+        "group normalisation: γ stays inside the means over one group of a sample",
     ),
     equation_of(
         normalisation.BATCH_NORM,
         "E-04",
-        "batch normalisation: the means are those that dβ and dγ are made of",
+        "batch normalisation: the means are dβ/n and dγ/n",
     ),
-    equation_of(gates.GELU, "E-05", "GELU: the slope is Φ and x times Φ′, by erf or by tanh"),
-    equation_of(gates.SILU, "E-06", "SiLU: the slope is σ and x times σ′"),
-    equation_of(gates.SWIGLU, "E-07", "SwiGLU: each factor gets the other, the gate through SiLU's slope"),
-    equation_of(gates.GEGLU, "E-08", "GEGLU: each factor gets the other, the gate through GELU's slope"),
+    equation_of(gates.GELU, "E-05", "GELU: the derivative is Φ + x Φ′, with erf or tanh"),
+    equation_of(gates.SILU, "E-06", "SiLU: the derivative is σ + x σ′"),
+    equation_of(
+        gates.SWIGLU, "E-07", "SwiGLU: each factor receives the other, the gate times SiLU's derivative"
+    ),
+    equation_of(
+        gates.GEGLU, "E-08", "GEGLU: each factor receives the other, the gate times GELU's derivative"
+    ),
     equation_of(
         sequences.EMBEDDING,
         "E-09",
-        "embedding: a row of the table gets the sum of the cotangents of all places that look it up",
+        "embedding: each row of the table receives the sum of the cotangents of its lookups",
     ),
     equation_of(
         sequences.ROPE,
         "E-10",
-        "rotary positions: the cotangent is turned back, a rotation's transpose being its inverse",
+        "rotary positions: the cotangent is rotated back, since a rotation's transpose is its inverse",
     ),
     equation_of(
         attention.ATTENTION,
         "E-11",
-        "attention: softmax's Jacobian row by row, keys' gradients summed over their queries and heads",
+        "attention: softmax's Jacobian row by row; the keys' gradients are sums over queries and heads",
     ),
     equation_of(
         attention.ATTENTION_STREAMING,
         "E-12",
-        "attention in chunks: P again from the log of its sum, and Σ dP P as a sum over features",
+        "attention in chunks: P recomputed from its log-sum, and Σ dP P as a sum over features",
     ),
     equation_of(
         sequences.DROPOUT,
         "E-13",
-        "dropout: the same mask and the same factor, the mask being an argument",
+        "dropout: the same mask and factor again; the mask is an argument",
     ),
     Equation(
         tag="E-14",
-        title="RNN: dh_t is hs_t's cotangent and what step t + 1 sends back",
+        title="RNN: dh_t is the cotangent of hs_t plus what step t + 1 passes back",
         section="Elman 1990; Werbos 1990",
         printed=(
             r"dz_t = (1 - h_t^2) \odot (dh_t^{\text{out}} + dz_{t+1} W_{hh}), \quad "
@@ -101,7 +105,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="E-15",
-        title="GRU: dh_t goes on by z, through three gates, and to U_n h by r",
+        title="GRU: dh_t flows through z, through three gates, and through r to U_n h",
         section="Cho et al. 2014, section 2.3",
         printed=(
             r"d\bar{z} = dh \odot (h_{t-1} - n) \odot z (1 - z), \quad "
@@ -112,7 +116,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="E-16",
-        title="LSTM: dc_t gathers what the cell sends back by f and what h_t sends by o",
+        title="LSTM: dc_t collects the cell's gradient through f and that of h_t through o",
         section="Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000",
         printed=(
             r"dc_t = dc_{t+1} \odot f_{t+1} + dh_t \odot o_t \odot (1 - \tanh^2 c_t), \quad "
@@ -133,17 +137,17 @@ EQUATIONS = (
     equation_of(
         sequences.LORA,
         "E-18",
-        "low-rank adaptation: two dense layers one after the other, beside a frozen one",
+        "low-rank adaptation: two consecutive dense layers in parallel with a frozen one",
     ),
     equation_of(
         pooling.MAX_POOL2D,
         "E-19",
-        "maximum pooling: each window's cotangent to its first maximum, added up where windows overlap",
+        "maximum pooling: each window's cotangent goes to its first maximum; overlaps add up",
     ),
     equation_of(
         pooling.AVG_POOL2D,
         "E-20",
-        "mean pooling: each window's cotangent to all its places, over their number, padding counted in",
+        "mean pooling: each window's cotangent is spread evenly over its positions, counting padding",
     ),
     equation_of(
         convolution.CONV_TRANSPOSE2D,
@@ -151,17 +155,17 @@ EQUATIONS = (
         "transposed convolution: the adjoint of Conv2D, whose forward pass is its dx",
     ),
     equation_of(
-        losses.BINARY_CROSS_ENTROPY_WITH_LOGITS, "E-22", "binary cross-entropy with logits: σ − y over N"
+        losses.BINARY_CROSS_ENTROPY_WITH_LOGITS, "E-22", "binary cross-entropy with logits: (σ − y)/N"
+    ),
+    equation_of(losses.KL_DIVERGENCE, "E-23", "KL divergence: p times (log ratio minus its mean), and q − p"),
+    equation_of(losses.HUBER, "E-24", "Huber loss: the difference, clipped at ±δ, divided by N"),
+    equation_of(
+        similarity.L2_NORMALIZE,
+        "E-25",
+        "L2 normalisation: dy minus its component along x, divided by the length",
     ),
     equation_of(
-        losses.KL_DIVERGENCE, "E-23", "KL divergence: p times the log ratio less its mean, and q − p"
-    ),
-    equation_of(losses.HUBER, "E-24", "Huber's loss: the difference, cut off at ±δ, over N"),
-    equation_of(
-        similarity.L2_NORMALIZE, "E-25", "division by the length: dy less its part along x, over the length"
-    ),
-    equation_of(
-        similarity.COSINE_SIMILARITY, "E-26", "cosine similarity: the other's direction less s times its own"
+        similarity.COSINE_SIMILARITY, "E-26", "cosine similarity: the other direction minus s times its own"
     ),
     Equation(
         tag="E-27",
@@ -179,12 +183,12 @@ EQUATIONS = (
     equation_of(
         linear_algebra.SOLVE,
         "E-28",
-        "linear system: dB by a system with Aᵀ, and dA by dB and the solution",
+        "linear system: dB solves a system with Aᵀ, and dA is −dB Xᵀ",
     ),
     equation_of(
         linear_algebra.INVERSE,
         "E-29",
-        "inverse: dA between two transposed inverses, with a minus",
+        "inverse: dA is minus dY between two transposed inverses",
     ),
     equation_of(
         linear_algebra.LOGDET,
@@ -199,6 +203,6 @@ EQUATIONS = (
     equation_of(
         gpt.GPT,
         "E-32",
-        "GPT: the formulas in reverse; at each residual sum, at wpe and at wte cotangents are added",
+        "GPT: the formulas in reverse; cotangents add up at residual connections, wpe and wte",
     ),
 )
