@@ -292,7 +292,7 @@ def require_labels_in_range(
     counts = np.ones(values.shape, bool) if ignore_index is None else values != ignore_index
     require(
         ignore_index is None or bool(counts.any()),
-        f"{formula}: {name} are all {ignore_index}, which is ignored; expected one that is not",
+        f"{formula}: {name} are all {ignore_index}, which is ignored; expected at least one other",
     )
     bad = np.argwhere(counts & ((values < 0) | (values >= K)))
     if len(bad):

@@ -42,7 +42,7 @@ def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window:
         mask.ndim <= 4 and all(n in (1, m) for n, m in zip(mask.shape[::-1], wanted[::-1], strict=False))
     )
     axes = ",".join(map(str, wanted))
-    require(fits, f"{formula}: mask is {describe(mask)}, expected what broadcasts to bool[{axes}]")
+    require(fits, f"{formula}: mask is {describe(mask)}, expected a mask that broadcasts to bool[{axes}]")
 
 
 def _sees(i: Array, j: Array, offset: int, *, causal: bool, window: int | None) -> Bool[Array, "..."]:

@@ -294,7 +294,8 @@ def cholesky_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Arr
     L = jnp.tril(lax.linalg.cholesky(S, symmetrize_input=False))  # [E-31]
     exists = jnp.isfinite(L).all()
     require_seen(
-        exists, f"cholesky_fwd: A is not positive definite, expected {describe(A)} with (A + Aᵀ)/2 so"
+        exists,
+        f"cholesky_fwd: A is not positive definite, expected {describe(A)} with (A + Aᵀ)/2 positive definite",
     )
     L = jnp.where(exists, L, jnp.nan).astype(A.dtype)
     return L, L

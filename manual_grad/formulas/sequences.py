@@ -86,7 +86,7 @@ class RopeResiduals:
 
 def _require_pairs(formula: str, x: Array, base: float) -> None:
     require(
-        x.shape[-1] % 2 == 0, f"{formula}: x is {describe(x)}, expected an even last axis, a pair an angle"
+        x.shape[-1] % 2 == 0, f"{formula}: x is {describe(x)}, expected an even last axis, one pair per angle"
     )
     require(base > 0, f"{formula}: base is {base!r}, expected a positive number")
 
@@ -239,7 +239,9 @@ def dropout_fwd(
     >>> dropout_fwd(jnp.array([1.0, 2.0]), jnp.array([True, False]), rate=0.5)[0].tolist()
     [2.0, 0.0]
     """
-    require(0 <= rate < 1, f"dropout_fwd: rate is {rate!r}, expected a number from 0 up to, but not, 1")
+    require(
+        0 <= rate < 1, f"dropout_fwd: rate is {rate!r}, expected a number from 0 up to but not including 1"
+    )
     return jnp.where(keep, x / (1 - rate), 0), DropoutResiduals(keep, float(rate))  # [E-13]
 
 

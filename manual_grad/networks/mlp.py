@@ -518,7 +518,7 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     built, dbuilt = str(jax.tree.structure(params)), str(jax.tree.structure(dparams))
     require(
         built == dbuilt,
-        f"gradient_descent: dparams is built as {dbuilt[:LONG]}, expected {built[:LONG]}",
+        f"gradient_descent: dparams has the structure {dbuilt[:LONG]}, expected {built[:LONG]}",
     )
     require(
         isinstance(learning_rate, int | float)

@@ -160,15 +160,15 @@ def _attention(fwd=mg.attention_fwd, k=2, Lk=2, **settings):
 
 ASARRAY = " (jnp.asarray makes one of it)"
 WHOLE = {
-    "rope_fwd: x is float32[1,2,3,5], expected an even last axis, a pair an angle": lambda: mg.rope_fwd(
+    "rope_fwd: x is float32[1,2,3,5], expected an even last axis, one pair per angle": lambda: mg.rope_fwd(
         a((1, 2, 3, 5))
     ),
-    "dropout_fwd: rate is 1.0, expected a number from 0 up to, but not, 1": lambda: mg.dropout_fwd(
+    "dropout_fwd: rate is 1.0, expected a number from 0 up to but not including 1": lambda: mg.dropout_fwd(
         a(2), ones(2, bool), rate=1.0
     ),
     "dropout_fwd: keep is float32[2], expected bool[*s]; x is float32[2]": lambda: mg.dropout_fwd(a(2), a(2)),
     "attention_fwd: k is float32[1,2,3,5], 3 heads, expected a divisor of q's 4": lambda: _attention(k=3),
-    "attention_fwd: mask is bool[3,2], expected what broadcasts to bool[1,4,2,2]": lambda: _attention(
+    "attention_fwd: mask is bool[3,2], expected a mask that broadcasts to bool[1,4,2,2]": lambda: _attention(
         mask=ones((3, 2), bool)
     ),
     "attention_fwd: mask is float32[2,2], expected bool[...] or None; q is float32[1,2,4,5]; k is "
@@ -210,7 +210,7 @@ WHOLE = {
     "softmax_cross_entropy_with_integer_labels_fwd: labels is float32[2], expected int[N]; "
     "logits is float32[2,3]": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(a((2, 3)), a(2)),
     "softmax_cross_entropy_with_integer_labels_fwd: labels are all 1, which is ignored; "
-    "expected one that is not": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(
+    "expected at least one other": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(
         a((2, 3)), ones(2, int), ignore_index=1
     ),
     "linear_cross_entropy_fwd: labels[0] is 7, expected an integer from 0 to 3 or -100": lambda: (
