@@ -40,12 +40,13 @@ def _by_squares(x: Any, over: tuple[int, ...], eps: float) -> Any:
 
 
 BY_SQUARES = "mean(x²) − mean(x)²"
-CANCELS = "squares have twice as many digits as x, and the difference of their means is rounding"
+CANCELS = "squares need twice as many digits as x, and the difference of their means is rounding error"
 OFFSET = "a large offset and a small spread"
 GROUP_NORM = (
     Hard(
         OFFSET,
-        "1024 and sixteenths, in float32: the variance is that of the sixteenths, by x − μ, which is exact.",
+        "1024 plus sixteenths, in float32: computed from x − μ, which is exact, the variance is that of the "
+        "sixteenths.",
         lambda rng: _channels(rng, _far_off(rng, 1024, 16, 2, 2, 4)),
         {"mean((x − μ)²)": None, BY_SQUARES: _group_by_squares},
         (BY_SQUARES,),
@@ -58,7 +59,7 @@ GROUP_NORM = (
 BATCH_NORM = (
     Hard(
         OFFSET,
-        "2²⁶ and eighths: the variance is that of the eighths, by x − μ, which is exact.",
+        "2²⁶ plus eighths: computed from x − μ, which is exact, the variance is that of the eighths.",
         lambda rng: _channels(rng, _far_off(rng, 2**26, 8, 4, 2)),
         {"mean((x − μ)²)": None, BY_SQUARES: _batch_by_squares},
         (BY_SQUARES,),
@@ -67,7 +68,7 @@ BATCH_NORM = (
     ),
     Hard(
         "a channel of one value",
-        "Its variance is 0 and x̂ is 0: what is left is γ (dy − mean dy)/√ε, and no quotient 0/0.",
+        "The variance is 0 and x̂ is 0: what remains is γ (dy − mean dy)/√ε, not a quotient 0/0.",
         lambda rng: _channels(rng, np.stack([np.full(4, 3.0), rng.standard_normal(4)], axis=1)),
         {"γ (x − μ) / √(σ² + ε) + β": None},
         show=("dx", (slice(None), 0)),
@@ -90,7 +91,7 @@ RMS_NORM = (
     ),
     Hard(
         "a sample of zeros",
-        "x̂ is 0, and the slope γ/√ε: finite, though the length that is divided by is 0 but for ε.",
+        "x̂ is 0 and the derivative is γ/√ε: finite, although the divisor is 0 but for ε.",
         lambda rng: {"x": np.stack([np.zeros(3), rng.standard_normal(3)]), "gamma": rng.uniform(0.5, 2, 3)},
         {"γ x / √(mean(x²) + ε)": None},
         show=("dx", 0),
@@ -109,8 +110,8 @@ def _by_products(a: Any, b: Any, h0: Any) -> Any:
 LINEAR_SCAN = (
     Hard(
         "a factor of 0, and products that underflow",
-        "a₁ = 0 forgets h₀, whose gradient is 0; da₁ = db₁ h₀ is not. The product of the next two is below "
-        "every float64, but no step multiplies them.",
+        "a₁ = 0 discards h₀, whose gradient is 0; da₁ = db₁ h₀ is not 0. The product of the next two "
+        "underflows in float64, but no step multiplies them.",
         lambda rng: {
             "a": np.array([0.0, 1e-200, 1e-200, rng.uniform(1, 2)]),
             "b": rng.standard_normal(4),
@@ -136,7 +137,8 @@ def _rnn_by_exponentials(x: Any, W_ih: Any, W_hh: Any, b_ih: Any, b_hh: Any, h0:
 RNN = (
     Hard(
         "saturated activations",
-        "Units driven to ±1 have slope 0, and what they hold does not change; beside them one that is not.",
+        "Saturated units at ±1 have derivative 0 and keep their values; one unit beside them is not "
+        "saturated.",
         lambda rng: {
             "x": rng.standard_normal((2, 2, 1)),
             "W_ih": rng.standard_normal((3, 1)),
@@ -170,7 +172,7 @@ PAIRS = {"window": (1, 2), "strides": 1}
 AVG_POOL2D = (
     Hard(
         "NaN in one pixel",
-        "The windows that hold it are NaN, no others; dx does not look at x.",
+        "The windows that contain it are NaN, no others are; dx does not depend on x.",
         lambda rng: {"x": with_nan(rng.standard_normal((1, 1, 5, 1)), 0, 0, 1, 0)},
         {"lax.reduce_window": _sum_of_windows, "running sums": _by_running_sums},
         ("running sums",),
@@ -204,8 +206,8 @@ def _as_a_matrix(x: Any, kernel: Any, bias: Any, strides: Any) -> Any:
 CONV_TRANSPOSE2D = (
     Hard(
         "NaN in one pixel",
-        "NaN is what its copy of the kernel covers, no other output; dx does not look at x, and every entry "
-        "of dkernel has seen that pixel.",
+        "The outputs covered by its copy of the kernel are NaN, no others are; dx does not depend on x, and "
+        "every entry of dkernel is multiplied by that pixel.",
         lambda rng: {
             "x": with_nan(rng.standard_normal((1, 1, 3, 1)), 0, 0, 1, 0),
             "kernel": rng.standard_normal((1, 2, 2, 1)),
@@ -253,8 +255,8 @@ def _small_gpt(rng: Rng, loud: float) -> Arrays:
 GPT = (
     Hard(
         "logits of ±1e4",
-        "p is 1 for one word and 0 for the rest, and all gradients are finite. Token 2 stands twice: wte has "
-        "the share of both places, and of the output.",
+        "p is 1 for one word and 0 for the rest, and all gradients are finite. Token 2 occurs twice: the "
+        "gradient of wte has contributions from both positions and from the output.",
         lambda rng: _small_gpt(rng, 1e4),
         {"−ln(exp/Σexp)[y]": None},
         ("−ln(exp/Σexp)[y]",),
