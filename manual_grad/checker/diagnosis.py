@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, named_scales
-from manual_grad.checker.mistakes.explain import constant_said, mistakes_that_explain, root_said
+from manual_grad.checker.mistakes.explain import NO_SIZE, constant_said, mistakes_that_explain, root_said
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
@@ -507,8 +507,22 @@ def off_diagonal_of_jacobian(e: Evidence) -> str:
     jacobian = e.once(f"jacobian {e.leaf}", lambda: _jacobian(e.point, e.leaf, dout.shape))
     diagonals = np.diagonal(jacobian).reshape(dout.shape)
     if not e.same(diagonals * dout, e.want) and e.same(e.got, diagonals * dout):
-        return "off-diagonal terms of the Jacobian missing (softmax without its off-diagonal terms)"
+        said = "off-diagonal terms of the Jacobian missing"
+        if _is_causal(jacobian, dout.shape):
+            return (
+                f"nothing is carried back from step to step along axis 0: no gradient through time ({said})"
+            )
+        return f"{said} (softmax without its off-diagonal terms)"
     return ""
+
+
+def _is_causal(jacobian: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether an output depends on the steps before its own along axis 0, and never on later ones."""
+    if not shape or shape[0] < 3:
+        return False
+    steps = np.repeat(np.arange(shape[0]), int(np.prod(shape[1:])))
+    later, earlier = steps[:, None] < steps[None, :], steps[:, None] > steps[None, :]
+    return bool(np.any(jacobian[earlier])) and not np.any(jacobian[later])
 
 
 def jacobian_not_transposed(e: Evidence) -> str:
@@ -601,7 +615,7 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def any_scale(e: Evidence) -> str:
     """The truth times a number of no meaning that is known."""
     factor = factor_of(e)
-    return f"scaled by {factor:.4g}, which is not a size of the problem" if factor and e.want.size > 1 else ""
+    return f"scaled by {factor:.4g}, {NO_SIZE}" if factor and e.want.size > 1 else ""
 
 
 def reordered(e: Evidence) -> str:

@@ -30,6 +30,7 @@ from manual_grad.checker.asking import Question, arranged, broadcast, copies, dr
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.findings import Finding, Report
+from manual_grad.checker.narrowing import narrowed
 from manual_grad.checker.truth import exact, native
 from manual_grad.compare import TOLERANCES
 
@@ -233,11 +234,14 @@ def _finding(
         once = list({id(reply.point): reply for reply in wrong}.values())
         with exact():
             telling = [reply for reply in once if _tells(reply, leaf)] or once
-            diagnosis = diagnose([_evidence(question, reply, leaf) for reply in telling])
+            evidence = [_evidence(question, reply, leaf) for reply in telling]
+            diagnosis = diagnose(evidence)
         if probed is not None and not re.search("cotangent|^zero$", diagnosis):
             diagnosis = probed[0] if diagnosis in UNTOLD else f"{diagnosis}; {probed[0]}"
         if diagnosis in UNTOLD and worst[1] < IMPRECISE:
             diagnosis = "imprecise: off by more than rounding explains, by less than a known mistake makes"
+        if not dtype and diagnosis in UNTOLD and (where := narrowed(evidence)):
+            diagnosis = f"{diagnosis}; {where}"
         if dtype:
             diagnosis = dtype if diagnosis in UNTOLD else f"{diagnosis}; also {dtype}"
         return Finding(argument, name, False, diagnosis, *worst[1:])

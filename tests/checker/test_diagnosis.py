@@ -554,7 +554,7 @@ CASES = {
         grad(scanned, scanned_grad(through=False), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "this step's state": (
-        "another result of tanh stands for the one that belongs there",
+        "h_t is used where h_(t−1) belongs",
         grad(scanned, scanned_grad(before=1), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "temperature left out of the values": (
@@ -843,11 +843,11 @@ def test_the_true_cause_is_named_first(case):
 def test_what_no_mistake_explains_is_not_guessed(scale):
     """Something of a right gradient, and something that nobody overlooks: nothing explains it."""
     report = vjp(((lambda x: (layernorm(x), x)), odd_layernorm_bwd(scale)), T)()
-    assert report.findings[0].diagnosis == "no known mistake explains it"
+    assert report.findings[0].diagnosis.startswith("no known mistake explains it")
     report = check_grad(
         recurrent, lambda W, h: (recurrent_grad()(W, h)[0] + scale * np.cos(W), None), Q, Q[1]
     )
-    assert report.findings[0].diagnosis == "no known mistake explains it"
+    assert report.findings[0].diagnosis.startswith("no known mistake explains it")
 
 
 def test_a_long_loop_is_diagnosed_in_time():

@@ -760,7 +760,106 @@ PARTS = {
     ),
 }  # fmt: skip
 
-CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED | CALLED | PARTS
+
+def softly(q, k, v, mask, groups=None):
+    """Attention of several heads; keys are repeated for the query heads, or taken by an index."""
+    keys, values = (jnp.repeat(x, 3, 0) if groups is None else x[groups] for x in (k, v))
+    scores = jnp.einsum("hid,hjd->hij", q, keys)
+    return jax.nn.softmax(jnp.where(mask, scores, -1e30)) @ values
+
+
+def attended(mask, wrong_mask=None, groups=None):
+    """The gradient that attention has with another mask, or with another index of its groups."""
+
+    def bwd(args, d):
+        return jax.vjp(lambda *a: softly(*a, mask if wrong_mask is None else wrong_mask, groups), *args)[1](d)
+
+    def fwd(q, k, v):
+        return softly(q, k, v, mask), (q, k, v)
+
+    return lambda: check_vjp(fwd, bwd, *ATTENDED, draws=2)
+
+
+ATTENDED = (RNG.standard_normal((6, 2, 4)), RNG.standard_normal((2, 5, 4)), RNG.standard_normal((2, 5, 4)))
+LOWER = np.arange(5) <= np.arange(2)[:, None] + 3
+WINDOW = (np.arange(5) <= np.arange(2)[:, None] + 2) & (np.arange(5) > np.arange(2)[:, None])
+
+
+def cell(a, W, x):
+    """A recurrent net whose state is carried by two paths."""
+    h, c, hs = jnp.zeros(3), jnp.zeros(3), []
+    for t in range(4):
+        z = jax.nn.sigmoid(x[t] + h @ W)
+        c = a[t] * c + z
+        h = jnp.tanh(c) * z
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+def cell_bwd(stop_h=False, stop_c=False):
+    """Its gradient where nothing is carried back by one of the paths, or by any."""
+
+    def wrong(a, W, x):
+        h, c, hs = jnp.zeros(3), jnp.zeros(3), []
+        for t in range(4):
+            z = jax.nn.sigmoid(x[t] + (jax.lax.stop_gradient(h) if stop_h else h) @ W)
+            c = a[t] * (jax.lax.stop_gradient(c) if stop_c else c) + z
+            h = jnp.tanh(c) * z
+            hs.append(h)
+        return jnp.stack(hs)
+
+    return lambda args, d: jax.vjp(wrong, *args)[1](d)
+
+
+CELL = (RNG.uniform(0.3, 0.9, (4, 3)), RNG.standard_normal((3, 3)), RNG.standard_normal((4, 3)))
+
+
+SCANNED = RNG.uniform(0.3, 0.9, (5, 3)), RNG.standard_normal((5, 3))
+
+
+def of_the_cell(bwd):
+    return lambda: check_vjp(lambda *a: (cell(*a), a), bwd, *CELL, draws=2)
+
+
+def one_late(args, d):
+    """The gradient of a scan's factors with each state for the one before."""
+    a, b = args
+    hs = [jnp.zeros(3)]
+    for t in range(5):
+        hs.append(a[t] * hs[-1] + b[t])
+    g = [d[4]]
+    for t in (3, 2, 1, 0):
+        g.insert(0, d[t] + a[t + 1] * g[0])
+    return jnp.stack(g) * jnp.stack(hs[1:]), jnp.stack(g)
+
+
+def scanned(a, b):
+    return jax.lax.scan(lambda h, ab: (ab[0] * h + ab[1],) * 2, jnp.zeros(3), (a, b))[1]
+
+
+CORNER, NEXT = np.arange(5) <= np.arange(2)[:, None], (np.arange(6) // 3 + 1) % 2
+STEPS = {
+    "a mask at the other corner": (
+        "the mask of q @ k is shifted by -3 along axis 2, as much as its sizes differ",
+        attended(LOWER, CORNER)),
+    "a window one off": (
+        "the mask of q @ k is shifted by 1 along axis 2", attended(WINDOW, np.roll(WINDOW, 1, 1))),
+    "keys of head h mod H": (
+        "wrong group: member i of 6 takes i mod 2, where i // 3 belongs",
+        attended(LOWER, groups=np.arange(6) % 2)),
+    "keys of the next group": (
+        "wrong group: member i of 6 takes the next group", attended(LOWER, groups=NEXT)),
+    "h_t for the step before": ("h_t is used where h_(t−1) belongs", lambda: check_vjp(
+        lambda a, b: (scanned(a, b), (a, b)), one_late, *SCANNED, draws=2)),
+    "nothing carried": (
+        "nothing is carried back from step to step", of_the_cell(cell_bwd(stop_h=True, stop_c=True))),
+    "one state not carried": (
+        "of what is carried back from step to step, the gradient of", of_the_cell(cell_bwd(stop_c=True))),
+    "the power rule on an exponential": (
+        "the derivative of exp is wrong: z eᶻ⁻¹ for eᶻ (the power rule",
+        by(jnp.exp, lambda d, x: (d * x * np.exp(x - 1),), v)),
+}  # fmt: skip
+CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED | CALLED | PARTS | STEPS
 
 
 @pytest.mark.parametrize("case", CASES)

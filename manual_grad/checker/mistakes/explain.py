@@ -26,6 +26,7 @@ from manual_grad.checker.mistakes.factors import (
     stages,
     steps_left_out,
 )
+from manual_grad.checker.mistakes.indices import groups_mistaken, masks_shifted, steps_apart, steps_of_time
 from manual_grad.checker.mistakes.inverses import inverses_mistaken
 from manual_grad.checker.mistakes.layers import (
     activations_mistaken,
@@ -89,6 +90,7 @@ from manual_grad.checker.tape import (
 )
 from manual_grad.checker.truth import is_float, is_key
 
+NO_SIZE = "which is not a size of the problem"
 ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
@@ -217,6 +219,12 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
             step, operand = mistake.of
             other = reworked(tape, step, tape.values[tape.steps[step].ins[operand]])
             made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
+        if mistake.instead is not None:
+            e.require_time()
+            other = tape
+            for at_step, value in mistake.instead.items():
+                other = reworked(other, at_step, value(tape))
+            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
     return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(mistakes)]
 
 
@@ -292,7 +300,7 @@ def _scale_said(mistake: Mistake, e: Evidence, factor: float) -> str:
     if abs(factor) <= 10 * e.tolerance or abs(factor - 1) <= 10 * e.tolerance:
         return ""
     said = "sign flipped" if abs(factor + 1) <= 10 * e.tolerance else _factor_said(e, factor)
-    return f"{mistake.phrase}, and {said}" if said and "no size" not in said else ""
+    return f"{mistake.phrase}, and {said}" if said and NO_SIZE not in said else ""
 
 
 def _factor_said(e: Evidence, factor: float) -> str:
@@ -302,7 +310,7 @@ def _factor_said(e: Evidence, factor: float) -> str:
     )
     if named and named[0]:
         return named[0]
-    return f"scaled by {factor:.4g}, which is not a size of the problem" if e.want.size > 3 else ""
+    return f"scaled by {factor:.4g}, {NO_SIZE}" if e.want.size > 3 else ""
 
 
 def constant_said(e: Evidence, factor: float) -> str:
@@ -450,6 +458,10 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (slopes_of_another_step, 0),
     (cross_entropies_mistaken, 0),
     (masks_left_out_of_values, 0),
+    (masks_shifted, 0),
+    (groups_mistaken, 0),
+    (steps_of_time, 0),
+    (steps_apart, 0),
     (powers, 0),
     (others_mistaken, 0),
     (inverses_mistaken, 0),

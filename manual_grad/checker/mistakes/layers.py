@@ -66,7 +66,11 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
     },
     "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
-    "exp": {"z for eᶻ (its input stands for its output)": lambda z, a: z, "z eᶻ for eᶻ": lambda z, a: z * a},
+    "exp": {
+        "z for eᶻ (its input stands for its output)": lambda z, a: z,
+        "z eᶻ for eᶻ": lambda z, a: z * a,
+        "z eᶻ⁻¹ for eᶻ (the power rule applied to an exponential)": lambda z, a: z * np.exp(z - 1),
+    },
     "expm1": {"eᶻ − 1 for eᶻ": lambda z, a: a},
     "sqrt": {
         "1/√z for 1/(2√z)": lambda z, a: 1 / a,

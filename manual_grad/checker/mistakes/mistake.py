@@ -1,6 +1,6 @@
 """A mistake in one step of a function, and what the function's steps and values are called."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class Mistake:
             None where the factor is 1.
         path: whether the mistake is the factor itself, such as 0 where a path is missing.
         of: the step that is left out of the values from which the derivative is computed.
+        instead: of some steps, the other values that they make, from which the derivative is computed.
         missing: of a path, what is said where it is missing; "" for what can be seen of it.
     """
 
@@ -49,6 +50,7 @@ class Mistake:
     path: bool = False
     of: Edge | None = None
     missing: str = ""
+    instead: Mapping[int, Callable[[Tape], np.ndarray]] | None = None
 
 
 def made_by(tape: Tape) -> dict[Slot, int]:

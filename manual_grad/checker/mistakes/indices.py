@@ -1,0 +1,214 @@
+"""Mistakes in an index: a mask shifted, another group's member, a step of time for the one before."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import SAID, Mistake, alike, back_with, said_of, source_of, stop
+from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
+
+MASKS_UP_TO = 32  # by how much a mask is shifted, less 1
+STEPS_AT_LEAST = 3
+SLOPES = ("logistic", "tanh", "exp", "max")
+
+
+def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A mask of rows and columns, such as a causal one, shifted: by an offset, or by one."""
+    for at, step in enumerate(tape.steps):
+        if step.name != "select_n" or len(step.ins) != 3 or step.outs[0] not in tape.active:
+            continue
+        mask = np.asarray(tape.values[step.ins[0]])
+        if step.ins[0] in tape.active or mask.ndim < 2 or mask.dtype != bool or mask.all() or not mask.any():
+            continue
+        masked = next(said_of(tape, e, slot) for slot in step.ins[1:] if slot in tape.active)
+        for phrase, other in _shifted(mask):
+            back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
+            values = {at: partial(_masked, step, other)}
+            said = f"the mask of {masked} is {phrase}"
+            yield Mistake(f"{said}, where it is computed again and on the way back", back, instead=values)
+            yield Mistake(f"{said}, on the way back", back)
+
+
+def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask moved along one of its last two axes, the smallest shifts first; what moves in is one value."""
+    seen = {mask.tobytes()}
+    rows, columns = mask.shape[-2:]
+    for by, axis in itertools.product(range(1, MASKS_UP_TO), (mask.ndim - 1, mask.ndim - 2)):
+        n = mask.shape[axis]
+        for shift, fill in itertools.product((by, -by) if by < n else (), (None, False, True)):
+            source = np.arange(n) - shift
+            other = np.take(mask, np.clip(source, 0, n - 1), axis)
+            if fill is not None:
+                np.moveaxis(other, axis, 0)[(source < 0) | (source >= n)] = fill
+            if other.tobytes() not in seen:
+                seen.add(other.tobytes())
+                corner = rows != columns and by == abs(rows - columns) and axis == mask.ndim - 1
+                why = ", as much as its sizes differ: aligned at the other corner" if corner else ""
+                yield f"shifted by {shift} along axis {axis}{why}", other
+
+
+def _masked(step: Step, mask: np.ndarray, tape: Tape) -> np.ndarray:
+    return np.where(mask, *(np.asarray(tape.values[slot]) for slot in step.ins[:0:-1]))
+
+
+def _where(kept: np.ndarray, p: Passing) -> np.ndarray:
+    return np.where(kept, p.cotangent, 0.0)
+
+
+def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """What is repeated for the members of a group, such as keys for query heads, by a wrong index."""
+    repeats = [found for at in range(len(tape.steps)) if (found := _repeat(tape, at)) is not None]
+    for groups, members in dict.fromkeys((groups, members) for _, _, groups, members in repeats):
+        chosen = [(at, axis) for at, axis, g, m in repeats if (g, m) == (groups, members)]
+        for phrase, index in _indices(groups, members):
+            changes: Changes = {
+                (at, 0): partial(_scattered, axis, groups, members, index) for at, axis in chosen
+            }
+            values = {at: partial(_taken, at, axis, index) for at, axis in chosen}
+            place = (
+                f"wrong group: member i of {groups * members} takes {phrase}, where i // {members} belongs"
+            )
+            yield Mistake(f"{place}, where it is computed again and on the way back", changes, instead=values)
+            for at, _ in chosen:
+                name = said_of(tape, e, tape.steps[at].ins[0])
+                one: Changes = {(at, 0): changes[at, 0]}
+                yield Mistake(f"{place}, on the way back to {name}", one)
+
+
+def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:
+    """Of a reshape that merges what a broadcast has repeated: step, axis, groups, members of each."""
+    step = tape.steps[at]
+    if step.name != "reshape" or step.ins[0] not in tape.active:
+        return None
+    before, after = tape.shape(step.ins[0]), tape.shape(step.outs[0])
+    maker = next((s for s in tape.steps if step.ins[0] in s.outs), None)
+    if maker is None or maker.name not in ("broadcast_in_dim", "broadcast") or len(before) != len(after) + 1:
+        return None
+    axis = next((a for a, (b, n) in enumerate(zip(before, after, strict=False)) if b != n), len(after) - 1)
+    groups, members = before[axis : axis + 2]
+    merged = (*before[:axis], groups * members, *before[axis + 2 :])
+    x = np.asarray(tape.values[step.ins[0]])
+    same = np.array_equal(x, np.broadcast_to(np.take(x, [0], axis + 1), x.shape))
+    return (at, axis, groups, members) if merged == after and same and min(groups, members) > 1 else None
+
+
+def _indices(groups: int, members: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Wrong groups for the members, numbered one after another."""
+    i = np.arange(groups * members)
+    yield f"i mod {groups}", i % groups
+    yield f"i // {groups}", np.minimum(i // groups, groups - 1)
+    yield "group 0", np.zeros_like(i)
+    yield "the next group", (i // members + 1) % groups
+    yield "the groups in reverse", groups - 1 - i // members
+
+
+def _taken(at: int, axis: int, index: np.ndarray, tape: Tape) -> np.ndarray:
+    x = np.asarray(tape.values[tape.steps[at].ins[0]])
+    return np.take(np.take(x, 0, axis + 1), index, axis)
+
+
+def _scattered(axis: int, groups: int, members: int, index: np.ndarray, p: Passing) -> np.ndarray:
+    """What comes back to each member, handed to the group that the index says."""
+    back = np.zeros_like(p.right)
+    d, to = np.moveaxis(p.cotangent, axis, 0), np.moveaxis(back, (axis, axis + 1), (0, 1))
+    for i, group in enumerate(index):
+        to[group, 0] += d[i]
+    return back
+
+
+def steps_of_time(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """In each step of a loop, what the step after made used for what the step before did, or the reverse."""
+    for products, others in _recurrences(tape):
+        stride = others[-1] - others[-2]
+        last = others[-1] + stride
+        if last >= len(tape.values) or tape.shape(last) != tape.shape(others[-1]):
+            continue
+        said = f"of {said_of(tape, e, others[-1])}"
+        later = f"h_t is used where h_(t−1) belongs: each step's own value for the step before's, {said}"
+        yield Mistake(later, _with(products, [*others[1:], last]))
+        earlier = f"h_(t−1) is used where h_t belongs: the step before's value for each step's own, {said}"
+        yield Mistake(earlier, _with(products, [others[0], *others[:-1]]))
+
+
+def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Nothing carried back from step to step of a loop, or only some of it; one slope wrong in all steps."""
+    found = _iterations(tape)
+    if found is None:
+        return
+    stride, of = found
+    carried: dict[int, list[Edge]] = {}
+    slopes: dict[tuple[int, int], list[Edge]] = {}
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        mine, theirs = of(step.outs[0]), of(step.ins[i])
+        if mine is not None and theirs is not None and theirs < mine:
+            carried.setdefault(step.ins[i] % stride, []).append((at, i))
+        if mine is not None and step.name in SLOPES:
+            slopes.setdefault((step.outs[0] % stride, i), []).append((at, i))
+    if carried:
+        every = [edge for edges in carried.values() for edge in edges]
+        yield Mistake("nothing is carried back from step to step: no gradient through time", stop(*every))
+    for edges in carried.values() if len(carried) > 1 else ():
+        at, i = edges[-1]
+        name = said_of(tape, e, tape.steps[at].ins[i])
+        said = f"of what is carried back from step to step, the gradient of {name} is dropped"
+        yield Mistake(f"{said} (assigned for added)", stop(*edges))
+    for edges in slopes.values():
+        if len(edges) > 1:
+            name = tape.steps[edges[0][0]].name
+            said = SAID.get(name, name)
+            value = f"wrong derivative, in all {len(edges)} steps: the value of {said} for its slope"
+            yield Mistake(value, dict.fromkeys(edges, lambda p: p.cotangent * p.result))
+            missing = f"the derivative of {said} is left out, in all {len(edges)} steps"
+            yield Mistake(missing, dict.fromkeys(edges, lambda p: p.cotangent))
+
+
+def _recurrences(tape: Tape) -> list[tuple[list[Edge], list[Slot]]]:
+    """Products of a loop's steps, and what each is multiplied by: values that the step before has made.
+
+    An unrolled loop makes the same values at the same distance.
+    """
+    if "recurrences" not in tape.kept:
+        series: dict[tuple[int, Slot], list[Edge]] = {}
+        for k, edges in enumerate(alike(tape)):
+            for at, i in edges:
+                if tape.steps[at].name in ("mul", "dot_general"):
+                    series.setdefault((k, source_of(tape, tape.steps[at].ins[i])), []).append((at, i))
+        found = []
+        for products in series.values():
+            others = [tape.steps[at].ins[1 - i] for at, i in products]
+            if len(others) >= STEPS_AT_LEAST and len(set(others)) == len(others):
+                stride = others[-1] - others[-2]
+                same = len(others) < 4 or stride == others[-2] - others[-3]
+                made = others[-1] in tape.active and source_of(tape, others[-1]) not in tape.leaves
+                if made and same and stride > 0:
+                    found.append((products, others))
+        tape.kept["recurrences"] = found
+    return tape.kept["recurrences"]
+
+
+def _iterations(tape: Tape) -> tuple[int, Callable[[Slot], int | None]] | None:
+    """How far apart a loop's steps are among the slots, and of a slot in which step it is made."""
+    ends = [(others[-1], others[-1] - others[-2], len(others)) for _, others in _recurrences(tape)]
+    if not ends:
+        return None
+    stride = max(stride for _, stride, _ in ends)
+    last = max(slot for slot, s, _ in ends if s == stride)  # the state that the last step starts from
+    count = max(n for slot, s, n in ends if s == stride and slot == last)
+
+    def of(slot: Slot) -> int | None:
+        step = count - 1 + -(-(slot - last) // stride)
+        return step if 1 <= step <= count and slot not in tape.leaves else None
+
+    return stride, of
+
+
+def _with(edges: Sequence[Edge], others: Sequence[Slot]) -> Changes:
+    return {edge: partial(_by, slot) for edge, slot in zip(edges, others, strict=True)}
+
+
+def _by(slot: Slot, p: Passing) -> np.ndarray:
+    return back_with(p, np.asarray(p.tape.values[slot]))
