@@ -261,6 +261,7 @@ def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
 def _require_fitting(settings: Settings, given: dict[str, Any]) -> None:
     """Refuse options that do not apply to a GPT, by name."""
     if settings.net != "gpt":
+        require(settings.data != "topics", "data is 'topics', which applies to --net gpt only")
         return
     for name in IMAGES_ALONE:
         option = f"--{name.replace('_', '-')}"

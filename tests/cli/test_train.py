@@ -184,6 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--net gpt --at-least 90", "--at-least is 90.0, which does not apply to --net gpt"),
         ("--net gpt --coordinator auto", "--coordinator is auto, which does not apply to --net gpt"),
         ("--net gpt --devices 2", "--devices is 2, which does not apply to --net gpt"),
+        ("--data topics", "--data is 'topics', which applies to --net gpt only"),
         ("--net gpt --data digits", "--data is 'digits', expected topics for --net gpt"),
         ("--net gpt --batch-size 99", "--batch-size is 99, expected at most the 20 training samples"),
         ("--resume run.npz --net gpt", "run.npz is a run with net mlp, it cannot go on with net gpt"),
