@@ -94,8 +94,8 @@ def _gpt(
 MUTANTS = family(
     "gradient",
     _gpt,
-    (TERM, "dx past the attention is not handed on", {"past_attention": lax.stop_gradient}),
-    (TERM, "dx past the MLP is not handed on", {"past_mlp": lax.stop_gradient}),
+    (TERM, "dx past the attention is not passed on", {"past_attention": lax.stop_gradient}),
+    (TERM, "dx past the MLP is not passed on", {"past_mlp": lax.stop_gradient}),
     (TERM, "dwte of the output alone", {"looked_up": lax.stop_gradient}),
     (TERM, "dwte of the tokens alone", {"output": lax.stop_gradient}),
     (MEAN_FOR_SUM, "dwpe = the mean over the samples", {"of_positions": lambda d, N: d / N}),

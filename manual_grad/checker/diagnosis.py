@@ -139,7 +139,7 @@ def not_finite(e: Evidence) -> str:
 
 
 def zero(e: Evidence) -> str:
-    """Zero everywhere, up to rounding: an error of rounding tells of terms that cancel, as for ones."""
+    """Zero everywhere, up to rounding: rounding errors reveal cancelling terms, as with ones."""
     if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
         return ""
     if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
@@ -217,7 +217,7 @@ def over_wrong_axes(e: Evidence) -> str:
 
 
 def transposed_factor_elsewhere(e: Evidence) -> str:
-    """The gradient that a linear function hands to an array of another shape, a factor being transposed."""
+    """The gradient that a linear function gives to an array of another shape, with a factor transposed."""
     if e.got.ndim != e.want.ndim or e.got.shape == e.want.shape:
         return ""
     for i, leaf in enumerate(e.point.values):

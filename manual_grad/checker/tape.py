@@ -2,7 +2,7 @@
 
 JAX traces the function; calls are inlined, loops of known length unrolled, broadcasts made steps of their
 own. The way back is taken in NumPy, for many sets of changes at once: a change puts something else in the
-place of what one step hands to one of its operands. So the wrong gradient that a mistake in that step leads
+place of what one step passes to one of its operands. So the wrong gradient that a mistake in that step leads
 to can be computed, and compared with the one that is checked.
 """
 
@@ -83,7 +83,7 @@ class Passing:
         tape: the function.
         edge: the step and the operand.
         cotangent: of the step's (first) result.
-        right: what the step hands to the operand when nothing is changed.
+        right: what the step passes to the operand when nothing is changed.
         notes: shared by the changes of one mistake.
     """
 
@@ -416,7 +416,7 @@ def _add(gots: dict[Slot, np.ndarray], slot: Slot, d: np.ndarray) -> None:
 
 
 def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
-    """What a step hands to each of its active operands, a row for each row of the cotangents."""
+    """What a step passes to each of its active operands, a row for each row of the cotangents."""
     step = tape.steps[at]
     wanted = [i for i, slot in enumerate(step.ins) if slot in tape.active]
     if step.name in LINEAR and cotangents[0] is not None:
@@ -434,7 +434,7 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
 
 
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """What one step hands to each of its active operands for given cotangents of its results."""
+    """What one step passes to each of its active operands for given cotangents of its results."""
     return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
 
 
@@ -584,7 +584,7 @@ def _by_factor(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
 
 
 def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What ``dot_general`` hands to its operand ``i``, the other one given; rows come first in ``d``."""
+    """What ``dot_general`` passes to its operand ``i``, the other one given; rows come first in ``d``."""
     contracted, batched = step.eqn.params["dimension_numbers"]
     (mine, theirs), (my_batch, their_batch) = (x[:: 1 - 2 * i] for x in (contracted, batched))
     free_other = [a for a in range(other.ndim) if a not in (*theirs, *their_batch)]

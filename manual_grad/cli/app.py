@@ -390,7 +390,7 @@ def check(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random arguments and points.")] = 0,
     draws: Annotated[int, typer.Option(min=1, help="Number of points at which the gradient is checked.")] = 3,
     seconds: Annotated[
-        float | None, typer.Option(help="Limit the search for the cause of a mistake. (no limit)")
+        float | None, typer.Option(help="Search no longer than this for the cause of a mistake. (no limit)")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
     no_cache: Cache = False,

@@ -1,4 +1,4 @@
-"""What a user hands to the console script: functions in a file, random inputs by their shape, an archive."""
+"""What a user passes to the console script: functions in a file, random inputs by their shape, an archive."""
 
 import difflib
 import importlib

@@ -51,7 +51,7 @@ class OracleVerdict:
 
 @dataclass
 class Verdict:
-    """What became of one equation or erratum.
+    """The result for one equation or erratum.
 
     Attributes:
         tag, lecture, title: the ledger's.

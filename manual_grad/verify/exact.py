@@ -30,7 +30,7 @@ SLACK = 4  # by how much the largest magnitude must stay below 2⁵³ when every
 
 @dataclass
 class Exactness:
-    """What became of one formula.
+    """The result for one formula.
 
     Attributes:
         worst: the comparison that is furthest from equal, over all draws; of infinite error where the formula
@@ -45,13 +45,13 @@ class Exactness:
 
 
 def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness]:
-    """Hold each formula of a polynomial claim against reverse mode, or the value, on integers.
+    """Compare each formula of a polynomial claim with reverse mode, or with the value, on integers.
 
     Args:
         claim: one with ``polynomial`` set.
         rng: decides the integers.
     Returns:
-        What became of each formula, by its name in the claim.
+        The result for each formula, by its name in the claim.
     """
     return check_all_exactly([(claim, rng)])[0]
 

@@ -82,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class HardVerdict:
-    """What became of one case.
+    """The result for one case.
 
     Attributes:
         name, says, why, formula, tags, dtype: the case's.

@@ -48,7 +48,7 @@ DRAWS_UNTIL_ALIVE = 20
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one mutant.
+    """The result for one mutant.
 
     Attributes:
         tag, formula: where it was planted.

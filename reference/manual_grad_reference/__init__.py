@@ -5,7 +5,7 @@ gradient must not share a line of code with it. The functions are as plain as th
 sum, with no shift), so they are meant for float64 and moderate inputs.
 """
 
-from manual_grad_reference import (  # noqa: F401  handed on
+from manual_grad_reference import (  # noqa: F401  re-exported
     activations,
     attention,
     chain_rule,

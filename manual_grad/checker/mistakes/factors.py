@@ -77,7 +77,7 @@ def _multiplied(slot: Slot, p: Passing) -> np.ndarray:
 
 
 def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A slope left out of what a product hands to one of its operands, and not to the other one."""
+    """A slope left out of what a product passes to one of its operands, and not to the other one."""
     users = users_of(tape)
     pairs: dict[Edge, Edge] = {}
     for edge in tape.edges():

@@ -325,7 +325,7 @@ def _where_positive(of_one: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
 
 
 def _stages(tape: Tape, mine: _Activation, slope: Slope) -> Iterator[Changes]:
-    """Another slope in what the product before an activation hands to one of its operands alone."""
+    """Another slope in what the product before an activation passes to one of its operands alone."""
     made, slot = made_by(tape), mine.start
     while slot in made and tape.steps[made[slot]].name not in PRODUCTS:
         step = tape.steps[made[slot]]

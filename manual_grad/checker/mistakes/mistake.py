@@ -324,7 +324,7 @@ def left_out(p: Passing) -> np.ndarray:
 
 
 def back_with(p: Passing, other: Any) -> np.ndarray:
-    """What a product hands to one operand, with something else as the other one."""
+    """What a product passes to one operand, with something else as the other one."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     if step.name == "mul":
         return p.cotangent * other

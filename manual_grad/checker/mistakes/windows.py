@@ -128,7 +128,7 @@ def _windows_assigned(which: str, p: Passing) -> np.ndarray:
 
 
 def _pulled_for_each_row(step: Step) -> Any:
-    """What a step hands to its first operand for many cotangents at once, compiled once for steps alike."""
+    """What a step passes to its first operand for many cotangents at once, compiled once for steps alike."""
     key = ("each row", step.name, str(step.eqn.params))
     if key not in COMPILED:
         eqn = step.eqn
@@ -643,7 +643,7 @@ def _pads(step: Step) -> dict[int, tuple[int, int]]:
 
 
 def _cropped_at(by: dict[int, int], p: Passing) -> np.ndarray:
-    """What a step hands to what it pads: the gradient of the padded array, cropped that much nearer."""
+    """What a step passes to what it pads: the gradient of the padded array, cropped that much nearer."""
     step, whole, pads = p.tape.steps[p.edge[0]], p.cotangent, _pads(p.tape.steps[p.edge[0]])
     if step.name != "pad":
         widths = [pads.get(axis, (0, 0)) for axis in range(p.right.ndim)]
