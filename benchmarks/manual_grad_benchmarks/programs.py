@@ -115,7 +115,7 @@ def fingerprint(hlo: str) -> str:
 def _digest_of(name: str, computations: dict, roots: dict, given: Sequence[str] = ()) -> str:
     """The digest of a computation: that of its result, from the instructions listed before it.
 
-    ``given`` are the digests of what a fusion passes to its computation: in which order is a matter of chance.
+    ``given`` are the digests of what a fusion passes to its computation, in arbitrary order.
     """
     here: dict[str, str] = {}
 
