@@ -558,7 +558,7 @@ CASES = {
         grad(scanned, scanned_grad(before=1), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "temperature left out of the values": (
-        "the derivative is taken where div was left out of the values",
+        "the derivative is taken where a quotient was left out of the values",
         grad(lambda z: -jnp.sum(Y * jax.nn.log_softmax(z / 3)), lambda z: (softmax(z) - Y) / 3, T),
     ),
     "batchnorm statistics constant": (

@@ -420,7 +420,7 @@ PLACED = {
         by(two_layers, two_layers_bwd, *LAYERS, argnums=(0, 1, 2)),
     ),
     "another layer's gradient": (
-        "the gradient of another value stands here: of the result of add, summed over axis 0",
+        "the gradient of another value stands here: of the result of an addition, summed over axis 0",
         by(
             lambda x, b, U, c: jnp.sin(jnp.maximum(x + b, 0) @ U + c),
             lambda d, x, b, U, c: ((d * np.cos(np.maximum(x + b, 0) @ U + c)).sum(0),),
@@ -503,7 +503,7 @@ CALLED = {
         ),
     ),
     "the product rule": (
-        "a path is missing: 1 − x is treated as a constant (nothing flows back through sub (1, x) to x; "
+        "a path is missing: 1 − x is treated as a constant (nothing flows back through 1 − x to x; "
         "a term of the product rule is left out)",
         by(lambda x: (1 - x) * jnp.sin(x), lambda d, x: (d * (1 - x) * np.cos(x),), v),
     ),
@@ -544,7 +544,7 @@ CALLED = {
         ),
     ),
     "overwritten at each step": (
-        "a path is missing: nothing flows back through mul (k, sin) to k, but in the first of 4 steps "
+        "a path is missing: nothing flows back through k · sin to k, but in the first of 4 steps "
         "(overwritten at each of 4 steps",
         by(many_steps, many_steps_bwd, v, np.abs(v), argnums=1),
     ),
@@ -738,7 +738,7 @@ PARTS = {
         ),
     ),
     "a recursion's second lag": (
-        "a path is missing: nothing flows back through mul (a, sub) to sub (lag 2 of a recursion",
+        "a path is missing: nothing flows back through a · (a difference) to a difference (lag 2",
         by(filtered, without_a_lag(2), SEQUENCE[0], np.array([-0.6, 0.4]), argnums=0),
     ),
     "1 for a count": (

@@ -19,8 +19,11 @@ TURNING = {*PASSED_ON, "rev", "concatenate", *PICKING} - {"stop_gradient", "neg"
 
 SAID = {
     "max": "ReLU", "select_n": "where", "logistic": "sigmoid", "integer_pow": "a power", "pow": "a power",
-    "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "add",
+    "square": "a power", "reduce_sum": "sum", "dot_general": "matrix product", "add_any": "an addition",
     "reduce_max": "maximum", "reduce_min": "minimum", "conv_general_dilated": "convolution",
+    "add": "an addition", "sub": "a difference", "mul": "a product", "div": "a quotient",
+    "neg": "a negation", "convert_element_type": "a cast", "gather": "indexing", "dynamic_slice": "a slice",
+    "rsqrt": "1/√",
     "reduce_window_max": "max-pooling", "reduce_window_sum": "sum-pooling", "clamp": "clip",
 }  # fmt: skip
 
@@ -208,6 +211,7 @@ def _kind(x: np.ndarray) -> str:
 
 
 SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
+WRITTEN = ("add", "add_any", "sub", "mul", "div")  # as signs, whose names nobody writes
 LONGEST_NAME = 28  # characters
 CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
 REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
@@ -259,6 +263,8 @@ def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
     operands = [said_of(tape, e, slot).removeprefix("the result of ") for slot in step.ins]
     if len(step.ins) == 1 or step.name in MASKS[:4]:
         return name if step.name not in ("reduce_sum",) else f"the sum of {operands[0]}"
+    if step.name in WRITTEN:
+        return f"{f' {SIGNS[step.name]} '.join(map(_bracketed, operands))} to {operands[edge[1]]}"
     return f"{name} ({', '.join(operands)}) to {operands[edge[1]]}"
 
 
