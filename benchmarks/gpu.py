@@ -59,6 +59,8 @@ def run_step(name, limit, command, environment, folder):
     started = time.monotonic()
     (folder / f"{name}.json").unlink(missing_ok=True)  # an earlier run's
     log = folder / f"{name}.log"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; a step inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -26,7 +26,7 @@ def test_a_rehearsal(tmp_path):
     (found,) = tmp_path.glob("cpu-*.json")
     content = json.loads(found.read_text())
     assert content["about"]["device"] == "cpu"
-    assert [row["case"] for row in content["steps"][0]["result"]["rows"]] == ["mse"]
+    assert [row["case"] for row in content["steps"][0]["result"]["rows"]] == ["mse", "mse"]
     assert "| `mse` 4096 |" in found.with_suffix(".md").read_text(encoding="utf-8")
 
 

@@ -305,7 +305,7 @@ BAD = {
         "for labels, which is int64.* expected None",
     ),
     "no function": ((mse, 3, x, y), "grad is 3, expected a function"),
-    "too few": ((mse, dmse, x), "1 arguments do not fit"),
+    "too few": ((mse, dmse, x), "1 arguments do not match"),
     "structure": ((params_loss, lambda p, X: ({"W": p["W"]}, X), PARAMS, X), "for params, expected"),
 }
 
@@ -349,7 +349,7 @@ def test_bad_settings_are_one_clear_line(settings, message):
     ("fwd", "bwd", "message"),
     [
         (lambda x: x, lambda r, d: (d,), "expected a pair"),
-        (raises, lambda r, d: (d,), "do not fit"),
+        (raises, lambda r, d: (d,), "do not match"),
         (lambda x: (x, x), lambda r, d: d, "expected a tuple"),
         (lambda x: (x, x), lambda r: (r,), "bwd raised TypeError"),
         (lambda x: (x.astype(int), x), lambda r, d: (r,), "no floating-point output"),

@@ -210,7 +210,7 @@ def test_images_of_two_sizes_are_refused(files):
 def test_missing_idx_files_are_named(files, tmp_path):
     (files[0] / "t10k-labels-idx1-ubyte.gz").unlink()
     refused("no t10k-labels-idx1-ubyte.gz", str(files[0]), source=files[0])
-    refused("nowhere' is no directory", source=tmp_path / "nowhere")
+    refused("nowhere' is not a directory", source=tmp_path / "nowhere")
 
 
 # -- from the network, through tensorflow-datasets
@@ -365,8 +365,11 @@ def test_an_array_file_with_other_digits_is_not_mnist(copied):
     [
         (lambda home: (home / "mnist-test.array_record-00000-of-00001").unlink(), ["is damaged", "delete"]),
         (lambda home: truncate(home / "mnist-train.array_record-00000-of-00001"), ["is damaged", "delete"]),
-        (lambda home: (home / "dataset_info.json").unlink(), ["no prepared directory", "dataset_info.json"]),
-        (lambda home: truncate(home / "dataset_info.json"), ["no prepared directory"]),
+        (
+            lambda home: (home / "dataset_info.json").unlink(),
+            ["not a prepared directory", "dataset_info.json"],
+        ),
+        (lambda home: truncate(home / "dataset_info.json"), ["not a prepared directory"]),
     ],
 )
 def test_a_damaged_prepared_directory_is_one_clear_line(copied, damage, words):
