@@ -8,6 +8,7 @@ all axes have one length. One whose shapes clash there too, or in a Jacobian, ne
 """
 
 import re
+import time
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -129,26 +130,31 @@ def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> li
     return found
 
 
-def reasons(equation: Equation, failing: Collection[str], seed: int = 0) -> list[str]:
+def reasons(
+    equation: Equation, failing: Collection[str], seed: int = 0, seconds: float | None = None
+) -> list[str]:
     """Why formulas of an equation fail, as the checker says it of each wrong gradient or Jacobian.
 
     Args:
         equation: whose formulas fail.
         failing: the names of those formulas.
         seed: with the tag, it decides the random inputs.
+        seconds: how long to look for causes.
     Returns:
         A line for each wrong array that is explained.
     """
+    until = None if seconds is None else time.monotonic() + seconds
     found = []
     for number, claim in enumerate(equation.claims):
         for way in failing & claim.formulas.keys() if claim.kind != "value" else ():
             draw = Draw(np.random.default_rng([seed, zlib.crc32(equation.tag.encode()), number]), FLOAT64)
-            said = _said(pose(claim, draw), Mutant("", way, claim.formulas[way], ""))
+            left = None if until is None else max(until - time.monotonic(), 0.1)
+            said = _said(pose(claim, draw), Mutant("", way, claim.formulas[way], ""), left)
             found += [f"{way}, why: {name}: {phrase}" for name, phrase in said or ()]
     return list(dict.fromkeys(found))
 
 
-def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
+def _said(problem: Problem, mutant: Mutant, seconds: float | None = None) -> list[tuple[str, str]] | None:
     """Each wrong array and what was said of it; of a mask on the kink the note; None where it raises."""
     claim, at = problem.claim, problem.at
     movable = claim.at is None and all(name in problem.inputs for name in at)
@@ -170,6 +176,7 @@ def _said(problem: Problem, mutant: Mutant) -> list[tuple[str, str]] | None:
         report = check_vjp(
             lambda *args: (reference(*args), args), backward, *(at[name] for name in names), names=names,
             argnums=range(len(claim.wrt)), draws=2 if movable else 1, reference=reference,
+            seconds=seconds,
         )  # fmt: skip
     except InputError as error:
         if " raised " not in str(error):

@@ -177,6 +177,9 @@ def test_a_wrong_formula_is_explained_once(monkeypatch):
     work._explained([wrong, wrong], verdicts, seed=0)
     assert any("mse_bwd, why: y_hat: scaled by N" in failure for failure in verdicts[0].failures)
     assert verdicts[1].failures == ["mse_bwd: y_hat"]
+    monkeypatch.setattr(work, "EXPLAINED", 0)
+    work._explained([wrong], verdicts[1:], seed=0)
+    assert verdicts[1].failures[1:] == ["why: manual-grad verify --tag A-04 looks for the reason"]
 
 
 def test_many_seeds_and_the_share_that_fails(run, tmp_path, monkeypatch):
