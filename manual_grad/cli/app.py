@@ -562,7 +562,7 @@ def bench(
         str, typer.Option(help="Precision of float32 products on a GPU: highest, or default (TF32).")
     ] = "highest",
     quick: Annotated[
-        bool, typer.Option("--quick", help="The main cases at one or two sizes, fewer rounds: a minute.")
+        bool, typer.Option("--quick", help="The main cases at one or two sizes, fewer rounds: some minutes.")
     ] = False,
     peers: Annotated[
         bool | None,

@@ -51,7 +51,9 @@ def run(capsys, monkeypatch, tmp_path):
     return call
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc")
+@pytest.mark.skipif(
+    shutil.which("cc") is None, reason="no C compiler, cc (Debian: apt-get install gcc libc6-dev)"
+)
 def test_the_example_in_c(run):
     def compiled(*flags):
         warnings = ("-Wall", "-Wextra", "-Werror")
