@@ -12,6 +12,7 @@ from manual_grad.cli import tables
 from manual_grad.cli import verify as work
 from manual_grad.lectures import Equation, Erratum
 from manual_grad.report.prose import derivations
+from manual_grad.report.steps import Given, Line
 
 
 def show(tag: str, cached: bool) -> int:
@@ -39,10 +40,18 @@ def _print_equation(console: Console, said: Equation | Erratum) -> None:
     for label, latex in lines.items():
         if latex:
             console.print(f"[dim]{label}[/]  {escape(latex)}", highlight=False)
-    about = [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].paragraphs
-    for paragraph in about:
-        console.print("\n" + escape(re.sub(r"\[\[(.*?)\]\]", r"\1", paragraph)), highlight=False)
+    for part in [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].parts:
+        text = part if isinstance(part, str) else "\n".join(map(_line, part))
+        console.print("\n" + escape(re.sub(r"\[\[(.*?)\]\]", r"\1", text)), highlight=False)
     console.print()
+
+
+def _line(line: Line) -> str:
+    """A line of a derivation, what it gives in NumPy, and its reason."""
+    if isinstance(line, Given):
+        return f"let {line.name} = {line.code}"
+    parts = [line.latex, f"    {line.name} := {line.code}", line.why and f"    {line.why}"]
+    return "\n".join(filter(None, parts))
 
 
 def _functions(said: Equation | Erratum) -> list[str]:

@@ -18,13 +18,14 @@ _MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$([.,;:)?]*)|`(.+?)`|\[\[(.+?)\]\]|
 
 
 @functools.cache
-def mathml(latex: str, display: str = "inline", label: str = "") -> Markup:
+def mathml(latex: str, display: str = "inline", label: str = "", style: str = "") -> Markup:
     r"""``latex`` as a ``math`` element.
 
     Args:
         latex: a formula, without dollars.
         display: ``inline`` or ``block``.
         label: its alternative text; the formula's LaTeX by default.
+        style: its displaystyle, where it is not the one of ``display``.
 
     >>> mathml(r"x^2")  # doctest: +ELLIPSIS
     Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow>...')
@@ -34,6 +35,8 @@ def mathml(latex: str, display: str = "inline", label: str = "") -> Markup:
     row = root[0] if len(root) else root
     if display == "inline" and len(row) > 1 and row[0].text in ("=", "+"):
         row[0].attrib |= {"lspace": "0em", "rspace": "0.28em"}  # it goes on from another formula
+    if style:
+        root.set("displaystyle", style)
     if label:
         root.set("aria-label", label)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
@@ -49,11 +52,23 @@ def breakable(latex: str) -> list[str]:
     return [piece for part in parts for piece in (_cut(part, " + ") if len(part) > 60 else [part])]
 
 
+def wrapped(latex: str) -> Markup:
+    """A formula on a line of its own, which may go on in the next before a sign, and between two factors."""
+    parts = [latex]
+    for sign in (" = ", " + ", " - ", r" \cdot ", r" \; ", r" \quad "):
+        parts = [piece for part in parts for piece in _cut(part, sign)]
+    pieces = [
+        re.sub(r"^(- |\\cdot )", r"{} \1", part.removeprefix(r"\; ")) for part in parts[1:]
+    ]  # no signs of one number
+    return Markup(" ").join(mathml(piece, "inline", style="true") for piece in (parts[0], *pieces))
+
+
 def _cut(latex: str, sign: str) -> list[str]:
-    """Cut before every ``sign`` that stands in no braces and no brackets."""
+    """Cut before every ``sign`` that stands in no braces, no brackets and no environment."""
     depth, start, parts = 0, 0, []
     for place, letter in enumerate(latex):
         depth += (letter in "{([") - (letter in "})]")
+        depth += latex.startswith(r"\begin", place) - latex.startswith(r"\end", place)
         if depth == 0 and latex.startswith(sign, place) and latex[start:place].strip():
             parts.append(latex[start:place].strip())
             start = place

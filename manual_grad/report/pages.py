@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
-from manual_grad.report import api, benchmark_figures, benchmarks, proofs, shapes
+from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
@@ -290,7 +290,7 @@ class Site:
 
     def equation(self, e: Equation) -> dict[str, Any]:
         """An equation's article."""
-        verdict, text = self.results.verdicts[e.tag], derivations(e.lecture)[e.tag]
+        verdict = self.results.verdicts[e.tag]
         references = {
             source_of(c.reference).place: source_of(c.reference)
             for c in e.claims
@@ -304,7 +304,7 @@ class Site:
             "sentence": e.sentence,
             "printed": mathml(e.printed, "block"),
             "corrected": mathml(e.corrected, "block") if e.corrected else "",
-            "derivation": text.paragraphs,
+            "derivation": numbers.shown(e.tag),
             "shapes": shapes.rows(e.tag),
             "sources": [{"source": s, "html": s.html(e.tag)} for s in self.sources(e)],
             "references": list(references.values()),

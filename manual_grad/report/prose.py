@@ -2,7 +2,8 @@
 
 A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, a gradient's among them, and
 after a semicolon what an axis is, ``; h = H − kh + 1``. ``shapes of conv2d: …`` gives those of a function
-that computes the same. The other paragraphs are the derivation, with formulas between dollars.
+that computes the same. The other paragraphs are the derivation, with formulas between dollars, and steps as
+:mod:`manual_grad.report.steps` reads them.
 """
 
 import functools
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manual_grad.lectures import CHAPTERS
+from manual_grad.report import steps
 
 TEXTS = Path(__file__).parent / "text"
 
@@ -35,12 +37,18 @@ class Derivation:
     """What the book says about an equation in words.
 
     Attributes:
-        paragraphs: the derivation, marked up as :func:`manual_grad.report.mathml.marked` reads it.
+        parts: the derivation: paragraphs, marked up as :func:`manual_grad.report.mathml.marked` reads
+            them, and blocks of steps.
         shapes: of the equation's tensors, then of other functions that compute it.
     """
 
-    paragraphs: tuple[str, ...] = ()
+    parts: tuple[str | tuple[steps.Line, ...], ...] = ()
     shapes: tuple[Shapes, ...] = ()
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The parts that are text."""
+        return tuple(part for part in self.parts if isinstance(part, str))
 
 
 @functools.cache
@@ -54,10 +62,13 @@ def derivations(lecture: str) -> dict[str, Derivation]:
     found = {}
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         tag, _, body = section.partition("\n")
-        paragraphs = [" ".join(p.split()) for p in body.strip().split("\n\n")]
-        shapes = tuple(parse_shapes(p) for p in paragraphs if p.startswith("shapes"))
-        rest = tuple(p for p in paragraphs if not p.startswith("shapes"))
-        found[tag.strip()] = Derivation(rest, shapes)
+        parts: list[str | tuple[steps.Line, ...]] = []
+        for place, piece in enumerate(re.split(r"^```(?:steps)?\n", body, flags=re.MULTILINE)):
+            plain = [" ".join(p.split()) for p in piece.split("\n\n") if p.strip()]
+            parts += [steps.parsed(piece)] if place % 2 else plain
+        shapes = [p for p in parts if isinstance(p, str) and p.startswith("shapes")]
+        rest = tuple(p for p in parts if p not in shapes)
+        found[tag.strip()] = Derivation(rest, tuple(map(parse_shapes, shapes)))
     return found
 
 

@@ -11,6 +11,7 @@ from manual_grad.lectures import CHAPTERS, EQUATIONS, LECTURES
 from manual_grad.report.mathml import marked
 from manual_grad.report.prose import TEXTS, derivations, introduction, parse_shapes
 from manual_grad.report.shapes import axis_size, check_sizes, given_of, rows, sizes_of
+from manual_grad.report.steps import Step
 
 # What a symbol of an equation is called in the code, where that is another letter; l counts layers too.
 CODE_NAMES = {
@@ -24,14 +25,19 @@ CODE_NAMES = {
 NO_TENSORS = {"N", "n", "m", "K", "M", "e", "i", "j", "k", "d", "R", "I", "q", "b", "f", "ReLU", "rate"}
 
 
+def reasons_of(text):
+    """The reasons of a derivation's steps."""
+    return [line.why for part in text.parts for line in part if isinstance(line, Step)]
+
+
 @pytest.mark.parametrize("letter", LECTURES)
 def test_every_equation_has_a_derivation(letter):
     assert sorted(derivations(letter)) == [e.tag for e in EQUATIONS if e.lecture == letter]
     assert introduction(letter)
     for tag, text in derivations(letter).items():
-        assert text.paragraphs, tag
+        assert text.parts, tag
         assert text.shapes, tag
-        for paragraph in (*text.paragraphs, *introduction(letter)):
+        for paragraph in (*text.paragraphs, *reasons_of(text), *introduction(letter)):
             html = str(marked(paragraph))
             assert not re.findall(r"[$`\\]|\[\[", html), (tag, paragraph)
             assert set(re.findall(r"\b[A-Z]-\d\d", html)) <= {e.tag for e in EQUATIONS}

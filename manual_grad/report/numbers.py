@@ -1,0 +1,105 @@
+"""The steps of a derivation as the book shows them: each formula beside the numbers that it gives."""
+
+import ast
+import functools
+from typing import Any
+
+import numpy as np
+
+from manual_grad.report.code import python
+from manual_grad.report.mathml import marked, mathml, wrapped
+from manual_grad.report.prose import derivations
+from manual_grad.report.steps import NAMES, Given, Line, Step, evaluated
+
+_SIGNS: dict[type, str] = {ast.MatMult: r"\;", ast.Add: "+", ast.Sub: "-", ast.Mult: r"\cdot", ast.Div: "/"}
+
+
+@functools.cache
+def shown(tag: str) -> list[str | dict[str, Any]]:
+    """The parts of a derivation: paragraphs, and blocks of steps with their numbers.
+
+    >>> [part["steps"][0]["value"] for part in shown("A-02") if isinstance(part, dict)]  # doctest: +ELLIPSIS
+    [Markup('<math ...')]
+    """
+    known: dict[str, Any] = {}
+    parts: list[str | dict[str, Any]] = []
+    for part in derivations(tag[0])[tag].parts:
+        parts.append(part if isinstance(part, str) else _block(part, known))
+    return parts
+
+
+def _block(lines: tuple[Line, ...], known: dict[str, Any]) -> dict[str, Any]:
+    values = evaluated(lines, known)
+    pairs = list(zip(lines, values, strict=True))
+    given = [_given(line, value) for line, value in pairs if isinstance(line, Given) and line.shown]
+    steps = [(line, value) for line, value in pairs if isinstance(line, Step)]
+    ends = [n + 1 == len(steps) or not steps[n + 1][0].continues for n in range(len(steps))]
+    return {
+        "given": [mathml(latex) for latex in given],
+        "code": python("\n".join(f"{line.name} = {line.code}" if line.name else line.code for line in lines)),
+        "steps": [
+            {
+                "formula": wrapped(line.latex),
+                "why": marked(line.why),
+                "value": wrapped(_computed(line, value, known, last or not line.continues)),
+                "starts": not line.continues,
+            }
+            for (line, value), last in zip(steps, ends, strict=True)
+        ],
+    }
+
+
+def _given(line: Given, value: Any) -> str:
+    return line.shown if callable(value) else f"{line.shown} = {latex(value)}"
+
+
+def _computed(step: Step, value: np.ndarray, known: dict[str, Any], whole: bool) -> str:
+    """The operands of the expression's last operation, and its value where a chain begins or ends."""
+    operands = _operands(ast.parse(step.code, mode="eval").body)
+    if len(operands) == 1:
+        return latex(value)
+    found = [np.asarray(eval(ast.unparse(node), NAMES | known), float) for node, _ in operands]
+    text = ""
+    for place, (number, (_, operator)) in enumerate(zip(found, operands, strict=True)):
+        product = ast.MatMult in (operator, operands[place - 1][1] if place else None)
+        both = operator is ast.Mult and number.ndim and found[place + 1].ndim
+        text += (
+            latex(number, place and product, product)
+            + " "
+            + (r"\odot" if both else _SIGNS.get(operator, ""))
+            + " "
+        )
+    return text + (f"= {latex(value)}" if whole else "")
+
+
+def _operands(node: ast.expr) -> list[tuple[ast.expr, Any]]:
+    """``a @ b @ c`` as a, b and c, each with the operator that follows it."""
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _SIGNS:
+        return [(node, None)]
+    same = isinstance(node.left, ast.BinOp) and type(node.left.op) is type(node.op)
+    *first, (last, _) = _operands(node.left) if same else [(node.left, None)]
+    return [*first, (last, type(node.op)), (node.right, None)]
+
+
+def latex(value: Any, column: Any = False, aligned: bool = False) -> str:
+    r"""An array in LaTeX, to three digits after the point.
+
+    >>> latex(np.array([[1, 0.5], [0, -2 / 3]]))
+    '\\begin{pmatrix} 1 & 0.5 \\\\ 0 & -0.667 \\end{pmatrix}'
+    """
+    value = np.asarray(value, float)
+    if value.ndim == 0:
+        return _digits(float(value))
+    if value.ndim == 1 and not aligned:
+        return "(" + r", \; ".join(map(_digits, value)) + ")"
+    rows = value[:, None] if column and value.ndim == 1 else np.atleast_2d(value)
+    rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim > 2 else rows
+    body = r" \\ ".join(" & ".join(map(_digits, row)) for row in rows)
+    return rf"\begin{{pmatrix}} {body} \end{{pmatrix}}"
+
+
+def _digits(number: float) -> str:
+    text = f"{number:.3f}".rstrip("0").rstrip(".")
+    if text not in ("0", "-0"):
+        return text
+    return f"{number:.1e}" if abs(number) > 1e-12 else "0"

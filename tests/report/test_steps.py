@@ -1,0 +1,62 @@
+"""Every line of a derivation equals the one above it, in numbers; a wrong line is seen."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from manual_grad.lectures import EQUATIONS
+from manual_grad.report.prose import derivations
+from manual_grad.report.steps import SAME, D, Step, evaluated
+
+BLOCKS = {
+    e.tag: blocks
+    for e in EQUATIONS
+    if (blocks := [p for p in derivations(e.lecture)[e.tag].parts if not isinstance(p, str)])
+}
+KEY = {"A-04", "A-08", "A-10"}
+
+
+def chains(block):
+    """The lines that are said to be equal."""
+    found = []
+    for line in block:
+        if isinstance(line, Step):
+            found += [] if line.continues else [[]]
+            found[-1].append(line)
+    return found
+
+
+def test_the_key_equations_are_derived_line_by_line():
+    assert set(BLOCKS) >= KEY
+
+
+@pytest.mark.parametrize("tag", BLOCKS)
+def test_every_line_equals_the_one_above(tag):
+    """And says why, and is computed in another way."""
+    known = {}
+    for block in BLOCKS[tag]:
+        for line, value in zip(block, evaluated(block, known), strict=True):
+            assert not isinstance(line, Step) or (np.isfinite(value).all() and value.any()), line
+        for chain in chains(block):
+            assert all(line.why for line in chain[1:]), chain[0]
+            assert len({line.code for line in chain}) == len(chain), chain[0]
+
+
+@pytest.mark.parametrize("tag", BLOCKS)
+def test_a_wrong_line_is_seen(tag):
+    """Each line in turn with its sign turned, and a little off."""
+    known = {}
+    for block in BLOCKS[tag]:
+        evaluated(block, known)
+        for above, line in (pair for chain in chains(block) for pair in pairwise(chain)):
+            for wrong in ("-({})", f"({{}}) * (1 + {100 * SAME})"):
+                planted = replace(line, code=wrong.format(line.code))
+                with pytest.raises(ValueError, match="the line above is"):
+                    evaluated((replace(above, latex="above"), planted), dict(known))
+
+
+def test_what_the_first_lines_stand_on_is_exact():
+    x = np.array([0.3, -2.0])
+    assert abs(D(lambda x: np.exp(x) * x[0], x) - np.exp(x[:, None]) * [[1.3, 0], [1, 0.3]]).max() < 1e-15
