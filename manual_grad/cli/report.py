@@ -21,6 +21,7 @@ NEEDED = {
     "latex2mathml": "latex2mathml",
     "pygments": "Pygments",
     "sklearn": "scikit-learn",
+    "ziamath": "ziamath",
 }
 
 

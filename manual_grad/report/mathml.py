@@ -8,71 +8,57 @@ from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 
 from manual_grad.lectures import CHAPTERS
+from manual_grad.report import breaking
+from manual_grad.report.breaking import SPACE
 
 # MathML Core knows no mathvariant but normal: such digits have characters of their own.
 _DIGITS = {"double-struck": "𝟘𝟙𝟚𝟛𝟜𝟝𝟞𝟟𝟠𝟡", "bold": "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗"}
+OPERATORS = breaking.RELATIONS | breaking.SUMS | breaking.PRODUCTS
 _LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
-SPACE = "{http://www.w3.org/1998/Math/MathML}"
 ElementTree.register_namespace("", SPACE[1:-1])
 _MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$([.,;:)?]*)|`(.+?)`|\[\[(.+?)\]\]|\*(.+?)\*", re.DOTALL)
 
 
 @functools.cache
-def mathml(latex: str, display: str = "inline", label: str = "", style: str = "") -> Markup:
-    r"""``latex`` as a ``math`` element.
+def mathml(latex: str, display: str = "inline") -> Markup:
+    r"""``latex`` as ``math`` elements, between which a line may break.
 
     Args:
         latex: a formula, without dollars.
         display: ``inline`` or ``block``.
-        label: its alternative text; the formula's LaTeX by default.
-        style: its displaystyle, where it is not the one of ``display``.
 
-    >>> mathml(r"x^2")  # doctest: +ELLIPSIS
-    Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow>...')
+    >>> str(mathml("x = y")).count("<math")
+    2
     """
     root = ElementTree.fromstring(convert(latex, display=display))
     _mend(root)
-    row = root[0] if len(root) else root
-    if display == "inline" and len(row) > 1 and row[0].text in ("=", "+"):
-        row[0].attrib |= {"lspace": "0em", "rspace": "0.28em"}  # it goes on from another formula
-    if style:
-        root.set("displaystyle", style)
-    if label:
-        root.set("aria-label", label)
+    found = [Markup(" ").join(_parts(part, display) for part in line) for line in breaking.lines(root)]
+    if display == "inline":
+        return Markup(" ").join(found)
+    made = Markup("").join(Markup('<span class="eqline">{}</span>').format(line) for line in found)
+    return Markup('<span class="lines">{}</span>').format(made)
+
+
+def _parts(parts: breaking.Parts, display: str) -> Markup:
+    """What may come apart: words of a line, the finer ones within the coarser."""
+    if all(isinstance(part, ElementTree.Element) for part in parts):
+        return _whole(parts, display)
+    inner = Markup(" ").join(_parts(part, display) for part in parts)
+    return Markup('<span class="part">{}</span>').format(inner) if display == "block" else inner
+
+
+def _whole(elements: list[ElementTree.Element], display: str) -> Markup:
+    """A part that stays in one line; one that a telephone has no room for says how wide it is."""
+    root, row = ElementTree.Element(SPACE + "math"), ElementTree.Element(SPACE + "mrow")
+    if display == "block":
+        root.set("displaystyle", "true")
+    if (wide := sum(map(breaking.width, elements))) > breaking.ROOM:
+        root.attrib |= {"class": "wide", "style": f"--em:{wide:.1f}"}
+    row.extend(elements)
+    root.append(row)
+    if len(row) > 1 and breaking.is_sign(row[0], OPERATORS) and row[0].get("form") != "prefix":
+        row[0].attrib |= {"lspace": "0em", "rspace": "0.28em"}  # it goes on from another part
     return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def breakable(latex: str) -> list[str]:
-    r"""A formula in a line of text, cut where the line may break: before ``=``, in long parts before ``+``.
-
-    >>> breakable(r"a = \frac{b = c}{d} = e")
-    ['a', '= \\frac{b = c}{d}', '= e']
-    """
-    parts = _cut(latex, " = ")
-    return [piece for part in parts for piece in (_cut(part, " + ") if len(part) > 60 else [part])]
-
-
-def wrapped(latex: str) -> Markup:
-    """A formula on a line of its own, which may go on in the next before a sign, and between two factors."""
-    parts = [latex]
-    for sign in (" = ", " + ", " - ", r" \cdot ", r" \; ", r" \quad "):
-        parts = [piece for part in parts for piece in _cut(part, sign)]
-    pieces = [
-        re.sub(r"^(- |\\cdot )", r"{} \1", part.removeprefix(r"\; ")) for part in parts[1:]
-    ]  # no signs of one number
-    return Markup(" ").join(mathml(piece, "inline", style="true") for piece in (parts[0], *pieces))
-
-
-def _cut(latex: str, sign: str) -> list[str]:
-    """Cut before every ``sign`` that stands in no braces, no brackets and no environment."""
-    depth, start, parts = 0, 0, []
-    for place, letter in enumerate(latex):
-        depth += (letter in "{([") - (letter in "})]")
-        depth += latex.startswith(r"\begin", place) - latex.startswith(r"\end", place)
-        if depth == 0 and latex.startswith(sign, place) and latex[start:place].strip():
-            parts.append(latex[start:place].strip())
-            start = place
-    return [*parts, latex[start:].strip()]
 
 
 def _mend(element: ElementTree.Element) -> None:
@@ -87,17 +73,21 @@ def _mend(element: ElementTree.Element) -> None:
             elif kind == "mo" and re.fullmatch(r"[A-Za-z][A-Za-z ]+", content):
                 child.tag = SPACE + "mi"  # a function's name
                 follower = "".join(children[place + 1].itertext()) if place + 1 < len(children) else "("
-                if follower not in ("(", "[", "{") and not parent.tag.endswith(("sup", "sub")):
+                if follower not in ("(", "[", "{", "′") and not parent.tag.endswith(("sup", "sub")):
                     gap = ElementTree.Element(SPACE + "mspace", width="0.17em")
                     parent.insert(list(parent).index(child) + 1, gap)
-            elif kind == "mi" and content == "′":
-                child.tag = SPACE + "mo"
+            elif kind == "msup" and child[1].text == "′":  # a raised sign already, which is not raised again
+                child.tag = SPACE + "mrow"
+            elif kind == "mo" and content in "+−" and breaking.is_prefix(children, place):
+                child.set("form", "prefix")
             elif kind == "mo" and content == "⊤":
                 child.tag = SPACE + "mi"  # a letter's spacing
             elif kind == "munder" and child[1].text == "―":  # a blank, which browsers do not underline
                 child.tag = SPACE + "mrow"
                 child.set("class", "blank")
                 child.remove(child[1])
+            elif kind == "mover" and child[1].tag.endswith("mo"):
+                child.set("accent", "true")
             elif kind in _LIMITS and (child[0].text or "") == "∑":
                 child.tag = SPACE + _LIMITS[kind]
 
@@ -119,9 +109,8 @@ def _piece(block: str, inline: str, after: str, code: str, tag: str, stressed: s
     if block:
         return Markup('<span class="display">') + mathml(block, "block") + Markup("</span>")
     if inline:
-        *first, last = map(mathml, breakable(inline))
-        last = Markup('<span class="whole">{}{}</span>').format(last, after) if after else last
-        return Markup(" ").join([*first, last])
+        before, mark, last = mathml(inline).rpartition("<math")
+        return before + Markup('<span class="whole">{}{}{}</span>').format(mark, last, after)
     if code:
         return Markup("<code>{}</code>").format(code)
     if tag:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.report.code import python
-from manual_grad.report.mathml import marked, mathml, wrapped
+from manual_grad.report.mathml import marked, mathml
 from manual_grad.report.prose import derivations
 from manual_grad.report.steps import NAMES, Given, Line, Step, evaluated
 
@@ -39,9 +39,9 @@ def _block(lines: tuple[Line, ...], known: dict[str, Any]) -> dict[str, Any]:
         "code": python("\n".join(f"{line.name} = {line.code}" if line.name else line.code for line in lines)),
         "steps": [
             {
-                "formula": wrapped(line.latex),
+                "formula": mathml(line.latex, "block"),
                 "why": marked(line.why),
-                "value": wrapped(_computed(line, value, known, last or not line.continues)),
+                "value": mathml(_computed(line, value, known, last or not line.continues), "block"),
                 "starts": not line.continues,
             }
             for (line, value), last in zip(steps, ends, strict=True)

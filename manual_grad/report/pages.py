@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from manual_grad.report.results import Results, finite
 from manual_grad.verify.kill_matrix import COMMON, ORACLES
 
 HERE = Path(__file__).parent
+FONT = "STIXTwoMath-Regular.ttf"
 GROUPS = ("Layers", "Activations", "Losses", "Whole networks")
 FRONT = (
     r"\frac{\partial J}{\partial \theta_i} = \sum_{j} \frac{\partial J}{\partial g_j} "
@@ -78,7 +80,15 @@ def render(results: Results, show: Show = lambda what: None) -> dict[str, bytes]
     show("writing the pages")
     files = {name: html.encode() for name, html in Site(results, figures, questions, errata).pages()}
     files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js")}
+    files[FONT] = font()
     return files | {f"data/{name}": content for name, content in data_files(results, figures, errata)}
+
+
+def font() -> bytes:
+    """STIX Two Math (SIL Open Font License 1.1, as the file itself says), which comes with ziamath."""
+    spec = find_spec("ziamath")
+    (folder,) = (spec and spec.submodule_search_locations) or [""]
+    return (Path(folder) / "fonts" / FONT).read_bytes()
 
 
 def all_figures(results: Results) -> dict[str, list[Figure]]:

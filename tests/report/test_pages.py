@@ -21,9 +21,11 @@ TAGS = [e.tag for e in (*EQUATIONS, *ERRATA)]
 DARK = ("lecture-a", "lecture-c", "mutants", "benchmarks", "gradient", "formulas")
 LIGHT = (*DARK, "index", "questions", "errata", "guides", "api", "api-formulas-softmax", "api-checker-check")
 NARROW, WIDE = {"width": 375, "height": 800}, {"width": 1280, "height": 900}
+PAPER = {"width": 718, "height": 1000}  # A4 between the margins that Chromium gives it
 FAULTY = """<!doctype html><html lang="en"><title>x</title><script>console.error("oh")</script>
 <img src="https://example.org/a.png"><p style="width: 2000px; color: #ccc; background: #fff">wide and pale</p>
-<math></math><input></html>"""
+<math></math><input>
+<p style="width: 9em; color: #000; background: #fff"><math><mi>aaaaaaaaaaaaaaaaaaaaaaaaa</mi></math></html>"""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,17 @@ def test_every_link_and_anchor_resolves(parsed, files):
 def test_nothing_is_loaded_from_elsewhere(parsed, files):
     for name, page in parsed.items():
         assert set(page.loads) <= {"style.css", "book.js", "data:,"}, name
-    assert not re.findall(rb"url\(|@import|https?://", files["style.css"] + files["book.js"])
+    loaded = re.findall(rb"url\((.*?)\)|@import|https?://", files["style.css"] + files["book.js"])
+    assert loaded == [pages.FONT.encode()]
+    assert pages.FONT in files
+
+
+def test_the_font_for_formulas_may_be_handed_on(files):
+    """It is whole, can set formulas, and carries its licence."""
+    content = files[pages.FONT]
+    names = {content[k : k + 4] for k in range(12, 12 + 16 * content[5], 16)}
+    assert {b"MATH", b"name", b"cmap"} <= names
+    assert "SIL Open Font License, Version 1.1".encode("utf-16-be") in content
 
 
 def test_every_tag_has_its_article_and_its_line_in_the_index(parsed):
@@ -227,6 +239,20 @@ SEES = """() => {
 }"""
 
 
+# A formula in the box of text that it stands in; what is cut off or has to be scrolled to is outside.
+OUTSIDE = """() => {
+    const block = (e) => getComputedStyle(e).display.startsWith("inline") ? block(e.parentElement) : e;
+    return [...document.querySelectorAll("math")].filter((m) => {
+        const box = block(m.parentElement), area = box.getBoundingClientRect();
+        const inner = [m, ...m.children, ...(m.firstElementChild?.children ?? [])];
+        const sides = inner.map((e) => e.getBoundingClientRect());
+        const right = area.right - parseFloat(getComputedStyle(box).paddingRight);
+        return Math.max(...sides.map((s) => s.right)) > right + 1
+            || Math.min(...sides.map((s) => s.left)) < area.left - 1;
+    }).map((m) => m.textContent.slice(0, 40));
+}"""
+
+
 # One of each kind of element under each kind of parent is enough for axe, whose time goes with their number.
 # It checks no text of one letter, so formulas are taken away whole: their contrast is in SEES.
 THIN = """() => {
@@ -261,6 +287,9 @@ def faults(browser, path, windows):
         page.set_viewport_size(view)
         page.emulate_media(color_scheme=theme)
         found += [f"at {view['width']} px, {theme}: {fault}" for fault in _seen(page, path, theme)]
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    found += [f"on paper: outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
     context.close()
     return [f"{path.name}: {fault}" for fault in found]
 
@@ -269,6 +298,7 @@ def _seen(page, path, theme):
     seen = page.evaluate(SEES)
     found = [f"{seen['wide']} px too wide"] if seen["wide"] > 0 else []
     found += [f"{what} formula {text!r}" for what in ("empty", "pale") for text in seen[what]]
+    found += [f"outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
     if path.name.startswith("lecture"):
         found += [] if seen["formulas"] > 50 else ["formulas are missing"]
     if path.stem in ("faulty", *(DARK if theme == "dark" else LIGHT)):
@@ -301,8 +331,9 @@ def test_a_faulty_page_is_seen(browser, tmp_path):
     found = faults(browser, path, [(NARROW, "dark"), (WIDE, "light")])
     for window in ("at 375 px, dark", "at 1280 px, light"):
         here = " ".join(fault for fault in found if window in fault)
-        assert all(word in here for word in ("px too wide", "empty formula", "color-contrast: <p style"))
-    assert all(word in " ".join(found) for word in ("console: oh", "request: https", "label: <input>"))
+        assert all(word in here for word in ("px too wide", "empty formula", "outside its box 'aaa", "color"))
+    anywhere = ("console: oh", "request: https", "label: <input>", "on paper: outside its box 'aaa")
+    assert all(word in " ".join(found) for word in anywhere)
 
 
 def test_what_is_thinned_out_leaves_one_of_each_kind(browser, book):
