@@ -11,7 +11,8 @@ from manual_grad.report.mathml import marked, mathml
 from manual_grad.report.prose import derivations
 from manual_grad.report.steps import NAMES, Given, Line, Step, evaluated
 
-_SIGNS: dict[type, str] = {ast.MatMult: r"\;", ast.Add: "+", ast.Sub: "-", ast.Mult: r"\cdot", ast.Div: "/"}
+_SIGNS: dict[Any, str] = {ast.MatMult: r"\;", ast.Add: "+", ast.Sub: "-", ast.Mult: r"\cdot", ast.Div: "/"}
+_SIGNS |= {"kron": r"\otimes", "correlate": r"\star", "outer": r"\;"}
 
 
 @functools.cache
@@ -19,7 +20,7 @@ def shown(tag: str) -> list[str | dict[str, Any]]:
     """The parts of a derivation: paragraphs, and blocks of steps with their numbers.
 
     >>> [part["steps"][0]["value"] for part in shown("A-02") if isinstance(part, dict)]  # doctest: +ELLIPSIS
-    [Markup('<math ...')]
+    [Markup('<span ...')]
     """
     known: dict[str, Any] = {}
     parts: list[str | dict[str, Any]] = []
@@ -35,7 +36,7 @@ def _block(lines: tuple[Line, ...], known: dict[str, Any]) -> dict[str, Any]:
     steps = [(line, value) for line, value in pairs if isinstance(line, Step)]
     ends = [n + 1 == len(steps) or not steps[n + 1][0].continues for n in range(len(steps))]
     return {
-        "given": [mathml(latex) for latex in given],
+        "given": [marked(f"${latex}${'.' if latex is given[-1] else ','}") for latex in given],
         "code": python("\n".join(f"{line.name} = {line.code}" if line.name else line.code for line in lines)),
         "steps": [
             {
@@ -61,19 +62,19 @@ def _computed(step: Step, value: np.ndarray, known: dict[str, Any], whole: bool)
     found = [np.asarray(eval(ast.unparse(node), NAMES | known), float) for node, _ in operands]
     text = ""
     for place, (number, (_, operator)) in enumerate(zip(found, operands, strict=True)):
-        product = ast.MatMult in (operator, operands[place - 1][1] if place else None)
+        before = operands[place - 1][1] if place else None
+        aligned = bool({ast.MatMult, "outer"} & {operator, before})
+        column = before is ast.MatMult or operator == "outer"
         both = operator is ast.Mult and number.ndim and found[place + 1].ndim
-        text += (
-            latex(number, place and product, product)
-            + " "
-            + (r"\odot" if both else _SIGNS.get(operator, ""))
-            + " "
-        )
+        sign = r"\odot" if both else _SIGNS.get(operator, "")
+        text += f"{latex(number, column, aligned)} {sign} "
     return text + (f"= {latex(value)}" if whole else "")
 
 
 def _operands(node: ast.expr) -> list[tuple[ast.expr, Any]]:
-    """``a @ b @ c`` as a, b and c, each with the operator that follows it."""
+    """``a @ b @ c`` as a, b and c, each with the operator that follows it; ``kron(a, b)`` as a and b."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SIGNS:
+        return [(node.args[0], node.func.id), (node.args[1], None)]
     if not isinstance(node, ast.BinOp) or type(node.op) not in _SIGNS:
         return [(node, None)]
     same = isinstance(node.left, ast.BinOp) and type(node.left.op) is type(node.op)
@@ -85,7 +86,7 @@ def latex(value: Any, column: Any = False, aligned: bool = False) -> str:
     r"""An array in LaTeX, to three digits after the point.
 
     >>> latex(np.array([[1, 0.5], [0, -2 / 3]]))
-    '\\begin{pmatrix} 1 & 0.5 \\\\ 0 & -0.667 \\end{pmatrix}'
+    '\\begin{pmatrix} 1 & 0.5 \\\\ 0 & {-0.667} \\end{pmatrix}'
     """
     value = np.asarray(value, float)
     if value.ndim == 0:
@@ -101,5 +102,5 @@ def latex(value: Any, column: Any = False, aligned: bool = False) -> str:
 def _digits(number: float) -> str:
     text = f"{number:.3f}".rstrip("0").rstrip(".")
     if text not in ("0", "-0"):
-        return text
+        return f"{{{text}}}" if number < 0 else text  # a sign of its own, not one between two numbers
     return f"{number:.1e}" if abs(number) > 1e-12 else "0"

@@ -15,7 +15,7 @@ BLOCKS = {
     for e in EQUATIONS
     if (blocks := [p for p in derivations(e.lecture)[e.tag].parts if not isinstance(p, str)])
 }
-KEY = {"A-04", "A-08", "A-10"}
+KEY = {"A-04", "A-08", "A-10", "B-12", "C-10", "D-09", "E-01", "E-11"}
 
 
 def chains(block):
