@@ -12,16 +12,20 @@
   addEventListener("DOMContentLoaded", () => {
     theme();
     search();
+    finder();
+    whereabouts();
+    for (const button of document.querySelectorAll(".print")) { button.hidden = false; button.addEventListener("click", () => print()); }
+    copying();
     scrollable();
     open();
     addEventListener("resize", scrollable);
     addEventListener("hashchange", open);
     document.addEventListener("toggle", scrollable, true);
   });
-  // what is folded away is printed too
+  // what is folded away is printed too, but for the code and what was measured
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open], .behind, .reckoned, .behind *)")];
     opened.forEach((d) => { d.open = true; });
   });
   addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
@@ -46,6 +50,128 @@
   function scrollable() {
     for (const box of document.querySelectorAll(".eq, .scroll, pre, .display")) {
       if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    }
+  }
+
+  // The whole book. Its sections are a script, loaded when the box is first used: a page from disk may load no data.
+  // Each word of the query, or one that means the same, counts where a word of the book begins with it.
+  const SAME = [
+    ["gradient", "derivative", "backward", "back", "bwd", "slope", "jacobian", "w.r.t"], ["rotate", "turn", "flip"],
+    ["convolution", "correlation", "conv2d", "cnn"], ["backprop", "backpropagation", "chain rule", "backward"],
+    ["norm", "normalis"], ["crossentropy", "cross-entropy"], ["transformer", "attention", "gpt"], ["layernorm", "layer norm"],
+    ["mean squared error", "mse"], ["batchnorm", "batch norm"], ["error", "mistake", "wrong"], ["misprint", "errata", "erratum"], ["kernel", "filter"],
+  ];
+  const plain = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").toLowerCase().replace(/iz(?=[aei])/g, "is");
+  const stem = (word) => word.length > 5 ? word.replace(/(ing|ed|es|s|al|e)$/, "") : word;
+  const begins = (word) => new RegExp(`(?<![a-z0-9])${word.replace(/[^a-z0-9]/g, "\\$&")}${word.length < 3 ? "(?![a-z0-9])" : ""}`, "g");
+
+  function terms(query) {
+    return plain(query).split(/[\s,?]+/).map((word) => word.replace(/^(the|of|a|an|is|in|to|for|with|why|does|do|how|what|i|my)$/, "")).filter(Boolean).map((word) => {
+      const own = stem(word), others = SAME.filter((group) => group.some((w) => w.startsWith(own))).flat();
+      return [[begins(own), 1], ...others.filter((w) => !w.startsWith(own)).map((w) => [begins(stem(w)), 0.9])];
+    });
+  }
+
+  function score(section, wanted) {
+    let sum = 0, matched = 0;
+    for (const term of wanted) {
+      const best = Math.max(...term.map(([word, weight]) => {
+        const inText = (section.text.match(word) ?? []).length;
+        return weight * (({ [-1]: 0, 0: 8, 5: 8 }[section.title.search(word)] ?? 6) + (inText && 1 + Math.min(inText, 4) / 2));
+      }));
+      sum += best;
+      matched += best > 0;
+    }
+    return sum * (matched / wanted.length) ** 3 * (section.href.startsWith("api") ? 0.5 : section.href.includes("#") ? 1 : 0.7);
+  }
+
+  function finder() {
+    const box = document.querySelector(".finder"), input = document.getElementById("find");
+    const hits = document.getElementById("hits"), list = hits.querySelector("ol"), count = hits.querySelector("p");
+    let sections = null;
+    const show = () => {
+      const wanted = terms(input.value);
+      hits.hidden = !(sections && wanted.length);
+      if (hits.hidden) return;
+      const found = sections.map((section) => [score(section, wanted), section]).filter(([n]) => n > 1.5).sort((a, b) => b[0] - a[0]);
+      count.textContent = found.length ? `${found.length} of ${sections.length} sections` : "Nothing found.";
+      list.replaceChildren(...found.slice(0, 12).map(([, section]) => {
+        const item = document.createElement("li"), link = document.createElement("a"), text = document.createElement("span");
+        const first = Math.max(0, ...wanted.map((term) => section.text.search(term[0][0])));
+        link.href = section.href;
+        link.textContent = section.shown;
+        text.textContent = `${first > 30 ? "…" : ""}${section.whole.slice(Math.max(0, first - 30), first + 110)}…`;
+        item.append(link, text);
+        return item;
+      }));
+    };
+    const load = () => {
+      if (sections) return;
+      sections = [];
+      const script = document.createElement("script");
+      script.src = "sections.js";
+      script.onload = () => {
+        sections = window.SECTIONS.map(([href, title, text]) => ({ href, shown: title, whole: text, title: plain(title), text: plain(text) }));
+        show();
+      };
+      document.head.append(script);
+    };
+    box.hidden = false;
+    input.addEventListener("focus", load);
+    input.addEventListener("input", show);
+    box.addEventListener("keydown", (event) => {
+      const links = [...list.querySelectorAll("a")], at = links.indexOf(document.activeElement);
+      if (event.key === "Enter" && document.activeElement === input) links[0]?.click();
+      else if (event.key === "Escape") { input.value = ""; show(); input.focus(); }
+      else if (event.key === "ArrowDown") links[at + 1]?.focus();
+      else if (event.key === "ArrowUp") (links[at - 1] ?? input).focus();
+      else return;
+      event.preventDefault();
+    });
+    list.addEventListener("click", (event) => { if (event.target.closest("a")) hits.hidden = true; });
+    addEventListener("keydown", (event) => {
+      if (event.key === "/" && !document.getElementById("search") && event.target.tagName !== "INPUT") { event.preventDefault(); input.focus(); }
+    });
+  }
+
+  // the contents mark the section that is being read
+  function whereabouts() {
+    const links = new Map([...document.querySelectorAll(".toc a")].map((a) => [document.getElementById(a.hash.slice(1)), a]));
+    if (!links.size) return;
+    let waiting = false, before = null;
+    const mark = () => {
+      waiting = false;
+      let here = null;
+      for (const part of links.keys()) if (part.getBoundingClientRect().top < innerHeight / 3) here = part;
+      if (here === before) return;
+      links.get(before)?.removeAttribute("aria-current");
+      before = here;
+      const link = links.get(here), panel = link?.closest("details");
+      link?.setAttribute("aria-current", "location");
+      if (link && panel.scrollHeight > panel.clientHeight) panel.scrollTop = link.offsetTop - panel.clientHeight / 2;
+    };
+    addEventListener("scroll", () => { if (!waiting) { waiting = true; requestAnimationFrame(mark); } }, { passive: true });
+    mark();
+  }
+
+  // code without its prompts and answers
+  function copying() {
+    const code = (pre) => {
+      if (!pre.querySelector(".gp")) return pre.textContent.trimEnd();
+      return pre.textContent.split("\n").filter((line) => /^(>>>|\.\.\.|\$)( |$)/.test(line)).map((line) => line.replace(/^(>>>|\.\.\.|\$) ?/, "")).join("\n");
+    };
+    for (const pre of document.querySelectorAll(".highlight pre")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "copy";
+      button.textContent = "Copy";
+      button.addEventListener("click", async () => {
+        const selection = getSelection();
+        try { await navigator.clipboard.writeText(code(pre)); button.textContent = "Copied"; }
+        catch { selection.selectAllChildren(pre); button.textContent = "Selected"; }
+        setTimeout(() => { button.textContent = "Copy"; }, 2000);
+      });
+      pre.parentElement.append(button);
     }
   }
 

@@ -54,12 +54,26 @@ def width(element: Element) -> float:
 
 def lines(row: Element) -> list[Parts]:
     """The lines of a formula, each in its parts; one, unless it is an array of one column."""
+    return [parts(children) for children in _rows(row)]
+
+
+def _rows(row: Element) -> list[list[Element]]:
     children = list(row)
     while len(children) == 1 and kind(children[0]) == "mrow":
         children = list(children[0])
     if len(children) == 1 and kind(children[0]) == "mtable" and {len(r) for r in children[0]} == {1}:
-        return [parts(list(table_row[0])) for table_row in children[0]]
-    return [parts(children)]
+        return [list(table_row[0]) for table_row in children[0]]
+    return [children]
+
+
+def left_sides(row: Element) -> list[list[Element]]:
+    """What stands before the first ``=`` of each equation."""
+    found = []
+    for line in _rows(row):
+        for piece in _cut(line, _after_comma):
+            left, *right = _cut(piece, _before(RELATIONS))
+            found += [left] if right and is_sign(right[0][0], frozenset("=")) else []
+    return found
 
 
 def parts(siblings: Sequence[Element]) -> Parts:

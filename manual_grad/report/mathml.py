@@ -39,6 +39,17 @@ def mathml(latex: str, display: str = "inline") -> Markup:
     return Markup('<span class="lines">{}</span>').format(made)
 
 
+def left_sides(latex: str) -> list[Markup]:
+    """The left sides of a formula's equations, each with its ``=``: what an exercise shows.
+
+    >>> [str(side).count("<mi>") for side in left_sides("a b = c, d = f")]
+    [2, 1]
+    """
+    root = ElementTree.fromstring(convert(latex, display="block"))
+    _mend(root)
+    return [Markup("{} =").format(_whole(side, "block")) for side in breaking.left_sides(root)]
+
+
 def _parts(parts: breaking.Parts, display: str) -> Markup:
     """What may come apart: words of a line, the finer ones within the coarser."""
     if all(isinstance(part, ElementTree.Element) for part in parts):

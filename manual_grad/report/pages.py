@@ -17,12 +17,12 @@ from markupsafe import Markup, escape
 
 from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
-from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, shapes
+from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, search, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.guides import guides
-from manual_grad.report.mathml import indexed, link, marked, mathml, pretty
+from manual_grad.report.mathml import indexed, left_sides, link, marked, mathml, pretty
 from manual_grad.report.pictures import (
     Figure,
     cnn_graph,
@@ -78,7 +78,18 @@ def render(results: Results, show: Show = lambda what: None) -> dict[str, bytes]
     show("refuting the misprints")
     errata = [erratum_of(e, results) for e in ERRATA]
     show("writing the pages")
-    files = {name: html.encode() for name, html in Site(results, figures, questions, errata).pages()}
+    return book(results, figures, questions, errata)
+
+
+def book(
+    results: Results,
+    figures: dict[str, list[Figure]],
+    questions: list[Answer],
+    errata: list[dict[str, Any]],
+) -> dict[str, bytes]:
+    """The files, once everything is computed."""
+    made = dict(Site(results, figures, questions, errata).pages())
+    files = {name: html.encode() for name, html in made.items()} | {search.FILE: search.script(made)}
     files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js")}
     files[FONT] = font()
     return files | {f"data/{name}": content for name, content in data_files(results, figures, errata)}
@@ -156,6 +167,12 @@ class Site:
         for chapter in CHAPTERS.values():
             name = f"{chapter.slug}.html"
             yield name, self.page(name, chapter.name, "lecture.html", **self.lecture(chapter))
+        for chapter in CHAPTERS.values():
+            name = _handout(chapter)
+            yield (
+                name,
+                self.page(name, f"Handout for {chapter.name}", "handout.html", **self.handout(chapter)),
+            )
         yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
         on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
         overview = [
@@ -206,8 +223,15 @@ class Site:
             "errata_count": len(ERRATA),
             "planted_count": len(PLANTED),
             "with_benchmarks": bool(self.results.benchmarks),
+            "with_guides": bool(self.guides),
             "lectures": [
-                {"href": f"{c.slug}.html", "kicker": c.name, "name": c.title, "about": _counted(c)}
+                {
+                    "handout": _handout(c),
+                    "href": f"{c.slug}.html",
+                    "kicker": c.name,
+                    "name": c.title,
+                    "about": _counted(c),
+                }
                 for c in CHAPTERS.values()
             ],
             "rows": [self.row(entry) for chapter in CHAPTERS.values() for entry in _entries(chapter)],
@@ -297,6 +321,18 @@ class Site:
             "before": neighbour(k - 1),
             "after": neighbour(k + 1),
         }
+
+    def handout(self, chapter: Chapter) -> dict[str, Any]:
+        """A lecture's exercises on paper, without code; their solutions after them."""
+        lecture = self.lecture(chapter)
+        by_tag = {e.tag: e for e in chapter.equations}
+        for shown in lecture["equations"]:
+            e = by_tag[shown["tag"]]
+            shown["question"], shown["blanks"] = (
+                e.title.partition(":")[0],
+                left_sides(e.corrected or e.printed),
+            )
+        return lecture | {"href": f"{chapter.slug}.html"}
 
     def equation(self, e: Equation) -> dict[str, Any]:
         """An equation's article."""
@@ -507,6 +543,10 @@ def _entries(chapter: Chapter) -> list[Equation | Erratum]:
     for equation in chapter.equations:
         found += [equation, *(x for x in ERRATA if x.corrects == equation.tag)]
     return found
+
+
+def _handout(chapter: Chapter) -> str:
+    return f"handout-{chapter.letter.lower()}.html"
 
 
 def _counted(chapter: Chapter) -> str:

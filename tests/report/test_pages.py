@@ -349,6 +349,72 @@ def test_what_is_thinned_out_leaves_one_of_each_kind(browser, book):
     page.close()
 
 
+PHRASES = {
+    "softmax gradient": "lecture-a.html#A-08",
+    "relu derivative": "lecture-b.html#B-06",
+    "commute": "lecture-d.html#question-commute",
+    "Kronecker": "lecture-d.html#D-09",
+    "bias gradient": "lecture-c.html#C-06",
+    "cross entropy": "lecture-a.html#A-10",
+    "chain rule": "lecture-b.html#B-01",
+    "Jacobian of the mean": "lecture-a.html#A-02",
+    "rotate the filter": "lecture-c.html#C-10",
+    "sigmoid slope": "lecture-c.html#C-05",
+    "layer norm backward": "chapter-e.html#E-01",
+    "normalization": "chapter-e.html#E-02",
+    "attention gradient": "chapter-e.html#E-11",
+    "why divide by m?": "lecture-d.html#question-one-over-m",
+    "golden vectors": "guides.html#golden",
+    "kill matrix": "mutants.html",
+    "dropout mask": "chapter-e.html#E-13",
+    "gradient descent": "lecture-d.html#D-11",
+    "delta recursion": "lecture-c.html#C-05",
+    "check my gradient": "guides.html#checker",
+    "softmax_bwd": "api-formulas-softmax.html#softmax_bwd",
+    "the sign is flipped": "gradient.html#the-sign-is-flipped",
+}
+
+
+def test_search_finds_the_pages_of_phrases(browser, book):
+    page = browser.new_page(viewport=WIDE)
+    page.goto((book / "gradient.html").as_uri())
+    page.keyboard.press("/")
+    page.wait_for_function("window.SECTIONS")
+    lost = {}
+    for phrase, place in PHRASES.items():
+        page.fill("#find", phrase)
+        found = page.eval_on_selector_all("#hits a", "all => all.map((a) => a.getAttribute('href'))")
+        lost |= {} if place in found[:4] else {phrase: found[:4]}
+    assert lost == {}
+    page.fill("#find", "xyzzy")
+    assert page.text_content("#hits") == "Nothing found."
+    page.fill("#find", "delta recursion")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/lecture-c.html#C-05")
+    assert "C-05" in page.text_content(".toc a[aria-current]")
+    page.locator("#C-05 .copy").first.evaluate("button => button.click()")
+    assert page.locator("#C-05 .copy").first.text_content() in ("Copied", "Copy")
+    page.close()
+
+
+def test_a_lecture_is_ten_pages_of_paper(browser, book):
+    page = browser.new_page(viewport=WIDE)
+    page.goto((book / "lecture-a.html").as_uri())
+    assert 5 <= len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4", prefer_css_page_size=True))) <= 12
+    page.close()
+
+
+def test_a_handout_asks_before_it_answers(files):
+    for chapter in CHAPTERS.values():
+        asked, answers = files[f"handout-{chapter.letter.lower()}.html"].decode().split("<h2>Solutions")
+        assert all(html.count(f">{e.tag}<") == 1 for html in (asked, answers) for e in chapter.equations)
+        assert answers.count('class="solution"') == len(chapter.equations)
+        assert "<pre" not in asked + answers
+    asked, answers = files["handout-b.html"].decode().split("<h2>Solutions")
+    assert "(o − y) a" not in asked
+    assert "(o − y) a" in answers
+
+
 def test_search_links_and_theme(browser, book):
     page = browser.new_page(viewport=WIDE)
     page.goto((book / "index.html").as_uri())
