@@ -13,7 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonConsoleLexer, PythonLexer
+from pygments.lexers import BashLexer, PythonConsoleLexer, PythonLexer
 
 from manual_grad import formulas as by_hand
 from manual_grad import kernels, networks
@@ -120,3 +120,8 @@ def python(text: str, marked_lines: tuple[int, ...] = ()) -> Markup:
 def console(text: str) -> Markup:
     """A Python session as highlighted HTML."""
     return Markup(highlight(text, PythonConsoleLexer(), HtmlFormatter(wrapcode=True)))
+
+
+def shell(text: str) -> Markup:
+    """Lines to paste into a shell, as highlighted HTML."""
+    return Markup(highlight(text, BashLexer(), HtmlFormatter(wrapcode=True)))

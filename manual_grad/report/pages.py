@@ -19,7 +19,7 @@ from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
 from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, search, shapes
 from manual_grad.report.answers import Answer, answers
-from manual_grad.report.code import Source, console, formulas, python, source_of, tags_of
+from manual_grad.report.code import Source, console, formulas, python, shell, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.guides import guides
 from manual_grad.report.mathml import indexed, left_sides, link, marked, mathml, pretty
@@ -34,7 +34,7 @@ from manual_grad.report.pictures import (
     small_graph,
     training_figure,
 )
-from manual_grad.report.planted import PLANTED
+from manual_grad.report.planted import PLANTED, mended
 from manual_grad.report.prose import derivations, introduction
 from manual_grad.report.results import Results, finite
 from manual_grad.verify.kill_matrix import COMMON, ORACLES
@@ -57,6 +57,15 @@ EXAMPLE = """
 >>> w, x, y = rng.normal(size=3), rng.normal(size=(8, 3)), rng.normal(size=8)
 >>> check_grad(loss, grad, w, x, y, argnums=0).findings[0].diagnosis
 'scaled by N = 8 (axis 0 of x): loss summed instead of averaged, 1/N is missing'
+"""
+SHELL = """
+cat > mine.py <<'END'
+def loss(w, x, y):
+    return ((x @ w - y) ** 2).mean()
+def grad(w, x, y):
+    return x.T @ (2 * (x @ w - y))
+END
+manual-grad check mine.py:loss mine.py:grad --input w=3 --input x=8x3 --input y=8 --wrt w
 """
 KINDS = {"value": "value of", "gradient": "gradient with respect to", "jacobian": "Jacobian with respect to"}
 
@@ -402,8 +411,7 @@ class Site:
                 at = f"[{', '.join(map(str, d['at']))}]"
                 numbers = f"At {at}: got {d['got']:.6g}, expected {d['expected']:.6g}; "
                 numbers += f"relative error {d['relative_error']:.2g}."
-            grad = source_of(planted.grad).text
-            line = next(n for n, text in enumerate(grad.splitlines(), 1) if "  # " in text)
+            grad, line, right = mended(planted)
             cases.append(
                 {
                     "id": re.sub(r"[^a-z0-9]+", "-", planted.name.lower()).strip("-"),
@@ -413,9 +421,10 @@ class Site:
                     "numbers": numbers.replace("-", "−"),
                     "loss": python(source_of(planted.loss).text),
                     "grad": python(grad, (line,)),
+                    "right": python(right),
                 }
             )
-        return {"cases": cases, "example": console(EXAMPLE.strip())}
+        return {"cases": cases, "example": console(EXAMPLE.strip()), "shell": shell(SHELL.strip())}
 
     def kills(self) -> dict[str, Any]:
         """The kill matrix."""

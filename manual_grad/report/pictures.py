@@ -389,8 +389,8 @@ def small_graph() -> Figure:
     for name, (x, y, value, gradient) in nodes.items():
         parts.append(f'<circle cx="{x}" cy="{y}" r="25" class="node"/>')
         parts.append(svg.text(x, y - 30, name, css="name"))
-        parts.append(svg.text(x, y - 1, svg.short(value), css="name"))
-        parts.append(svg.text(x, y + 14, svg.short(gradient), css="name back"))
+        parts.append(svg.text(x, y - 1, svg.shortest(value), css="name"))
+        parts.append(svg.text(x, y + 14, svg.shortest(gradient), css="name back"))
     label = f"graph of (x+y)z: q is {q:g}, f is {float(f):g}; gradients {dx:g} by x and y, {dz:g} by z"
     data = {name: {"value": v, "gradient": g} for name, (_, _, v, g) in nodes.items()}
     return Figure(
@@ -465,7 +465,7 @@ def _circles(widths: Sequence[int], params: Any, values: Sequence[Any], name: st
                 f'<circle cx="{svg.number(x)}" cy="{svg.number(y)}" r="21" class="{css}" '
                 f'fill-opacity="{strength}"/>'
             )
-            parts.append(svg.text(x, y + 4, svg.short(float(shown[i])), css="value"))
+            parts.append(svg.text(x, y + 4, svg.shortest(float(shown[i])), css="value"))
         if shown is not None:
             parts.append(svg.text(layer[0][0], height - 2, f"{name}{'⁰¹²³⁴'[l + 1]}", css="name"))
     return svg.drawing("".join(parts), width, height, f"{label}, of a network of widths {widths}", "graph")

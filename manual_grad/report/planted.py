@@ -1,7 +1,7 @@
 """Gradients with a mistake in each, as people write them: what the page "Is my gradient wrong?" is made of.
 
-Each ``d_…`` function is wrong in the one line that its comment marks. When the book is made, the checker is
-asked about every one of them, and the page shows what it says.
+Each ``d_…`` function is wrong in the one line with a comment, which is what the line should be. When the book
+is made, the checker is asked about every one of them, and the page shows what it says.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.report.code import source_of
 from manual_grad.verify import check_grad
 
 _RNG = np.random.default_rng(5)
@@ -41,23 +42,23 @@ def regression_loss(w, x, y):
 
 def d_not_averaged(w, x, y):
     """1/N left out."""
-    return 2 * x.T @ (x @ w - y)  # no / len(x)
+    return 2 * x.T @ (x @ w - y)  # return 2 * x.T @ (x @ w - y) / len(x)
 
 
 def d_wrong_sign(w, x, y):
     """y − ŷ for ŷ − y."""
-    return 2 * x.T @ (y - x @ w) / len(x)  # y - x @ w
+    return 2 * x.T @ (y - x @ w) / len(x)  # return 2 * x.T @ (x @ w - y) / len(x)
 
 
 def d_no_two(w, x, y):
     """The 2 of the square forgotten."""
-    return x.T @ (x @ w - y) / len(x)  # no 2
+    return x.T @ (x @ w - y) / len(x)  # return 2 * x.T @ (x @ w - y) / len(x)
 
 
 def d_last_sample_lost(w, x, y):
     """A loop that ends one sample early."""
     g = np.zeros(3)
-    for i in range(len(x) - 1):  # len(x)
+    for i in range(len(x) - 1):  # for i in range(len(x)):
         g += 2 * (x[i] @ w - y[i]) * x[i] / len(x)
     return g
 
@@ -69,13 +70,13 @@ def dense_loss(X, W, b, T):
 
 def d_bias_not_summed(X, W, b, T):
     """The bias gets a gradient for each sample."""
-    return X @ W + b - T  # .sum(axis=0)
+    return X @ W + b - T  # return (X @ W + b - T).sum(axis=0)
 
 
 def d_transposed(X, W, b, T):
     """The factors the wrong way round."""
     R = X @ W + b - T
-    return R.T @ X  # X.T @ R
+    return R.T @ X  # return X.T @ R
 
 
 def relu_loss(X, W, b, V):
@@ -89,7 +90,7 @@ def d_mask_missing(X, W, b, V):
     Z = X @ W + b
     A = np.maximum(Z, 0)
     dA = A @ V @ V.T
-    dZ = dA  # * (Z > 0)
+    dZ = dA  # dZ = dA * (Z > 0)
     return X.T @ dZ
 
 
@@ -97,7 +98,7 @@ def d_mask_of_the_gradient(X, W, b, V):
     """The mask taken from what comes back, not from what went in."""
     A = np.maximum(X @ W + b, 0)
     dA = A @ V @ V.T
-    dZ = dA * (dA > 0)  # Z > 0
+    dZ = dA * (dA > 0)  # dZ = dA * (A > 0)
     return X.T @ dZ
 
 
@@ -111,7 +112,7 @@ def d_slope_missing(X, W, b, V):
     """σ′ left out."""
     A = 1 / (1 + np.exp(-(X @ W + b)))
     dA = A @ V @ V.T
-    dZ = dA  # * A * (1 - A)
+    dZ = dA  # dZ = dA * A * (1 - A)
     return X.T @ dZ
 
 
@@ -119,7 +120,7 @@ def d_slope_at_the_output(X, W, b, V):
     """σ′ taken at σ(z) instead of at z."""
     A = 1 / (1 + np.exp(-(X @ W + b)))
     S = 1 / (1 + np.exp(-A))
-    dZ = A @ V @ V.T * S * (1 - S)  # A * (1 - A)
+    dZ = A @ V @ V.T * S * (1 - S)  # dZ = A @ V @ V.T * A * (1 - A)
     return X.T @ dZ
 
 
@@ -136,20 +137,20 @@ def _softmax(z):
 
 def d_one_not_taken_off(logits, labels):
     """p where p − y is meant."""
-    return _softmax(logits) / len(logits)  # - one_hot
+    return _softmax(logits) / len(logits)  # return (_softmax(logits) - np.eye(5)[labels]) / len(logits)
 
 
 def d_cases_swapped(logits, labels):
     """p − 1 everywhere but at the true class: B-E1."""
     p = _softmax(logits)
     hot = np.eye(5)[labels]
-    return (p - (1 - hot)) / len(p)  # p - hot
+    return (p - (1 - hot)) / len(p)  # return (p - hot) / len(p)
 
 
 def d_normalised_over_the_batch(logits, labels):
     """softmax down the columns."""
     e = np.exp(logits - logits.max())
-    p = e / e.sum(axis=0)  # axis=1, keepdims=True
+    p = e / e.sum(axis=0)  # p = e / e.sum(axis=1, keepdims=True)
     return (p - np.eye(5)[labels]) / len(p)
 
 
@@ -168,13 +169,13 @@ def d_kernel_not_turned(image, kernel, target):
     """The image's gradient without turning the kernel: C-E1."""
     dO = _correlate(image, kernel) - target
     padded = np.pad(dO, ((2, 2), (1, 1)))
-    return _correlate(padded, kernel)  # kernel[::-1, ::-1]
+    return _correlate(padded, kernel)  # return _correlate(padded, kernel[::-1, ::-1])
 
 
 def d_kernel_gradient_turned(image, kernel, target):
     """The kernel's gradient, turned."""
     dO = _correlate(image, kernel) - target
-    return _correlate(image, dO)[::-1, ::-1]  # not turned
+    return _correlate(image, dO)[::-1, ::-1]  # return _correlate(image, dO)
 
 
 _DENSE, _RELU = (_X, _W, _B, _T), (_X, _W, _B, _V)
@@ -223,6 +224,18 @@ PLANTED = (
         "C-09",
     ),
 )
+
+
+def mended(planted: Planted) -> tuple[str, int, str]:
+    """The source of a wrong gradient, the number of its wrong line, and what that line should be.
+
+    >>> mended(PLANTED[1])[1:]
+    (2, 'return 2 * x.T @ (x @ w - y) / len(x)')
+    """
+    lines = source_of(planted.grad).text.splitlines()
+    number, line = next((n, line) for n, line in enumerate(lines, 1) if "  # " in line)
+    lines[number - 1], _, right = line.partition("  # ")
+    return "\n".join(lines), number, right
 
 
 def checked(planted: Planted) -> dict[str, Any]:

@@ -12,15 +12,16 @@ FILE = "sections.js"
 SECTIONS = frozenset({"article", "section", "aside"})
 HEADINGS = frozenset({"h1", "h2", "h3", "h4"})
 SILENT = frozenset(
-    "a.skip head header.site footer.site div.facts math nav pre script svg table#entries".split()
+    {"a.skip", "head", "header.site", "footer.site", "div.facts", "math", "nav", "pre", "script"}
 )
-INLINE = frozenset("a b code em i mi mn mo span strong sub sup".split())
-VOID = frozenset("br hr img input link meta wbr".split())
+SILENT |= {"svg", "table#entries"}
+INLINE = frozenset(["a", "b", "code", "em", "i", "mi", "mn", "mo", "span", "strong", "sub", "sup"])
+VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])
 REPEATED = (
     "index.html",
     "errata.html",
     "questions.html",
-)  # their sections lead to pages where they are found
+)  # what they have stands elsewhere too
 
 
 class _Reader(HTMLParser):

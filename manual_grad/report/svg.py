@@ -124,6 +124,18 @@ def short(value: float) -> str:
     return shown.replace("0.", ".", 1) if shown.lstrip("−").startswith("0.") else shown
 
 
+def shortest(value: float) -> str:
+    """A number that fits a circle: five letters at most.
+
+    >>> shortest(-0.25), shortest(-0.00024), shortest(0.000041), shortest(1234.0)
+    ('−.25', '−2e−4', '4e−5', '1e3')
+    """
+    shown = short(value)
+    if len(shown) <= 5 and "e" not in shown:
+        return shown
+    return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("-", "−")
+
+
 def ticks(low: float, high: float) -> list[float]:
     """A few round numbers between two.
 
