@@ -19,6 +19,7 @@ from manual_grad.catalogue import FORMULAS, FUNCTIONS, Formula, Function
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Equation, Erratum
 from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, search, shapes
 from manual_grad.report.answers import Answer, answers
+from manual_grad.report.blanks import BLANK, sheet
 from manual_grad.report.code import Source, console, formulas, python, shell, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.guides import guides
@@ -327,6 +328,12 @@ class Site:
             "name": chapter.title,
             "introduction": introduction(chapter.letter),
             "equations": [self.equation(e) for tag in order for e in chapter.equations if e.tag == tag],
+            "shared": python(sheet(chapter.letter).shared),
+            "exercises": [
+                {"asked": e, "code": python(e.code), "solution": python(e.line.replace(BLANK, e.solution))}
+                for e in sheet(chapter.letter).exercises
+            ],
+            "file": chapter.slug.replace("-", "_"),
             "before": neighbour(k - 1),
             "after": neighbour(k + 1),
         }

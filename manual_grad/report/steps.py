@@ -20,7 +20,7 @@ derivative of J, needs none of what is derived.
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,10 +109,10 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool((abs(a - b) <= SAME * max(1.0, abs(b).max())).all())
 
 
-# --- what the expressions are made of, and a notebook's first cell ----------------------------------------
+# --- what the expressions are made of, and a notebook's first cell, which knows no types ------------------
 
 
-def D(f: Callable, x: Any) -> np.ndarray:
+def D(f, x):
     """The Jacobian of f at x by the complex step, of shape out.shape + x.shape.
 
     >>> D(lambda x: x**2, 3.0)
@@ -123,29 +123,29 @@ def D(f: Callable, x: Any) -> np.ndarray:
     return np.stack([np.imag(f(x + 1j * h * e)) / h for e in unit], -1).reshape(np.shape(f(x)) + x.shape)
 
 
-def relu(z: Any) -> Any:
+def relu(z):
     """0 where z is negative."""
     return np.where(np.real(z) > 0, z, 0)
 
 
-def softmax(z: Any, axis: int = -1) -> Any:
+def softmax(z, axis: int = -1):
     """Positive numbers that sum to 1."""
     return np.exp(z) / np.exp(z).sum(axis, keepdims=True)
 
 
-def correlate(X: Any, F: Any) -> Any:
+def correlate(X, F):
     """The sum of X[i + a, j + b] F[a, b], where the filter lies inside the image."""
     (H, W), (h, w) = np.shape(X), np.shape(F)
     rows, columns = range(H - h + 1), range(W - w + 1)
     return np.array([[(X[i : i + h, j : j + w] * F).sum() for j in columns] for i in rows])
 
 
-def vec(M: Any) -> Any:
+def vec(M):
     """The columns of a matrix, stacked."""
     return np.asarray(M).T.ravel()
 
 
-def matrix(v: Any, like: Any) -> Any:
+def matrix(v, like):
     """The matrix whose columns, stacked, are v."""
     return np.asarray(v).reshape(np.shape(like)[::-1]).T
 
