@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from manual_grad import public
 from manual_grad.lectures import CHAPTERS, Equation
 from manual_grad.report import blanks, steps
+from manual_grad.report.code import formulas
 from manual_grad.report.prose import derivations, introduction
 
 Cell = tuple[str, str]  # markdown or code, and its text
@@ -96,7 +96,7 @@ def lecture(letter: str) -> list[Cell]:
 
 
 def _heading(e: Equation) -> str:
-    ways = dict.fromkeys(way for c in e.claims for way in c.formulas if way in public.__all__)
+    ways = dict.fromkeys(way for c in e.claims for way in c.formulas if way in formulas())
     code = f"In code: {', '.join(f'`{way}`' for way in ways)}; `manual-grad show {e.tag}` prints it."
     return f"## {e.tag} {e.title}\n\n$$\n{e.corrected or e.printed}\n$$" + (f"\n\n{code}" if ways else "")
 
@@ -110,9 +110,9 @@ def _block(lines: Sequence[steps.Line]) -> list[Cell]:
             chains += [] if line.continues else [[]]
             chains[-1].append(line)
     for chain in chains:
-        formulas = " \\\\\n".join(f"& {line.latex}" for line in chain)
+        equal = " \\\\\n".join(f"& {line.latex}" for line in chain)
         reasons = "\n".join(f"{n}. {line.why}" for n, line in enumerate(chain[1:], 1))
-        words = f"$$\n\\begin{{aligned}}\n{formulas}\n\\end{{aligned}}\n$$\n\n{reasons}"
+        words = f"$$\n\\begin{{aligned}}\n{equal}\n\\end{{aligned}}\n$$\n\n{reasons}"
         values = "".join(f"    {line.code},\n" for line in chain)
         name = chain[-1].name or "value"
         cells += [("markdown", _plain(words)), ("code", f"{name} = same(\n{values})\n{name}.round(3)")]
