@@ -23,6 +23,7 @@ from manual_grad.report.blanks import BLANK, sheet
 from manual_grad.report.code import Source, console, formulas, python, shell, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.guides import guides
+from manual_grad.report.live import LIVE
 from manual_grad.report.mathml import indexed, left_sides, link, marked, mathml, pretty
 from manual_grad.report.pictures import (
     Figure,
@@ -100,7 +101,7 @@ def book(
     """The files, once everything is computed."""
     made = dict(Site(results, figures, questions, errata).pages())
     files = {name: html.encode() for name, html in made.items()} | {search.FILE: search.script(made)}
-    files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js")}
+    files |= {name: (HERE / name).read_bytes() for name in ("style.css", "book.js", "live.js")}
     files[FONT] = font()
     return files | {f"data/{name}": content for name, content in data_files(results, figures, errata)}
 
@@ -157,6 +158,8 @@ class Site:
             "indexed": indexed,
             "taglink": link,
             "breakable": _breakable,
+            "formula": mathml,
+            "number": lambda value: f"{value + 0.0:.4g}".replace("-", "−"),
             "capitalize_first": lambda s: s[:1].upper() + s[1:],
         }
         self.nav = [
@@ -380,6 +383,7 @@ class Site:
                 if name in verdict["oracles"]
             ],
             "figures": self.figures.get(e.tag, []),
+            "live": [example for example in LIVE if example.tag == e.tag],
             "answers": [a for a in self.questions if a.tag == e.tag],
             "errata": [x for x in self.errata if x["corrects"] == e.tag],
         }

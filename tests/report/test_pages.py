@@ -7,13 +7,15 @@ import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA
 from manual_grad.report import folder, pages
 from manual_grad.report.answers import answers
+from manual_grad.report.live import LIVE
 from manual_grad.report.prose import derivations
-from tests.report import made_up
+from tests.report import made_up, typing_into
 
 TAGS = [e.tag for e in (*EQUATIONS, *ERRATA)]
 # Of the pages of one kind, those that axe looks at: their elements are the same. Every pair of colours of the
@@ -89,8 +91,10 @@ def test_every_link_and_anchor_resolves(parsed, files):
 
 def test_nothing_is_loaded_from_elsewhere(parsed, files):
     for name, page in parsed.items():
-        assert set(page.loads) <= {"style.css", "book.js", "data:,"}, name
-    loaded = re.findall(rb"url\((.*?)\)|@import|https?://", files["style.css"] + files["book.js"])
+        assert set(page.loads) <= {"style.css", "book.js", "live.js", "data:,"}, name
+    loaded = re.findall(
+        rb"url\((.*?)\)|@import|https?://", files["style.css"] + files["book.js"] + files["live.js"]
+    )
     assert loaded == [pages.FONT.encode()]
     assert pages.FONT in files
 
@@ -290,6 +294,7 @@ def faults(browser, path, windows):
     page.set_viewport_size(PAPER)
     page.emulate_media(media="print")
     found += [f"on paper: outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
+    found += typing_into.faults(page)
     context.close()
     return [f"{path.name}: {fault}" for fault in found]
 
@@ -323,6 +328,29 @@ def test_pages_load_and_fit(browser, book):
     assert {path.stem for path in paths} >= set(LIGHT)
     windows = [(NARROW, "dark"), (WIDE, "light")]
     assert [fault for path in paths for fault in faults(browser, path, windows)] == []
+
+
+def test_a_wrong_live_number_is_seen(browser, book, tmp_path):
+    shutil.copytree(book, tmp_path / "book")
+    script = tmp_path / "book" / "live.js"
+    right = script.read_text()
+    wrong = right.replace("turned(F)", "F").replace("dq: z, dx: z", "dq: z, dx: y").replace("1.8e308", "")
+    script.write_text(wrong.replace("new Complaint(`${name} is empty", "new Complaint(`${name}"))
+    page = browser.new_page()
+    page.goto((tmp_path / "book" / "lecture-c.html").as_uri())
+    found = " ".join(typing_into.faults(page))
+    assert all(word in found for word in ("graph: dx.0.0 is", "correlation: dX.", "graph: '': "))
+    assert "dF" not in found
+    page.close()
+
+
+def test_without_a_script_the_numbers_are_those_of_jax(parsed, x64):
+    for example in LIVE:
+        given = {name: np.asarray(value, float) for name, value in example.inputs.items()}
+        want = typing_into.expected(example, given)
+        assert {name for name, _, _ in example.results} == set(want)
+        for name, _, value in example.results:
+            np.testing.assert_allclose(value, want[name], rtol=1e-12, atol=1e-14)
 
 
 def test_a_faulty_page_is_seen(browser, tmp_path):
