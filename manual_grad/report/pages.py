@@ -178,14 +178,10 @@ class Site:
         """Name and HTML of each."""
         yield "index.html", self.page("index.html", "Index", **self.index())
         for chapter in CHAPTERS.values():
-            name = f"{chapter.slug}.html"
-            yield name, self.page(name, chapter.name, "lecture.html", **self.lecture(chapter))
-        for chapter in CHAPTERS.values():
-            name = _handout(chapter)
-            yield (
-                name,
-                self.page(name, f"Handout for {chapter.name}", "handout.html", **self.handout(chapter)),
-            )
+            name, lecture = f"{chapter.slug}.html", self.lecture(chapter)
+            yield name, self.page(name, chapter.name, "lecture.html", **lecture)
+            title, handout = f"Handout for {chapter.name}", _handout(chapter)
+            yield handout, self.page(handout, title, "handout.html", **lecture, href=name)
         yield "questions.html", self.page("questions.html", "Open questions", answers=self.questions)
         on_page_link = Markup('<a class="tag" href="#{0}">{0}</a>').format
         overview = [
@@ -341,18 +337,6 @@ class Site:
             "after": neighbour(k + 1),
         }
 
-    def handout(self, chapter: Chapter) -> dict[str, Any]:
-        """A lecture's exercises on paper, without code; their solutions after them."""
-        lecture = self.lecture(chapter)
-        by_tag = {e.tag: e for e in chapter.equations}
-        for shown in lecture["equations"]:
-            e = by_tag[shown["tag"]]
-            shown["question"], shown["blanks"] = (
-                e.title.partition(":")[0],
-                left_sides(e.corrected or e.printed),
-            )
-        return lecture | {"href": f"{chapter.slug}.html"}
-
     def equation(self, e: Equation) -> dict[str, Any]:
         """An equation's article."""
         verdict = self.results.verdicts[e.tag]
@@ -369,6 +353,8 @@ class Site:
             "sentence": e.sentence,
             "printed": mathml(e.printed, "block"),
             "corrected": mathml(e.corrected, "block") if e.corrected else "",
+            "question": e.title.partition(":")[0],
+            "blanks": left_sides(e.corrected or e.printed),
             "derivation": numbers.shown(e.tag),
             "shapes": shapes.rows(e.tag),
             "sources": [{"source": s, "html": s.html(e.tag)} for s in self.sources(e)],

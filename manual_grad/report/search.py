@@ -4,6 +4,7 @@ A page opened from disk may load a script but no data, so the sections are a scr
 """
 
 import json
+import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -11,17 +12,11 @@ from typing import Any
 FILE = "sections.js"
 SECTIONS = frozenset({"article", "section", "aside"})
 HEADINGS = frozenset({"h1", "h2", "h3", "h4"})
-SILENT = frozenset(
-    {"a.skip", "head", "header.site", "footer.site", "div.facts", "math", "nav", "pre", "script"}
-)
-SILENT |= {"svg", "table#entries"}
-INLINE = frozenset(["a", "b", "code", "em", "i", "mi", "mn", "mo", "span", "strong", "sub", "sup"])
+SILENT = frozenset({"a.skip", "div.facts", "footer.site", "head", "header.site", "nav", "table#entries"})
+_UNREAD = re.compile(r"<(math|pre|script|svg)\b.*?</\1>", re.DOTALL)  # most of a page
+INLINE = frozenset(["a", "b", "code", "em", "i", "span", "strong", "sub", "sup"])
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])
-REPEATED = (
-    "index.html",
-    "errata.html",
-    "questions.html",
-)  # what they have stands elsewhere too
+REPEATED = ("index.html", "errata.html", "questions.html")  # what they have stands elsewhere too
 
 
 class _Reader(HTMLParser):
@@ -31,7 +26,7 @@ class _Reader(HTMLParser):
         super().__init__()
         self.found: list[dict[str, Any]] = [{"anchor": "", "title": "", "text": "", "headings": 0}]
         self.open: list[tuple[str, int, bool]] = []  # element, section, whether it is silent
-        self.feed(html)
+        self.feed(_UNREAD.sub("", html))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in VOID:
