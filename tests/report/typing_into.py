@@ -91,15 +91,7 @@ def _numbers(box, example):
             for name, value in given.items()
             for (i, j), number in np.ndenumerate(_rows(value))
         }
-        box.evaluate(
-            """(box, typed) => {
-                for (const [name, text] of Object.entries(typed)) {
-                    box.querySelector(`[name="${name}"]`).value = text;
-                }
-                box.querySelector("input").dispatchEvent(new Event("input", { bubbles: true }));
-            }""",
-            typed,
-        )
+        _type(box, typed)
         shown = box.locator("output").evaluate_all(
             "all => all.map(o => [o.dataset.name, Number(o.dataset.value)])"
         )
@@ -117,20 +109,35 @@ def _numbers(box, example):
 
 def _complaints(box, example):
     """Each bad text is refused in one line, and the numbers that stood there stay."""
-    first, found = box.locator("input").first, []
+    first, found = box.locator("input").first.get_attribute("name"), []
+    if box.locator("input[readonly]").count():
+        found.append("nothing can be typed")
     asked = [(first, text, says) for text, says in BAD.items()]
     if example.classes:
-        last = box.locator(f'[name="{example.classes[0]}.0.0"]')
-        asked += [(last, text, says) for text, says in BAD_CLASS.items()]
-    for field, text, says in asked:
-        before = box.locator("output").all_text_contents()
-        field.fill(text)
-        said = box.locator(".complaint").text_content()
-        if says not in said or field.get_attribute("aria-invalid") != "true":
-            found.append(f"{text!r}: {said!r}")
-        if box.locator("output").all_text_contents() != before:
+        asked += [(f"{example.classes[0]}.0.0", text, says) for text, says in BAD_CLASS.items()]
+    for name, text, says in asked:
+        before, *_ = _type(box, {})
+        after, said, invalid = _type(box, {name: text})
+        if says not in said or invalid != [name]:
+            found.append(f"{text!r}: {said!r}, for {invalid}")
+        if after != before:
             found.append(f"{text!r}: the numbers changed")
-        field.fill("1")
-        if box.locator(".complaint").text_content():
-            found.append("still complains of 1")
+        if (said := _type(box, {name: "1"})[1]) != "":
+            found.append(f"{said!r} for 1")
     return found
+
+
+def _type(box, typed):
+    """The numbers, the complaint and the fields marked as invalid, once these fields have these texts."""
+    return box.evaluate(
+        """(box, typed) => {
+            for (const name in typed) box.querySelector(`[name="${name}"]`).value = typed[name];
+            box.querySelector("input").dispatchEvent(new Event("input", { bubbles: true }));
+            return [
+                [...box.querySelectorAll("output")].map((output) => output.textContent),
+                box.querySelector(".complaint").textContent,
+                [...box.querySelectorAll("[aria-invalid]")].map((input) => input.name),
+            ];
+        }""",
+        typed,
+    )
