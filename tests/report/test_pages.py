@@ -158,6 +158,13 @@ def test_benchmarks_show_what_was_measured(files, parsed):
     assert "lecture-b.html#B-06" in page.links
 
 
+def test_numbers_fit_their_circles(files):
+    """Five letters do, of the size that they have there."""
+    shown = re.findall(r'class="value">(.*?)<', files["lecture-c.html"].decode())
+    assert len(shown) >= 2 * (4 + 3 + 2)
+    assert max(map(len, shown)) <= 5
+
+
 def test_jacobians_by_hand_and_from_jax_agree(files):
     names = [name for name in files if name.startswith("data/jacobian")]
     assert len(names) == 6
@@ -345,8 +352,13 @@ def test_a_wrong_live_number_is_seen(browser, book, tmp_path):
     page.close()
 
 
-def test_without_a_script_the_numbers_are_those_of_jax(parsed, x64):
+def test_without_a_script_the_numbers_are_those_of_jax(files, x64):
+    html = "".join(files[f"lecture-{letter}.html"].decode() for letter in "abc")
     for example in LIVE:
+        _, _, part = html.partition(f'id="live-{example.name}"')
+        shown = re.findall(r"<output.*?>(.*?)</output>", part.partition("</section>")[0])
+        values = [number for _, _, value in example.results for number in value.ravel()]
+        np.testing.assert_allclose([float(n.replace("−", "-")) for n in shown], values, rtol=5e-4)
         given = {name: np.asarray(value, float) for name, value in example.inputs.items()}
         want = typing_into.expected(example, given)
         assert {name for name, _, _ in example.results} == set(want)
