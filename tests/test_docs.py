@@ -3,6 +3,7 @@
 ``python -m tests.test_docs`` writes what is derived: ``docs/equations.md``.
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer.main
 import manual_grad
 from manual_grad.cli.app import app
 from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA
+from manual_grad_benchmarks import checkers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +49,17 @@ def test_a_command_that_does_not_exist_is_seen():
         parsed(["verify", "--tags", "A-10"])
     with pytest.raises(KeyError):
         parsed(["prove"])
+
+
+def test_the_table_of_checkers_is_the_one_of_its_file():
+    """``python -m manual_grad_benchmarks.checkers`` measures and writes both."""
+    found, page = json.loads(checkers.FILE.read_text("utf-8")), checkers.PAGE.read_text("utf-8")
+    assert checkers.written(page, found) == page
+    assert [row["mistake"] for row in found["rows"]] == [public.line for public in checkers.mistakes()]
+    assert found["date"]
+    assert {"jax", "torch", "machine"} <= found["environment"].keys()
+    found["rows"][0]["wrong"]["ones"] = None
+    assert checkers.written(page, found) != page
 
 
 def test_the_readme_is_two_screens():

@@ -15,7 +15,14 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, named_scales
-from manual_grad.checker.mistakes.explain import NO_SIZE, constant_said, mistakes_that_explain, root_said
+from manual_grad.checker.mistakes.explain import (
+    NO_SIZE,
+    constant_said,
+    mistakes_that_explain,
+    order_mistaken,
+    root_said,
+)
+from manual_grad.checker.mistakes.maps import misplaced
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
@@ -74,8 +81,8 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """What an explanation says at every point; alternatives stand on lines of their own."""
     evidence[0].require_time()
-    if explanation is mistakes_that_explain:
-        return mistakes_that_explain(evidence)
+    if explanation in (mistakes_that_explain, order_mistaken):
+        return explanation(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
         others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
@@ -379,7 +386,19 @@ def missing_mask(e: Evidence) -> str:
     masked = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
     if not masked.any() or masked.all() or not np.any(e.got[masked]):
         return ""
-    return "missing mask: not zero where the truth is" if e.same(e.got[~masked], e.want[~masked]) else ""
+    if not e.same(e.got[~masked], e.want[~masked]):
+        return ""
+    return f"missing mask: not zero where the truth is{_triangle(masked)}"
+
+
+def _triangle(masked: np.ndarray) -> str:
+    """What a mask is called that is the lower or upper triangle."""
+    if masked.ndim == 2 and masked.shape[0] == masked.shape[1] > 1:
+        for side, cut, other in (("below", np.tril, "triu"), ("above", np.triu, "tril")):
+            for k, and_on in ((1, ""), (0, " and on it")):
+                if np.array_equal(masked, cut(np.ones_like(masked), -k if cut is np.tril else k)):
+                    return f", {side} the diagonal{and_on} ({other} is missing)"
+    return ""
 
 
 def cotangent_unchanged(e: Evidence) -> str:
@@ -674,10 +693,12 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
         sample_dropped,
         chunk_dropped,
         off_diagonal_of_jacobian,
-        jacobian_not_transposed,
         cases_swapped,
     ),
+    (order_mistaken,),
+    (jacobian_not_transposed,),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
+    (misplaced,),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )
@@ -689,7 +710,7 @@ OF_FINITE_ENTRIES: tuple[tuple[Explanation, ...], ...] = (
 TIERS: tuple[tuple[Explanation, ...], ...] = (
     (missing,),
     (not_finite,),
-    (zero, imprecise),
+    (zero,),
     (
         sign,
         wrong_order,
@@ -704,6 +725,7 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (transposed_factor_elsewhere, full_for_valid),
     (wrong_shape,),
     *ELSEWHERE,
+    (imprecise,),
     (itself_added,),
     (any_scale, reordered, constant_added),
 )

@@ -155,7 +155,8 @@ def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "
     """
     prefix = "sign flipped and " if factor < 0 else ""
     for sizes in (sizes_of(e), compound_sizes(e)):
-        said = [prefix + phrase for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
+        near = [(value, phrase) for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
+        said = [prefix + phrase for value, phrase in near if abs(value - 1) > 32 * e.tolerance]
         if said:
             return said[:3]
         if other := also():

@@ -28,14 +28,24 @@ Slot = int
 Edge = tuple[int, int]  # a step, and which of its operands; -1: what arrives at its result
 
 
+@dataclass(frozen=True)
+class Source:
+    """The expression of the user's source that a step belongs to: its file, function, and where it stands."""
+
+    file: str
+    function: str
+    span: tuple[int, int, int, int]  # first line and column, last line and column
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step: a primitive, the slots of its operands and results, and JAX's equation."""
+    """One step: a primitive, the slots of its operands and results, JAX's equation, and whose it is."""
 
     name: str
     ins: tuple[Slot, ...]
     outs: tuple[Slot, ...]
     eqn: Any = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +135,21 @@ def _slot(tape: Tape, value: Any, active: bool = False) -> Slot:
     return len(tape.values) - 1
 
 
-def _record(tape: Tape, jaxpr: Any, consts: Sequence[Slot], args: Sequence[Slot]) -> list[Slot]:
+def _source(eqn: Any) -> Source | None:
+    """The expression that an equation comes from; None where JAX does not say."""
+    try:
+        from jax._src import source_info_util  # JAX has no public name for it
+
+        frame: Any = source_info_util.user_frame(eqn.source_info.traceback)
+        span = (frame.start_line, frame.start_column, frame.end_line, frame.end_column)
+        return Source(frame.file_name, frame.function_name, span)
+    except Exception:  # a version of JAX may not have it
+        return None
+
+
+def _record(
+    tape: Tape, jaxpr: Any, consts: Sequence[Slot], args: Sequence[Slot], caller: Any = None
+) -> list[Slot]:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(var: Any) -> Slot:
@@ -140,18 +164,22 @@ def _record(tape: Tape, jaxpr: Any, consts: Sequence[Slot], args: Sequence[Slot]
         if len(tape.steps) > LONGEST:
             break
         ins = [read(v) for v in eqn.invars]
+        source = _source(eqn)
+        if caller is not None and caller[0] is not None and (source is None or source.function != caller[1]):
+            source = caller[0]  # a function of JAX's: its own trace may be that of an earlier call
         inner = _inner(eqn, [tape.values[slot] for slot in ins])
         if inner is not None:
             inner_consts = [_slot(tape, const) for const in inner.consts]
             taken = ins[len(ins) - len(inner.jaxpr.invars) :]
-            outs = _record(tape, inner.jaxpr, inner_consts, taken)
+            called = (source, eqn.params.get("name")) if eqn.primitive.name in WRAPPERS else None
+            outs = _record(tape, inner.jaxpr, inner_consts, taken, called)
         else:
-            outs = _record_step(tape, eqn, ins)
+            outs = _record_step(tape, eqn, ins, source)
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) if hasattr(v, "val") or v in env else 0 for v in jaxpr.outvars]
 
 
-def _record_step(tape: Tape, eqn: Any, ins: list[Slot]) -> list[Slot]:
+def _record_step(tape: Tape, eqn: Any, ins: list[Slot], source: Source | None) -> list[Slot]:
     name = eqn.primitive.name
     key = (name, str(eqn.params), tuple(ins))
     if key in tape.kept:  # the same as an earlier step
@@ -161,7 +189,7 @@ def _record_step(tape: Tape, eqn: Any, ins: list[Slot]) -> list[Slot]:
         ins = [_expanded(tape, slot, np.shape(values[0])) for slot in ins]
     flows = name not in STOPS and any(slot in tape.active for slot in ins)
     outs = [_slot(tape, value, flows and is_float(value)) for value in values]
-    tape.steps.append(Step(name, tuple(ins), tuple(outs), eqn))
+    tape.steps.append(Step(name, tuple(ins), tuple(outs), eqn, source))
     tape.kept[key] = outs
     return outs
 
@@ -300,13 +328,13 @@ FORWARD: dict[str, Callable[..., Any]] = {
 }
 
 
-def reworked(tape: Tape, at: int, value: np.ndarray) -> Tape:
-    """The same with another value for what one step makes, and all that follows from it; its slopes stay."""
+def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
+    """The same with another value in a slot, and all that follows from it; slopes of its own step stay."""
     values = list(tape.values)
-    out = tape.steps[at].outs[0]
-    kept = {(at, i): tape.slope((at, i)) for i in range(len(tape.steps[at].ins))}
-    values[out] = value
-    moved = {out}
+    at = next((at for at, step in enumerate(tape.steps) if slot in step.outs), -1)
+    kept = {(at, i): tape.slope((at, i)) for i in range(len(tape.steps[at].ins))} if at >= 0 else {}
+    values[slot] = value
+    moved = {slot}
     for step in tape.steps[at + 1 :]:
         if moved.isdisjoint(step.ins):
             continue

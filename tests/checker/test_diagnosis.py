@@ -546,7 +546,7 @@ CASES = {
         grad(ridge, lambda W, X, t: (X.T @ (X @ W - t) / 8 - 0.2 * W, None, None), W, X, T, argnums=[0]),
     ),
     "one step only": (
-        "a path is missing",
+        "nothing is carried back from step to step: no gradient through time",
         grad(scanned, scanned_grad(last=True), Q, SQUARE_W, SQUARE_X, argnums=(0, 1)),
     ),
     "recurrent slope": (

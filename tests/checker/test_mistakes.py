@@ -199,7 +199,7 @@ FACTORS = {
         by(attention, attention_bwd, Q, K, argnums=0),
     ),
     "a power too many": (
-        "a power too many: the factor √(the result of sum)",
+        "a power too many: the factor √(square)",
         by(repulsion, repulsion_bwd, PLACES),
     ),
     "no logarithm": (
@@ -420,7 +420,7 @@ PLACED = {
         by(two_layers, two_layers_bwd, *LAYERS, argnums=(0, 1, 2)),
     ),
     "another layer's gradient": (
-        "the gradient of another value stands here: of the result of an addition, summed over axis 0",
+        "the gradient of another value stands here: of `jnp.maximum(x + b, 0) @ U + c`, summed over axis 0",
         by(
             lambda x, b, U, c: jnp.sin(jnp.maximum(x + b, 0) @ U + c),
             lambda d, x, b, U, c: ((d * np.cos(np.maximum(x + b, 0) @ U + c)).sum(0),),
@@ -544,8 +544,8 @@ CALLED = {
         ),
     ),
     "overwritten at each step": (
-        "a path is missing: nothing flows back through k · sin to k, but in the first of 4 steps "
-        "(overwritten at each of 4 steps",
+        "a path is missing: nothing flows back through k · (sin(a later u)) to k, but in the first of 4 "
+        "steps (overwritten at each of 4 steps",
         by(many_steps, many_steps_bwd, v, np.abs(v), argnums=1),
     ),
     "1/z for 1/z²": (

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.mistake import Mistake, arrays_by_shape, arriving, made_by, users_of
+from manual_grad.checker.mistakes.mistake import Mistake, arrays_by_shape, arriving, users_of
 from manual_grad.checker.tape import Passing, Slot, Tape
 
 
@@ -51,7 +51,59 @@ OF_SIGMOID: dict[str, Callable[[_Error], np.ndarray]] = {
     "wrong derivative: −y/p for p − y": lambda e: -e.y / e.p,
     "a term is missing: −y (1 − p) for p − y": lambda e: -e.y * (1 - e.p),
 }
+# The same of labels that are smoothed: 1 − ε + ε/K for the true class of K, ε/K for the others.
+OF_SMOOTHED: dict[str, Callable[[_Error], np.ndarray]] = {
+    "label smoothing: ε/(K − 1) for ε/K, shared among the other classes": (
+        lambda e: e.p - _smoothed(e, 1 - _epsilon(e), _epsilon(e) / (_classes(e) - 1))
+    ),
+    "label smoothing: ε/K for ε/(K − 1), shared among all classes": (
+        lambda e: e.p - _smoothed(e, 1 - _others(e) + _others(e) / _classes(e), _others(e) / _classes(e))
+    ),
+    "label smoothing: the true class lacks its ε/K": (
+        lambda e: e.p - _smoothed(e, 1 - _epsilon(e), _epsilon(e) / _classes(e))
+    ),
+    "label smoothing is left out: the labels are not smoothed": lambda e: e.p - _smoothed(e, 1.0, 0.0),
+    "label smoothing: the part of the uniform distribution, ε/K, is left out": (
+        lambda e: e.p - _smoothed(e, 1 - _epsilon(e), 0.0)
+    ),
+    "label smoothing: the part of the uniform distribution is left out, (1 − ε)(p − y) is left": (
+        lambda e: e.p * (1 - _epsilon(e)) - _smoothed(e, 1 - _epsilon(e), 0.0)
+    ),
+    "label smoothing: ε/K is added, the labels are not multiplied by 1 − ε": (
+        lambda e: e.p - _smoothed(e, 1 + _epsilon(e) / _classes(e), _epsilon(e) / _classes(e))
+    ),
+    "label smoothing: ε for ε/K (not divided by the number of classes)": (
+        lambda e: e.p - _smoothed(e, 1.0, _epsilon(e))
+    ),
+    "label smoothing: ε/K for ε/(K − 1), and 1 − ε for the true class": (
+        lambda e: e.p - _smoothed(e, 1 - _others(e), _others(e) / _classes(e))
+    ),
+}
+# The same of labels that are a distribution.
+OF_DISTRIBUTIONS: dict[str, Callable[[_Error], np.ndarray]] = {
+    "the gradient of the reverse divergence: KL(p ‖ y) for KL(y ‖ p)": (
+        lambda e: e.p * (np.log(e.p / e.y) - (e.p * np.log(e.p / e.y)).sum(e.axis, keepdims=True))
+    ),
+}
 OF_SAMPLES = {"next": -1, "previous": 1}
+
+
+def _classes(e: _Error) -> int:
+    return e.y.shape[e.axis or 0]
+
+
+def _epsilon(e: _Error) -> float:
+    """ε where the others have ε/K."""
+    return float(np.min(e.y)) * _classes(e)
+
+
+def _others(e: _Error) -> float:
+    """ε where the others have ε/(K − 1)."""
+    return float(np.min(e.y)) * (_classes(e) - 1)
+
+
+def _smoothed(e: _Error, true: float, other: float) -> np.ndarray:
+    return np.where(e.y == e.y.max(e.axis, keepdims=True), true, other)
 
 
 def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -85,7 +137,12 @@ def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
             moved[f"the probabilities are not divided by {size}: p − y/N for (p − y)/N"] = partial(
                 _scaled, n, 1
             )
-    return OF_SIGMOID | moved if e.axis is None else OF_SOFTMAX | OF_LOG_SUM_EXP | moved
+    if e.axis is None:
+        return OF_SIGMOID | moved
+    two = np.sort(np.moveaxis(e.y, e.axis, -1), -1).reshape(-1, _classes(e))
+    smoothed = two.min() > 0 and np.ptp(two[:, :-1]) <= 1e-6 and np.all(two[:, -1] > two[:, -2] + 1e-3)
+    of_distributions = OF_DISTRIBUTIONS if two.min() > 0 else {}
+    return (OF_SMOOTHED if smoothed else {}) | OF_SOFTMAX | OF_LOG_SUM_EXP | of_distributions | moved
 
 
 def _scaled(of_p: float, of_y: float, e: _Error) -> np.ndarray:
@@ -101,7 +158,8 @@ def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int | None) -> _Error | 
     z = np.asarray(tape.values[slot])
     if z.size < 3 or not np.all(np.isfinite(z)) or not np.any(d):
         return None
-    inputs = [s for s in arrays_by_shape(tape).get(z.shape, ()) if s not in made_by(tape) and s != slot]
+    inputs = [s for s in arrays_by_shape(tape).get(z.shape, ()) if s not in tape.active or s in tape.leaves]
+    inputs = [s for s in inputs if s != slot]
     at_hand = [np.asarray(tape.values[s]) for s in inputs]
     if axis is None:
         return _fitting(z, 1 / (1 + np.exp(-z)), d, [(d < 0).astype(float), *at_hand], None)
@@ -114,7 +172,24 @@ def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int | None) -> _Error | 
     if not one_hot.any():
         return _Error(z, p, one_hot, np.ones_like(c), c, axis)
     of_one = np.all(one_hot.sum(axis) == 1)
-    return _fitting(z, p, d, [one_hot, *at_hand] if of_one else at_hand, axis)
+    found = _fitting(z, p, d, [one_hot, *at_hand] if of_one else at_hand, axis)
+    return found or _fitting(z, p, d, list(_two_valued(p, d, axis)), axis)
+
+
+def _two_valued(p: np.ndarray, d: np.ndarray, axis: int) -> Iterator[np.ndarray]:
+    """Labels with one value for the true class and another for the others, from d = c (p − y)."""
+    rows, slopes = (np.moveaxis(x, axis, -1).reshape(-1, p.shape[axis]) for x in (p, d))
+    i, j = np.triu_indices(p.shape[axis], 1)
+    with np.errstate(all="ignore"):
+        ratios = (slopes[:, i] - slopes[:, j]) / (rows[:, i] - rows[:, j])  # c where y_i = y_j
+    counts = [np.sum(np.abs(ratios - r) <= 1e-7 * abs(r)) for r in ratios.ravel()[:64]]
+    c = float(ratios.ravel()[int(np.argmax(counts))])
+    if max(counts) >= len(ratios) * 1 and np.isfinite(c) and c:
+        y = p - d / c
+        lowest = np.median(y, axis, keepdims=True)
+        same = np.abs(y - lowest) <= 1e-6
+        if np.all(same.sum(axis) == p.shape[axis] - 1):
+            yield np.where(same, np.median(lowest), np.max(y))
 
 
 def _fitting(
@@ -126,6 +201,7 @@ def _fitting(
         error = p * total - y
         with np.errstate(all="ignore"):
             c = (d * error).sum(axis, keepdims=True) / np.square(error).sum(axis, keepdims=True)
+            c = np.nan_to_num(c)  # of a row without an error
         if np.allclose(d, c * error, rtol=1e-6, atol=1e-9 * np.abs(d).max()):
             return _Error(z, p, y, total, c, axis)
     return None

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence, named_scales, sizes_named
+from manual_grad.checker.evidence import Evidence, factor_of, named_scales, sizes_named
+from manual_grad.checker.mistakes.constants import constants_mistaken
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
+from manual_grad.checker.mistakes.factorisations import factorisations_mistaken
 from manual_grad.checker.mistakes.factors import (
     extra_factors,
     factors_mistaken,
@@ -28,10 +30,19 @@ from manual_grad.checker.mistakes.factors import (
 )
 from manual_grad.checker.mistakes.indices import groups_mistaken, masks_shifted, steps_apart, steps_of_time
 from manual_grad.checker.mistakes.inverses import inverses_mistaken
+from manual_grad.checker.mistakes.iterations import in_all_iterations
 from manual_grad.checker.mistakes.layers import (
     activations_mistaken,
     masks_left_out_of_values,
     slopes_of_another_layer,
+)
+from manual_grad.checker.mistakes.maps import (
+    factors_outside,
+    keepdims_missing,
+    members_mistaken,
+    outputs_shifted,
+    rows_left_out,
+    statistics_of_other_groups,
 )
 from manual_grad.checker.mistakes.missing_paths import missing_said
 from manual_grad.checker.mistakes.mistake import (
@@ -61,7 +72,9 @@ from manual_grad.checker.mistakes.sums import (
     normalisations,
     others_mistaken,
     partly_summed,
+    products_divided,
     sums_elsewhere,
+    sums_of_other_factors,
     sums_on_the_way_back,
 )
 from manual_grad.checker.mistakes.windows import (
@@ -94,6 +107,8 @@ NO_SIZE = "which is not a size of the problem"
 ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
+SMALL_PART = 0.02  # the share of a missing path that rounding may leave
+RECOGNISED = 1e-2  # from which a factor that is no size of the problem is told from rounding
 SAMPLE = 64  # entries of a leaf that are compared first
 WORK = 2**25  # entries on the way back of all mistakes of one kind together
 
@@ -109,11 +124,21 @@ def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
     Returns:
         The phrases, the telling ones first; of one kind of mistake only.
     """
+    return _explained_by(ORDER, evidence)
+
+
+@np.errstate(all="ignore")
+def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
+    """The same of a factor that is applied too late, which may look like a transposed Jacobian."""
+    return _explained_by(((factors_outside, 0), (sums_of_other_factors, 0)), evidence)
+
+
+def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]) -> list[str]:
     first = evidence[0]
     tape = _tape(first)
     if tape is None:
         return []
-    for kind, level in ORDER:
+    for kind, level in order:
         first.require_time()
         name = kind.__name__
         mistakes = first.once(f"mistakes {name}", partial(_some, kind, tape, first))
@@ -134,7 +159,11 @@ def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
 def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Evidence) -> list[Mistake]:
     """The mistakes of a kind: the first ones, where the function is large."""
     entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
-    return list(itertools.islice(kind(tape, e), max(AT_LEAST, min(AT_MOST, WORK // entries))))
+    limit = max(AT_LEAST, min(AT_MOST, WORK // entries))
+    mistakes = kind(tape, e)
+    if kind not in OF_LOOPS:
+        mistakes = in_all_iterations(tape, mistakes, limit)
+    return list(itertools.islice(mistakes, limit))
 
 
 def _is_half(mistake: Mistake, others: Sequence[tuple[Mistake, str]]) -> bool:
@@ -217,13 +246,13 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
     for i, mistake in enumerate(mistakes):
         if mistake.of is not None:
             step, operand = mistake.of
-            other = reworked(tape, step, tape.values[tape.steps[step].ins[operand]])
+            other = reworked(tape, tape.steps[step].outs[0], tape.values[tape.steps[step].ins[operand]])
             made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
         if mistake.instead is not None:
             e.require_time()
             other = tape
-            for at_step, value in mistake.instead.items():
-                other = reworked(other, at_step, value(tape))
+            for slot, value in mistake.instead.items():
+                other = reworked(other, slot, value(tape))
             made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
     return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(mistakes)]
 
@@ -246,6 +275,9 @@ def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
     if not np.isfinite(size) or size <= 1e-6 * np.max(np.abs(e.want), initial=0.0):
         return ""
     factor = float(np.vdot(part, e.got - rest) / np.vdot(part, part))
+    noise = e.tolerance * float(np.max(np.abs(e.want)))
+    if mistake.path and abs(factor) <= SMALL_PART and size > 10 * noise and e.same(e.got, rest):
+        return _path_said(mistake, e, 0.0, level)  # a small part, such as a penalty's, in few digits
     off = np.max(np.abs(e.got - rest - factor * part), initial=0.0)
     if off > 4 * e.tolerance * max(size, abs(factor) * size) or not e.same(e.got, rest + factor * part):
         return ""
@@ -286,13 +318,15 @@ def _path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
         return f"a path is missing: {mistake.missing or missing_said(e.kept['tape'], e, mistake)}"
     if abs(factor + 1) <= 10 * e.tolerance:
         return f"sign flipped in one place: of what flows back through {mistake.phrase}"
-    if level == 0 or abs(factor - 1) <= 10 * e.tolerance:
+    if level == 0 or abs(factor - 1) <= max(10 * e.tolerance, RECOGNISED if level == 2 else 0.0):
         return ""
     said = (
         (named_scales(e, factor, partial(constant_said, e, factor)) or [""])[0]
         if level == 1
         else _factor_said(e, factor)
     )
+    if said and factor_of(e) is not None:  # there is no other path
+        return said
     return f"{said}; only what flows back through {mistake.phrase}" if said else ""
 
 
@@ -442,15 +476,21 @@ def _scaled_by_root(tape: Tape) -> Iterator[int]:
                     yield n
 
 
+# These know of loops themselves, or of whole sequences.
+OF_LOOPS = (loops, recursions, steps_of_time, steps_apart, slopes_of_another_step, cotangents_ignored,
+            slices_lost, chunks_lost, rows_left_out, outputs_shifted)  # fmt: skip
 # What is looked for, in this order, and at which level; the first kind that fits is what is said.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
+    (products_divided, 0),
+    (factorisations_mistaken, 0),
     (sums_on_the_way_back, 0),
     (slopes_left_out, 0),
     (masks_left_out, 0),
+    (recursions, 0),
+    (steps_apart, 0),
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
-    (recursions, 0),
     (cotangents_ignored, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
@@ -461,10 +501,12 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (masks_shifted, 0),
     (groups_mistaken, 0),
     (steps_of_time, 0),
-    (steps_apart, 0),
     (powers, 0),
     (others_mistaken, 0),
     (inverses_mistaken, 0),
+    (keepdims_missing, 0),
+    (statistics_of_other_groups, 0),
+    (constants_mistaken, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
@@ -476,6 +518,9 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
+    (rows_left_out, 0),
+    (outputs_shifted, 0),
+    (members_mistaken, 0),
     (entries_picked, 0),
     (counts_taken_for_1, 0),
     (paths, 1),

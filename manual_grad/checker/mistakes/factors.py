@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.iterations import loop_of
 from manual_grad.checker.mistakes.mistake import (
     MASKS,
     PASSED_ON,
@@ -251,7 +252,7 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.name not in PRODUCTS:
             continue
         other = step.ins[1 - edge[1]]
-        for slot in _near(by_shape.get(tape.shape(other), []), other)[:16]:
+        for slot in _near(by_shape.get(tape.shape(other), []), other, step.outs[0])[:24]:
             if slot != other and not is_constant(tape, slot):
                 phrase = _replaced_said(tape, e, slot, other)
                 place = place_of(tape, e, edge)
@@ -277,11 +278,13 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
         if said.startswith("the factor"):
             return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
         return said.replace(" is missing", " is left out")
-    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other))
+    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other), loop_of(tape) is not None)
 
 
-def _stands_for(wrong: str, right: str) -> str:
+def _stands_for(wrong: str, right: str, loop: bool = False) -> str:
     """Two values that go by one name are other parts of it, or of other steps."""
+    if wrong == right and loop:
+        return f"another step's {right} stands for this one's (such as h_t for h_(t−1)),"
     if wrong == right:
         other = right.removeprefix("the ") if right.startswith("the result") else f"part of {right}"
         return f"another {other} stands for the one that belongs there,"
@@ -331,9 +334,9 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
         )
 
 
-def _near(slots: Sequence[Slot], to: Slot) -> list[Slot]:
-    """Those that are made shortly before or after one first."""
-    return sorted(slots, key=lambda slot: abs(slot - to))
+def _near(slots: Sequence[Slot], *to: Slot) -> list[Slot]:
+    """Those that are made shortly before or after one of some first."""
+    return sorted(slots, key=lambda slot: min(abs(slot - one) for one in to))
 
 
 def _with_value(slot: Slot, p: Passing) -> np.ndarray:

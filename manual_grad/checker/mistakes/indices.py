@@ -24,9 +24,10 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.ins[0] in tape.active or mask.ndim < 2 or mask.dtype != bool or mask.all() or not mask.any():
             continue
         masked = next(said_of(tape, e, slot) for slot in step.ins[1:] if slot in tape.active)
-        for phrase, other in _shifted(mask):
+        moved = [(said, other) for said, other in _edges_moved(mask) if not np.array_equal(other, mask)]
+        for phrase, other in (*itertools.islice(_shifted(mask), 12), *moved, *_shifted(mask)):
             back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
-            values = {at: partial(_masked, step, other)}
+            values = {step.outs[0]: partial(_masked, step, other)}
             said = f"the mask of {masked} is {phrase}"
             yield Mistake(f"{said}, where it is computed again and on the way back", back, instead=values)
             yield Mistake(f"{said}, on the way back", back)
@@ -50,6 +51,18 @@ def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
                 yield f"shifted by {shift} along axis {axis}{why}", other
 
 
+def _edges_moved(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask one wider or narrower at one of its edges, as by < for ≤ or a window of w + 1."""
+    for axis, by in itertools.product((mask.ndim - 1, mask.ndim - 2), (1, -1)):
+        n = mask.shape[axis]
+        source = np.arange(n) - by
+        moved = np.take(mask, np.clip(source, 0, n - 1), axis)
+        outside = (source < 0) | (source >= n)
+        for said, fill, both in (("wider", False, np.logical_or), ("narrower", True, np.logical_and)):
+            np.moveaxis(moved, axis, 0)[outside] = fill
+            yield f"one {said} at one edge along axis {axis} (off by one, such as < for ≤)", both(mask, moved)
+
+
 def _masked(step: Step, mask: np.ndarray, tape: Tape) -> np.ndarray:
     return np.where(mask, *(np.asarray(tape.values[slot]) for slot in step.ins[:0:-1]))
 
@@ -67,7 +80,7 @@ def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             changes: Changes = {
                 (at, 0): partial(_scattered, axis, groups, members, index) for at, axis in chosen
             }
-            values = {at: partial(_taken, at, axis, index) for at, axis in chosen}
+            values = {tape.steps[at].outs[0]: partial(_taken, at, axis, index) for at, axis in chosen}
             place = (
                 f"wrong group: member i of {groups * members} takes {phrase}, where i // {members} belongs"
             )

@@ -1,6 +1,7 @@
 """Mistakes between layers: the slope of another layer's activation, values recomputed without a mask."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +88,28 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "sin": {"sin for cos": lambda z, a: a},
     "cos": {"cos for −sin": lambda z, a: a},
     "abs": {"|z| for the sign of z": lambda z, a: a, "z for its sign": lambda z, a: z},
+    "SiLU": {
+        "σ for σ + zσ(1 − σ)": lambda z, a: _sigmoid(z),
+        "zσ(1 − σ) for σ + zσ(1 − σ)": lambda z, a: z * _sigmoid(z) * (1 - _sigmoid(z)),
+        "σ(1 − σ) for σ + zσ(1 − σ)": lambda z, a: _sigmoid(z) * (1 - _sigmoid(z)),
+        "σ + σ(1 − σ) for σ + zσ(1 − σ) (the factor z is missing)": (
+            lambda z, a: _sigmoid(z) * (2 - _sigmoid(z))
+        ),
+        "σ + a(1 − a) for σ + zσ(1 − σ)": lambda z, a: _sigmoid(z) + a * (1 - a),
+    },
+    "GELU": {
+        "Φ for Φ + zφ": lambda z, a: _normal(z),
+        "zφ for Φ + zφ": lambda z, a: z * _density(z),
+        "Φ + φ for Φ + zφ (the factor z is missing)": lambda z, a: _normal(z) + _density(z),
+        "Φ + z e^(−z²/2) for Φ + zφ (1/√2π is missing)": (lambda z, a: _normal(z) + z * np.exp(-z * z / 2)),
+        "Φ + z e^(−z²)/√2π for Φ + zφ (the exponent is not halved)": (
+            lambda z, a: _normal(z) + z * np.exp(-z * z) / (2 * math.pi) ** 0.5
+        ),
+        "Φ − zφ for Φ + zφ": lambda z, a: _normal(z) - z * _density(z),
+        "σ(1.702z)'s, the sigmoid approximation's": (
+            lambda z, a: _sigmoid(1.702 * z) * (1 + 1.702 * z * (1 - _sigmoid(1.702 * z)))
+        ),
+    },
     "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
 }
 
@@ -175,7 +198,33 @@ KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray]
     "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + np.exp(z) + np.exp(-z))),
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "softplus": (lambda z: np.logaddexp(z, 0), lambda z: 1 / (1 + np.exp(-z))),
+    "SiLU": (lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))),
+    "GELU": (lambda z: z * _normal(z), lambda z: _normal(z) + z * _density(z)),
+    "tanh-GELU": (lambda z: z * _sigmoid(2 * _inner(z)), lambda z: _slope_of_tanh_gelu(z)),
 }
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(z / 2)
+
+
+def _normal(z: np.ndarray) -> np.ndarray:
+    """The distribution function of the standard normal distribution."""
+    return np.vectorize(math.erfc, otypes=[float])(-z / 2**0.5) / 2
+
+
+def _density(z: np.ndarray) -> np.ndarray:
+    return np.exp(-z * z / 2) / (2 * math.pi) ** 0.5
+
+
+def _inner(z: np.ndarray) -> np.ndarray:
+    """What the tanh is taken of in the approximate GELU."""
+    return (2 / math.pi) ** 0.5 * (z + 0.044715 * z**3)
+
+
+def _slope_of_tanh_gelu(z: np.ndarray) -> np.ndarray:
+    t, inner = np.tanh(_inner(z)), (2 / math.pi) ** 0.5 * (1 + 3 * 0.044715 * z**2)
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * inner
 
 
 def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -196,12 +245,15 @@ def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
     made = made_by(tape)
     for slots in arrays_by_shape(tape).values():
         active = [slot for slot in slots if slot in tape.active][:ARRAYS_UP_TO]
+        few = np.array([np.ravel(tape.values[slot])[:8] for slot in active])
         for start, (name, (value, _)) in itertools.product(active, KNOWN.items()):
             if start not in users_of(tape):
                 continue
-            wanted = value(np.asarray(tape.values[start]))
-            for end in active:
-                if end > start and end in made and np.allclose(tape.values[end], wanted, 1e-9, 1e-12):
+            some = value(few[active.index(start)])  # of few entries first
+            near = np.all(np.abs(few - some) <= 1e-9 * np.abs(some) + 1e-12, axis=1)
+            for end in (slot for slot, is_near in zip(active, near, strict=True) if is_near):
+                wanted = value(np.asarray(tape.values[start])) if end > start and end in made else None
+                if wanted is not None and np.allclose(tape.values[end], wanted, 1e-9, 1e-12):
                     found.setdefault(name, []).append((start, end))
                     break
     return found
@@ -224,10 +276,17 @@ def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> 
 
 def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
     """By z and a = f(z)."""
+    others = {
+        f"wrong: it is that of {other}": lambda z, a, slope=slope: slope(z)
+        for other, (_, slope) in KNOWN.items()
+        if other != name
+    }
     return {
         "left out": lambda z, a: np.ones_like(z),
         "taken at its output instead of its input": lambda z, a: KNOWN[name][1](a),
-        **{f"wrong: {formula}": slope for formula, slope in SLOPES_MISTAKEN[name].items()},
+        **{f"wrong: {formula}": slope for formula, slope in SLOPES_MISTAKEN.get(name, {}).items()},
+        **others,
+        "wrong: it is that of ReLU": lambda z, a: z > 0,
     }
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.sources import source_said
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Tape, bind, product_back
 from manual_grad.checker.truth import is_float, is_key
 
@@ -43,7 +44,7 @@ class Mistake:
             None where the factor is 1.
         path: whether the mistake is the factor itself, such as 0 where a path is missing.
         of: the step that is left out of the values from which the derivative is computed.
-        instead: of some steps, the other values that they make, from which the derivative is computed.
+        instead: in some slots other values, from which the derivative is computed.
         missing: of a path, what is said where it is missing; "" for what can be seen of it.
     """
 
@@ -53,7 +54,7 @@ class Mistake:
     path: bool = False
     of: Edge | None = None
     missing: str = ""
-    instead: Mapping[int, Callable[[Tape], np.ndarray]] | None = None
+    instead: Mapping[Slot, Callable[[Tape], np.ndarray]] | None = None
 
 
 def made_by(tape: Tape) -> dict[Slot, int]:
@@ -92,8 +93,9 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         step = tape.steps[made[slot]]
         return (
             _statistic_said(tape, e, slot)
-            or expression(tape, e, slot)
+            or _short_expression(tape, e, slot)
             or _kind_said(tape, slot)
+            or source_said(tape, e, slot, made[slot])
             or f"the result of {SAID.get(step.name, step.name)}"
         )
     if is_key(tape.values[slot]):
@@ -212,7 +214,7 @@ def _kind(x: np.ndarray) -> str:
 
 SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
 WRITTEN = ("add", "add_any", "sub", "mul", "div")  # as signs, whose names nobody writes
-LONGEST_NAME = 28  # characters
+LONGEST_NAME, LONG_NAME = 28, 14  # characters
 CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
 REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
 
@@ -224,6 +226,13 @@ def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
         tape.kept[key] = ""
         tape.kept[key] = _expression(tape, e, slot)
     return tape.kept[key] if len(tape.kept[key]) <= LONGEST_NAME else ""
+
+
+def _short_expression(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """The same, unless it is rather long and the user's source has a name for the value."""
+    written = expression(tape, e, slot)
+    assigned = source_said(tape, e, slot, made_by(tape)[slot]) if len(written) > LONG_NAME else ""
+    return assigned if assigned and not assigned.startswith("`") else written
 
 
 def _expression(tape: Tape, e: Evidence, slot: Slot) -> str:

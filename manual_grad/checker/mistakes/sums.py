@@ -15,6 +15,7 @@ from manual_grad.checker.mistakes.mistake import (
     Mistake,
     axes_said,
     back_with,
+    is_constant,
     left_out,
     made_by,
     nothing,
@@ -37,6 +38,7 @@ from manual_grad.checker.tape import (
 )
 
 ROLLS_UP_TO = 8  # places
+WINDOWS_UP_TO = 4096
 FIRST_AND_LAST = (("first", 0), ("last", -1))
 
 
@@ -117,6 +119,40 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             tape, [chain], f"the sum over axis {chain.axes[0]} of what comes back is left out (taken for 1)",
             lambda d, q: -np.ones_like(d),
         )  # fmt: skip
+        phrase = (
+            f"keepdims is missing in a sum over {axes_said(chain.axes)} on the way back: row i's sum stands "
+            "in column i"
+        )
+        for power in (1, 0, 2):
+            yield from _lifted(tape, [chain], phrase, partial(_not_kept, chain.axes, power))
+
+
+def _not_kept(axes: tuple[int, ...], power: int, d: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """A sum spread along other axes than those that were summed: NumPy aligns the last ones."""
+    return np.broadcast_to((d * q**power).sum(axes), d.shape) / q**power
+
+
+def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A factor outside a sum on the way back that belongs inside it, such as gamma of a normalisation."""
+    users = users_of(tape)
+    for chain in _chains(tape):
+        shape = tape.shape(tape.steps[chain.total[0]].ins[0])
+        factors = {
+            step.ins[1 - i]: None
+            for slot in users
+            for at, i in users[slot]
+            if (step := tape.steps[at]).name == "mul" and tape.shape(step.outs[0]) == shape
+        }
+        for factor in list(factors)[:12]:
+            if not is_constant(tape, factor):
+                yield Mistake(
+                    f"the factor {said_of(tape, e, factor)} stands outside the sum over "
+                    f"{axes_said(chain.axes)} on the way back, it belongs inside",
+                    {
+                        chain.spread: partial(_noted_outside, chain, factor),
+                        chain.total: partial(_spread_out, chain),
+                    },
+                )
 
 
 def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Mistake]:
@@ -130,6 +166,13 @@ def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -
 
 def _noted(chain: _Chain, what: Callable, p: Passing) -> np.ndarray:
     p.notes[chain.total] = (what(p.cotangent, np.asarray(p.result)), p.right)
+    return p.right
+
+
+def _noted_outside(chain: _Chain, factor: Slot, p: Passing) -> np.ndarray:
+    f = np.asarray(p.tape.values[factor])
+    total = (p.cotangent / f).sum(chain.axes, keepdims=True)
+    p.notes[chain.total] = (f * np.broadcast_to(total, f.shape), p.right)
     return p.right
 
 
@@ -359,6 +402,10 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(f"max-pooling: the gradient goes to {said}, in each window",
                               {edge: partial(_to_window, pick)})  # fmt: skip
             yield Mistake("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
+            said = "max-pooling: overlapping windows are overwritten instead of added up"
+            for which, whole in itertools.product(("last", "first"), (False, True)):
+                yield Mistake(f"{said} (= for +=), the {which} window counts",
+                              {edge: partial(_to_window_assigned, which, whole)})  # fmt: skip
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             axes = broadcast_axes(tape, step)
             for which, at in FIRST_AND_LAST:
@@ -378,6 +425,11 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         elif step.name == "transpose":
             yield Mistake("transposed: reshaped on the way back, the axes not put back in order",
                           {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
+            shape = tape.shape(step.ins[0])
+            for a, b in itertools.combinations(range(len(shape)), 2):
+                if shape[a] == shape[b] > 1:
+                    said = f"the axes {a} and {b}, both of size {shape[a]}, in each other's place"
+                    yield Mistake(f"transposed: {said} on the way back", {edge: partial(_swapped, a, b)})
         elif step.name == "reshape":
             shape = tape.shape(step.ins[0])
             for a in range(len(shape) - 1):
@@ -390,6 +442,33 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield Mistake("the sorting is not undone on the way back", {edge: left_out})
         elif step.name == "rev":
             yield Mistake("flipped: a reversal is not undone on the way back", {edge: left_out})
+
+
+def products_divided(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A product's derivative by dividing it by the entry, where one is 0 and the quotient is guarded."""
+    for edge in tape.edges():
+        if tape.steps[edge[0]].name in ("cumprod", "reduce_prod") and edge[1] == 0:
+            phrase = (
+                "the product is divided by its entry, which is 0 here (guarded by a small number): the "
+                "gradient at the zero, and before it, is lost"
+            )
+            yield Mistake(phrase, {edge: _divided_by_the_entry})
+
+
+def _divided_by_the_entry(p: Passing) -> np.ndarray:
+    x = np.asarray(p.operands[0])
+    if np.all(x):
+        raise ValueError
+    if p.tape.steps[p.edge[0]].name == "cumprod":
+        params = p.tape.steps[p.edge[0]].eqn.params
+        product, axis = p.cotangent * p.result, params["axis"]
+        product = product if params["reverse"] else np.flip(product, axis)
+        product = np.cumsum(product, axis)
+        product = product if params["reverse"] else np.flip(product, axis)
+    else:
+        axes = tuple(p.tape.steps[p.edge[0]].eqn.params["axes"])
+        product = np.broadcast_to(np.expand_dims(p.cotangent * p.result, axes), x.shape)
+    return np.where(x == 0, 0.0, product / np.where(x == 0, 1.0, x))
 
 
 def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -427,6 +506,10 @@ def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"of axis {axis} only the {which} entry counts",
                 {edge: partial(_one_of_the_repeated, at, [axis])},
             )
+
+
+def _swapped(a: int, b: int, p: Passing) -> np.ndarray:
+    return np.swapaxes(p.right, a, b)
 
 
 def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
@@ -541,6 +624,26 @@ def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndar
         )
         whole[place] += parts[..., k]
     return whole[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
+
+
+def _to_window_assigned(which: str, whole_windows: bool, p: Passing) -> np.ndarray:
+    """The same where each window's gradient is assigned, to its largest entry or to all of the window."""
+    params = p.tape.steps[p.edge[0]].eqn.params
+    shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
+    largest = np.argmin if "min" in p.tape.steps[p.edge[0]].name else np.argmax
+    x = np.pad(
+        np.asarray(p.operands[0]), padding, constant_values=-np.inf if largest is np.argmax else np.inf
+    )
+    if p.cotangent.size > WINDOWS_UP_TO:
+        raise ValueError
+    back, order = np.zeros_like(x), list(np.ndindex(*p.cotangent.shape))
+    for at in order if which == "last" else order[::-1]:
+        window = tuple(slice(a * s, a * s + n) for a, s, n in zip(at, strides, shape, strict=True))
+        place = np.unravel_index(largest(x[window]), shape)
+        if whole_windows:
+            back[window] = 0.0
+        back[window][place] = p.cotangent[at]
+    return back[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
 
 
 def _to_unstrided(p: Passing) -> np.ndarray:

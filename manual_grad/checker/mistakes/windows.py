@@ -253,6 +253,11 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 if max(step.eqn.params[name]) > 1:
                     changes = {edge: partial(_with_setting_1, name)}
                     yield Mistake(f"{setting} ignored on the way back of a convolution", changes)
+            for one, other in itertools.combinations(("window_strides", "lhs_dilation", "rhs_dilation"), 2):
+                if step.eqn.params[one] != step.eqn.params[other]:
+                    said = "stride and dilation" if "rhs_dilation" in (one, other) else "the strides"
+                    said = f"{said} are swapped on the way back of a convolution ({one} and {other})"
+                    yield Mistake(said, {edge: partial(_with_settings_swapped, one, other)})
 
 
 def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -394,6 +399,16 @@ def _with_setting_1(setting: str, p: Passing) -> np.ndarray:
     """What a convolution hands back, had it this setting at 1; its first results."""
     params = p.tape.steps[p.edge[0]].eqn.params
     return _back_of_convolution(p, {**params, setting: (1,) * len(params[setting])})
+
+
+def _with_settings_swapped(one: str, other: str, p: Passing) -> np.ndarray:
+    """What a convolution hands back, had it each of two settings as the other; padded as far as needed."""
+    params = dict(p.tape.steps[p.edge[0]].eqn.params)
+    params[one], params[other] = params[other], params[one]
+    spatial = params["dimension_numbers"].lhs_spec[2:]
+    more = [2 * p.tape.shape(p.tape.steps[p.edge[0]].ins[0])[axis] * 4 for axis in spatial]
+    params["padding"] = tuple((low, high + n) for (low, high), n in zip(params["padding"], more, strict=True))
+    return _back_of_convolution(p, params)
 
 
 def _back_of_convolution(p: Passing, params: dict[str, Any], operand: Any = None) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""Mistakes in what is not differentiated: another step's mask, an index off by one, stride for dilation.
+
+A constant is an array that no argument flows into, such as a mask, labels, indices. The way back reads it
+again, or computes again what follows from it; with another one in its place that is a wrong index.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import Mistake, made_by, said_of
+from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, bind, computed
+from manual_grad.checker.truth import is_float, is_key
+
+Alteration = Callable[[np.ndarray], np.ndarray]
+CONSTANTS_UP_TO = 12
+ENTRIES_UP_TO = 2**16
+INDEXED = ("gather", "dynamic_slice", "scatter-add", "scatter_add", "dynamic_update_slice")
+
+
+def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A mask, labels or indices moved, reversed, transposed, or of another step on the way back."""
+    found = _constants(tape)
+    for slot, edges in found[:CONSTANTS_UP_TO]:
+        name = _said(tape, e, slot, edges)
+        for said, alter in _alterations(tape, slot, edges):
+            back: Changes = {edge: partial(_with_altered, slot, said, alter) for edge in edges}
+            phrase = f"a wrong index: {said.format(name)}"
+            yield Mistake(f"{phrase}, on the way back", back)
+            yield Mistake(f"{phrase}, where values are computed again and on the way back", {},
+                          instead={slot: partial(_altered_value, slot, alter)})  # fmt: skip
+    for (slot, edges), (other, _) in itertools.permutations(found[:CONSTANTS_UP_TO], 2):
+        x, y = (np.asarray(tape.values[s]) for s in (slot, other))
+        if x.shape == y.shape and x.dtype == y.dtype and not np.array_equal(x, y):
+            names = said_of(tape, e, other), said_of(tape, e, slot)
+            said = f"{names[0]} stands for {names[1]}"
+            if names[0] == names[1]:
+                said = (
+                    f"another {names[1].removeprefix('a ')}, such as another step's mask, stands for this one"
+                )
+            changes = {
+                edge: partial(_with_altered, slot, said, partial(_another, tape, other)) for edge in edges
+            }
+            yield Mistake(f"{said} on the way back", changes)
+
+
+def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
+    """The arrays that no argument flows into, and which steps read them, or what follows from them."""
+    if "constants" not in tape.kept:
+        made = made_by(tape)
+        found: list[tuple[Slot, list[Edge]]] = []
+        direct = {slot for at, _ in tape.edges() for slot in tape.steps[at].ins} - tape.active
+        for slot, value in enumerate(tape.values):
+            if slot in tape.active or (slot in made and slot not in direct) or is_key(value):
+                continue
+            x = np.asarray(value)
+            if 1 < x.size <= ENTRIES_UP_TO and np.any(x != x.flat[0]):
+                reached = _reached(tape, slot)
+                edges = [edge for edge in tape.edges() if reached & set(tape.steps[edge[0]].ins)]
+                if edges and not any(
+                    set(edges) == set(other) and x.shape == tape.shape(s) for s, other in found
+                ):
+                    found.append((slot, edges))
+        tape.kept["constants"] = found
+    return tape.kept["constants"]
+
+
+def _reached(tape: Tape, slot: Slot) -> set[Slot]:
+    """A constant, and the constants that follow from it."""
+    reached = {slot}
+    for step in tape.steps:
+        if not reached.isdisjoint(step.ins) and tape.active.isdisjoint(step.outs):
+            reached.update(step.outs)
+    return reached
+
+
+def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
+    name = said_of(tape, e, slot)
+    if name.startswith(("a constant", "the result")):
+        names = {tape.steps[at].name for at, _ in edges}
+        indices = np.asarray(tape.values[slot]).dtype.kind in "iu" and names & set(INDEXED)
+        return "the indices" if indices else "a mask" if "select_n" in names else name
+    return name
+
+
+def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[str, Alteration]]:
+    """What is said, with a place for the name, and the other array; not those that change nothing."""
+    x = np.asarray(tape.values[slot])
+    for said, alter in itertools.chain(_along_axes(x), _of_indices(x) if x.dtype.kind in "iu" else ()):
+        if not np.array_equal(alter(x), x):
+            yield said, alter
+
+
+def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
+    for axis, n in enumerate(x.shape):
+        if n < 2:
+            continue
+        every = f"along axis {axis} stands for every one"
+        yield f"of {{}} the first {every} (step, row or sample)", partial(_one_for_all, axis, 0)
+        yield f"of {{}} the last {every} (step, row or sample)", partial(_one_for_all, axis, -1)
+        yield f"of {{}} the next one along axis {axis} stands for each", partial(np.roll, shift=-1, axis=axis)
+        yield (
+            f"of {{}} the one before along axis {axis} stands for each",
+            partial(np.roll, shift=1, axis=axis),
+        )
+        yield f"{{}} is reversed along axis {axis}", partial(np.flip, axis=axis)
+    for a, b in itertools.pairwise(range(x.ndim)):
+        if x.shape[a] == x.shape[b] > 1:
+            yield (
+                f"{{}} with rows and columns swapped (j for i, axes {a} and {b})",
+                partial(np.swapaxes, axis1=a, axis2=b),
+            )
+
+
+def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
+    """Indices off by one, or with the steps along two axes swapped, as stride and dilation are."""
+    for by in (1, -1):
+        yield f"{{}} are off by one ({by:+d})", partial(_plus, by)
+    steps = [_step_along(x, axis) for axis in range(x.ndim)]
+    for a, b in itertools.combinations(range(x.ndim), 2):
+        if steps[a] and steps[b] and steps[a] != steps[b]:
+            said = f"the steps of {{}} along the axes {a} and {b} are swapped (stride and dilation)"
+            yield said, partial(_stepping, {a: steps[b] - steps[a], b: steps[a] - steps[b]})
+    for axis, step in enumerate(steps):
+        if abs(step) > 1:
+            said = f"the step of {{}} along axis {axis} is taken for 1 (stride or dilation ignored)"
+            yield said, partial(_stepping, {axis: 1 - step})
+
+
+def _plus(by: int, x: np.ndarray) -> np.ndarray:
+    return np.clip(x + by, x.min(), x.max())
+
+
+def _step_along(x: np.ndarray, axis: int) -> int:
+    """By how much indices grow along an axis, everywhere; 0 where that differs."""
+    steps = np.unique(np.diff(x, axis=axis))
+    return int(steps[0]) if len(steps) == 1 else 0
+
+
+def _stepping(by: dict[int, int], x: np.ndarray) -> np.ndarray:
+    for axis, step in by.items():
+        shape = [1] * x.ndim
+        shape[axis] = x.shape[axis]
+        x = x + step * np.arange(x.shape[axis]).reshape(shape)
+    return x
+
+
+def _one_for_all(axis: int, at: int, x: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.take(x, [at], axis), x.shape)
+
+
+def _another(tape: Tape, other: Slot, x: np.ndarray) -> np.ndarray:
+    return np.asarray(tape.values[other])
+
+
+def _altered_value(slot: Slot, alter: Alteration, tape: Tape) -> Any:
+    x = np.asarray(tape.values[slot])
+    return np.asarray(alter(x), x.dtype) if is_float(x) else jnp.asarray(alter(x), x.dtype)
+
+
+def _altered(tape: Tape, slot: Slot, said: str, alter: Alteration) -> dict[Slot, Any]:
+    """The other constant, and the constants that follow from it."""
+    key = ("altered", slot, said)
+    if key not in tape.kept:
+        values: dict[Slot, Any] = {slot: _altered_value(slot, alter, tape)}
+        for step in tape.steps:
+            if not values.keys().isdisjoint(step.ins) and tape.active.isdisjoint(step.outs):
+                ins = [values.get(s, tape.values[s]) for s in step.ins]
+                outs = computed(step.eqn, ins) if step.eqn is not None else [
+                    np.broadcast_to(ins[0], tape.shape(step.outs[0]))]  # fmt: skip
+                values.update(zip(step.outs, outs, strict=True))
+        tape.kept[key] = values
+    return tape.kept[key]
+
+
+def _with_altered(slot: Slot, said: str, alter: Alteration, p: Passing) -> np.ndarray:
+    """What a step hands back where the constants that it reads are others."""
+    step, i = p.tape.steps[p.edge[0]], p.edge[1]
+    values = _altered(p.tape, slot, said, alter)
+    ins = [values.get(s, p.tape.values[s]) for s in step.ins]
+    written = ELEMENTWISE.get(step.name)
+    if written is not None:
+        return p.cotangent * written([np.asarray(x) for x in ins], np.asarray(p.result), step, i)
+
+    def forward(x: Any) -> Any:
+        return bind(step.eqn, [x if k == i else v for k, v in enumerate(ins)])[0]
+
+    return np.asarray(jax.vjp(forward, jnp.asarray(p.operands[i]))[1](jnp.asarray(p.cotangent))[0])

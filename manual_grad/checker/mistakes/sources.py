@@ -1,0 +1,80 @@
+"""What a value is called in the user's source: the name that it is assigned to, or the expression itself."""
+
+import ast
+import functools
+import linecache
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.tape import Slot, Source, Tape
+
+LONGEST = 32  # characters of an expression
+
+
+def source_said(tape: Tape, e: Evidence, slot: Slot, at: int) -> str:
+    """``probs``, the name that a value is assigned to, or its expression; "" where it is part of one.
+
+    Args:
+        tape: the function.
+        e: the leaf.
+        slot: the value.
+        at: the step that makes it.
+    Returns:
+        The name; "a later x" where an argument has the same name.
+    """
+    key = ("source", slot)
+    if key not in tape.kept:
+        tape.kept[key] = _said(tape, e, at)
+    return tape.kept[key]
+
+
+def _said(tape: Tape, e: Evidence, at: int) -> str:
+    source = tape.steps[at].source
+    if source is None or _goes_on(tape, at):
+        return ""
+    name = _names(source.file).get(source.span, "")
+    if name:
+        taken = any(name == other or other.startswith(f"{name}[") for other in e.point.names)
+        return f"a later {name}" if taken else name
+    return _text(source)
+
+
+def _goes_on(tape: Tape, at: int) -> bool:
+    """Whether a later step makes the same expression's value."""
+    here = tape.steps[at].source
+    following = (step for step in tape.steps[at + 1 : at + 24] if step.source is not None)
+    after = next(following, None)
+    return after is not None and after.source == here
+
+
+def _text(source: Source) -> str:
+    """The expression, where it is a short one on one line."""
+    first, start, last, end = source.span
+    if first != last:
+        return ""
+    line = linecache.getline(source.file, first).encode()
+    text = " ".join(line[start:end].decode(errors="ignore").split())
+    return f"`{text}`" if 1 < len(text) <= LONGEST else ""
+
+
+@functools.lru_cache(maxsize=32)
+def _names(file: str) -> dict[tuple[int, int, int, int], str]:
+    """Which expression of a file is assigned to which name, by where it stands."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[tuple[int, int, int, int], str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            _name(found, node.targets[0], node.value)
+        elif isinstance(node, ast.NamedExpr) or (isinstance(node, ast.AnnAssign) and node.value is not None):
+            _name(found, node.target, node.value)
+    return found
+
+
+def _name(found: dict[tuple[int, int, int, int], str], target: ast.expr, value: ast.expr | None) -> None:
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        for one, other in zip(target.elts, value.elts, strict=True):
+            _name(found, one, other)
+    elif isinstance(target, ast.Name) and value is not None:
+        found[value.lineno, value.col_offset, value.end_lineno or 0, value.end_col_offset or 0] = target.id

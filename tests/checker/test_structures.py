@@ -1,0 +1,270 @@
+"""Mistakes in factorised matrices, loops, groups, indices and labels; values called as in the source."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from manual_grad.verify import check_vjp
+from tests.checker.test_mistakes import by, softmax
+
+RNG = np.random.default_rng(23)
+S, Z, z = RNG.standard_normal((4, 4)), RNG.standard_normal((5, 4)), RNG.standard_normal(9)
+POSITIVE, GAMMA = S @ S.T + 4 * np.eye(4), RNG.uniform(0.5, 2, 6)
+X, SQUARE, WIDE = RNG.standard_normal((2, 6, 4)), RNG.standard_normal((5, 5)), RNG.standard_normal((2, 3, 5))
+IMAGE, KERNEL = RNG.standard_normal((3, 4, 5)), RNG.standard_normal((4, 2, 3))
+CLASS = np.eye(4)[[0, 2, 1, 3, 2]]
+KEPT = (RNG.uniform(size=(4, 1, 3)) > 0.4).astype(float)
+TAPS = np.arange(4)[:, None] * 2 + np.arange(3) * 1
+
+# --- factorised matrices ----------------------------------------------------------------------------------
+
+
+def factor(A):
+    return jnp.linalg.cholesky((A + A.T) / 2)
+
+
+def factor_bwd(phi):
+    def bwd(d, A):
+        L = np.linalg.cholesky((A + A.T) / 2)
+        inv = np.linalg.inv(L)
+        G = inv.T @ phi(L.T @ np.tril(d)) @ inv
+        return ((G + G.T) / 2,)
+
+    return bwd
+
+
+def spectral(A):
+    w, V = jnp.linalg.eigh((A + A.T) / 2)
+    return (V * jnp.exp(w / 9)) @ V.T
+
+
+def spectral_bwd(off):
+    def bwd(d, A):
+        w, V = np.linalg.eigh((A + A.T) / 2)
+        f, apart = np.exp(w / 9), w[None] - w[:, None] + np.eye(4)
+        inner = V.T @ (d + d.T) @ V * f  # the cotangent of V, from the left by its transpose
+        G = V @ (np.diag(np.diag(V.T @ d @ V) * f / 9) + off(apart) * inner) @ V.T
+        return ((G + G.T) / 2,)
+
+    return bwd
+
+
+FACTORISED = {
+    "Φ without the half": (
+        "Cholesky factorisation of A: tril for Φ (the diagonal is not halved)",
+        by(factor, factor_bwd(np.tril), POSITIVE)),
+    "no Φ": ("Cholesky factorisation of A: Φ is left out", by(factor, factor_bwd(lambda P: P), POSITIVE)),
+    "no differences of eigenvalues": (
+        "eigenvalues and -vectors of A: the factor 1/(λj − λi) is left out, off the diagonal",
+        by(spectral, spectral_bwd(lambda apart: 1 - np.eye(4)), S + S.T)),
+    "their sign": (
+        "eigenvalues and -vectors of A: sign flipped",
+        by(spectral, spectral_bwd(lambda apart: (np.eye(4) - 1) / apart), S + S.T)),
+}  # fmt: skip
+
+# --- labels, slopes, products -----------------------------------------------------------------------------
+
+
+def smoothed(z):
+    return -((0.7 * CLASS + 0.3 / 4) * jax.nn.log_softmax(z)).sum(-1).mean()
+
+
+def smoothed_bwd(y):
+    return lambda d, z: (d * (softmax(z) - y) / 5,)
+
+
+def reverse_bwd(d, z, y):
+    p = softmax(z)
+    return (d * p * (np.log(p / y) - (p * np.log(p / y)).sum(-1, keepdims=True)),)
+
+
+def gelu_bwd(d, x):
+    t, c = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)), np.sqrt(2 / np.pi)
+    return (d * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)),)
+
+
+SLOPES = {
+    "ε/(K − 1)": (
+        "label smoothing: ε/(K − 1) for ε/K",
+        by(smoothed, smoothed_bwd(0.7 * CLASS + 0.1 * (1 - CLASS)), Z)),
+    "not smoothed": ("label smoothing is left out", by(smoothed, smoothed_bwd(CLASS), Z)),
+    "the reverse divergence": (
+        "the gradient of the reverse divergence",
+        by(lambda z, y: -(y * jax.nn.log_softmax(z)).sum(), reverse_bwd, Z, softmax(Z[::-1]), argnums=0)),
+    "tanh-GELU's slope": (
+        "the derivative of GELU is wrong: it is that of tanh-GELU",
+        by(lambda x: jax.nn.gelu(x, approximate=False), gelu_bwd, z)),
+    "SiLU's factor": (
+        "the derivative of SiLU is wrong: σ + σ(1 − σ)",
+        by(lambda x: x * jax.nn.sigmoid(x), lambda d, x: (
+            d * (1 / (1 + np.exp(-x))) * (2 - 1 / (1 + np.exp(-x))),), z)),
+    "a product divided by its zero": (
+        "the product is divided by its entry, which is 0 here",
+        by(jnp.cumprod, lambda d, x: (np.cumsum((d * np.cumprod(x))[::-1])[::-1] / (x + 1e-15),),
+           np.array([2.0, 0.0, 0.5, 3.0]))),
+}  # fmt: skip
+
+# --- groups, axes, rows -----------------------------------------------------------------------------------
+
+
+def group_norm(x, gamma):
+    v = x.reshape(2, 3, 8)
+    v = (v - v.mean(-1, keepdims=True)) / jnp.sqrt(v.var(-1, keepdims=True) + 1e-5)
+    return v.reshape(2, 6, 4) * gamma[:, None]
+
+
+def of_other_groups(d, x, gamma):
+    v = x.reshape(2, 3, 8)
+    m, s = v.mean(-1, keepdims=True), np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+    other = np.arange(6) % 3
+    return ((d * (x - m[:, other]) / s[:, other]).sum((0, 2)),)
+
+
+def gamma_outside(d, x, gamma):
+    v, d = x.reshape(2, 3, 8), d.reshape(2, 3, 8)
+    s = np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+    h = (v - v.mean(-1, keepdims=True)) / s
+    dx = (d - d.mean(-1, keepdims=True) - h * (d * h).mean(-1, keepdims=True)) / s
+    return (dx.reshape(x.shape) * gamma[:, None],)
+
+
+def rms(x):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True))
+
+
+def rms_bwd(d, x):
+    s = 1 / np.sqrt((x * x).mean(-1, keepdims=True))
+    return (s * (d - x * s * (d * x * s).mean(-1)),)
+
+
+def grouped(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1,), "VALID", feature_group_count=2)
+
+
+def grouped_bwd(channels):
+    def bwd(d, x, kernel):
+        dk = np.zeros_like(kernel)
+        for o, c, k in np.ndindex(*kernel.shape):
+            dk[o, c, k] = (x[:, channels(o // 2) + c, k : k + 3] * d[:, o]).sum()
+        return (dk,)
+
+    return bwd
+
+
+def pooled(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (3, 3), (1, 1), "VALID")
+
+
+def pooled_bwd(d, x):
+    dx = np.zeros_like(x)
+    for i, j in np.ndindex(*d.shape):
+        a, b = np.unravel_index(x[i : i + 3, j : j + 3].argmax(), (3, 3))
+        dx[i + a, j + b] = d[i, j]
+    return (dx,)
+
+
+def spread(x, w):
+    return jnp.zeros(9).at[TAPS].add(x[:, None] * w)
+
+
+def spread_bwd(d, x, w):
+    taps = np.arange(4)[:, None] + np.arange(3) * 2
+    return ((d[taps] * w).sum(1),)
+
+
+def rows_bwd(d, x):
+    d = np.where(np.arange(6).reshape(2, 3, 1) < 2, d, 0)
+    return (d * np.cos(x),)
+
+
+PLACES = {
+    "statistics of group c mod G": (
+        "wrong group: channel c of 6 takes the statistics of group c mod 3, where c // 2 belongs",
+        by(group_norm, of_other_groups, X, GAMMA, argnums=1)),
+    "gamma outside the means": (
+        "in the wrong order: the factor gamma is applied last on the way back, at x, outside the sums",
+        by(group_norm, gamma_outside, X, GAMMA, argnums=0)),
+    "keepdims missing": ("keepdims is missing in a sum over axis 1", by(rms, rms_bwd, SQUARE)),
+    "the next group's channels": (
+        "a wrong index: of x the next group's members (2 groups of 2)",
+        by(grouped, grouped_bwd(lambda g: 2 - 2 * g), IMAGE, KERNEL, argnums=1)),
+    "group 0's channels": (
+        "a wrong index: of x group 0's members (2 groups of 2) stand for every group's",
+        by(grouped, grouped_bwd(lambda g: 0), IMAGE, KERNEL, argnums=1)),
+    "pooling assigned": (
+        "max-pooling: overlapping windows are overwritten", by(pooled, pooled_bwd, SQUARE)),
+    "stride for dilation": (
+        "a wrong index: the steps of the indices along the axes 0 and 1 are swapped (stride and dilation)",
+        by(spread, spread_bwd, z[:4], z[:3], argnums=0)),
+    "the first rows": (
+        "rows left out: only the first 2 of 6 rows (2 · 3) of sin(x) are processed",
+        by(jnp.sin, rows_bwd, WIDE)),
+    "a slice in two places": (
+        "a wrong index: what belongs to 1 stands at 0, 2 of 4 too along axis 1",
+        by(lambda x: x**2, lambda d, x: ((2 * d * x)[:, [1, 1, 1, 3]],), Z)),
+}  # fmt: skip
+
+# --- loops --------------------------------------------------------------------------------------------------
+
+
+def cell(x, W, U, kept):
+    h = jnp.zeros((2, 3))
+    for t in range(4):
+        gate = jax.nn.sigmoid(x[t] @ U)
+        h = kept[t] * h + gate * jnp.tanh(x[t] @ W + h)
+    return h
+
+
+def cell_bwd(bug):
+    def bwd(d, x, W, U, kept):
+        hs, gates, states = [np.zeros((2, 3))], [], []
+        for t in range(4):
+            gates.append(1 / (1 + np.exp(-x[t] @ U)))
+            states.append(np.tanh(x[t] @ W + hs[-1]))
+            hs.append(kept[t] * hs[-1] + gates[-1] * states[-1])
+        dW, dU = np.zeros_like(W), np.zeros_like(U)
+        for t in reversed(range(4)):
+            da = d * (1 if bug == "gate" else gates[t]) * (1 - states[t] ** 2)
+            dg = d * states[t] * gates[t] * (1 - gates[t])
+            dW, dU = dW + x[t].T @ da, dU + (-1 if bug == "sign" else 1) * x[t].T @ dg
+            d = da + d * kept[0 if bug == "mask" else t]
+        return dW, dU
+
+    return bwd
+
+
+def looped(bug):
+    return by(cell, cell_bwd(bug), RNG.standard_normal((4, 2, 5)), RNG.standard_normal((5, 3)),
+              RNG.standard_normal((5, 3)) + 1, KEPT, argnums=(1, 2))  # fmt: skip
+
+
+LOOPS = {
+    "step 0's mask": ("a wrong index: of kept the first along axis 0 stands", looped("mask")),
+    "a factor in every step": ("the factor sigmoid(x @ U) is missing, in the derivative of", looped("gate")),
+    "a sign in every step": ("sign flipped", looped("sign")),
+}
+CASES = FACTORISED | SLOPES | PLACES | LOOPS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_true_cause_is_named_first(case):
+    start, ask = CASES[case]
+    report = ask()
+    wrong = next(f for f in report.findings if not f.ok)
+    assert wrong.diagnosis.startswith(start), str(report)
+
+
+def test_a_value_is_called_by_the_name_that_the_source_gives_it():
+    def fwd(x):
+        probs = jax.nn.sigmoid(x[::-1])
+        scores = jnp.sin(probs) * 2
+        return scores * probs, x
+
+    def bwd(x, d):  # of a product's two terms one
+        probs = 1 / (1 + np.exp(-x[::-1]))
+        return ((d * np.sin(probs) * 2 * probs * (1 - probs))[::-1],)
+
+    (finding,) = check_vjp(fwd, bwd, z).findings
+    assert "sin(probs)" in finding.diagnosis
