@@ -24,7 +24,7 @@ from manual_grad.verify import check_vjp
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILE, PAGE = DOCS / "checkers.json", DOCS / "checker.md"
-START, END = "<!-- checkers: from checkers.json -->\n", "<!-- checkers end -->\n"
+START = "## Which checker sees which mistake\n"
 CHECKERS = ("ones", "projection", "check_grads", "gradcheck", "check_vjp")
 TITLES = ("cotangent of ones", "one projection", "`check_grads`", "`gradcheck`", "`check_vjp`")
 NAMELESS = (jnp.sin, jax.nn.softmax, jax.nn.sigmoid)
@@ -299,9 +299,10 @@ def table(found: dict[str, Any]) -> str:
 
 
 def written(page: str, found: dict[str, Any]) -> str:
-    """A page with the table in its place."""
-    before, _, rest = page.partition(START)
-    return f"{before}{START}\n{table(found)}\n{END}{rest.partition(END)[2]}"
+    """A page with the table in its place, after the text of its section."""
+    before, _, section = page.partition(START)
+    text = section.partition("\n|")[0].rstrip("\n")
+    return f"{before}{START}{text}\n\n{table(found)}"
 
 
 def main() -> None:
