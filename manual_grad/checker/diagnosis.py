@@ -28,6 +28,7 @@ from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 OUT_OF_TIME = "no known mistake explains it, of those that were tried in the seconds given"
+PRECISE = 1e-3  # the tolerance up to which two mistakes at once are told from one
 FINITE_AT_LEAST = 3  # finite entries from which a cause is told
 JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
 MANY_AXES = 7
@@ -66,7 +67,8 @@ def _explained(evidence: Sequence[Evidence]) -> str:
     phrase = _explain(evidence, TIERS[:1]) or _explain_the_finite(evidence) or _explain(evidence)
     if phrase or any(e.got is None or e.got.shape != e.want.shape for e in evidence):
         return phrase or UNEXPLAINED
-    return _explain_scaled(evidence) or UNEXPLAINED
+    precise = all(e.tolerance <= PRECISE for e in evidence)
+    return (precise and _explain_scaled(evidence)) or UNEXPLAINED
 
 
 def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]] = ()) -> str:
@@ -401,6 +403,21 @@ def _triangle(masked: np.ndarray) -> str:
     return ""
 
 
+def true_gradient_zero(e: Evidence) -> str:
+    """Something where the truth is 0 everywhere, as that of a rounding is."""
+    if e.got.shape != e.want.shape or np.any(e.want) or not np.any(e.got):
+        return ""
+    said = "the true gradient is 0 here"
+    if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != e.got.shape:
+        return said
+    passed = e.got != 0
+    if not e.same(e.got[passed], np.asarray(e.point.dout[0])[passed]):
+        return said
+    where = "" if passed.all() else " in some entries"
+    estimator = "a straight-through estimator" if passed.all() else "a clipped straight-through estimator"
+    return f"{said}; the cotangent is passed on as it is{where}, as by {estimator} (name that by reference=)"
+
+
 def cotangent_unchanged(e: Evidence) -> str:
     """The cotangent passed on as it is."""
     if e.scalar or len(e.point.dout) != 1 or not e.same(e.got, np.asarray(e.point.dout[0])):
@@ -724,6 +741,7 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (reshaped, over_wrong_axes),
     (transposed_factor_elsewhere, full_for_valid),
     (wrong_shape,),
+    (true_gradient_zero,),
     *ELSEWHERE,
     (imprecise,),
     (itself_added,),

@@ -100,6 +100,12 @@ SLOPES = {
         "the derivative of SiLU is wrong: σ + σ(1 − σ)",
         by(lambda x: x * jax.nn.sigmoid(x), lambda d, x: (
             d * (1 / (1 + np.exp(-x))) * (2 - 1 / (1 + np.exp(-x))),), z)),
+    "a straight-through estimator": (
+        "the true gradient is 0 here; the cotangent is passed on as it is, as by a straight-through",
+        by(jnp.round, lambda d, x: (d,), z)),
+    "a clipped one": (
+        "the true gradient is 0 here; the cotangent is passed on as it is in some entries, as by a clipped",
+        by(jnp.sign, lambda d, x: (d * (abs(x) < 1),), z)),
     "a product divided by its zero": (
         "the product is divided by its entry, which is 0 here",
         by(jnp.cumprod, lambda d, x: (np.cumsum((d * np.cumprod(x))[::-1])[::-1] / (x + 1e-15),),
