@@ -1,4 +1,4 @@
-"""Compiling functions for one call on small inputs, where the compiler takes longer than the function."""
+"""Computing functions once on small inputs, where the compiler takes longer than the function."""
 
 import functools
 from collections.abc import Callable, Generator, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from manual_grad_reference.oracles.in_numpy import in_numpy
 
 QUICK = {
     "xla_backend_optimization_level": 0,
@@ -22,11 +24,16 @@ AT_ONCE = 6  # calls in a program; the compiler takes longer for one of more tha
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay so."""
+    """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay so.
+
+    What is JAX's own, such as a derivative of the reference, NumPy may compute; a formula is to be compiled,
+    as by its users.
+    """
 
     fn: Callable
     args: tuple = ()
     inputs: dict[str, Any] = field(default_factory=dict)
+    in_numpy: bool = False
 
 
 def together(calls: Sequence[Call]) -> list[Any]:
@@ -42,6 +49,10 @@ def together(calls: Sequence[Call]) -> list[Any]:
     """
     if not calls:
         return []
+    by_numpy = {k: _by_numpy(call) for k, call in enumerate(calls) if call.in_numpy}
+    if by_numpy:
+        others = iter(together([call for call in calls if not call.in_numpy]))
+        return [by_numpy[k] if k in by_numpy else next(others) for k in range(len(calls))]
     if len(calls) > AT_ONCE:
         return together(calls[:AT_ONCE]) + together(calls[AT_ONCE:])
     inputs, settings = zip(*(split_settings(call.inputs) for call in calls), strict=True)
@@ -63,6 +74,24 @@ def together(calls: Sequence[Call]) -> list[Any]:
     except Exception as error:  # of the compiler or the device: which of the calls is it?
         return [error] if len(calls) == 1 else [together([call])[0] for call in calls]
     return [raised.get(k, answer) for k, answer in enumerate(answers)]
+
+
+def _by_numpy(call: Call) -> Any:
+    arrays, settings = split_settings(call.inputs)
+    try:
+        run = quickly(lambda args, arrays: call.fn(*args, **arrays, **settings))
+        return run(call.args, arrays)
+    except Exception as error:  # anyone's function may raise anything
+        return error
+
+
+def quickly(fn: Callable) -> Callable:
+    """The function computed by NumPy where that suits it, and compiled without XLA's optimizations where not.
+
+    >>> float(quickly(lambda x: 2 * x)(3.0))
+    6.0
+    """
+    return in_numpy(fn, lambda fn: jax.jit(fn, compiler_options=quick()))
 
 
 def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool], list], Sequence]) -> list:

@@ -18,6 +18,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from manual_grad.checker.truth import Point, is_float
+from manual_grad.compiling import quickly
 
 LONGEST = 3000  # steps; a longer function is not written down
 WRAPPERS = {
@@ -486,7 +487,7 @@ def _transposed(tape: Tape, step: Step, wanted: Sequence[int]) -> Callable[..., 
 
             return jax.vjp(forward, *(ins[i] for i in wanted))[1](list(cotangents))
 
-        COMPILED[key] = jax.jit(pull)
+        COMPILED[key] = quickly(pull)
     compiled = COMPILED[key]
     return lambda *cotangents: compiled(ins, cotangents)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.budget import MARGIN, budgets, rounding_in_float64
-from manual_grad.compiling import quick
+from manual_grad.compiling import quickly
 
 NOISES = 4  # gradients from which the noise of a dtype is estimated
 
@@ -192,7 +192,7 @@ def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: 
                 values[i] = value
             return ask(at_values(point, values), dout)
 
-        point.compiled[key] = jax.jit(run, compiler_options=quick())
+        point.compiled[key] = quickly(run)
     if point.compiled[key] is not None:
         try:
             return point.compiled[key]([point.values[i] for i in floats], dout)

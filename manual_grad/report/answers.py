@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.compiling import quick
+from manual_grad.compiling import quickly
 from manual_grad.digits import load_digits_28
 from manual_grad.formulas.correlation import convolve2d_fwd, correlate2d_fwd, jac_correlate2d_x
 from manual_grad.formulas.dense import (
@@ -122,7 +122,7 @@ def why_one_over_m() -> Answer:
     shapes = pairwise(WIDTHS)
     params = [(rng.normal(size=(o, i)) * (2 / i) ** 0.5, np.zeros(o)) for i, o in shapes]
     images, labels = load_digits_28()
-    steps = jax.jit(_steps, compiler_options=quick())
+    steps = quickly(_steps)
     rows = []
     for m in (10, 100, 1000):
         X, Y = images[:m].reshape(m, -1).T.astype(float), np.eye(10)[:, labels[:m]]

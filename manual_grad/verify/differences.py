@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.compare import Comparison
-from manual_grad.compiling import in_step, quick, split_settings
+from manual_grad.compiling import in_step, quickly, split_settings
 from manual_grad.verify.problem import NEAR, Check, Problem, allowed_along, forward
 from manual_grad_reference.oracles import differences
 
@@ -43,10 +43,10 @@ def differences_checks(asked: Sequence[tuple[Problem, np.random.Generator]]) -> 
     problems = [problem for problem, _ in asked]
     weights = [_weights(problem, rng) for problem, rng in asked]
     arrays = [split_settings(problem.at)[0] for problem in problems]
-    program = jax.jit(partial(_values, problems), compiler_options=quick())
+    program = quickly(partial(_values, problems))
     found = in_step(
         [_trusted(problem, rng, w) for (problem, rng), w in zip(asked, weights, strict=True)],
-        lambda pending, directions: jax.device_get(program(pending, arrays, weights, directions)),
+        lambda pending, directions: program(pending, arrays, weights, directions),
     )
     return [partial(_check, *each) for each in zip(problems, weights, found, strict=True)]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison, compare
-from manual_grad.compiling import in_step, quick, split_settings
+from manual_grad.compiling import in_step, quickly, split_settings
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import answer_in_order, drawn, oracle_of
 from manual_grad_reference.oracles import exact
@@ -172,10 +172,10 @@ def _programs(functions: Sequence[dict], samples: Sequence[tuple]) -> Callable[[
                     found[-1].append(None)
         return found
 
-    program = jax.jit(followed, compiler_options=quick())
+    program = quickly(followed)
 
     def run(points: Sequence[tuple]) -> list[dict]:
-        got = jax.device_get(program([(dout, split_settings(inputs)[0]) for dout, inputs in points]))
+        got = program([(dout, split_settings(inputs)[0]) for dout, inputs in points])
         return [
             {name: raised.get((k, name), answer) for name, answer in zip(named, answers, strict=True)}
             for k, (named, answers) in enumerate(zip(functions, got, strict=True))

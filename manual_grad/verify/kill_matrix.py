@@ -31,7 +31,7 @@ import numpy as np
 from manual_grad.catalogue.draw import Draw, Style
 from manual_grad.compare import FLOAT64 as TOLERANCE
 from manual_grad.compare import Comparison, compare
-from manual_grad.compiling import quick, split_settings
+from manual_grad.compiling import quickly, split_settings
 from manual_grad.lectures.entries import Claim, Equation
 from manual_grad.verify.differences import differences_check
 from manual_grad.verify.exact import exact_points
@@ -220,8 +220,8 @@ def _ready(function: Callable) -> Callable:
         if len(last) != len(leaves) or any(a is not b for a, b in zip(last, leaves, strict=True)):
             arrays, settings = split_settings(inputs)
             if "run" not in kept:
-                kept["run"] = jax.jit(lambda d, a: function(*d, **a, **settings), compiler_options=quick())
-            kept["answer"], kept["leaves"] = jax.device_get(kept["run"](dout, arrays)), leaves
+                kept["run"] = quickly(lambda d, a: function(*d, **a, **settings))
+            kept["answer"], kept["leaves"] = kept["run"](dout, arrays), leaves
         return kept["answer"]
 
     return run

@@ -63,7 +63,7 @@ class Problem:
             arrays, settings = split_settings(inputs)
             return budgets(partial(_truth, self.claim, settings=settings), dout, arrays, dtype=self.dtype)[1]
 
-        return Call(allowed, (self.cotangent,), jax.tree.map(_float64, self.inputs))
+        return Call(allowed, (self.cotangent,), jax.tree.map(_float64, self.inputs), in_numpy=True)
 
     @property
     def cotangent(self) -> Any:
@@ -83,7 +83,7 @@ class Problem:
             arrays, settings = split_settings(inputs)
             return rounding_in_float64(partial(_truth, self.claim, settings=settings), dout, arrays)
 
-        (found,) = together([Call(least, (self.dout,), self.inputs)])
+        (found,) = together([Call(least, (self.dout,), self.inputs, in_numpy=True)])
         return None if isinstance(found, NoBudgetError) else _result(found)
 
     @functools.cached_property
@@ -115,7 +115,7 @@ class Problem:
         def asked(*args: Any, **at: Any) -> Any:
             return oracle(forward(self.claim, at), tuple(at[name] for name in self.claim.wrt), *args)
 
-        return Call(asked, args, self.at)
+        return Call(asked, args, self.at, in_numpy=True)
 
     def calls(self, formula: Callable) -> Call:
         """What calls a formula; its result is still to be put in order, by :func:`in_order`."""
@@ -204,7 +204,7 @@ def oracle_questions(
     """What to ask the oracles that fit the claim, and that are wanted."""
     claim = problem.claim
     if claim.kind == "value":
-        asked = {"value": Call(claim.reference, (), problem.at)}
+        asked = {"value": Call(claim.reference, (), problem.at, in_numpy=True)}
     elif claim.kind == "jacobian":
         asked = {
             "reverse": problem.asks(oracles_.jacobian_reverse),

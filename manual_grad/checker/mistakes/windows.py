@@ -39,6 +39,7 @@ from manual_grad.checker.tape import (
     pull_of,
 )
 from manual_grad.checker.truth import is_float
+from manual_grad.compiling import quickly
 
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
@@ -139,7 +140,7 @@ def _pulled_for_each_row(step: Step) -> Any:
 
             return jax.vmap(jax.vjp(forward, operands[0])[1])(rows)
 
-        COMPILED[key] = jax.jit(back)
+        COMPILED[key] = quickly(back)
     return COMPILED[key]
 
 
