@@ -48,7 +48,9 @@ def posed(name, dtype):
     problem = pose(claim, Draw(np.random.default_rng(zlib.crc32(name.encode())), jnp.dtype(dtype)))
     arrays, settings = split_settings(problem.inputs)
     dout, arrays = jax.tree.map(_wide, (problem.dout, arrays))
-    truth = Call(lambda dout, arrays: oracle_of(claim)(dout, arrays | settings), (dout, arrays), in_numpy=True)
+    truth = Call(
+        lambda dout, arrays: oracle_of(claim)(dout, arrays | settings), (dout, arrays), in_numpy=True
+    )
     dropped = [m.function for m in mutants_of(claim, problem) if m.kind == LAST_DROPPED][:1]
     given = jax.tree.map(jnp.asarray, arrays) | settings
     short = [Call(mutant, () if dout is None else (dout,), given, in_numpy=True) for mutant in dropped]

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import manual_grad_reference as reference
 from manual_grad import InputError, ops
 from manual_grad.catalogue import FORMULAS
+from manual_grad.compiling import quickly
 from tests.formulas.comparing import assert_same, of_floats, run_by_hand
 from tests.formulas.scenarios import drawn, of
 
@@ -197,10 +198,10 @@ TRANSFORMATIONS = [gradient, mapped, rematerialised, trained_in_a_scan, second_o
 
 
 def hold(case, transformed, floats=None, labels=None):
-    """Assert that a transformation of ours gives what it gives of the reference, both compiled."""
+    """Assert that a transformation of ours gives what it gives of the reference."""
     if floats is None:
         floats, labels = draw(case)
-    both = jax.jit(lambda floats: [transformed(case, f, floats) for f in objectives(case, labels)])
+    both = quickly(lambda floats: [transformed(case, f, floats) for f in objectives(case, labels)])
     assert_same(*both(floats))
 
 
@@ -209,9 +210,8 @@ def all_transformed(name):
     """What every transformation gives of ours and of the reference, in one program."""
     floats, labels = draw(CASES[name])
     sides = objectives(CASES[name], labels)
-    return jax.jit(lambda floats: [[t(CASES[name], f, floats) for f in sides] for t in TRANSFORMATIONS])(
-        floats
-    )
+    every = quickly(lambda floats: [[t(CASES[name], f, floats) for f in sides] for t in TRANSFORMATIONS])
+    return every(floats)
 
 
 @pytest.mark.parametrize("number", range(len(TRANSFORMATIONS)), ids=[t.__name__ for t in TRANSFORMATIONS])
@@ -227,7 +227,7 @@ def test_mapped_over_labels(name):
     several = jnp.stack([labels[0], labels[0][::-1]])
     grad = jax.grad(functools.partial(getattr(ops, case.name), **case.settings))
 
-    @jax.jit
+    @quickly
     def both(several):
         of = functools.partial(grad, *floats)
         return jax.vmap(of)(several), jnp.stack([of(labels) for labels in several])
@@ -293,7 +293,7 @@ def test_forward_mode_is_refused_and_has_a_way_round(case):
         (pushed,) = jax.vjp(lambda dout: pullback(dout)[0], out)[1](tangents)
         return pushed, jax.jvp(theirs, [floats], [tangents])[1]
 
-    assert_same(*jax.jit(both)(floats, tangents))
+    assert_same(*quickly(both)(floats, tangents))
 
 
 def call_with(op, labels, settings, floats):
@@ -314,7 +314,7 @@ def test_mixed_precision(case):
     ]
     wide = jax.tree.map(lambda x: x.astype(np.float64), ways)
     got = jax.jit(lambda ways: [gradient(case, ours, floats) for floats in ways])(ways)
-    want = jax.jit(lambda ways: [gradient(case, theirs, floats) for floats in ways])(wide)
+    want = quickly(lambda ways: [gradient(case, theirs, floats) for floats in ways])(wide)
     for floats, (_, grads), (_, true_grads) in zip(ways, got, want, strict=True):
         out = jax.eval_shape(
             functools.partial(call_with, getattr(ops, case.name), labels, case.settings), floats
@@ -443,7 +443,7 @@ def hold_sharded(case, mesh):
 
     got = sharded(case, mesh, functools.partial(mean, getattr(ops, case.name)), floats, labels)
     whole = jax.value_and_grad(lambda floats: mean(case.reference, *floats, *labels))
-    assert_same(got, jax.jit(whole)(floats))
+    assert_same(got, quickly(whole)(floats))
 
 
 def draw_for(case, devices):
@@ -461,7 +461,7 @@ def test_shard_map(case):
 def hold_explicit(case, mesh):
     """Assert that gradients come out right, and sharded as their primals, where types carry the sharding."""
     floats, labels = draw_for(case, mesh.size)
-    want = jax.jit(jax.grad(objectives(case, labels)[1], every(case)))(*floats)
+    want = quickly(jax.grad(objectives(case, labels)[1], every(case)))(*floats)
     batch, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     placed = [jax.device_put(x, whole if i in case.shared else batch) for i, x in enumerate(floats)]
     ours = objectives(case, [jax.device_put(y, batch) for y in labels])[0]

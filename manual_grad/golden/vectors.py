@@ -28,7 +28,7 @@ from manual_grad.checker.diagnosis import UNEXPLAINED, Evidence, diagnose
 from manual_grad.checker.truth import Point, exact, float_leaves, is_float, to_float64
 from manual_grad.checker.verdict import FIT
 from manual_grad.compare import FLOAT64, TOLERANCES
-from manual_grad.compiling import compiled, split_settings
+from manual_grad.compiling import quickly, split_settings
 from manual_grad.forms import TEXT, misfit, one_of, parsed, whole
 from manual_grad.golden import archive
 from manual_grad.golden.exported import CASES, FORMULAS, KINDS, Exported, Own
@@ -364,7 +364,7 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
     Returns:
         ``(out, allowed)``, of one structure, in float64.
     """
-    answers = compiled(functools.partial(budgets, fn, dtype=dtype), floats, dout)
+    answers = quickly(functools.partial(budgets, fn, dtype=dtype))(floats, dout)
     out, allowed = jax.tree.map(lambda a: np.asarray(a, np.float64), answers)
     flushed = float(jnp.finfo(dtype).tiny) if dtype in FLUSHING else 0.0
     return out, jax.tree.map(lambda a: a + flushed, allowed)

@@ -13,6 +13,7 @@ import numpy as np
 import manual_grad
 from manual_grad.catalogue import Batch, EntryError
 from manual_grad.catalogue.draw import Draw
+from manual_grad.compiling import quickly
 from manual_grad.lectures.entries import claims_of
 from manual_grad.verify.hard import check_hard
 from manual_grad.verify.problem import oracle_checks, pose
@@ -136,7 +137,7 @@ def require_clear_kinks(scenario):
     """Every ReLU is away from its kink, some on and some off."""
     if scenario.entry.kinks is None or scenario.settings.get("activation", "relu") != "relu":
         return
-    kinks = jax.jit(lambda *primals: list(scenario.entry.kinks(scenario.fwd(*primals)[1])))
+    kinks = quickly(lambda *primals: list(scenario.entry.kinks(scenario.fwd(*primals)[1])))
     z = np.concatenate([np.ravel(z) for z in kinks(*draw(scenario, seed=0).values())])
     if not (np.abs(z).min() > FAR and z.min() < 0 < z.max()):
         raise EntryError(f"{scenario.entry.name}: a ReLU is at its kink, or all are on one side of it")
@@ -172,7 +173,7 @@ def require_samples(entry):
 
 def _samples_are(scenario, batch):
     """Whether the reference treats what lies along these axes one by one, or takes the mean over it."""
-    primals, reference = draw(scenario, seed=0), jax.jit(scenario.reference)
+    primals, reference = draw(scenario, seed=0), quickly(scenario.reference)
     name, axis = next(iter(batch.axes.items()))
 
     def alone(n):

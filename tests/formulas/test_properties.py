@@ -13,16 +13,16 @@ from jaxtyping import jaxtyped
 
 import manual_grad
 from manual_grad.catalogue import mlp, two_layer
+from manual_grad.compiling import quickly
 
 from .comparing import assert_same, inner, run_by_hand
 from .scenarios import SCENARIOS, draw, drawn, each_scenario, is_float, of
 
 IN_TURN = [(s, (jnp.float16, jnp.bfloat16)[i % 2]) for i, s in enumerate(SCENARIOS)]
-# Step by step each operation is compiled by itself, and takes as long as a program: an entry's first variant.
+# Step by step each operation is compiled by itself, and takes as long as a program.
 ONE_EACH = {scenario.entry.name: scenario for scenario in reversed(SCENARIOS)}
 OF_INTEGERS = [s for s in ONE_EACH.values() if s.entry.primals != s.entry.floating]
 of_integers = {"argvalues": OF_INTEGERS, "ids": [scenario.id for scenario in OF_INTEGERS]}
-one_each = {"argvalues": ONE_EACH.values(), "ids": [scenario.id for scenario in ONE_EACH.values()]}
 
 
 def _stacked(trees):
@@ -31,11 +31,11 @@ def _stacked(trees):
 
 @functools.cache
 def _together(scenario):
-    """What is compiled of a pair, as one program: three drawn inputs, and what it gives for each of them."""
+    """A pair, mapped and as a ``custom_vjp``, traced once: three drawn inputs, and what it gives for each."""
     several = [drawn(scenario, seed) for seed in range(3)]
     custom = _gradient_of_custom_vjp(scenario, several[0][0], np.zeros((), jax.dtypes.float0))
 
-    @jax.jit
+    @quickly
     def program(primals, dout, stacked):
         out, res = scenario.fwd(*primals)
         alone = out, scenario.bwd(res, dout)
@@ -45,13 +45,20 @@ def _together(scenario):
     return several, [program(*one, _stacked(several)) for one in several]
 
 
-@pytest.mark.parametrize("scenario", **one_each)
-def test_step_by_step_and_in_numpy_it_gives_what_it_gives_compiled(scenario):
-    """The backward pass takes residuals that have left a compiled function."""
+@pytest.mark.parametrize("scenario", **each_scenario)
+def test_numpy_arrays_and_residuals_that_have_left_a_trace_are_taken(scenario):
     (one, *_), ((alone, _, residuals, _), *_) = _together(scenario)
     primals, dout = jax.tree.map(np.asarray, one)
-    out, res = scenario.fwd(*primals)
-    assert_same((out, res), (alone[0], residuals))
+    got, want = quickly(lambda: (scenario.fwd(*primals), scenario.bwd(residuals, dout)))(), alone
+    assert_same(got, ((want[0], residuals), want[1]))
+
+
+@pytest.mark.parametrize("scenario", **of_integers)
+def test_step_by_step_it_gives_what_it_gives_traced(scenario):
+    """Where it looks at the values of integers; the examples in the docstrings run step by step too."""
+    (one, *_), ((alone, _, residuals, _), *_) = _together(scenario)
+    primals, dout = jax.tree.map(np.asarray, one)
+    assert_same(scenario.fwd(*primals), (alone[0], residuals))
     assert_same(scenario.bwd(residuals, dout), alone[1])
 
 

@@ -17,7 +17,7 @@ import manual_grad
 import manual_grad_reference as reference
 from manual_grad import InputError, catalogue
 from manual_grad.catalogue.draw import Draw, differentiable
-from manual_grad.compiling import compiled
+from manual_grad.compiling import compiled, quickly
 from manual_grad.golden import archive
 from manual_grad.golden import vectors as golden
 from manual_grad.golden.exported import FORMULAS
@@ -239,7 +239,7 @@ def test_the_stable_functions_are_the_plain_ones():
     draw = Draw(np.random.default_rng(0))
     inputs = [tuple(e.for_reference(e.inputs(draw, next(iter(e.variants)))).values()) for e in entries]
 
-    @jax.jit
+    @quickly
     def values_and_gradients(inputs):
         return [
             [_weighed(getattr(e, of), *given) for e, given in zip(entries, inputs, strict=True)]
