@@ -1,18 +1,23 @@
+import functools
 import gc
 import os
 
 import jax
 import pytest
 from hypothesis import settings
+from jax._src.interpreters import mlir
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 os.environ["MANUAL_GRAD_CACHE"] = ""  # the console script keeps no compiled programs in the tester's folder
 gc.set_threshold(100_000, 20, 100)  # JAX keeps millions of objects, and looking through them takes time
+if hasattr(
+    mlir, "make_ir_context"
+):  # JAX loads every dialect anew for each program, a quarter of the time here
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 if jax.__version_info__ >= (0, 10):  # XLA ends a process that gives it a flag that it does not know
     compiles_fast = "--xla_cpu_use_fusion_emitters=false --xla_cpu_experimental_ynn_fusion_type="
     os.environ.setdefault("XLA_FLAGS", f"{compiles_fast} --xla_cpu_parallel_codegen_split_count=1")
-
 
 jax.config.update("jax_disable_most_optimizations", True)  # compiling costs most of the time here
 

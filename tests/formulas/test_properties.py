@@ -53,15 +53,6 @@ def test_numpy_arrays_and_residuals_that_have_left_a_trace_are_taken(scenario):
     assert_same(got, ((want[0], residuals), want[1]))
 
 
-@pytest.mark.parametrize("scenario", **of_integers)
-def test_step_by_step_it_gives_what_it_gives_traced(scenario):
-    """Where it looks at the values of integers; the examples in the docstrings run step by step too."""
-    (one, *_), ((alone, _, residuals, _), *_) = _together(scenario)
-    primals, dout = jax.tree.map(np.asarray, one)
-    assert_same(scenario.fwd(*primals), (alone[0], residuals))
-    assert_same(scenario.bwd(residuals, dout), alone[1])
-
-
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_returns_are_as_annotated(scenario):
     """Letters stand for the same numbers in a function's arguments and in what it returns."""
@@ -97,7 +88,7 @@ def test_pair_is_a_custom_vjp(scenario):
 
 @pytest.mark.parametrize("scenario", **of_integers)
 def test_pair_is_a_custom_vjp_step_by_step(scenario):
-    """Where None is an integer's cotangent; the rest is what the pair gives step by step."""
+    """Where it looks at the values of integers, and None is their cotangent; doctests run so too."""
     ((primals, dout), *_), (((_, grads), *_), *_) = _together(scenario)
     assert_same(_gradient_of_custom_vjp(scenario, primals, of_integers=None)(*primals, dout), grads)
 

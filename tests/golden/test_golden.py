@@ -342,7 +342,7 @@ MISTAKES = {
     "missing mask": ("relu", "grad/x", lambda a: a["dout"]),
     "rotated": ("conv2d", "grad/kernel", lambda a: a["grad/kernel"][::-1, ::-1]),
     "cotangent ignored": ("mse", "grad/y", lambda a: a["grad/y"] / a["dout"]),
-    "one sample dropped": ("dense_rows", "grad/b", lambda a: a["dout"][:-1].sum(axis=0)),
+    "rows left out: only the first 4 of 5": ("dense_rows", "grad/b", lambda a: a["dout"][:-1].sum(axis=0)),
     "NaN": ("conv2d", "grad/bias", lambda a: np.nan * a["grad/bias"]),
 }  # fmt: skip
 

@@ -17,8 +17,8 @@ import scipy.special
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-STEPS = 3000  # one by one in Python, more of them take longer than a compiler
-ENTRIES = 3_000_000  # of all steps together: XLA has the faster loops
+# Seconds, about: of a step and of an entry in NumPy; of a program and of a step in a compiler.
+STEP, ENTRY, PROGRAM, COMPILED = 1.5e-5, 5e-9, 0.03, 1.5e-3
 _LOOPS = ("while", "shard_map")  # JAX's to compute
 
 
@@ -57,24 +57,23 @@ def _weak(leaf: Any) -> bool:
 
 
 def _suits_numpy(closed: ClosedJaxpr) -> bool:
-    steps, entries = _extent(closed.jaxpr)
-    return steps <= STEPS and entries <= ENTRIES
+    """Whether NumPy is done before a compiler is, and rounds as XLA does."""
+    written, steps, entries = _extent(closed.jaxpr)
+    return STEP * steps + ENTRY * entries < PROGRAM + COMPILED * written
 
 
-def _extent(jaxpr: Any) -> tuple[float, float]:
-    """How many steps a program takes, and how many entries they give; endless in a narrower dtype.
-
-    NumPy rounds there otherwise than XLA does.
-    """
-    steps, entries = 0.0, 0.0
+def _extent(jaxpr: Any) -> tuple[float, float, float]:
+    """How many steps are written, how many are taken (no end of them in a narrower dtype), their entries."""
+    written, steps, entries = 0.0, 0.0, 0.0
     for eqn in jaxpr.eqns:
         times = {"scan": eqn.params.get("length"), "while": math.inf}.get(eqn.primitive.name, 1)
-        inner = [_extent(program.jaxpr) for program in _programs_in(eqn)]
         own = sum(math.prod(var.aval.shape) for var in eqn.outvars if hasattr(var.aval, "shape"))
-        steps += 1 + times * sum(n for n, _ in inner)
-        entries += own + times * sum(n for _, n in inner)
+        within = [_extent(program.jaxpr) for program in _programs_in(eqn)]
+        written += 1 + sum(inner[0] for inner in within)
+        steps += 1 + times * sum(inner[1] for inner in within)
+        entries += own + times * sum(inner[2] for inner in within)
     atoms = [*jaxpr.invars, *jaxpr.constvars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)]
-    return (math.inf if any(map(_is_narrow, atoms)) else steps), entries
+    return written, math.inf if any(map(_is_narrow, atoms)) else steps, entries
 
 
 def _is_narrow(var: Any) -> bool:
