@@ -156,7 +156,10 @@ def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "
     prefix = "sign flipped and " if factor < 0 else ""
     for sizes in (sizes_of(e), compound_sizes(e)):
         near = [(value, phrase) for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
-        said = [prefix + phrase for value, phrase in near if abs(value - 1) > 32 * e.tolerance]
+        told = [
+            not 0.5 < value < 2 or abs(value - 1) > 32 * e.tolerance for value, _ in near
+        ]  # as 18/17 is not
+        said = [prefix + phrase for (_, phrase), is_told in zip(near, told, strict=True) if is_told]
         if said:
             return said[:3]
         if other := also():
