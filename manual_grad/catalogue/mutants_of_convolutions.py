@@ -154,7 +154,9 @@ def _conv2d(
         x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=groups
     )[1]
     (h, w), (kh, kw, Cg, O) = dZ.shape[1:3], kernel.shape
-    padded = jnp.pad(x, ((0, 0), *geometry.pads, (0, 0)))
+    sides = ((0, 0, 0), *((low, high, 0) for low, high in geometry.pads), (0, 0, 0))  # less than 0 crops
+    nothing = jnp.zeros((), x.dtype)
+    padded = lax.pad(x, nothing, sides)
     dZ_g = dZ.reshape(*dZ.shape[:3], groups, O // groups)
 
     def positions(s, d):  # of kernel entry (a, b) at output (i, j): a × i × b × j
@@ -169,8 +171,7 @@ def _conv2d(
     sent = jnp.einsum("nijgo,abcgo->naibjgc", dZ_g, turned).reshape(len(x), kh, h, kw, w, groups * Cg)
     rows, columns = positions([*map(stride_dX, geometry.strides)], [*map(dilation_dX, geometry.dilation)])
     dpadded = jnp.zeros_like(padded).at[:, rows, columns].add(sent)
-    (top, _), (left, _) = geometry.pads
-    dx = jnp.roll(dpadded, shift, axis=1)[:, top : top + x.shape[1], left : left + x.shape[2]]
+    dx = lax.pad(jnp.roll(dpadded, shift, axis=1), nothing, [(-low, -high, 0) for low, high, _ in sides])
     return {"x": dx, "kernel": turn_dk(dkernel), "bias": db(dZ)}
 
 
