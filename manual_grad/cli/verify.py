@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manual_grad.cli import cache, hard, mutants, tables, workers
-from manual_grad.cli.usage import UsageError, require_device, write
+from manual_grad.cli.usage import Stopped, UsageError, require_device, write
 from manual_grad.digits import MissingExtra
 from manual_grad.environment import environment
 from manual_grad.lectures import ENTRIES, EQUATIONS, ERRATA, LECTURES, Equation, Erratum
@@ -276,7 +276,10 @@ def verify_mutants(
     load_symbolic()
     started = time.perf_counter()
     targets = kill_matrix.targets(equations)
-    rows = mutants.kill_all(targets, seed)
+    try:
+        rows = mutants.kill_all(targets, seed)
+    except kill_matrix.FormulaError as error:
+        raise Stopped(f"{error}: no wrong version tells anything of a formula that is wrong", 1) from None
     named = mutants.name_all(targets, seed) if diagnose else []
     seconds = time.perf_counter() - started
     console = tables.console(180)

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -33,6 +34,19 @@ def run(capsys, monkeypatch):
         return stop.value.code, out, err
 
     return call
+
+
+def test_mutants_of_a_wrong_formula_are_one_line(run, monkeypatch):
+    """Here the formula is an equation's with its gradient negated."""
+    (equation,) = (e for e in EQUATIONS if e.tag == "C-01")
+    (claim, *_) = equation.claims
+    (way, right), *_ = claim.formulas.items()
+    wrong = replace(claim, formulas={way: lambda *a, **k: jax.tree.map(jnp.negative, right(*a, **k))})
+    monkeypatch.setattr(work, "EQUATIONS", [replace(equation, claims=(wrong,))])
+    code, out, error = run("verify", "--mutants", "--tag", "C-01")
+    assert (code, out) == (1, "")
+    assert error.startswith(f"manual-grad: C-01: {way} itself does not pass ")
+    assert error.count("\n") == 1
 
 
 def test_one_equation_is_verified(run, tmp_path):
