@@ -1,4 +1,4 @@
-"""Checks gradients: every claim of the lectures, and anyone's own."""
+"""Check gradients: those that the lectures claim, and your own."""
 
 from manual_grad.checker.check import (
     Finding,

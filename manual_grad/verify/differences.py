@@ -1,10 +1,10 @@
-"""The oracle of finite differences: the formula along random directions, array by array, with no autodiff.
+"""The finite-difference oracle: checks each array along random directions, without autodiff.
 
-The forward function alone is evaluated, in float64, and chooses its own step: see
-:mod:`manual_grad_reference.oracles.differences`. A discrepancy passes within ten times the estimated error.
-Where a direction meets a kink, or the difference is not trusted to 1e-6, another is drawn, in which the
-entries that are exactly 0 (ReLU's kink) stay where they are: the other oracles speak of these. All of that is
-relative to the array or, where its terms cancel and little of them is left, to the terms.
+Only the forward function is evaluated, in float64, and the step is chosen from its values: see
+:mod:`manual_grad_reference.oracles.differences`. A discrepancy of up to ten times the estimated error passes.
+If a direction crosses a kink, or its difference cannot be trusted to 1e-6, another direction is drawn that
+leaves entries that are exactly 0 (ReLU's kink) unchanged; the other oracles cover those. All errors are
+relative to the array or, where its terms nearly cancel, to the terms.
 """
 
 from collections.abc import Generator, Sequence
@@ -22,16 +22,16 @@ from manual_grad_reference.oracles import differences
 
 DIRECTIONS = 2  # for each array
 FINEST = 1e-8  # relative; a discrepancy below this passes
-TRUSTED = 1e-6  # relative; a difference with a larger error says too little
+TRUSTED = 1e-6  # relative; a difference with a larger error is too inaccurate
 ATTEMPTS = 4
 
 
 def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
-    """What compares an answer, a gradient or a Jacobian, with differences of the reference's values.
+    """A check that compares a gradient or Jacobian with finite differences of the reference.
 
     Args:
-        problem: a gradient or a Jacobian to be checked.
-        rng: decides the directions, and of a Jacobian the weights of its outputs.
+        problem: the gradient or Jacobian to check.
+        rng: draws the directions and, for a Jacobian, the weights of its outputs.
     """
     return differences_checks([(problem, rng)])[0]
 
@@ -52,7 +52,7 @@ def differences_checks(asked: Sequence[tuple[Problem, np.random.Generator]]) -> 
 
 
 def _values(problems: list[Problem], pending: list, arrays: list, weights: list, directions: list) -> list:
-    """The reference along the lines of each problem that is pending; zeros for the others."""
+    """The reference's values along the lines of each pending problem; zeros for the others."""
     values = []
     for problem, wanted, at, *given in zip(problems, pending, arrays, weights, directions, strict=True):
         point = {**problem.at, **at}
@@ -65,7 +65,7 @@ def _values(problems: list[Problem], pending: list, arrays: list, weights: list,
 
 
 def _check(problem: Problem, weights: Any, trusted: tuple[list, list], got: tuple) -> list[Comparison]:
-    """An answer, array by array."""
+    """Compare an answer with the differences, array by array."""
     structure = jax.tree.structure(problem.primals)
     if str(jax.tree.structure(got)) != str(structure):
         detail = f"got the structure {jax.tree.structure(got)}, expected {structure}"
@@ -79,7 +79,7 @@ def _check(problem: Problem, weights: Any, trusted: tuple[list, list], got: tupl
 
 
 def _weights(problem: Problem, rng: np.random.Generator) -> Any:
-    """The cotangent, or random weights of the outputs whose Jacobian is asked for."""
+    """The cotangent or, for a Jacobian, random weights of the outputs."""
     if problem.dout is not None:
         return problem.cotangent
     out = jax.eval_shape(problem.forward, *problem.primals)
@@ -89,7 +89,7 @@ def _weights(problem: Problem, rng: np.random.Generator) -> Any:
 def _trusted(
     problem: Problem, rng: np.random.Generator, weights: Any
 ) -> Generator[tuple, tuple, tuple[list, list]]:
-    """For each array its directions, and an estimate for each; asks for the values along directions."""
+    """The directions for each array and an estimate along each; yields directions and is sent the values."""
     leaves, tree = jax.tree.flatten(problem.primals)
     directions = [rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
     for attempt in range(ATTEMPTS):
@@ -108,7 +108,7 @@ def _trusted(
 
 
 def _is_doubtful(problem: Problem, n: int, found: list, weights: Any) -> bool:
-    """Whether the n-th array is to be asked along other directions."""
+    """Whether the n-th array has to be checked along other directions."""
     if any(estimate.kink for estimate in found):
         return True
     doubted = [e for e in found if e.value and 10 * e.error > TRUSTED * abs(e.value)]
@@ -116,14 +116,14 @@ def _is_doubtful(problem: Problem, n: int, found: list, weights: Any) -> bool:
 
 
 def _terms(problem: Problem, n: int, weights: Any) -> float:
-    """The norm of the terms that the n-th array is summed of; 0 where they are not known."""
+    """The norm of the terms that are summed in the n-th array; 0 where they are unknown."""
     if problem.terms is None:
         return 0.0
     return float(np.linalg.norm(_weighted(problem, jax.tree.leaves(problem.terms)[n], weights)))
 
 
 def _weighted(problem: Problem, spread: Any, weights: Any) -> np.ndarray:
-    """What each entry may be off by; of a Jacobian, once its outputs are weighted."""
+    """The spread of each entry; for a Jacobian, after weighting its outputs."""
     if problem.claim.kind != "jacobian":
         return np.asarray(spread)
     return np.sqrt(np.tensordot(np.asarray(weights) ** 2, np.asarray(spread) ** 2, weights.ndim))
@@ -132,7 +132,7 @@ def _weighted(problem: Problem, spread: Any, weights: Any) -> np.ndarray:
 def _along(
     problem: Problem, n: int, name: str, got: np.ndarray, weights: Any, directions: np.ndarray, found: list
 ) -> Comparison:
-    """The n-th array of an answer along its directions; beside its terms where that is needed, and may do."""
+    """Compare the n-th array along its directions; relative to its terms where it would fail without that."""
     budget = problem.allowed_leaves[n]
     if problem.claim.kind == "jacobian" and got.shape[: weights.ndim] == weights.shape:
         got = np.tensordot(np.asarray(weights), got, axes=weights.ndim)
@@ -154,7 +154,7 @@ def _along(
 def _compared(
     name: str, along: np.ndarray, want: np.ndarray, found: list, budget: Any, scale: float
 ) -> Comparison:
-    """An array's inner products with its directions, beside what differences say; relative to a scale."""
+    """Compare an array's inner products with the estimated derivatives, relative to a scale."""
     errors = np.nan_to_num(np.abs(along - want) / scale, nan=np.inf)
     estimates = np.array([estimate.error for estimate in found]) / scale
     tolerances = np.maximum(FINEST, 10 * estimates)

@@ -1,6 +1,6 @@
-"""Compares the lectures' claims with the oracles, and their misprints with the truth.
+"""Compare the lectures' claims with the oracles, and refute their misprints.
 
-The truth is always computed in float64 from the very numbers that the formula is given, in whatever dtype.
+The truth is always computed in float64, from exactly the numbers that the formula is given in its own dtype.
 """
 
 import math
@@ -38,9 +38,9 @@ class OracleVerdict:
         max_error: relative; 0 where formula and oracle are equal to the last bit.
         share: the largest part that any entry used of the error that it is allowed; up to 1 it passes.
         passed: whether every error was small enough.
-        facts: what else the oracle says of itself, the largest number of any claim; of ``exact``, its
-            ``draws`` and the ``survival_probability`` of a wrong polynomial; of ``differences``, the
-            ``estimate`` of their own error and the ``tolerance`` made of it.
+        facts: further figures, each the largest over all claims: for ``exact``, the number of ``draws`` and
+            the ``survival_probability`` of a wrong polynomial; for ``differences``, the ``estimate`` of their
+            own error and the ``tolerance`` derived from it.
     """
 
     max_error: float = 0.0
@@ -54,12 +54,12 @@ class Verdict:
     """The result for one equation or erratum.
 
     Attributes:
-        tag, lecture, title: the ledger's.
+        tag, lecture, title: as in :mod:`manual_grad.lectures`.
         status: ``verified``, ``erratum`` (the printed version is refuted, the corrected one verified) or
             ``failed``.
         oracles: name → its verdict.
-        inputs: name → dtype and shape of what was drawn.
-        failures: what went wrong, a line each.
+        inputs: name → dtype and shape of the input drawn.
+        failures: one line for each error.
         counterexample: for an erratum, how the printed version fails.
     """
 
@@ -76,16 +76,16 @@ class Verdict:
 def verify(
     entry: Equation | Erratum, dtype: Any, seed: int, oracles: Collection[str] = QUICK_ORACLES
 ) -> Verdict:
-    """Compare every claim of an equation with every oracle that fits it; of an erratum, both versions.
+    """Compare every claim of an equation, or both versions of an erratum, with every applicable oracle.
 
     Args:
         entry: from :mod:`manual_grad.lectures`.
-        dtype: the floating-point dtype of the formulas; a misprint is refuted in float64. ``exact`` and
-            ``symbolic`` speak of float64 only, and are not asked about another.
-        seed: with the tag, it decides the random inputs.
-        oracles: which of :data:`ORACLES` to ask; the quick ones by default.
+        dtype: the floating-point dtype of the formulas; misprints are refuted in float64. ``exact`` and
+            ``symbolic`` apply to float64 only, and are skipped in any other dtype.
+        seed: together with the tag, determines the random inputs.
+        oracles: which of :data:`ORACLES` to use; the quick ones by default.
     Returns:
-        The verdict; its status says what was shown.
+        The verdict.
     """
     return verify_all([entry], dtype, seed, oracles)[0]
 
@@ -96,7 +96,7 @@ def verify_all(
     seed: int,
     oracles: Collection[str] = QUICK_ORACLES,
 ) -> list[Verdict]:
-    """The same for several entries, with all their formulas in one program, and all that the oracles compute.
+    """The same for several entries: one program for all their formulas, and one for all oracles.
 
     Args:
         entries, dtype, seed, oracles: as in :func:`verify`.
@@ -130,7 +130,7 @@ def verify_all(
 
 @dataclass(frozen=True)
 class _Posed:
-    """A claim of an entry at its point; the origin decides all that is random in it."""
+    """A claim of an entry with its inputs; everything random is seeded by ``origin``."""
 
     entry: Equation | Erratum
     problem: Problem
@@ -159,7 +159,7 @@ def _pose(entry: Equation | Erratum, number: int, dtype: Any, seed: int) -> _Pos
 
 
 def _checks(posed: Sequence[_Posed], oracles: Collection[str]) -> list[dict[str, Check]]:
-    """What compares an answer with each oracle asked; an erratum is refuted by the first that fits."""
+    """A check for each oracle wanted; an erratum is refuted by the first that applies."""
     wanted = [{*oracles, "value", "reverse"} if isinstance(p.entry, Erratum) else oracles for p in posed]
     checks = ask([oracle_questions(p.problem, p.draw, w) for p, w in zip(posed, wanted, strict=True)])
     if "differences" in oracles:
@@ -171,7 +171,7 @@ def _checks(posed: Sequence[_Posed], oracles: Collection[str]) -> list[dict[str,
 
 
 def _answers(posed: Sequence[_Posed], checks: Sequence[dict]) -> list[dict[str, Any]]:
-    """What each formula gives, or the exception that it raises, where there is something to compare."""
+    """The result of each formula, or the exception it raised, where there is a check to run on it."""
     ways = [(k, way, f) for k, p in enumerate(posed) if checks[k] for way, f in p.formulas.items()]
     given = together([posed[k].problem.calls(formula) for k, _, formula in ways])
     found: list[dict[str, Any]] = [{} for _ in posed]
@@ -181,7 +181,7 @@ def _answers(posed: Sequence[_Posed], checks: Sequence[dict]) -> list[dict[str, 
 
 
 def _exactly(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Exactness]]:
-    """What integers say, where nothing rounds and nothing is tolerated."""
+    """The results of the exact oracle, for polynomial claims in float64."""
     chosen = [
         k
         for k, p in enumerate(posed)
@@ -192,7 +192,7 @@ def _exactly(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dic
 
 
 def _symbolically(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Comparison]]:
-    """What SymPy says; an erratum's claim is the equation's that it corrects, and SymPy is asked there."""
+    """The results of the symbolic oracle; errata are skipped, as their claims are those of equations."""
     return {
         k: check_symbolically(p.problem.claim, np.random.default_rng([*p.origin, 3]))
         for k, p in enumerate(posed)
@@ -204,7 +204,7 @@ def _symbolically(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON has it: no infinities.
+    """A verdict as a JSON object, with null in place of infinities.
 
     >>> found = OracleVerdict(float("inf"), facts={"draws": 2})
     >>> as_json(Verdict("A-02", "A", "", oracles={"exact": found}))["oracles"]
@@ -219,10 +219,10 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _add(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], verdict: Verdict) -> None:
-    """Add to ``verdict`` what the oracles say of each of the claim's formulas."""
+    """Add the oracles' results for each of the claim's formulas to ``verdict``."""
     for way in posed.problem.claim.formulas if answers else ():
         got = answers[way]
-        if isinstance(got, Exception):  # a broken formula may raise anything; that is a verdict too
+        if isinstance(got, Exception):  # a broken formula may raise anything, which is a failure too
             verdict.failures.append(f"{way}: {type(got).__name__}: {_first_line(got)}")
             continue
         for oracle, check in checks.items():
@@ -231,7 +231,7 @@ def _add(posed: _Posed, answers: dict[str, Any], checks: dict[str, Check], verdi
 
 
 def _add_exactly(found: dict[str, Exactness], verdict: Verdict) -> None:
-    """Add to ``verdict`` what integers say."""
+    """Add the results of the exact oracle to ``verdict``."""
     for way, exactness in found.items():
         facts = {"survival_probability": exactness.survival, "draws": exactness.draws}
         _record(verdict, "exact", way, exactness.worst, facts)
@@ -244,7 +244,7 @@ def _record(
     worst: Comparison,
     facts: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Add one oracle's word on one formula."""
+    """Add one oracle's result for one formula."""
     found = verdict.oracles.setdefault(oracle, OracleVerdict())
     found.max_error = max(found.max_error, worst.error)
     found.share = max(found.share, worst.share)
@@ -258,7 +258,7 @@ def _record(
 
 
 def _refute(answers: dict[str, Any], checks: dict[str, Check]) -> str:
-    """How the printed version fails, in a line; empty where it does not."""
+    """One line on how the printed version fails; empty if it does not."""
     got = answers[AS_PRINTED]
     if isinstance(got, Exception):
         if not isinstance(got, TypeError | ValueError) or not re.search(r"shape|\(\d+, ?\d+\)", str(got)):

@@ -1,10 +1,10 @@
 """The exact oracle: on integers, formula and reference must be equal to the last bit.
 
-Claims made of sums, products and selections alone are run again on integers in float64, drawn uniformly from
-a set of S of them. Nothing rounds there, which :mod:`manual_grad_reference.oracles.exact` checks for each
-draw, so that a difference of any size is a mistake. A formula that is wrong by a polynomial of degree d
-survives a draw with a probability of at most d/S (by one polynomial on all the pieces drawn, where there is
-a ReLU); draws follow until the product is below 1e-15.
+Claims that consist only of sums, products and selections are also run in float64 on integers drawn uniformly
+from a set of size S. No operation rounds there, as :mod:`manual_grad_reference.oracles.exact` verifies for
+each draw, so any difference is a mistake. A formula that is wrong by a polynomial of degree d survives a draw
+with probability at most d/S (with a ReLU: if it is the same polynomial on all the pieces drawn). Draws are
+repeated until the product of these bounds is below 1e-15.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -25,7 +25,7 @@ from manual_grad_reference.oracles import exact
 
 SURVIVAL = 1e-15
 SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)
-SLACK = 4  # by how much the largest magnitude must stay below 2⁵³ when every entry is as large as most can be
+SLACK = 4  # the factor by which magnitudes must stay below 2⁵³ with every entry at its usual maximum
 
 
 @dataclass
@@ -33,10 +33,10 @@ class Exactness:
     """The result for one formula.
 
     Attributes:
-        worst: the comparison that is furthest from equal, over all draws; of infinite error where the formula
-            could not be checked.
-        survival: the probability that a wrong polynomial would have survived these draws, at most.
-        draws: how many there were.
+        worst: the comparison with the largest error over all draws; infinite if the formula could not be
+            checked.
+        survival: an upper bound on the probability that a wrong polynomial survives these draws.
+        draws: the number of draws.
     """
 
     worst: Comparison = field(default_factory=lambda: Comparison("", 0.0, "", 0.0))
@@ -45,11 +45,11 @@ class Exactness:
 
 
 def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness]:
-    """Compare each formula of a polynomial claim with reverse mode, or with the value, on integers.
+    """Compare each formula of a polynomial claim on integers: with reverse mode, or with the value.
 
     Args:
-        claim: one with ``polynomial`` set.
-        rng: decides the integers.
+        claim: a claim with ``polynomial`` set.
+        rng: draws the integers.
     Returns:
         The result for each formula, by its name in the claim.
     """
@@ -77,13 +77,13 @@ def _in_order(claim: Claim, formula: Callable) -> Callable:
 
 
 def _checked(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
-    """Each formula of a claim, all of them at the same points; asks for what everything gives at a point."""
+    """Check all formulas of a claim at the same points; yields points and is sent every function's result."""
     answers = yield sample
     found = {way: Exactness() for way in claim.formulas}
     ways = [way for way in found if not isinstance(answers[way], Exception)]
     try:
         among = yield from _widest_set(claim, (None, *ways), rng)
-    except Exception:  # which of them is it?
+    except Exception:  # one of them is to blame: try them separately
         for way in ways:
             yield from _compare(claim, {way: found[way]}, rng)
     else:
@@ -96,12 +96,12 @@ def _checked(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator
 def exact_points(
     claim: Claim, rng: np.random.Generator, draws: int = 2
 ) -> list[tuple[Any, dict[str, Any], tuple]]:
-    """Integers on which the reference's derivative, or value, is exact, with what it is there.
+    """Integer points at which the reference's derivative or value is exact, with that result.
 
     Args:
-        claim: one with ``polynomial`` set.
-        rng: decides the integers.
-        draws: how many points.
+        claim: a claim with ``polynomial`` set.
+        rng: draws the integers.
+        draws: the number of points.
     Returns:
         For each point the cotangent (or None), the inputs, and the truth to the last bit.
     """
@@ -121,7 +121,7 @@ def exact_points(
 def _compare(
     claim: Claim, found: dict[str, Exactness], rng: np.random.Generator, among: int = 0
 ) -> Generator[tuple, dict, None]:
-    """Draw until each formula is sure enough; asks for what everything gives at a point."""
+    """Draw points until the bound is small enough; yields points and is sent every function's result."""
     try:
         among = among or (yield from _widest_set(claim, (None, *found), rng))
         going = set(found)
@@ -130,7 +130,7 @@ def _compare(
             for way in list(going):
                 try:
                     _note(found[way], claim, answers, way, among)
-                except Exception as error:  # a broken formula may raise anything; that is a verdict too
+                except Exception as error:  # a broken formula may raise anything, which is a failure too
                     found[way].worst = _failed(claim, error)
                     going.remove(way)
             going = {way for way in going if found[way].survival > SURVIVAL or found[way].draws < 2}
@@ -145,16 +145,16 @@ def _failed(claim: Claim, error: Exception) -> Comparison:
 
 
 def _followed(answers: dict, name: str | None) -> tuple:
-    """What a function gave, its largest magnitude, its degree."""
+    """A function's result, its largest magnitude and its degree."""
     if isinstance(answers[name], Exception):
         raise answers[name]
     return answers[name]
 
 
 def _programs(functions: Sequence[dict], samples: Sequence[tuple]) -> Callable[[Sequence], list[dict]]:
-    """For each claim its functions, by name, in one program for all: their results, magnitudes and degrees.
+    """One program that runs the functions of all claims: name → result, largest magnitude and degree.
 
-    The name None is the oracle's. What raises has its exception for a result.
+    The oracle's name is None. The result of a function that raises is the exception.
     """
     settings = [split_settings(inputs)[1] for _, inputs in samples]
     raised: dict[tuple, Exception] = {}
@@ -193,7 +193,7 @@ def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, 
 
 
 def _widest_set(claim: Claim, names: tuple, rng: np.random.Generator) -> Generator[tuple, dict, int]:
-    """The largest set of integers on which all stay well below 2⁵³, every entry at its largest."""
+    """The largest set of integers whose sums stay well below 2⁵³ even with every entry at its maximum."""
     for among in SETS:
         answers = yield jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among))
         peak, degree = (max(_followed(answers, name)[k] for name in names) for k in (1, 2))
@@ -203,7 +203,7 @@ def _widest_set(claim: Claim, names: tuple, rng: np.random.Generator) -> Generat
 
 
 def _filled(leaf: Any, among: int) -> Any:
-    """An array with every entry as large as any may be; a mode or a label stays what it is."""
+    """An array with every entry at the maximum magnitude; modes and labels are left unchanged."""
     if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
         return leaf
     entries = np.asarray(leaf)  # in NumPy, so that nothing is compiled for it
@@ -211,7 +211,7 @@ def _filled(leaf: Any, among: int) -> Any:
 
 
 def _note(found: Exactness, claim: Claim, answers: dict, way: str, among: int) -> None:
-    """Keep the comparison that is furthest from equal, and how likely it is that a mistake was not seen."""
+    """Keep the comparison with the largest error, and update the probability of missing a mistake."""
     (want, peak, degree), (got, own_peak, own_degree) = (_followed(answers, name) for name in (None, way))
     if max(peak, own_peak) >= exact.LARGEST:
         raise exact.NotExactError("a sum reaches 2⁵³")

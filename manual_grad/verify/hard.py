@@ -1,8 +1,8 @@
-"""Tries the formulas on their hard inputs: infinities, ties, nothing but zeros, subnormals, huge batches.
+"""Run the formulas on hard inputs: infinities, ties, all zeros, subnormals, huge batches.
 
-Each is compared with the right answer, from the entry's definition in decimals
-(:mod:`manual_grad_reference.oracles.decimals`) or in closed form. JAX's derivatives of the obvious forward
-functions are shown beside it.
+Each result is compared with the right answer, from the entry's definition in decimals
+(:mod:`manual_grad_reference.oracles.decimals`) or in closed form. The derivatives that JAX gives of the
+obvious forward functions are shown alongside.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from manual_grad.lectures.entries import tags_in
 from manual_grad_reference import oracles
 from manual_grad_reference.oracles import decimals
 
-SHOWN = 6  # how many entries of an array a line shows
+SHOWN = 6  # entries of an array shown on a line
 
 
 KEPT = Hard(
@@ -37,7 +37,7 @@ KEPT = Hard(
 
 
 def _cases() -> tuple[tuple[Formula | Function, Hard], ...]:
-    """Those of one name together, and of those the ones with the same right answer."""
+    """All cases, grouped by name and then by right answer."""
     cases: list[tuple[Formula | Function, Hard]]
     cases = [(formula, hard) for formula in FORMULAS.values() for hard in formula.hard]
     cases += [(function, KEPT) for function in FUNCTIONS.values()]
@@ -50,7 +50,7 @@ CASES = _cases()
 
 
 def tags_of(formula: Formula | Function) -> tuple[str, ...]:
-    """The equations that a formula, or a function, belongs to."""
+    """The tags of the equations that a formula or function belongs to."""
     if isinstance(formula, Function):
         return tuple(tags_in(getdoc(formula.fn) or ""))
     return _naming(formula.bwd.__name__) or _naming(formula.fwd.__name__)
@@ -63,14 +63,14 @@ def _naming(function: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one way of computing a case gives.
+    """The answer to a case, computed in one way.
 
     Attributes:
-        way: what it is called.
-        right: whether it is the right answer.
-        shown: the answer that the case shows, in a few characters.
-        detail: what differs most, and where; empty where it is right.
-        error: the largest relative error; None where a NaN or an infinity stands in the wrong place.
+        way: the name of that way.
+        right: whether the answer is right.
+        shown: the part of the answer that the case is about, in a few characters.
+        detail: the largest difference, and where it is; empty if the answer is right.
+        error: the largest relative error; None if a NaN or an infinity is missing or out of place.
     """
 
     way: str
@@ -85,11 +85,11 @@ class HardVerdict:
     """The result for one case.
 
     Attributes:
-        name, says, why, formula, tags, dtype: the case's.
-        inputs: name → its values, or its dtype and shape where there are many.
-        right: the answer that the case shows, as it should be.
+        name, says, why, formula, tags, dtype: those of the case.
+        inputs: name → its values, or its dtype and shape if there are many.
+        right: the right answer, in the part that the case is about.
         ours: the formula's answer.
-        jax: JAX's, one for each of the case's forward functions.
+        jax: JAX's answers, one for each of the case's forward functions.
     """
 
     name: str
@@ -114,9 +114,9 @@ def check_hard(formula: Formula | Function, case: Hard, seed: int = 0) -> HardVe
     """Evaluate a case: the right answer, the formula's, and JAX's.
 
     Args:
-        formula: an entry of the catalogue, or anyone's own.
-        case: one of its hard inputs, or anyone's own.
-        seed: decides what is random in its inputs, and the cotangent.
+        formula: an entry of the catalogue, or your own.
+        case: one of its hard inputs, or your own.
+        seed: determines the cotangent and all random inputs.
     Returns:
         The verdict.
 
@@ -162,7 +162,7 @@ def check_hard(formula: Formula | Function, case: Hard, seed: int = 0) -> HardVe
 
 
 def _check_kept(function: Function, case: Hard, rng: np.random.Generator) -> HardVerdict:
-    """Whether a function's results have its arguments' dtype, without computing them."""
+    """Check that a function's results have its arguments' dtype, without computing them."""
     inputs = function.inputs(Draw(rng, jnp.dtype(case.dtype)), next(iter(function.variants or {"": {}})))
     arrays, settings = split_settings(inputs)
     settings |= {"dtype": case.dtype} if "dtype" in signature(function.fn).parameters else {}
@@ -191,13 +191,13 @@ def _by_definition(formula: Formula, case: Hard) -> Right:
 
 
 def _set(forward: Callable[..., Any], case: Hard) -> Callable[..., Any]:
-    """A function with those of the case's settings that it has."""
+    """A function with those of the case's settings that it accepts."""
     known = signature(forward).parameters if case.settings else ()
     return partial(forward, **{name: value for name, value in case.settings.items() if name in known})
 
 
 def _without(lost: tuple[str, tuple] | None, point: dict[str, Any]) -> dict[str, Any]:
-    """The point with NaN for the samples that have no answer."""
+    """The point with NaN in the samples that have no answer."""
     if not lost:
         return point
     name, samples = lost
@@ -219,7 +219,7 @@ def _by_jax(formula: Formula, case: Hard, primals: tuple, dout: Any) -> dict[str
 
 
 def _cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Random and never near 0 or 1, which would hide mistakes."""
+    """A random cotangent with no entry near 0 or 1, which would hide mistakes."""
     return rng.uniform(1.5, 3, shape) * (rng.choice([-1, 1], shape) if shape else 1)
 
 
@@ -239,7 +239,7 @@ def _floats(tree: Any) -> bool:
 
 
 def _by_name(names: Sequence[str], answers: Sequence) -> dict[str, np.ndarray]:
-    """Every array of a list of pytrees, by its place."""
+    """Every array in a list of pytrees, by its path."""
     return {
         name + jax.tree_util.keystr(path): np.asarray(leaf)
         for name, answer in zip(names, answers, strict=True)
@@ -248,7 +248,7 @@ def _by_name(names: Sequence[str], answers: Sequence) -> dict[str, np.ndarray]:
 
 
 def _answer(case: Hard, names: Sequence[str], wanted: list[dict], way: str, got: tuple) -> Answer:
-    """Compare one way's answers with the right ones."""
+    """Compare the answers computed in one way with the right ones."""
     arrays = _by_name(names, got)
     if [(k, a.shape) for k, a in arrays.items()] != [(k, a.shape) for k, a in wanted[0].items()]:
         return Answer(way, False, "", "other arrays or shapes than expected", None)
@@ -261,9 +261,9 @@ def _answer(case: Hard, names: Sequence[str], wanted: list[dict], way: str, got:
 
 
 def _compare(case: Hard, name: str, got: np.ndarray, wanted: list[np.ndarray]) -> Comparison:
-    """The largest error of one array; with several right answers, each entry by the nearest one.
+    """The largest error in one array; if several answers are right, each entry is compared with the nearest.
 
-    Results below the smallest normal number may be 0: XLA:CPU makes them so, except in float16.
+    Results below the smallest normal number may be 0: XLA:CPU flushes them, except in float16.
     """
     limits = jnp.finfo(case.dtype)
     tiny = float(limits.smallest_subnormal if case.dtype == "float16" else limits.tiny)
@@ -286,7 +286,7 @@ def _compare(case: Hard, name: str, got: np.ndarray, wanted: list[np.ndarray]) -
 
 
 def _shown(case: Hard, names: Sequence[str], arrays: dict[str, np.ndarray]) -> str:
-    """The answer that the case shows."""
+    """The part of the answer that the case is about."""
     name, rows = case.show
     name = name or names[1]
     return f"{name} {_short(arrays[name][rows] if arrays[name].ndim else arrays[name])}"
@@ -303,7 +303,7 @@ def _short(array: np.ndarray) -> str:
 
 
 def _described(value: Any) -> Any:
-    """An input as JSON has it: its entries, or what it is where there are more than a few dozen."""
+    """An input for JSON: its entries, or its dtype and shape if there are more than a few dozen."""
     leaves = jax.tree_util.tree_leaves_with_path(value)
     if len(leaves) != 1:
         return {jax.tree_util.keystr(path): _described(leaf) for path, leaf in leaves}

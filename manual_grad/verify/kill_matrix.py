@@ -1,21 +1,21 @@
-"""Which oracle kills which wrong formula, and which of them the checks in common use would let live.
+"""Which oracle rejects which wrong formula, and which mutants survive the checks in common use.
 
-The truth of a claim is computed once for each oracle, and the formula and all its mutants are compared with
-it. The formula itself must pass everywhere, and so must what the handwritten mutants are made of, without
-their mistakes: only then does a mutant's death say something. The points are drawn and the tolerances set as
-:mod:`manual_grad.verify.equations` does in float64, with a unit of every ReLU network exactly at its kink; a
-draw that leaves an array of the answer all zero is not used, and ``exact`` has two draws.
+Each oracle computes a claim's truth once, and the formula and all its mutants are compared with it. The
+formula itself must pass everywhere, and so must the code that the handwritten mutants are derived from:
+otherwise a rejected mutant shows nothing. Points and tolerances are those of
+:mod:`manual_grad.verify.equations` in float64, with a unit of every ReLU network exactly at its kink. A draw
+that makes any array of the answer all zero is discarded, and ``exact`` uses two draws.
 
-The checks in common use, each as mild as it is met with:
+The checks in common use, each in its mildest usual form:
 
 - ``ones``: reverse mode with a cotangent of ones, to our tolerance;
-- ``projection``: one number ⟨g, v⟩ over all arrays at once, v Gaussian and always the same, within
+- ``projection``: one number ⟨g, v⟩ over all arrays at once, with a fixed Gaussian v, within
   1e-5 + 1e-3 |⟨truth, v⟩| as in the fast mode of PyTorch's gradcheck;
-- ``sum``: the sum of each array's entries, within the same;
+- ``sum``: the sum of each array's entries, with the same tolerance;
 - ``bfloat16``: every entry within 1e-2, both sides rounded to bfloat16;
-- ``square``: reverse mode to our tolerance, where all axes have one length and all matrices are symmetric.
+- ``square``: reverse mode to our tolerance, with all axes equally long and all matrices symmetric.
 
-None of them is asked with an input exactly at ReLU's kink, as ours are.
+Unlike ours, none of them is run with an input exactly at ReLU's kink.
 """
 
 import math
@@ -54,10 +54,10 @@ class Row:
         tag, formula: where it was planted.
         mutant: the kind of mistake.
         says: the array that is wrong, or the wrong line.
-        killed_by: the oracles that refuse it.
-        relative_error: the largest that each oracle asked saw in it; infinite where it has no shape.
-        survives: the common checks that let it pass.
-        checks: the common checks that can be asked about it.
+        killed_by: the oracles that reject it.
+        relative_error: the largest error that each oracle found; infinite if the shapes clash.
+        survives: the common checks that it passes.
+        checks: the common checks that apply to it.
     """
 
     tag: str
@@ -71,13 +71,13 @@ class Row:
 
     @property
     def lives(self) -> bool:
-        """Whether no oracle refuses it."""
+        """Whether no oracle rejects it."""
         return not self.killed_by
 
 
 @dataclass(frozen=True)
 class Target:
-    """A claim, and those of its formulas that are mutated in it."""
+    """A claim, and those of its formulas that are mutated there."""
 
     tag: str
     number: int
@@ -87,7 +87,7 @@ class Target:
 
 @dataclass(frozen=True)
 class _Question:
-    """A point, and what an answer there is compared with."""
+    """A point, and the check for an answer there."""
 
     name: str
     dout: Any
@@ -96,11 +96,11 @@ class _Question:
 
 
 class FormulaError(AssertionError):
-    """The formula that is to be mutated does not pass itself."""
+    """The formula to be mutated fails even without a mutation."""
 
 
 def targets(equations: Sequence[Equation]) -> list[Target]:
-    """Every formula of these equations once: in the first claim of those that ask it for the most arrays.
+    """Every formula of these equations once, in the (first) claim that covers most of its arrays.
 
     >>> from manual_grad.lectures import EQUATIONS
     >>> [(t.tag, t.formulas) for t in targets([e for e in EQUATIONS if e.tag in ("B-06", "A-08")])][:2]
@@ -126,17 +126,17 @@ def targets(equations: Sequence[Equation]) -> list[Target]:
 def kill(
     target: Target, seed: int, oracles: Collection[str] = ORACLES, mutate: Callable = mutants_of
 ) -> list[Row]:
-    """Plant every mutant of the target's formulas, and ask every oracle and every common check about it.
+    """Run every oracle and every common check on each mutant of the target's formulas.
 
     Args:
         target: from :func:`targets`.
-        seed: with the tag, it decides the random inputs.
-        oracles: which of :data:`ORACLES` to ask.
+        seed: together with the tag, determines the random inputs.
+        oracles: which of :data:`ORACLES` to use.
         mutate: makes the mutants of a claim.
     Returns:
         A row for each mutant.
     Raises:
-        FormulaError: a formula, or a handwritten version without its mistake, does not pass.
+        FormulaError: a formula, or a handwritten version without its mistake, fails a check.
     """
     claim = replace(
         target.claim, formulas={way: _ready(target.claim.formulas[way]) for way in target.formulas}
@@ -161,7 +161,7 @@ def kill(
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """A row as JSON has it: no infinities."""
+    """A row as a JSON object, with null in place of infinities."""
     return {
         "tag": row.tag,
         "formula": row.formula,
@@ -176,14 +176,14 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def _by_hand(problem: Problem) -> dict[str, Callable]:
-    """What the handwritten mutants are made of, without a mistake."""
+    """The code that the handwritten mutants are derived from, without a mistake."""
     rights = dict.fromkeys(family.right for family in families_of(problem))
     name = f"{problem.claim.reference.__name__} by hand"
     return {name + " again" * n: _ready(right) for n, right in enumerate(rights)}
 
 
 def _row(tag: str, mutant: Mutant, found: Sequence[tuple[str, tuple[float, float]]]) -> Row:
-    """``found``: for each question asked, its name, the error, and that over the tolerance."""
+    """Make a row; ``found`` holds each question's name, the error, and its ratio to the tolerance."""
     asked = list(dict.fromkeys(name for name, _ in found))
     share = {name: max(over for n, (_, over) in found if n == name) for name in asked}
     errors = {name: max(error for n, (error, _) in found if n == name) for name in asked if name in ORACLES}
@@ -200,18 +200,18 @@ def _row(tag: str, mutant: Mutant, found: Sequence[tuple[str, tuple[float, float
 
 
 def _asked(question: _Question, claim: Claim, function: Callable) -> tuple[float, float]:
-    """The largest error of a function's answer at a point, and how many times the tolerance it is."""
+    """The largest error in a function's answer at a point, and its ratio to the tolerance."""
     with np.errstate(all="ignore"):
         try:
             comparisons = question.check(answer_in_order(claim, function, question.dout, question.inputs))
-        except Exception:  # a wrong formula may raise anything: its shapes clash
+        except Exception:  # a wrong formula may raise anything, as when its shapes clash
             return math.inf, math.inf
     worst = max(comparisons, key=lambda comparison: comparison.share)
     return worst.error, worst.share
 
 
 def _ready(function: Callable) -> Callable:
-    """The function compiled once for each shape; its answers are NumPy's, and the last is remembered."""
+    """The function compiled once per shape; it returns NumPy arrays and remembers its last answer."""
     kept: dict[str, Any] = {"leaves": []}
 
     def run(*dout: Any, **inputs: Any) -> Any:
@@ -231,7 +231,7 @@ def _ready(function: Callable) -> Callable:
 
 
 def alive(claim: Claim, style: Style, origin: list[int]) -> tuple[Draw, Problem]:
-    """A point where no array of the answer is all zero: one that is, as ReLU may leave it, shows nothing."""
+    """A point where no array of the answer is all zero, as behind a dead ReLU, which would show nothing."""
     for attempt in range(DRAWS_UNTIL_ALIVE):
         draw = Draw(np.random.default_rng([*origin, 10 + attempt] if attempt else origin), FLOAT64, style)
         problem = pose(claim, draw)
@@ -248,7 +248,7 @@ def _shows(claim: Claim, dout: Any, inputs: dict[str, Any]) -> bool:
 def _by_oracles(
     claim: Claim, draw: Draw, problem: Problem, origin: list[int], oracles: Collection[str]
 ) -> list[_Question]:
-    """Every oracle that fits the claim, asked once at each of its points."""
+    """A question for every applicable oracle, at each of its points."""
     checks = oracle_checks(problem, draw) if not {"value", "reverse", "forward"}.isdisjoint(oracles) else {}
     if "differences" in oracles and claim.kind != "value":
         checks["differences"] = differences_check(problem, np.random.default_rng([*origin, 2]))
@@ -270,7 +270,7 @@ def _by_oracles(
 
 
 def _in_common_use(claim: Claim, origin: list[int]) -> list[_Question]:
-    """The checks in common use that can be asked about the claim, at points without a kink."""
+    """The checks in common use that apply to the claim, at points without a kink."""
     truth = _ready(lambda dout, **inputs: oracle_of(claim)(dout, inputs))
     _, usual = alive(claim, "real", origin)
     _, square = alive(claim, "square", [*origin, 5])
@@ -299,7 +299,7 @@ def _against(claim: Claim, want: tuple, exactly: bool = False) -> Check:
 
 
 def _rounded(claim: Claim, want: tuple) -> Check:
-    """Every entry against the truth, both rounded to bfloat16: the absolute error."""
+    """The absolute error of every entry, with answer and truth rounded to bfloat16."""
 
     def check(got: tuple) -> list[Comparison]:
         worst = max(compare(got, want, FLOAT64), key=lambda c: c.error)
@@ -317,7 +317,7 @@ def _bfloat16(array: Any) -> np.ndarray:
 
 
 def _absolutely(claim: Claim, want: tuple) -> Check:
-    """As compared by us, but an error below the tolerance itself passes: softmax's truth for ones is 0."""
+    """Our comparison, but absolute errors below the tolerance pass too: for ones, softmax's gradient is 0."""
 
     def check(got: tuple) -> list[Comparison]:
         found = compare(got, want, FLOAT64, ", ".join(claim.wrt))
@@ -337,14 +337,14 @@ def _fixed(want: tuple) -> np.ndarray:
 
 
 def _sums(want: tuple) -> list[np.ndarray]:
-    """For each array, ones for its entries."""
+    """For each array, a vector with ones in place of its entries and zeros elsewhere."""
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(want)]
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return [(owner == k).astype(float) for k in range(len(sizes))]
 
 
 def _projections(vectors: list[np.ndarray], want: tuple) -> Check:
-    """⟨g, v⟩ against ⟨truth, v⟩ for each v: the difference, over what is allowed."""
+    """Compare ⟨g, v⟩ with ⟨truth, v⟩ for each v: the difference over the tolerance."""
     expected = [float(v @ _vector(want)) for v in vectors]
 
     def check(got: tuple) -> list[Comparison]:

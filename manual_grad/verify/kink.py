@@ -1,4 +1,4 @@
-"""Inputs on which a ReLU network sits exactly at the kink of one of its units."""
+"""Inputs that put one unit of a ReLU network exactly at its kink."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,10 +12,10 @@ from manual_grad.lectures.entries import Claim
 
 
 def at_the_kink(claim: Claim) -> Claim:
-    """The claim of a ReLU network with the weights and bias of its first hidden unit at 0.
+    """The claim of a ReLU network with the weights and bias of its first hidden unit set to 0.
 
-    That puts the unit exactly at ReLU's kink, for every sample, where alone a mask with ≥ differs from one
-    with >. Other claims come back as they are.
+    That puts the unit exactly at ReLU's kink for every sample, the only place where a mask with ≥ differs
+    from one with >. Other claims are returned unchanged.
     """
     name = claim.reference.__name__
     if name == "relu":
@@ -46,7 +46,7 @@ def _with_a_dead_unit(given: dict[str, Any], rows: bool) -> dict[str, Any]:
 
 
 def _zeroed(array: Any, where: Any) -> jax.Array:
-    """The array with 0 there; in NumPy, so that nothing is compiled for it."""
+    """The array with those entries set to 0; in NumPy, which avoids compiling anything."""
     entries = np.array(array)
     entries[where] = 0
     return jnp.asarray(entries)

@@ -1,10 +1,10 @@
-"""The wrong versions of every formula of the ledger: those that any formula can have, and handwritten ones.
+"""Wrong versions (mutants) of every formula: generic ones, which any formula can have, and handwritten ones.
 
-A mistake of the first kind is made in one array of the answer, the others being right, so that no other array
-gives it away. Where a mistake would change nothing it is not planted, by rules that are stated here and look
-at the formula alone: a batch of one sample has no sum over the batch, a vector no transpose, the Jacobians of
-an elementwise function of a vector and of softmax are symmetric, and that by a bias in rows is an identity
-for each sample; a line written by hand is planted only where one of the arrays asked for comes out of it.
+A generic mistake is planted in one array of the answer at a time, so that no other array gives it away. It is
+left out where it would change nothing, by rules stated here that depend on the formula alone: a batch of one
+sample has no sum over the batch, and a vector has no transpose; the Jacobians of softmax and of an
+elementwise function of a vector are symmetric, and the Jacobian with respect to a bias, in rows, is an
+identity for each sample. A handwritten line is planted only if an array of the answer depends on it.
 """
 
 from collections.abc import Callable
@@ -34,11 +34,11 @@ class Mutant:
     """A wrong version of one formula.
 
     Attributes:
-        kind: what is wrong, in a few words; the same for all formulas.
-        formula: the name, in the claim, of the formula that it is a wrong version of.
-        function: called as that formula.
+        kind: what is wrong, in a few words, which are the same for all formulas.
+        formula: the claim's name for the formula that was changed.
+        function: the wrong version, called in the same way.
         says: the array that is wrong, or the wrong line.
-        by_hand: whether it was written by hand, with no part in it of the formula.
+        by_hand: whether it was written by hand, without using the formula's code.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Mutant:
 
 
 def _of_entry(formula: Formula) -> Batch | None:
-    """An entry's batch, with the middle of its network, by whose arrays a lecture may differentiate."""
+    """An entry's batch, with the hidden arrays of its network, which a claim may have in its ``wrt``."""
     batch = formula.batch
     if batch is None or "X" not in batch.axes:
         return batch
@@ -59,7 +59,7 @@ def _of_entry(formula: Formula) -> Batch | None:
 
 BATCHES: dict[Callable[..., Any], Batch] = {known.reference: known.batch for known in MIDDLE} | {
     formula.reference: batch for formula in FORMULAS.values() if (batch := _of_entry(formula))
-}  # by the claim's reference; one that is not named here has no batch
+}  # by the claim's reference; a claim not listed here has no batch
 
 
 def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
@@ -67,9 +67,9 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
 
     Args:
         claim: from :mod:`manual_grad.lectures`.
-        problem: the claim at a point, if it is at hand: which arrays there are is seen there.
+        problem: the claim at a point, if there is one already; it determines which arrays there are.
     Returns:
-        The mutants; those by hand are planted in the first formula, of which the others are other forms.
+        The mutants; handwritten ones stand for the first formula, as the others compute the same.
     """
     problem = problem or pose(claim, Draw(np.random.default_rng(0), jnp.dtype(jnp.float64)))
     found = [mutant for way in claim.formulas for mutant in _generic(problem, way)]
@@ -79,14 +79,14 @@ def mutants_of(claim: Claim, problem: Problem | None = None) -> list[Mutant]:
 
 
 def families_of(problem: Problem) -> list[Family]:
-    """What is written by hand of a claim's formula, at these inputs."""
+    """The families of handwritten mutants that apply to a claim at these inputs."""
     claim = problem.claim
     known = KNOWN.get(claim.reference)
     return [f for f in (known.mutants if known else ()) if f.kind == claim.kind and f.applies(problem.inputs)]
 
 
 def batch_of(problem: Problem) -> tuple[Batch, int]:
-    """Where a claim's samples are and how many there are; 1 where it has no batch."""
+    """The axes of a claim's samples and their number, which is 1 without a batch."""
     batch = BATCHES.get(problem.claim.reference, NO_BATCH)
     if problem.claim.reference is reference.softmax.softmax and problem.inputs["logits"].ndim == 1:
         batch = NO_BATCH  # one sample, in a vector
@@ -118,10 +118,10 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
 
 
 def _symmetric(claim: Claim, name: str, rank: int) -> bool:
-    """Whether an answer's last two axes can be exchanged.
+    """Whether exchanging an answer's last two axes leaves it unchanged.
 
-    So it is of a Jacobian that is diagonal, diag(p) − p pᵀ, or an identity for each sample, and of the
-    gradient with respect to a matrix of which the symmetric part is taken.
+    This holds for a Jacobian that is diagonal, diag(p) − p pᵀ, or an identity for each sample, and for the
+    gradient with respect to a matrix of which only the symmetric part is used.
     """
     if claim.kind != "jacobian":
         return claim.kind == "gradient" and claim.reference is reference.linear_algebra.cholesky
@@ -131,7 +131,7 @@ def _symmetric(claim: Claim, name: str, rank: int) -> bool:
 
 
 def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
-    """Each array of an answer: its name, its shape, and whether samples are summed up in it."""
+    """Each array of an answer: its name, its shape, and whether it is a sum over samples."""
     claim, (batch, _) = problem.claim, batch_of(problem)
     out = jax.eval_shape(lambda: claim.reference(**problem.at))
     if claim.kind == "value":
@@ -148,7 +148,7 @@ def _arrays(problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
 def _changed(
     claim: Claim, formula: Callable, position: int, change: Callable, *dout: Any, **inputs: Any
 ) -> tuple:
-    """The formula with one array of its answer changed; ``change`` is told how many samples there are."""
+    """The formula with one array of its answer changed; ``change`` is given the number of samples."""
     batch = BATCHES.get(claim.reference, NO_BATCH)
     sizes = [inputs[name].shape[axis] for name, axis in batch.axes.items() if name in inputs]
     got = answer_in_order(claim, formula, dout[0] if dout else None, inputs)
@@ -158,12 +158,12 @@ def _changed(
 
 
 def _without_cotangent(formula: Callable, dout: Any, **inputs: Any) -> Any:
-    """The formula with 1 for every entry of the cotangent."""
+    """The formula with a cotangent of ones."""
     return formula(jax.tree.map(lambda d: jnp.asarray(np.ones(d.shape, d.dtype)), dout), **inputs)
 
 
 def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **inputs: Any) -> tuple:
-    """A loop over the samples that ends one too early: nothing of the last one is in the answer."""
+    """A loop over the samples that ends one too early: the last sample is missing from the answer."""
     name, axis = next((n, a) for n, a in batch.axes.items() if n in inputs)
     N = inputs[name].shape[axis]
     share = (N - 1) / N if batch.mean else 1.0
@@ -186,19 +186,19 @@ def _without_last(claim: Claim, formula: Callable, batch: Batch, *dout: Any, **i
 
 
 def _rank(claim: Claim, inputs: dict[str, Any]) -> int:
-    """How many axes the reference's output has."""
+    """The number of axes of the reference's output."""
     at = claim.at(**inputs) if claim.at else inputs
     return len(jax.eval_shape(lambda: claim.reference(**at)).shape)
 
 
 def _cut(x: Any, axis: int) -> Any:
-    """All but the last entry along an axis; in NumPy where it can be, so that nothing is compiled for it."""
+    """All but the last entry along an axis; in NumPy where possible, which avoids compiling anything."""
     index = (slice(None),) * (axis % np.ndim(x)) + (slice(None, -1),)
     return x[index] if isinstance(x, jax.core.Tracer) else jnp.asarray(np.asarray(x)[index])
 
 
 def _filled(g: Any, axis: int | None) -> Any:
-    """``g`` with a zero where the last sample should be."""
+    """``g`` with zeros in place of the last sample."""
     if axis is None:
         return g
     widths = [(0, int(a == axis % g.ndim)) for a in range(g.ndim)]

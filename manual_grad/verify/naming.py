@@ -1,10 +1,10 @@
-"""Whether the checker names the mistakes of the kill matrix: what ``check_vjp`` says first of each of them.
+"""Whether ``check_vjp`` names the mistakes of the kill matrix in its first diagnosis.
 
-A mistake counts as named where what is said first of every wrong array has one of the words below in it;
-where several explanations fit equally, the checker names them together. Nothing tells it what was planted. It
-is asked at the matrix's points; about a mask with ≥ at those with a unit on the kink, where alone it differs
-and is said in a note; and where a wrong formula cannot be computed because its shapes clash, at points where
-all axes have one length. One whose shapes clash there too, or in a Jacobian, needs no checker.
+A mistake counts as named if the first diagnosis of every wrong array matches the pattern below; where several
+explanations fit equally well, the checker names them together. It is not told what was planted. It is run at
+the matrix's points, with two exceptions. A mask with ≥ is checked with a unit on the kink, the only place
+where it differs, and is reported in a note. A mutant whose shapes clash is checked with all axes equally
+long; if they clash even then, or in a Jacobian, no checker is needed.
 """
 
 import re
@@ -29,7 +29,7 @@ from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.mutants import Mutant, mutants_of
 from manual_grad.verify.problem import Problem, answer_in_order, pose
 
-MORE_DRAWS = 5  # where a mistake shows nothing, or its shapes clash
+MORE_DRAWS = 5  # where a mistake has no effect, or its shapes clash
 _SCALE = "scaled by|mean instead of sum|summed instead of averaged"
 _MASK = "mask|derivative of ReLU"
 _TURNED = "rotated|flipped|reversed"
@@ -38,7 +38,7 @@ _SLOPE = "derivative|slope|a path is missing|power"
 _ADDED = "overwritten|not added|not summed|only the (first|last)|dropped"
 _PLACE = "off by one|shifted|mask|entries left out"
 _TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for"
-# What is true of each kind of mistake, as a pattern.
+# For each kind of mistake, a pattern that a true diagnosis matches.
 WORDS: dict[str, str] = {
     families.SIGN: "sign flipped|mask inverted",
     mutants.ZERO: "zero|a path is missing|nothing flows",
@@ -83,12 +83,12 @@ WORDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Named:
-    """What the checker said of one mutant.
+    """The checker's diagnosis of one mutant.
 
     Attributes:
         tag, formula, mutant, says: as in :class:`manual_grad.verify.kill_matrix.Row`.
-        diagnosis: what was said of each wrong array; nothing of a formula that cannot be computed at all.
-        first: whether the true cause comes first for every wrong array; None where nothing could be checked.
+        diagnosis: one line for each wrong array; empty if the mutant cannot be computed at all.
+        first: whether the true cause comes first for every wrong array; None if nothing could be checked.
     """
 
     tag: str
@@ -100,14 +100,14 @@ class Named:
 
 
 def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> list[Named]:
-    """Ask the checker about every mutant of a target; a value has no gradient and is not asked about.
+    """Run the checker on every mutant of a target; claims about a value have no gradient and are skipped.
 
     Args:
         target: from :func:`manual_grad.verify.kill_matrix.targets`.
-        seed: with the tag, it decides the random inputs.
+        seed: together with the tag, determines the random inputs.
         mutate: makes the mutants of a claim.
     Returns:
-        What was said of each.
+        The diagnosis of each.
     """
     if target.claim.kind == "value":
         return []
@@ -133,15 +133,15 @@ def name_all(target: Target, seed: int = 0, mutate: Callable = mutants_of) -> li
 def reasons(
     equation: Equation, failing: Collection[str], seed: int = 0, seconds: float | None = None
 ) -> list[str]:
-    """Why formulas of an equation fail, as the checker says it of each wrong gradient or Jacobian.
+    """Why formulas of an equation fail: the checker's diagnosis of each wrong gradient or Jacobian.
 
     Args:
-        equation: whose formulas fail.
+        equation: the equation whose formulas fail.
         failing: the names of those formulas.
-        seed: with the tag, it decides the random inputs.
+        seed: together with the tag, determines the random inputs.
         seconds: how long to look for causes.
     Returns:
-        A line for each wrong array that is explained.
+        One line for each wrong array that could be explained.
     """
     until = None if seconds is None else time.monotonic() + seconds
     found = []
@@ -155,11 +155,11 @@ def reasons(
 
 
 def _said(problem: Problem, mutant: Mutant, seconds: float | None = None) -> list[tuple[str, str]] | None:
-    """Each wrong array and what was said of it; of a mask on the kink the note; None where it raises."""
+    """Each wrong array and its diagnosis; for a mask on the kink, the note; None if the mutant raises."""
     claim, at = problem.claim, problem.at
     movable = claim.at is None and all(name in problem.inputs for name in at)
     if mutant.kind == families.MASK_GE and not movable:
-        return None  # what is told of a kink is told beside it
+        return None  # the note on a kink comes from comparing points beside it
     names = [*claim.wrt, *(n for n, v in at.items() if n not in claim.wrt and isinstance(v, jax.Array))]
 
     def reference(*args: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A claim with its inputs drawn, and the oracles asked about it.
+"""A claim with its inputs, and the questions that the oracles answer about it.
 
-The truth is computed in float64 from the very numbers that the formula is given, whatever their dtype.
+The truth is computed in float64 from exactly the numbers that the formula is given, whatever their dtype.
 """
 
 import functools
@@ -24,10 +24,10 @@ from manual_grad_reference import oracles as oracles_
 from manual_grad_reference.oracles.rounding import NoBudgetError
 
 PROJECTED_ABOVE = (
-    2048  # entries above which forward mode is asked for random projections, not for every entry
+    2048  # above this many entries, forward mode computes random projections instead of every entry
 )
 DIRECTIONS = 4
-NEAR = 1e-6  # no sum here is of terms so large that rounding in float64 does more
+NEAR = 1e-6  # rounding in float64 never adds more than this to a sum here
 
 Check = Callable[[tuple], list[Comparison]]
 
@@ -37,10 +37,10 @@ class Problem:
     """A claim at one point.
 
     Attributes:
-        claim: what is claimed.
+        claim: the claim.
         dtype: the floating-point dtype of the formulas.
-        inputs: what the formulas are given.
-        at: what the reference is given, in float64.
+        inputs: the formulas' arguments.
+        at: the reference's arguments, in float64.
         dout: the random cotangent of the reference's output, in ``dtype``; None unless it takes one.
     """
 
@@ -52,12 +52,12 @@ class Problem:
 
     @functools.cached_property
     def allowed(self) -> tuple | None:
-        """The absolute error that each entry of an answer may have; None in float64."""
+        """The absolute error allowed in each entry of an answer; None in float64."""
         return None if self.dtype == jnp.float64 else _result(together([self.budget])[0])
 
     @property
     def budget(self) -> Call:
-        """What computes :attr:`allowed`."""
+        """The call that computes :attr:`allowed`."""
 
         def allowed(dout: Any, **inputs: Any) -> tuple:
             arrays, settings = split_settings(inputs)
@@ -72,9 +72,9 @@ class Problem:
 
     @functools.cached_property
     def least(self) -> tuple | None:
-        """What rounding in float64 alone may do to each entry: where the terms of a sum cancel, it is all.
+        """The rounding error in float64 of each entry, which dominates where the terms of a sum cancel.
 
-        None where there is a budget already, or no rule for what the reference does.
+        None if there is a budget already, or if the reference uses an operation without a rounding rule.
         """
         if self.dtype != jnp.float64:
             return None
@@ -88,7 +88,7 @@ class Problem:
 
     @functools.cached_property
     def terms(self) -> tuple | None:
-        """About how large the terms are that each entry of an answer is summed of; None where unknown."""
+        """The approximate size of the terms summed in each entry of an answer; None if unknown."""
         found = self.least if self.allowed is None else self.allowed
         if found is None:
             return None
@@ -96,21 +96,21 @@ class Problem:
 
     @property
     def allowed_leaves(self) -> list:
-        """The same, array by array."""
+        """:attr:`allowed`, array by array."""
         leaves = jax.tree.leaves(self.primals)
         return [None for _ in leaves] if self.allowed is None else jax.tree.leaves(self.allowed)
 
     @property
     def primals(self) -> tuple:
-        """What the reference is differentiated by."""
+        """The arguments with respect to which the reference is differentiated."""
         return tuple(self.at[name] for name in self.claim.wrt)
 
     def forward(self, *primals: Any) -> Any:
-        """The reference as a function of what it is differentiated by."""
+        """The reference as a function of :attr:`primals`."""
         return forward(self.claim, self.at)(*primals)
 
     def asks(self, oracle: Callable, *args: Any) -> Call:
-        """What puts a question to an oracle: ``oracle(fn, primals, *args)``, every array an argument."""
+        """A call of ``oracle(fn, primals, *args)``, with every array an argument of the compiled program."""
 
         def asked(*args: Any, **at: Any) -> Any:
             return oracle(forward(self.claim, at), tuple(at[name] for name in self.claim.wrt), *args)
@@ -118,7 +118,7 @@ class Problem:
         return Call(asked, args, self.at, in_numpy=True)
 
     def calls(self, formula: Callable) -> Call:
-        """What calls a formula; its result is still to be put in order, by :func:`in_order`."""
+        """A call of a formula; :func:`in_order` has yet to put its result in order."""
         return Call(formula, () if self.dout is None else (self.dout,), self.inputs)
 
     def described(self) -> dict[str, str]:
@@ -130,12 +130,12 @@ class Problem:
         }
 
     def answer_of(self, formula: Callable) -> tuple:
-        """What the formula gives, in the order of ``wrt``."""
+        """The formula's result, in the order of ``wrt``."""
         return in_order(self.claim.wrt, _result(together([self.calls(formula)])[0]))
 
 
 def forward(claim: Claim, at: dict[str, Any]) -> Callable:
-    """The reference at a point, as a function of what it is differentiated by."""
+    """The reference at a point, as a function of the arguments it is differentiated with respect to."""
     return lambda *primals: claim.reference(**{**at, **dict(zip(claim.wrt, primals, strict=True))})
 
 
@@ -146,19 +146,19 @@ def _result(got: Any) -> Any:
 
 
 def in_order(wrt: tuple[str, ...], got: Any) -> tuple:
-    """What a formula gave, in the order of ``wrt``."""
+    """A formula's result, rearranged in the order of ``wrt``."""
     if isinstance(got, dict) and set(wrt) <= set(got):
         return tuple(got[name] for name in wrt)
     return got if isinstance(got, tuple) and len(got) == len(wrt) else (got,)
 
 
 def answer_in_order(claim: Claim, formula: Callable, dout: Any, inputs: dict[str, Any]) -> tuple:
-    """What a formula gives, in the order of ``wrt``; ``dout`` is None unless it takes one."""
+    """Call a formula and arrange its result in the order of ``wrt``; ``dout`` is None unless it takes one."""
     return in_order(claim.wrt, formula(*(() if dout is None else (dout,)), **inputs))
 
 
 def pose(claim: Claim, draw: Draw) -> Problem:
-    """Draw a claim's inputs, and a random cotangent where it needs one."""
+    """Draw a claim's inputs, and a random cotangent if it needs one."""
     inputs = claim.inputs(draw)
     exact = jax.tree.map(_float64, inputs)
     problem = Problem(claim, draw.dtype, inputs, claim.at(**exact) if claim.at else exact, None)
@@ -192,7 +192,7 @@ def _truth(claim: Claim, dout: Any, inputs: dict[str, Any], settings: dict[str, 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be computed, and what compares an answer with it: name of the oracle → check."""
+    """A call to evaluate, and a function that turns its result into checks: name of the oracle → check."""
 
     call: Call
     checks: Callable[[Any], dict[str, Check]]
@@ -201,7 +201,7 @@ class Question:
 def oracle_questions(
     problem: Problem, draw: Draw, oracles: Collection[str] = ("value", "reverse", "forward")
 ) -> list[Question]:
-    """What to ask the oracles that fit the claim, and that are wanted."""
+    """The questions for those of the wanted oracles that apply to the claim."""
     claim = problem.claim
     if claim.kind == "value":
         asked = {"value": Call(claim.reference, (), problem.at, in_numpy=True)}
@@ -237,12 +237,12 @@ def _remember(problem: Problem, allowed: tuple) -> dict[str, Check]:
 
 
 def oracle_checks(problem: Problem, draw: Draw) -> dict[str, Check]:
-    """Every oracle that fits the claim, asked once: name → what compares an answer with it."""
+    """Evaluate every applicable oracle once: name → a check that compares an answer with it."""
     return ask([oracle_questions(problem, draw)])[0]
 
 
 def ask(asked: Sequence[Sequence[Question]]) -> list[dict[str, Check]]:
-    """Ask all that is asked of several problems, in one program; for each its checks."""
+    """Evaluate the questions of several problems in one program; returns the checks of each problem."""
     answers = iter(together([question.call for questions in asked for question in questions]))
     return [
         {name: check for q in questions for name, check in q.checks(_result(next(answers))).items()}
@@ -251,7 +251,7 @@ def ask(asked: Sequence[Sequence[Question]]) -> list[dict[str, Check]]:
 
 
 def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
-    """Compares an answer with the truth, array by array."""
+    """A check that compares an answer with the truth, array by array."""
 
     def check(got: tuple) -> list[Comparison]:
         if len(got) != len(want):
@@ -270,14 +270,14 @@ def _leaf_by_leaf(problem: Problem, want: tuple) -> Check:
 def measured(
     problem: Problem, got: Any, want: Any, name: str, allowed: Any, part: Callable[[tuple], Any]
 ) -> list[Comparison]:
-    """Compare part of an answer with the truth; in float64, by what is summed where little of it is left.
+    """Compare part of an answer with the truth; in float64, allow for rounding where terms nearly cancel.
 
     Args:
-        problem: what was asked.
+        problem: the problem that was solved.
         got, want: arrays, or pytrees of them.
         name: what to call them.
         allowed: the budget; None in float64.
-        part: which part of the answer they are.
+        part: selects this part from a whole answer.
     """
     found = compare(got, want, problem.dtype, name, allowed)
     if all(c.share <= 1 for c in found) or not _may_be_rounding(got, want) or problem.least is None:
@@ -288,7 +288,7 @@ def measured(
 
 
 def _may_be_rounding(got: Any, want: Any) -> bool:
-    """Whether an answer is of the right structure, and so near that it is worth asking what rounding does."""
+    """Whether an answer has the right structure and is so close that rounding may explain the difference."""
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=False))
     alike = str(jax.tree.structure(got)) == str(jax.tree.structure(want))
     return alike and all(
@@ -297,15 +297,15 @@ def _may_be_rounding(got: Any, want: Any) -> bool:
 
 
 def _at_least(want: Any, least: Any) -> np.ndarray:
-    """1e-12 of the largest entry, or what rounding does to an entry where that is more."""
+    """1e-12 of the largest entry, or the rounding error of an entry where that is larger."""
     return np.maximum(FLOAT64 * np.max(np.abs(want), initial=0.0), least)
 
 
 def _projected(problem: Problem, draw: Draw) -> Question:
-    """Compares an answer with forward mode along random directions: ⟨g, v⟩ with ⟨dout, J v⟩, array by array.
+    """A check by forward mode along random directions: ⟨g, v⟩ is compared with ⟨dout, J v⟩, array by array.
 
-    For Gaussian v the difference is Gaussian with the standard deviation ‖g − gradient‖, so over the norm of
-    the gradient it estimates the relative error in the 2-norm.
+    For Gaussian v the difference is Gaussian with standard deviation ‖g − gradient‖, so divided by the norm
+    of the gradient it estimates the relative error in the 2-norm.
     """
     paths = jax.tree_util.tree_leaves_with_path(problem.primals)
     names = [problem.claim.wrt[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in paths]
@@ -342,7 +342,7 @@ def _along_and_again(
     want: np.ndarray,
     budget: Any,
 ) -> Comparison:
-    """As :func:`measured`, of the n-th array along random directions."""
+    """The counterpart of :func:`measured` for the n-th array along random directions."""
     found = _along(name, got, directions, want, budget)
     near = found.share > 1 and np.max(np.abs(got), initial=0.0) < NEAR and np.max(np.abs(want)) < NEAR
     if budget is not None or not near or problem.least is None:
@@ -365,7 +365,7 @@ def _along(name: str, got: np.ndarray, directions: np.ndarray, want: np.ndarray,
 
 
 def allowed_along(budget: Any, directions: np.ndarray) -> np.ndarray:
-    """What an array's inner product with each direction may be off by, entry errors independent."""
+    """The error allowed in an array's inner product with each direction, if its entries err independently."""
     axes = tuple(range(1, directions.ndim))
     return np.sqrt(np.sum((directions * np.asarray(budget)) ** 2, axis=axes))
 
@@ -374,4 +374,4 @@ def _float64(leaf: Any) -> Any:
     dtype = getattr(leaf, "dtype", np.dtype(int))
     if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float64:
         return leaf
-    return jnp.asarray(np.asarray(leaf, np.float64))  # in NumPy, so that nothing is compiled for it
+    return jnp.asarray(np.asarray(leaf, np.float64))  # in NumPy, which avoids compiling anything

@@ -1,8 +1,8 @@
 """The symbolic oracle: the definition, differentiated at small sizes without JAX.
 
-The claim's inputs are drawn tiny. What the formula makes of them in float64 is compared with the derivative
-of its reference's definition, which the catalogue names: SymPy's where there are few entries, quotients of
-differences in decimals of 60 digits where there are more.
+The claim's inputs are drawn at tiny sizes. The formula's result in float64 is compared with the derivative of
+the definition that the catalogue names for its reference: by SymPy if there are few entries, by difference
+quotients in decimals of 60 digits if there are more.
 """
 
 import atexit
@@ -29,14 +29,14 @@ from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import Check, Problem, measured, pose
 from manual_grad_reference import definitions
 
-DRAWS = 8  # until the answer is not 0 altogether
-NOTHING = 1e-25  # what many digits leave of terms that cancel
-FEW = 12  # entries of all inputs, up to which SymPy takes a fraction of a second
+DRAWS = 8  # until the answer is not all zero
+NOTHING = 1e-25  # what remains of cancelling terms in many digits
+FEW = 12  # up to this many input entries, SymPy takes a fraction of a second
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def load_symbolic() -> ModuleType:
-    """:mod:`manual_grad_reference.oracles.symbolic`.
+    """Import :mod:`manual_grad_reference.oracles.symbolic`.
 
     Raises:
         MissingExtra: SymPy is not installed.
@@ -49,7 +49,7 @@ def load_symbolic() -> ModuleType:
 
 
 def definition_of(claim: Claim) -> Callable | None:
-    """The definition of a claim's reference, as the catalogue names it; or None."""
+    """The definition that the catalogue names for a claim's reference, or None."""
     known = KNOWN.get(claim.reference)
     return known.definition if known else None
 
@@ -58,16 +58,16 @@ def check_symbolically(claim: Claim, rng: np.random.Generator) -> dict[str, Comp
     """Compare each formula of a claim with the derivative, or value, of its definition.
 
     Args:
-        claim: one with a definition.
-        rng: decides the tiny inputs.
+        claim: a claim with a definition.
+        rng: draws the tiny inputs.
     Returns:
-        The comparison that is furthest from equal, for each formula by its name in the claim.
+        For each formula, by its name in the claim, the comparison with the largest error.
     """
     for _ in range(DRAWS):
         problem = pose_tiny(claim, rng)
         want = _truth(problem)
         if any(np.any(np.abs(leaf) > NOTHING) for leaf in want):
-            break  # where all of it is 0, twice the answer would pass
+            break  # if all of it were 0, twice the answer would pass
     check = _against(problem, want)
     return {way: _check(problem, formula, check) for way, formula in claim.formulas.items()}
 
@@ -78,10 +78,10 @@ def pose_tiny(claim: Claim, rng: np.random.Generator) -> Problem:
 
 
 def symbolic_check(problem: Problem) -> Check:
-    """What compares an answer with that of the definition, which is asked once.
+    """A check that compares an answer with that of the definition, which is evaluated once.
 
     Args:
-        problem: of a claim with a definition, on tiny inputs.
+        problem: a claim with a definition, on tiny inputs.
     """
     return _against(problem, _truth(problem))
 
@@ -110,13 +110,13 @@ def _leaf(n: int, tree: Any) -> Any:
 def _check(problem: Problem, formula: Callable, check: Check) -> Comparison:
     try:
         return max(check(problem.answer_of(formula)), key=lambda found: found.share)
-    except Exception as error:  # a broken formula may raise anything; that is a verdict too
+    except Exception as error:  # a broken formula may raise anything, which is a failure too
         detail = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return Comparison(", ".join(problem.claim.wrt), float("inf"), detail)
 
 
 def _truth(problem: Problem) -> list[np.ndarray]:
-    """What each array of an answer should be."""
+    """The right value of each array of an answer."""
     claim = problem.claim
     definition = definition_of(claim)
     assert definition is not None
@@ -130,7 +130,7 @@ def _truth(problem: Problem) -> list[np.ndarray]:
     if claim.kind == "gradient":
         weights = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(problem.dout)])
         return _cut(slopes @ weights, shapes)
-    parts = _cut(slopes, [(*shape, *out[0].shape) for shape in shapes])  # by what comes first
+    parts = _cut(slopes, [(*shape, *out[0].shape) for shape in shapes])  # one part for each primal
     return [
         np.moveaxis(part, range(len(shape)), range(-len(shape), 0))
         for part, shape in zip(parts, shapes, strict=True)
@@ -138,7 +138,7 @@ def _truth(problem: Problem) -> list[np.ndarray]:
 
 
 def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.ndarray:
-    """What the process beside this one says of a definition: its value, or its derivatives."""
+    """A definition's value or derivatives, computed by a helper process."""
     entries = sum(np.size(leaf) for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
     with _ONE_AT_A_TIME:
         process = _process()
@@ -149,7 +149,7 @@ def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.
 
 @functools.cache
 def _process() -> Any:
-    """A process that answers, and ends with this one."""
+    """The helper process, which ends with this one."""
     program = [sys.executable, "-P", str(Path(definitions.__file__).parent / "oracles" / "answering.py")]
     process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(_end, process)
@@ -162,7 +162,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _cut(entries: np.ndarray, shapes: list) -> list[np.ndarray]:
-    """A vector of all entries as the arrays that it is made of."""
+    """Cut a vector of all entries into arrays of these shapes."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     parts = np.split(entries.ravel(), ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -176,5 +176,5 @@ def _leaves(wrt: tuple[str, ...], got: tuple) -> tuple[list[str], list]:
 
 
 def _plain(value: Any) -> Any:
-    """JAX's arrays as NumPy's; a setting as it is."""
+    """JAX arrays converted to NumPy; settings unchanged."""
     return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, value)
