@@ -42,16 +42,27 @@ def _print_equation(console: Console, said: Equation | Erratum) -> None:
             console.print(f"[dim]{label}[/]  {escape(latex)}", highlight=False)
     for part in [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].parts:
         text = part if isinstance(part, str) else "\n".join(map(_line, part))
-        console.print("\n" + escape(re.sub(r"\[\[(.*?)\]\]", r"\1", text)), highlight=False)
+        console.print("\n" + escape(_plain(text)), highlight=False)
     console.print()
 
 
 def _line(line: Line) -> str:
-    """A line of a derivation, what it gives in NumPy, and its reason."""
+    """A line of a derivation, what it gives in NumPy, and its reason; a gap where another one begins."""
     if isinstance(line, Given):
         return f"let {line.name} = {line.code}"
-    parts = [line.latex, f"    {line.name} := {line.code}", line.why and f"    {line.why}"]
+    named = f"{line.name} := {line.code}".lstrip()
+    gap = "" if line.continues else "\n"
+    parts = [gap + line.latex, f"    {named}", line.why and f"    {line.why}"]
     return "\n".join(filter(None, parts))
+
+
+def _plain(text: str) -> str:
+    """The brackets around tags, which are links in the book, taken off.
+
+    >>> _plain("[[A-10]] of array([[1.0, 2]])")
+    'A-10 of array([[1.0, 2]])'
+    """
+    return re.sub(r"\[\[([A-Z]-\w+)\]\]", r"\1", text)
 
 
 def _functions(said: Equation | Erratum) -> list[str]:
