@@ -1,4 +1,4 @@
-"""The input checks of every public formula: what is accepted, and one clear line for what is not.
+"""The input checks of every public formula, with one clear line for each rejected argument.
 
 ``@checked`` compares each argument with the jaxtyping annotation in the signature, with axis names shared
 between the arguments of a call, and names the argument that would otherwise be broadcast silently. It costs
@@ -24,7 +24,7 @@ R = TypeVar("R")
 Prepare = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 Scalar = Float[Array, ""] | float | int
-MANY, LONG = 12, 400  # items and characters of what a message repeats
+MANY, LONG = 12, 400  # items and characters of a value quoted in a message
 Label = Integer[Array, ""] | int
 
 
@@ -68,7 +68,7 @@ def checked(formula: Callable[P, R], prepare: Prepare | None = None) -> Callable
         bound.arguments.update(given)
         try:
             return formula(*bound.args, **bound.kwargs)
-        except InputError as error:  # of a formula inside: say who was called
+        except InputError as error:  # raised by an inner formula: name the one that was called
             inside = "" if str(error).startswith(f"{formula.__name__}:") else f"{formula.__name__}: in "
             raise InputError(f"{inside}{error}") from None
 
@@ -91,7 +91,7 @@ def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def _wide(value: Any, hint: Any) -> Any:
-    """Integers too long for JAX, as floats where a float is accepted; the others are left alone."""
+    """Convert integers too long for JAX to floats where a float is accepted; leave the others unchanged."""
     items = typing.get_args(hint)
     if isinstance(value, int) and float in items and abs(value) >= 2**31:
         return float(value) if abs(value) < 2**1023 else value
@@ -137,12 +137,12 @@ def _check_annotations(formula: str, hints: dict[str, Any], given: dict[str, Any
 
 
 def _found(value: Any, hint: Any) -> str:
-    """What was given; a list in place of an array is described by its length alone."""
+    """Describe an argument; a list in place of an array by its length alone."""
     return _counted(value) if _remedy(value, hint) else describe(value)
 
 
 def _remedy(value: Any, hint: Any) -> str:
-    """The remedy for a list given in place of an array."""
+    """The remedy if a list is given in place of an array."""
     hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     wanted = any(inspect.isclass(h) and issubclass(h, AbstractArray) for h in hints)
     first = value
@@ -153,7 +153,7 @@ def _remedy(value: Any, hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the annotated type; beartype looks at one item of a sequence, this at all."""
+    """Whether a value has the annotated type; beartype checks one item of a sequence, this checks all."""
     items = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and items[-1] is Ellipsis:
         return isinstance(value, tuple) and all(_fits(item, items[0]) for item in value)
@@ -162,12 +162,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is tuple and isinstance(value, tuple) and len(value) == len(items):
         return all(map(_fits, value, items))
     if isinstance(value, int) and float in items and abs(value) >= 2**1023:
-        return False  # no float is as large
+        return False  # too large for a float
     return is_bearable(value, hint)
 
 
 def _dataclasses(name: str, value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The annotations and the fields of each dataclass in an argument, by their places there."""
+    """The annotations and fields of each dataclass in an argument, by position."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = typing.get_type_hints(type(value))
         fields = [field.name for field in dataclasses.fields(value)]
@@ -187,7 +187,7 @@ def _arrays(name: str, value: Any) -> list[tuple[str, jax.Array]]:
 
 
 def _of_any_float(hint: Any) -> bool:
-    """Whether an annotation leaves the precision open, and does not say float32 or float64."""
+    """Whether an annotation leaves the precision open, rather than requiring float32 or float64."""
     ways = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return not any(getattr(way, "dtype", None) in (Float32, Float64) for way in ways)
 
@@ -197,7 +197,7 @@ def _has_own_float_dtype(array: jax.Array) -> bool:
 
 
 def describe(value: Any, levels: int = 6) -> str:
-    """``value`` in a few characters, arrays by dtype and shape; nested lists down to this many levels.
+    """``value`` in a few characters: arrays by dtype and shape, nested lists down to ``levels``.
 
     >>> describe((jnp.ones((2, 3)), "SAME"))
     "(float32[2,3], 'SAME')"
@@ -273,7 +273,7 @@ def require_seen(condition: jax.Array, message: str) -> None:
 
 
 def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:
-    """Refuse an array without this shape: a cotangent that is not shaped like the output."""
+    """Refuse an array without this shape, such as a cotangent that is not shaped like the output."""
     wanted = ",".join(map(str, shape))
     require(array.shape == tuple(shape), f"{formula}: {name} is {describe(array)}, expected float[{wanted}]")
 

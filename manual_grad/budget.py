@@ -20,7 +20,7 @@ MARGIN = 6.0  # arrays have up to 10⁵ entries
 
 
 def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
-    """``fn(*args)`` in float64, and how far off each entry may be in ``dtype``; works under ``jit``.
+    """``fn(*args)`` in float64, and the error allowed in each entry in ``dtype``; works under ``jit``.
 
     Args:
         fn: a plain forward function, or an oracle's derivative of one.
@@ -48,12 +48,12 @@ def budgets(fn: Callable, *args: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def rounding_in_float64(fn: Callable, *args: Any) -> Any:
-    """What rounding in float64 may do to each entry of ``fn(*args)``, relative to the terms of its sums.
+    """The rounding error in float64 of each entry of ``fn(*args)``, based on the terms of its sums.
 
     Args:
         fn, *args: as for :func:`budgets`.
     Returns:
-        An absolute error for each entry: :data:`MARGIN` standard deviations.
+        The absolute error allowed in each entry: :data:`MARGIN` standard deviations.
     Raises:
         NoBudgetError: ``fn`` uses an operation for which no rounding rule is known.
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FLOAT64 = 1e-12  # relative to the largest entry; where an oracle knows more, each entry has its own budget
+FLOAT64 = 1e-12  # relative to the largest entry, unless each entry has its own budget
 TOLERANCES = {"float64": FLOAT64, "float32": 1e-5} | {
     name: 16 * float(jnp.finfo(name).eps) for name in ("bfloat16", "float16")
-}  # for anyone's function, of which there is no budget
+}  # for a user's function, which has no budget
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Comparison:
         error: max |got − want| / max |want|; infinite where structure, shape, dtype or a NaN differs.
         detail: what differs, or where the largest share of the allowed error was used.
         share: the largest ratio of an entry's error to the error allowed there; up to 1 it passes.
-        facts: what else an oracle reports.
+        facts: further figures from the oracle.
     """
 
     name: str
@@ -36,7 +36,7 @@ def compare(got: Any, want: Any, dtype: Any, name: str = "", allowed: Any = None
     """Compare two pytrees of arrays leaf by leaf.
 
     Args:
-        got: what is checked, every array of ``dtype``.
+        got: the arrays to check, all expected to have ``dtype``.
         want: the truth, of the same structure and shapes, in any dtype.
         dtype: the dtype that ``got`` must have.
         name: what to call the whole pytree.
@@ -82,7 +82,7 @@ def _compare_arrays(got: Any, want: Any, allowed: Any, dtype: Any, name: str) ->
 
 
 def share_of(difference: np.ndarray, allowed: Any) -> np.ndarray:
-    """Each difference divided by what is allowed; where nothing is allowed, 0 or infinity.
+    """Each difference divided by the error allowed; where no error is allowed, 0 or infinity.
 
     >>> share_of(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 4.0])).tolist()
     [0.0, inf, 0.25]

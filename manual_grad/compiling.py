@@ -1,4 +1,4 @@
-"""Computing functions once on small inputs, where the compiler takes longer than the function."""
+"""Run functions once on small inputs, where compiling takes longer than running."""
 
 import functools
 from collections.abc import Callable, Generator, Sequence
@@ -19,15 +19,15 @@ QUICK = {
 }
 
 
-AT_ONCE = 6  # calls in a program; the compiler takes longer for one of more than for two of half as many
+AT_ONCE = 6  # calls per program; compiling a larger one takes longer than compiling two of half the size
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay so.
+    """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay unchanged.
 
-    What is JAX's own, such as a derivative of the reference, NumPy may compute; a formula is to be compiled,
-    as by its users.
+    With ``in_numpy``, NumPy may run the program, such as JAX's derivatives of the reference. Formulas are
+    compiled, as they are by their users.
     """
 
     fn: Callable
@@ -37,12 +37,12 @@ class Call:
 
 
 def together(calls: Sequence[Call]) -> list[Any]:
-    """Make several calls in a few programs, which compile faster than a program for each.
+    """Make several calls in a few programs, which compile faster than one program per call.
 
     Args:
-        calls: what to call, none of them on another's result.
+        calls: the calls, none of which uses another's result.
     Returns:
-        For each call its result, in NumPy arrays, or the exception that it raised.
+        The result of each call, in NumPy arrays, or the exception that it raised.
 
     >>> together([Call(jnp.add, (1.0, 2.0)), Call(jnp.add, (jnp.ones(2), jnp.ones(3)))])
     [array(3., dtype=float32), TypeError('add got incompatible shapes for broadcasting: (2,), (3,).')]
@@ -63,7 +63,7 @@ def together(calls: Sequence[Call]) -> list[Any]:
         for k, (call, (args, arrays)) in enumerate(zip(calls, given, strict=True)):
             try:
                 answers.append(jax.tree.map(jnp.asarray, call.fn(*args, **arrays, **settings[k])))
-            except Exception as error:  # anyone's function may raise anything
+            except Exception as error:  # a user's function may raise anything
                 raised[k] = error
                 answers.append(None)
         return answers
@@ -71,7 +71,7 @@ def together(calls: Sequence[Call]) -> list[Any]:
     given = [(call.args, arrays) for call, arrays in zip(calls, inputs, strict=True)]
     try:
         answers = jax.device_get(jax.jit(run, compiler_options=quick())(given))
-    except Exception as error:  # of the compiler or the device: which of the calls is it?
+    except Exception as error:  # from the compiler or the device: find out which call caused it
         return [error] if len(calls) == 1 else [together([call])[0] for call in calls]
     return [raised.get(k, answer) for k, answer in enumerate(answers)]
 
@@ -81,12 +81,12 @@ def _by_numpy(call: Call) -> Any:
     try:
         run = quickly(lambda args, arrays: call.fn(*args, **arrays, **settings))
         return run(call.args, arrays)
-    except Exception as error:  # anyone's function may raise anything
+    except Exception as error:  # a user's function may raise anything
         return error
 
 
 def quickly(fn: Callable) -> Callable:
-    """The function computed by NumPy where that suits it, and compiled without XLA's optimizations where not.
+    """The function run in NumPy where that is faster, otherwise compiled without XLA's optimizations.
 
     >>> float(quickly(lambda x: 2 * x)(3.0))
     6.0
@@ -95,13 +95,13 @@ def quickly(fn: Callable) -> Callable:
 
 
 def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool], list], Sequence]) -> list:
-    """Let several walks go on side by side, so that one program computes what all of them ask for at a time.
+    """Advance several generators in lockstep, so that one program serves the requests of all of them.
 
     Args:
-        walks: each yields what it wants computed next, is sent the result, and returns what it found.
-        run: given which walks are still under way, and what each asked for last, the result for each.
+        walks: each yields its requests, is sent the answers, and returns a result.
+        run: given which walks are still under way and the last request of each, returns an answer for each.
     Returns:
-        What each walk found.
+        The result of each walk.
 
     >>> def doubled(start, until):
     ...     while start < until:
@@ -124,10 +124,10 @@ def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool]
 
 
 def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
-    """Call ``fn`` under ``jit``; inputs that are not arrays (a mode, a chunk size) stay what they are.
+    """Call ``fn`` under ``jit``; inputs that are not arrays (a mode, a chunk size) remain Python values.
 
-    What runs once, on small inputs, is not worth XLA's optimizations; a test, and the
-    benchmark, compare what those make of the formulas.
+    XLA's optimizations are off, as they do not pay for a single run on small inputs. The formulas are tested
+    with optimizations elsewhere: by one of the tests and by the benchmark.
     """
     arrays, settings = split_settings(inputs)
     run = jax.jit(lambda args, arrays: fn(*args, **arrays, **settings), compiler_options=quick())
@@ -135,7 +135,7 @@ def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:
 
 
 def split_settings(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The inputs that are arrays, or made of them, and those that are not."""
+    """Separate the inputs that are arrays or pytrees of arrays from the others."""
     settings = {name: v for name, v in inputs.items() if not _is_made_of_arrays(v)}
     return {name: v for name, v in inputs.items() if name not in settings}, settings
 
@@ -147,7 +147,7 @@ def _is_made_of_arrays(value: Any) -> bool:
 
 @functools.cache
 def quick() -> dict[str, Any] | None:
-    """What this version of XLA knows of ``QUICK``, on the device that it is for; None if nothing."""
+    """Those options of ``QUICK`` that this version of XLA knows; None if there are none, or not on a CPU."""
     if jax.default_backend() != "cpu":
         return None
     if _known(QUICK):
@@ -158,7 +158,7 @@ def quick() -> dict[str, Any] | None:
 def _known(options: dict[str, Any]) -> bool:
     try:
         jax.jit(lambda x: x + 1, compiler_options=options)(0.0)
-    except Exception:  # an unknown option; what is raised differs between versions
+    except Exception:  # an unknown option; the exception differs between versions
         return False
     return True
 

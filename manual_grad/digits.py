@@ -7,13 +7,13 @@ import numpy as np
 
 
 class MissingExtra(ImportError):
-    """An optional dependency is not installed; the message says which extra brings it."""
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 def load_digits_8() -> tuple[np.ndarray, np.ndarray]:
     """All 1797 digits of scikit-learn's ``load_digits``, 8×8.
 
-    They are no MNIST, but real handwriting, and come inside a package, so that nothing is downloaded.
+    They are not MNIST, but they are real handwriting and come with a package, so nothing is downloaded.
 
     Returns:
         Images (1797, 8, 8), float64 from 0 to 1, and labels (1797,), integers from 0 to 9.

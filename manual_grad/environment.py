@@ -1,4 +1,4 @@
-"""What a result was measured with: versions and device, for every JSON that the project writes."""
+"""The versions and the device behind a result, recorded in every JSON file that the project writes."""
 
 import errno
 import importlib.metadata
@@ -46,7 +46,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: the folder does not exist or cannot be written, or ``path`` is a device or pipe, which the
-            new file would take the place of; nothing is left behind.
+            new file would replace; nothing is left behind.
     """
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "it is a device, a pipe or a folder", str(path))

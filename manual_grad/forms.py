@@ -1,8 +1,8 @@
-"""JSON that others may have written or damaged: read with limits, and compared with the form it must have.
+"""Read JSON that others may have written or damaged, within limits, and compare it with the required form.
 
-A form is a ``Form`` (what is expected, and whether a value is that), a list of one form (a list of them), a
-dict of forms (an object that has these names and may have more; a name that ends in ``?`` may be missing;
-the name ``*`` speaks of all others), or a tuple of forms, one of which must fit.
+A form is a ``Form`` (a description and a test), a list of one form (any number of them), a dict of forms (an
+object with these names and possibly more; a name that ends in ``?`` may be missing; the name ``*`` stands for
+all others), or a tuple of forms, one of which must match.
 """
 
 import json
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 LARGEST = sys.float_info.max
-DEEPEST = 64  # lists and objects inside one another: more would exhaust the stack of what reads them later
+DEEPEST = 64  # levels of nested lists and objects: more would exhaust the stack of code that reads them later
 
 
 class Form(NamedTuple):
-    """What is expected, in words, and whether a value is that."""
+    """A description of the expected value, and a test for it."""
 
     expected: str
     fits: Callable[[Any], bool]
@@ -36,7 +36,7 @@ NOT_NEGATIVE = Form("a number from 0", lambda value: _is_number(value) and value
 
 
 def whole(least: int, below: int = 2**63) -> Form:
-    """An integer from ``least`` on.
+    """An integer of at least ``least`` and, if given, less than ``below``.
 
     >>> misfit(-1, whole(0), "epoch")
     'epoch is -1, expected an integer from 0'
@@ -54,7 +54,7 @@ def one_of(*texts: str) -> Form:
 
 
 def several(form: Form, count: int) -> Form:
-    """A list of so many.
+    """A list of exactly ``count`` items.
 
     >>> misfit(["a"], several(TEXT, 2), "pair")
     'pair is a list of 1, expected a list of 2, each text'
@@ -66,12 +66,12 @@ def several(form: Form, count: int) -> Form:
 
 
 def misfit(value: Any, form: Any, at: str = "") -> str:
-    """The first place where a value has not its form, what is there, and what was expected; or nothing.
+    """The first place where a value does not match its form, with the value found and expected; or "".
 
     Args:
         value: from :func:`parsed`.
-        form: what it must be.
-        at: the value's own place.
+        form: the form that it must have.
+        at: the position of the value itself.
 
     >>> misfit({"rows": [{"ratio": 1.5}, {"ratio": "x"}]}, {"rows": [{"ratio": POSITIVE}]})
     "rows[1].ratio is 'x', expected a positive number"
@@ -93,7 +93,7 @@ def misfit(value: Any, form: Any, at: str = "") -> str:
 
 
 def _of_several(value: Any, forms: tuple[Any, ...], found: list[str], at: str) -> str:
-    """Where none of several forms fits: the place inside, if one is of the value's kind."""
+    """The message when none of several forms matches: from inside the value if one form is of its kind."""
     inside = [f for f, form in zip(found, forms, strict=True) if type(value) is type(form)]
     wanted = " or ".join(f.expected if isinstance(f, Form) else _kind(f) for f in forms)
     return inside[0] if inside else f"{at or 'it'} is {_shown(value)}, expected {wanted}"
@@ -130,13 +130,13 @@ def _cut(text: str) -> str:
 
 
 def parsed(text: str | bytes, *, finite: bool = True) -> Any:
-    """What a text of JSON says.
+    """Parse JSON.
 
     Args:
-        text: in UTF-8, where it is bytes.
-        finite: whether NaN and infinities, which Python writes and JSON does not know, are refused.
+        text: a string, or bytes in UTF-8.
+        finite: whether to reject NaN and infinities, which Python writes but JSON does not define.
     Raises:
-        ValueError: it is no JSON, is nested too deep, or has characters that cannot be written again.
+        ValueError: the text is not JSON, is nested too deeply, or has characters that cannot be encoded.
 
     >>> parsed('{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
@@ -152,7 +152,7 @@ def parsed(text: str | bytes, *, finite: bool = True) -> Any:
     for _ in range(DEEPEST + 1):
         for leaf in level:
             if isinstance(leaf, str):
-                leaf.encode()  # half a character
+                leaf.encode()  # half of a surrogate pair
             elif finite and isinstance(leaf, float) and not math.isfinite(leaf):
                 raise ValueError(f"it holds {leaf}, which is no JSON")
         inner = [leaf for leaf in level if isinstance(leaf, dict | list)]

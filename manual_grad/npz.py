@@ -1,7 +1,7 @@
-"""NumPy archives that others may have written or damaged, read with limits.
+"""Read NumPy archives that others may have written or damaged, within limits.
 
-What a header declares is compared with what its member holds, and the numbers of all arrays are counted,
-before memory is taken for any of them.
+Each header is compared with the size of its member, and the numbers in all arrays are counted, before memory
+is allocated for any of them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ AXES = 32
 
 
 class Header(NamedTuple):
-    """What a member declares; ``start`` is where its numbers begin."""
+    """A member's header; ``start`` is the offset of its numbers."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -34,18 +34,18 @@ Choose = Callable[[list[str]], Iterable[str]]
 def read(
     file: Path | BinaryIO, choose: Choose = list, objects: str = "holds objects"
 ) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
-    """Arrays and texts of an ``.npz`` archive.
+    """The arrays and texts of an ``.npz`` archive.
 
     Args:
         file: the archive.
-        choose: given the names of the arrays, those to read (all of them); it may refuse.
-        objects: what is said of an array of objects.
+        choose: given the names of the arrays, returns those to read (by default all); it may raise.
+        objects: how the error message describes an array of objects.
     Returns:
-        ``(arrays, texts)``, each by name, an array's without ``.npy``.
+        ``(arrays, texts)``, two dicts by name; array names lack ``.npy``.
     Raises:
-        InputError: it is damaged, encrypted, holds objects or more than 10⁸ numbers; the message does not
-            name the file.
-        OSError: it cannot be read.
+        InputError: the archive is damaged or encrypted, or it holds objects or more than 10⁸ numbers; the
+            message does not name the file.
+        OSError: the archive cannot be read.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -74,7 +74,7 @@ def read(
 
 @contextlib.contextmanager
 def _damage_told(what: str) -> Iterator[None]:
-    """Make one line of whatever a damaged file makes its reader raise; what the disk says stays."""
+    """Turn whatever a damaged file makes its reader raise into one line; errors of the disk pass through."""
     try:
         yield
     except InputError:
@@ -87,7 +87,7 @@ def _damage_told(what: str) -> Iterator[None]:
 
 
 def _header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo, objects: str) -> Header:
-    """What an array declares of itself, if its member holds just that."""
+    """An array's header, if its member has exactly that size."""
     with _damage_told(f"{name} is damaged"), archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version == (1, 0):
@@ -110,7 +110,7 @@ def _array(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo, header: H
     flat = np.empty(math.prod(header.shape), header.dtype)
     with _damage_told(f"{name} is damaged"), archive.open(info) as member:
         member.read(header.start)
-        # The last turn compares the checksum.
+        # The last iteration verifies the checksum.
         rest, view = flat.nbytes, memoryview(flat.view(np.uint8))  # type: ignore[arg-type]
         while rest:
             got = member.readinto(view[flat.nbytes - rest :])  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The oracles: the derivatives of `fn(*primals)` by JAX, in reverse and in forward mode.
 
 Only floating-point primals are differentiated. A primal with a leaf of any other type (integer labels, a
-Python int) is passed to `fn` as it is and has no entry in the result, so each result holds one entry for each
+Python int) is passed to `fn` unchanged and has no entry in the result, so each result has one entry for each
 floating-point primal, in order. Primals and outputs may be pytrees; every output must be floating-point.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 
 def reverse(fn: Callable, primals: tuple, dout: PyTree) -> tuple:
-    """The cotangents Jᵀ dout by reverse mode, `jax.vjp`: each of its primal's shape."""
+    """The cotangents Jᵀ dout by reverse mode, `jax.vjp`: each has the shape of its primal."""
     fn, primals = _floating_only(fn, primals)
     out, pullback = jax.vjp(fn, *primals)
     return pullback(_like(out, dout))
@@ -23,7 +23,7 @@ def reverse(fn: Callable, primals: tuple, dout: PyTree) -> tuple:
 def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 64) -> tuple:
     """The same cotangents by forward mode alone: entry k is ⟨dout, J e_k⟩, by `jax.jvp` on each basis vector.
 
-    No transposition rule takes part. It costs one forward pass an entry, `batch_size` of them at a time.
+    No transposition rule is involved. It costs one forward pass per entry, run `batch_size` at a time.
     """
     fn, primals = _floating_only(fn, primals)
     dout = _like(jax.eval_shape(fn, *primals), dout)
@@ -39,9 +39,9 @@ def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 64) ->
 def forward_projections(
     fn: Callable, primals: tuple, dout: PyTree, directions: tuple, batch_size: int = 64
 ) -> Array:
-    """⟨dout, J v⟩ for each direction v, by `jax.jvp`: what forward mode can say of many entries at once.
+    """⟨dout, J v⟩ for each direction v, by `jax.jvp`: one forward pass tests many entries at once.
 
-    `directions` is built as the floating-point primals, each leaf with a leading axis that counts them.
+    `directions` is structured like the floating-point primals; each leaf has a leading axis over directions.
     """
     fn, primals = _floating_only(fn, primals)
     dout = _like(jax.eval_shape(fn, *primals), dout)
@@ -81,7 +81,7 @@ def _floating_only(fn: Callable, primals: tuple) -> tuple[Callable, tuple]:
 
 
 def _like(target: PyTree, value: PyTree) -> PyTree:
-    """`value` in the dtypes of `target`; a different shape is refused, never broadcast."""
+    """`value` in the dtypes of `target`; a different shape raises an error and is never broadcast."""
 
     def leaf_like(wanted: Array | jax.ShapeDtypeStruct, leaf: Array) -> Array:
         if wanted.shape != jnp.shape(leaf):

@@ -1,7 +1,8 @@
-"""Answers questions about definitions on standard input, in a process of its own: a program, not imported.
+"""A program, not to be imported, that answers questions about definitions on standard input.
 
-SymPy and decimals hold the interpreter's lock for long, so beside JAX's threads another process is faster. It
-starts in a fraction of a second, as the packages' own ``__init__`` files, which bring JAX, are passed over.
+SymPy and decimals hold the interpreter's lock for a long time, so a process of their own is faster when JAX's
+threads are busy. It starts in a fraction of a second because it bypasses the packages' ``__init__`` files,
+which import JAX.
 """
 
 import importlib
@@ -14,13 +15,13 @@ HERE = Path(__file__).parent
 
 
 def _bare(name: str, folder: Path) -> None:
-    """A package whose modules can be imported, without what its ``__init__`` imports."""
+    """Register a package so that its modules can be imported without running its ``__init__``."""
     sys.modules[name] = ModuleType(name)
     sys.modules[name].__path__ = [str(folder)]
 
 
 def answer_questions() -> None:
-    """Read (oracle, definition's name, point, wrt or None for its value), write derivatives or the value."""
+    """Read (oracle, definition's name, point, wrt); write the derivatives or, if wrt is None, the value."""
     definitions = importlib.import_module("manual_grad_reference.definitions")
     while True:
         try:

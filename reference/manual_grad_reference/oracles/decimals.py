@@ -1,13 +1,14 @@
-"""The definitions in decimals of 60 digits, and their derivatives as quotients of differences.
+"""The definitions in decimals of 60 digits, and their derivatives as difference quotients.
 
-Nothing here is JAX, nothing rounds where it could be seen, and e^{10⁴} is a number like any other: so no
-definition needs a shift, a select or a closed form of its gradient. The step is 10⁻²⁰ of the entry it moves,
-which leaves an error of about 10⁻⁴⁰.
+Nothing here uses JAX, rounding is far too small to matter, and e^{10⁴} is an ordinary number, so no
+definition needs a shift, a select or a closed form of its gradient. The step is 10⁻²⁰ of the entry being
+moved, which leaves an error of about 10⁻⁴⁰.
 
-Three conventions are the lectures' or this project's, not arithmetic's: ReLU is off at 0; a class with label
-0 has no term in the loss, whatever its probability; and what is put in for ∞ or NaN must not matter. An
-infinite entry is replaced by numbers that grow, several at different speeds, a NaN by any numbers: what comes
-out the same for all is the answer, what grows with them is infinite, and anything else is NaN.
+Three conventions come from the lectures or from this project rather than from arithmetic: ReLU is off at 0; a
+class with label 0 contributes no term to the loss, whatever its probability; and the numbers substituted for
+∞ or NaN must not matter. Each infinite entry is replaced by numbers that grow, at different speeds if there
+are several; NaN is replaced by arbitrary numbers. A result that is the same for all of them is the answer,
+one that grows with them is infinite, and any other is NaN.
 """
 
 import decimal
@@ -24,8 +25,8 @@ from manual_grad_reference.oracles.pytrees import leaves, mapped
 
 CONTEXT = decimal.Context(prec=60, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
 STEP = Decimal("1e-20")
-OFF = Decimal("1e-14")  # a ReLU this close to 0 sits on its kink: no step may switch it on
-TRIALS = (  # how large ∞ is, in which order several of them grow, and what a NaN is
+OFF = Decimal("1e-14")  # this close to 0, a ReLU counts as being at its kink: no step may switch it on
+TRIALS = (  # the size of ∞, the order in which several of them grow, and the value of NaN
     (10**5, 1, -2.1),
     (10**5, -1, 1.3),
     (10**6, 1, 3.9),
@@ -35,7 +36,7 @@ TRIALS = (  # how large ∞ is, in which order several of them grow, and what a 
 
 @cache
 def _pi(digits: int) -> Decimal:
-    """π by the arithmetic-geometric mean of Gauss and Legendre."""
+    """π by the Gauss–Legendre algorithm (arithmetic-geometric mean)."""
     with decimal.localcontext(CONTEXT) as context:
         context.prec = digits + 5
         a, b, t, p = Decimal(1), Decimal("0.5").sqrt(), Decimal("0.25"), 1
@@ -46,7 +47,7 @@ def _pi(digits: int) -> Decimal:
 
 
 def _erfc(z: Decimal) -> Decimal:
-    """1 − erf(z), all its digits: by erf's series with more digits; of a large z by the asymptotic one."""
+    """1 − erf(z) to full precision: by erf's series with extra digits or, for large z, the asymptotic one."""
     if z < 0:
         return 2 - _erfc(-z)
     with decimal.localcontext() as context:
@@ -84,11 +85,11 @@ Decimals = Any  # a NumPy array of decimals, or a pytree of such
 
 
 def answer(definition: Callable, point: dict[str, Any], dout: Any, digits: int = 60) -> tuple:
-    """The definition's value at a point, and ⟨dout, value⟩ differentiated by each floating-point entry.
+    """The definition's value at a point, and the derivative of ⟨dout, value⟩ by each floating-point entry.
 
-    `point` is made of float64 arrays, infinite and NaN ones too, and of integers. The result holds the value,
-    then one entry for each floating-point argument, built as it is: float64, each number rounded once. More
-    `digits` are for slopes far below 10⁻²⁰ of the value.
+    `point` consists of float64 arrays, which may hold infinities and NaN, and of integers. The result is the
+    value, then one entry for each floating-point argument, with its structure: float64, each number rounded
+    once. Slopes far below 10⁻²⁰ of the value need more `digits`.
     """
     with decimal.localcontext(CONTEXT) as context:
         context.prec = digits
@@ -97,7 +98,7 @@ def answer(definition: Callable, point: dict[str, Any], dout: Any, digits: int =
 
 
 def _at(definition: Callable, point: dict[str, Any], dout: Any) -> tuple:
-    """The same at a point of decimals that are finite."""
+    """The same at a point of finite decimals."""
     weights = _decimals(np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves(dout)]))
 
     def value() -> Decimals:
@@ -113,9 +114,9 @@ def _at(definition: Callable, point: dict[str, Any], dout: Any) -> tuple:
 
 
 def derivative(definition: Callable, point: dict[str, Any], wrt: tuple[str, ...]) -> np.ndarray:
-    """The definition's value differentiated with respect to each entry of `wrt`, a row for each.
+    """The definition's value differentiated with respect to each entry of `wrt`, one row for each.
 
-    `point` has pytrees of finite float64 arrays, of integers, and settings as they are.
+    `point` consists of pytrees of finite float64 arrays, of integers, and of settings.
     """
     with decimal.localcontext(CONTEXT):
         exact = {name: _exact(value) for name, value in point.items()}
@@ -135,12 +136,12 @@ def value(definition: Callable, point: dict[str, Any]) -> np.ndarray:
 
 
 def _entries(out: Any) -> Decimals:
-    """All entries of an output, or of several, in a row: a copy, as one may be the leaf that moves."""
+    """All entries of one or more outputs in a flat array: a copy, as an output may be the leaf that moves."""
     return np.concatenate([np.ravel(np.asarray(leaf, object)) for leaf in leaves(out)])
 
 
 def _exact(value: Any) -> Any:
-    """Arrays of floats in decimals; integers and settings as they are."""
+    """Arrays of floats as decimals; integers and settings unchanged."""
 
     def exactly(leaf: Any) -> Any:
         return _decimals(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" else leaf
@@ -149,7 +150,7 @@ def _exact(value: Any) -> Any:
 
 
 def _quotients(value: Callable[[], Decimals], leaf: Decimals) -> Iterator[Decimals]:
-    """(f(x + h) − f(x − h)) / 2h for each entry x of an array that f reads, which is put back."""
+    """(f(x + h) − f(x − h)) / 2h for each entry x of an array that f reads; the entries are restored."""
     for index in np.ndindex(leaf.shape):
         x = leaf[index]
         h = STEP * (abs(x) or 1)
@@ -162,7 +163,7 @@ def _quotients(value: Callable[[], Decimals], leaf: Decimals) -> Iterator[Decima
 
 
 def _trials(point: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The point in decimals, with numbers put in for what is infinite or NaN: once where all is finite."""
+    """The point in decimals, with several substitutes for infinities and NaN; only once if all is finite."""
     floats = [leaf for leaf in leaves(point) if leaf.dtype.kind == "f"]
     finite = all(np.isfinite(leaf).all() for leaf in floats)
     for trial in TRIALS[:1] if finite else TRIALS:
@@ -170,7 +171,7 @@ def _trials(point: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _put_in(trial: tuple[int, int, float], leaf: np.ndarray) -> np.ndarray:
-    """An array in decimals, integers as they are."""
+    """An array in decimals; integers unchanged."""
     if leaf.dtype.kind != "f":
         return leaf
     size, order, unknown = trial
@@ -180,7 +181,7 @@ def _put_in(trial: tuple[int, int, float], leaf: np.ndarray) -> np.ndarray:
 
 
 def _what_all_say(trials: np.ndarray) -> np.ndarray:
-    """What is the same in all trials; ±∞ where all grow; else NaN."""
+    """Each value that is the same in all trials; ±∞ where it grows in all; otherwise NaN."""
     first = trials[0]
     with np.errstate(all="ignore"):
         same = (trials == first).all(axis=0) | (np.ptp(trials, axis=0) <= 1e-14 * abs(first))

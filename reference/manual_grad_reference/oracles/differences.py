@@ -1,12 +1,12 @@
-"""Derivatives by finite differences: nothing but values of the forward function, no differentiation rule.
+"""Derivatives by finite differences: from values of the forward function, without differentiation rules.
 
-Along a direction the function is evaluated on a ladder of steps, on both sides. Central differences are
-extrapolated to step zero, as in Ridders' method, and the function itself says which step suits it: the entry
-of the extrapolation table is taken whose neighbours disagree least, and how much they disagree is the
-estimate of its error. Steps that reach across a kink, or out of a logarithm's domain, spoil their part of the
-table only; a kink at the point itself shows in the one-sided differences, which then do not meet. Structure
-that wide steps jump over (a spike, a wave, values rounded before) shows in the finest differences, which then
-do not come back to the derivative: by as much as they miss it the estimate grows.
+Along a direction the function is evaluated on both sides of the point at a ladder of steps. Central
+differences are extrapolated to step zero, as in Ridders' method. The step is chosen from the values: of the
+extrapolation table, the entry is used whose neighbours disagree least, and their disagreement estimates its
+error. Steps that cross a kink or leave a logarithm's domain spoil only their part of the table. A kink at the
+point itself shows in the one-sided differences, which do not converge to the same limit. Structure that wide
+steps jump over (a spike, a wave, rounded values) shows in the finest differences, which then deviate from the
+derivative; the error estimate grows by that deviation.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-FACTOR = float(np.pi)  # from step to step; irrational, so that values on a grid do not agree by chance
+FACTOR = float(np.pi)  # ratio of steps; irrational, so that values on a grid do not agree by chance
 STEPS = 2.0**-4 * FACTOR ** -np.arange(12.0)  # from 0.06 to 2e-7
 ORDERS = 4  # of the extrapolation
 EPS = float(np.finfo(np.float64).eps)
@@ -29,8 +29,8 @@ class Estimate:
 
     Attributes:
         value: the derivative at 0.
-        error: an estimate of how far off `value` is, rounding included.
-        kink: the one-sided derivatives do not meet: there is none.
+        error: an estimate of the error of `value`, including rounding.
+        kink: whether the one-sided derivatives differ, so that there is no derivative.
     """
 
     value: float
@@ -45,7 +45,7 @@ def derivative(before: np.ndarray, at: float, after: np.ndarray, size: float = 0
         before: the function at each of -STEPS.
         at: the function at 0.
         after: the function at each of STEPS.
-        size: of the numbers that were rounded on the way, if larger than these.
+        size: the magnitude of the numbers that were rounded on the way, if larger than these.
     Returns:
         The derivative, with an estimate of its error.
 
@@ -56,7 +56,7 @@ def derivative(before: np.ndarray, at: float, after: np.ndarray, size: float = 0
     True
     """
     sizes = np.maximum(np.maximum(np.abs(before), np.abs(after)), max(abs(at), size))
-    noise = 4 * EPS * sizes / STEPS  # what rounding alone does to a difference
+    noise = 4 * EPS * sizes / STEPS  # the error of a difference due to rounding alone
     value, error = _extrapolated((after - before) / (2 * STEPS), noise, 2)
     left, left_error = _extrapolated((at - before) / STEPS, 2 * noise, 1)
     right, right_error = _extrapolated((after - at) / STEPS, 2 * noise, 1)
@@ -67,7 +67,7 @@ def derivative(before: np.ndarray, at: float, after: np.ndarray, size: float = 0
 
 
 def _extrapolated(differences: np.ndarray, noise: np.ndarray, power: int) -> tuple[float, float]:
-    """The limit of the differences, whose error is a series in step**power, and the error of that."""
+    """The limit of differences whose error is a series in step**power, and an estimate of its error."""
     table, spread = differences, noise
     best, least, finest = float(table[-1]), np.inf, len(table) - 1
     for order in range(1, ORDERS + 1):
@@ -75,7 +75,7 @@ def _extrapolated(differences: np.ndarray, noise: np.ndarray, power: int) -> tup
         finer = (weight * table[1:] - table[:-1]) / (weight - 1)
         spread = np.maximum(spread[1:], spread[:-1])
         apart = np.maximum(np.abs(finer - table[1:]), np.abs(finer - table[:-1])) + spread
-        apart = np.nan_to_num(apart, nan=np.inf)  # a step that leaves the domain, of a logarithm
+        apart = np.nan_to_num(apart, nan=np.inf)  # a step that leaves the domain, as of a logarithm
         k = int(np.argmin(apart))
         if apart[k] < least:
             best, least, finest = float(finer[k]), float(apart[k]), k + order
@@ -84,10 +84,10 @@ def _extrapolated(differences: np.ndarray, noise: np.ndarray, power: int) -> tup
 
 
 def _roughness(best: float, differences: np.ndarray, noise: np.ndarray, power: int) -> float:
-    """How far the finer differences, extrapolated once, lie from a derivative, beyond their rounding.
+    """The distance of the finer differences, extrapolated once, from a derivative, less their rounding error.
 
-    On a smooth function they only round; where they do not come back to what wider steps say, there is
-    something on it that wider steps have jumped over: a spike, a wave, values that were rounded before.
+    For a smooth function they differ by rounding alone. If they deviate further from the result of wider
+    steps, the wider steps have jumped over something: a spike, a wave, or values that are rounded.
     """
     weight = FACTOR**power
     finer = (weight * differences[1:] - differences[:-1]) / (weight - 1)
@@ -101,26 +101,27 @@ def directional(fn: Callable, primals: tuple, dout: PyTree, directions: tuple) -
     Args:
         fn: the forward function of `primals`, floating-point pytrees in float64.
         primals: the point.
-        dout: weights for each output.
-        directions: built as `primals`, each leaf with a leading axis that counts them.
+        dout: the weight of each output.
+        directions: structured like `primals`; each leaf has a leading axis over directions.
     Returns:
-        One estimate a direction.
+        One estimate per direction.
     """
     values, size = line_values(fn, primals, dout, directions)
     return estimates(np.asarray(values), float(size))
 
 
 def estimates(values: np.ndarray, size: float) -> list[Estimate]:
-    """The derivative along each line, out of what `line_values` gives."""
+    """The derivative along each line, from the results of `line_values`."""
     return [derivative(line[: len(STEPS)], 0.0, line[len(STEPS) :], size) for line in values]
 
 
 def line_values(fn: Callable, primals: tuple, dout: PyTree, directions: tuple) -> tuple[Array, Array]:
-    """What `directional` looks at, to be compiled where it is asked for often.
+    """The function values that `directional` needs; compile this if it is called often.
 
     Returns:
-        ⟨dout, f(primals + h v) − f(primals)⟩, for each v a row, for −STEPS and STEPS a column: the difference
-        is taken output by output, where it loses fewer digits. And Σ |dout f|, the size of what is rounded.
+        ⟨dout, f(primals + h v) − f(primals)⟩, with a row for each v and a column for each of −STEPS and
+        STEPS; subtracting output by output loses fewer digits. And Σ |dout f|, the magnitude of the rounded
+        numbers.
     """
     base = fn(*primals)
     offsets = jnp.asarray(np.concatenate([-STEPS, STEPS]))

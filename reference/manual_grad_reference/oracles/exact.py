@@ -1,14 +1,15 @@
-"""Whether float64 arithmetic on these very numbers is exact, and of what degree the polynomial is.
+"""Whether float64 arithmetic is exact for given numbers, and the degree of the polynomial computed.
 
-A program of sums, products, selections and shifts of axes, run on integers (or multiples of ½, ¼, …), rounds
-nothing as long as no sum of the magnitudes of its terms reaches 2⁵³ of its smallest unit: then every partial
-sum is a float64, in whatever order it is taken. `evaluate` runs a program and follows these magnitudes along.
+A program of sums, products, selections and permutations of axes, run on integers (or multiples of ½, ¼, …),
+never rounds as long as the magnitudes of the terms of each sum add up to less than 2⁵³ of its smallest unit:
+then every partial sum is a float64, in whatever order it is taken. `evaluate` runs a program and tracks these
+magnitudes.
 
-Two such programs can be compared to the last bit. If they differ by a polynomial of degree d that is not
-zero, they agree on integers drawn uniformly from a set of size S with a probability of at most d / S, says
-the lemma of Schwartz and Zippel. With ReLU the polynomial is another on each piece: the bound is for a
-mistake that is one and the same polynomial on all the pieces where the draws fall, such as a sign, a factor
-or an axis, and says nothing of pieces that no draw meets.
+Two such programs can be compared to the last bit. By the Schwartz–Zippel lemma, if they differ by a nonzero
+polynomial of degree d, they agree on integers drawn uniformly from a set of size S with probability at most
+d / S. With ReLU the polynomial differs from piece to piece: the bound then applies to a mistake that is the
+same polynomial on all the pieces where the draws fall, such as a sign, a factor or an axis, and not to pieces
+that no draw reaches.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from jax.extend.core import Literal
 
 from manual_grad_reference.oracles.walk import bind, floating, walk
 
-LARGEST = 2.0**53  # up to here every integer is a float64
-# Primitives that move, copy or add entries: the magnitudes go the same way.
+LARGEST = 2.0**53  # every integer up to this one is a float64
+# Primitives that move, copy or add entries: applied to the magnitudes in the same way.
 _MOVES = {
     "reshape", "squeeze", "broadcast_in_dim", "transpose", "slice", "pad", "concatenate", "rev", "split",
     "reduce_sum", "cumsum", "add", "add_any", "dynamic_slice", "dynamic_update_slice", "gather", "scatter",
@@ -34,17 +35,17 @@ _SAME = {"neg", "abs"}
 
 
 class NotExactError(ValueError):
-    """A program does something that float64 does not do exactly, or is not a polynomial."""
+    """A program is not exact in float64, or is not a polynomial."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What is known of an array beside its values.
+    """Facts about an array that are tracked along with its values.
 
     Attributes:
-        size: for each entry, a bound on the sum of the magnitudes of all terms that it is made of.
-        degree: of the polynomial in the inputs, on each piece.
-        unit: every entry is a multiple of 2 to the power of minus this.
+        size: for each entry, a bound on the sum of the magnitudes of all its terms.
+        degree: the degree of the polynomial in the inputs, on each piece.
+        unit: every entry is a multiple of 2**-unit.
     """
 
     size: Any
@@ -66,16 +67,17 @@ def unit_of(value: Any) -> int:
 
 
 def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
-    """Run `fn(inputs)`, may be under `jit`, and follow the magnitudes along.
+    """Run `fn(inputs)` and track the magnitudes; works under `jit`.
 
     Args:
         fn: a function of one pytree.
-        inputs: that pytree; its floating-point leaves hold integers, and are what the degree counts.
+        inputs: that pytree; its floating-point leaves hold integers and are the variables of the polynomial.
     Returns:
-        What `fn` gives; the largest magnitude that any intermediate sum could have, in its own unit, to hold
-        against `LARGEST`; the degree.
+        The result of `fn`; the largest possible magnitude of any intermediate sum, in its own unit, to be
+        compared with `LARGEST`; the degree.
     Raises:
-        NotExactError: `fn` is not a polynomial on each piece, or divides by what is not a power of two.
+        NotExactError: `fn` is not a polynomial on each piece, or divides by a number that is not a power of
+            two.
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(inputs)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
@@ -94,19 +96,19 @@ def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
 
 
 def _step(eqn: Any, given: list, known: list) -> list[tuple]:
-    """One primitive: each output's value, and what is known of it where it is floating-point."""
+    """Evaluate one primitive: the value of each output and, if it is floating-point, its `Known`."""
     values = bind(eqn, given)
     if not floating(values[0]):
         return [(value, None) for value in values]
     bounds = [bound for bound in known if bound]
-    if not bounds:  # out of integers or booleans: a mask, an index
+    if not bounds:  # computed from integers or booleans: a mask, an index
         return [(value, Bound(abs(value), 0, 0)) for value in values]
     sizes, degree, unit = _rule(eqn, given, known, bounds)
     return [(value, Bound(size, degree, unit)) for value, size in zip(values, sizes, strict=True)]
 
 
 def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
-    """The sizes, the degree and the unit of what a primitive gives."""
+    """The sizes, the degree and the unit of a primitive's result."""
     name = eqn.primitive.name
     operands = [bound.size if bound else value for value, bound in zip(given, known, strict=True)]
     degree, unit = max(b.degree for b in bounds), max(b.unit for b in bounds)
@@ -140,4 +142,4 @@ def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
 def _constant(value: Any) -> Bound | None:
     if not floating(value):
         return None
-    return Bound(np.where(np.isinf(value), 0, np.abs(value)), 0, unit_of(value))  # −∞ is what no maximum is
+    return Bound(np.where(np.isinf(value), 0, np.abs(value)), 0, unit_of(value))  # −∞ is never the maximum

@@ -1,7 +1,7 @@
-"""JAX writes a function's program down, NumPy computes it: on small inputs far faster than compiling it.
+"""Run a program traced by JAX in NumPy, which on small inputs is far faster than compiling it.
 
-What JAX makes of a derivative is a program of some seventy kinds of steps, each of them a few lines of NumPy.
-A step that is not among them is left to JAX, which compiles that one. Nothing here differentiates.
+A derivative traced by JAX is a program of some seventy kinds of steps, each a few lines of NumPy. Any other
+step is left to JAX, which compiles that step alone. Nothing here differentiates.
 """
 
 import functools
@@ -17,19 +17,19 @@ import scipy.special
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-# Seconds, about: of a step and of an entry in NumPy; of a program and of a step in a compiler.
+# Approximate seconds: for a step and an entry in NumPy; to compile a program and a step.
 STEP, ENTRY, PROGRAM, COMPILED = 1.5e-5, 5e-9, 0.03, 1.5e-3
-_LOOPS = ("while", "shard_map")  # JAX's to compute
+_LOOPS = ("while", "shard_map")  # left to JAX
 
 
 def in_numpy(fn: Callable, otherwise: Callable[[Callable], Callable] = jax.jit) -> Callable:
-    """The function computed by NumPy where its program is short and in float64, and compiled where not.
+    """Run a function in NumPy if its program is short and in float64; otherwise compile it.
 
     Args:
         fn: a function of arrays and pytrees of them that JAX can trace.
-        otherwise: what compiles a function.
+        otherwise: compiles a function.
     Returns:
-        A function that gives the same as ``fn``, in NumPy arrays. JAX traces ``fn`` once for each shape and
+        A function with the same results as ``fn``, as NumPy arrays. JAX traces ``fn`` once for each shape and
         dtype.
 
     >>> with jax.enable_x64(True):
@@ -57,13 +57,13 @@ def _weak(leaf: Any) -> bool:
 
 
 def _suits_numpy(closed: ClosedJaxpr) -> bool:
-    """Whether NumPy is done before a compiler is, and rounds as XLA does."""
+    """Whether NumPy finishes before a compiler would, and rounds as XLA does."""
     written, steps, entries = _extent(closed.jaxpr)
     return STEP * steps + ENTRY * entries < PROGRAM + COMPILED * written
 
 
 def _extent(jaxpr: Any) -> tuple[float, float, float]:
-    """How many steps are written, how many are taken (no end of them in a narrower dtype), their entries."""
+    """The number of steps written, of steps executed (infinite in a narrower dtype), and of entries."""
     written, steps, entries = 0.0, 0.0, 0.0
     for eqn in jaxpr.eqns:
         times = {"scan": eqn.params.get("length"), "while": math.inf}.get(eqn.primitive.name, 1)
@@ -106,7 +106,7 @@ def _evaluate(closed: ClosedJaxpr, *args: Any) -> list[np.ndarray]:
 
 
 def _array(value: Any, aval: Any = None) -> Any:
-    """A value as NumPy has it, of the dtype that JAX says; a random key stays what it is."""
+    """A value as a NumPy array of JAX's dtype; random keys are left unchanged."""
     if jnp.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.extended):
         return value
     return np.asarray(value, None if aval is None else aval.dtype)
@@ -144,7 +144,7 @@ def _scan(params: dict, given: list) -> list:
     return [*carry, *(np.stack(y) for y in zip(*(ys[t] for t in order), strict=True))]
 
 
-# --- steps, a line each; what they are called and take is JAX's ---------------------------------------------
+# --- steps, one line each; names and parameters are JAX's ---------------------------------------------------
 
 
 def _dot_general(a: Any, b: Any, *, dimension_numbers: Any, preferred_element_type: Any, **_: Any) -> Any:
@@ -195,7 +195,7 @@ def _dynamic_update_slice(x: Any, update: Any, *starts: Any) -> Any:
 
 
 def _places(x: Any, sizes: Any, indices: Any, numbers: Any, clipped: bool) -> tuple[tuple, Any, int]:
-    """Which entries of ``x`` the indices name, window by window; which windows lie inside; their axes."""
+    """The entries of ``x`` that the indices select in each window, which windows lie inside, their axes."""
     windowed = isinstance(numbers, lax.GatherDimensionNumbers)
     flat = numbers.collapsed_slice_dims if windowed else numbers.inserted_window_dims
     named = numbers.start_index_map if windowed else numbers.scatter_dims_to_operand_dims
@@ -335,7 +335,7 @@ def _logistic(x: Any, **_: Any) -> Any:
 
 
 def _plain(fn: Callable) -> Callable:
-    """Without the settings that say how exactly, or on which device."""
+    """Drop the settings for precision and device."""
     return lambda *given, **_: fn(*given)
 
 
@@ -382,7 +382,7 @@ _LINES: dict[str, Callable] = {name: _plain(fn) for name, fn in _UFUNCS.items()}
 
 
 def _power(x: Any, y: int) -> Any:
-    """By repeated products, as XLA has it: NumPy's own power of a whole number is off by more."""
+    """By repeated products, as in XLA: NumPy's own integer powers are less accurate."""
     if y < 0:
         return 1 / _power(x, -y)
     return functools.reduce(operator.mul, [x] * y, np.ones_like(x))

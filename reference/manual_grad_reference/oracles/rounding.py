@@ -1,11 +1,11 @@
-"""How far rounding in a narrower dtype takes the results of a program, by the rules of error analysis.
+"""The rounding error of a program's results in a narrower dtype, by the rules of error analysis.
 
-A program runs in float64, and beside each entry the variance is carried along of what rounding in the
-narrower dtype would add to it. Every step rounds its result, by at most u = ε/2 of its magnitude (and by no
-less than half of the smallest subnormal number); what its operands are off by comes through with the square
-of its slope; a sum of n terms tᵢ rounds n − 1 times on the way, the partial sums being, over all orders,
-(Σ tᵢ)² / 3 + Σ tᵢ² / 6 large in the mean square. Half-precision terms are taken to be summed in float32, as
-matrix units and XLA do, and rounded once at the end, but for running sums. Rounding errors are taken to be
+The program runs in float64, and each entry carries the variance of the error that rounding in the narrower
+dtype would add to it. Every step rounds its result by at most u = ε/2 of its magnitude (and by no less than
+half the smallest subnormal number). The variances of its operands are multiplied by the squares of its
+slopes. A sum of n terms tᵢ rounds n − 1 times on the way, and the mean square of its partial sums, over all
+orders, is (Σ tᵢ)² / 3 + Σ tᵢ² / 6. Except in running sums, half-precision terms are assumed to be summed in
+float32, as matrix units and XLA do, and rounded once at the end. Rounding errors are assumed to be
 independent.
 """
 
@@ -19,38 +19,38 @@ from jaxtyping import Array, PyTree
 
 from manual_grad_reference.oracles.walk import bind, floating, walk
 
-# What only moves, copies or picks entries rounds nothing.
+# Steps that only move, copy or select entries do not round.
 _MOVES = {
     "reshape", "squeeze", "broadcast_in_dim", "transpose", "slice", "pad", "concatenate", "rev", "split",
     "dynamic_slice", "dynamic_update_slice", "gather", "scatter", "stack", "unstack", "copy", "copy_p",
     "stop_gradient", "convert_element_type", "reduce_max", "reduce_min", "select_n", "expand_dims", "tile",
 }  # fmt: skip
 _SAME = {"neg", "abs"}
-_RUNNING_SUMS = {"cumsum", "scatter-add"}  # each partial sum is an entry, or may be: it is rounded
+_RUNNING_SUMS = {"cumsum", "scatter-add"}  # each partial sum may be an entry: it is rounded
 _SUMS = {"reduce_sum"} | _RUNNING_SUMS
 _CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 _CURVES = {
     "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "sqrt", "rsqrt", "cbrt", "erf",
     "square", "integer_pow",
 }  # fmt: skip
-ULPS = 2.0  # by how many roundings a library function may be off
+ULPS = 2.0  # the error of a library function, in roundings
 
 
 class NoBudgetError(ValueError):
-    """A program has a step for which no rule of rounding is known here."""
+    """A program has a step for which there is no rounding rule."""
 
 
 def deviations(fn: Callable, args: PyTree, dtype: Any) -> tuple[PyTree, PyTree]:
-    """`fn(args)` in float64, and how far rounding in `dtype` takes each entry of it; may be under `jit`.
+    """`fn(args)` in float64, and the rounding error of each entry in `dtype`; works under `jit`.
 
     Args:
         fn: a function of one pytree.
-        args: that pytree; its floating-point leaves are float64 and hold what is exact in `dtype`.
+        args: that pytree; its floating-point leaves are float64, with values that are exact in `dtype`.
         dtype: float32, bfloat16, float16 or float64.
     Returns:
-        What `fn` gives, and for each entry the standard deviation of its rounding error.
+        The result of `fn`, and for each entry the standard deviation of its rounding error.
     Raises:
-        NoBudgetError: `fn` does something that there is no rule for.
+        NoBudgetError: `fn` has a step for which there is no rule.
 
     >>> with jax.enable_x64(True):
     ...     out, deviation = deviations(lambda x: x * x, jnp.float64(3.0), jnp.bfloat16)
@@ -126,7 +126,7 @@ def _filled(given: list, known: list) -> list:
 
 
 def _length(eqn: Any, *given: Array) -> int:
-    """How many terms each entry of a sum has, at most."""
+    """The largest number of terms in any entry of a sum."""
     name, params = eqn.primitive.name, eqn.params
     if name == "cumsum":
         return given[0].shape[params["axis"]]

@@ -1,6 +1,6 @@
 """SymPy's derivatives of the definitions: one entry at a time is a symbol, the others are rational numbers.
 
-JAX takes no part. What SymPy finds is evaluated to 30 digits.
+JAX is not involved. SymPy's results are evaluated to 30 digits.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def value(definition: Callable, point: dict[str, Any]) -> np.ndarray:
 
 
 def derivative(definition: Callable, point: dict[str, Any], wrt: tuple[str, ...]) -> np.ndarray:
-    """The definition's value differentiated with respect to each entry of `wrt`, a row for each.
+    """The definition's value differentiated with respect to each entry of `wrt`, one row for each.
 
     Args:
         definition: one of `manual_grad_reference.definitions`.
@@ -84,7 +84,7 @@ def _slope(entry: Any, at: sympy.Rational) -> float:
 
 
 def _exact(given: Any) -> Any:
-    """Floats as the rational numbers that they are; integers and settings as they are."""
+    """Floats as exact rational numbers; integers and settings unchanged."""
 
     def exactly(leaf: Any) -> Any:
         if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""A program of JAX walked step by step, with something known of each array carried along beside its value."""
+"""Evaluate a JAX program step by step, carrying extra facts along with the value of each array."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ _CALLS = {"pjit", "jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "r
 
 
 def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_constant: Callable) -> list:
-    """Evaluate a program, calls inlined; what no output depends on is left out.
+    """Evaluate a program, inlining calls and skipping steps that no output depends on.
 
     Args:
         closed: the program.
-        values: of its inputs.
-        known: what is known of each input.
-        step: `step(eqn, values, known)` gives the outputs of one primitive, each a pair (value, known).
-        of_constant: what is known of a constant of the program.
+        values: the values of its inputs.
+        known: the facts about each input.
+        step: `step(eqn, values, known)` returns the outputs of one primitive, each a pair (value, known).
+        of_constant: returns the facts about a constant of the program.
     Returns:
         A pair (value, known) for each output.
     """
@@ -50,7 +50,7 @@ def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_cons
 
 
 def _platform(cond: Any, jaxpr: Any) -> ClosedJaxpr | None:
-    """The branch for the platform that computes, where the platform is what decides."""
+    """The branch for the current platform, if the platform selects the branch."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "platform_index" and cond.invars[0] in eqn.outvars:
             platforms = eqn.params["platforms"]
@@ -60,7 +60,7 @@ def _platform(cond: Any, jaxpr: Any) -> ClosedJaxpr | None:
 
 
 def _unrolled(scan: Any, given: list) -> ClosedJaxpr:
-    """A scan as a program without it, step after step."""
+    """A scan unrolled into a program without loops."""
     of = scan.params
     consts, carried = of["num_consts"], of["num_consts"] + of["num_carry"]
 
@@ -76,13 +76,13 @@ def _unrolled(scan: Any, given: list) -> ClosedJaxpr:
 
 
 def bind(eqn: Any, operands: list) -> list:
-    """The outputs of one step's primitive, on other operands."""
+    """The outputs of a step's primitive for other operands."""
     out = eqn.primitive.bind(*operands, **eqn.params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def floating(value: Any) -> bool:
-    """Whether an array is of floating-point numbers.
+    """Whether an array has a floating-point dtype.
 
     >>> floating(1.0), floating(jnp.arange(2))
     (True, False)
@@ -91,7 +91,7 @@ def floating(value: Any) -> bool:
 
 
 def _needed(jaxpr: Any) -> list:
-    """The steps on which the outputs depend; the others may do what they like."""
+    """The steps on which the outputs depend; the others are ignored."""
     wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     steps = []
     for eqn in reversed(jaxpr.eqns):
