@@ -495,11 +495,17 @@ def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str
         values = [cut(v, axis) for v, axis in zip(point.values, axes, strict=True)]
         dout = [cut(d, next((a for a, s in enumerate(np.shape(d)) if s == size), None)) for d in point.dout]
         what = ", ".join(f"axis {a} of {n}" for a, n in zip(axes, point.names, strict=True) if a is not None)
-        try:
-            wants = pulled(at_values(point, values), dout)
-        except Exception:  # a function that does not take fewer samples may raise anything
-            continue
-        yield (size, at), (what, wants)
+        wants = _asked(point, values, dout)
+        if wants is not None:
+            yield (size, at), (what, wants)
+
+
+def _asked(point: Point, values: Sequence[Any], dout: Sequence[Any]) -> list[np.ndarray] | None:
+    """The gradients at other values; None where the function does not take them."""
+    try:
+        return pulled(at_values(point, values), dout)
+    except Exception:  # a function that does not take fewer samples may raise anything
+        return None
 
 
 def one_sample_only(e: Evidence) -> str:
@@ -510,11 +516,10 @@ def one_sample_only(e: Evidence) -> str:
     for at in (0, n - 1):
         values = [v[at : at + 1] if np.ndim(v) and np.shape(v)[0] == n else v for v in e.point.values]
         dout = [d[at : at + 1] if np.ndim(d) and np.shape(d)[0] == n else d for d in e.point.dout]
-        try:
-            ask = functools.partial(pulled, at_values(e.point, values), dout)
-            want = e.once(f"only {at}", ask)[e.leaf]
-        except Exception:  # see above
+        wants = e.once(f"only {at}", functools.partial(_asked, e.point, values, dout))
+        if wants is None:
             continue
+        want = wants[e.leaf]
         if e.same(e.got, want) or e.same(e.got, want / n):
             return f"only the {'last' if at else 'first'} sample counted ({where})"
     return ""

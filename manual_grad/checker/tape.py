@@ -320,6 +320,7 @@ FORWARD: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _placing,
     "slice": _cutting,
     "concatenate": lambda params, *xs: np.concatenate(xs, params["dimension"]),
+    "stack": lambda params, *xs: np.stack(xs, params["axis"]),
     "cumsum": lambda params, x: (
         np.flip(np.flip(x, params["axis"]).cumsum(params["axis"]), params["axis"])
         if params["reverse"]
@@ -457,7 +458,11 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
         for out, d in zip(step.outs, cotangents, strict=True)
         if is_float(tape.values[out])
     ]
-    pull = tape.kept.setdefault(("pull", at), _transposed(tape, step, wanted))
+    if step.name in MOVING and wanted == [0]:
+        return {0: _moved_back(tape, at, filled, count)}
+    if ("pull", at) not in tape.kept:
+        tape.kept["pull", at] = _transposed(tape, step, wanted)
+    pull = tape.kept["pull", at]
     rows = [pull(*(np.asarray(d[row]) for d in filled)) for row in range(count)]
     return {i: np.stack([np.asarray(row[k]) for row in rows]) for k, i in enumerate(wanted)}
 
@@ -465,6 +470,30 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
     """What one step passes to each of its active operands for given cotangents of its results."""
     return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
+
+
+MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that hand on entries of their first operand
+
+
+def _moved_back(tape: Tape, at: int, cotangents: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """What is passed to the entries from which those of the results come; all rows at once."""
+    step, key = tape.steps[at], ("moved", at)
+    shape = tape.shape(step.ins[0])
+    if key not in tape.kept:
+        numbers = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+        came = bind(step.eqn, [numbers, *(tape.values[slot] for slot in step.ins[1:])])
+        source = np.concatenate([np.asarray(x, np.float64).ravel() for x in came])
+        there = np.isfinite(source)  # outside the operand stands NaN
+        to = source[there].astype(np.intp)
+        tape.kept[key] = there, to, len(np.unique(to)) == len(to)
+    there, to, once = tape.kept[key]
+    d = np.concatenate([x.reshape(count, -1) for x in cotangents], axis=1)[:, there]
+    back = np.zeros((count, int(np.prod(shape))))
+    if once:
+        back[:, to] = d
+    else:
+        np.add.at(back.T, to, d.T)
+    return back.reshape(count, *shape)
 
 
 COMPILED: dict[Any, Any] = {}
@@ -655,6 +684,7 @@ LINEAR: dict[str, Callable[[Tape, Step, int, np.ndarray], np.ndarray]] = {
     "transpose": _turned_back,
     "slice": _placed,
     "concatenate": _part,
+    "stack": lambda tape, step, i, d: np.take(d, i, step.eqn.params["axis"] + 1),
     "cumsum": _cumulated_back,
     "reduce_max": _to_the_largest,
     "reduce_min": _to_the_largest,

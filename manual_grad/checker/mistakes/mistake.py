@@ -357,11 +357,13 @@ def back_with(p: Passing, other: Any) -> np.ndarray:
 
 def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
     """The slots of arrays of floats, by shape."""
-    found: dict[tuple, list[Slot]] = {}
-    for slot, value in enumerate(tape.values):
-        if np.size(value) > 1 and is_float(value):
-            found.setdefault(np.shape(value), []).append(slot)
-    return found
+    if "by shape" not in tape.kept:
+        found: dict[tuple, list[Slot]] = {}
+        for slot, value in enumerate(tape.values):
+            if np.size(value) > 1 and is_float(value):
+                found.setdefault(np.shape(value), []).append(slot)
+        tape.kept["by shape"] = found
+    return tape.kept["by shape"]
 
 
 def alike(tape: Tape) -> list[list[Edge]]:
