@@ -220,6 +220,7 @@ def browser():
         started.close()
 
 
+TOO_WIDE = "document.documentElement.scrollWidth - innerWidth"
 SEES = """() => {
     document.querySelectorAll("details").forEach((d) => { d.open = true; });
     const formulas = [...document.querySelectorAll("math")];
@@ -242,7 +243,6 @@ SEES = """() => {
         return (seen[pair] ??= Math.max(...pair.map(light)) / Math.min(...pair.map(light))) < 4.5;
     });
     return {
-        wide: document.documentElement.scrollWidth - innerWidth,
         formulas: formulas.length,
         empty: empty.map((m) => m.textContent.slice(0, 40)),
         pale: pale.map((m) => m.textContent.slice(0, 40)),
@@ -299,17 +299,18 @@ def faults(browser, path, windows):
         page.emulate_media(color_scheme=theme)
         found += [f"at {view['width']} px, {theme}: {fault}" for fault in _seen(page, path, theme)]
     found += typing_into.faults(page)
-    if page.locator("math").count():
-        page.set_viewport_size(PAPER)
-        page.emulate_media(media="print")
-        found += [f"on paper: outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    wide = page.evaluate(TOO_WIDE)
+    found += [f"on paper: {wide} px too wide"] if wide > 0 else []
+    found += [f"on paper: outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
     context.close()
     return [f"{path.name}: {fault}" for fault in found]
 
 
 def _seen(page, path, theme):
-    seen = page.evaluate(SEES)
-    found = [f"{seen['wide']} px too wide"] if seen["wide"] > 0 else []
+    seen, wide = page.evaluate(SEES), page.evaluate(TOO_WIDE)
+    found = [f"{wide} px too wide"] if wide > 0 else []
     found += [f"{what} formula {text!r}" for what in ("empty", "pale") for text in seen[what]]
     found += [f"outside its box {text!r}" for text in page.evaluate(OUTSIDE)]
     if path.name.startswith("lecture"):
@@ -373,7 +374,8 @@ def test_a_faulty_page_is_seen(browser, tmp_path):
     for window in ("at 375 px, dark", "at 1280 px, light"):
         here = " ".join(fault for fault in found if window in fault)
         assert all(word in here for word in ("px too wide", "empty formula", "outside its box 'aaa", "color"))
-    anywhere = ("console: oh", "request: https", "label: <input>", "on paper: outside its box 'aaa")
+    paper = ("on paper: 1290 px too wide", "on paper: outside its box 'aaa")
+    anywhere = ("console: oh", "request: https", "label: <input>", *paper)
     assert all(word in " ".join(found) for word in anywhere)
 
 
