@@ -149,7 +149,7 @@ def _remedy(value: Any, hint: Any) -> str:
     while isinstance(first, list | tuple) and first:
         first = first[0]
     numbers = first is not value and not isinstance(first, jax.Array)
-    return " (jnp.asarray makes one of it)" if wanted and numbers else ""
+    return " (jnp.asarray converts it)" if wanted and numbers else ""
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,1 +1,1 @@
-"""Checks anyone's gradient, and says what is wrong with it."""
+"""Check a user's gradient, and say what is wrong with it."""

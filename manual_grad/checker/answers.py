@@ -1,9 +1,9 @@
-"""What came at a point beside the truth there, and how far apart the two may be.
+"""The gradient at a point compared with the truth there, and the error allowed between the two.
 
-What lies within a few roundings of the truth is right, and no more is asked. Else the limits are worked out:
-in float64 a share of the largest entry and what rounding makes of terms that cancel, in a narrower dtype a
-budget for each entry. Where a budget is larger than the share, the function's own gradient is mostly rounding
-in that dtype, and the same is asked in float64.
+A gradient within a few roundings of the truth is right without further checks. Otherwise the limits are
+worked out: in float64, a share of the largest entry plus the rounding error of cancelling terms; in a
+narrower dtype, a budget for each entry. If a budget exceeds that share, the function's own gradient is mostly
+rounding error in that dtype, and the gradient is checked again in float64.
 """
 
 import re
@@ -22,34 +22,34 @@ from manual_grad.checker.asking import Question, gradients, like, one_line, wide
 from manual_grad.checker.truth import Point, answered, at_values, budget, exact, is_float, native, pulled
 from manual_grad.compare import TOLERANCES, share_of
 
-SLACK = {  # in a narrower dtype: how many budgets an entry may be off, and how many ulps of the largest
+SLACK = {  # in a narrower dtype: the error allowed, in budgets of the entry and in ulps of the largest
     "float32": (4.0, 8.0),
     "bfloat16": (1.0, 2.0),
     "float16": (1.0, 2.0),
 }
-CAST = 0.1  # of the largest entry, allowed to what casts to a narrower dtype where that is ill-conditioned
-CANCELLED = 1e-10  # of what is summed: an error below it may be rounding, in float64
+CAST = 0.1  # of the largest entry: allowed if the code casts to a narrower dtype and is ill-conditioned there
+CANCELLED = 1e-10  # relative to the terms: in float64, a smaller error may be rounding
 Where = tuple[tuple[int, ...], float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came at one point, and the truth there.
+    """The user's gradient at one point, and the truth there.
 
     Attributes:
         values: the leaves of the arguments.
-        cotangent: of the output.
-        gots: the gradient of each leaf that is differentiated by; None where nothing came.
+        cotangent: the output's cotangent.
+        gots: the gradient with respect to each leaf of ``wrt``; None if none was returned.
         point: the same question in float64.
         outs: the function's outputs there.
-        wants: the truth, a leaf.
-        dtypes: the precision that each leaf is held to.
-        limits: the absolute error that passes, a leaf, as far as it is worked out.
+        wants: the true gradient with respect to each leaf.
+        dtypes: the precision required of each leaf.
+        limits: the absolute error allowed in each leaf, once it has been worked out.
         ill: the leaves that are ill-conditioned in their dtype.
         least: the dtype to which constants in the user's code may have been rounded.
-        again: what came when the same was asked again.
-        wide: the same asked in float64, where a leaf is ill-conditioned.
-        kept: what the diagnosis computes once.
+        again: the result of a second, identical call.
+        wide: the same in float64, if a leaf is ill-conditioned.
+        kept: values that the diagnosis computes only once.
     """
 
     values: Sequence[Any]
@@ -68,22 +68,22 @@ class Answer:
 
     @property
     def finite(self) -> int:
-        """How many entries of the truth are finite."""
+        """The number of finite entries in the truth."""
         return sum(int(np.isfinite(want).sum()) for want in self.wants)
 
     @property
     def size(self) -> float:
-        """How large what is summed is, as far as it can be seen from outside."""
+        """The magnitude of the terms that are summed, as far as it can be seen from outside."""
         summed = [np.asarray(o) * np.asarray(d) for o, d in zip(self.outs, self.point.dout, strict=True)]
         return max(map(largest_of, [*self.wants, *summed]))
 
     def replies(self) -> list["Answer"]:
-        """All that came here, each as an answer of its own."""
+        """All results at this point, each as an answer of its own."""
         return [replace(self, gots=gots) for gots in (self.gots, *self.again)]
 
 
 def compared(question: Question, values: Sequence[Any], cotangent: Any, gots: list[Any]) -> Answer:
-    """A gradient at a point beside the truth."""
+    """Pair a gradient at a point with the truth."""
     with exact():
         point = question.point(values, [leaf for leaf in jax.tree.leaves(cotangent) if is_float(leaf)])
         outs, wants = _truth(question, point)
@@ -93,7 +93,7 @@ def compared(question: Question, values: Sequence[Any], cotangent: Any, gots: li
 
 
 def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray]]:
-    """JAX's value and answer, or one line that says why there is none."""
+    """JAX's value and gradient, or a one-line error that says why there is none."""
     if question.foreign is not None:
         return answered(point)
     keyword = "against" if question.scalar else "reference"
@@ -116,7 +116,7 @@ def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray
 
 
 def untraceable(error: BaseException) -> str:
-    """Why a function cannot be traced: the error's type, the user's line, and what to write there.
+    """Why a function cannot be traced: the error's type, the user's line, and what to write instead.
 
     >>> try:
     ...     jax.make_jaxpr(lambda x: np.exp(x))(1.0)
@@ -137,7 +137,7 @@ def untraceable(error: BaseException) -> str:
 
 
 def checked_dtype(got: Any, argument: Any) -> str:
-    """The precision that a gradient is held to: the coarser of its own and the argument's."""
+    """The precision required of a gradient: the coarser of its own and the argument's."""
     names = [_dtype(argument), _dtype(got) if got is not None and is_float(got) else "float64"]
     return max(names, key=lambda name: TOLERANCES[name])
 
@@ -148,7 +148,7 @@ def _dtype(value: Any) -> str:
 
 
 def as_float64(got: Any) -> np.ndarray:
-    """What was got, in float64; of complex numbers the real part."""
+    """The gradient in float64; the real part if it is complex."""
     found = np.asarray(got)
     return (found.real if found.dtype.kind == "c" else found).astype(np.float64)
 
@@ -158,7 +158,7 @@ def largest_of(array: np.ndarray) -> float:
     return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
 
 
-# --- how far off it may be --------------------------------------------------------------------------------
+# --- the error allowed ------------------------------------------------------------------------------------
 
 
 def checked(answer: Answer, leaf: int) -> tuple[bool, float, Where | None]:
@@ -169,10 +169,10 @@ def checked(answer: Answer, leaf: int) -> tuple[bool, float, Where | None]:
 def within(
     answer: Answer, leaf: int, got: Any, want: np.ndarray, times: float = 1.0
 ) -> tuple[bool, float, Where | None]:
-    """Whether an array is near enough to another, by what is allowed there times a number.
+    """Whether an array agrees with another up to the error allowed, multiplied by a factor.
 
     Returns:
-        Whether it is, the largest relative error, and where the error is worst: index, got, wanted.
+        Whether it does, the largest relative error, and where the error is worst: index, got, wanted.
     """
     if leaf not in answer.limits:
         found = difference(got, want, times * _roundings(answer, leaf))
@@ -184,7 +184,7 @@ def within(
 
 
 def difference(got: Any, want: np.ndarray, allowed: Any) -> tuple[bool, float, Where | None]:
-    """Whether an array is near enough to another where that is finite, how far off, and where it is worst."""
+    """Whether an array agrees with another where that is finite, the error, and where it is worst."""
     if got is None or np.shape(got) != want.shape:
         return False, float("inf"), None
     if not want.size:
@@ -200,7 +200,7 @@ def difference(got: Any, want: np.ndarray, allowed: Any) -> tuple[bool, float, W
 
 
 def _roundings(answer: Answer, leaf: int) -> float:
-    """What passes unseen: in float64 the usual share of the largest entry, in narrower dtypes some ulps."""
+    """The error that is always allowed: a share of the largest entry in float64, else some ulps."""
     dtype, largest = answer.dtypes[leaf], largest_of(answer.wants[leaf])
     if dtype == "float64":
         return TOLERANCES["float64"] * largest
@@ -209,7 +209,7 @@ def _roundings(answer: Answer, leaf: int) -> float:
 
 
 def _limits(answer: Answer, leaf: int, got: Any) -> Any:
-    """The absolute error that passes, entry by entry; notes whether the leaf is ill-conditioned."""
+    """The absolute error allowed in each entry; records whether the leaf is ill-conditioned."""
     dtype, least = answer.dtypes[leaf], _roundings(answer, leaf)
     coarse = max((TOLERANCES.get(o.dtype.name, 0.0) for o in answer.outs), default=0.0)
     share = max(TOLERANCES[dtype], coarse) * largest_of(answer.wants[leaf])
@@ -226,7 +226,7 @@ def _limits(answer: Answer, leaf: int, got: Any) -> Any:
 
 
 def _noise(answer: Answer, leaf: int) -> float:
-    """What JAX's own gradient is off by in float64, at inputs moved by one rounding error, within limits."""
+    """The error of JAX's own gradient in float64 at inputs moved by one rounding error, within limits."""
     eps = float(jnp.finfo(jnp.float64).eps)
 
     def moved() -> list[np.ndarray]:
@@ -244,10 +244,10 @@ def _noise(answer: Answer, leaf: int) -> float:
 
 
 def _in_doubt(answer: Answer, leaf: int, got: Any, allowed: Any) -> Any:
-    """What is allowed in float64 where an error is beyond it, but small beside what is summed.
+    """The error allowed in float64 if it is too large for the truth but small compared with the terms summed.
 
-    A truth that is left over where terms cancel is itself rounding; the terms are known to the error budget,
-    unless the program is so long that it allows anything.
+    Where terms cancel, the truth itself is a rounding error; the error budget knows the size of the terms,
+    unless the program is so long that the budget allows anything.
     """
     right, error, where = difference(got, answer.wants[leaf], allowed)
     limit = CANCELLED * answer.size
@@ -258,10 +258,10 @@ def _in_doubt(answer: Answer, leaf: int, got: Any, allowed: Any) -> Any:
 
 
 def in_float64(question: Question, answer: Answer) -> Answer | None:
-    """The same asked in float64, for the leaves that are ill-conditioned in a narrower dtype.
+    """The same in float64, for the leaves that are ill-conditioned in a narrower dtype.
 
-    The formula is checked then, not its rounding: constants may have been rounded to float32. None where the
-    user's functions do not take float64.
+    This checks the formula rather than its rounding: constants may have been rounded to float32. None if the
+    user's functions do not accept float64.
     """
     try:
         with exact():

@@ -1,4 +1,4 @@
-"""How a gradient is asked for: what may come in, copies on the way in and out, what a call has modified."""
+"""Calling the user's functions: valid arguments, copies on the way in and out, and what a call modified."""
 
 import contextlib
 import inspect
@@ -20,12 +20,12 @@ from manual_grad.checker.truth import Point, float_leaves, is_float
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What a user's functions gave at one point.
+    """The results of a user's functions at one point.
 
     Attributes:
-        got: the gradient, as it came.
-        cotangent: of the output, built as the output is.
-        modified: what the call has written into, each in a phrase.
+        got: the gradient, as returned.
+        cotangent: the output's cotangent, with the output's structure.
+        modified: a phrase for each object that the call modified.
     """
 
     got: Any
@@ -35,21 +35,21 @@ class Reply:
 
 @dataclass(frozen=True)
 class Question:
-    """What is checked: the truth's function, the arguments, and how the gradient is asked for.
+    """The subject of a check: the function that defines the truth, its arguments, and the gradient to check.
 
     Attributes:
         who: the public function that was called.
-        called: what the function is called that gives the gradient.
+        called: the name of the function that returns the gradient.
         fn: the function that JAX differentiates.
-        fn_name: what that is called.
+        fn_name: the name of ``fn``.
         args: the arguments as given.
-        names: a name for each.
-        positions: of those that are differentiated by.
-        ask: given arguments and a function that makes a cotangent for the output, the reply.
+        names: a name for each argument.
+        positions: the positions of the arguments to differentiate with respect to.
+        ask: returns the reply, given arguments and a function that makes a cotangent for the output.
         scalar: whether the function is a loss, whose cotangent is 1.
-        compiled: what was compiled of ``fn``, for all points.
-        foreign: what PyTorch says of ``fn`` at a point, where JAX cannot trace it.
-        until: when no more causes are looked for, on the clock of ``time.monotonic``.
+        compiled: the compiled versions of ``fn``, shared by all points.
+        foreign: PyTorch's results for ``fn`` at a point, if JAX cannot trace it.
+        until: when to stop looking for causes, on the clock of ``time.monotonic``.
     """
 
     who: str
@@ -80,16 +80,16 @@ class Question:
 
     @property
     def knows(self) -> str:
-        """Who knows the truth."""
+        """The library that computes the truth."""
         return "JAX" if self.foreign is None else "PyTorch"
 
     @property
     def truth(self) -> str:
-        """What the gradient is compared with."""
+        """The source of the truth, for messages."""
         return "jax.vjp" if self.foreign is None else "torch.autograd"
 
     def args_of(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """The arguments that have these leaves."""
+        """The arguments with these leaves."""
         return jax.tree.unflatten(jax.tree.structure(self.args), values)
 
     def point(self, values: Sequence[Any], dout: Sequence[Any]) -> Point:
@@ -100,11 +100,11 @@ class Question:
         )
 
 
-# --- what may come in -------------------------------------------------------------------------------------
+# --- valid arguments --------------------------------------------------------------------------------------
 
 
 def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any) -> None:
-    """Refuse what is not a function, and a seed or a number of draws that is none."""
+    """Refuse arguments that are not functions, and an invalid seed or number of draws."""
     for name, fn in functions.items():
         if not callable(fn):
             raise InputError(f"{who}: {name} is {describe(fn)}, expected a function")
@@ -114,7 +114,7 @@ def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any)
 
 
 def until(who: str, seconds: Any) -> float:
-    """When the seconds that a user gives are over; never where none are given."""
+    """The time at which the user's seconds are over; None if no limit is given."""
     if seconds is None:
         return math.inf
     if not isinstance(seconds, int | float | np.number) or not seconds > 0 or isinstance(seconds, bool):
@@ -153,7 +153,7 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
 def positions_of(
     who: str, args: tuple[Any, ...], names: tuple[str, ...], argnums: Iterable[int] | int | None
 ) -> tuple[int, ...]:
-    """The positions of what is differentiated by."""
+    """The positions of the arguments to differentiate with respect to."""
     for name, arg in zip(names, args, strict=True):
         require_numbers(who, name, arg, says=f"{name} is")
     floating = [i for i, arg in enumerate(args) if float_leaves(arg)]
@@ -203,7 +203,7 @@ def require_numbers(who: str, name: str, value: Any, says: str = "") -> None:
 
 
 def flat(who: str, said: str, value: Any) -> list[Any]:
-    """The leaves of anything that JAX can take apart."""
+    """The leaves of a value that JAX can flatten."""
     try:
         return jax.tree.leaves(value)
     except (TypeError, ValueError, RecursionError, SystemError):
@@ -214,7 +214,7 @@ def flat(who: str, said: str, value: Any) -> list[Any]:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is a number or an array of numbers, no key of a random generator, and not deleted."""
+    """Whether a leaf is a number or an array of numbers, and neither deleted nor a random key."""
     if not isinstance(leaf, jax.Array):
         return isinstance(leaf, int | float | complex | np.number | np.bool_ | np.ndarray)
     if isinstance(leaf, jax.core.Tracer):
@@ -223,18 +223,18 @@ def is_array(leaf: Any) -> bool:
 
 
 def _no_plain_array(leaf: Any) -> str:
-    """What is said of an array that is neither NumPy's own nor JAX's; "" of anything else."""
+    """The message for an array that is neither a plain NumPy array nor JAX's; "" for anything else."""
     if isinstance(leaf, np.ma.MaskedArray):
         return "a masked array, expected a plain one, such as its .filled(0)"
     plain = type(leaf) in (np.ndarray, np.memmap) or isinstance(leaf, jax.Array | np.generic)
     if plain or not hasattr(leaf, "__array__"):
         return ""
     kind = type(leaf)
-    return f"a {kind.__module__.partition('.')[0]}.{kind.__name__}, expected an array of NumPy or JAX"
+    return f"a {kind.__module__.partition('.')[0]}.{kind.__name__}, expected a NumPy or JAX array"
 
 
 def _is_real(leaf: Any) -> bool:
-    """Whether an array holds real numbers, integers or truth values; of what is not an array, yes."""
+    """Whether an array holds real numbers, integers or booleans; true of anything that is not an array."""
     if isinstance(leaf, jax.Array):
         return not jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     dtype = getattr(leaf, "dtype", None)
@@ -247,7 +247,7 @@ def _is_real(leaf: Any) -> bool:
 
 
 def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
-    """Call a user's function; what it raises becomes one line, and so does an exit."""
+    """Call a user's function; turn an exception or an exit into one line."""
     try:
         return fn(*args)
     except InputError as error:
@@ -259,20 +259,20 @@ def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the first line of what it says."""
+    """An error's type and the first line of its message."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def copies(tree: Any, order: Literal["K", "C"] = "K") -> Any:
-    """The same, safe from a function that writes into it; the order of axes in memory stays, or is C's."""
+    """A copy, safe from functions that modify it; arrays keep their axis order in memory, or get C order."""
     return jax.tree.map(
         lambda leaf: np.array(leaf, order=order) if isinstance(leaf, np.ndarray) else leaf, tree
     )
 
 
 def modified(names: Sequence[str], before: Sequence[Any], after: Sequence[Any], by: str) -> list[str]:
-    """What is said of the values that a call has written into, or put others into.
+    """A phrase for each value that a call has modified or replaced.
 
     >>> modified(["x", "y"], [np.zeros(2), np.ones(2)], [np.zeros(2), np.zeros(2)], "bwd")
     ['y was modified by bwd']
@@ -295,7 +295,7 @@ def _unchanged(old: Any, new: Any) -> bool:
 
 
 def drawn(rng: np.random.Generator) -> Callable[[Any], Any]:
-    """Makes a random cotangent of the types and dtypes of an output; of an integer JAX has none."""
+    """Make a random cotangent with the types and dtypes of an output; for an integer JAX has none."""
 
     def cotangent(leaf: Any) -> Any:
         if not is_float(leaf):
@@ -306,7 +306,7 @@ def drawn(rng: np.random.Generator) -> Callable[[Any], Any]:
 
 
 def scaled(cotangent: Any, factor: float) -> Any:
-    """A cotangent times a number, in its own types."""
+    """A cotangent times a number, with the same types."""
     return jax.tree.map(lambda leaf: _as(factor * _wide(leaf), leaf) if is_float(leaf) else leaf, cotangent)
 
 
@@ -335,7 +335,7 @@ def _as(array: np.ndarray, leaf: Any) -> Any:
 
 
 def arranged(cotangent: Any) -> dict[str, Any]:
-    """A cotangent of NumPy arrays in other layouts: the same numbers, elsewhere in memory; none of others."""
+    """A cotangent of NumPy arrays in other memory layouts, with the same numbers; none for other arrays."""
     if not any(_is_laid_out(leaf) for leaf in jax.tree.leaves(cotangent)):
         return {}
 
@@ -350,7 +350,7 @@ def arranged(cotangent: Any) -> dict[str, Any]:
 
 
 def broadcast(cotangent: Any) -> Any:
-    """A cotangent whose NumPy arrays repeat their first number, by strides of 0; None where there is none."""
+    """A cotangent whose NumPy arrays repeat their first number, by strides of 0; None without such arrays."""
     if not any(_is_laid_out(leaf) for leaf in jax.tree.leaves(cotangent)):
         return None
     return jax.tree.map(
@@ -375,18 +375,18 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-# --- what came back ---------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------
 
 
 def gradients(question: Question, got: Any) -> list[Any]:
-    """The gradient of each leaf that is differentiated by, copied; None where nothing came."""
+    """A copy of the gradient with respect to each leaf of ``wrt``; None if none was returned."""
     by_position = dict(zip(question.positions, entries(question, got), strict=True))
     found = [leaf for i in question.positions for leaf in _leaves(question, i, by_position[i])]
     return [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in found]
 
 
 def entries(question: Question, got: Any) -> list[Any]:
-    """One gradient for each argument that is differentiated by."""
+    """One gradient for each argument of ``positions``."""
     who, called, positions = question.who, question.called, question.positions
     flat(who, f"{called} returned", got)
     count, names = len(positions), ", ".join(question.names[i] for i in positions)
@@ -455,7 +455,7 @@ def _leaves(question: Question, position: int, entry: Any) -> list[Any]:
 
 
 def _require_real(question: Question, name: str, got: Any) -> None:
-    """Refuse what is not an array of numbers; of complex ones the real part is checked."""
+    """Refuse anything but an array of numbers; of complex ones, the real part is checked."""
     if isinstance(got, jax.core.Tracer):
         raise InputError(f"{question.who}: {question.called} returned a tracer for {name}, expected an array")
     if isinstance(got, np.ma.MaskedArray):

@@ -1,4 +1,4 @@
-"""The checker of anyone's gradient: which argument is wrong, where, by how much, and why.
+"""The checker of a user's gradient: which argument is wrong, where, by how much, and why.
 
 The truth is ``jax.vjp`` in float64 for the same numbers, at the given point and at points near it, so that an
 accidental agreement is not trusted. The checked functions run as they are, in their own precision.
@@ -68,10 +68,10 @@ def check_grad(
         against: the loss in JAX if ``loss`` is NumPy code: a function, or the name of a formula
             (``"softmax_cross_entropy"``).
         argnums: the positions of the arguments of ``grad``'s gradients; by default all floating-point ones.
-        seed: of the points near the given one.
+        seed: seed for the points near the given one.
         draws: the number of points: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
-        seconds: the longest time to look for the cause of a mistake; the verdict itself takes what it takes.
+        seconds: the longest time to look for the cause of a mistake; it does not limit the check itself.
     Returns:
         The report.
     Raises:
@@ -132,10 +132,10 @@ def check_vjp(
         reference: the forward function in plain JAX, with ``reference(*args)`` returning ``out``, or the name
             of a formula; without it JAX differentiates ``fwd`` itself.
         argnums: the positions of the arguments of ``bwd``'s cotangents; by default all floating-point ones.
-        seed: of the cotangents and of the points near the given one.
+        seed: seed for the cotangents and for the points near the given one.
         draws: the number of cotangents, each at its own point: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
-        seconds: the longest time to look for the cause of a mistake; the verdict itself takes what it takes.
+        seconds: the longest time to look for the cause of a mistake; it does not limit the check itself.
     Returns:
         The report.
     Raises:
@@ -184,7 +184,7 @@ def check_vjp(
     if order == 1:
         return report
     if not report.ok:
-        return replace(report, notes=(*report.notes, "order 2 was not looked at: the first is not right"))
+        return replace(report, notes=(*report.notes, "order 2 was not checked: the first order is wrong"))
     dout = drawn(np.random.default_rng(seed))(out)
     further = second(question, fwd, bwd, dout, seed, draws)
     return replace(report, findings=report.findings + further.findings, notes=report.notes + further.notes)
@@ -193,7 +193,7 @@ def check_vjp(
 def assert_grad_matches(
     loss: Callable[..., Any], grad: Callable[..., Any], *args: Any, **settings: Any
 ) -> None:
-    """Fail, with the report, unless :func:`check_grad` finds every gradient right: one line in a test.
+    """Fail with the report unless :func:`check_grad` finds every gradient right: one line in a test.
 
     Args:
         loss: the scalar loss.
@@ -215,7 +215,7 @@ def assert_grad_matches(
 
 
 def assert_vjp_matches(fwd: Callable[..., Any], bwd: Callable[..., Any], *args: Any, **settings: Any) -> None:
-    """Fail, with the report, unless :func:`check_vjp` finds every cotangent right: one line in a test.
+    """Fail with the report unless :func:`check_vjp` finds every cotangent right: one line in a test.
 
     Args:
         fwd: the forward function of the pair.
@@ -241,11 +241,11 @@ def forward_named(name: str) -> Callable[..., Any]:
     """A plain forward function by name, for ``against`` and ``reference``.
 
     Args:
-        name: such as ``softmax_cross_entropy``.
+        name: the name of a formula, such as ``softmax_cross_entropy``.
     Returns:
         The function of ``reference/`` with that name.
     Raises:
-        InputError: there is none.
+        InputError: there is no such formula.
 
     >>> float(forward_named("mse")(np.array([1.0, 2.0]), np.array([1.0, 4.0])))
     2.0

@@ -1,8 +1,9 @@
-"""Why a gradient is wrong: every known mistake as a small function that says whether it explains it.
+"""Why a gradient is wrong: a small function for each known mistake, which says whether it is the cause.
 
-An explanation is given one leaf at one point, an :class:`Evidence`, and returns a phrase, or "" where it does
-not fit; of several phrases, each on a line. It is believed only if it says the same at every point where the
-leaf is wrong. They are asked in tiers, the telling ones first; where several of a tier fit, all are named.
+Such an explanation is given one leaf at one point, an :class:`Evidence`, and returns a phrase, or "" if it
+does not fit; several phrases are separated by newlines. It is accepted only if it returns the same at every
+point where the leaf is wrong. Explanations are tried in tiers, the most specific first; if several of a tier
+fit, all are named.
 """
 
 import functools
@@ -27,10 +28,10 @@ from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
-OUT_OF_TIME = "no known mistake explains it, of those that were tried in the seconds given"
-PRECISE = 1e-3  # the tolerance up to which two mistakes at once are told from one
-FINITE_AT_LEAST = 3  # finite entries from which a cause is told
-JACOBIAN_UP_TO = 256  # entries of an output whose whole Jacobian is computed
+OUT_OF_TIME = "no known mistake explains it, among those tried in the seconds given"
+PRECISE = 1e-3  # the tolerance up to which two simultaneous mistakes are told from one
+FINITE_AT_LEAST = 3  # the fewest finite entries from which a cause can be told
+JACOBIAN_UP_TO = 256  # the largest output, in entries, whose whole Jacobian is computed
 MANY_AXES = 7
 SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((0,),),
@@ -48,7 +49,7 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
     Args:
         evidence: the leaf at every point where it is wrong.
     Returns:
-        A short phrase; "A or B" where two explanations fit equally, and ``UNEXPLAINED`` where none does.
+        A short phrase; "A or B" if two explanations fit equally well, and ``UNEXPLAINED`` if none does.
 
     >>> x = np.array([1.0, -2.0, 3.0])
     >>> point = Point(lambda x: (x**2).sum(), jax.tree.structure((x,)), (x,), ("x",), (0,), (1.0,))
@@ -81,20 +82,20 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 
 
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
-    """What an explanation says at every point; alternatives stand on lines of their own."""
+    """The phrases that an explanation returns at every point, one per line."""
     evidence[0].require_time()
     if explanation in (mistakes_that_explain, order_mistaken):
         return explanation(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
         others = [explanation(e).splitlines() for e in evidence[1:]] if phrases else []
-    except (TypeError, ValueError, IndexError):  # the function cannot be asked this
+    except (TypeError, ValueError, IndexError):  # the function cannot be evaluated in this way
         return []
     return [phrase for phrase in phrases if all(phrase in other for other in others)]
 
 
 def _explain_the_finite(evidence: Sequence[Evidence]) -> str:
-    """What is wrong with the finite entries, and that others are not finite; "" where all are."""
+    """The cause in the finite entries, with a note that others are not finite; "" if all are finite."""
     said = [phrase for e in evidence if (phrase := not_finite(e))]
     if not said or any(e.got.shape != e.want.shape for e in evidence):
         return ""
@@ -110,7 +111,7 @@ def _explain_the_finite(evidence: Sequence[Evidence]) -> str:
 
 
 def _explain_scaled(evidence: Sequence[Evidence]) -> str:
-    """Two mistakes at once: a factor, and something else."""
+    """Two simultaneous mistakes: a factor, and something else."""
     factors = {"sign flipped": -1.0}
     n, _ = batch(evidence[0].point)
     if n > 1:
@@ -128,7 +129,7 @@ def _explain_scaled(evidence: Sequence[Evidence]) -> str:
     return ""
 
 
-# --- what is not a number, or not there -------------------------------------------------------------------
+# --- NaN, infinite or missing -----------------------------------------------------------------------------
 
 
 def missing(e: Evidence) -> str:
@@ -137,7 +138,7 @@ def missing(e: Evidence) -> str:
 
 
 def not_finite(e: Evidence) -> str:
-    """NaN or infinite where the truth is not."""
+    """NaN or infinite, unlike the truth."""
     if e.got.shape == e.want.shape and np.any(np.isnan(e.got) & ~np.isnan(e.want)):
         return "NaN" if np.isnan(e.got).all() else "NaN in some entries"
     if e.got.shape != e.want.shape and np.isnan(e.got).any():
@@ -148,11 +149,11 @@ def not_finite(e: Evidence) -> str:
 
 
 def zero(e: Evidence) -> str:
-    """Zero everywhere, up to rounding: rounding errors reveal cancelling terms, as with ones."""
+    """Zero everywhere up to rounding, which reveals terms that cancel, as for a cotangent of ones."""
     if e.got.shape != e.want.shape or np.max(np.abs(e.got), initial=0.0) > _negligible(e):
         return ""
     if np.any(e.got) and not e.scalar and np.max(np.abs(_with_ones(e)[e.leaf])) <= _negligible(e):
-        return "cotangent ignored (a cotangent of ones gives zero here, but for rounding)\nzero"
+        return "cotangent ignored (a cotangent of ones gives zero here, up to rounding)\nzero"
     return "zero"
 
 
@@ -173,7 +174,7 @@ def _shapes(e: Evidence) -> str:
 
 
 def wrong_order(e: Evidence) -> str:
-    """Another argument's gradient stands here."""
+    """The gradient of another argument."""
     for other, want in enumerate(e.wants):
         got = e.gots[other]
         displaced = got is not None and not e.same(got, want)
@@ -183,7 +184,7 @@ def wrong_order(e: Evidence) -> str:
 
 
 def not_summed(e: Evidence) -> str:
-    """An axis too many, whose sum or mean is the truth."""
+    """One axis too many; its sum or mean is the truth."""
     if e.got.ndim != e.want.ndim + 1:
         return ""
     for axis in range(e.got.ndim):
@@ -212,7 +213,7 @@ def reshaped(e: Evidence) -> str:
 
 
 def over_wrong_axes(e: Evidence) -> str:
-    """A sum over other axes than the truth's, or over too many."""
+    """A sum over the wrong axes, or over too many."""
     if e.got.shape == e.want.shape:
         return ""
     if e.got.size < e.want.size and e.got.ndim < e.want.ndim:
@@ -226,7 +227,7 @@ def over_wrong_axes(e: Evidence) -> str:
 
 
 def transposed_factor_elsewhere(e: Evidence) -> str:
-    """The gradient that a linear function gives to an array of another shape, with a factor transposed."""
+    """The gradient of a linear function with one factor transposed, and so with another shape."""
     if e.got.ndim != e.want.ndim or e.got.shape == e.want.shape:
         return ""
     for i, leaf in enumerate(e.point.values):
@@ -254,7 +255,7 @@ def transposed_factor_elsewhere(e: Evidence) -> str:
 
 
 def _centred(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Cropped, or with zeros around it, to a shape, its middle staying in the middle."""
+    """Crop or zero-pad an array to a shape, keeping it centred."""
     for axis, n in enumerate(shape):
         excess = matrix.shape[axis] - n
         if excess > 0:
@@ -266,7 +267,7 @@ def _centred(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def full_for_valid(e: Evidence) -> str:
-    """The truth, or the truth turned, in the middle of a larger matrix."""
+    """The truth, possibly rotated, in the middle of a larger matrix."""
     if (
         e.got.ndim != 2
         or e.want.ndim != 2
@@ -283,15 +284,15 @@ def full_for_valid(e: Evidence) -> str:
 
 
 def wrong_shape(e: Evidence) -> str:
-    """Another shape, for no reason that is seen."""
+    """Another shape, for no known reason."""
     return _shapes(e) if e.got.shape != e.want.shape else ""
 
 
-# --- the truth, moved, turned or scaled -------------------------------------------------------------------
+# --- the truth, moved, rotated or scaled ------------------------------------------------------------------
 
 
 def imprecise(e: Evidence) -> str:
-    """Right, but not to the digits of its dtype."""
+    """Right, but less accurate than its dtype allows."""
     if e.tolerance > 1e-6 or e.got.shape != e.want.shape or not e.got.ndim:
         return ""
     scale = np.max(np.abs(e.want), initial=0.0)
@@ -305,7 +306,7 @@ def sign(e: Evidence) -> str:
 
 
 def scale_of_the_problem(e: Evidence) -> str:
-    """The truth times a number that is a size of the problem."""
+    """The truth times a factor that is one of the problem's sizes."""
     factor = factor_of(e)
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
@@ -314,7 +315,7 @@ def scale_of_the_problem(e: Evidence) -> str:
 
 
 def transposed(e: Evidence) -> str:
-    """The axes of the truth in another order, the shape unchanged."""
+    """The axes of the truth in another order, with the same shape."""
     if e.got.shape != e.want.shape:
         return ""
     for axes in _orders(e.want.ndim):
@@ -339,7 +340,7 @@ def flipped(e: Evidence) -> str:
 
 
 def shifted(e: Evidence) -> str:
-    """The truth moved along an axis: an index or a padding off by one."""
+    """The truth shifted along an axis: an index or a padding is off by one."""
     for axis, by in itertools.product(range(e.want.ndim), (-1, 1)):
         if e.want.shape[axis] < 4:
             continue
@@ -352,7 +353,7 @@ def shifted(e: Evidence) -> str:
 
 
 def cotangent_ignored(e: Evidence) -> str:
-    """The gradient for a cotangent of ones, whatever the cotangent."""
+    """The gradient for a cotangent of ones, regardless of the actual cotangent."""
     if e.scalar:
         return ""
     same = e.same(e.got, e.seen(_with_ones(e)[e.leaf]))
@@ -384,7 +385,7 @@ def cotangent_misused(e: Evidence) -> str:
 
 
 def missing_mask(e: Evidence) -> str:
-    """Right where the truth is not zero, and something else where a mask makes it zero."""
+    """Right where the truth is not zero, and nonzero where a mask makes the truth zero."""
     masked = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
     if not masked.any() or masked.all() or not np.any(e.got[masked]):
         return ""
@@ -394,7 +395,7 @@ def missing_mask(e: Evidence) -> str:
 
 
 def _triangle(masked: np.ndarray) -> str:
-    """What a mask is called that is the lower or upper triangle."""
+    """The phrase for a mask that is the lower or upper triangle."""
     if masked.ndim == 2 and masked.shape[0] == masked.shape[1] > 1:
         for side, cut, other in (("below", np.tril, "triu"), ("above", np.triu, "tril")):
             for k, and_on in ((1, ""), (0, " and on it")):
@@ -404,7 +405,7 @@ def _triangle(masked: np.ndarray) -> str:
 
 
 def true_gradient_zero(e: Evidence) -> str:
-    """Something where the truth is 0 everywhere, as that of a rounding is."""
+    """Nonzero although the truth is 0 everywhere, as for rounding."""
     if e.got.shape != e.want.shape or np.any(e.want) or not np.any(e.got):
         return ""
     said = "the true gradient is 0 here"
@@ -415,18 +416,18 @@ def true_gradient_zero(e: Evidence) -> str:
         return said
     where = "" if passed.all() else " in some entries"
     estimator = "a straight-through estimator" if passed.all() else "a clipped straight-through estimator"
-    return f"{said}; the cotangent is passed on as it is{where}, as by {estimator} (name that by reference=)"
+    return f"{said}; the cotangent is passed on unchanged{where}, as by {estimator} (name that by reference=)"
 
 
 def cotangent_unchanged(e: Evidence) -> str:
-    """The cotangent passed on as it is."""
+    """The cotangent passed on unchanged."""
     if e.scalar or len(e.point.dout) != 1 or not e.same(e.got, np.asarray(e.point.dout[0])):
         return ""
     return "missing mask or derivative: the cotangent is passed on unchanged"
 
 
 def input_for_slope(e: Evidence) -> str:
-    """The cotangent times the input, where its derivative belongs."""
+    """The cotangent times the input instead of times the derivative."""
     value = np.asarray(e.point.at[e.leaf])
     if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != value.shape:
         return ""
@@ -435,7 +436,7 @@ def input_for_slope(e: Evidence) -> str:
 
 
 def mask_inverted(e: Evidence) -> str:
-    """Zero exactly where the truth is not."""
+    """Zero exactly where the truth is not zero."""
     zeros = np.abs(e.want) <= 1e-12 * np.max(np.abs(e.want), initial=0.0)
     if zeros.any() and not zeros.all() and not np.any(e.got[~zeros]) and np.all(e.got[zeros]):
         return "mask inverted: zero exactly where the truth is not"
@@ -443,7 +444,7 @@ def mask_inverted(e: Evidence) -> str:
 
 
 def sample_dropped(e: Evidence) -> str:
-    """One slice of the leaf zero."""
+    """One slice of the leaf is zero."""
     for axis, at in itertools.product(range(e.want.ndim), (-1, 0)):
         if e.want.shape[axis] > 1:
             less = e.want.copy()
@@ -455,7 +456,7 @@ def sample_dropped(e: Evidence) -> str:
 
 
 def chunk_dropped(e: Evidence) -> str:
-    """The last slices of the leaf zero, more than one, as where a loop takes whole chunks only."""
+    """Several of the last slices are zero, as when a loop covers whole chunks only."""
     for axis in range(e.want.ndim):
         got, n = np.moveaxis(e.got, axis, 0).reshape(e.want.shape[axis], -1), e.want.shape[axis]
         k = next((k for k in range(n) if got[n - 1 - k].any()), n)
@@ -482,7 +483,7 @@ def _scaled_same(e: Evidence, want: np.ndarray, size: int) -> bool:
 
 
 def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str, list[np.ndarray]]]]:
-    """The gradients with the last or the first slice of every axis of one size left out of all arguments."""
+    """The gradients after dropping the last or first slice along every axis of one size in all arguments."""
     sizes = {size for value in point.values for size in np.shape(value) if size > 1}
     n, _ = batch(point)
     for size, at in itertools.product(sorted(sizes, key=lambda s: (s != n, s)), (-1, 0)):
@@ -501,15 +502,15 @@ def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str
 
 
 def _asked(point: Point, values: Sequence[Any], dout: Sequence[Any]) -> list[np.ndarray] | None:
-    """The gradients at other values; None where the function does not take them."""
+    """The gradients at other values; None if the function does not accept them."""
     try:
         return pulled(at_values(point, values), dout)
-    except Exception:  # a function that does not take fewer samples may raise anything
+    except Exception:  # a function that does not accept fewer samples may raise anything
         return None
 
 
 def one_sample_only(e: Evidence) -> str:
-    """The gradient of a single sample for that of the batch."""
+    """The gradient of a single sample instead of the batch's."""
     n, where = batch(e.point)
     if n < 2:
         return ""
@@ -526,7 +527,7 @@ def one_sample_only(e: Evidence) -> str:
 
 
 def off_diagonal_zero(e: Evidence) -> str:
-    """Zero in some entries, right in the others; of softmax: right at the true class alone."""
+    """Zero in some entries, right in the others; for softmax, right at the true class alone."""
     nonzero = e.got != 0
     if nonzero.all() or not nonzero.any() or not e.same(e.got[nonzero], e.want[nonzero]):
         return ""
@@ -534,7 +535,7 @@ def off_diagonal_zero(e: Evidence) -> str:
         if np.all(nonzero.sum(axis) == 1) and e.same(
             np.abs(e.want.sum(axis)) + 1, np.ones_like(e.want.sum(axis))
         ):
-            return "softmax without its off-diagonal terms: zero but at the true class"
+            return "softmax without its off-diagonal terms: zero except at the true class"
     return "entries left out: zero in some, right in the others"
 
 
@@ -558,7 +559,7 @@ def off_diagonal_of_jacobian(e: Evidence) -> str:
 
 
 def _is_causal(jacobian: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether an output depends on the steps before its own along axis 0, and never on later ones."""
+    """Whether each output depends on earlier steps along axis 0, and never on later ones."""
     if not shape or shape[0] < 3:
         return False
     steps = np.repeat(np.arange(shape[0]), int(np.prod(shape[1:])))
@@ -567,7 +568,7 @@ def _is_causal(jacobian: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 
 def jacobian_not_transposed(e: Evidence) -> str:
-    """The Jacobian times the cotangent, where its transpose belongs."""
+    """The Jacobian times the cotangent instead of its transpose times it."""
     if e.scalar or len(e.point.dout) != 1 or np.size(e.point.dout[0]) != e.want.size:
         return ""
     if not 1 < e.want.size <= JACOBIAN_UP_TO:
@@ -585,7 +586,7 @@ def _jacobian(point: Point, leaf: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def upside_down(e: Evidence) -> str:
-    """The reciprocals of the right entries, up to one factor: a quotient's factors swapped."""
+    """The reciprocals of the right entries, up to one factor: a quotient is upside down."""
     product = e.got * e.want
     if e.as_infinite and np.any(e.wants[e.leaf][e.hidden]):
         return ""
@@ -596,7 +597,7 @@ def upside_down(e: Evidence) -> str:
 
 
 def cases_swapped(e: Evidence) -> str:
-    """p at the true class and p − 1 elsewhere: off by one number, with one sign at the true class."""
+    """p at the true class and p − 1 elsewhere: off by one number, with a different sign at the true class."""
     difference = e.got - e.want
     if not difference.size > 2 or not e.same(
         np.abs(difference), np.full_like(difference, np.abs(difference).max())
@@ -609,7 +610,7 @@ def cases_swapped(e: Evidence) -> str:
 
 
 def label_not_subtracted(e: Evidence) -> str:
-    """Off by one number at one entry of each row: p where p − y belongs."""
+    """Off by one number at one entry of each row: p instead of p − y."""
     difference = np.where(np.abs(e.got - e.want) > e.tolerance * np.max(np.abs(e.want)), e.got - e.want, 0)
     at = difference != 0
     for axis in range(e.want.ndim):
@@ -625,7 +626,7 @@ def label_not_subtracted(e: Evidence) -> str:
 
 
 def transposed_factor(e: Evidence) -> str:
-    """The truth with another argument transposed or turned around."""
+    """The truth with another argument transposed or rotated."""
     for i, value in enumerate(e.point.values):
         if i == e.point.wrt[e.leaf] or not is_float(value) or np.ndim(value) == 0:
             continue
@@ -650,11 +651,11 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
 
 
-# --- what little can be said ------------------------------------------------------------------------------
+# --- vague causes -----------------------------------------------------------------------------------------
 
 
 def any_scale(e: Evidence) -> str:
-    """The truth times a number of no meaning that is known."""
+    """The truth times a factor without a known meaning."""
     factor = factor_of(e)
     return f"scaled by {factor:.4g}, {NO_SIZE}" if factor and e.want.size > 1 else ""
 
@@ -685,7 +686,7 @@ def itself_added(e: Evidence) -> str:
 
 
 def _orders(n: int) -> Iterator[tuple[int, ...]]:
-    """Every order of n axes; of many axes those that swap two of them, as there are n! in all."""
+    """Every order of n axes; if n is large, only those that swap two axes, as there are n! in all."""
     if n <= MANY_AXES:
         yield from itertools.permutations(range(n))
         return
@@ -696,7 +697,7 @@ def _orders(n: int) -> Iterator[tuple[int, ...]]:
 
 
 def _subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every choice of axes; of many axes those of one, of two and of all, as there are 2ⁿ in all."""
+    """Every choice of axes; if n is large, only those of one, two or all axes, as there are 2ⁿ in all."""
     n = len(items)
     sizes = range(1, n + 1) if n <= MANY_AXES else (1, 2, n)
     return [s for r in sizes for s in itertools.combinations(items, r)]

@@ -1,4 +1,4 @@
-"""What is known of one leaf of a checked gradient at one point, and what the numbers there are called."""
+"""The facts about one leaf of a checked gradient at one point, and the names of the numbers found there."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from manual_grad.checker.truth import Point
 
 
 class OutOfTime(Exception):
-    """The seconds that a user gave are over."""
+    """The time limit that the user set has passed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,16 +22,16 @@ class Evidence:
     """One leaf of a checked gradient at one point.
 
     Attributes:
-        leaf: which of the leaves that are differentiated by.
-        gots: the checked gradient, all leaves (None where nothing came), in float64.
-        wants: the truth, all leaves.
-        names: what the leaves are called.
-        point: where, and what can be asked about the function there.
-        tolerance: relative error up to which two gradients are the same.
+        leaf: the index of the leaf among those of ``point.wrt``.
+        gots: all leaves of the checked gradient in float64 (None if not returned).
+        wants: all leaves of the truth.
+        names: the names of the leaves.
+        point: the function and its arguments there.
+        tolerance: the relative error up to which two gradients count as equal.
         scalar: whether the function is a loss, whose cotangent is 1.
-        hidden: the entries of the leaf that are not looked at, as they are not finite; None where all are.
+        hidden: the entries of the leaf that are ignored because they are not finite; None if all are finite.
         as_infinite: whether a mistake must lead to infinity or NaN in the hidden entries.
-        until: when no more is looked for, on the clock of ``time.monotonic``.
+        until: when to stop looking for causes, on the clock of ``time.monotonic``.
     """
 
     leaf: int
@@ -41,23 +41,23 @@ class Evidence:
     point: Point
     tolerance: float
     scalar: bool = False
-    kept: dict = field(default_factory=dict)  # what was computed once, for all leaves at this point
+    kept: dict = field(default_factory=dict)  # values computed once for all leaves at this point
     hidden: Any = None
     as_infinite: bool = False
     until: float = math.inf
 
     @property
     def got(self) -> np.ndarray:
-        """What was got for this leaf, as far as it is looked at."""
+        """The checked gradient of this leaf, without hidden entries."""
         return self.seen(self.gots[self.leaf])
 
     @property
     def want(self) -> np.ndarray:
-        """The truth of this leaf, as far as it is looked at."""
+        """The truth of this leaf, without hidden entries."""
         return self.seen(self.wants[self.leaf])
 
     def seen(self, whole: Any) -> Any:
-        """The entries of an array of the leaf's shape that are looked at; a vector where some are hidden."""
+        """An array of the leaf's shape without the hidden entries; a vector if there are any."""
         return whole if self.hidden is None else whole[~self.hidden]
 
     def same(self, left: Any, right: Any) -> bool:
@@ -65,7 +65,7 @@ class Evidence:
         return same(left, right, self.tolerance)
 
     def require_time(self) -> None:
-        """Stop looking where the time is over."""
+        """Stop looking if the time is over."""
         if time.monotonic() > self.until:
             raise OutOfTime
 
@@ -77,7 +77,7 @@ class Evidence:
 
 
 def same(left: Any, right: Any, tolerance: float) -> bool:
-    """Whether two arrays have one shape and differ by no more than ``tolerance`` times the largest entry.
+    """Whether two arrays have the same shape and differ by at most ``tolerance`` times the largest entry.
 
     >>> same(np.array([1.0, 2.0]), np.array([1.0, 2.001]), 1e-3), same(np.ones(1), np.ones((1, 1)), 1e-3)
     (True, False)
@@ -89,7 +89,7 @@ def same(left: Any, right: Any, tolerance: float) -> bool:
 
 
 def factor_of(e: Evidence) -> float | None:
-    """The number that the truth is multiplied by."""
+    """The factor by which the truth is multiplied."""
     square = float(np.vdot(e.want, e.want))
     if not square or e.got.shape != e.want.shape:
         return None
@@ -98,7 +98,7 @@ def factor_of(e: Evidence) -> float | None:
 
 
 def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
-    """Numbers that a gradient is scaled by in error, and what each means; the usual ones first."""
+    """Factors by which gradients are often wrong, with the meaning of each; the most common first."""
     n, where = batch(e.point)
     if n > 1:
         yield n, f"scaled by N = {n} ({where}): loss summed instead of averaged, 1/N is missing"
@@ -112,7 +112,7 @@ def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
 
 
 def sizes_named(e: Evidence) -> dict[int, str]:
-    """The sizes of the problem, and of what each is the size."""
+    """The sizes of the problem, each with what it is the size of."""
     total = sum(np.size(d) for d in e.point.dout)
     sizes: dict[int, str] = {}
     for name, value in zip(e.point.names, e.point.values, strict=True):
@@ -132,7 +132,7 @@ def sizes_named(e: Evidence) -> dict[int, str]:
 
 
 def compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
-    """The rarer ones."""
+    """The rarer factors."""
     n, _ = batch(e.point)
     if n > 1:
         for factor in (Fraction(n, n - 1), Fraction(n - 1, n), Fraction(n * n), Fraction(1, n * n)):
@@ -149,9 +149,9 @@ def compound_sizes(e: Evidence) -> Iterator[tuple[float, str]]:
 
 
 def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "") -> list[str]:
-    """What a factor can be called: the sizes of the problem that it is; none where it is no size.
+    """The names of a factor: the sizes of the problem that it equals; none if it is not a size.
 
-    ``also`` knows names that come before those of sizes put together.
+    Names from ``also`` take precedence over those of combined sizes.
     """
     prefix = "sign flipped and " if factor < 0 else ""
     for sizes in (sizes_of(e), compound_sizes(e)):

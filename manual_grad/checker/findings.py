@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-SHOWN = 8  # arrays, and notes, that a report prints; the others are counted: it fits on a screen
+SHOWN = 8  # arrays and notes that a report prints, so that it fits on a screen; the others are counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Finding:
 
     @property
     def told(self) -> bool:
-        """Whether it could be compared with anything."""
+        """Whether there was anything to compare it with."""
         return not math.isnan(self.max_error)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Rules for forward mode, as for ``jax.custom_jvp``: transposed, then checked like a backward function."""
+"""Check forward-mode rules, as for ``jax.custom_jvp``, by transposing them into backward functions."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ from manual_grad.checker.verdict import verdict
 from manual_grad.compare import TOLERANCES
 
 WHO = "check_jvp"
-ENTRIES = 2**12  # of the arguments: the rule is called for each
+ENTRIES = 2**12  # of the arguments: the rule is called once for each
 
 
 def check_jvp(
@@ -52,12 +52,12 @@ def check_jvp(
         *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they are not modified.
         reference: the same in plain JAX, or the name of a formula.
         argnums: the positions of the arguments to be checked; by default all floating-point ones.
-        seed: of the cotangents and of the points near the given one.
+        seed: seed for the cotangents and for the points near the given one.
         draws: the number of points: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
     Returns:
-        The report: a finding for each floating-point argument, and one for ``out`` or for ``jvp`` where the
-        rule's value is not the function's, or the rule is not linear in the tangents.
+        The report: a finding for each floating-point argument, and one for ``out`` or ``jvp`` if the rule's
+        value is not the function's or the rule is not linear in the tangents.
     Raises:
         InputError: something cannot be checked; see :func:`check_grad`.
 
@@ -93,7 +93,7 @@ def check_jvp(
 
 
 def assert_jvp_matches(fn: Callable[..., Any], jvp: Callable[..., Any], *args: Any, **settings: Any) -> None:
-    """Fail, with the report, unless :func:`check_jvp` finds every tangent right: one line in a test.
+    """Fail with the report unless :func:`check_jvp` finds every tangent right: one line in a test.
 
     Args:
         fn: the function.
@@ -117,7 +117,7 @@ def assert_jvp_matches(fn: Callable[..., Any], jvp: Callable[..., Any], *args: A
 
 
 def _units(args: tuple[Any, ...], place: int | None, entry: int) -> tuple[Any, ...]:
-    """Tangents of 0, but for 1 in one entry of one leaf."""
+    """Tangents of 0 except for a 1 in one entry of one leaf."""
     leaves, tree = jax.tree.flatten(args)
     return jax.tree.unflatten(tree, [_unit(x, entry if i == place else None) for i, x in enumerate(leaves)])
 
@@ -132,7 +132,7 @@ def _unit(leaf: Any, entry: int | None) -> Any:
 
 
 def _as(array: np.ndarray, leaf: Any) -> Any:
-    """An array of the kind that a leaf is."""
+    """An array of the same library as a leaf."""
     if isinstance(leaf, jax.Array):
         return jax.numpy.asarray(array, leaf.dtype)
     return array.astype(leaf.dtype) if isinstance(leaf, np.ndarray) else type(leaf)(array)
@@ -144,7 +144,7 @@ def _dtype(value: Any) -> str:
 
 
 def _moved(jvp: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """What the rule gives, of the right structure."""
+    """Call the rule and validate the structure of its result."""
     pair = called(WHO, "jvp", jvp, args, tangents)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise InputError(f"{WHO}: jvp returned {describe(pair)}, expected a pair (out, tangent_out)")
@@ -175,13 +175,13 @@ def _transposed(
     known = [i for i, leaf in enumerate(leaves) if is_float(leaf) and owners[i] in positions]
     widest = max((TOLERANCES[_dtype(leaves[i])] for i in known), default=0.0)
     named = [_dtype(t) for t in float_leaves(_moved(jvp, args, _units(args, None, 0))[1])]
-    coarse = next((name for name in named if TOLERANCES[name] > widest), "")  # float32 where JAX has no other
+    coarse = next((name for name in named if TOLERANCES[name] > widest), "")  # JAX may only have float32
     got = [cotangent(i, leaf) if i in known else None for i, leaf in enumerate(leaves)]
     return list(jax.tree.unflatten(tree, got))
 
 
 def _of_the_value(jvp: Callable[..., Any], args: tuple[Any, ...], out: Any) -> list[Finding]:
-    """That the rule's first result is not the function's."""
+    """A finding if the rule's first result is not the function's value."""
     value, _ = _moved(jvp, args, _units(args, None, 0))
     for mine, theirs in zip(float_leaves(value), float_leaves(out), strict=True):
         got, want = as_float64(mine), as_float64(theirs)
@@ -198,7 +198,7 @@ def _of_the_value(jvp: Callable[..., Any], args: tuple[Any, ...], out: Any) -> l
 def _not_linear(
     jvp: Callable[..., Any], args: tuple[Any, ...], positions: Sequence[int], seed: int
 ) -> list[Finding]:
-    """That the rule is not linear in the tangents: a transposed one cannot be had of it."""
+    """A finding if the rule is not linear in the tangents, so that it cannot be transposed."""
     rng = np.random.default_rng(seed)
     wrt = {i for i, owner in enumerate(j for j, a in enumerate(args) for _ in jax.tree.leaves(a))
            if owner in positions}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What narrows a mistake that nothing explains: where entries are wrong, and what form the error has."""
+"""Clues about a mistake that nothing explains: where entries are wrong, and the structure of the error."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 
-FEW = 4  # places that are listed one by one
+FEW = 4  # positions that are listed one by one
 
 
 @np.errstate(all="ignore")
 def narrowed(evidence: Sequence[Evidence]) -> str:
-    """Where a leaf is wrong at every point, and what its error looks like; "" where that narrows nothing.
+    """Where a leaf is wrong at every point, and the structure of its error; "" if that gives no clue.
 
     >>> want = np.arange(1.0, 13).reshape(4, 3)
     >>> _said(want + np.array([[0.0], [0], [1], [0]]), want, 1e-9)
@@ -34,7 +34,7 @@ def _said(got: np.ndarray, want: np.ndarray, tolerance: float) -> list[str]:
 
 
 def _places(wrong: np.ndarray, axis: int) -> str:
-    """Which slices are wrong, where some are right."""
+    """The slices that are wrong, if some are right."""
     n = wrong.shape[axis]
     bad = np.flatnonzero(wrong.any(tuple(a for a in range(wrong.ndim) if a != axis)))
     if n < 2 or not 0 < len(bad) < n:
@@ -49,7 +49,7 @@ def _places(wrong: np.ndarray, axis: int) -> str:
 
 
 def _form(error: np.ndarray, largest: float, tolerance: float) -> list[str]:
-    """Whether the error is the same along an axis, sums to 0 along one, or is of rank one."""
+    """Whether the error is constant along an axis, sums to 0 along one, or has rank one."""
     said = []
     allowed = 8 * max(tolerance, 1e-12) * largest
     for axis, n in enumerate(error.shape):

@@ -1,4 +1,4 @@
-"""Where else to look: points near the given one, kinks at it, and sizes that make two mistakes look alike."""
+"""Points near the given one, kinks at it, and sizes that make two mistakes look alike."""
 
 import re
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ def nearby(
     moving: Sequence[int] = (),
     reach: float = 1.0,
 ) -> list[Any]:
-    """Leaves drawn around the given ones: of the same types, shapes and dtypes.
+    """Leaves drawn around the given ones, with the same types, shapes and dtypes.
 
-    What makes sense only as it is stays, unless it is to move: integers, whole numbers (labels, masks) and
-    distributions. Signs stay, what lies in [0, 1] stays there, a symmetric matrix stays symmetric, and what
-    sums to 1 goes on doing so.
+    Values that may be meaningful only as given do not move unless listed in ``moving``: integers, whole
+    numbers (labels, masks) and distributions. Signs are kept, values in [0, 1] stay there, symmetric matrices
+    stay symmetric, and sums of 1 remain 1.
 
     Args:
         values: the leaves of the arguments.
         rng: draws the moves.
-        kinks: the leaves that sit on a kink: they move off it, whatever they are.
+        kinks: the leaves at a kink: they move off it, whatever they are.
         moving: the leaves that move even if they are whole numbers or distributions.
-        reach: how far they move, of 1.
+        reach: how far they move, as a fraction of the usual distance.
     Returns:
         The leaves there.
 
@@ -75,14 +75,14 @@ def _is_whole(x: np.ndarray) -> bool:
 
 
 def _sums_to_1(x: np.ndarray) -> list[int]:
-    """The axes along which numbers that are not negative sum to 1."""
+    """The axes along which nonnegative numbers sum to 1."""
     if not np.all(x >= 0):
         return []
     return [a for a in range(x.ndim) if x.shape[a] > 1 and np.allclose(x.sum(a), 1, atol=1e-3)]
 
 
 def _mixed(x: np.ndarray, axes: Sequence[int], rng: np.random.Generator, reach: float) -> np.ndarray:
-    """Distributions with a little of others: of permuted ones where rows and columns both sum to 1."""
+    """Distributions mixed with a little of others: with permuted ones if rows and columns both sum to 1."""
     if len(axes) > 1 and x.ndim == 2:
         other = np.eye(len(x))[rng.permutation(len(x))]
         other = (other + other.T) / 2 + 1 / len(x)
@@ -93,7 +93,7 @@ def _mixed(x: np.ndarray, axes: Sequence[int], rng: np.random.Generator, reach: 
 
 
 def _step_off(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Whole numbers' steps off what they are: signs stay, 0 and 1 stay between 0 and 1 where both occur."""
+    """Moves for whole numbers: signs are kept, and 0 and 1 stay between 0 and 1 if both occur."""
     finite = x[np.isfinite(x)]
     lowest, highest = finite.min(initial=np.inf), finite.max(initial=-np.inf)
     sign = rng.choice([-1.0, 1.0], x.shape)
@@ -126,25 +126,25 @@ def _cast(x: np.ndarray, like: Any) -> Any:
 def kinks(
     point: Point, wants: Sequence[np.ndarray], rng: np.random.Generator, knows: str = "JAX"
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """The leaves that sit on a kink, and those by which JAX's own derivative is not the function's.
+    """The leaves at a kink, and those whose derivative by JAX is not the function's.
 
-    On a kink the derivatives from the two sides differ, and go on differing as the step shrinks; where the
-    function is merely curved, the difference shrinks with the step. Where they agree with each other and not
-    with JAX, JAX was told another derivative (``custom_vjp``, ``stop_gradient``).
+    At a kink the one-sided derivatives still differ as the step shrinks; if the function is merely curved,
+    the difference shrinks with the step. If they agree with each other but not with JAX, JAX was given a
+    different derivative (``custom_vjp``, ``stop_gradient``).
 
     Args:
-        point: where to look.
+        point: the point to examine.
         wants: the truth there.
         rng: draws the directions.
-        knows: who knows the truth.
+        knows: the library that computes the truth.
     Returns:
-        Two dictionaries, index into ``point.values`` → what was seen.
+        Two dictionaries, index into ``point.values`` → a description of what was found.
     """
     found, disagree = {}, {}
     value = projected(point, point.at)
     for place, i in enumerate(point.wrt):
         x = np.asarray(point.values[i])
-        noise = 1e-12 * abs(value) / (SMALL * _size(x))  # of a difference of two values
+        noise = 1e-12 * abs(value) / (SMALL * _size(x))  # the error of a difference of two values
         for _ in range(2):
             direction = rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1.0, x.shape)
             right, left = _one_sided(point, place, value, direction, SMALL)
@@ -165,7 +165,7 @@ def kinks(
 def _one_sided(
     point: Point, place: int, value: float, direction: np.ndarray, step: float
 ) -> tuple[float, float]:
-    """The derivatives by one leaf, ahead along ``direction`` and behind."""
+    """The one-sided derivatives with respect to one leaf, forwards and backwards along ``direction``."""
     ahead, behind = point.at, point.at
     h = step * _size(np.asarray(ahead[place]))
     ahead[place] = ahead[place] + h * direction
@@ -173,16 +173,16 @@ def _one_sided(
     return (projected(point, ahead) - value) / h, (value - projected(point, behind)) / h
 
 
-MOST_ON_KINKS = 16  # entries whose one-sided derivatives are looked at
+MOST_ON_KINKS = 16  # entries whose one-sided derivatives are computed
 
 
 def outside(
     point: Point, place: int, got: np.ndarray, want: np.ndarray, allowed: Any
 ) -> tuple[tuple[int, ...], str] | None:
-    """Where on a kink an entry lies between no derivatives, and what is said of it; None where all may be.
+    """An entry at a kink that lies outside the one-sided derivatives, with a message; None if there is none.
 
-    Between the derivatives from the two sides any choice is as good as JAX's; where several kinks meet, so is
-    the one that chooses otherwise at each of them.
+    Any value between the one-sided derivatives is as good as JAX's. Where several kinks meet, so is the
+    gradient that makes the opposite choice at each of them.
     """
     value = projected(point, point.at)
     off = np.abs(got - want) - allowed
@@ -195,7 +195,7 @@ def outside(
         right, left = _one_sided(point, place, value, direction, SMALL)
         told = float(want[at])
         choices = [right, left, told, right + left - told]
-        if abs(2 * told - right - left) <= 1e-3 * abs(told):  # JAX takes half of each: others none, or all
+        if abs(2 * told - right - left) <= 1e-3 * abs(told):  # JAX takes half of each: others none or all
             choices += [0.0, right + left]
         if not np.all(np.isfinite(choices)):
             continue
@@ -208,7 +208,7 @@ def outside(
 
 
 def alike(point: Point) -> list[str]:
-    """Warnings: what about the sizes of the problem makes two mistakes look alike."""
+    """Warnings about sizes of the problem that make two mistakes look alike."""
     notes = []
     n, where = batch(point)
     if n == 1:
@@ -229,10 +229,10 @@ def alike(point: Point) -> list[str]:
 
 
 def batch(point: Point) -> tuple[int, str]:
-    """The number of samples, as far as the shapes tell, and the axis that says so; (0, "") where none does.
+    """The number of samples, judging by the shapes, and the axis that it was read from; (0, "") if unknown.
 
-    A vector of integers has one label a sample, unless it is a random key; else it is the first axis that
-    most arguments share, those that go by the name of a parameter left aside.
+    A vector of integers holds one label per sample, unless it is a random key. Otherwise it is the first axis
+    that most arguments share, ignoring those with names of parameters.
     """
     shaped = [(name, np.shape(v), v) for name, v in zip(point.names, point.values, strict=True) if np.ndim(v)]
     for name, shape, value in shaped:
@@ -254,7 +254,7 @@ def batch(point: Point) -> tuple[int, str]:
 
 
 def _in_columns(data: Sequence[Any], parameters: Sequence[Any]) -> tuple[int, str] | None:
-    """The number of columns where a matrix of weights is multiplied by the data from the left."""
+    """The number of columns of the data, if a weight matrix is multiplied by the data from the left."""
     weights = [shape for _, shape, _ in parameters if len(shape) == 2]
     for name, shape, _ in data:
         rows = any(shape[-1] == w[0] for w in weights)
@@ -282,6 +282,6 @@ def point_at(
     compiled: dict,
     foreign: Any = None,
 ) -> Point:
-    """A question put in float64; call it where float64 is enabled."""
+    """A question posed in float64; call this where float64 is enabled."""
     exact = tuple(to_float64(v) for v in values)
     return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled, foreign)

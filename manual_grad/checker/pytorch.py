@@ -1,6 +1,6 @@
-"""The backward pass of a PyTorch function, asked as any other: arrays become tensors on the way in, and back.
+"""Check the backward pass of a PyTorch function: arrays become tensors on the way in, and arrays again after.
 
-The truth is plain PyTorch, differentiated by its autograd in float64, or a function of JAX's.
+The truth is plain PyTorch differentiated by autograd in float64, or a JAX function.
 """
 
 import contextlib
@@ -42,12 +42,12 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """What a PyTorch function is called with.
+    """The arguments of a PyTorch function.
 
     Attributes:
         torch: PyTorch.
-        given: the arguments, and after them a module's parameters; detached.
-        parameters: the names of those.
+        given: the arguments, followed by a module's parameters; detached.
+        parameters: the names of those parameters.
     """
 
     torch: Any
@@ -55,7 +55,7 @@ class Arguments:
     parameters: tuple[str, ...]
 
     def is_tensor(self, leaf: Any) -> bool:
-        """Whether a leaf is one of PyTorch's."""
+        """Whether a leaf is a PyTorch tensor."""
         return isinstance(leaf, self.torch.Tensor)
 
     @property
@@ -65,11 +65,11 @@ class Arguments:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """The same as NumPy's arrays, and None for what is no tensor."""
+        """The same as NumPy arrays, with None for anything but a tensor."""
         return jax.tree.map(lambda leaf: array_of(leaf) if self.is_tensor(leaf) else None, self.given)
 
     def called_with(self, fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
-        """What a function gives for other leaves in the place of the tensors."""
+        """A function's result with other leaves in place of the tensors."""
         rest = iter(leaves)
         filled = jax.tree.map(lambda leaf: next(rest) if self.is_tensor(leaf) else leaf, self.given)
         n = len(filled) - len(self.parameters)
@@ -77,7 +77,7 @@ class Arguments:
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Gradients are recorded; random numbers are the same in each block, and as they were after it."""
+        """Record gradients; each block gets the same random numbers, and leaves the generator as it was."""
         cuda = self.torch.cuda
         devices = list(range(cuda.device_count())) if any(t.is_cuda for t in self.tensors) else []
         with self.torch.random.fork_rng(devices), self.torch.enable_grad():
@@ -103,22 +103,22 @@ def check_torch(
     Args:
         fn: a ``torch.autograd.Function`` (the class), a module, or any function with a backward pass of its
             own. A module's parameters are checked too where the truth takes them by name.
-        *tensors: its arguments: tensors on any device, containers of them, and anything else, which stays as
-            it is. They are copied; ``requires_grad`` is not needed.
+        *tensors: its arguments: tensors on any device, containers of tensors, and anything else, which is
+            passed on unchanged. They are copied; ``requires_grad`` is not needed.
         reference: the same in plain PyTorch, which autograd differentiates in float64. Without it a
-            ``torch.autograd.Function`` is compared with its own ``forward``, where autograd can follow that.
-        against: the same in JAX, or the name of a lecture formula; then the cause of a mistake is looked for
-            step by step.
-        wrt: what to differentiate with respect to, by name or position; all floating-point arguments.
-        seed: decides the cotangents and the points near the given one.
-        draws: how many cotangents, each at its own point: the given one, and others near it.
-        names: what to call the arguments; the parameters' names.
-        seconds: after so many the cause is looked for no longer, and what is known is said; whether the
-            gradient is right is always found out.
+            ``torch.autograd.Function`` is compared with its own ``forward``, if autograd can trace that.
+        against: the same in JAX, or the name of a formula; then the cause of a mistake is looked for step by
+            step.
+        wrt: the arguments to differentiate with respect to, by name or position; by default all
+            floating-point ones.
+        seed: seed for the cotangents and for the points near the given one.
+        draws: the number of cotangents, each at its own point: the given one, and others near it.
+        names: what to call the arguments; by default the names of the parameters.
+        seconds: the longest time to look for the cause of a mistake; it does not limit the check itself.
     Returns:
         The report.
     Raises:
-        InputError: it cannot be checked: a function without a backward pass, one that raises, tensors on
+        InputError: something cannot be checked: a function that has no backward pass or raises, tensors on
             different devices, a reference whose result has another shape.
         MissingExtra: PyTorch is not installed.
 
@@ -186,7 +186,7 @@ def check_torch(
 
 
 def assert_torch_matches(fn: Callable[..., Any], *tensors: Any, **settings: Any) -> None:
-    """Fail, with the report, unless :func:`check_torch` finds every gradient right: one line in a test.
+    """Fail with the report unless :func:`check_torch` finds every gradient right: one line in a test.
 
     Args:
         fn: the function with a backward pass of its own.
@@ -209,7 +209,7 @@ def assert_torch_matches(fn: Callable[..., Any], *tensors: Any, **settings: Any)
 
 
 def load_torch() -> Any:
-    """PyTorch, or one line that says which extra brings it."""
+    """Import PyTorch, or raise one line that names the extra to install."""
     try:
         return importlib.import_module("torch")
     except ImportError:
@@ -224,7 +224,7 @@ def _is_function(torch: Any, fn: Any) -> bool:
 
 
 def _callable(torch: Any, fn: Any) -> Callable[..., Any]:
-    """What is called with the arguments, a module's parameters by name."""
+    """The function to call with the arguments and, by name, a module's parameters."""
     if _is_function(torch, fn):
         return fn.apply
     if not isinstance(fn, torch.nn.Module):
@@ -242,7 +242,7 @@ def _callable(torch: Any, fn: Any) -> Callable[..., Any]:
 
 
 def signed(torch: Any, fn: Any) -> Callable[..., Any]:
-    """The function whose parameters have the arguments' names."""
+    """The function whose parameters name the arguments."""
     if _is_function(torch, fn):
         return fn.forward if _has_setup(torch, fn) else partial(fn.forward, None)
     return fn.forward if isinstance(fn, torch.nn.Module) else fn
@@ -253,9 +253,9 @@ def _has_setup(torch: Any, fn: Any) -> bool:
 
 
 def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[..., Any], str]:
-    """The function that is differentiated, and what to call it."""
+    """The function to differentiate, and what to call it."""
     if isinstance(fn, type) and issubclass(fn, torch.nn.Module):
-        raise InputError(f"{WHO}: fn is the class {fn.__name__}, expected a module made of it")
+        raise InputError(f"{WHO}: fn is the class {fn.__name__}, expected an instance of it")
     if reference is not None and against is not None:
         raise InputError(f"{WHO}: reference and against are both given, expected one of them")
     if against is not None:
@@ -270,7 +270,7 @@ def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[
 
 
 def _own_forward(torch: Any, fn: Any, *args: Any) -> Any:
-    """What the ``forward`` of a ``torch.autograd.Function`` gives, called as a plain function."""
+    """The ``forward`` of a ``torch.autograd.Function`` as a plain function."""
     if _has_setup(torch, fn):
         return fn.forward(*args)
     kept = dict.fromkeys(("save_for_backward", "save_for_forward", "mark_dirty", "mark_non_differentiable",
@@ -279,7 +279,7 @@ def _own_forward(torch: Any, fn: Any, *args: Any) -> Any:
 
 
 def _parameters(torch: Any, fn: Any, truth: Any) -> dict[str, Any]:
-    """A module's parameters, where the truth takes them by name."""
+    """A module's parameters, if the truth accepts them by name."""
     if not isinstance(fn, torch.nn.Module):
         return {}
     own = {name: p for name, p in fn.named_parameters() if p.requires_grad}
@@ -295,7 +295,7 @@ def _parameters(torch: Any, fn: Any, truth: Any) -> dict[str, Any]:
 
 
 def _unchecked(torch: Any, fn: Any, parameters: dict[str, Any]) -> list[str]:
-    """That a module's parameters were not checked."""
+    """A note if a module's parameters were not checked."""
     if parameters or not isinstance(fn, torch.nn.Module) or not any(True for _ in fn.parameters()):
         return []
     names = ", ".join(name for name, _ in fn.named_parameters())
@@ -306,12 +306,12 @@ def _unchecked(torch: Any, fn: Any, parameters: dict[str, Any]) -> list[str]:
 
 
 def _of_float64(device: Any) -> Any:
-    """Where the truth is computed: where the tensors are, unless that knows no float64."""
+    """The device that computes the truth: that of the tensors, unless it lacks float64."""
     return "cpu" if device.type == "mps" else device
 
 
 def _positions(wrt: Any, names: Sequence[str]) -> list[int] | None:
-    """The positions of what is differentiated by, given by name or position."""
+    """The positions of the arguments to differentiate with respect to, given by name or position."""
     if wrt is None:
         return None
     wanted = [wrt] if isinstance(wrt, str) or not isinstance(wrt, Iterable) else list(wrt)
@@ -345,7 +345,7 @@ def _require_tensors(torch: Any, names: Sequence[str], given: Sequence[Any]) -> 
 
 
 def array_of(tensor: Any) -> np.ndarray:
-    """A tensor's numbers as a NumPy array of its own, row by row.
+    """A tensor's numbers copied to a NumPy array in C order.
 
     >>> import torch
     >>> array_of(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).dtype
@@ -358,7 +358,7 @@ def array_of(tensor: Any) -> np.ndarray:
 
 
 def _strides(tensor: Any) -> list[int]:
-    """A tensor's strides, or those of the same row by row where entries share memory."""
+    """A tensor's strides, or those of C order if entries share memory."""
     steps = sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
     end = 0
     for stride, n in steps:
@@ -369,9 +369,9 @@ def _strides(tensor: Any) -> list[int]:
 
 
 def tensor_of(torch: Any, array: np.ndarray, device: Any, strides: Sequence[int] | None = None) -> Any:
-    """An array's numbers as a tensor laid out as the array is, NaN between them; or with other strides.
+    """An array's numbers as a tensor with the same layout, or with given strides, and NaN in the gaps.
 
-    A step backwards, which PyTorch does not know, becomes one forwards.
+    Negative strides, which PyTorch lacks, become positive.
     """
     dtype = getattr(torch, array.dtype.name)
     steps = [abs(s) // array.itemsize for s in array.strides] if strides is None else list(strides)
@@ -390,14 +390,14 @@ def tensor_of(torch: Any, array: np.ndarray, device: Any, strides: Sequence[int]
 
 
 def _run(arguments: Arguments, fn: Callable[..., Any], tensors: Sequence[Any]) -> Any:
-    """Call the user's function for fresh copies."""
+    """Call the user's function on fresh copies."""
     fresh = [tensor_of(arguments.torch, array_of(t), t.device, _strides(t)) for t in tensors]
     with arguments.recorded():
         return _plain(called(WHO, "fn", arguments.called_with, fn, fresh))
 
 
 def _plain(out: Any) -> Any:
-    """A plain tuple of what ``torch.max`` and the like return, which is a tuple that JAX does not know."""
+    """A plain tuple in place of the tuple type that ``torch.max`` and others return, unknown to JAX."""
     return tuple(out) if isinstance(out, tuple) and jax.tree_util.all_leaves([out]) else out
 
 
@@ -416,7 +416,7 @@ def _asked(
     question: Question,
     cotangent: Callable[[Any], Any],
 ) -> tuple[list[Any], Any, tuple[str, ...]]:
-    """The gradient of each leaf that is differentiated by, the cotangent, and what the call has modified."""
+    """The gradient with respect to each leaf of ``wrt``, the cotangent, and what the call modified."""
     torch, names = arguments.torch, [f"argument {name}" for name in question.leaf_names]
     given = zip(leaves, arguments.tensors, strict=True)
     inputs = [tensor_of(torch, leaf, t.device, _strides(t)) for leaf, t in given]
@@ -474,7 +474,7 @@ def _pulled(
             flowing = [(t, d) for t, d in zip(outs, dout, strict=True) if t.requires_grad]
             if wrt and not flowing:
                 raise InputError(
-                    f"{WHO}: {name} is nothing that autograd can follow; give reference=, the same in plain "
+                    f"{WHO}: autograd cannot differentiate {name}; give reference=, the same in plain "
                     "PyTorch, or against=, the same in JAX"
                 )
             got = torch.autograd.grad(

@@ -1,4 +1,4 @@
-"""The derivative of a backward half: what ``jax.grad(jax.grad(f))`` gives of a function with its own rule."""
+"""Check the derivative of a backward half, as ``jax.grad(jax.grad(f))`` uses it for a custom rule."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,20 +14,20 @@ from manual_grad.checker.findings import Report
 from manual_grad.checker.truth import exact, float_leaves, is_float
 from manual_grad.checker.verdict import verdict
 
-STEP = 1e-4  # of the difference that shows whether a value counts, relative to it
+STEP = 1e-4  # relative step of the difference that shows whether a value matters
 Pair = Callable[..., Any]
 
 
 def second(first: Question, fwd: Pair, bwd: Pair, dout: Any, seed: int, draws: int) -> Report:
-    """Check the derivative of ``bwd`` by the arguments and by the cotangent.
+    """Check the derivative of ``bwd`` with respect to the arguments and the cotangent.
 
     Args:
-        first: the question whose answer is right.
+        first: the first-order question, whose answer is right.
         fwd: the forward half.
         bwd: the backward half.
-        dout: a cotangent; it is an argument here.
-        seed: decides the points and the cotangents of the second order.
-        draws: how many points.
+        dout: a cotangent, which is an argument here.
+        seed: seed for the points and the second-order cotangents.
+        draws: the number of points.
     Returns:
         The report; each finding's name ends in ``, order 2``.
     Raises:
@@ -36,7 +36,7 @@ def second(first: Question, fwd: Pair, bwd: Pair, dout: Any, seed: int, draws: i
     who = first.who
 
     def pulled(*args: Any) -> list[Any]:
-        """What the pair gives: the cotangents of the arguments, as a function of them and of ``dout``."""
+        """The pair's cotangents of the arguments, as a function of the arguments and ``dout``."""
         _, res = fwd(*args[:-1])
         got = entries(first, bwd(res, args[-1]))
         return [g for i, entry in zip(first.positions, got, strict=True) for g in _filled(args[i], entry)]
@@ -93,7 +93,7 @@ def second(first: Question, fwd: Pair, bwd: Pair, dout: Any, seed: int, draws: i
 
 
 def _filled(arg: Any, entry: Any) -> list[Any]:
-    """The cotangents of an argument's floating-point leaves, 0 where none came."""
+    """The cotangents of an argument's floating-point leaves, 0 if none was returned."""
     leaves = jax.tree.leaves(arg)
     if entry is None:
         return [jnp.zeros_like(leaf) for leaf in leaves if is_float(leaf)]
@@ -103,13 +103,13 @@ def _filled(arg: Any, entry: Any) -> list[Any]:
 
 
 def _constants(first: Question, fwd: Pair, bwd: Pair, dout: Any) -> Iterator[str]:
-    """What is saved and counts, as a difference shows, but is constant to JAX's derivative."""
+    """Saved values that matter, as finite differences show, but are constants to JAX's derivative."""
     rng = np.random.default_rng(0)
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda x: jnp.asarray(x) if is_float(x) else x, first.args))
     paths, saved = jax.tree_util.tree_flatten_with_path(fwd(*jax.tree.unflatten(tree, leaves))[1])
 
     def moved(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
-        """Directions in which some of the values move."""
+        """Directions that move some of the values."""
         return [
             jnp.asarray(rng.standard_normal(np.shape(v)) * np.abs(v).max(initial=1e-3), v.dtype)
             if i in places
@@ -142,7 +142,7 @@ def _constants(first: Question, fwd: Pair, bwd: Pair, dout: Any) -> Iterator[str
 
 
 def _stops(fn: Callable[..., list[Any]], at: Sequence[Any], direction: Sequence[Any]) -> list[bool]:
-    """Of each result, whether it moves in a direction but JAX says that it does not."""
+    """For each result, whether it changes along a direction although JAX's derivative is 0."""
     _, slopes = jax.jvp(fn, tuple(at), tuple(direction))
     ahead = fn(*(x + STEP * d for x, d in zip(at, direction, strict=True)))
     each = zip(fn(*at), ahead, slopes, strict=True)

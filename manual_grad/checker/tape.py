@@ -1,9 +1,9 @@
-"""A function written down step by step at one point, and pulled back with steps changed.
+"""Record a function step by step at one point, and run its backward pass with some steps changed.
 
-JAX traces the function; calls are inlined, loops of known length unrolled, broadcasts made steps of their
-own. The way back is taken in NumPy, for many sets of changes at once: a change puts something else in the
-place of what one step passes to one of its operands. So the wrong gradient that a mistake in that step leads
-to can be computed, and compared with the one that is checked.
+JAX traces the function; calls are inlined, loops of known length are unrolled, and broadcasts become steps of
+their own. The backward pass runs in NumPy for many sets of changes at once: a change replaces the cotangent
+that one step passes to one of its operands. This gives the wrong gradient that a mistake in that step would
+cause, to be compared with the checked one.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from jax.extend.core import ClosedJaxpr
 from manual_grad.checker.truth import Point, is_float
 from manual_grad.compiling import quickly
 
-LONGEST = 3000  # steps; a longer function is not written down
+LONGEST = 3000  # steps; longer functions are not recorded
 WRAPPERS = {
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
     "checkpoint", "custom_vjp_call_jaxpr",
 }  # fmt: skip
 Slot = int
-Edge = tuple[int, int]  # a step, and which of its operands; -1: what arrives at its result
+Edge = tuple[int, int]  # a step, and the index of its operand; -1: the cotangent of its result
 
 
 @dataclass(frozen=True)
 class Source:
-    """The expression of the user's source that a step belongs to: its file, function, and where it stands."""
+    """The expression in the user's source that a step belongs to: its file, function and position."""
 
     file: str
     function: str
@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step: a primitive, the slots of its operands and results, JAX's equation, and whose it is."""
+    """One step: a primitive, the slots of its operands and results, JAX's equation, and its source."""
 
     name: str
     ins: tuple[Slot, ...]
@@ -54,12 +54,12 @@ class Tape:
     """A function at a point.
 
     Attributes:
-        steps: in the order in which they are computed.
+        steps: the steps in order of evaluation.
         values: the value in each slot.
-        leaves: the slots of the leaves that it is differentiated by.
+        leaves: the slots of the leaves to differentiate with respect to.
         results: the slots of the outputs.
         active: the slots that depend on the leaves.
-        kept: what was computed once: slopes, steps that are alike.
+        kept: results computed only once, such as slopes and groups of identical steps.
     """
 
     steps: list[Step]
@@ -70,17 +70,17 @@ class Tape:
     kept: dict = field(default_factory=dict)
 
     def shape(self, slot: Slot) -> tuple[int, ...]:
-        """The shape of what is in a slot."""
+        """The shape of the value in a slot."""
         return np.shape(self.values[slot])
 
     def slope(self, edge: Edge) -> np.ndarray | None:
-        """The derivative of an elementwise step by one operand; None of another step."""
+        """The derivative of an elementwise step with respect to one operand; None for any other step."""
         if edge not in self.kept:
             self.kept[edge] = _slope(self, *edge)
         return self.kept[edge]
 
     def edges(self) -> Iterator[Edge]:
-        """Every operand of every step through which something flows back."""
+        """Every operand of every step that takes part in the backward pass."""
         for at, step in enumerate(self.steps):
             if any(out in self.active for out in step.outs):
                 yield from ((at, i) for i, slot in enumerate(step.ins) if slot in self.active)
@@ -88,13 +88,13 @@ class Tape:
 
 @dataclass(frozen=True, eq=False)
 class Passing:
-    """What a change sees of one step on the way back.
+    """The input of a change: one step of the backward pass.
 
     Attributes:
-        tape: the function.
+        tape: the recorded function.
         edge: the step and the operand.
-        cotangent: of the step's (first) result.
-        right: what the step passes to the operand when nothing is changed.
+        cotangent: the cotangent of the step's (first) result.
+        right: the cotangent that the step passes to the operand without the change.
         notes: shared by the changes of one mistake.
     """
 
@@ -120,7 +120,7 @@ Changes = Mapping[Edge, Change]
 
 
 def write_down(point: Point) -> Tape | None:
-    """Record a function at a point; None where it is too long."""
+    """Record a function at a point; None if it is too long."""
     closed = jax.make_jaxpr(point.forward)(*point.at)
     tape = Tape([], [], [], [], set())
     tape.leaves.extend(_slot(tape, leaf, active=True) for leaf in point.at)
@@ -137,7 +137,7 @@ def _slot(tape: Tape, value: Any, active: bool = False) -> Slot:
 
 
 def _source(eqn: Any) -> Source | None:
-    """The expression that an equation comes from; None where JAX does not say."""
+    """The expression that an equation comes from; None if JAX does not say."""
     try:
         from jax._src import source_info_util  # JAX has no public name for it
 
@@ -167,7 +167,7 @@ def _record(
         ins = [read(v) for v in eqn.invars]
         source = _source(eqn)
         if caller is not None and caller[0] is not None and (source is None or source.function != caller[1]):
-            source = caller[0]  # a function of JAX's: its own trace may be that of an earlier call
+            source = caller[0]  # a JAX function: its trace may stem from an earlier call
         inner = _inner(eqn, [tape.values[slot] for slot in ins])
         if inner is not None:
             inner_consts = [_slot(tape, const) for const in inner.consts]
@@ -183,7 +183,7 @@ def _record(
 def _record_step(tape: Tape, eqn: Any, ins: list[Slot], source: Source | None) -> list[Slot]:
     name = eqn.primitive.name
     key = (name, str(eqn.params), tuple(ins))
-    if key in tape.kept:  # the same as an earlier step
+    if key in tape.kept:  # identical to an earlier step
         return tape.kept[key]
     values = computed(eqn, [tape.values[slot] for slot in ins])
     if name in ELEMENTWISE:
@@ -196,7 +196,7 @@ def _record_step(tape: Tape, eqn: Any, ins: list[Slot], source: Source | None) -
 
 
 def _expanded(tape: Tape, slot: Slot, shape: tuple[int, ...]) -> Slot:
-    """The slot broadcast to a shape, by a step of its own."""
+    """Broadcast a slot to a shape, in a step of its own."""
     if tape.shape(slot) == shape or not is_float(tape.values[slot]):
         return slot
     key = ("broadcast", shape, slot)
@@ -208,7 +208,7 @@ def _expanded(tape: Tape, slot: Slot, shape: tuple[int, ...]) -> Slot:
 
 
 def _inner(eqn: Any, ins: Sequence[Any]) -> Any:
-    """The jaxpr that an equation merely calls, closed; None where it computes something itself."""
+    """The closed jaxpr that an equation merely calls; None if it computes something itself."""
     name = eqn.primitive.name
     if name == "cond":
         branches = eqn.params["branches"]
@@ -224,7 +224,7 @@ def _inner(eqn: Any, ins: Sequence[Any]) -> Any:
 
 
 def _unrolled(eqn: Any, args: Sequence[Any]) -> list[Any]:
-    """The same as a ``scan``, iteration by iteration."""
+    """A ``scan`` unrolled into its iterations."""
     params = eqn.params
     body, fixed, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
     consts, carry, xs = args[:fixed], list(args[fixed : fixed + carried]), args[fixed + carried :]
@@ -241,7 +241,7 @@ def _unrolled(eqn: Any, args: Sequence[Any]) -> list[Any]:
 
 
 def computed(eqn: Any, ins: Sequence[Any]) -> list:
-    """The results of an equation, by NumPy where that is easy: it needs no compiling."""
+    """The results of an equation, in NumPy where that is easy, as it needs no compiling."""
     forward = FORWARD.get(eqn.primitive.name)
     floats = all(isinstance(x, np.ndarray) and is_float(x) for x in ins)
     if forward is None or not floats or not all(is_float(v.aval) for v in eqn.outvars):
@@ -331,7 +331,7 @@ FORWARD: dict[str, Callable[..., Any]] = {
 
 
 def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
-    """The same with another value in a slot, and all that follows from it; slopes of its own step stay."""
+    """The tape with another value in a slot and in all that depends on it; its own step's slopes are kept."""
     values = list(tape.values)
     at = next((at for at, step in enumerate(tape.steps) if slot in step.outs), -1)
     kept = {(at, i): tape.slope((at, i)) for i in range(len(tape.steps[at].ins))} if at >= 0 else {}
@@ -352,10 +352,10 @@ def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
 
 
 def without_dead_maxima(tape: Tape, known: Mapping[Any, np.ndarray]) -> None:
-    """Take the paths through a maximum or a minimum away where what flows back through it cancels.
+    """Remove the paths through a maximum or a minimum whose cotangents cancel.
 
-    That is how softmax is made safe: the result does not depend on what is subtracted, and nobody writes that
-    path down. ``known`` is what every slot and every operand got on the right way back.
+    A stable softmax has such a path: its result does not depend on the number that is subtracted, and nobody
+    derives that path by hand. ``known`` holds the right cotangents of every slot and operand.
     """
     dead = set()
     for at, step in enumerate(tape.steps):
@@ -380,21 +380,21 @@ def _leads_to(tape: Tape, edge: Edge, slot: Slot) -> bool:
     return tape.steps[edge[0]].ins[edge[1]] == slot
 
 
-# --- the way back -----------------------------------------------------------------------------------------
+# --- the backward pass ------------------------------------------------------------------------------------
 
 
 def pulled_back(
     tape: Tape, dout: Sequence[Any], mistakes: Sequence[Changes], known: dict | None = None
 ) -> list[np.ndarray]:
-    """The gradients by the leaves, a row for each set of changes.
+    """The gradients with respect to the leaves, one row for each set of changes.
 
     Args:
-        tape: the function.
+        tape: the recorded function.
         dout: the cotangent of each output.
         mistakes: sets of changes; an empty one gives the truth.
-        known: takes what every slot got, where asked for.
+        known: if given, filled with the cotangent of every slot.
     Returns:
-        An array a leaf, (rows, *shape).
+        One array per leaf, of shape (rows, *shape).
     """
     count = len(mistakes)
     gots: dict[Slot, np.ndarray] = {}
@@ -425,7 +425,7 @@ def pulled_back(
             d = cotangents[0][row] if cotangents[0] is not None else np.zeros(tape.shape(step.outs[0]))
             try:
                 right[row] = change(Passing(tape, (at, operand), d, right[row].copy(), notes[row]))
-            except (TypeError, ValueError, LookupError):  # a mistake that does not fit this step
+            except (TypeError, ValueError, LookupError):  # a mistake that does not apply to this step
                 right[row] = np.nan
         for operand, d in handed.items():
             _add(gots, step.ins[operand], d)
@@ -446,7 +446,7 @@ def _add(gots: dict[Slot, np.ndarray], slot: Slot, d: np.ndarray) -> None:
 
 
 def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
-    """What a step passes to each of its active operands, a row for each row of the cotangents."""
+    """The cotangents that a step passes to its active operands, one row for each row of its own."""
     step = tape.steps[at]
     wanted = [i for i, slot in enumerate(step.ins) if slot in tape.active]
     if step.name in LINEAR and cotangents[0] is not None:
@@ -468,7 +468,7 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
 
 
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """What one step passes to each of its active operands for given cotangents of its results."""
+    """The cotangents of a step's active operands for given cotangents of its results."""
     return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
 
 
@@ -500,7 +500,7 @@ COMPILED: dict[Any, Any] = {}
 
 
 def _transposed(tape: Tape, step: Step, wanted: Sequence[int]) -> Callable[..., Any]:
-    """A step's way back by JAX, compiled once for steps that are alike."""
+    """A step's backward pass by JAX, compiled once for identical steps."""
     ins = [tape.values[slot] for slot in step.ins]
     shapes = tuple((np.shape(x), str(jnp.result_type(x))) for x in ins)
     key = (step.name, str(step.eqn.params), shapes, tuple(wanted))
@@ -535,7 +535,7 @@ def _slope(tape: Tape, at: int, operand: int) -> np.ndarray | None:
 
 
 def _chosen(pick: Callable) -> Callable:
-    """The slope of ``max`` and ``min``: half where both are equal, as JAX has it."""
+    """The slope of ``max`` and ``min``: half if both operands are equal, as in JAX."""
 
     def slope(x: Any, out: Any, step: Step, i: int) -> Any:
         return pick(x[i], x[1 - i]) + 0.5 * (x[i] == x[1 - i])
@@ -556,7 +556,7 @@ ASKED_OF_JAX = [
     "pow", "exp2", "erf", "erfc", "erf_inv", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh",
     "acosh", "atanh", "cbrt", "lgamma", "digamma", "nextafter", "rem", "floor", "ceil", "round",
 ]  # fmt: skip
-# The slope of an elementwise step: of its operands, its result, the step, which operand. None: JAX is asked.
+# The slope of an elementwise step, from its operands, its result, the step, the operand's index; None: by JAX
 ELEMENTWISE: dict[str, Callable[..., Any] | None] = {
     "add": lambda x, out, step, i: 1.0,
     "add_any": lambda x, out, step, i: 1.0,
@@ -642,7 +642,7 @@ def _by_factor(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
 
 
 def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What ``dot_general`` passes to its operand ``i``, the other one given; rows come first in ``d``."""
+    """The cotangent of operand ``i`` of ``dot_general``, given the other; ``d`` has an extra leading axis."""
     contracted, batched = step.eqn.params["dimension_numbers"]
     (mine, theirs), (my_batch, their_batch) = (x[:: 1 - 2 * i] for x in (contracted, batched))
     free_other = [a for a in range(other.ndim) if a not in (*theirs, *their_batch)]

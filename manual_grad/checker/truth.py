@@ -1,4 +1,4 @@
-"""What JAX says of a function at a point, in float64."""
+"""A function and its derivatives at a point, computed by JAX in float64."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from manual_grad.budget import MARGIN, budgets, rounding_in_float64
 from manual_grad.compiling import quickly
 
-NOISES = 4  # gradients from which the noise of a dtype is estimated
+NOISES = 4  # gradients used to estimate the noise of a dtype
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Point:
         tree: the structure of its positional arguments.
         values: the leaves of the arguments, floating-point ones in float64.
         names: a name for each leaf.
-        wrt: which leaves it is differentiated by.
+        wrt: the indices of the leaves to differentiate with respect to.
         dout: the cotangent of each floating-point leaf of the output.
-        compiled: what was compiled of ``fn``, shared with the same question at other points.
-        foreign: gives outputs and cotangents for values, ``wrt`` and ``dout`` where JAX cannot trace ``fn``.
+        compiled: the compiled versions of ``fn``, shared with the same question at other points.
+        foreign: computes outputs and cotangents from values, ``wrt`` and ``dout`` if JAX cannot trace ``fn``.
     """
 
     fn: Callable[..., Any]
@@ -43,7 +43,7 @@ class Point:
 
     @property
     def at(self) -> list[Any]:
-        """The leaves it is differentiated by."""
+        """The leaves to differentiate with respect to."""
         return [self.values[i] for i in self.wrt]
 
     def forward(self, *leaves: Any) -> list[Any]:
@@ -55,7 +55,7 @@ class Point:
 
 
 def exact() -> AbstractContextManager:
-    """float64 inside a ``with`` block, and the caller's setting again after it."""
+    """Enable float64 inside a ``with`` block; the caller's setting is restored after it."""
     home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     return home.enable_x64(True)
 
@@ -76,7 +76,7 @@ def float_leaves(tree: Any) -> list[Any]:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of JAX's typed random keys, of which NumPy knows nothing.
+    """Whether a leaf is an array of JAX's typed random keys, which NumPy does not support.
 
     >>> is_key(jax.random.key(0)), is_key(jnp.arange(2))
     (True, False)
@@ -85,14 +85,14 @@ def is_key(leaf: Any) -> bool:
 
 
 def to_float64(leaf: Any) -> Any:
-    """A floating-point leaf in float64, another array as JAX's, anything else as it is."""
+    """A floating-point leaf in float64, any other array as a JAX array, anything else unchanged."""
     if is_float(leaf):
         return jnp.asarray(np.asarray(leaf).astype(np.float64))
     return jnp.asarray(leaf.astype(native(leaf.dtype))) if isinstance(leaf, np.ndarray) else leaf
 
 
 def native(dtype: Any) -> np.dtype:
-    """A dtype in this machine's order of bytes.
+    """A dtype in this machine's byte order.
 
     >>> native(">f8")
     dtype('float64')
@@ -114,17 +114,17 @@ def answered(point: Point, dout: Sequence[Any] | None = None) -> tuple[list[Any]
 
 
 def budget(point: Point, dtype: str) -> list[np.ndarray]:
-    """How far off each entry may be that is computed in a dtype: by the rules of rounding, or as JAX is.
+    """The error allowed in each entry when computed in a dtype: by the rounding rules, or judging by JAX.
 
-    Where no rule is known of a step, JAX's own gradient in that dtype is taken, at inputs moved by one
-    rounding error.
+    If there is no rule for a step, the error of JAX's own gradient in that dtype is used, at inputs moved by
+    one rounding error.
     """
     key = ("no budget", dtype)
     if key not in point.compiled and point.foreign is None:
         try:
             found = _run(point, f"budget in {dtype}", partial(_budget, dtype), list(point.dout))
             return [np.asarray(b, np.float64) for b in found]
-        except Exception:  # no rule for a step, or no way to write the function down
+        except Exception:  # no rule for a step, or the function cannot be traced
             point.compiled[key] = True
     return _noise(point, dtype)
 
@@ -134,13 +134,13 @@ def _budget(dtype: str, point: Point, dout: list[Any]) -> Any:
         out, pull = jax.vjp(point.forward, *leaves)
         return pull([jnp.asarray(d, o.dtype) for d, o in zip(dout, out, strict=True)])
 
-    if dtype == "float64":  # by the same rules, where verify has one share for all entries
+    if dtype == "float64":  # by the same rules; verify uses one share for all entries
         return rounding_in_float64(back, point.at, dout)
     return budgets(back, point.at, dout, dtype=dtype)[1]
 
 
 def _noise(point: Point, dtype: str) -> list[np.ndarray]:
-    """The error of JAX's own gradient in a dtype, entry by entry; infinite where it is not a number there."""
+    """The error of each entry of JAX's own gradient in a dtype; infinite where that is not a number."""
     eps, rng = float(jnp.finfo(dtype).eps), np.random.default_rng(0)
     wants = pulled(point)
     squares = [np.zeros_like(want) for want in wants]
@@ -157,7 +157,7 @@ def _noise(point: Point, dtype: str) -> list[np.ndarray]:
 
 
 def projected(point: Point, leaves: Sequence[Any]) -> float:
-    """The output's inner product with the cotangent, at other leaves."""
+    """The output's inner product with the cotangent, for other leaves."""
     values = list(point.values)
     for i, leaf in zip(point.wrt, leaves, strict=True):
         values[i] = leaf
@@ -177,9 +177,9 @@ def _inner_product(point: Point, dout: list[Any]) -> Any:
 
 
 def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: list[Any]) -> Any:
-    """``ask(point, dout)``, compiled once for all points that share the arguments that are not floats.
+    """``ask(point, dout)``, compiled once for all points with the same non-floating-point arguments.
 
-    A function that cannot be compiled, because it looks at the values of its arguments, is run step by step.
+    A function that cannot be compiled because it depends on the values of its arguments runs step by step.
     """
     floats = [i for i, value in enumerate(point.values) if is_float(value)]
     static = [np.shape(v) if i in floats else _key(v) for i, v in enumerate(point.values)]
@@ -210,5 +210,5 @@ def _key(value: Any) -> Any:
 
 
 def at_values(point: Point, values: Sequence[Any]) -> Point:
-    """The same question at other values."""
+    """The same question for other values."""
     return replace(point, values=tuple(values))

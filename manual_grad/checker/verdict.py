@@ -1,7 +1,8 @@
-"""What is right and what is not: a gradient is asked for, again and again, and compared with the truth.
+"""Decide which gradients are right: call the user's functions repeatedly and compare with the truth.
 
-It is asked at the given point and at points near it; at each twice, since the same call must give the same;
-a pair's backward half for a cotangent of 0 too, for a multiple of it, and for other layouts in memory.
+They are called at the given point and at points near it, twice at each, since the same call must give the
+same result. The backward half of a pair is also called with a cotangent of 0, with a multiple of the
+cotangent, and with other memory layouts.
 """
 
 import itertools
@@ -34,23 +35,23 @@ from manual_grad.checker.narrowing import narrowed
 from manual_grad.checker.truth import exact, native
 from manual_grad.compare import TOLERANCES
 
-FIT = {"float64": 1e-9, "float32": 1e-4}  # up to which a wrong gradient is the one of a known mistake
-LARGER = {"float16": 4.0}  # by what the cotangent is multiplied, to see that what comes back is too
-IMPRECISE = 1e-2  # an error below it that nothing explains is one of precision
-TOLD = 0.1  # per cent that JAX itself is off, from which it is said
+FIT = {"float64": 1e-9, "float32": 1e-4}  # relative error up to which a known mistake matches
+LARGER = {"float16": 4.0}  # the multiple of the cotangent for which the result must be the same multiple
+IMPRECISE = 1e-2  # an unexplained error below this is one of precision
+TOLD = 0.1  # per cent: report the error of JAX's own gradient from here on
 UNTOLD = (UNEXPLAINED, OUT_OF_TIME)
-NOTHING = 1e-12  # of what is summed: a truth below it is next to nothing
+NOTHING = 1e-12  # relative to the terms: a truth below this is negligible
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """The backward half, asked at the given point for another cotangent.
+    """The backward half, called at the given point with another cotangent.
 
     Attributes:
-        says: what is said where something else comes back than should.
-        gots: what came back, a leaf.
-        wants: what should, a leaf; None where the first answer was none.
-        times: how many times as large as the first.
+        says: the message if the result is not the expected one.
+        gots: the result for each leaf.
+        wants: the expected result for each leaf; None if the first answer was None.
+        times: the multiple of the first cotangent.
     """
 
     says: str
@@ -62,18 +63,18 @@ class Probe:
 def verdict(
     question: Question, seed: int, draws: int, value: list[Any], written: Sequence[str] = ()
 ) -> Report:
-    """Ask at the given point and near it, and say what was found.
+    """Check the gradient at the given point and near it, and report.
 
     Args:
-        question: what is checked.
-        seed: decides the points near the given one and the cotangents.
-        draws: how many points.
-        value: what the user's own function gives.
-        written: what a call has modified so far.
+        question: the subject of the check.
+        seed: seed for the points near the given one and for the cotangents.
+        draws: the number of points.
+        value: computes the value of the user's own function.
+        written: what calls have modified so far.
     Returns:
         The report.
     Raises:
-        InputError: it cannot be asked, or JAX knows no answer.
+        InputError: the user's functions cannot be called, or JAX cannot compute the truth.
     """
     rng = np.random.default_rng(seed)
     notes = list(written)
@@ -117,7 +118,7 @@ def verdict(
 def _answer(
     question: Question, values: Sequence[Any], cotangent: Callable[[Any], Any], notes: list[str]
 ) -> Answer:
-    """What the gradient is at a point, and what it should be."""
+    """The gradient at a point, and the truth there."""
     reply = question.ask(question.args_of(values), cotangent)
     notes += reply.modified
     return compared(question, values, reply.cotangent, gradients(question, reply.got))
@@ -126,9 +127,9 @@ def _answer(
 def _near(
     question: Question, given: Answer, rng: np.random.Generator, kinks: tuple[int, ...], notes: list[str]
 ) -> Answer | None:
-    """The answer at a point near the given one, closer to it where the functions are not defined there.
+    """The answer at a point near the given one, or closer to it if the functions are undefined there.
 
-    What is differentiated by moves, whatever it is, unless they are defined nowhere else.
+    All arguments in ``wrt`` move, unless the functions are defined nowhere else.
     """
     found, why = None, None
     for moving, reach in ((question.wrt, 1.0), (question.wrt, 0.1), ((), 1.0)):
@@ -147,20 +148,20 @@ def _near(
 
 
 def _asked_again(question: Question, answer: Answer, notes: list[str]) -> list[Any]:
-    """What comes for the same arguments and the same cotangent."""
+    """The result of calling again with the same arguments and cotangent."""
     reply = question.ask(question.args_of(answer.values), lambda out: copies(answer.cotangent))
     notes += reply.modified
     return gradients(question, reply.got)
 
 
 def _probes(question: Question, given: Answer, rng: np.random.Generator, notes: list[str]) -> Iterator[Probe]:
-    """What comes back for no cotangent, for a multiple of it, and for other layouts in memory."""
+    """The results for a cotangent of 0, for a multiple of it, and for other memory layouts."""
     dtype = max((o.dtype.name for o in jax.tree.leaves(given.cotangent) if hasattr(o, "dtype")), default="")
     larger = -LARGER.get(dtype, 1024.0)
     asked: list[tuple[str, float, Any]] = [
         ("not 0 for a cotangent of 0: a part of it does not depend on the cotangent", 0.0, None),
         (
-            f"not linear in the cotangent: not {larger:g} times as much for {larger:g} times of it",
+            f"not linear in the cotangent: not {larger:g} times as large for {larger:g} times the cotangent",
             larger,
             None,
         ),
@@ -186,7 +187,7 @@ def _probes(question: Question, given: Answer, rng: np.random.Generator, notes: 
 
 
 def _asked_for(question: Question, given: Answer, cotangent: Any, notes: list[str]) -> list[Any] | None:
-    """What comes back for a cotangent; None where it raises, which is said unless it writes into one."""
+    """The result for a cotangent; None if the call raises, which is noted unless it modifies a cotangent."""
     try:
         reply = question.ask(question.args_of(given.values), lambda out: cotangent)
     except InputError as error:
@@ -196,7 +197,7 @@ def _asked_for(question: Question, given: Answer, cotangent: Any, notes: list[st
     return gradients(question, reply.got)
 
 
-# --- what is said -----------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------
 
 
 def _finding(
@@ -208,7 +209,7 @@ def _finding(
     beyond: tuple[str, float, Where] | None,
     notes: list[str],
 ) -> Finding:
-    """What the answers say of one leaf."""
+    """The finding for one leaf."""
     index = question.wrt[leaf]
     argument, name = question.owners[index], question.leaf_names[index]
     dtype = _wrong_dtype(given.gots[leaf], question.values[index])
@@ -239,7 +240,7 @@ def _finding(
         if probed is not None and not re.search("cotangent|^zero$", diagnosis):
             diagnosis = probed[0] if diagnosis in UNTOLD else f"{diagnosis}; {probed[0]}"
         if diagnosis in UNTOLD and worst[1] < IMPRECISE:
-            diagnosis = "imprecise: off by more than rounding explains, by less than a known mistake makes"
+            diagnosis = "imprecise: the error is too large for rounding and too small for a known mistake"
         if not dtype and diagnosis in UNTOLD and (where := narrowed(evidence)):
             diagnosis = f"{diagnosis}; {where}"
         if dtype:
@@ -252,15 +253,15 @@ def _finding(
 
 
 def _error(reply: Answer, leaf: int) -> float:
-    """The relative error of what is right: beside what is summed, where next to nothing is left of that."""
+    """The relative error of a right gradient; relative to the terms if almost all of them cancel."""
     error, largest = checked(reply, leaf)[1], largest_of(reply.wants[leaf])
     return error * (largest or 1.0) / reply.size if largest <= NOTHING * reply.size and reply.size else error
 
 
 def _replies_in_float64(question: Question, replies: list[Answer], leaf: int) -> tuple[list[Answer], str]:
-    """The replies of which the rounding says enough, those in float64 for the others, and what to say of it.
+    """The replies accurate enough to judge, float64 ones in place of the others, and a note about that.
 
-    What came in the narrower dtype must lie within its budgets all the same.
+    Results in the narrower dtype must still lie within their budgets.
     """
     found: list[Answer] = []
     said = ""
@@ -279,7 +280,7 @@ def _replies_in_float64(question: Question, replies: list[Answer], leaf: int) ->
 
 
 def _unsteady(answer: Answer, leaf: int) -> tuple[str, float, Where | None] | None:
-    """What is said where the same call gave something else the second time, by more than rounding."""
+    """The message if the same call gave a different result the second time, by more than rounding."""
     first = answer.gots[leaf]
     for second in answer.again:
         got = second[leaf]
@@ -296,7 +297,7 @@ def _unsteady(answer: Answer, leaf: int) -> tuple[str, float, Where | None] | No
 
 
 def _probed(given: Answer, probe: Probe, leaf: int) -> tuple[str, float, Where | None] | None:
-    """What a probe says of a leaf; None where what came back is what should."""
+    """The diagnosis from a probe of a leaf; None if the result is the expected one."""
     want = probe.wants[leaf]
     if want is None:
         return None
@@ -305,7 +306,7 @@ def _probed(given: Answer, probe: Probe, leaf: int) -> tuple[str, float, Where |
 
 
 def _not_compared(question: Question, name: str, answers: Sequence[Answer], leaf: int) -> list[str]:
-    """That the truth is not a number in some entries."""
+    """A note if the truth is NaN or infinite in some entries."""
     for answer in answers:
         unknown = ~np.isfinite(answer.wants[leaf])
         if unknown.any():
@@ -321,18 +322,18 @@ def _not_compared(question: Question, name: str, answers: Sequence[Answer], leaf
 
 
 def _unmoved(question: Question, answers: Sequence[Answer], draws: int) -> list[str]:
-    """Which of the leaves that are differentiated by are the same at all points."""
+    """A note for each leaf of ``wrt`` that is the same at all points."""
     return [
-        f"{question.leaf_names[i]} was never varied: what is right for these numbers may be wrong for others"
+        f"{question.leaf_names[i]} was never varied: right for these numbers does not mean right for others"
         for i in question.wrt
         if draws > 1 and len({_bytes(answer.values[i]) for answer in answers}) == 1
     ]
 
 
 def _nothing_to_tell(question: Question, answers: Sequence[Answer], findings: Sequence[Finding]) -> list[str]:
-    """By which leaves the function does not change at any point."""
+    """A note for each leaf that never affects the function's value."""
     return [
-        f"{question.leaf_names[i]}: the true gradient is 0 at every point, or next to nothing beside the "
+        f"{question.leaf_names[i]}: the true gradient is 0 at every point, or negligible compared with the "
         "output, so nothing can be concluded: many wrong gradients are 0 there too"
         for leaf, i in enumerate(question.wrt)
         if findings[leaf].ok
@@ -345,7 +346,7 @@ def _bytes(value: Any) -> Any:
 
 
 def _value_notes(question: Question, given: Answer, value: list[Any]) -> list[str]:
-    """Whether the checked function and the one it is compared with are one function."""
+    """A note if the checked function and the one that it is compared with differ in value."""
     own = question.fn_name in ("loss", "fwd")
     for mine, theirs in zip(value, given.outs, strict=not own):
         got, want = as_float64(mine), as_float64(theirs)
@@ -357,7 +358,7 @@ def _value_notes(question: Question, given: Answer, value: list[Any]) -> list[st
                 ]
             if "random_bits" in str(jax.make_jaxpr(given.point.forward)(*given.point.at)):
                 raise InputError(
-                    f"{question.who}: {question.fn_name} draws random numbers, which are others in float64, "
+                    f"{question.who}: {question.fn_name} draws random numbers, which differ in float64, "
                     f"where its gradient is computed ({at}); give them as an argument, or enable "
                     "jax_enable_x64 and give float64"
                 )
@@ -367,7 +368,7 @@ def _value_notes(question: Question, given: Answer, value: list[Any]) -> list[st
 def _on_the_kink(
     question: Question, given: Answer, kinks: dict[int, str]
 ) -> tuple[list[str], dict[int, tuple[str, float, Where]]]:
-    """What differs from JAX's on a kink: where it may be right too it is noted, elsewhere it is wrong."""
+    """Differences from JAX at a kink: a note where the gradient may also be right; elsewhere it is wrong."""
     notes, beyond = [], {}
     for leaf, i in enumerate(question.wrt):
         got, want = given.gots[leaf], given.wants[leaf]
@@ -386,13 +387,13 @@ def _on_the_kink(
         index = f" at [{','.join(map(str, at))}]" if at else ""
         notes.append(
             f"{question.leaf_names[i]}: on the kink itself got {g[at]:.6g}, {question.truth} has "
-            f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) makes this difference"
+            f"{want[at]:.6g}{index}: a mask with ≥ for > (or > for ≥) explains this difference"
         )
     return notes, beyond
 
 
 def _wrong_dtype(got: Any, argument: Any) -> str:
-    """What is wrong with a gradient's dtype; a Python number stands for any scalar."""
+    """The message for a wrong dtype; a Python number is accepted for any scalar."""
     if got is None or type(got) in (int, float) or type(argument) is float:
         return ""
     wanted = native(argument.dtype)
@@ -402,7 +403,7 @@ def _wrong_dtype(got: Any, argument: Any) -> str:
 
 
 def _fit(answer: Answer, leaf: int) -> float:
-    """Up to which relative error a mistake is taken for the one that was made: less where little is wrong."""
+    """The relative error up to which a mistake matches: smaller if the gradient is only slightly wrong."""
     dtype = max(answer.dtypes[leaf], answer.least, key=lambda name: TOLERANCES[name])
     fit = FIT.get(dtype, TOLERANCES[dtype] / 2)
     error = checked(answer, leaf)[1]
@@ -410,7 +411,7 @@ def _fit(answer: Answer, leaf: int) -> float:
 
 
 def _tells(answer: Answer, leaf: int) -> bool:
-    """Whether rounding leaves enough of the truth at a point to tell one mistake from another."""
+    """Whether rounding leaves the truth at a point accurate enough to tell mistakes apart."""
     allowed = np.max(answer.limits.get(leaf, 0.0))
     return bool(allowed <= _fit(answer, leaf) * largest_of(answer.wants[leaf]))
 

@@ -26,7 +26,7 @@ TITLES = {
     "formula": "Value and gradients: by hand against autodiff",
     "drop-in": "Operations of manual_grad.ops, under jax.value_and_grad, against plain JAX",
     "jacobian": "Explicit Jacobians: by hand, dense or compact, against jax.jacobian",
-    "layout": "One sample a column against one a row",
+    "layout": "One sample per column against one per row",
 }
 
 
@@ -42,7 +42,7 @@ def bench(
     plot: Path | None,
     list_cases: bool,
 ) -> None:
-    """Time the cases that the options choose, print the tables."""
+    """Time the cases that the options select, and print the tables."""
     started = time.perf_counter()
     require(device in ("cpu", "gpu"), f"--device is {device!r}, expected cpu or gpu")
     require(dtype in DTYPES, f"--dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -109,7 +109,7 @@ def bench(
 
 
 def _measure(run: Any, chosen: Sequence[Any], settings: Any) -> tuple[list[dict], Stopped | None]:
-    """The rows, and why there are no more of them."""
+    """The rows, and why measuring stopped early, if it did."""
     rows: list[dict] = []
     with tables.progress("timing", len(chosen)) as show:
         try:
@@ -140,7 +140,7 @@ def _load() -> float | None:
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
-# ---------------------------------------------------------------------------------- what is asked for
+# ------------------------------------------------------------------------------------------ options
 
 
 def _chosen(cases: Any, patterns: Sequence[str], quick: bool) -> list[Any]:
@@ -156,10 +156,10 @@ def _chosen(cases: Any, patterns: Sequence[str], quick: bool) -> list[Any]:
 
 
 def _choose_device(device: str) -> None:
-    """Compute there; refuse a GPU that is not there, and a platform that JAX_PLATFORMS makes up."""
+    """Select the device; refuse a GPU that is not there, and an unknown platform in JAX_PLATFORMS."""
     if device == "cpu":
         named = getattr(jax.config, "jax_platforms", None) or "cpu"
-        with contextlib.suppress(RuntimeError):  # another platform was initialised already
+        with contextlib.suppress(RuntimeError):  # another platform has already been initialised
             jax.config.update("jax_platforms", ",".join(dict.fromkeys(["cpu", *named.split(",")])))
     require_device()
     try:
@@ -172,7 +172,7 @@ def _choose_device(device: str) -> None:
 
 
 def _torch(wanted: bool | None) -> Any:
-    """PyTorch; None where it is not installed or not wanted."""
+    """PyTorch; None if it is not installed or not wanted."""
     from manual_grad_benchmarks import peers
 
     if wanted is False:
@@ -197,7 +197,7 @@ def _matplotlib() -> Any:
 
 
 def _require_place(path: Path, option: str, folder: bool) -> None:
-    """Refuse an output before the work, not after it."""
+    """Refuse an unusable output before the work starts."""
     where = path.absolute() if folder and path.is_dir() else path.absolute().parent
     if folder:
         require(not path.is_file(), f"{option} is {str(path)!r}, a file; expected a folder")

@@ -1,4 +1,4 @@
-"""Compiled programs kept from run to run in the user's cache folder: only what changed is compiled."""
+"""Compiled programs kept between runs in the user's cache folder, so that only changed ones are compiled."""
 
 import hashlib
 import importlib.metadata
@@ -11,14 +11,14 @@ from typing import Any
 
 import jax
 
-MOST = 512 * 2**20  # bytes; above it the oldest programs go
+MOST = 512 * 2**20  # bytes; above this, the oldest programs are removed
 
 
 def keep() -> None:
     """Let JAX read compiled programs from the user's cache folder, and write new ones there.
 
-    A folder that cannot be used is passed over with one line; so is a program in it that cannot be read,
-    which is compiled anew. The user's own choice of a cache, ``JAX_COMPILATION_CACHE_DIR``, stands.
+    An unusable folder is skipped with one line; so is an unreadable program in it, which is compiled again.
+    The user's own choice of a cache, ``JAX_COMPILATION_CACHE_DIR``, is respected.
     """
     folder = _folder()
     if folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
@@ -37,9 +37,9 @@ def keep() -> None:
 
 
 def _folder() -> Path | None:
-    """``$MANUAL_GRAD_CACHE`` (empty: no cache), or ``manual-grad`` where this platform keeps a user's caches.
+    """``$MANUAL_GRAD_CACHE`` (empty: no cache), or ``manual-grad`` in the user's cache folder.
 
-    Programs are kept apart by what they were compiled by and for: jaxlib's version and the processor.
+    Programs are stored separately for each version of jaxlib and each processor.
     """
     given = os.environ.get("MANUAL_GRAD_CACHE")
     if given == "":
@@ -54,7 +54,7 @@ def _folder() -> Path | None:
 
 
 def _processor() -> str:
-    """The processor with its features: programs for one may crash on another."""
+    """The processor and its features: programs for one may crash on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -63,13 +63,13 @@ def _processor() -> str:
 
 
 def _bound(base: Path, most: int) -> None:
-    """Remove the programs written longest ago, down to half of what the cache may hold."""
+    """Remove the programs written longest ago until the cache is half full."""
     files = [(f.stat().st_mtime, f.stat().st_size, f) for f in base.glob("*/*") if f.is_file()]
     size = sum(size for _, size, _ in files)
     if size <= most:
         return
     for _, length, file in sorted(files):
-        file.unlink(missing_ok=True)  # another process may be at it
+        file.unlink(missing_ok=True)  # another process may be removing it
         size -= length
         if size <= most / 2:
             return
@@ -82,7 +82,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def _once(show: Any, folder: Path) -> Any:
-    """Of all that JAX warns of the cache, one line."""
+    """Reduce JAX's warnings about the cache to one line."""
     said: list[bool] = []
 
     def shown(message: Any, *about: Any) -> None:
@@ -90,7 +90,7 @@ def _once(show: Any, folder: Path) -> Any:
             show(message, *about)
         elif not said:
             said.append(True)
-            _say(f"{str(message).splitlines()[0]}; to begin anew, remove {folder}")
+            _say(f"{str(message).splitlines()[0]}; to start afresh, remove {folder}")
 
     return shown
 

@@ -1,4 +1,4 @@
-"""``manual-grad check``: anyone's own gradient, and why it is wrong."""
+"""``manual-grad check``: check a user's gradient, and say why it is wrong."""
 
 import contextlib
 import math
@@ -24,7 +24,7 @@ from manual_grad.verify import Report, check_grad, check_torch
 
 
 def prepare(cached: bool) -> None:
-    """Refuse a device that is not there; float64, and compiled programs kept from run to run."""
+    """Refuse a device that is not there; enable float64 and the cache of compiled programs."""
     require_device()
     jax.config.update("jax_enable_x64", True)
     if cached:
@@ -44,7 +44,7 @@ def check(
     seconds: float | None,
     json: Path | None,
 ) -> int:
-    """Check a gradient at random arguments or those of an archive, print the findings; the exit code."""
+    """Check a gradient at random arguments or an archive's, print the findings, and return the exit code."""
     other = [against] if against and ":" in against else []
     functions = user_code.load_functions([loss, grad, *other])
     arguments = user_code.arguments(functions[0], loss, shapes, archive, dtype, seed)
@@ -77,7 +77,7 @@ def check_in_torch(
     seconds: float | None,
     json: Path | None,
 ) -> int:
-    """Check a PyTorch function's backward pass at random tensors or those of an archive; the exit code."""
+    """Check a PyTorch function's backward pass at random tensors or an archive's; return the exit code."""
     torch = load_torch()
     others = [path for path in (reference, against) if path and ":" in path]
     mine, *functions = user_code.load_functions([fn, *others])
@@ -102,7 +102,7 @@ def check_in_torch(
     return _told(report, arguments, json)
 
 
-WORDS = {  # of Python's parameters → of the options
+WORDS = {  # Python parameters → options
     "as against=": "with --against",
     "against=": "--against",
     "reference=": "--reference",
@@ -112,7 +112,7 @@ WORDS = {  # of Python's parameters → of the options
 
 @contextlib.contextmanager
 def _words_of_the_command_line() -> Iterator[None]:
-    """Messages that speak of options, not of parameters."""
+    """Make messages name options instead of Python parameters."""
     try:
         yield
     except InputError as error:
@@ -124,7 +124,7 @@ def _words_of_the_command_line() -> Iterator[None]:
 
 
 def _told(report: Report, arguments: dict[str, Any], json: Path | None) -> int:
-    """Print a report, write it where asked for; the exit code."""
+    """Print a report, write the JSON if wanted, and return the exit code."""
     _print_report(tables.console(132), report)
     if json:
         write(json, _report_as_json(report, arguments))
@@ -173,7 +173,7 @@ def _print_report(console: Console, report: Report) -> None:
 
 
 def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A report as JSON has it: no infinities, no NaN."""
+    """A report as a JSON object, with null in place of infinities and NaN."""
 
     def finite(number: float) -> float | None:
         return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""``manual-grad golden``: truths for kernels written elsewhere, and a checker of what those kernels give."""
+"""``manual-grad golden``: golden vectors for kernels written elsewhere, and a check of their results."""
 
 import math
 import os
@@ -72,7 +72,7 @@ def _export_own(
 
 
 def compare(golden: Path, mine: Path, function: str | None, json: Path | None) -> int:
-    """Compare a kernel's gradients with the truths in a file, print the findings; the exit code."""
+    """Compare a kernel's gradients with the truths in a file, print the findings, return the exit code."""
     if json:
         _require_folder("--json", json)
     require_device()
@@ -86,7 +86,7 @@ def compare(golden: Path, mine: Path, function: str | None, json: Path | None) -
 
 
 def list_formulas(json: Path | None) -> None:
-    """Print what can be exported."""
+    """Print the formulas that can be exported."""
     if json:
         _require_folder("--json", json)
     table = Table(title="Golden vectors are available for", title_justify="left")
@@ -146,7 +146,7 @@ def _print(console: Console, made: Golden, found: list[Compared], notes: list[st
 
 
 def _as_json(made: Golden, found: list[Compared], notes: list[str], passed: bool) -> dict[str, Any]:
-    """The findings as JSON has them: no infinities."""
+    """The findings as a JSON object, with null in place of infinities."""
 
     def finite(number: float) -> float | None:
         return number if math.isfinite(number) else None
@@ -172,7 +172,7 @@ def _as_json(made: Golden, found: list[Compared], notes: list[str], passed: bool
 
 
 def _require_folder(option: str, path: Path) -> None:
-    """Refuse an output file before the work, not after it."""
+    """Refuse an unusable output file before the work starts."""
     folder = path.absolute().parent
     if path.is_dir():
         raise InputError(f"{option} is {str(path)!r}, a folder; expected a file")

@@ -1,4 +1,4 @@
-"""What ``manual-grad verify --hard`` prints and writes."""
+"""The output of ``manual-grad verify --hard``."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -37,7 +37,7 @@ def try_all(cases: Sequence[tuple[Formula | Function, Hard]], seed: int) -> list
 
 
 def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
-    """What is hard, the right answer and why, then a line for each formula with each side's answer."""
+    """Print each hard input, the right answer and why, then a line per formula with each side's answer."""
     widths = [max(len(_formula(v)) for v in verdicts) + 2, 3, 3, 4, 7]
     console.print(_lines(widths, [("formula", "right answer", "ours", "JAX's", "verdict")], style="bold"))
     for name, same_name in groupby(verdicts, key=lambda v: v.name):
@@ -55,7 +55,7 @@ def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
 
 
 def _lines(widths: Sequence[int], rows: Sequence[tuple[str, ...]], style: str = "") -> Table:
-    """Rows in columns that have the same position in every table."""
+    """Rows in columns that line up across all tables."""
     table = Table(box=None, show_header=False, expand=True, style=style, padding=(0, 1))
     table.add_column(width=widths[0], overflow="fold")
     for ratio in widths[1:4]:
@@ -82,7 +82,7 @@ def _jax(answer: Answer) -> str:
 
 
 def summary(verdicts: Sequence[HardVerdict], seed: int, seconds: float) -> str:
-    """One line about all of them."""
+    """One line that summarizes all cases."""
     wrong = [f"{v.formula} ({v.name})" for v in verdicts if not v.passed]
     otherwise = sum(any(not a.right for a in v.jax) for v in verdicts)
     return (
@@ -94,5 +94,5 @@ def summary(verdicts: Sequence[HardVerdict], seed: int, seconds: float) -> str:
 
 
 def as_json(verdict: HardVerdict) -> dict[str, Any]:
-    """A verdict as JSON has it."""
+    """A verdict as a JSON object."""
     return asdict(verdict) | {"passed": verdict.passed}

@@ -1,4 +1,4 @@
-"""The kill matrix on the terminal and as JSON: what ``manual-grad verify --mutants`` shows."""
+"""The output of ``manual-grad verify --mutants``: the kill matrix on the terminal and as JSON."""
 
 import math
 import os
@@ -25,7 +25,7 @@ def kill_all(targets: Sequence[Target], seed: int) -> list[Row]:
 
 
 def name_all(targets: Sequence[Target], seed: int) -> list[Named]:
-    """What the checker says of each mutant of every target, with a progress bar on the terminal."""
+    """The checker's diagnosis of each mutant of every target, with a progress bar on the terminal."""
     return _for_each(targets, partial(naming.name_all, seed=seed), "naming mistakes")
 
 
@@ -43,7 +43,7 @@ def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing
 
 
 def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
-    """Print the rows, one by one or summarised by kind of mistake; then the survivors by name."""
+    """Print the rows, one by one or by kind of mistake; then the survivors by name."""
     table = _each(rows) if one_by_one else _by_kind(rows)
     tables.print_fitted(console, table, (*COMMON, "formulas", "where", *ORACLES[:2]))
     for row in rows:
@@ -53,7 +53,7 @@ def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
 
 
 def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> None:
-    """Print how often the checker named the mistake first, by kind, and what else it said."""
+    """Print how often the checker named the mistake first, by kind, and its other diagnoses."""
     table = Table(
         title="What check_vjp says about them: is the true cause named first?", title_justify="left"
     )
@@ -78,7 +78,7 @@ def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> No
 
 
 def summary(rows: Sequence[Row], named: Sequence[Named], seed: int, seconds: float) -> str:
-    """The last line.
+    """The last line of the output.
 
     >>> summary([], [], 0, 1.0)
     '0 mutants of 0 formulas, 0 survive our oracles (seed 0, 1 s)'

@@ -34,7 +34,7 @@ def report(
     seed: int,
     cached: bool,
 ) -> int:
-    """Write the book out of what is handed over and what is computed here; the exit code."""
+    """Write the book from the given files and from results computed here; return the exit code."""
     _require_extras()
     from manual_grad.report import folder, pages, results
 
@@ -60,7 +60,7 @@ def report(
 
 
 def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:
-    """The last line; the exit code."""
+    """Print the last line and return the exit code."""
     size = sum(map(len, files.values())) / 1e6
     line = f"{out / 'index.html'}: {len(files)} files, {size:.1f} MB"
     if found.failed:
@@ -71,7 +71,7 @@ def _conclude(out: Path, files: dict[str, bytes], found: Any) -> int:
 
 
 def _cases() -> tuple[str, ...]:
-    """What ``manual-grad bench`` can time."""
+    """The names of the cases that ``manual-grad bench`` can time."""
     from manual_grad_benchmarks.cases import every_case
 
     return tuple(dict.fromkeys(case.name for case in every_case()))
@@ -85,7 +85,7 @@ def _require_extras() -> None:
 
 @contextlib.contextmanager
 def _progress(steps: int) -> Iterator[Callable[..., None]]:
-    """A bar on the terminal; ``show(what, done)``, where what comes last is three steps more."""
+    """A progress bar on the terminal; ``show(what, done)``; the final stages count as three more steps."""
     last = itertools.count(steps)
     with tables.progress("the book", steps + 3) as show:
         yield lambda what, done=None: show(what, next(last) if done is None else done)
@@ -93,7 +93,7 @@ def _progress(steps: int) -> Iterator[Callable[..., None]]:
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """A polite kill is handled as Ctrl-C is, so that no half book stays behind."""
+    """Handle SIGTERM like Ctrl-C, so that no half-written book is left behind."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from manual_grad.report.steps import Given, Line
 
 
 def show(tag: str, cached: bool) -> int:
-    """Print an equation or erratum, then verify it; the exit code."""
+    """Print an equation or erratum, then verify it; return the exit code."""
     equations, errata = work.chosen(None, [tag], named="TAG")
     said = (equations or errata)[0]
     console = tables.console(110)
@@ -47,7 +47,7 @@ def _print_equation(console: Console, said: Equation | Erratum) -> None:
 
 
 def _line(line: Line) -> str:
-    """A line of a derivation, what it gives in NumPy, and its reason; a gap where another one begins."""
+    """A line of a derivation, its value in NumPy and its reason; a blank line before a new derivation."""
     if isinstance(line, Given):
         return f"let {line.name} = {line.code}"
     named = f"{line.name} := {line.code}".lstrip()
@@ -71,7 +71,7 @@ def _functions(said: Equation | Erratum) -> list[str]:
 
 
 def _without_docstring(code: str) -> str:
-    """The code alone; its docstring is what ``help`` shows.
+    """The code without its docstring, which ``help`` shows.
 
     >>> print(_without_docstring('def f(x):\\n    \"\"\"Twice.\"\"\"\\n    return 2 * x\\n'))
     def f(x):

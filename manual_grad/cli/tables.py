@@ -1,4 +1,4 @@
-"""Tables and progress bars as wide as the terminal: where it is narrow, the least important columns go."""
+"""Tables and progress bars that fit the terminal: a narrow one loses the least important columns."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-WRAPPED = 24  # a column of words is that wide before another column is left out
+WRAPPED = 24  # the width of a column of words below which another column is dropped
 
 
 def console(wide: int) -> Console:
-    """Standard output, as wide as the terminal or as ``COLUMNS`` says; else, in a file, with room for all."""
+    """Standard output, as wide as the terminal or ``COLUMNS``; in a file, wide enough for every column."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if known else wide)
 
 
 @contextlib.contextmanager
 def progress(doing: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on a terminal, in one line of its width; ``show(what it is at, how many are done)``."""
+    """A progress bar in one line of the terminal; ``show(current item, number done)``."""
     at = TextColumn("{task.fields[at]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), at)
     console = Console(stderr=True)
@@ -33,12 +33,12 @@ def progress(doing: str, total: int) -> Iterator[Callable[[str, int], None]]:
 
 
 def print_fitted(console: Console, table: Table, least: Sequence[str]) -> None:
-    """Print a table, without the first of ``least`` that it takes to fit, and say which those are.
+    """Print a table, dropping as many columns from ``least`` as it takes to fit, and name them.
 
     Args:
-        console: where to.
-        table: with all its columns.
-        least: the headers of those that can be done without, the least important first.
+        console: where to print.
+        table: the table with all its columns.
+        least: the headers of the columns that may be dropped, the least important first.
     """
     left_out: list[str] = []
     candidates = [name for name in least if name in [column.header for column in table.columns]]
@@ -54,7 +54,7 @@ def print_fitted(console: Console, table: Table, least: Sequence[str]) -> None:
 
 def _least_width(console: Console, table: Table) -> int:
     widths = [_least_of(console, table, k) for k in range(len(table.columns))]
-    return sum(width + 3 for width in widths) + 1  # a space on either side, and a line
+    return sum(width + 3 for width in widths) + 1  # a space on either side, and a border
 
 
 def _least_of(console: Console, table: Table, k: int) -> int:

@@ -1,4 +1,4 @@
-"""``manual-grad train``: a network learns, with the hand-derived gradient, with autodiff's, or with both."""
+"""``manual-grad train``: train a network with the hand-derived gradient, with autodiff's, or with both."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ from manual_grad_reference.gpt import gpt_scores
 
 ROWS = 20  # of the table of epochs
 Data = samples.Dataset | text.Text
-SAVE_EVERY = 60.0  # seconds between two saves of a run that goes on
+SAVE_EVERY = 60.0  # seconds between saves during a run
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
 GPT: dict[str, Any] = {"data": "topics", "optimizer": "adam", "epochs": 5, "learning_rate": 3e-3}
 IMAGES_ALONE = ("mnist_source", "cache_dir", "full_batch", "devices", "coordinator", "at_least")
@@ -43,7 +43,7 @@ SAMPLE = 300  # characters that a GPT writes at the end
 
 
 def train(given: dict[str, Any]) -> None:
-    """Train as the options given say; ends with the exit code."""
+    """Train with the given options; exits with the exit code."""
     coordinator, num_processes, process_id = map(given.get, ("coordinator", "num_processes", "process_id"))
     require(
         coordinator is not None or (num_processes is None and process_id is None),
@@ -71,7 +71,7 @@ def train(given: dict[str, Any]) -> None:
 
 
 def _alone(settings: Settings, given: dict[str, Any]) -> NoReturn:
-    """Train and conclude, as one process or as one of several."""
+    """Train and report, as the only process or as one of several."""
     with _as_options():
         outcome, digits, seconds = _run(settings, given)
     if outcome.status == "deserted":
@@ -80,7 +80,7 @@ def _alone(settings: Settings, given: dict[str, Any]) -> NoReturn:
 
 
 def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, Data, float]:
-    """Load, compile, train; how it ended, on what, and in how many seconds."""
+    """Load, compile and train; returns the outcome, the data and the seconds."""
     resume, save = given.get("resume"), given.get("save")
     with _progress() as show:
         show("reading the data")
@@ -131,13 +131,13 @@ def _conclude(
 ) -> NoReturn:
     """Print, write the files, and end with the exit code.
 
-    Where processes are left by others each writes what it has, as process 0 may be the one that is lost.
+    If other processes are lost, each remaining one writes what it has, as process 0 may be among the lost.
     """
     save, lead, deserted = given.get("save"), jax.process_index() == 0, outcome.status == "deserted"
     problem = None
     if save and (lead or deserted):
         try:
-            with _saving:  # another thread may be at it
+            with _saving:  # another thread may be writing
                 _written(save, "--save", lambda: checkpoint.save(save, settings, outcome.state, digits))
         except InputError as error:
             problem = error
@@ -158,18 +158,18 @@ def _nothing_yet() -> None:
     raise Stopped("another process is lost: stopped before the first step; nothing was saved", 1)
 
 
-_last_words: list[Callable[[], Any]] = [_nothing_yet]  # of a process that others have left
+_last_words: list[Callable[[], Any]] = [_nothing_yet]  # in a process that others have left
 
 
 def _desert() -> None:
-    """Called from whichever thread learns first that another process is lost."""
+    """Called by the first thread that learns that another process is lost."""
     _leave(_last_words[0])
 
 
 def _leave(conclude: Callable[[], Any]) -> NoReturn:
-    """End a process that others have left: JAX would wait for them, and abort."""
+    """End a process that others have left, as JAX would wait for them and then abort."""
     if not _leaving.acquire(blocking=False):
-        time.sleep(60)  # another thread is at it
+        time.sleep(60)  # another thread is ending the process
     try:
         conclude()
     except Exception as error:
@@ -178,7 +178,7 @@ def _leave(conclude: Callable[[], Any]) -> NoReturn:
 
 
 def _end_together(error: BaseException, timeout: float) -> NoReturn:
-    """End one of several processes, without JAX's own farewell, which aborts where another one is lost."""
+    """End one of several processes without JAX's own shutdown, which aborts if another one is lost."""
     line, code = " ".join(str(error).split()), 2
     if isinstance(error, Stopped):
         code = error.code
@@ -187,7 +187,7 @@ def _end_together(error: BaseException, timeout: float) -> NoReturn:
     elif isinstance(error, KeyboardInterrupt):
         line, code = "interrupted; nothing was written", 130
     elif isinstance(error, RuntimeError | ValueError) and not isinstance(error, InputError):
-        _desert()  # JAX raises both where a process is lost
+        _desert()  # JAX raises either if a process is lost
     elif not isinstance(error, InputError | MissingExtra | UsageError):
         traceback.print_exception(error)
         line, code = "", 1
@@ -196,7 +196,7 @@ def _end_together(error: BaseException, timeout: float) -> NoReturn:
     devices_.before_abort(lambda: _exit(code))
     if isinstance(error, Stopped | typer.Exit):
         devices_.part(timeout)
-    else:  # the others may end of the same; those that do not learn it by this end
+    else:  # the others may fail in the same way; this tells those that do not
         devices_.part(1, done=False)
     _exit(code)
 
@@ -210,9 +210,9 @@ def _exit(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what JAX's C++ threads print of a lost process off the terminal: the run says it in a line.
+    """Keep the messages of JAX's C++ threads about a lost process off the terminal: one line reports it.
 
-    Nothing is hidden where the processes do not come to train together.
+    Nothing is hidden if the processes never start training together.
     """
     before, terminal = sys.stderr, os.dup(2)
     sys.stderr = os.fdopen(terminal, "w", buffering=1)
@@ -228,11 +228,11 @@ def _quiet() -> Iterator[None]:
         raise
 
 
-# ---------------------------------------------------------------- what comes in
+# ---------------------------------------------------------------- input
 
 
 def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
-    """The settings given, over those of the run to resume, over the defaults."""
+    """The given settings, else those of the run to resume, else the defaults."""
     names = [field.name for field in fields(Settings)]
     chosen = {name: given[name] for name in names if name in given}
     if chosen.get("gradient") == "by-hand":
@@ -259,7 +259,7 @@ def _settings(given: dict[str, Any], resume: Path | None) -> Settings:
 
 
 def _require_fitting(settings: Settings, given: dict[str, Any]) -> None:
-    """Refuse options that do not apply to a GPT, by name."""
+    """Refuse options that do not apply to a GPT, naming them."""
     if settings.net != "gpt":
         require(settings.data != "topics", "data is 'topics', which applies to --net gpt only")
         return
@@ -284,7 +284,7 @@ def _load(settings: Settings, source: Path | None, cache_dir: Path | None, show:
 
 @contextlib.contextmanager
 def _as_options() -> Iterator[None]:
-    """Settings are named in messages as the options that set them."""
+    """Make messages name settings by their options."""
     try:
         yield
     except InputError as error:
@@ -296,7 +296,7 @@ def _as_options() -> Iterator[None]:
 
 
 def _require_files(**files: Path | None) -> None:
-    """Refuse an output file before the work, not after it."""
+    """Refuse an unusable output file before the work starts."""
     for name, path in files.items():
         if path is None:
             continue
@@ -327,9 +327,9 @@ def _matplotlib() -> Any:
 
 @contextlib.contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the run to stop where it can be saved; a second one stops it at once.
+    """Let Ctrl-C and SIGTERM stop the run where it can be saved; a second signal stops it at once.
 
-    Those of the first second count as one: launchers pass on a signal that the process has had already.
+    Signals within the first second count as one, as launchers forward a signal that the process already got.
     """
     asked: list[float] = []
 
@@ -346,12 +346,12 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-# ---------------------------------------------------------------- what goes out
+# ---------------------------------------------------------------- output
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[..., None]]:
-    """A bar on the terminal: ``show(what, done=0 … 1)``."""
+    """A progress bar on the terminal: ``show(what, done=0 … 1)``."""
     visible = sys.stderr.isatty() and jax_process_zero()
     columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not visible)
@@ -377,12 +377,12 @@ def _show_state(show: Callable[..., None], state: State, program: loop.Program) 
 
 
 def _measure(record: dict[str, Any]) -> str:
-    """What an epoch was measured by."""
+    """The name of the measure of an epoch."""
     return next(name for name in checkpoint.MEASURES if name in record)
 
 
 def _measured(record: dict[str, Any], short: bool = False) -> str:
-    """An epoch's measure in words, such as ``test accuracy 97.18%``; short where it is read as it changes."""
+    """An epoch's measure in words, such as ``test accuracy 97.18%``; shorter for the progress bar."""
     name = _measure(record)
     words = name.replace("_", " ")
     return f"{words.removeprefix('test ') if short else words} {_number(name, record[name])}"
@@ -442,7 +442,7 @@ def _report(
         )
 
 
-# Of the table, where the terminal is narrow.
+# The columns to drop on a narrow terminal.
 LEAST = ("seconds", "its accuracy", "its validation loss", "autodiff's loss", "parameters apart")
 
 
@@ -473,7 +473,7 @@ def _table(state: State, every: int) -> Table:
 def _lines(
     outcome: Outcome, settings: Settings, data: Data, seconds: float, given: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """The last lines, each with its colour."""
+    """The last lines, each with a colour."""
     state, s = outcome.state, settings
     if s.gradient == "both":
         yield _verdict(state, s), "bold red" if _wrong(state) else "green"
@@ -498,7 +498,7 @@ def _lines(
 
 
 def _reached(state: State, given: dict[str, Any]) -> bool:
-    """Whether an epoch's test accuracy is what --at-least asks for."""
+    """Whether an epoch's test accuracy reaches --at-least."""
     if "at_least" not in given:
         return True
     best = max((record["test_accuracy"] for record in state.records), default=1.0)
@@ -506,7 +506,7 @@ def _reached(state: State, given: dict[str, Any]) -> bool:
 
 
 def _wrong(state: State) -> bool:
-    """Whether the two sides parted before rounding could have done it."""
+    """Whether the two sides diverged too early for rounding to be the cause."""
     return state.parted is not None and state.parted["step"] <= loop.STRICT_STEPS
 
 
@@ -516,13 +516,13 @@ def _verdict(state: State, s: Settings) -> str:
         return f"manual and autodiff agree at every step, to {tolerance:g} relative"
     worst = sorted(state.parted["gaps"].items(), key=lambda pair: -pair[1])
     arrays = ", ".join(f"{name} by {gap:.1e}" for name, gap in worst)
-    late = f"; so late, rounding that grew explains it (none in the first {loop.STRICT_STEPS} steps)"
+    late = f"; so late, growing rounding errors explain it (none in the first {loop.STRICT_STEPS} steps)"
     at = f"step {state.parted['step']} (epoch {state.parted['epoch']}), more than {tolerance:g} relative"
     return f"manual and autodiff part at {at}: {arrays}{'' if _wrong(state) else late}"
 
 
 def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
-    """Why the run ended early, and what is left of it."""
+    """Why the run ended early, and what was saved of it."""
     epoch, step = outcome.state.epoch + 1, outcome.state.step
     if outcome.status in ("interrupted", "deserted"):
         kept = f"saved: go on with --resume {save}" if save else "nothing was saved: --save was not given"
@@ -535,7 +535,7 @@ def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """As JSON has it: no infinities, no NaN."""
+    """A value for JSON, with null in place of infinities and NaN."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -544,7 +544,7 @@ def _finite(content: Any) -> Any:
 
 
 def _curve(state: State, settings: Settings, data: str, suffix: str) -> bytes:
-    """The loss and the measure over the epochs; the second side is thin and dashed, on the first."""
+    """Plot the loss and the measure over the epochs; the second side is thin and dashed, over the first."""
     from matplotlib.ticker import PercentFormatter
 
     figure = _matplotlib()(figsize=(8, 3.5), layout="constrained")

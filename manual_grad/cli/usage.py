@@ -1,4 +1,4 @@
-"""What the commands say when they stop early, and what they refuse before the work."""
+"""Messages of commands that stop early, and checks made before the work starts."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ class UsageError(Exception):
 
 
 class Unwritten(UsageError):
-    """Standard output takes nothing more."""
+    """Standard output can no longer be written."""
 
 
 class Stopped(Exception):
-    """A run that ended early, and what became of it: one line for the user, and the exit code."""
+    """A run that ended early: one line about the outcome for the user, and the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -24,18 +24,18 @@ class Stopped(Exception):
 
 
 class Output:
-    """Standard output whose failures are one line; libraries make exit code 1 of them."""
+    """Standard output whose failures become one line; libraries would turn them into exit code 1."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
 
     def write(self, text: str) -> int:
-        """Write, or say why not."""
+        """Write, or raise with the reason."""
         with _unwritten():
             return self.file.write(text)
 
     def flush(self) -> None:
-        """Flush, or say why not."""
+        """Flush, or raise with the reason."""
         with _unwritten():
             self.file.flush()
 
@@ -58,19 +58,19 @@ def require_device() -> None:
 
     try:
         jax.devices()
-    except Exception as error:  # what JAX raises differs with the platform and the version
+    except Exception as error:  # the exception depends on the platform and the version of JAX
         raise UsageError(no_device(error)) from None
 
 
 def no_device(error: Exception) -> str:
-    """What to say where JAX cannot be used."""
+    """The message if JAX cannot be used."""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"JAX finds no device (JAX_PLATFORMS is {wanted!r}): {reason}"
 
 
 def require_writable(path: Path) -> None:
-    """Refuse an output file before the work, not after it."""
+    """Refuse an unusable output file before the work starts."""
     if path.is_dir():
         raise UsageError(f"--json is {str(path)!r}, a folder; expected a file")
     if path.exists() and not path.is_file():

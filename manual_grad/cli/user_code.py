@@ -1,4 +1,4 @@
-"""What a user passes to the console script: functions in a file, random inputs by their shape, an archive."""
+"""Input of the console script's users: functions in a file, random inputs given by shape, an archive."""
 
 import difflib
 import importlib
@@ -23,11 +23,10 @@ INPUT = re.compile(r"(?P<name>\w+)=(?:(?P<kind>int|onehot|positive):)?(?P<rest>.
 
 
 def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
-    """The functions named ``file.py:function`` or ``module:function``; each file is run once.
+    """The functions named ``file.py:function`` or ``module:function``; each file runs once.
 
     Args:
-        paths: a file or a module that can be imported, and the name of a function in it, with a colon between
-            them.
+        paths: each a file or an importable module, a colon, and the name of a function in it.
     Returns:
         The functions, in order.
     Raises:
@@ -52,7 +51,7 @@ def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
 
 
 def _load(file: str) -> Any:
-    """A file, run; or a module by its name, found from the folder one is in as ``python -m`` finds it."""
+    """Run a file, or import a module by name, found from the current folder as by ``python -m``."""
     if (
         Path(file).is_file()
         or not all(part.isidentifier() for part in file.split("."))
@@ -62,7 +61,7 @@ def _load(file: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(file)
-    except (Exception, SystemExit) as error:  # a module may raise anything, and end
+    except (Exception, SystemExit) as error:  # a module may raise anything, or exit
         if isinstance(error, ModuleNotFoundError) and file.startswith(error.name or " "):
             raise InputError(f"there is no file and no module {file!r}") from None
         first = (str(error).splitlines() or [""])[0]
@@ -72,7 +71,7 @@ def _load(file: str) -> Any:
 
 
 def _run(file: Path) -> Any:
-    """Import a file under a name of its own, with its folder on the path."""
+    """Import a file under a unique name, with its folder on the path."""
     if not file.is_file():
         raise InputError(f"there is no file {str(file)!r}")
     spec = importlib.util.spec_from_loader(file.stem, loader=None)
@@ -81,7 +80,7 @@ def _run(file: Path) -> Any:
     sys.path.insert(0, str(file.absolute().parent))
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # a user's file may raise anything, and end
+    except (Exception, SystemExit) as error:  # a user's file may raise anything, or exit
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
     finally:
@@ -90,17 +89,17 @@ def _run(file: Path) -> Any:
 
 
 def draw_inputs(inputs: Sequence[str], dtype: str, seed: int) -> dict[str, Any]:
-    """Random arrays of the shapes that a user names.
+    """Random arrays of the shapes that a user gives.
 
     Args:
         inputs: ``x=8x3`` is Gaussian; ``x=positive:8x3`` lies between ½ and 2; ``y=onehot:8x5`` has one-hot
             rows; ``labels=int:0..9:8`` are integers from 0 to 9; ``b=`` is a scalar.
-        dtype: of the floating-point ones.
-        seed: decides their numbers.
+        dtype: the dtype of floating-point arrays.
+        seed: seed for the numbers.
     Returns:
         Name → array, in order.
     Raises:
-        InputError: one of them cannot be read, or two have one name.
+        InputError: an input cannot be parsed, or two have the same name.
 
     >>> {name: describe(a) for name, a in draw_inputs(["x=8x3", "k=int:0..9:8"], "float32", 0).items()}
     {'x': 'float32[8,3]', 'k': 'int64[8]'}
@@ -158,8 +157,8 @@ def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[st
 
     Args:
         path: an ``.npz`` file.
-        names: the arrays that are wanted.
-        dtype: what the floating-point ones are converted to; None leaves them as they are.
+        names: the names of the arrays to read.
+        dtype: the dtype to convert floating-point arrays to; None leaves them unchanged.
     Returns:
         Name → array, in the order of ``names``.
     Raises:
@@ -192,7 +191,7 @@ def load_archive(path: Path, names: Sequence[str], dtype: str | None) -> dict[st
 
 
 def parameters(fn: Callable[..., Any], name: str) -> list[str]:
-    """The names of a function's positional parameters that have no default.
+    """The names of a function's positional parameters without a default.
 
     Args:
         fn: the function.
@@ -200,7 +199,7 @@ def parameters(fn: Callable[..., Any], name: str) -> list[str]:
     Returns:
         The names.
     Raises:
-        InputError: it takes any number of them, so they have no names.
+        InputError: it takes any number of arguments, which have no names.
 
     >>> parameters(lambda x, y, axis=0: x, "loss")
     ['x', 'y']
@@ -222,19 +221,19 @@ def arguments(
     dtype: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    """A function's arguments, by name, in its order: of an archive, or random ones of the shapes given.
+    """A function's arguments by name, in its order: from an archive, or random ones of the given shapes.
 
     Args:
         fn: the function.
         name: what to call it in an error.
         shapes: see :func:`draw_inputs`.
         archive: see :func:`load_archive`.
-        dtype: of the floating-point ones; None is float64, or the archive's own.
-        seed: decides their numbers.
+        dtype: the dtype of floating-point arrays; None means float64, or the archive's own.
+        seed: seed for the numbers.
     Returns:
         Name → array.
     Raises:
-        InputError: they are not as many as the function's parameters, or cannot be had.
+        InputError: their number differs from that of the function's parameters, or they cannot be read.
     """
     wanted = parameters(fn, name)
     if archive:

@@ -1,4 +1,4 @@
-"""``manual-grad verify``: every equation compared with JAX, hard inputs, the kill matrix."""
+"""``manual-grad verify``: every equation compared with the oracles, hard inputs, and the kill matrix."""
 
 import difflib
 import math
@@ -27,11 +27,11 @@ from manual_grad.verify import kill_matrix, naming
 from manual_grad.verify.equations import Status, Verdict
 from manual_grad.verify.symbolic import load_symbolic
 
-LEAST = ("forward", "value", "symbolic", "exact", "differences")  # of the table, where the terminal is narrow
+LEAST = ("forward", "value", "symbolic", "exact", "differences")  # the columns to drop on a narrow terminal
 
 
 def prepare(cached: bool) -> None:
-    """Refuse a device that is not there; float64, and compiled programs kept from run to run."""
+    """Refuse a device that is not there; enable float64 and the cache of compiled programs."""
     require_device()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 while comparing
@@ -48,7 +48,7 @@ def verify_all(
     cached: bool = False,
     processes: Sequence[subprocess.Popen] = (),
 ) -> int:
-    """Verify these equations and errata, print the verdicts; the exit code."""
+    """Verify these equations and errata, print the verdicts, and return the exit code."""
     started = time.perf_counter()
     verdicts = _verdicts(entries, dtype, seed, oracles, cached, processes)
     _explained(entries, verdicts, seed)
@@ -71,7 +71,7 @@ def verify_seeds(
     cached: bool = False,
     processes: Sequence[subprocess.Popen] = (),
 ) -> int:
-    """Verify these equations and errata with each seed, print a line for each; the exit code."""
+    """Verify these equations and errata with each seed, print a line for each, and return the exit code."""
     started = time.perf_counter()
     console = tables.console(132)
     rows: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def verify_seeds(
 def chosen(
     lectures: Sequence[str] | None, tags: Sequence[str] | None, named: str = "--tag"
 ) -> tuple[tuple[Equation, ...], tuple[Erratum, ...]]:
-    """The equations and errata of these lectures and tags; all of them if none are named."""
+    """The equations and errata of these lectures and tags; by default all."""
     known = [entry.tag for entry in ENTRIES]
     for letter in lectures or ():
         if letter.upper() not in LECTURES:
@@ -119,9 +119,9 @@ def chosen(
 
 
 def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
-    """These oracles; all, or all that are installed, where none is named."""
+    """These oracles; by default all that are installed."""
     if quick and names:
-        raise UsageError(f"--quick uses {', '.join(claims.QUICK_ORACLES)}; expected no --oracle beside it")
+        raise UsageError(f"--quick uses {', '.join(claims.QUICK_ORACLES)}; expected no --oracle with it")
     for name in names or ():
         if name not in (*claims.ORACLES, "all"):
             raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(claims.ORACLES)}, all")
@@ -129,16 +129,16 @@ def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
     chosen = tuple(name for name in claims.ORACLES if name in wanted)
     if "symbolic" in chosen:
         try:
-            load_symbolic()  # says which extra is missing before the work, not after it
+            load_symbolic()  # names a missing extra before the work starts
         except MissingExtra as error:
             if names:
                 raise
-            typer.echo(f"{error}; going on without it", err=True)
+            typer.echo(f"{error}; continuing without it", err=True)
             return tuple(name for name in chosen if name != "symbolic")
     return chosen
 
 
-EXPLAINED = 15.0  # seconds for what the checker says of all that fails
+EXPLAINED = 15.0  # seconds for the checker's diagnoses of all failures
 
 
 def _verdicts(
@@ -149,9 +149,9 @@ def _verdicts(
     cached: bool,
     processes: Sequence[subprocess.Popen],
 ) -> list[Verdict]:
-    """One verdict an entry, with a progress bar on the terminal."""
+    """One verdict per entry, with a progress bar on the terminal."""
     if jax.default_backend() != "cpu":
-        processes = ()  # one alone has an accelerator's memory
+        processes = ()  # only one process can use an accelerator's memory
     size = min(workers.BATCH, math.ceil(len(entries) / (os.cpu_count() or 1)))
     batches = [entries[k : k + size] for k in range(0, len(entries), size)]
     work = partial(claims.verify_all, dtype=dtype, seed=seed, oracles=oracles)
@@ -164,9 +164,9 @@ def _verdicts(
 
 
 def _explained(entries: Sequence[Equation | Erratum], verdicts: Sequence[Verdict], seed: int) -> None:
-    """Add to each failed equation what the checker says of its formulas, each formula once.
+    """Add the checker's diagnosis to each failed equation, once for each formula.
 
-    A mistake in ReLU makes most networks fail; after a while the others are not explained any more.
+    A mistake in ReLU makes most networks fail; after a time limit the rest are not explained.
     """
     known: set[str] = set()
     until = time.monotonic() + EXPLAINED
@@ -218,7 +218,7 @@ def _ends(entries: Sequence[Equation | Erratum]) -> str:
 
 
 def _error(found: claims.OracleVerdict, dtype: str) -> str:
-    """An error in a few characters; in the dtypes with an error budget, also the share that was used.
+    """An error in a few characters; in dtypes with an error budget, also the share that was used.
 
     >>> found = claims.OracleVerdict(2.9e-4, share=0.31)
     >>> _error(found, "float64"), _error(found, "float32"), _error(claims.OracleVerdict(), "float64")
@@ -252,7 +252,7 @@ def _counted(n: int, one: str, many: str) -> str:
 
 
 def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
-    """Try the hard cases of these equations; the exit code."""
+    """Run the hard cases of these equations and return the exit code."""
     cases = hard.cases_of(tags)
     if not cases:
         raise UsageError(f"--hard has no case for {', '.join(tags) or 'an erratum'}")
@@ -270,7 +270,7 @@ def verify_hard(tags: Sequence[str], seed: int, json: Path | None) -> int:
 def verify_mutants(
     equations: Sequence[Equation], seed: int, json: Path | None, one_by_one: bool, diagnose: bool
 ) -> int:
-    """Compare wrong versions of these equations' formulas with every oracle; the exit code."""
+    """Compare wrong versions of these equations' formulas with every oracle; return the exit code."""
     if not equations:
         raise UsageError("--mutants is for equations, expected the --tag of one: an erratum is wrong already")
     load_symbolic()
@@ -302,7 +302,7 @@ def _conclude(
     content: dict[str, Any],
     seconds: float,
 ) -> int:
-    """Print the last line, write the JSON that was asked for; the exit code."""
+    """Print the last line, write the JSON if wanted, and return the exit code."""
     console.print(escape(summary), style="green" if passed else "bold red", highlight=False)
     if json:
         about = {"environment": environment() | settings}

@@ -1,4 +1,4 @@
-"""Processes that verify equations beside this one: tracing holds the interpreter's lock, in each its own.
+"""Worker processes that verify equations alongside this one, each with its own interpreter lock for tracing.
 
 They are started before this process imports JAX, so that all of them import it at the same time.
 """
@@ -14,12 +14,12 @@ from queue import SimpleQueue
 from typing import Any
 
 MOST = 3
-BATCH = 6  # entries: the more there are, the less is compiled, and the later the processor's last core idles
+BATCH = 6  # entries per batch: larger ones compile less in all, but keep the cores busy less evenly
 
 
 @contextlib.contextmanager
 def started(number: int) -> Iterator[list[subprocess.Popen]]:
-    """So many processes, which end with the block, or with this process."""
+    """Start this many processes, which end with the block or with this process."""
     path = os.pathsep.join(sys.path)
     processes = [
         subprocess.Popen(
@@ -27,8 +27,8 @@ def started(number: int) -> Iterator[list[subprocess.Popen]]:
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what one of them says of the cache, this process says too
-            start_new_session=True,  # Ctrl-C is for this process
+            stderr=subprocess.DEVNULL,  # this process gives the same messages about the cache
+            start_new_session=True,  # Ctrl-C is handled by this process
         )
         for _ in range(number)
     ]
@@ -41,7 +41,7 @@ def started(number: int) -> Iterator[list[subprocess.Popen]]:
 
 
 def wanted() -> int:
-    """How many are worth their start, beside this process, where there is much to do."""
+    """The number of processes worth starting alongside this one if there is much to do."""
     return min(MOST, (os.cpu_count() or 1) - 1)
 
 
@@ -51,12 +51,12 @@ def shared(
     batches: Sequence,
     about: tuple,
 ) -> Iterator[list]:
-    """What ``work`` makes of each batch of entries, in order, computed here and in the other processes.
+    """The result of ``work`` for each batch of entries, in order, computed here and in the other processes.
 
     Args:
         processes: from :func:`started`.
-        work: what this process does with a batch.
-        batches: of entries, which have tags.
+        work: handles a batch in this process.
+        batches: lists of entries, which have tags.
         about: dtype, seed, oracles, and whether compiled programs are kept.
     """
     lanes: SimpleQueue = SimpleQueue()
@@ -80,14 +80,14 @@ def shared(
         yield from pool.map(each, batches)
     except BaseException:
         for process in processes:
-            process.kill()  # nobody waits for what it is at
+            process.kill()  # nobody waits for its current batch
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _answer(process: Any, tags: list[str], about: tuple) -> list | Exception | None:
-    """Verdicts, or the exception that was raised; None where the process is lost."""
+    """Verdicts, or the exception that was raised; None if the process is lost."""
     try:
         pickle.dump((tags, *about), process.stdin)
         process.stdin.flush()
@@ -97,9 +97,9 @@ def _answer(process: Any, tags: list[str], about: tuple) -> list | Exception | N
 
 
 def _answer_questions() -> None:
-    """Read tags and how to verify them, write verdicts, or the exception that was raised."""
+    """Read tags and options, write verdicts or the exception that was raised."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever is printed is not an answer
+    os.dup2(2, 1)  # keep printed text apart from the answers
     from manual_grad.cli import verify
     from manual_grad.lectures import ENTRIES
 
@@ -115,7 +115,7 @@ def _answer_questions() -> None:
                 verify.prepare(cached)
                 prepared = True
             found: Any = verify.claims.verify_all([known[tag] for tag in tags], dtype, seed, oracles)
-        except Exception as error:  # for the other process to raise
+        except Exception as error:  # raised by the other process
             found = error
         pickle.dump(found, answers)
         answers.flush()

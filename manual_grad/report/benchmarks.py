@@ -22,7 +22,7 @@ GROUPS = {
     "formula": "Values and gradients",
     "drop-in": "Operations to train with",
     "jacobian": "Explicit Jacobians",
-    "layout": "A sample a column against a sample a row",
+    "layout": "One sample per column against one per row",
 }
 
 

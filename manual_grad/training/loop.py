@@ -29,7 +29,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 GRADIENTS = ("manual", "autodiff", "both")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 TOLERANCE = {"float64": 1e-10, "float32": 1e-3}  # how far `both` may be apart
-STRICT_STEPS = 100  # for so many steps: later, rounding that grew is not a mistake
+STRICT_STEPS = 100  # within this many steps; later, rounding errors may have grown this large
 PIECE = 0.25  # seconds between two looks at the clock and at Ctrl-C
 PIECE_STEPS = 50  # the same where several processes must cut an epoch alike
 

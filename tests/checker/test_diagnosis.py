@@ -699,7 +699,7 @@ CASES = {
     ),
     "softmax p dout": ("a path is missing", vjp(softmax_pair(lambda p, d: p * d), T)),
     "softmax cotangent ignored": (
-        "cotangent ignored (a cotangent of ones gives zero here, but for rounding) or zero",
+        "cotangent ignored (a cotangent of ones gives zero here, up to rounding) or zero",
         vjp(softmax_pair(lambda p, d: p - p * p.sum(-1, keepdims=True)), T),
     ),
     "tanh cotangent ignored": (

@@ -101,10 +101,10 @@ SLOPES = {
         by(lambda x: x * jax.nn.sigmoid(x), lambda d, x: (
             d * (1 / (1 + np.exp(-x))) * (2 - 1 / (1 + np.exp(-x))),), z)),
     "a straight-through estimator": (
-        "the true gradient is 0 here; the cotangent is passed on as it is, as by a straight-through",
+        "the true gradient is 0 here; the cotangent is passed on unchanged, as by a straight-through",
         by(jnp.round, lambda d, x: (d,), z)),
     "a clipped one": (
-        "the true gradient is 0 here; the cotangent is passed on as it is in some entries, as by a clipped",
+        "the true gradient is 0 here; the cotangent is passed on unchanged in some entries, as by a clipped",
         by(jnp.sign, lambda d, x: (d * (abs(x) < 1),), z)),
     "a product divided by its zero": (
         "the product is divided by its entry, which is 0 here",

@@ -373,7 +373,7 @@ FORMS = {
     "a fractional argnums": (X, {"argnums": 1.0}, "argnums has 1.0"),
     "no name": (X, {"names": [None]}, "names is (None,)"),
     "a number for names": (X, {"names": 3}, "names is 3"),
-    "another library's": (Tensor(), {}, "Tensor, expected an array of NumPy or JAX"),
+    "another library's": (Tensor(), {}, "Tensor, expected a NumPy or JAX array"),
     "masked": (np.ma.masked_array([1.0, 2.0], [0, 1]), {}, "a masked array"),
     "a subclass": (X.view(np.recarray), {}, "numpy.recarray, expected"),
     "text": (np.array(["a"]), {}, "expected an array of real numbers"),

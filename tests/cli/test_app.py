@@ -224,7 +224,7 @@ BAD_USAGE = {
     "--tag A-10 --lecture B": "is not in --lecture B",
     "--dtype int8": "--dtype",
     "--oracle nonsense": "expected one of value, reverse",
-    "--quick --oracle exact": "expected no --oracle beside it",
+    "--quick --oracle exact": "expected no --oracle with it",
     "--seed x": "--seed",
     "--seed -1": "--seed",
     "--nonsense": "--nonsense",
@@ -274,7 +274,7 @@ def test_sympy_is_needed_only_by_its_oracle(run, monkeypatch):
     code, out, err = run("verify", "--tag", "A-02")
     assert code == 0
     assert "symbolic" not in out
-    assert "going on without it" in err
+    assert "continuing without it" in err
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):

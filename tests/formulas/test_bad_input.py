@@ -158,7 +158,7 @@ def _attention(fwd=mg.attention_fwd, k=2, Lk=2, **settings):
     return fwd(a((1, 2, 4, 5)), *(a((1, Lk, k, 5)) for _ in "kv"), **settings)
 
 
-ASARRAY = " (jnp.asarray makes one of it)"
+ASARRAY = " (jnp.asarray converts it)"
 WHOLE = {
     "rope_fwd: x is float32[1,2,3,5], expected an even last axis, one pair per angle": lambda: mg.rope_fwd(
         a((1, 2, 3, 5))
