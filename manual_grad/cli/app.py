@@ -20,14 +20,14 @@ import typer.core
 from manual_grad.cli import workers
 from manual_grad.cli.usage import Output, Stopped, Unwritten, UsageError, no_device, require_writable
 
-ORDER = ("show", "report", "verify", "check", "golden", "bench", "train")  # of use
+ORDER = ("show", "report", "verify", "check", "golden", "bench", "train")  # the order of use
 
 
 class Command(typer.core.TyperCommand):
     """A command whose help shows a flag without a type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, as typer has them."""
+        """The parameters, with flags that show no type."""
         return _flags_without_type(super().get_params(ctx))
 
 
@@ -35,7 +35,7 @@ class Group(typer.core.TyperGroup):
     """Commands in order of use; without a command, the help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, as typer has them."""
+        """The parameters, with flags that show no type."""
         return _flags_without_type(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -165,7 +165,11 @@ def _version(wanted: bool) -> None:
 
 @golden.callback()
 def _golden(ctx: typer.Context) -> None:
-    """Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, compare with them."""
+    """Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, compare results with them.
+
+    Exit code 0: all is well; also without a command, which shows this help. 1: a gradient is wrong. 2: bad
+    usage or input. 130: interrupted.
+    """
     _help_where_no_command(ctx)
 
 
@@ -183,7 +187,8 @@ def manual_grad(
 ) -> None:
     """Hand-derived backpropagation, verified against JAX.
 
-    Exit code 0: all is well. 1: a formula or a gradient is wrong. 2: bad usage or input. 130: interrupted.
+    Exit code 0: all is well; also without a command, which shows this help. 1: a formula or a gradient is
+    wrong. 2: bad usage or input. 130: interrupted.
     """
     _help_where_no_command(ctx)
 
@@ -776,7 +781,7 @@ def list_formulas(
 
 
 def _reflowed(text: str) -> str:
-    r"""Each paragraph on one line, for the terminal to wrap; the examples one below the other.
+    r"""Put each paragraph on one line, for the terminal to wrap, and each example on a line of its own.
 
     >>> _reflowed("Add.\n\nOne and\nanother.\n\nExamples:\n\nadd 1 2\n\nadd 3 4")
     'Add.\n\nOne and another.\n\nExamples:\n  add 1 2\n  add 3 4'
@@ -789,5 +794,7 @@ def _reflowed(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-for _command in (*app.registered_commands, *golden.registered_commands):
+_callbacks = app.registered_callback, golden.registered_callback
+_described: list[Any] = [*app.registered_commands, *golden.registered_commands, *_callbacks]
+for _command in _described:
     _command.help = _reflowed(_command.callback.__doc__ or "") if _command.callback else None

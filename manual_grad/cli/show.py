@@ -23,11 +23,17 @@ def show(tag: str, cached: bool) -> int:
     console.print(f"[bold]{said.tag}  {escape(said.title)}[/]\n{escape(said.section)}\n", highlight=False)
     _print_equation(console, said)
     for name in _functions(said):
-        code = inspect.getsource(inspect.unwrap(getattr(manual_grad, name)))
-        console.print(Syntax(_without_docstring(code) + "\n", "python", background_color="default"))
+        print_code(console, name)
     work.prepare(cached)
     oracles = work.chosen_oracles(None, quick=False)
     return work.verify_all([said], "float64", 0, oracles, None, cached)
+
+
+def print_code(console: Console, name: str) -> None:
+    """Print a public function without its docstring; lines that are too long for the terminal are wrapped."""
+    code = inspect.getsource(inspect.unwrap(getattr(manual_grad, name)))
+    shown = Syntax(_without_docstring(code) + "\n", "python", background_color="default", word_wrap=True)
+    console.print(shown)
 
 
 def _print_equation(console: Console, said: Equation | Erratum) -> None:

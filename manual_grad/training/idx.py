@@ -116,5 +116,5 @@ def require_mnist(arrays: Arrays, where: Path) -> Arrays:
         InputError: they are not MNIST, to the last bit.
     """
     findings = unlike_mnist(arrays)
-    require(not findings, f"{where} is not MNIST: {'; '.join(findings)}; delete it to have it prepared anew")
+    require(not findings, f"{where} is not MNIST: {'; '.join(findings)}; delete it to have it prepared again")
     return arrays

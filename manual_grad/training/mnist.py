@@ -204,7 +204,7 @@ def _read_prepared(data_dir: Path, home: Path, report: Progress) -> Arrays:
         arrays = _read_split(data_dir, "train", report) + _read_split(data_dir, "test", report)
     except Exception as error:  # a shard that is missing or damaged shows itself in many ways
         raise InputError(
-            f"{where} is damaged ({_one_line(error)}); delete it to have it prepared anew"
+            f"{where} is damaged ({_one_line(error)}); delete it to have it prepared again"
         ) from None
     return require_mnist(dict(zip(FILES, arrays, strict=True)), where)
 

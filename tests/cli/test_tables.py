@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from manual_grad.cli import tables, train
+from manual_grad.cli import show, tables, train
 from manual_grad.cli import verify as work
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.verify.equations import ORACLES, OracleVerdict, Verdict
@@ -31,13 +31,19 @@ ROW = {
 }
 
 
-def printed(show, width):
+def printed(what, width):
     console = Console(width=width, file=io.StringIO())
-    show(console)
+    what(console)
     lines = console.file.getvalue().splitlines()
     assert max(map(cell_len, lines)) <= width
     assert not any("…" in line for line in lines)
     return lines
+
+
+def test_code_is_wrapped_and_never_cut():
+    shown = "".join("".join(printed(lambda c: show.print_code(c, "rnn_bwd"), 60)).split())
+    assert 'Float[Array,"TNH"],Float[Array,"NH"]]' in shown
+    assert "for d in (dx, dW_ih, dW_hh, db, dh0))".replace(" ", "") in shown
 
 
 def cells(lines):
