@@ -1,9 +1,9 @@
 """Arrays and texts in one file that others can read: ``.npz`` or ``.safetensors``, the same bytes every time.
 
-A ``.safetensors`` file is the length of its header in eight bytes, the header in JSON, and the arrays' raw
-bytes one after another: forty lines here, to write and to read, in place of a dependency. The format has no
-checksum, as an ``.npz`` has of each array; ours stands among the texts, as ``crc32``. NumPy has no bfloat16:
-in an ``.npz`` such an array is float32, which holds every bfloat16 number exactly.
+A ``.safetensors`` file consists of the length of its header in eight bytes, the header in JSON, and the raw
+bytes of the arrays: reading and writing it takes forty lines here instead of a dependency. Unlike ``.npz``,
+the format has no checksums; ours is stored among the texts as ``crc32``. NumPy has no bfloat16: in an
+``.npz`` such an array is stored as float32, which represents every bfloat16 number exactly.
 """
 
 import io
@@ -42,7 +42,7 @@ def packed(suffix: str, arrays: Mapping[str, np.ndarray], texts: Mapping[str, st
         arrays: name → array, of floating-point numbers or integers.
         texts: name → text; members of the ``.npz``, entries of ``__metadata__`` in the other.
     Returns:
-        The same bytes for the same arguments, whenever it is called.
+        The bytes, which depend only on the arguments.
 
     >>> data = packed(".safetensors", {"x": np.array([1.5, -2.0], np.float32)}, {"README": "two numbers"})
     >>> data[8:52]
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def require_suffix(what: str, path: Path) -> None:
-    """Refuse a file of another kind."""
+    """Refuse a file name with another suffix."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{what} is {str(path)!r}, expected a name that ends in {' or '.join(SUFFIXES)}")
 
@@ -121,7 +121,7 @@ def _npz(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
 
 
 def _dated(name: str) -> zipfile.ZipInfo:
-    """A member that does not say when and where it was written."""
+    """A member that does not record when and where it was written."""
     member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     member.external_attr, member.create_system = 0o644 << 16, 3
     return member
@@ -138,12 +138,12 @@ def _unpack_npz(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _from_npz(array: np.ndarray) -> np.ndarray:
-    """What NumPy saves of ml_dtypes' bfloat16 are two bytes without a name."""
+    """Restore bfloat16: NumPy saves ml_dtypes' bfloat16 as two bytes without a name."""
     return array.view(jnp.bfloat16) if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array
 
 
 def _safetensors(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
-    """The widest numbers first, so that every array is aligned."""
+    """Names ordered by item size, the widest first, so that every array is aligned."""
     codes = {dtype: code for code, dtype in CODES.items()}
     ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {}

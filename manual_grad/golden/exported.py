@@ -19,25 +19,25 @@ KINDS: tuple[Kind, ...] = ("pair", "jacobian", "value")
 
 @dataclass(frozen=True)
 class Exported:
-    """An entry as golden vectors have it.
+    """A catalogue entry, as seen by golden vectors.
 
     Attributes:
-        entry: the catalogue's.
+        entry: the entry.
     """
 
     entry: catalogue.Formula | catalogue.Function
 
     @property
     def name(self) -> str:
-        """What users call it: of a pair, without ``_fwd`` and ``_bwd``."""
+        """Its name for users: for a pair, without ``_fwd`` and ``_bwd``."""
         return self.entry.name
 
     @property
     def kind(self) -> Kind:
-        """What its truth is made of.
+        """The kind of truth.
 
-        Of a ``pair`` out and the cotangent of each floating-point input, of a ``jacobian`` the forward
-        function's with respect to each of ``wrt``, of a ``value`` what the function returns, nothing else.
+        For a ``pair``, out and the cotangent of each floating-point input; for a ``jacobian``, the forward
+        function's Jacobian with respect to each of ``wrt``; for a ``value``, only the function's result.
         """
         if isinstance(self.entry, catalogue.Formula):
             return "pair"
@@ -45,14 +45,14 @@ class Exported:
 
     @property
     def wrt(self) -> tuple[str, ...]:
-        """What a Jacobian is with respect to."""
+        """The inputs with respect to which a Jacobian is taken."""
         if isinstance(self.entry, catalogue.Formula) or self.entry.part:
             return ()
         return self.entry.wrt
 
     @property
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Name → sizes and settings, without those that only say how to compute: their truth is the same."""
+        """Name → sizes and settings, except variants that affect only the computation and not the truth."""
         known = inspect.signature(self._reference(False)).parameters
         own = inspect.signature(self.functions[0]).parameters
         among = self.entry.golden.variants
@@ -64,11 +64,11 @@ class Exported:
 
     @property
     def cases(self) -> list[str]:
-        """The cases that there are."""
+        """The available cases."""
         return [case for case in CASES if getattr(self.entry.golden, case)]
 
     def cases_of(self, variant: str) -> list[str]:
-        """The cases that a variant has: ReLU's ties are only ReLU's."""
+        """The cases of a variant: only variants with ReLU have ties at 0."""
         kink = self.variants[variant].get("activation", "relu") == "relu"
         return [case for case in self.cases if kink or case != "ties"]
 
@@ -78,7 +78,7 @@ class Exported:
         return random if case == "random" else getattr(self.entry.golden, case).inputs(draw, random)
 
     def forward_in(self, case: str) -> Callable[..., Any]:
-        """The function that is differentiated in a case; of a value, what gives it."""
+        """The function to differentiate in a case or, for a value, to evaluate."""
         plain = self._reference(case == "extreme")
         if isinstance(self.entry, catalogue.Formula) or not self.entry.part:
             return plain
@@ -103,7 +103,7 @@ class Exported:
 
     @property
     def explained(self) -> str:
-        """What the public functions say of themselves: the equation, shapes, layout."""
+        """The docstrings of the public functions: the equation, shapes, layout."""
         return "\n\n".join(f"{f.__name__}\n\n{_without_examples(f)}" for f in self.functions)
 
     def inputs_said(self, case: str) -> str:
@@ -111,7 +111,7 @@ class Exported:
         return self.entry.golden.says(case)
 
     def origin(self, case: str) -> str:
-        """Where the plain forward function is."""
+        """The module of the plain forward function."""
         return self.forward_in(case).__module__
 
     @property
@@ -124,13 +124,13 @@ class Exported:
 
 @dataclass(frozen=True)
 class Own:
-    """A user's own function, exported as a pair of the catalogue is.
+    """A user's own function, exported like a pair of the catalogue.
 
     Attributes:
-        name: how the user calls it, such as ``mine.py:loss``.
-        fn: the function; None where it is not known: then nothing can be asked about it.
-        wrt: the inputs that it is differentiated by; all floating-point ones where there are none.
-        drawn: how the inputs were drawn, as the user said it.
+        name: the user's name for it, such as ``mine.py:loss``.
+        fn: the function; None if it is not available and so cannot be evaluated.
+        wrt: the inputs to differentiate with respect to; if empty, all floating-point ones.
+        drawn: how the inputs were drawn, in the user's terms.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Own:
         return self.drawn
 
     def origin(self, case: str) -> str:
-        """Where the function is."""
+        """The file or module of the function."""
         return self.name
 
     def forward_in(self, case: str) -> Callable[..., Any]:
@@ -172,7 +172,7 @@ class Own:
 
 
 def _without_examples(fn: Callable[..., Any]) -> str:
-    """A docstring as plain text, without the doctest and without what is raised."""
+    """A docstring as plain text, without the doctest and the exceptions."""
     text = (inspect.getdoc(fn) or "").partition(">>>")[0]
     if "Args:" not in text:  # a kernel, which names its page
         pages = [

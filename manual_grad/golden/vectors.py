@@ -1,8 +1,7 @@
 """Golden vectors for kernels written elsewhere: inputs, cotangents, float64 truths, and budgets for errors.
 
-What is exported is drawn and rounded to its dtype first; the truth is ``jax.vjp`` of the plain forward
-function in ``reference/``, in float64, of the very numbers that are written. No hand-derived formula takes
-part.
+The inputs are drawn and rounded to their dtype first; the truth is ``jax.vjp`` of the plain forward function
+in ``reference/``, in float64, for exactly the numbers that are written. No hand-derived formula is involved.
 """
 
 import difflib
@@ -48,7 +47,7 @@ ABOUT = {  # in META
     "settings": {},
     "arrays": {"*": {"shape": [whole(0)]}},
 }
-FLUSHING = ("float32", "bfloat16")  # of which processors take the subnormal numbers for 0
+FLUSHING = ("float32", "bfloat16")  # dtypes whose subnormal numbers some processors treat as 0
 LAYOUT = (
     "Row-major (C order), little-endian. A name with slashes is the whole name of one array; in params/0/W "
     "the number is the layer, counted from 0. Integers are int32, truths and budgets float64; inputs and "
@@ -76,13 +75,13 @@ OF_A_VALUE = (
 
 @dataclass(frozen=True)
 class Golden:
-    """What an archive holds.
+    """The contents of an archive.
 
     Attributes:
-        meta: what it is about, as JSON has it.
-        arrays: name → array: ``in/…``, ``dout``, ``out``, ``grad/…`` or ``jac/…``, ``budget/…``; of several
+        meta: the description, as a JSON object.
+        arrays: name → array: ``in/…``, ``dout``, ``out``, ``grad/…`` or ``jac/…``, ``budget/…``; for several
             outputs ``dout/0``, ``out/0``.
-        readme: all of it in words.
+        readme: the description in words.
     """
 
     meta: dict[str, Any]
@@ -104,21 +103,21 @@ class Golden:
 
     @property
     def optional(self) -> list[str]:
-        """The truths that a gradient can be compared without."""
+        """The truths that a kernel's results may omit."""
         return [name for name in self.compared if name.startswith("out") and self.meta["kind"] == "pair"]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What was found of one array.
+    """The result for one array.
 
     Attributes:
-        name: such as ``grad/x``.
+        name: its name, such as ``grad/x``.
         ok: whether every entry is within its budget.
         share: the largest share of its budget that an entry uses; above 1 it is wrong.
         max_error: max |got − expected| / max |expected|.
-        where: index, got and expected at that share; None where it is right.
-        diagnosis: why it is wrong; empty where it is right.
+        where: index, got and expected at that entry; None if it is right.
+        diagnosis: why it is wrong; empty if it is right.
     """
 
     name: str
@@ -131,7 +130,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class _Question:
-    """A formula at one point, in float64: what is asked, and what the answers are called."""
+    """A formula at one point, in float64, with the names of the answers."""
 
     formula: Exported | Own
     case: str
@@ -140,13 +139,13 @@ class _Question:
 
     @property
     def wrt(self) -> list[str]:
-        """The inputs that are differentiated by."""
+        """The inputs to differentiate with respect to."""
         return [
             n for n, v in self.inputs.items() if differentiable(v) and n in (self.formula.wrt or self.inputs)
         ]
 
     def forward(self, floats: list[Any]) -> Any:
-        """The plain function of what it is differentiated by."""
+        """The plain function of those inputs."""
         given = {**self.inputs, **self.settings, **dict(zip(self.wrt, floats, strict=True))}
         return self.formula.forward_in(self.case)(**given)
 
@@ -156,7 +155,7 @@ class _Question:
         return [self.inputs[name] for name in self.wrt]
 
     def answers(self, floats: list[Any], dout: Any) -> dict[str, Any]:
-        """Every truth: output and gradients, Jacobians, or the value alone."""
+        """All truths: output and gradients, Jacobians, or the value alone."""
         if self.formula.kind == "value":
             return {"out": self.forward(floats)}
         if self.formula.kind == "jacobian":
@@ -165,7 +164,7 @@ class _Question:
         return {"out": out, "grad": pull(dout)[0]}
 
     def named(self, answers: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Answers by the names that an archive has for them, gradients in the order of the inputs."""
+        """The answers by their names in an archive, gradients in the order of the inputs."""
         found: dict[str, np.ndarray] = {}
         for key in sorted(answers):  # grad or jac, then out
             entries = {key: answers[key]}
@@ -177,14 +176,14 @@ class _Question:
 
 
 def formula_named(name: str) -> Exported:
-    """The formula of that name; ``conv2d_bwd`` and ``cnn_grads`` are understood too.
+    """The formula with this name; ``conv2d_bwd`` and ``cnn_grads`` are understood too.
 
     Args:
-        name: such as ``conv2d``, ``jac_softmax_logits``, ``relu_prime``.
+        name: the name, such as ``conv2d``, ``jac_softmax_logits``, ``relu_prime``.
     Returns:
-        What can be exported of it.
+        The formula to export.
     Raises:
-        InputError: there is none; the message names some that are close.
+        InputError: there is no such formula; the message names similar ones.
 
     >>> formula_named("conv2d_bwd").name, formula_named("conv2d").tags
     ('conv2d', ['A-11', 'C-08', 'C-09', 'C-10'])
@@ -207,10 +206,10 @@ def export(
 
     Args:
         name: the formula.
-        dtype: what inputs and cotangent are rounded to, and what the budget is for.
+        dtype: the dtype of inputs and cotangent, and of the computation that the budget is for.
         case: ``random``, ``ties`` or ``extreme``.
-        variant: one of the formula's; by default the first that has this case.
-        seed: with the formula's name, it decides the numbers.
+        variant: one of the formula's variants; by default the first with this case.
+        seed: together with the formula's name, determines the numbers.
     Returns:
         The archive, in memory.
     Raises:
@@ -240,15 +239,15 @@ def export_own(
     wrt: Sequence[str] = (),
     drawn: str = "given",
 ) -> Golden:
-    """The truth of a user's own function, at inputs of the user's.
+    """The truth of a user's own function at the user's inputs.
 
     Args:
-        fn: a function that JAX can trace, of floating-point results.
+        fn: a function that JAX can trace, with floating-point results.
         name: what to call it, such as ``mine.py:loss``.
-        inputs: its arguments by name, in their order, in the dtype.
-        dtype: what the budget is for.
-        seed: decides the cotangent.
-        wrt: the inputs that it is differentiated by; all floating-point ones where none is named.
+        inputs: its arguments by name, in order and in the dtype.
+        dtype: the dtype that the budget is for.
+        seed: determines the cotangent.
+        wrt: the inputs to differentiate with respect to; by default all floating-point ones.
         drawn: how the inputs were drawn, in words.
     Returns:
         The archive, in memory.
@@ -285,7 +284,7 @@ def _made(
     variant: str,
     seed: int,
 ) -> Golden:
-    """The archive for some inputs; call it where float64 is enabled."""
+    """The archive for given inputs; call this where float64 is enabled."""
     written = {name: jax.tree.map(_written, value) for name, value in inputs.items()}
     wide = {name: jax.tree.map(to_float64, value) for name, value in written.items()}
     question = _Question(formula, case, wide, settings)
@@ -312,7 +311,7 @@ def _made(
 
 
 def _variant(formula: Exported, case: str, variant: str | None) -> str:
-    """The variant that is meant."""
+    """The chosen variant."""
     if case not in CASES:
         raise InputError(f"--case is {case!r}, expected one of {', '.join(CASES)}")
     if case not in formula.cases:
@@ -331,7 +330,7 @@ def _variant(formula: Exported, case: str, variant: str | None) -> str:
 
 
 def _cotangent(question: _Question, draw: Draw) -> Any:
-    """A random cotangent of a pair's output, in the dtype; of anything else None."""
+    """A random cotangent for a pair's output, in the dtype; None for anything else."""
     if question.formula.kind != "pair":
         return None
     out = jax.eval_shape(question.forward, question.floats)
@@ -343,7 +342,7 @@ def _cotangent(question: _Question, draw: Draw) -> Any:
 def _truths(
     question: _Question, dout: Any, dtype: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Truths and the absolute errors that they allow, by name."""
+    """The truths and the absolute errors allowed, by name."""
     wide = None if dout is None else jax.tree.map(lambda leaf: to_float64(np.asarray(leaf)), dout)
     truth, allowed = map(question.named, allowance(question.answers, question.floats, wide, dtype))
     for name, array in truth.items():
@@ -357,12 +356,12 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
     """``fn(floats, dout)`` in float64, and the absolute error that each entry may have in ``dtype``.
 
     Args:
-        fn: gives a pytree of arrays.
+        fn: a function that returns a pytree of arrays.
         floats: a pytree of float64 arrays.
-        dout: another, or None.
-        dtype: what the compared answer is computed in.
+        dout: another such pytree, or None.
+        dtype: the dtype in which the compared answer is computed.
     Returns:
-        ``(out, allowed)``, of one structure, in float64.
+        ``(out, allowed)``, with the same structure, in float64.
     """
     answers = quickly(functools.partial(budgets, fn, dtype=dtype))(floats, dout)
     out, allowed = jax.tree.map(lambda a: np.asarray(a, np.float64), answers)
@@ -371,18 +370,18 @@ def allowance(fn: Callable[..., Any], floats: Any, dout: Any, dtype: str) -> tup
 
 
 def _budget_of(name: str) -> str:
-    """What a truth's budget is called: ``budget/x`` for ``grad/x`` or ``jac/x``, else ``budget/out``."""
+    """The name of a truth's budget: ``budget/x`` for ``grad/x`` or ``jac/x``, else ``budget/out``."""
     return f"budget/{name.removeprefix('grad/').removeprefix('jac/')}"
 
 
 def _written(leaf: Any) -> np.ndarray:
-    """An input as it is written: integers as int32."""
+    """An input in the form in which it is written: integers as int32."""
     array = np.asarray(leaf)
     return array.astype(np.int32) if array.dtype.kind == "i" else array
 
 
 def _named(prefix: str, tree: Any) -> dict[str, Any]:
-    """A name for each leaf: ``in/params/0/W``, a pair in a sequence being (W, b)."""
+    """A name for each leaf, such as ``in/params/0/W``; a pair in a sequence is (W, b)."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
@@ -395,7 +394,7 @@ def _named(prefix: str, tree: Any) -> dict[str, Any]:
 
 
 def _tree(named: Mapping[str, Any]) -> Any:
-    """What :func:`_named` took apart: numbers are places in a list, W and b a pair, other keys a dict's."""
+    """The inverse of :func:`_named`: numbers are positions in a list, W and b a pair, other keys a dict's."""
     if list(named) == [""]:
         return named[""]
     groups: dict[str, dict[str, Any]] = {}
@@ -506,7 +505,7 @@ def _tolerance(dtype: str) -> str:
 
 
 def packed(golden: Golden, suffix: str) -> bytes:
-    """The bytes of an archive; its README and its JSON are texts beside the arrays.
+    """The bytes of an archive; its README and its JSON are stored as texts next to the arrays.
 
     Args:
         golden: from :func:`export`.
@@ -519,14 +518,14 @@ def packed(golden: Golden, suffix: str) -> bytes:
 
 
 def load(path: Path) -> Golden:
-    """An archive that :func:`export` made.
+    """Read an archive made by :func:`export`.
 
     Args:
         path: the file.
     Returns:
-        What it holds.
+        Its contents.
     Raises:
-        InputError: there is no such file, it is something else, or arrays are missing in it.
+        InputError: there is no such file, it is something else, or it lacks arrays.
     """
     arrays, texts = archive.read(path)
     try:
@@ -559,10 +558,10 @@ def _is_own(meta: Mapping[str, Any]) -> bool:
 
 
 def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
-    """Where an archive's arrays are not those of its formula; or nothing.
+    """How an archive's arrays differ from those of its formula; "" if they do not.
 
-    Of a user's function that is not at hand only what needs no call of it is looked at: no code that an
-    archive names is run.
+    If a user's function is not available, only the checks that do not call it are made: code named in an
+    archive is never run.
     """
     meta, arrays = golden.meta, golden.arrays
     kind = "pair" if _is_own(meta) else FORMULAS[meta["formula"]].kind
@@ -573,7 +572,7 @@ def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
             return f"{name} is {describe(array)}, expected floating-point numbers"
     for name in (budget for budget in arrays if budget.startswith("budget/")):
         if not (arrays[name] >= 0).all():
-            return f"{name} has entries that are no allowed error"
+            return f"{name} has entries that are not valid error bounds"
     if _is_own(meta) and fn is None:
         return _contradiction_of_own(golden)
     try:
@@ -581,7 +580,7 @@ def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
             question = _Checker(golden, fn).question
             dout = jax.tree.map(to_float64, golden.dout) if kind == "pair" else None
             wanted = question.named(jax.eval_shape(question.answers, question.floats, dout))
-    except Exception as error:  # a formula may raise anything of what is none of its inputs
+    except Exception as error:  # a formula may raise anything for invalid inputs
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return f"its inputs are not those of {meta['formula']} ({reason[:200]})"
     for name, like in wanted.items():
@@ -594,7 +593,7 @@ def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
 
 
 def _contradiction_of_own(golden: Golden) -> str:
-    """The same of a function that is not at hand: every truth has a budget, every gradient its input."""
+    """The same if the function is not available: every truth has a budget, every gradient an input."""
     arrays = golden.arrays
     for name in golden.compared:
         like = {"grad": f"in/{name.partition('/')[2]}", "out": f"dout{name.removeprefix('out')}"}
@@ -611,19 +610,19 @@ def compare(
     """Compare someone's gradients with an archive's truths and budgets.
 
     Args:
-        golden_path: from ``manual-grad golden export``.
-        mine_path: an ``.npz`` or ``.safetensors`` file with ``grad/…`` by the archive's names, and ``out`` if
-            there is one.
-        fn: the function that the archive is of, where that is one of the user's own: for the diagnosis.
+        golden_path: an archive from ``manual-grad golden export``.
+        mine_path: an ``.npz`` or ``.safetensors`` file with ``grad/…`` under the archive's names, and ``out``
+            if there is one.
+        fn: the user's own function, if the archive is of one: used for the diagnosis.
     Returns:
-        The archive, what was found of each array, and notes.
+        The archive, the result for each array, and notes.
     Raises:
         InputError: a file cannot be read, or ``mine`` has arrays missing, of another shape or of integers, or
             was made for other inputs.
     """
     golden = load(golden_path)
     if fn is not None and not _is_own(golden.meta):
-        raise InputError(f"{golden_path} is of the formula {golden.meta['formula']}, of no function of yours")
+        raise InputError(f"{golden_path} is of the formula {golden.meta['formula']}, not of your function")
     if fn is not None and (unlike := _contradiction(golden, fn)):
         raise InputError(f"{golden_path} is not of this function: {unlike}")
     mine, texts = archive.read(mine_path)
@@ -647,7 +646,7 @@ def _require_same_question(
     mine_path: Path,
     texts: Mapping[str, str],
 ) -> None:
-    """Refuse answers to another question, as far as that can be seen."""
+    """Refuse results for other inputs, as far as that can be detected."""
     try:
         other = parsed(texts.get(META, "{}"))
     except ValueError:
@@ -696,7 +695,7 @@ def _answers(
 
 
 class _Checker:
-    """The archive's question asked again, for the diagnosis."""
+    """The archive's question, rebuilt for the diagnosis."""
 
     def __init__(self, golden: Golden, fn: Callable[..., Any] | None = None) -> None:
         meta, arrays = golden.meta, golden.arrays
@@ -714,7 +713,7 @@ class _Checker:
         self.names = [n for n in golden.compared if n not in golden.optional]
 
     def compared(self, name: str, gots: Mapping[str, np.ndarray]) -> Compared:
-        """One array against its budget."""
+        """Compare one array with its truth and budget."""
         want, got = self.golden.arrays[name], gots[name].astype(np.float64)
         allowed = self.golden.arrays[_budget_of(name)]
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -743,7 +742,7 @@ class _Checker:
     def _evidence(
         self, name: str, gots: Mapping[str, np.ndarray], wants: Mapping[str, np.ndarray], dout: Any
     ) -> Evidence:
-        """What :func:`diagnose` asks for, with ``dout`` the cotangent of the plain function's output."""
+        """The evidence for :func:`diagnose`; ``dout`` is the cotangent of the plain function's output."""
         names = list(wants)
         mine = [np.asarray(gots[n]).astype(np.float64) if n in gots else None for n in names]
         shown = [n.partition("/")[2] for n in names]
@@ -759,7 +758,7 @@ class _Checker:
         )
 
     def _point(self, dout: Any) -> Point:
-        """The question as the diagnosis knows it, every input an argument."""
+        """The question in the form that the diagnosis expects, with every input an argument."""
         inputs, settings = self.question.inputs, self.question.settings
         forward = self.question.formula.forward_in(self.question.case)
 
@@ -777,13 +776,13 @@ class _Checker:
         )  # fmt: skip
 
     def _fit(self, got: np.ndarray) -> float:
-        """Up to which relative error a wrong gradient is that of a known mistake."""
+        """The relative error up to which a wrong gradient matches a known mistake."""
         names = [self.golden.meta["dtype"], got.dtype.name if got.dtype.name in TOLERANCES else "float64"]
         dtype = max(names, key=lambda n: TOLERANCES[n])
         return FIT.get(dtype, TOLERANCES[dtype] / 2)
 
     def _why_value(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
-        """Of what is not a gradient, only what is seen in the numbers."""
+        """For anything but a gradient, a diagnosis from the numbers alone."""
         want, got = self.golden.arrays[name], gots[name].astype(np.float64)
         point = self._point(want)
         evidence = Evidence(0, [got], [want], [name], point, self._fit(gots[name]), scalar=True)
@@ -794,7 +793,7 @@ class _Checker:
         return next((phrase for explain in OF_A_VALUE if (phrase := explain(evidence))), UNEXPLAINED)
 
     def _why_jacobian(self, name: str, gots: Mapping[str, np.ndarray]) -> str:
-        """Of a Jacobian: what is wrong with it as it is, or with its products with random cotangents."""
+        """For a Jacobian: what is wrong with it, or with its products with random cotangents."""
         wants = self._truths()
         out = jax.eval_shape(self.question.forward, self.question.floats)
         rng = np.random.default_rng(0)
@@ -810,10 +809,10 @@ class _Checker:
 
 
 def _not_at_hand(*args: Any) -> Any:
-    """What a function says that is not known: each explanation that asks it does not fit."""
+    """Stands in for an unavailable function: any explanation that calls it is rejected."""
     raise InputError("the function is not at hand")
 
 
 def _hashable(value: Any) -> Any:
-    """A setting as it was: JSON knows no tuples."""
+    """A setting as it was before JSON turned tuples into lists."""
     return tuple(map(_hashable, value)) if isinstance(value, list) else value

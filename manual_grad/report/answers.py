@@ -1,4 +1,4 @@
-"""The questions that the lectures leave open, answered, each with a computation run when the book is made."""
+"""Answers to questions that the lectures leave open, each with a computation run when the book is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class Answer:
     Attributes:
         name: its anchor.
         tag: the equation that it is about.
-        words: the notes' own, empty where the notes only leave something open.
-        question: in our words.
-        paragraphs: marked up as :func:`manual_grad.report.mathml.marked` reads it.
+        words: the notes' own words; empty if the notes only leave something open.
+        question: the question in our words.
+        paragraphs: the answer, marked up for :func:`manual_grad.report.mathml.marked`.
         head, rows: the computation as a table.
-        caption: what the table shows.
+        caption: the table's caption.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Answer:
 
 
 def answers() -> list[Answer]:
-    """All of them, in the order of the lectures."""
+    """All questions, in the order of the lectures."""
     return [
         labels_of_any_sum(),
         the_typo(),
@@ -312,7 +312,7 @@ def labels_of_any_sum() -> Answer:
 
 
 def _array(entries: Any) -> Any:
-    """A NumPy array, which the formulas accept, though their annotations name JAX's."""
+    """A NumPy array, which the formulas accept although their annotations name JAX arrays."""
     return np.array(entries)
 
 

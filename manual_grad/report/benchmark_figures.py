@@ -23,7 +23,7 @@ from manual_grad.report.pictures import Figure, beside
 
 
 def figures(content: dict[str, Any]) -> list[Figure]:
-    """Time and memory where cases were measured at several sizes; the roofline where there is a ceiling."""
+    """Time and memory for cases measured at several sizes; the roofline if there is a ceiling."""
     rows = rows_of(content)
     found = [
         _against_size(rows, "time", "median", seconds, "Time against size"),
@@ -34,12 +34,12 @@ def figures(content: dict[str, Any]) -> list[Figure]:
 
 
 def ratios(content: dict[str, Any]) -> list[Figure]:
-    """The ratios, a picture a group of cases."""
+    """The ratios, one picture per group of cases."""
     return [_ratios(group, some) for group, some in grouped(rows_of(content)).items()]
 
 
 def _ratios(group: str, rows: Sequence[dict[str, Any]]) -> Figure:
-    """A line a case under its name, so that a telephone shows it in readable letters."""
+    """One line per case under its name, so that a phone shows it in readable letters."""
     width, left, right, top, step = 380.0, 6.0, 374.0, 26.0, 36.0
     ends = [x for r in rows for x in (r["ratio"], *(r.get("interval") or ()))]
     low, high = math.log2(min(*ends, 0.5)) - 0.1, math.log2(max(*ends, 2.0)) + 0.1
@@ -105,7 +105,7 @@ def _against_size(
 
 
 def _point(row: dict[str, Any], what: str) -> tuple[float, float, float] | None:
-    """Bytes, and what is known of the first and the second side."""
+    """Bytes, and the results of the first and the second side."""
     ours, other = (row.get("sides", {}).get(name, {}) for name in pair_of(row))
     given = (other.get("moved"), ours.get(what), other.get(what))
     if not all(isinstance(x, int | float) for x in given) or not given[0]:
@@ -215,7 +215,7 @@ def _roof(points: Sequence[tuple[str, float, float, str]], flops: float, bandwid
 
 
 def _names(points: Sequence[tuple[str, float, float]], width: float) -> list[str]:
-    """Names beside the dots, one a case, where they overlap neither each other nor a dot."""
+    """Names next to the dots, one per case, where they overlap neither each other nor a dot."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for _, x, y in points]
     parts, named = [], set()
     for name, x, y in sorted(points, key=lambda p: p[2]):

@@ -1,9 +1,9 @@
-"""Benchmark results in the book: what is read, which formula a case times, and the tables.
+"""Benchmark results in the book: reading them, the formula that each case times, and the tables.
 
-Read is what ``manual-grad bench --json`` wrote: a list of rows, under ``rows``, ``cases`` or ``results``,
-each with ``case``, ``size``, ``ratio`` (the first of ``pair`` over the second, medians) and, if known,
-``group``, ``interval``, ``same_program``, ``verdict``, ``dispatch_share``, ``work_flops``, ``over``, and in
-``sides`` what is known of each side; beside the list ``environment`` and ``ceiling``.
+The input is written by ``manual-grad bench --json``: a list of rows, under ``rows``, ``cases`` or
+``results``, each with ``case``, ``size``, ``ratio`` (the first of ``pair`` over the second, medians) and, if
+known, ``group``, ``interval``, ``same_program``, ``verdict``, ``dispatch_share``, ``work_flops``, ``over``,
+and the results of each side in ``sides``; next to the list, ``environment`` and ``ceiling``.
 """
 
 import math
@@ -30,7 +30,7 @@ def _pair(formula: Formula) -> tuple[str, str]:
     return formula.fwd.__name__, formula.bwd.__name__
 
 
-# What a case is named after, where that is not a formula.
+# The origin of a case's name if that is not a formula.
 NAMED_OTHERWISE = {
     **{f.op.name: _pair(f) for f in FORMULAS.values() if f.op and f.op.name != f.name},
     "full_batch": (*_pair(mlp.FIVE_LAYER), five_layer_grads.__name__),
@@ -39,7 +39,7 @@ NAMED_OTHERWISE = {
 PARTS = ("", "_fwd", "_bwd", "_grads", "_deltas")
 
 
-# What a row holds. Times, bytes and ratios are such that the pictures' logarithms exist.
+# The form of a row. Times, bytes and ratios are limited so that the pictures' logarithms exist.
 SIZE = Form("a number from 1e-30 to 1e30", lambda value: POSITIVE.fits(value) and 1e-30 <= value <= 1e30)
 COUNT = Form("a number from 0 to 1e30", lambda value: (value == 0 and NUMBER.fits(value)) or SIZE.fits(value))
 SIDE = {"median?": (COUNT, NULL), "temporaries?": (COUNT, NULL), "moved?": (COUNT, NULL)}
@@ -70,10 +70,10 @@ def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def require_known(content: dict[str, Any], path: Path) -> None:
-    """Refuse a file that is not a benchmark's.
+    """Refuse a file without benchmark results.
 
     Raises:
-        InputError: there are no rows in it that can be read, or something in it is not what it must be.
+        InputError: it has no readable rows, or a field is invalid.
     """
     rows = rows_of(content)
     found = misfit(rows, [ROW], "rows") or misfit(content, CONTENT) if rows else "it has no rows"
@@ -108,7 +108,7 @@ def by_function(cases: Sequence[str]) -> dict[str, list[str]]:
 
 
 def links(content: dict[str, Any] | None, cases: Sequence[str]) -> dict[str, str]:
-    """Case → where its results stand in the book; empty for a case without any."""
+    """Case → the place of its results in the book; empty for a case without results."""
     measured = {row["case"] for row in rows_of(content)} if content else set()
     shown = {case: f"benchmarks.html#{anchor(case)}" for case in measured}
     return {case: shown.get(case, "") for case in (*cases, *sorted(measured))}
@@ -120,7 +120,7 @@ def anchor(case: str) -> str:
 
 
 def context(content: dict[str, Any], of_case: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the page shows.
+    """The content of the page.
 
     Args:
         content: the result file.
@@ -157,7 +157,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def side_of(name: str) -> str:
-    """A side's name as the page has it."""
+    """A side's name on the page."""
     return {"manual": "by hand"}.get(name, name)
 
 
@@ -183,7 +183,7 @@ def _line(row: dict[str, Any], first: bool, tags: Sequence[str]) -> dict[str, An
 
 
 def _where(about: Mapping[str, Any]) -> str:
-    """The machine and the versions, in a line."""
+    """The machine and the versions, in one line."""
     kind, threads = about.get("device_kind", ""), about.get("threads")
     words = [f"{kind} ({about.get('machine', '?')}, {threads} threads)" if threads else str(kind)]
     words += [str(about["dtype"])] if "dtype" in about else []
@@ -194,7 +194,7 @@ def _where(about: Mapping[str, Any]) -> str:
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> str:
-    """The geometric mean, as ``manual-grad bench`` takes it: two equal programs have the ratio 1."""
+    """The geometric mean, computed as in ``manual-grad bench``: two equal programs have the ratio 1."""
     same = [r["ratio"] for r in rows if r.get("same_program")]
     mean = math.exp(sum(0.0 if r.get("same_program") else math.log(r["ratio"]) for r in rows) / len(rows))
     said = f"Geometric mean of the {len(rows)} ratios: {number(mean)}."
@@ -215,7 +215,7 @@ def number(value: float) -> str:
 
 
 def seconds(t: Any) -> str:
-    """Seconds in a fitting unit; nothing where it is not a number.
+    """Seconds in a suitable unit; empty if it is not a number.
 
     >>> seconds(8.1e-6), seconds(0.287), seconds(None)
     ('8.1 µs', '287 ms', '')
@@ -227,7 +227,7 @@ def seconds(t: Any) -> str:
 
 
 def size(count: Any) -> str:
-    """Bytes in a fitting unit; nothing where it is not a number.
+    """Bytes in a suitable unit; empty if it is not a number.
 
     >>> size(0), size(512), size(2_054_144), size(None)
     ('0', '512 B', '2.05 MB', '')
@@ -240,7 +240,7 @@ def size(count: Any) -> str:
 
 
 def colour(row: dict[str, Any]) -> str:
-    """Faster, slower, or neither: what the interval says, not the median alone."""
+    """Faster, slower, or neither, judging by the interval and not by the median alone."""
     low, high = row.get("interval") or (row["ratio"], row["ratio"])
     if row.get("same_program"):
         return "same"

@@ -1,8 +1,8 @@
 r"""The exercises: one text file per lecture, in which each backward pass has a line to be left blank.
 
-A file begins with its introduction and the code that all exercises share. Each exercise is a section, under
-the tag of its equation and a title: what is asked for, and the code of a loss and its gradient, in which the
-line to be left blank says in its comment what a wrong one may be, and what the checker says of that::
+A file begins with its introduction and the code that all exercises share. Each exercise is a section, headed
+by the tag of its equation and a title: the task, and the code of a loss and its gradient. The comment of the
+line to be left blank gives a wrong version of it, and part of the checker's diagnosis of that::
 
     dy_hat = -2 / len(y) * (y - y_hat)  # wrong: -2 * (y - y_hat)  # says: 1/N is missing
 
@@ -26,12 +26,12 @@ class Exercise:
     """A gradient with a line left blank.
 
     Attributes:
-        tag: of its equation.
-        title, paragraphs: what is asked for, marked up as the book's texts are.
+        tag: the tag of its equation.
+        title, paragraphs: the task, marked up like the book's texts.
         code: the loss, the gradient with :data:`BLANK` in it, and the call of the checker.
-        solution: what belongs there.
-        wrong: what does not.
-        says: a part of what the checker says of it; empty where it has no name for the mistake.
+        solution: the code for the blank.
+        wrong: a wrong version of it.
+        says: part of the checker's diagnosis of the wrong version; empty if it has no name for the mistake.
     """
 
     tag: str

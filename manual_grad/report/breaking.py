@@ -1,8 +1,9 @@
-"""Where a formula may break into lines, so that none is wider than a telephone or a sheet of paper.
+"""Break formulas into lines that are no wider than a phone or a sheet of paper.
 
-MathML has no line breaks that browsers know. So a formula is cut into several, which stand in a line as words
-do: after a comma and before ``=`` first; what is still long, before ``+``, then before a product, then in
-brackets. What cannot be cut, such as a matrix, carries its width, and the page sets it smaller where it must.
+Browsers do not support MathML's line breaks. So a formula is cut into several, which are laid out like words:
+first after commas and before ``=``; parts that are still long, before ``+``, then before a product, then
+inside brackets. Parts that cannot be cut, such as matrices, carry their width, and the page shrinks them if
+necessary.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +11,16 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 SPACE = "{http://www.w3.org/1998/Math/MathML}"
-ROOM = 14.0  # em: what every box has room for at 375 px
+ROOM = 14.0  # em: the width available in every box at 375 px
 RELATIONS = frozenset("=∈→⇒≈≠≤≥<>")
 SUMS, PRODUCTS = frozenset("+−"), frozenset("·⋅⊙⊗×⋆∗")
 SEPARATORS = frozenset(",;")
 OPENING, CLOSING = frozenset("([{⟨⌊"), frozenset(")]}⟩⌋")
 SCRIPTED = frozenset({"msub", "msup", "msubsup"})
-_SMALL = 0.72  # of what stands above or below the line
+_SMALL = 0.72  # relative size of sub- and superscripts
 
-Parts = list[Any]  # elements that stay together, or lists of what may come apart, each of them Parts
-Cut = Callable[[Sequence[Element], int, int], bool]  # siblings, place, depth of brackets: does a part begin?
+Parts = list[Any]  # elements that stay together, or lists of Parts that may be separated
+Cut = Callable[[Sequence[Element], int, int], bool]  # siblings, position, bracket depth: a new part?
 
 
 def kind(element: Element) -> str:
@@ -28,7 +29,7 @@ def kind(element: Element) -> str:
 
 
 def width(element: Element) -> float:
-    """About how wide an element is, in em: rather too wide than too narrow."""
+    """The approximate width of an element in em, overestimated rather than underestimated."""
     parts, content = [width(child) for child in element], element.text or ""
     match kind(element):
         case "mspace":
@@ -53,7 +54,7 @@ def width(element: Element) -> float:
 
 
 def lines(row: Element) -> list[Parts]:
-    """The lines of a formula, each in its parts; one, unless it is an array of one column."""
+    """The lines of a formula, each in parts; a single line unless it is an array of one column."""
     return [parts(children) for children in _rows(row)]
 
 
@@ -67,7 +68,7 @@ def _rows(row: Element) -> list[list[Element]]:
 
 
 def left_sides(row: Element) -> list[list[Element]]:
-    """What stands before the first ``=`` of each equation."""
+    """The part before the first ``=`` of each equation."""
     found = []
     for line in _rows(row):
         for piece in _cut(line, _after_comma):
@@ -77,14 +78,14 @@ def left_sides(row: Element) -> list[list[Element]]:
 
 
 def parts(siblings: Sequence[Element]) -> Parts:
-    """Siblings, cut at commas and relations, and more finely where they are long."""
+    """Siblings, cut at commas and relations, and into smaller parts if they are long."""
     pieces = [_cut(_without_space(piece), _before(RELATIONS)) for piece in _cut(siblings, _after_comma)]
     finer = [list(map(_finer, piece)) for piece in pieces]
     return finer[0] if len(finer) == 1 else [p if len(p) > 1 else p[0] for p in finer]
 
 
 def _finer(piece: Sequence[Element]) -> Parts:
-    """A piece, cut at sums, at products and in brackets until it fits or nothing is left to cut."""
+    """A piece, cut at sums, at products and in brackets until it fits or cannot be cut further."""
     if sum(map(width, piece)) > ROOM:
         for cut in (_before(SUMS), _before(PRODUCTS), _before_matrix, _before(SUMS, 1)):
             if len(pieces := _cut(piece, cut)) > 1:
@@ -113,7 +114,7 @@ def is_sign(element: Element, signs: frozenset[str]) -> bool:
 
 
 def is_prefix(siblings: Sequence[Element], place: int) -> bool:
-    """Whether what stands here is a sign, not an operation: it begins, or follows an operation."""
+    """Whether this operator is a sign: it comes first, or follows an operator."""
     before = [e for e in siblings[:place] if kind(e) != "mspace"]
     return not before or is_sign(before[-1], RELATIONS | SUMS | PRODUCTS | OPENING | SEPARATORS)
 
@@ -146,5 +147,5 @@ def _without_space(piece: list[Element]) -> list[Element]:
 
 
 def _flat(piece: Sequence[Element]) -> list[Element]:
-    """A piece without the rows that bind several elements into one."""
+    """A piece without the rows that group several elements into one."""
     return [e for element in piece for e in (element if kind(element) == "mrow" else [element])]

@@ -1,4 +1,4 @@
-"""Source of the functions that run, taken from the live code and highlighted."""
+"""The source of the functions that run, taken from the live code and highlighted."""
 
 import ast
 import functools
@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Source:
-    """A function as it stands in its file.
+    """The source of a function.
 
     Attributes:
-        name: of the function.
-        module: dotted.
+        name: the function's name.
+        module: the dotted name of its module.
         place: file and line, such as ``manual_grad/formulas/mse.py:42``.
         text: signature and body, without the docstring.
         doc: the docstring.
@@ -42,11 +42,11 @@ class Source:
 
     @property
     def anchor(self) -> str:
-        """Where the API reference has it."""
+        """Its link in the API reference."""
         return f"{page_of(self.module)}#{self.name}"
 
     def html(self, tag: str = "") -> Markup:
-        """Highlighted; the lines that carry ``tag`` are marked."""
+        """The highlighted source; lines that carry ``tag`` are marked."""
         lines = tuple(n for n, line in enumerate(self.text.splitlines(), 1) if tag and tag in tags_of(line))
         return python(self.text, lines)
 
@@ -78,7 +78,7 @@ def formulas() -> dict[str, Callable]:
 
 @functools.cache
 def source_of(function: Callable) -> Source:
-    """The source of a function, whatever it is wrapped in.
+    """The source of a function, with any wrappers removed.
 
     >>> from manual_grad import mse_bwd
     >>> print(source_of(mse_bwd).text.splitlines()[1])
@@ -104,7 +104,7 @@ def _without_docstring(text: str) -> str:
 
 
 def tags_of(line: str) -> list[str]:
-    """The tags in a line's comment, ranges written out.
+    """The tags in a line's comment; ranges are expanded.
 
     >>> tags_of("dz = p - y  # [A-10] [B-03] … [B-05]")
     ['A-10', 'B-03', 'B-04', 'B-05']

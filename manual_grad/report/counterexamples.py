@@ -16,14 +16,14 @@ SHOWN = 6
 
 
 def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
-    """A table of the entries that differ most, on the inputs that the verdict is about.
+    """A table of the entries that differ most, on the verdict's inputs.
 
     Args:
         erratum: from :mod:`manual_grad.lectures`.
-        seed: of the verdict.
-        clash: what the verdict says, where the printed version cannot be evaluated.
+        seed: the verdict's seed.
+        clash: the verdict's message, if the printed version cannot be evaluated.
     Returns:
-        ``caption``, and ``head`` and ``rows`` where there are numbers.
+        ``caption``, and ``head`` and ``rows`` if there are numbers.
     """
     claim = at_the_kink(erratum.claim)
     draw = Draw(np.random.default_rng([seed, zlib.crc32(erratum.tag.encode()), 0]), jnp.float64)
@@ -59,6 +59,6 @@ def _shape(array: np.ndarray) -> str:
 
 
 def _few(inputs: str) -> str:
-    """Not every weight of five layers."""
+    """A short list of inputs: not every weight of five layers."""
     parts = inputs.split(", ")
     return inputs if len(parts) <= 5 else f"{', '.join(parts[:2])}, …, {parts[-1]}"

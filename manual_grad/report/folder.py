@@ -1,4 +1,4 @@
-"""The book's folder: written whole under another name, then renamed; only a book is ever replaced."""
+"""The book's folder, written under another name and then renamed; nothing but a book is ever replaced."""
 
 import contextlib
 import json
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from manual_grad.border import InputError
 
-MARK = "book.json"  # names every file of the book, so that a foreign one is known
+MARK = "book.json"  # lists every file of the book, so that foreign ones are recognized
 
 
 def require_free(path: Path, force: bool) -> None:
-    """Refuse a folder that a book cannot be written to, before the work.
+    """Refuse a folder that a book cannot be written to, before the work starts.
 
     Args:
-        path: where the book is to stand.
-        force: whether a book that stands there may be replaced.
+        path: the book's folder.
+        force: whether an existing book may be replaced.
     Raises:
         InputError: the folder exists and may not be replaced, or its place cannot be written to.
     """
@@ -34,12 +34,12 @@ def require_free(path: Path, force: bool) -> None:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(
-            f"{shown}, which holds what is not a part of a book ({foreign[0]}{more}): it is left as it is"
+            f"{shown}, which holds files that are not part of a book ({foreign[0]}{more}); left alone"
         )
 
 
 def _require_place(path: Path) -> str:
-    """Refuse a place where no folder can be made; how it is called."""
+    """Refuse a place where no folder can be made; returns its name for messages."""
     shown, parent = f"--out is {str(path)!r}", path.absolute().parent
     if path.is_symlink():
         raise InputError(f"{shown}, a symbolic link; expected the folder itself")
@@ -51,7 +51,7 @@ def _require_place(path: Path) -> str:
 
 
 def foreign_files(path: Path) -> set[str]:
-    """The files and links in a folder that no book wrote; all of them where there is no book.
+    """The files and links in a folder that are not part of a book; all of them if there is no book.
 
     >>> import tempfile
     >>> foreign_files(Path(tempfile.mkdtemp()))
@@ -67,14 +67,14 @@ def foreign_files(path: Path) -> set[str]:
 
 
 def write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
-    """Write the book: either all of it stands at ``path`` afterwards, or what stood there before.
+    """Write the book: afterwards ``path`` holds either all of it or its previous content.
 
     Args:
-        path: its folder.
+        path: the book's folder.
         files: name → content.
-        force: whether a book that stands there may be replaced.
+        force: whether an existing book may be replaced.
     Raises:
-        InputError: as :func:`reserved`, or the disk refuses.
+        InputError: see :func:`reserved`; or writing fails.
     """
     with reserved(path, force) as put:
         put(files)
@@ -82,18 +82,19 @@ def write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
 
 @contextlib.contextmanager
 def reserved(path: Path, force: bool) -> Iterator[Callable[[Mapping[str, bytes]], None]]:
-    """Keep a book's place until it is written, so that of two runs one is told before its work.
+    """Reserve a book's folder until it is written, so that a second run fails before its work starts.
 
-    The book grows in ``.NAME.new.part/new``, and what it replaces waits in ``old`` there; the run holds that
-    folder locked. What a killed run left is removed, and a book that it had moved away is put back.
+    The book is written to ``.NAME.new.part/new``, and the one that it replaces is kept in ``old`` there; the
+    run locks that folder. Leftovers of a killed run are removed, and a book that it had moved away is put
+    back.
 
     Args:
         path: the book's folder.
-        force: whether a book that stands there may be replaced.
+        force: whether an existing book may be replaced.
     Returns:
-        What writes the files.
+        A function that writes the files.
     Raises:
-        InputError: as :func:`require_free`, or another run writes there.
+        InputError: see :func:`require_free`; or another run is writing there.
     """
     _require_place(path)
     shown, path = path, path.absolute()
@@ -128,13 +129,13 @@ def _put(path: Path, place: Path, force: bool, files: Mapping[str, bytes]) -> No
 
 
 def _is_left(name: str, book: str) -> bool:
-    """Whether a folder is a half book of an earlier version, which locked nothing."""
+    """Whether a folder is an unfinished book of an earlier version, which did not lock."""
     return re.fullmatch(rf"\.{re.escape(book)}\.[a-z0-9_]{{8}}\.part", name) is not None
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, book: Path) -> Iterator[None]:
-    """A folder of this run alone; the lock ends with the process."""
+    """A folder for this run alone; the lock ends with the process."""
     try:
         handle = next(filter(None, (_lock(folder) for _ in range(20))), None)
     except BlockingIOError:
@@ -149,7 +150,7 @@ def _locked(folder: Path, book: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int | None:
-    """The handle that holds a folder; None where another run removed it, or the system has no such locks."""
+    """The handle that locks a folder; None if another run removed it, or the system has no such locks."""
     folder.mkdir(exist_ok=True)
     try:
         import fcntl

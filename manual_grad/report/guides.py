@@ -1,7 +1,7 @@
-"""The guides in ``docs/``, Markdown as GitHub renders it, on one page of the book.
+"""The guides in ``docs/``, GitHub's Markdown rendered on one page of the book.
 
-They are there in a checkout; an installed package has none, and its book leaves the page out. The part of
-Markdown that they use: headings, paragraphs, lists, tables, code, links, stress.
+They exist in a checkout; an installed package has none, and its book omits the page. Supported are the parts
+of Markdown that they use: headings, paragraphs, lists, tables, code, links and emphasis.
 """
 
 import re
@@ -29,11 +29,11 @@ _INLINE = re.compile(r"\[([^]]+)\]\(([^)]+)\)|`([^`]+)`|\*\*(.+?)\*\*|\*(.+?)\*"
 
 @dataclass(frozen=True)
 class Guide:
-    """One file.
+    """A guide.
 
     Attributes:
-        name: of the file, without its ending; the anchor of its section.
-        title: its first heading.
+        name: the file's name without its suffix; the anchor of its section.
+        title: the first heading.
         body: the rest.
     """
 
@@ -43,7 +43,7 @@ class Guide:
 
 
 def guides() -> list[Guide]:
-    """Every guide, in the order of use; none where this is not a checkout."""
+    """Every guide, in the order of use; none if this is not a checkout."""
     checkout = (ROOT / "pyproject.toml").is_file()
     paths = [ROOT / "docs" / f"{name}.md" for name in ORDER if checkout]
     return [guide(path.stem, path.read_text("utf-8")) for path in paths if path.is_file()]

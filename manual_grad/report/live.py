@@ -1,7 +1,7 @@
-"""Small examples whose numbers can be changed: what the functions return at first, what is typed afterwards.
+"""Small examples whose numbers can be edited.
 
-The page has the numbers of the functions; ``live.js`` computes them again from what is typed. A test types
-into every field and compares what the page then shows with JAX.
+At first the page shows the functions' results; ``live.js`` recomputes them from the numbers that are typed. A
+test types into every field and compares the numbers shown with JAX.
 """
 
 import functools
@@ -28,12 +28,12 @@ class Live:
     """An example.
 
     Attributes:
-        name: what ``live.js`` knows it by.
-        tag: the equation that it stands at.
-        inputs: name → the numbers that it begins with, a matrix each.
-        compute: the inputs → name → result, scalar, vector or matrix.
-        classes: the input that is the number of a class, and how many there are.
-        shown: names as LaTeX, where they are no symbol of one letter.
+        name: its name in ``live.js``.
+        tag: the equation next to which it is shown.
+        inputs: name → its initial numbers, a matrix.
+        compute: the inputs → name → result, a scalar, vector or matrix.
+        classes: the input that is a class label, and the number of classes.
+        shown: LaTeX for names that are not single letters.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Live:
 
     @functools.cached_property
     def results(self) -> list[tuple[str, str, np.ndarray]]:
-        """Name, LaTeX and rows of each result, for the inputs that it begins with."""
+        """Name, LaTeX and rows of each result for the initial inputs."""
         given = {name: jnp.asarray(value, float) for name, value in self.inputs.items()}
         found = jax.jit(self.compute)(**given)
         return [

@@ -1,4 +1,4 @@
-"""LaTeX as MathML, and short texts with formulas and code in them as HTML."""
+"""Convert LaTeX to MathML, and short texts with formulas and code to HTML."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ from manual_grad.lectures import CHAPTERS
 from manual_grad.report import breaking
 from manual_grad.report.breaking import SPACE
 
-# MathML Core knows no mathvariant but normal: such digits have characters of their own.
+# MathML Core supports no mathvariant except normal: such digits have characters of their own.
 _DIGITS = {"double-struck": "𝟘𝟙𝟚𝟛𝟜𝟝𝟞𝟟𝟠𝟡", "bold": "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗"}
 OPERATORS = breaking.RELATIONS | breaking.SUMS | breaking.PRODUCTS
 _LIMITS = {"msubsup": "munderover", "msub": "munder"}  # of a sum: under and over it
@@ -51,7 +51,7 @@ def left_sides(latex: str) -> list[Markup]:
 
 
 def _parts(parts: breaking.Parts, display: str) -> Markup:
-    """What may come apart: words of a line, the finer ones within the coarser."""
+    """The parts between which lines may break, smaller ones nested in larger ones."""
     if all(isinstance(part, ElementTree.Element) for part in parts):
         return _whole(parts, display)
     inner = Markup(" ").join(_parts(part, display) for part in parts)
@@ -59,7 +59,7 @@ def _parts(parts: breaking.Parts, display: str) -> Markup:
 
 
 def _whole(elements: list[ElementTree.Element], display: str) -> Markup:
-    """A part that stays in one line; one that a telephone has no room for says how wide it is."""
+    """A part that stays on one line; if it is too wide for a phone, it carries its width."""
     root, row = ElementTree.Element(SPACE + "math"), ElementTree.Element(SPACE + "mrow")
     if display == "block":
         root.set("displaystyle", "true")
@@ -73,7 +73,7 @@ def _whole(elements: list[ElementTree.Element], display: str) -> Markup:
 
 
 def _mend(element: ElementTree.Element) -> None:
-    """What MathML Core, which browsers speak, wants otherwise than the library writes it."""
+    """Adapt the library's output to MathML Core, which browsers support."""
     for parent in list(element.iter()):
         children = list(parent)
         for place, child in enumerate(children):
@@ -87,7 +87,7 @@ def _mend(element: ElementTree.Element) -> None:
                 if follower not in ("(", "[", "{", "′") and not parent.tag.endswith(("sup", "sub")):
                     gap = ElementTree.Element(SPACE + "mspace", width="0.17em")
                     parent.insert(list(parent).index(child) + 1, gap)
-            elif kind == "msup" and child[1].text == "′":  # a raised sign already, which is not raised again
+            elif kind == "msup" and child[1].text == "′":  # a superscript sign: not raised again
                 child.tag = SPACE + "mrow"
             elif kind == "mo" and content in "+−" and breaking.is_prefix(children, place):
                 child.set("form", "prefix")
@@ -138,7 +138,7 @@ def link(tag: str) -> Markup:
 
 
 def pretty(text: str) -> Markup:
-    """A plain text of the ledger: its tags become links, and its indices stand below the line.
+    """A plain text of the ledger as HTML: tags become links, and indices become subscripts.
 
     >>> str(pretty("y_j for y_{l+1}, see A-10"))
     'y<sub>j</sub> for y<sub>l+1</sub>, see <a class="tag" href="lecture-a.html#A-10">A-10</a>'
@@ -147,7 +147,7 @@ def pretty(text: str) -> Markup:
 
 
 def indexed(text: str) -> Markup:
-    """A plain text of the ledger with its indices below the line."""
+    """A plain text of the ledger with its indices as subscripts."""
     html = str(escape(text))
     html = re.sub(r"(?<=\w)_\{([^}]+)\}", r"<sub>\1</sub>", html)
     html = re.sub(r"(?<=\w)\^(\w)", r"<sup>\1</sup>", html)

@@ -1,4 +1,4 @@
-"""Notebooks of the lectures and of their exercises, made of the texts that the book is made of."""
+"""Notebooks of the lectures and of their exercises, made from the same texts as the book."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ def same(*lines):
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Every file under ``examples`` that is made of the book's texts: its name and its content.
+    """Every file under ``examples`` that is made from the book's texts: its name and its content.
 
     >>> [name for name, _ in files()][:3]
     ['lecture_a.ipynb', 'exercises/lecture_a.py', 'exercises/lecture_a.ipynb']
@@ -46,7 +46,7 @@ def files() -> Iterator[tuple[str, str]]:
 
 
 def notebook(cells: Sequence[Cell]) -> str:
-    """Cells as a notebook, which names what it needs in its first cell of code."""
+    """Cells as a notebook, whose first code cell installs and imports what it needs."""
     first, *rest = cells
     made = []
     for n, (kind, text) in enumerate((first, INSTALL, *rest)):
@@ -60,7 +60,7 @@ def notebook(cells: Sequence[Cell]) -> str:
 
 
 def script(cells: Sequence[Cell]) -> str:
-    """Cells as a Python file, which editors show as cells."""
+    """Cells as a Python file with cell markers for editors."""
     parts = []
     for kind, text in cells:
         lines = [w for line in text.splitlines() for w in textwrap.wrap(line, 106) or [""]]
@@ -70,7 +70,7 @@ def script(cells: Sequence[Cell]) -> str:
 
 
 def exercises(letter: str) -> list[Cell]:
-    """The cells of a lecture's exercises, blank."""
+    """The cells of a lecture's exercises, with blanks."""
     sheet, chapter = blanks.sheet(letter), CHAPTERS[letter]
     head = [f"# {chapter.name}: exercises", *sheet.introduction]
     cells = [("markdown", "\n\n".join(head)), ("code", f"{IMPORTS}\n\n{blanks.CHECK}".rstrip())]
@@ -82,7 +82,7 @@ def exercises(letter: str) -> list[Cell]:
 
 
 def lecture(letter: str) -> list[Cell]:
-    """The cells of a lecture: every derivation, whose lines are compared in numbers."""
+    """The cells of a lecture: every derivation, with a numerical comparison of its lines."""
     chapter = CHAPTERS[letter]
     head = [f"# {chapter.name}: {chapter.title}", *introduction(letter)]
     helpers = [*steps.helpers(), inspect.getsource(same).rstrip()]

@@ -1,4 +1,4 @@
-"""The steps of a derivation as the book shows them: each formula beside the numbers that it gives."""
+"""The steps of a derivation in the book: each formula with its numerical value."""
 
 import ast
 import functools
@@ -55,7 +55,7 @@ def _given(line: Given, value: Any) -> str:
 
 
 def _computed(step: Step, value: np.ndarray, known: dict[str, Any], whole: bool) -> str:
-    """The operands of the expression's last operation, and its value where a chain begins or ends."""
+    """The operands of the expression's last operation, and its value at the ends of a chain."""
     operands = _operands(ast.parse(step.code, mode="eval").body)
     if len(operands) == 1:
         return latex(value)
@@ -102,5 +102,5 @@ def latex(value: Any, column: Any = False, aligned: bool = False) -> str:
 def _digits(number: float) -> str:
     text = f"{number:.3f}".rstrip("0").rstrip(".")
     if text not in ("0", "-0"):
-        return f"{{{text}}}" if number < 0 else text  # a sign of its own, not one between two numbers
+        return f"{{{text}}}" if number < 0 else text  # a sign, not an operator between two numbers
     return f"{number:.1e}" if abs(number) > 1e-12 else "0"

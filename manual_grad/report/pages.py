@@ -1,4 +1,4 @@
-"""The pages: what the ledger, the functions and the results say, put into templates."""
+"""The pages: templates filled in from the ledger, the functions and the results."""
 
 import csv
 import inspect
@@ -78,8 +78,8 @@ def render(results: Results, show: Show = lambda what: None) -> dict[str, bytes]
     """Every file of the book.
 
     Args:
-        results: what is reported.
-        show: told what is being made.
+        results: the results to report.
+        show: called with a description of the current stage.
     Returns:
         Name → content; the same results give the same bytes.
     """
@@ -129,7 +129,7 @@ def all_figures(results: Results) -> dict[str, list[Figure]]:
 
 
 class Site:
-    """The pages, which share a header, a footer and the results."""
+    """Renders the pages, which share a header, a footer and the results."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class Site:
         return context | {"ratios": ratios, "figures": self.figures["benchmarks"]}
 
     def function(self, source: Source) -> dict[str, Any]:
-        """What a function computes, what holds it and what times it."""
+        """A function's equations, tests and benchmark cases."""
         op = source.module == "manual_grad.ops"
         pair = f"{source.name}_fwd" if f"{source.name}_fwd" in self.tags_of else "dense_rows_fwd"
         timed = self.timed.get(pair if op else source.name, ())
@@ -302,14 +302,14 @@ class Site:
         return _inverted({e.tag: [s.name for s in self.sources(e)] for e in EQUATIONS})
 
     def sources(self, entry: Equation | Erratum) -> list[Source]:
-        """The functions that compute an equation; those first in which a line carries its tag."""
+        """The functions that compute an equation, first those with a line that carries its tag."""
         claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
         derivative = re.search(r"\\partial|\\delta|\\frac\{d|d[ZW]_|d\\hat", entry.corrected or entry.printed)
         order = ("gradient", "jacobian", "value") if derivative else ("value", "gradient", "jacobian")
         claims = sorted(claims, key=lambda claim: order.index(claim.kind))
         ways = [way for claim in claims for way in claim.formulas if way in formulas()]
         tagged = self.tagged.get(entry.tag, [])
-        ways.sort(key=lambda way: way not in tagged)  # those first in which a line carries the tag
+        ways.sort(key=lambda way: way not in tagged)  # first those with a line that carries the tag
         return [source_of(formulas()[name]) for name in dict.fromkeys(ways or tagged)]
 
     def lecture(self, chapter: Chapter) -> dict[str, Any]:
@@ -450,7 +450,7 @@ class Site:
 
 
 def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
-    """A misprint as the pages show it."""
+    """A misprint for the templates."""
     verdict = results.verdicts[e.tag]
     return {
         "tag": e.tag,
@@ -472,7 +472,7 @@ def erratum_of(e: Erratum, results: Results) -> dict[str, Any]:
 def data_files(
     results: Results, figures: dict[str, list[Figure]], errata: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes]]:
-    """What can be downloaded."""
+    """The files for download."""
     verdicts = {"environment": results.about, "equations": list(results.verdicts.values())}
     texts = [
         {
@@ -526,7 +526,7 @@ def _tagged_functions() -> dict[str, list[str]]:
 
 
 def _breakable(name: str) -> Markup:
-    """A test's name, which may break where pytest's has a joint.
+    """A test's name, with places where the line may break.
 
     >>> _breakable("a/b.py::c")
     Markup('a/<wbr>b.py::<wbr>c')
@@ -561,7 +561,7 @@ def _counted(chapter: Chapter) -> str:
 
 
 def _claim(c: Claim) -> Markup:
-    """What is compared, in a line."""
+    """A line that says what is compared."""
     says = f"{c.says}: " if c.says else ""
     ways = Markup(", ").join(Markup("<code>{}</code>").format(way) for way in c.formulas)
     reference = inspect.unwrap(c.reference).__name__.lstrip("_")

@@ -1,4 +1,4 @@
-"""The book's pictures: each drawn from what the functions return when the book is made, with its data."""
+"""The book's pictures, each drawn from the functions' results when the book is made, with its data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Figure:
     Attributes:
         name: its anchor and the name of its data file.
         html: the drawing.
-        caption: what it shows, with formulas as :func:`manual_grad.report.mathml.marked` reads them.
-        data: what it was drawn from, as JSON has it.
+        caption: a description, with formulas marked up for :func:`manual_grad.report.mathml.marked`.
+        data: the data that it was drawn from, as JSON.
     """
 
     name: str
@@ -54,7 +54,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
     image, kernel = rng.normal(size=(4, 5)), rng.normal(size=(2, 3))
 
     def columns_first(jacobian: np.ndarray) -> np.ndarray:
-        """As a matrix between vectors that stack columns, as in the notes."""
+        """A Jacobian as a matrix between vectors of stacked columns, as in the notes."""
         k, n, p, q = jacobian.shape
         return jacobian.transpose(1, 0, 3, 2).reshape(k * n, p * q)
 
@@ -156,7 +156,7 @@ def _jacobian(
 
 
 def beside(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
-    """Drawings beside each other, each with a line under it."""
+    """Drawings side by side, each with a line under it."""
     made = [
         Markup('<div class="panel">{}<p>{}</p></div>').format(picture, under) for picture, under in panels
     ]
@@ -167,7 +167,7 @@ def beside(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
 
 
 def rotation_figure() -> Figure:
-    """dX of a cross-correlation, entry by entry: the turned kernel over the padded gradient."""
+    """dX of a cross-correlation, entry by entry: the rotated kernel over the padded gradient."""
     X: Any = np.zeros((3, 3))
     F: Any = np.array([[1.0, 2.0], [3.0, 4.0]])
     dO: Any = np.array([[1.0, -1.0], [2.0, 3.0]])

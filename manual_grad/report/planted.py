@@ -1,7 +1,7 @@
-"""Gradients with a mistake in each, as people write them: what the page "Is my gradient wrong?" is made of.
+"""Gradients with typical mistakes, for the page "Is my gradient wrong?".
 
-Each ``d_…`` function is wrong in the one line with a comment, which is what the line should be. When the book
-is made, the checker is asked about every one of them, and the page shows what it says.
+Each ``d_…`` function is wrong in the one line with a comment, which gives the right line. When the book is
+made, the checker is run on each of them, and the page shows its diagnosis.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _IMAGE, _KERNEL, _TARGET = _RNG.normal(size=(6, 7)), _RNG.normal(size=(3, 2)), _
 
 @dataclass(frozen=True)
 class Planted:
-    """A mistake: its name, the loss, the gradient that has it, where, and the right equation."""
+    """A mistake: its name, the loss, the wrong gradient, its inputs, and the right equation."""
 
     name: str
     loss: Callable[..., Any]
@@ -86,7 +86,7 @@ def relu_loss(X, W, b, V):
 
 
 def d_mask_missing(X, W, b, V):
-    """Nothing stops at the units that are off."""
+    """The gradient passes through units that are off."""
     Z = X @ W + b
     A = np.maximum(Z, 0)
     dA = A @ V @ V.T
@@ -95,7 +95,7 @@ def d_mask_missing(X, W, b, V):
 
 
 def d_mask_of_the_gradient(X, W, b, V):
-    """The mask taken from what comes back, not from what went in."""
+    """The mask is taken from the gradient instead of the input."""
     A = np.maximum(X @ W + b, 0)
     dA = A @ V @ V.T
     dZ = dA * (dA > 0)  # dZ = dA * (A > 0)
@@ -136,12 +136,12 @@ def _softmax(z):
 
 
 def d_one_not_taken_off(logits, labels):
-    """p where p − y is meant."""
+    """p instead of p − y."""
     return _softmax(logits) / len(logits)  # return (_softmax(logits) - np.eye(5)[labels]) / len(logits)
 
 
 def d_cases_swapped(logits, labels):
-    """p − 1 everywhere but at the true class: B-E1."""
+    """p − 1 everywhere except at the true class: B-E1."""
     p = _softmax(logits)
     hot = np.eye(5)[labels]
     return (p - (1 - hot)) / len(p)  # return (p - hot) / len(p)
@@ -166,14 +166,14 @@ def _correlate(x, f):
 
 
 def d_kernel_not_turned(image, kernel, target):
-    """The image's gradient without turning the kernel: C-E1."""
+    """The image's gradient without rotating the kernel: C-E1."""
     dO = _correlate(image, kernel) - target
     padded = np.pad(dO, ((2, 2), (1, 1)))
     return _correlate(padded, kernel)  # return _correlate(padded, kernel[::-1, ::-1])
 
 
 def d_kernel_gradient_turned(image, kernel, target):
-    """The kernel's gradient, turned."""
+    """The kernel's gradient, rotated."""
     dO = _correlate(image, kernel) - target
     return _correlate(image, dO)[::-1, ::-1]  # return _correlate(image, dO)
 
@@ -227,7 +227,7 @@ PLANTED = (
 
 
 def mended(planted: Planted) -> tuple[str, int, str]:
-    """The source of a wrong gradient, the number of its wrong line, and what that line should be.
+    """The source of a wrong gradient, the number of its wrong line, and the right line.
 
     >>> mended(PLANTED[1])[1:]
     (2, 'return 2 * x.T @ (x @ w - y) / len(x)')
@@ -239,7 +239,7 @@ def mended(planted: Planted) -> tuple[str, int, str]:
 
 
 def checked(planted: Planted) -> dict[str, Any]:
-    """What the checker says of a planted mistake, as JSON has it.
+    """The checker's finding for a planted mistake, as a JSON object.
 
     >>> checked(PLANTED[1])["diagnosis"]
     'sign flipped'

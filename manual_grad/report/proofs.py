@@ -1,14 +1,14 @@
-"""What stands behind an equation and a function: the tests, by the names that pytest takes."""
+"""The tests behind an equation or a function, in the form that pytest accepts."""
 
 from collections.abc import Iterable
 
 from manual_grad.report.code import Source, formulas
 
-COMPACT = ("_blocks", "_diagonal", "_factors")  # Jacobians in these forms are tested beside the dense ones
+COMPACT = ("_blocks", "_diagonal", "_factors")  # these forms are tested along with the dense ones
 
 
 def of_tag(tag: str) -> str:
-    """The test that holds an equation against JAX, or refutes an erratum.
+    """The test that compares an equation with JAX, or refutes an erratum.
 
     >>> of_tag("A-10")
     'tests/lectures/test_claims.py::test_equation_holds[A-10]'
@@ -18,7 +18,7 @@ def of_tag(tag: str) -> str:
 
 
 def of_formula(name: str) -> list[str]:
-    """The tests of a formula by itself, on inputs of their own: what follows ``pytest``.
+    """The arguments of ``pytest`` that test a formula on its own, with separate inputs.
 
     >>> of_formula("mse_bwd"), of_formula("jac_mse_y_hat")
     (['tests/formulas/test_against_jax.py -k=-mse-'], ['tests/formulas/test_jacobians.py -k=-jac_mse_y_hat'])
@@ -33,7 +33,7 @@ def of_formula(name: str) -> list[str]:
 
 
 def doctest(source: Source) -> list[str]:
-    """The example in a function's docstring, as a test; none where there is no example."""
+    """The example in a function's docstring, as a test; none if there is no example."""
     file = source.place.partition(":")[0]
     return [f"{file}::{source.module}.{source.name}"] if ">>> " in source.doc else []
 

@@ -1,9 +1,9 @@
 """The derivations: one text file per lecture, with the tag of each equation as a heading.
 
-A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, a gradient's among them, and
-after a semicolon what an axis is, ``; h = H − kh + 1``. ``shapes of conv2d: …`` gives those of a function
-that computes the same. The other paragraphs are the derivation, with formulas between dollars, and steps as
-:mod:`manual_grad.report.steps` reads them.
+A line ``shapes: X N×d, W d×m`` gives the shape of every tensor in the equation, including gradients, and
+after a semicolon the definition of an axis, ``; h = H − kh + 1``. ``shapes of conv2d: …`` gives the shapes
+for a function that computes the same. The other paragraphs are the derivation, with formulas between dollar
+signs, and steps in the syntax of :mod:`manual_grad.report.steps`.
 """
 
 import functools
@@ -22,9 +22,9 @@ class Shapes:
     """The tensors of an equation.
 
     Attributes:
-        of: the function or the case that they are of; empty for the equation itself.
+        of: the function or the case that they belong to; empty for the equation itself.
         tensors: each with its axes, none for a scalar, such as ``("X", ("N", "d"))``.
-        where: axes that follow from others, such as ``("h", "H − kh + 1")``.
+        where: axes defined by others, such as ``("h", "H − kh + 1")``.
     """
 
     of: str
@@ -34,12 +34,12 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What the book says about an equation in words.
+    """The book's text about an equation.
 
     Attributes:
-        parts: the derivation: paragraphs, marked up as :func:`manual_grad.report.mathml.marked` reads
-            them, and blocks of steps.
-        shapes: of the equation's tensors, then of other functions that compute it.
+        parts: the derivation: paragraphs, marked up for :func:`manual_grad.report.mathml.marked`, and
+            blocks of steps.
+        shapes: those of the equation's tensors, then those of other functions that compute it.
     """
 
     parts: tuple[str | tuple[steps.Line, ...], ...] = ()

@@ -1,7 +1,7 @@
-"""What the book reports: verdicts, the kill matrix, diagnoses, a training run; computed, or read from JSON.
+"""The results in the book: verdicts, the kill matrix, diagnoses, a training run; computed or read from JSON.
 
-Everything here is as JSON has it, so that a book made from files is the same as one made from the run that
-wrote them.
+Everything here is JSON data, so that a book made from files is identical to one made from the run that wrote
+them.
 """
 
 import math
@@ -27,7 +27,7 @@ from manual_grad.training import loop
 from manual_grad.verify import equations, kill_matrix
 
 TAGS = tuple(entry.tag for entry in ENTRIES)
-# Formulas whose mutants are shown where no file has them all: one of every kind, in seconds.
+# Formulas whose mutants are shown if no file with all of them is given: every kind, in seconds.
 _SELECTED = (
     mse.LINEAR_REGRESSION, softmax.SOFTMAX, softmax.SOFTMAX_CROSS_ENTROPY, activations.RELU,
     two_layer.TWO_LAYER_SQUARED_LOSS, softmax.CROSS_ENTROPY_OF_SCORES, dense.DENSE_ROWS,
@@ -66,16 +66,16 @@ Show = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Results:
-    """What the pages are made from.
+    """The results from which the pages are made.
 
     Attributes:
-        verdicts: tag → verdict, as ``manual-grad verify --json`` writes it.
-        about: of the verdicts: versions, device, dtype, seed, and whence they are.
-        kills: mutants, as ``verify --mutants --json`` writes them; ``all_kills`` where they are all of them.
-        diagnoses: what the checker says of :data:`manual_grad.report.planted.PLANTED`.
-        training: an epoch each.
-        benchmarks: what ``--benchmarks`` holds.
-        cases: the names of what ``manual-grad bench`` can time.
+        verdicts: tag → verdict, as written by ``manual-grad verify --json``.
+        about: versions, device, dtype, seed and source of the verdicts.
+        kills: mutants, as written by ``verify --mutants --json``; ``all_kills`` if there are no others.
+        diagnoses: the checker's findings for :data:`manual_grad.report.planted.PLANTED`.
+        training: one record per epoch.
+        benchmarks: the content of the file given by ``--benchmarks``.
+        cases: the names of the cases that ``manual-grad bench`` can time.
     """
 
     verdicts: dict[str, dict[str, Any]]
@@ -89,7 +89,7 @@ class Results:
 
     @property
     def failed(self) -> list[str]:
-        """Tags that failed, mutants that no oracle kills, planted mistakes that the checker does not see."""
+        """Tags that failed, mutants that no oracle rejects, planted mistakes that the checker misses."""
         tags = [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
         alive = [f"{r['tag']} {r['formula']}: {r['mutant']}" for r in self.kills if not r["killed_by"]]
         unseen = [f"unseen by the checker: {d['mistake']}" for d in self.diagnoses if d["ok"]]
@@ -97,7 +97,7 @@ class Results:
 
     @property
     def oracles(self) -> list[str]:
-        """The oracles that were asked, in their order."""
+        """The oracles that were used, in order."""
         asked = {name for verdict in self.verdicts.values() for name in verdict["oracles"]}
         return [name for name in equations.ORACLES if name in asked]
 
@@ -110,13 +110,13 @@ def gather(
     show: Show,
     cases: tuple[str, ...] = (),
 ) -> Results:
-    """Compute what no file brings, on two threads.
+    """Compute the results that no file provides, on two threads.
 
     Args:
-        seed: decides the random inputs.
-        verdicts, kills, benchmarks: what was read from files, from :func:`read_verdicts` and its like.
-        show: told what is being done and how many steps of :func:`steps` are behind.
-        cases: what ``manual-grad bench`` can time.
+        seed: seed for the random inputs.
+        verdicts, kills, benchmarks: contents of files, from :func:`read_verdicts` and similar functions.
+        show: called with the current stage and the number of steps done, out of :func:`steps`.
+        cases: the names of the cases that ``manual-grad bench`` can time.
     """
     names = [planted.name for planted in PLANTED]
     work: list[tuple[str, Callable[[], Any]]] = [("training", partial(_trained, seed))]
@@ -150,7 +150,7 @@ def gather(
 
 
 def steps(verdicts: bool, kills: bool) -> int:
-    """How many steps there are to do; ``verdicts`` and ``kills`` say what comes from files."""
+    """The number of steps; ``verdicts`` and ``kills`` say whether those come from files."""
     chosen = [t for t in kill_matrix.targets(EQUATIONS) if not set(t.formulas).isdisjoint(SELECTED)]
     return 1 + len(PLANTED) + (0 if verdicts else len(TAGS)) + (0 if kills else len(chosen))
 
@@ -178,7 +178,7 @@ def _killed(target: Any, seed: int) -> list[dict[str, Any]]:
 
 
 def _trained(seed: int) -> list[dict[str, Any]]:
-    """Lecture D's network with both gradients; the epochs, without their seconds."""
+    """Train lecture D's network with both gradients; returns the epochs without their seconds."""
     settings = loop.Settings(gradient="both", epochs=EPOCHS, dtype="float64", seed=seed)
     digits = samples.load("digits")
     program = loop.build(settings, digits, None)
@@ -192,10 +192,10 @@ def _trained(seed: int) -> list[dict[str, Any]]:
 
 
 def read_verdicts(path: Path) -> dict[str, Any]:
-    """What ``manual-grad verify --json`` wrote, of every equation and erratum.
+    """Read the output of ``manual-grad verify --json`` for every equation and erratum.
 
     Raises:
-        InputError: it cannot be read, is something else, or a tag is missing.
+        InputError: the file cannot be read or is something else, or a tag is missing.
     """
     content = _read(path, "--verdicts", "manual-grad verify --json", VERDICTS)
     found = content["equations"]
@@ -211,10 +211,10 @@ def read_verdicts(path: Path) -> dict[str, Any]:
 
 
 def read_kills(path: Path) -> dict[str, Any]:
-    """What ``manual-grad verify --mutants --json`` wrote.
+    """Read the output of ``manual-grad verify --mutants --json``.
 
     Raises:
-        InputError: it cannot be read or is something else.
+        InputError: the file cannot be read or is something else.
     """
     command = "manual-grad verify --mutants --json"
     content = _read(path, "--kills", command, {"mutants": [KILL]})
@@ -224,10 +224,10 @@ def read_kills(path: Path) -> dict[str, Any]:
 
 
 def read_benchmarks(path: Path) -> dict[str, Any]:
-    """What ``manual-grad bench --json`` wrote.
+    """Read the output of ``manual-grad bench --json``.
 
     Raises:
-        InputError: it cannot be read or is something else.
+        InputError: the file cannot be read or is something else.
     """
     from manual_grad.report.benchmarks import require_known
 

@@ -47,7 +47,7 @@ def _rows(shapes: prose.Shapes, tag: str) -> Iterator[tuple[Markup, Markup, str]
 
 
 def check_sizes(shapes: prose.Shapes, tag: str) -> dict[str, int]:
-    """The axes in numbers, of the claim that knows most of them."""
+    """The axes in numbers, from the claim that determines most of them."""
     fitting = [sizes_of(shapes, given) for given in given_of(tag)]
     return max((sizes for sizes in fitting if sizes), key=len, default={})
 
@@ -97,11 +97,11 @@ def axis_size(axis: str, sizes: Mapping[str, int]) -> int | None:
 
 
 def sizes_of(shapes: prose.Shapes, given: Mapping[str, tuple[int, ...]]) -> dict[str, int] | None:
-    """What every axis is in a check, from the shapes of its inputs; None where they do not fit.
+    """The size of every axis in a check, from the shapes of its inputs; None if they do not match.
 
     Args:
-        shapes: as the text states them. A number is the lecture's size, which a check may make smaller.
-        given: tensor → its shape in the check, of those tensors that it is given.
+        shapes: the shapes stated in the text. A number is the lecture's size; a check may use a smaller one.
+        given: tensor → its shape in the check, for the tensors that are its inputs.
 
     >>> sizes_of(prose.parse_shapes("shapes: X N×d, W d×m"), {"X": (7, 3), "W": (3, 5)})
     {'N': 7, 'd': 3, 'm': 5}

@@ -1,4 +1,4 @@
-r"""The derivations line by line: each line a formula, the reason for it, and the numbers that it gives.
+r"""The derivations line by line: each line is a formula with its reason and its numerical value.
 
 In a derivation's text, steps stand between ```` ```steps ```` and ```` ``` ````::
 
@@ -11,11 +11,11 @@ In a derivation's text, steps stand between ```` ```steps ```` and ```` ``` ````
         dx := 2 * x
         why: the derivative of $x_i^2$
 
-A ``let`` is given, and shown as its comment says. A formula is followed by the NumPy expression that
-evaluates it, which may name its value for the lines below, and by its reason. A formula that begins with
-``=`` continues the one above, so its value must be the same: :func:`evaluated` refuses a derivation where it
-is not. ``D`` is the Jacobian by the complex step, exact to rounding: the first line of a derivation, a
-derivative of J, needs none of what is derived.
+A ``let`` is given, and shown as in its comment. A formula is followed by the NumPy expression that evaluates
+it, which may name its value for the lines below, and by its reason. A formula that begins with ``=``
+continues the one above, so its value must be the same; otherwise :func:`evaluated` refuses the derivation.
+``D`` is the Jacobian by the complex step, exact up to rounding: the first line of a derivation, a derivative
+of J, does not rely on the result being derived.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-SAME = 1e-12  # up to which two lines are equal, relative to the largest entry
+SAME = 1e-12  # two lines are equal up to this, relative to the largest entry
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def evaluated(lines: tuple[Line, ...], known: dict[str, Any] | None = None) -> l
     """The value of every line.
 
     Args:
-        lines: of a derivation.
-        known: what earlier lines have named; what these name is added.
+        lines: the lines of a derivation.
+        known: the values named by earlier lines; those named by these lines are added.
     Returns:
-        An array a line; a function where a function is given.
+        One array per line, or a function if one is given.
     Raises:
         ValueError: a line is not equal to the one above, which it continues.
 
@@ -109,7 +109,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool((abs(a - b) <= SAME * max(1.0, abs(b).max())).all())
 
 
-# --- what the expressions are made of, and a notebook's first cell, which knows no types ------------------
+# --- helpers in expressions, and in a notebook's first cell, where types are unknown ----------------------
 
 
 def D(f, x):

@@ -1,7 +1,7 @@
-"""Drawings as SVG inside the page: their colours are the page's, so they follow it into the dark.
+"""SVG drawings inside the page, which use the page's colours and so follow it into dark mode.
 
-Sizes are in the drawing's own units; text is kept large enough for a telephone. Numbers are written with few
-digits, so that the same picture is the same text.
+Sizes are in the drawing's own units; text is large enough for a phone. Numbers are written with few digits,
+so that identical pictures are identical text.
 """
 
 import math
@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 
 def drawing(body: str, width: float, height: float, label: str, css: str = "") -> Markup:
-    """An ``svg`` element that says what it shows.
+    """An ``svg`` element with a label.
 
     >>> str(drawing("", 10, 5, "nothing"))
     '<svg role="img" aria-label="nothing" viewBox="0 0 10 5" class=""></svg>'
@@ -52,7 +52,7 @@ def rect(x: float, y: float, w: float, h: float, css: str, opacity: float | None
 
 
 def arrow(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
-    """A line with a head at its end."""
+    """An arrow: a line with a head at its end."""
     length = math.hypot(x2 - x1, y2 - y1)
     ux, uy = (x2 - x1) / length, (y2 - y1) / length
     tip = [(x2, y2), (x2 - 7 * ux - 3.5 * uy, y2 - 7 * uy + 3.5 * ux)]
@@ -62,7 +62,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 
 
 def cell(x: float, y: float, side: float, value: float, scale: float, most: float = 1.0) -> str:
-    """A square coloured by the value's sign, as strongly as it is large, up to ``most``; nothing for 0."""
+    """A square coloured by the value's sign, more strongly the larger it is, up to ``most``; none for 0."""
     strength = abs(value) / scale if scale else 0.0
     if strength < 0.004:
         return ""
@@ -80,10 +80,10 @@ def heatmap(
 
     Args:
         matrix: (rows, columns).
-        label: its alternative text.
-        scale: the size that has the full colour; the largest by default.
-        blocks: rows and columns of a block, which lines then set apart.
-        numbers: whether each entry is written into its square.
+        label: the alternative text.
+        scale: the magnitude with the full colour; by default the largest.
+        blocks: rows and columns of a block; lines then separate the blocks.
+        numbers: whether to write each entry into its square.
     """
     M = np.asarray(matrix, float)
     rows, columns = M.shape
@@ -115,7 +115,7 @@ def heatmap(
 
 
 def short(value: float) -> str:
-    """A number in few letters, with a real minus sign.
+    """A number in few characters, with a real minus sign.
 
     >>> short(-2.0), short(0.25), short(3.14159)
     ('−2', '.25', '3.1')
@@ -125,7 +125,7 @@ def short(value: float) -> str:
 
 
 def shortest(value: float) -> str:
-    """A number that fits a circle: five letters at most.
+    """A number that fits into a circle: at most five characters.
 
     >>> shortest(-0.25), shortest(-0.00024), shortest(0.000041), shortest(1234.0)
     ('−.25', '−2e−4', '4e−5', '1e3')
@@ -137,7 +137,7 @@ def shortest(value: float) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """A few round numbers between two.
+    """A few round numbers in a range.
 
     >>> ticks(0, 0.93)
     [0.0, 0.2, 0.4, 0.6, 0.8]
@@ -156,7 +156,7 @@ def curves(
     y_title: str,
     log: bool = False,
 ) -> Markup:
-    """Lines over common x: ``series`` holds name, values, css class."""
+    """Lines over a common x axis: ``series`` holds name, values, CSS class."""
     width, height, left, right, top, bottom = 380.0, 250.0, 46.0, 12.0, 26.0, 36.0
 
     def y_of(value: float) -> float:

@@ -61,7 +61,7 @@ RUN = {
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What distinguishes data sets: sizes, and a checksum of the training samples.
+    """A fingerprint of a data set: sizes, and a checksum of the training samples.
 
     The images are compared in float32, whatever the dtype of the computation.
     """
@@ -71,7 +71,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
 
 def checksum(state: State, data: Data) -> int:
-    """What distinguishes the starts of runs: a checksum of samples, progress and parameters."""
+    """A fingerprint of the start of a run: a checksum of samples, progress and parameters."""
     known = json.dumps([fingerprint(data), state.epoch, state.step]).encode()
     for leaf in jax.tree.leaves(state.sides):
         known += np.asarray(leaf).tobytes()
@@ -113,7 +113,7 @@ def _named(state: State) -> dict[str, Any]:
 
 
 def _storable(array: Any) -> np.ndarray:
-    """NumPy's files know no bfloat16: float32 holds it exactly."""
+    """NumPy files do not support bfloat16; float32 represents it exactly."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _contradiction(about: dict[str, Any]) -> str:
-    """What is contradictory in a file, or nothing."""
+    """A contradiction in a file, or ""."""
     records, epoch, settings = about["records"], about["epoch"], Settings(**about["settings"])
     measure = NETWORKS[settings.net].measure
     side: dict[str, Any] = {"train_loss": ANY_NUMBER, measure: MEASURES[measure]}

@@ -94,17 +94,17 @@ def load_mnist(
     """MNIST, from the project's cache, from four IDX files, or from the network.
 
     Args:
-        cache_dir: where it is kept; by default ``$MANUAL_GRAD_DATA``, or ``manual-grad`` in the user's cache
+        cache_dir: where to keep it; by default ``$MANUAL_GRAD_DATA``, or ``manual-grad`` in the user's cache
             directory. It may contain ``mnist.npz`` as written here, or ``mnist/3.0.1`` as prepared by
             tensorflow-datasets with ``file_format="array_record"``, even if copied from another machine.
-        source: a directory with the four IDX files, compressed (``.gz``) or not; nothing else is used then.
-            Files of the same format with other digits are accepted: the data set is then named ``"idx"``.
+        source: a directory with the four IDX files, compressed (``.gz``) or not; then nothing else is used.
+            Files of the same format with other digits are accepted, and the data set is named ``"idx"``.
         progress: called repeatedly with the name of a stage, the amount done and the total.
     Returns:
         60000 images to train with and 10000 to test on, 28×28.
     Raises:
         InputError: something is wrong with a file, a directory or the network; nothing half-written is left.
-        MissingExtra: it has to be prepared, and tensorflow-datasets is not installed.
+        MissingExtra: the data must be prepared, but tensorflow-datasets is not installed.
     """
     if source is not None:
         return _from_idx(Path(source))
@@ -151,7 +151,7 @@ def _read_archive(path: Path) -> Arrays:
         arrays, _ = npz.read(path, lambda headers: FILES)
     except (InputError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path} is damaged ({reason}); delete it to have it made anew") from None
+        raise InputError(f"{path} is damaged ({reason}); delete it to have it made again") from None
     return require_mnist(arrays, path)
 
 

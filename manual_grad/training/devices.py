@@ -60,7 +60,7 @@ def connect(
     Args:
         coordinator: HOST:PORT of process 0, or ``auto`` for what JAX finds in the cluster's environment.
         processes: the number of processes; with ``auto``, None for what JAX finds.
-        process: which one this is, counted from 0; likewise.
+        process: the number of this process, counted from 0; likewise.
         timeout: how many seconds to wait for the others, at the start and whenever one does not answer.
         agreement: what must be the same for all, such as the settings of the run.
         lost: called from another thread if one of them ends before :func:`part`.
@@ -93,7 +93,7 @@ def connect(
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
-    except Exception as error:  # what JAX raises differs with the failure and the version
+    except Exception as error:  # the exception depends on the failure and the version of JAX
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the processes could not be joined at {coordinator}: {reason}") from None
 
@@ -107,7 +107,7 @@ def _found_cluster(processes: int | None, process: int | None, timeout: int) -> 
         address, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
             *given, None, None, timeout
         )
-    except Exception as error:  # a cluster's environment that is not as its reader expects
+    except Exception as error:  # a cluster's environment that JAX cannot parse
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"coordinator is auto, but JAX cannot read this cluster ({reason})") from None
     if address is None or processes is None or process is None:
@@ -119,10 +119,10 @@ def _found_cluster(processes: int | None, process: int | None, timeout: int) -> 
 
 
 def before_abort(act: Callable[[], Any]) -> None:
-    """Have ``act`` called where JAX would abort this process, as it does if process 0 dies.
+    """Arrange for ``act`` to be called when JAX would abort this process, as it does if process 0 dies.
 
-    JAX aborts from its own thread without notice. The signal is raised by that thread itself, so that
-    ``act`` runs as any function that a library calls back, while the main thread may hang in a collective.
+    JAX aborts from its own thread without notice. That thread raises the signal itself, so ``act`` runs like
+    any function called back by a library, even if the main thread hangs in a collective.
     """
     if os.name != "posix":
         return
@@ -138,7 +138,7 @@ _handlers: list[Any] = []
 
 HELLO, ALL_HERE, DONE = "manual-grad train", b"all here\n", b"done\n"
 LONGEST = 10**5  # bytes of a greeting
-_links: list[socket.socket] = []  # to the others; of process 0 to all, of any other to process 0
+_links: list[socket.socket] = []  # to the others: from process 0 to all, from any other to process 0
 _parting, _parted = threading.Event(), threading.Event()
 
 
@@ -152,8 +152,8 @@ def meet(
 ) -> None:
     """Wait until all processes have connected: if one is missing, JAX ends the others without an exception.
 
-    Process 0 listens at the address and greets the others when all have come; then the port is JAX's. Their
-    connections stay where ``lost`` is given: the system closes those of a process that ends, however it does.
+    Process 0 listens at the address and greets the others once all have connected; then JAX gets the port.
+    With ``lost``, the connections stay open: the system closes those of a process that ends, however it ends.
 
     Raises:
         InputError: not all came in time, two say that they are the same, or they do not agree.
@@ -177,7 +177,7 @@ def meet(
 
 
 def linked() -> bool:
-    """Whether this process is one of several that monitor each other."""
+    """Whether this process is one of several that monitor one another."""
     return bool(_links)
 
 
@@ -240,7 +240,7 @@ def _greet(address: tuple[str, int], processes: int, deadline: float, agreement:
                     heard[stack.enter_context(server.accept()[0])] = b""
                     continue
                 said = _received(peer)
-                if peer not in heard:  # was there, and has gone again
+                if peer not in heard:  # was there, and has left again
                     there = {i: other for i, other in there.items() if other is not peer}
                     continue
                 heard[peer] += said
@@ -282,7 +282,7 @@ def _received(peer: socket.socket) -> bytes:
 
 
 def _hello(line: bytes) -> tuple[int, str] | None:
-    """Which process has connected, and what it was given; None for anything else."""
+    """The number and the settings of the process that has connected; None for anything else."""
     try:
         said = parsed(line)
     except ValueError:
@@ -292,7 +292,7 @@ def _hello(line: bytes) -> tuple[int, str] | None:
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    """At the address itself, or at the port on every address if it is not one of this machine's."""
+    """Listen at the address, or at the port on every address if it is not one of this machine's."""
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server(address, family=family)
@@ -323,12 +323,12 @@ def _appear(address: tuple[str, int], process: int, deadline: float, agreement: 
             raise
         except TimeoutError:
             raise TimeoutError("the other processes did not all appear") from None
-        except OSError:  # nobody listens there yet
+        except OSError:  # nobody is listening there yet
             time.sleep(min(0.1, left))
 
 
 def any_process(here: bool) -> bool:
-    """Whether something is true on any process; all get the same answer, at the same point of the run."""
+    """Whether something is true on any process; all get the same answer at the same point of the run."""
     if jax.process_count() == 1:
         return here
     from jax.experimental import multihost_utils

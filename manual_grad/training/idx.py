@@ -95,7 +95,7 @@ def check_own(arrays: Arrays, folder: Path) -> None:
 
 
 def unlike_mnist(arrays: Arrays) -> list[str]:
-    """For each array that differs from MNIST, what it is and what was expected."""
+    """For each array that differs from MNIST, a description of it and of the expected one."""
     findings = []
     for file, (shape, sha256) in FILES.items():
         array = arrays[file]

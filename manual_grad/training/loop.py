@@ -1,8 +1,8 @@
 """The training loop: any number of steps compiled as one program, to be stopped and resumed at any of them.
 
-The program runs the steps ``start`` to ``stop`` of an epoch, both of them arguments, so that how an epoch is
-cut into pieces changes no bit of it. A state never changes: where a loss is no longer finite, the last good
-parameters are found again from an earlier state.
+The program runs the steps ``start`` to ``stop`` of an epoch, which are arguments, so the result does not
+depend by a single bit on how an epoch is cut into pieces. States are immutable: if a loss becomes infinite or
+NaN, the last good parameters are recomputed from an earlier state.
 """
 
 import math
@@ -28,16 +28,16 @@ from manual_grad.training.networks import NETWORKS, Network, Params, parameter_n
 OPTIMIZERS = ("sgd", "momentum", "adam")
 GRADIENTS = ("manual", "autodiff", "both")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-TOLERANCE = {"float64": 1e-10, "float32": 1e-3}  # how far `both` may be apart
+TOLERANCE = {"float64": 1e-10, "float32": 1e-3}  # the largest relative difference in `both`
 STRICT_STEPS = 100  # within this many steps; later, rounding errors may have grown this large
-PIECE = 0.25  # seconds between two looks at the clock and at Ctrl-C
-PIECE_STEPS = 50  # the same where several processes must cut an epoch alike
+PIECE = 0.25  # seconds between checks of the clock and of Ctrl-C
+PIECE_STEPS = 50  # the same for several processes, which must cut an epoch in the same way
 
 
 class Data(Protocol):
-    """What the loop reads of a data set: images (N, H, W) from 0 to 1, integer labels (N,).
+    """The parts of a data set that the loop reads: images (N, H, W) from 0 to 1, integer labels (N,).
 
-    Of a text they are windows of it and the characters that follow, both (N, L), integers.
+    For a text, they are windows of it and the characters that follow, both integers of shape (N, L).
     """
 
     @property
@@ -54,7 +54,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a run bit for bit, on one data set and one set of devices."""
+    """The settings that determine a run bit for bit, given a data set and a set of devices."""
 
     net: str = "mlp"
     data: str = "digits"
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The gradients that are trained with."""
+        """The gradients used for training."""
         return ("manual", "autodiff") if self.gradient == "both" else (self.gradient,)
 
 
@@ -77,9 +77,10 @@ class Settings:
 class State:
     """The state of a run.
 
-    ``sides`` holds ``(params, optimizer state)`` by gradient; ``losses`` one number a step of this epoch,
-    by gradient, the first ``step`` of them known; ``gaps`` how far two sides are apart after each step: the
-    loss, then each parameter array. ``parted`` is the first place where that is more than the tolerance.
+    ``sides`` holds ``(params, optimizer state)`` by gradient; ``losses`` one number per step of this epoch,
+    by gradient, of which the first ``step`` are known; ``gaps`` the difference between the two sides after
+    each step, for the loss and then each parameter array. ``parted`` is the first step at which a difference
+    exceeds the tolerance.
     """
 
     sides: dict[str, tuple[Params, Any]]
@@ -94,9 +95,9 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: where it stands, and for ``diverged`` the step (from 1) whose loss was not finite.
+    """How a run ended: its state, and for ``diverged`` the step (from 1) whose loss was not finite.
 
-    ``deserted``: another process of the run cannot be reached; ``reason`` is JAX's message.
+    ``deserted`` means that another process of the run cannot be reached; ``reason`` is JAX's message.
     """
 
     state: State
@@ -195,7 +196,7 @@ def optimizer(name: str, learning_rate: float, eps: float = 1e-8) -> tuple[Calla
 def chunked(images: np.ndarray, labels: np.ndarray, K: int, chunk: int, dtype: Any) -> tuple[Any, Any]:
     """Images (n, chunk, H, W) and labels (n, chunk, K), one-hot, all 0 where a chunk is padded.
 
-    Of a text, windows and what follows in them; those that fill no whole chunk are left out.
+    For a text, windows and the characters that follow; those that do not fill a chunk are left out.
 
     >>> X, Y = chunked(np.ones((3, 2, 2)), np.array([0, 1, 1]), 2, 2, "float32")
     >>> X.shape, Y.tolist()
@@ -225,9 +226,9 @@ def full_batch_gradient(
 
     Args:
         gradient: ``(params, X, Y) -> (loss, dparams)``, means over a chunk.
-        params: its parameters.
+        params: the parameters.
         Xs, Ys: from :func:`chunked`, (n, c, …).
-        N: the samples, without those that fill the last chunk up.
+        N: the number of samples, not counting those that pad the last chunk.
     Returns:
         ``(loss, dparams)``.
     """
@@ -244,7 +245,7 @@ def full_batch_gradient(
 
 
 def _gaps(sides: dict[str, tuple[Params, Any]], losses: dict[str, Any]) -> Any:
-    """How far manual is from autodiff, relative to it: the loss, then each array by its largest entry."""
+    """The relative difference of manual from autodiff: the loss, then each array by its largest entry."""
     manual = [losses["manual"], *jax.tree.leaves(sides["manual"][0])]
     autodiff = [losses["autodiff"], *jax.tree.leaves(sides["autodiff"][0])]
 
@@ -259,11 +260,11 @@ def _gaps(sides: dict[str, tuple[Params, Any]], losses: dict[str, Any]) -> Any:
 
 
 def build(settings: Settings, data: Data, mesh: Mesh | None = None) -> Program:
-    """Compile a run; with a mesh each batch is split over its one axis, parameters are on each.
+    """Compile a run; with a mesh, each batch is split over its axis and parameters are replicated.
 
     Raises:
         InputError: the settings do not fit the data or the devices.
-        MissingExtra: the optimizer needs it and it is not installed.
+        MissingExtra: the optimizer needs Optax, which is not installed.
     """
     require_settings(settings, data, mesh.size if mesh else 1)
     network, s = NETWORKS[settings.net], settings
@@ -303,7 +304,7 @@ def build(settings: Settings, data: Data, mesh: Mesh | None = None) -> Program:
 
 
 def _put(mesh: Mesh | None, spec: PartitionSpec, tree: Any) -> Any:
-    """Arrays of the host on the devices; every process has them whole and gives its devices their share."""
+    """Put the host's arrays on the devices; every process has the whole and gives its devices their share."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     sharding = NamedSharding(mesh, spec)
@@ -322,12 +323,12 @@ def _classes(data: Data) -> int:
 
 
 def is_text(data: Data) -> bool:
-    """Whether each place of a sample has a label of its own."""
+    """Whether each position of a sample has a label of its own."""
     return data.train_labels.ndim > 1
 
 
 def _chunk(network: Network, devices: int) -> int:
-    """The network's chunk, made a multiple of the devices."""
+    """The network's chunk size, rounded to a multiple of the number of devices."""
     return -(-network.chunk // devices) * devices
 
 
@@ -370,7 +371,7 @@ def _run(
 
 
 def _total(points: Callable, params: Params, Xs: Any, Ys: Any) -> Any:
-    """The sum of what all samples get: how many are right, or their losses, in float32 at least."""
+    """The sum over all samples, at least in float32: of those classified correctly, or of their losses."""
 
     def sweep(total: Any, part: tuple[Any, Any]) -> tuple[Any, None]:
         found = points(params, *part)
@@ -403,7 +404,7 @@ def _fresh_epoch(state: State, settings: Settings, steps: int) -> State:
 
 
 def order_of_epoch(settings: Settings, N: int, epoch: int) -> np.ndarray:
-    """Which samples are in which batch, (steps, batch_size); it depends only on seed and epoch.
+    """The samples of each batch, (steps, batch_size); they depend only on seed and epoch.
 
     Samples that do not fill a batch are left for another epoch.
     """

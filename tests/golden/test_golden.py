@@ -496,7 +496,7 @@ def test_a_wrong_field_is_named(tmp_path, said):
     [
         ("grad/y", np.zeros(7, complex), r"grad/y is complex128\[7\], expected floating-point numbers"),
         ("in/y", np.zeros(7, complex), r"in/y is complex128\[7\], expected floating-point numbers"),
-        ("budget/y", np.full(7, np.nan), r"budget/y has entries that are no allowed error"),
+        ("budget/y", np.full(7, np.nan), r"budget/y has entries that are not valid error bounds"),
         ("grad/y", np.zeros(6), r"grad/y is float64\[6\], expected the shape \(7,\)"),
         ("dout", np.zeros(7), "its inputs are not those of mse"),
         ("grad/z", np.zeros(7), "grad/z is none of its formula's arrays"),

@@ -39,12 +39,12 @@ def test_an_existing_folder_asks_for_force(book):
 
 def test_foreign_files_are_left_alone(book, tmp_path):
     (book / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"not a part of a book \(notes.txt\)"):
+    with pytest.raises(InputError, match=r"not part of a book \(notes.txt\)"):
         folder.write(book, FILES, force=True)
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "index.html").write_text("mine")
-    with pytest.raises(InputError, match=r"not a part of a book \(index.html\)"):
+    with pytest.raises(InputError, match=r"not part of a book \(index.html\)"):
         folder.write(other, FILES, force=True)
     assert (other / "index.html").read_text() == "mine"
     assert (book / "notes.txt").read_text() == "mine"
