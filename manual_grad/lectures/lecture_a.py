@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import manual_grad_reference as reference
 from manual_grad.catalogue import FUNCTIONS, cnn, linear_cross_entropy, mse, softmax
 from manual_grad.catalogue.draw import Draw
+from manual_grad.compiling import quickly
 from manual_grad.digits import load_digits_28
 from manual_grad.formulas.chain_rule import as_matrix
 from manual_grad.formulas.softmax import (
@@ -23,6 +24,8 @@ from manual_grad.networks.cnn import cnn_bwd, cnn_fwd, cnn_grads
 
 _logits_and_one_hot = FUNCTIONS["jac_softmax_cross_entropy_logits_one_hot"].inputs
 _LAST_LAYER = linear_cross_entropy.LINEAR_CROSS_ENTROPY
+
+_features = quickly(reference.cnn.features)
 
 
 def _by_the_matrix(dprobs, logits):
@@ -46,7 +49,7 @@ def _images_and_cnn(draw: Draw) -> dict:
     if jnp.dtype(draw.dtype).itemsize == 2:
         X, K1, b1 = jnp.round(X), jnp.sign(K1) / 4, jnp.full_like(b1, 1 / 8)
         K2, b2 = jnp.sign(K2) * (abs(K2) > 0.2) / 8, jnp.full_like(b2, -1 / 128)
-    A3 = reference.cnn.features({"K1": K1, "b1": b1, "K2": K2, "b2": b2}, X)
+    A3 = _features({"K1": K1, "b1": b1, "K2": K2, "b2": b2}, X)
     (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 10, rows=True, X=A3)
     params = {"K1": K1, "b1": b1, "K2": K2, "b2": b2, "W4": W4, "b4": b4, "W5": W5, "b5": b5}
     return {"params": params, "X": X, "labels": jnp.asarray(jnp.eye(10)[labels[chosen]], draw.dtype)}

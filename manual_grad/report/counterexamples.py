@@ -1,6 +1,7 @@
 """The numbers that refute a misprint: the printed version and the right one, side by side."""
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.catalogue.draw import Draw
+from manual_grad.compiling import together
 from manual_grad.lectures import Erratum
 from manual_grad.verify.kink import at_the_kink
-from manual_grad.verify.problem import pose
+from manual_grad.verify.problem import in_order, pose
 
 SHOWN = 6
 
@@ -28,11 +30,11 @@ def counterexample(erratum: Erratum, seed: int, clash: str) -> dict[str, Any]:
     claim = at_the_kink(erratum.claim)
     draw = Draw(np.random.default_rng([seed, zlib.crc32(erratum.tag.encode()), 0]), jnp.float64)
     problem = pose(claim, draw)
-    right = problem.answer_of(next(iter(claim.formulas.values())))
-    try:
-        printed = problem.answer_of(erratum.as_printed)
-    except (TypeError, ValueError):
+    ways = (next(iter(claim.formulas.values())), erratum.as_printed)
+    right, printed = together([replace(problem.calls(way), in_numpy=True) for way in ways])
+    if isinstance(printed, TypeError | ValueError):
         return {"caption": clash[:1].upper() + clash[1:].rstrip(".") + ".", "head": (), "rows": ()}
+    printed, right = (in_order(claim.wrt, answer) for answer in (printed, right))
     rows: list[tuple[str, ...]] = []
     for name, got, want in zip(claim.wrt, jax.tree.leaves(printed), jax.tree.leaves(right), strict=True):
         got, want = np.asarray(got), np.asarray(want)

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 import manual_grad_reference as reference
+from manual_grad.compiling import quickly
 from manual_grad.formulas.correlation import (
     correlate2d_bwd,
     correlate2d_fwd,
@@ -66,8 +67,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
         "A-03": [
             _jacobian(
                 "jacobian-mse",
-                jac_squared_errors_y_hat(y_hat, y),
-                jax.jacobian(reference.mse.squared_errors)(y_hat, y),
+                quickly(jac_squared_errors_y_hat)(y_hat, y),
+                quickly(jax.jacobian(reference.mse.squared_errors))(y_hat, y),
                 rows_first,
                 "The Jacobian of the squared errors for $N = 8$: $-2(y - \\hat{y})$ on the diagonal, and 56 "
                 "zeros that are never needed.",
@@ -76,8 +77,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
         "A-07": [
             _jacobian(
                 "jacobian-softmax",
-                jac_softmax_logits(logits),
-                jax.jacobian(reference.softmax.softmax)(logits),
+                quickly(jac_softmax_logits)(logits),
+                quickly(jax.jacobian(reference.softmax.softmax))(logits),
                 rows_first,
                 "The softmax Jacobian for a batch of 3 samples and 5 classes: one symmetric block "
                 "$\\operatorname{diag}(\\hat{y}) - \\hat{y} \\hat{y}^{\\top}$ for each sample, and nothing "
@@ -88,8 +89,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
         "D-09": [
             _jacobian(
                 "jacobian-dense-W",
-                jac_dense_columns_W(X, W, b),
-                jax.jacobian(reference.dense.dense_columns, 1)(X, W, b),
+                quickly(jac_dense_columns_W)(X, W, b),
+                quickly(jax.jacobian(reference.dense.dense_columns, 1))(X, W, b),
                 columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ "
                 "for $X$ of $3 \\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the "
@@ -98,8 +99,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
             ),
             _jacobian(
                 "jacobian-dense-X",
-                jac_dense_columns_X(X, W, b),
-                jax.jacobian(reference.dense.dense_columns, 0)(X, W, b),
+                quickly(jac_dense_columns_X)(X, W, b),
+                quickly(jax.jacobian(reference.dense.dense_columns, 0))(X, W, b),
                 columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ "
                 "itself, once for each of the 4 samples. Samples are independent.",
@@ -109,8 +110,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
         "C-11": [
             _jacobian(
                 "jacobian-correlation-X",
-                jac_correlate2d_x(image, kernel),
-                jax.jacobian(reference.conv2d.correlate2d, 0)(image, kernel),
+                quickly(jac_correlate2d_x)(image, kernel),
+                quickly(jax.jacobian(reference.conv2d.correlate2d, 0))(image, kernel),
                 rows_first,
                 "$\\partial O / \\partial X$ for an image of $4 \\times 5$ and a filter of $2 \\times 3$: "
                 "doubly Toeplitz. Each diagonal of a block holds one entry of $F$, and each diagonal of "
@@ -119,8 +120,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
             ),
             _jacobian(
                 "jacobian-correlation-F",
-                jac_correlate2d_f(image, kernel),
-                jax.jacobian(reference.conv2d.correlate2d, 1)(image, kernel),
+                quickly(jac_correlate2d_f)(image, kernel),
+                quickly(jax.jacobian(reference.conv2d.correlate2d, 1))(image, kernel),
                 rows_first,
                 "$\\partial O / \\partial F$: each row is the window of the image that one output depends "
                 "on.",
