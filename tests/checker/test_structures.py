@@ -251,7 +251,183 @@ LOOPS = {
     "a factor in every step": ("the factor sigmoid(x @ U) is missing, in the derivative of", looped("gate")),
     "a sign in every step": ("sign flipped", looped("sign")),
 }
-CASES = FACTORISED | SLOPES | PLACES | LOOPS
+
+# --- values that the way back computes again --------------------------------------------------------------
+
+
+def normalised(x, eps=0.3, ddof=0, inside=True):
+    """x less its mean over a root of its variance."""
+    v = x.var(-1, keepdims=True, ddof=ddof)
+    return (x - x.mean(-1, keepdims=True)) / ((v + eps) ** 0.5 if inside else v**0.5 + eps)
+
+
+def normalised_bwd(root, of_all=4, n=4):
+    """The squares of a row divided by ``of_all`` in the variance, by ``n`` in its derivative."""
+
+    def bwd(d, x):
+        centred = x - x.mean(-1, keepdims=True)
+        s = root((centred**2).sum(-1, keepdims=True) / of_all)
+        unit = centred / s
+        inner = d - unit * (d * unit).sum(-1, keepdims=True) / n
+        return ((inner - inner.mean(-1, keepdims=True)) / s,)
+
+    return bwd
+
+
+def clipped(x, step):
+    v = jnp.clip(x / step, -2.0, 1.0)
+    return v * step
+
+
+def clipped_bwd(d, x, step):
+    v = x / step
+    inside = (v > -2) & (v < 1)
+    return d * inside, np.sum(d * np.where(v >= 1, 1.0, np.where(v <= -2, -1.0, 0.0)))
+
+
+def by_rows(x, row):
+    return jnp.tanh(row[:, None] * x)
+
+
+def by_rows_bwd(d, x, row):
+    d = d * (1 - np.tanh(row[:, None] * x) ** 2)
+    return d * row[:, None], d.sum(1) * x.mean(1)
+
+
+def in_groups(x, w):
+    return jnp.einsum("gml,gm->gl", x.reshape(2, 3, 4), w)
+
+
+def in_groups_bwd(d, x, w):
+    mixed = x.reshape(3, 2, 4).swapaxes(0, 1)
+    return np.einsum("gl,gm->gml", d, w).reshape(6, 4), np.einsum("gl,gml->gm", d, mixed)
+
+
+COS, SIN = np.cos(np.arange(10.0).reshape(5, 2)), np.sin(np.arange(10.0).reshape(5, 2))
+
+
+def rotated(x):
+    one, other = jnp.split(x, 2, 1)
+    return jnp.concatenate([one * COS - other * SIN, other * COS + one * SIN], 1)
+
+
+def shown(table):
+    return jnp.sin(table[3:6])
+
+
+def shown_bwd(d, table):
+    back = np.zeros_like(table)
+    back[:3] = d * np.cos(table[3:6])
+    return (back,)
+
+
+def padded(x, w):
+    return lax.conv_general_dilated(x[None, None], w[None, None], (1, 1), [(1, 1), (2, 2)])[0, 0]
+
+
+def padded_bwd(d, x, w):
+    whole = np.zeros((7, 9))
+    for i, j in np.ndindex(2, 2):
+        whole[i : i + d.shape[0], j : j + d.shape[1]] += w[i, j] * d
+    return (whole[2:7, 1:6],)
+
+
+def scaled_rows(x):
+    return x / jnp.sqrt((x**2).sum(-1, keepdims=True))
+
+
+def in_tiles(d, x):
+    """Seven columns in tiles of four: the last ones are not in the sum."""
+    s = np.sqrt((x**2).sum(-1, keepdims=True))
+    return (d / s - x * (d * x)[:, :4].sum(-1, keepdims=True) / s**3,)
+
+
+COUNTS = np.array([2.0, 3.0, 3.0, 2.0])
+
+
+def windows(x):
+    return jnp.stack([jnp.max(x[k : k + 3] ** 2) for k in range(3)])
+
+
+def windows_bwd(d, x):
+    back = np.zeros_like(x)
+    np.put(back, [k + np.argmax(x[k : k + 3] ** 2) for k in range(3)], d)
+    return (2 * x * back,)
+
+
+def cosine(a, b):
+    return (a * b).sum(1) / (jnp.sqrt((a * a).sum(1)) * jnp.sqrt((b * b).sum(1)))
+
+
+def cosine_bwd(d, a, b):
+    both = np.sqrt((a * a).sum(1) * (b * b).sum(1))[:, None]
+    return (d[:, None] * (b - (a * b).sum(1)[:, None] / both * a) / both,)
+
+
+def long(x, w):
+    h = jnp.zeros(3)
+    for t in range(7):
+        h = jnp.tanh(x[t] * w) + jnp.sin(jnp.tanh(h + x[t]))
+    return h
+
+
+def long_bwd(d, x, w):
+    hs = [np.zeros(3)]
+    for t in range(7):
+        hs.append(np.tanh(x[t] * w) + np.sin(np.tanh(hs[-1] + x[t])))
+    dx, dw = np.zeros_like(x), np.zeros(3)
+    for t in reversed(range(7)):
+        dz, z = d * (1 - np.tanh(x[t] * w) ** 2), hs[t] + x[t]
+        dw += dz * x[t]
+        d = d * np.cos(np.tanh(z)) * (1 - z**2)
+        dx[t] = dz * w + d
+    return dx, dw
+
+
+REBUILT = {
+    "ε outside the root": (
+        "ε is added outside the root, √v + ε for √(v + ε)",
+        by(normalised, normalised_bwd(lambda v: np.sqrt(v) + 0.3), Z)),
+    "ε inside the root": (
+        "ε is added inside the root, √(v + ε) for √v + ε",
+        by(lambda x: normalised(x, inside=False), normalised_bwd(lambda v: np.sqrt(v + 0.3)), Z)),
+    "the variance of n − 1": (
+        "n − 1 = 3 for n = 4 in the variance of x, where it is computed again",
+        by(normalised, normalised_bwd(lambda v: np.sqrt(v + 0.3), 3), Z)),
+    "n for n − 1": (
+        "n = 4 for n − 1 = 3 in the variance of x, in its derivative",
+        by(lambda x: normalised(x, ddof=1), normalised_bwd(lambda v: np.sqrt(v + 0.3), 3, 4), Z)),
+    "a bound of the other side": (
+        "a bound of clip is taken for that of the other side: -1 for -2",
+        by(clipped, clipped_bwd, 3 * Z, 0.7)),
+    "a product of sums": ("a product of sums: the mean of x times", by(by_rows, by_rows_bwd, Z, z[:5])),
+    "groups interleaved": (
+        "wrong group: x is split with member c in group c mod 2, where c // 3 belongs",
+        by(in_groups, in_groups_bwd, X[0], WIDE[:, :, 0])),
+    "rotated again": (
+        "rotated forward again, not back: the sign of",
+        by(lambda x: jnp.sin(rotated(x)), lambda d, x: (np.asarray(rotated(d * np.cos(rotated(x)))),), Z)),
+    "a slice's offset": (
+        "the offset 3 of a slice of table is ignored on the way back, along axis 0",
+        by(shown, shown_bwd, X[1])),
+    "paddings swapped": (
+        "the paddings of the axes 2 and 3 are swapped", by(padded, padded_bwd, SQUARE, S[:2, :2], argnums=0)),
+    "an incomplete tile": (
+        "terms left out of a sum on the way back: the last 3 of 7 along axis 1",
+        by(scaled_rows, in_tiles, RNG.standard_normal((3, 7)))),
+    "one count for all": (
+        "a wrong count: of a constant its largest entry, 3, stands for every one",
+        by(lambda x: jnp.tanh(x) / COUNTS, lambda d, x: (d * (1 - np.tanh(x) ** 2) / 3,), Z)),
+    "one maximum of several windows": (
+        "max-pooling: where several windows have one maximum",
+        by(windows, windows_bwd, np.array([1.0, 2, 5, 3, -4]))),
+    "another's norm": ("the norm of b stands for the norm of a in the derivative of sqrt",
+                       by(cosine, cosine_bwd, WIDE[0], WIDE[1], argnums=0)),
+    "a slope in many steps": (
+        "the derivative of tanh is wrong: 1 − z² for 1 − a²",
+        by(long, long_bwd, 0.3 * RNG.standard_normal((7, 3)), z[:3])),
+}  # fmt: skip
+CASES = FACTORISED | SLOPES | PLACES | LOOPS | REBUILT
 
 
 @pytest.mark.parametrize("case", CASES)

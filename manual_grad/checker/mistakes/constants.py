@@ -31,7 +31,7 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         name = _said(tape, e, slot, edges)
         for said, alter in _alterations(tape, slot, edges):
             back: Changes = {edge: partial(_with_altered, slot, said, alter) for edge in edges}
-            phrase = f"a wrong index: {said.format(name)}"
+            phrase = said.format(name)
             yield Mistake(f"{phrase}, on the way back", back)
             yield Mistake(f"{phrase}, where values are computed again and on the way back", {},
                           instead={slot: partial(_altered_value, slot, alter)})  # fmt: skip
@@ -92,9 +92,11 @@ def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
 def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[str, Alteration]]:
     """What is said, with a place for the name, and the other array; not those that change nothing."""
     x = np.asarray(tape.values[slot])
-    for said, alter in itertools.chain(_along_axes(x), _of_indices(x) if x.dtype.kind in "iu" else ()):
-        if not np.array_equal(alter(x), x):
-            yield said, alter
+    indices = itertools.chain(_along_axes(x), _of_indices(x) if x.dtype.kind in "iu" else ())
+    for kind, found in (("index", indices), ("count", _of_counts(x) if is_float(x) else ())):
+        for said, alter in found:
+            if not np.array_equal(alter(x), x):
+                yield f"a wrong {kind}: {said}", alter
 
 
 def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
@@ -131,6 +133,17 @@ def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
         if abs(step) > 1:
             said = f"the step of {{}} along axis {axis} is taken for 1 (stride or dilation ignored)"
             yield said, partial(_stepping, {axis: 1 - step})
+
+
+def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
+    """One whole number for others, such as a window's size for the number of its entries that are there."""
+    if np.all(x > 0) and np.array_equal(x, np.round(x)):
+        yield f"of {{}} its largest entry, {x.max():g}, stands for every one", partial(_all_of, np.max)
+        yield f"of {{}} its smallest entry, {x.min():g}, stands for every one", partial(_all_of, np.min)
+
+
+def _all_of(pick: Callable, x: np.ndarray) -> np.ndarray:
+    return np.full_like(x, pick(x))
 
 
 def _plus(by: int, x: np.ndarray) -> np.ndarray:

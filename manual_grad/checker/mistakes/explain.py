@@ -55,6 +55,7 @@ from manual_grad.checker.mistakes.mistake import (
     too_few_or_many,
     users_of,
 )
+from manual_grad.checker.mistakes.rebuilt import rebuilt, rotations
 from manual_grad.checker.mistakes.slopes import (
     loops,
     masks_left_out,
@@ -83,6 +84,7 @@ from manual_grad.checker.mistakes.windows import (
     entries_picked,
     kernels_turned,
     kernels_turned_together,
+    maxima_overwritten,
     overlaps,
     padding_ignored,
     parts_swapped,
@@ -90,6 +92,7 @@ from manual_grad.checker.mistakes.windows import (
     slices_moved,
     spread_ignored,
     spread_ignored_in_kernels,
+    terms_left_out,
     windows_shifted,
 )
 from manual_grad.checker.tape import (
@@ -507,6 +510,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (keepdims_missing, 0),
     (statistics_of_other_groups, 0),
     (constants_mistaken, 0),
+    (rebuilt, 0),
+    (rotations, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),
@@ -518,6 +523,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
+    (maxima_overwritten, 0),
     (rows_left_out, 0),
     (outputs_shifted, 0),
     (members_mistaken, 0),
@@ -527,6 +533,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (normalisations, 1),
     (slices_lost, 0),
     (chunks_lost, 0),
+    (terms_left_out, 0),
     (signs_mistaken, 0),
     (stages, 0),
     (factors_mistaken, 0),

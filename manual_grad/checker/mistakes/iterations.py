@@ -15,6 +15,7 @@ from manual_grad.checker.tape import Change, Changes, Edge, Passing, Slot, Tape
 
 SHORTEST = 3  # steps of an iteration
 ITERATIONS_AT_LEAST = 3
+LONG = 6  # steps of an iteration, from which two whole ones and a part of another are a loop
 MATCHED = 0.6  # of the steps of the first iteration, in which constants may be made once for all
 RAW_UP_TO = 20  # mistakes that are looked through for one that is kept
 
@@ -66,7 +67,7 @@ def _loop(tape: Tape) -> Loop | None:
     count = (best + period) // period
     steps = [{at: at - k * period for at in last} for k in range(count)]
     rest = _aligned(kinds, last, end - count * period)
-    if len(rest) >= MATCHED * period:
+    if len(rest) >= MATCHED * period and (count >= ITERATIONS_AT_LEAST or period >= LONG):
         steps.append(rest)
     if len(steps) < ITERATIONS_AT_LEAST:
         return None

@@ -32,7 +32,7 @@ from manual_grad.checker.truth import is_float
 
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
-ARRAYS_UP_TO = 60  # of one shape, among which activations are looked for
+ARRAYS_UP_TO = 240  # of one shape, among which activations are looked for
 MOST_ALIKE = 8  # activations of one kind that are compared with each other
 
 
@@ -159,11 +159,7 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield from _masks_elsewhere(tape, e, mine, group)
             others = [other for other in group[:MOST_ALIKE] if not np.allclose(other.slope, mine.slope)]
             for other in others:
-                phrase = (
-                    f"mask taken from the wrong layer (of {mine.name})"
-                    if mine.is_mask
-                    else f"the derivative of {mine.name} is taken at another layer's values"
-                )
+                phrase = _of_another_said(tape, e, mine, other)
                 yield Mistake(phrase, _instead(tape, mine, partial(_with_slope, other.slope_on)))
                 yield from (Mistake(phrase, changes) for changes in _stages(tape, mine, other.slope_on))
             if len(mine.steps) > 1:
@@ -174,10 +170,28 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield Mistake(
                         f"the derivative of {name} is left out of what flows back through {place}", changes
                     )
-        yield from _layers_permuted(tape, group[: 4 * MOST_ALIKE])
+        yield from _layers_permuted(tape, e, group[: 4 * MOST_ALIKE])
 
 
-def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Mistake]:
+def _of_another_said(tape: Tape, e: Evidence, mine: _Activation, other: _Activation) -> str:
+    """That a slope is another layer's; of what is no layer, whose value stands for whose."""
+    if mine.is_mask:
+        return f"mask taken from the wrong layer (of {mine.name})"
+    names = said_of(tape, e, other.end), said_of(tape, e, mine.end)
+    if _is_layer(tape, mine) or names[0] == names[1]:
+        return f"the derivative of {mine.name} is taken at another layer's values"
+    return f"{names[0]} stands for {names[1]} in the derivative of {mine.name}"
+
+
+def _is_layer(tape: Tape, mine: _Activation) -> bool:
+    """Whether an activation is that of a matrix product or a convolution, a bias added."""
+    made, slot = made_by(tape), mine.start
+    while slot in made and tape.steps[made[slot]].name in SIMPLE - {"mul", "div"}:
+        slot = next((s for s in tape.steps[made[slot]].ins if s in tape.active), -1)
+    return slot in made and tape.steps[made[slot]].name in PRODUCTS[1:]
+
+
+def _layers_permuted(tape: Tape, e: Evidence, group: Sequence[_Activation]) -> Iterator[Mistake]:
     """Every layer's slope taken from another layer; activations of the same values are one layer's."""
     layers: list[_Activation] = []
     layer_of = {}
@@ -190,6 +204,9 @@ def _layers_permuted(tape: Tape, group: Sequence[_Activation]) -> Iterator[Mista
         swapped = [(mine, layers[order[k]]) for mine, k in layer_of.items() if order[k] != k]
         every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
         phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
+        if not group[0].is_mask and not any(_is_layer(tape, mine) for mine in layers):
+            first, its = (said_of(tape, e, layers[k].end) for k in (order[0], 0))
+            phrase = f"{first} stands for {its} in the derivative of {group[0].name}, each for another"
         yield Mistake(phrase, _together(every))
 
 

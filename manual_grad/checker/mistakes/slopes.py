@@ -139,7 +139,7 @@ def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[
         yield Mistake(phrase, {edges[0]: change}, stop(edges[0]))
         return
     yield Mistake(phrase, dict.fromkeys(edges, change))
-    for edge in edges[:8]:
+    for edge in dict.fromkeys((*edges[:8], *edges[-8:])):  # a loop's last iteration stands for all of them
         yield Mistake(f"{phrase} in one place", {edge: change}, stop(edge))
 
 

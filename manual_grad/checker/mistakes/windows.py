@@ -36,6 +36,7 @@ from manual_grad.checker.tape import (
     Step,
     Tape,
     bind,
+    broadcast_axes,
     pull_of,
 )
 from manual_grad.checker.truth import is_float
@@ -75,6 +76,40 @@ def overlaps(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             for which in ("last", "first"):
                 phrase = _counted(which, said_of(tape, e, step.ins[0]))
                 yield Mistake(phrase, {edge: partial(_windows_assigned, which)})
+
+
+def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Of windows that overlap and have one maximum the last counts, as by += with repeated indices."""
+    users = users_of(tape)
+    for slot, edges in users.items():
+        pooled = [
+            edge
+            for edge in edges
+            if tape.steps[edge[0]].name in PICKING and edge[1] == 0
+            and any(_is_maximum(tape, users, tape.steps[edge[0]].outs[0]))
+        ]  # fmt: skip
+        if len(pooled) > 1:
+            yield Mistake(
+                "max-pooling: where several windows have one maximum, what comes back to it is overwritten "
+                "instead of added up (such as += with repeated indices)",
+                dict.fromkeys(pooled, partial(_if_first, slot)),
+            )
+
+
+def _is_maximum(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> Iterator[bool]:
+    """Whether a maximum is taken of a value, by each of its users."""
+    for at, _ in users.get(slot, ()):
+        step = tape.steps[at]
+        yield step.name == "reduce_max" or (
+            (step.name in TURNING or step.name in ELEMENTWISE) and any(_is_maximum(tape, users, step.outs[0]))
+        )
+
+
+def _if_first(slot: Slot, p: Passing) -> np.ndarray:
+    """What comes back to entries to which nothing has come yet; the last windows come first."""
+    covered = p.notes.get(slot, np.zeros(p.right.shape, bool))
+    p.notes[slot] = covered | (p.right != 0)
+    return np.where(covered, 0.0, p.right)
 
 
 def _counted(which: str, said: str) -> str:
@@ -206,11 +241,11 @@ def _all_turned(tape: Tape) -> Iterator[tuple[str, Slot, Changes]]:
             if np.array_equal(turn(np.asarray(value)), value):
                 continue
             if reached is None:
-                reached = _rearranged(tape, slot)
-            edges = _multiplied_by(tape, reached)
+                reached = rearranged(tape, slot)
+            edges = multiplied_by(tape, reached)
             if not edges:
                 break
-            instead = partial(_with_another, slot, partial(_turned_value, slot, turn), reached)
+            instead = partial(with_another, slot, partial(_turned_value, slot, turn), reached)
             yield phrase, slot, dict.fromkeys(edges, instead)
 
 
@@ -266,9 +301,9 @@ def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for image, setting, windows in [*_windows_closer(tape), *_lags_shorter(tape)]:
         changes: dict[Edge, Any] = {}
         for slot, cut in windows.items():
-            reached = _rearranged(tape, slot)
-            change = partial(_with_another, slot, cut, reached)
-            changes |= dict.fromkeys(_multiplied_by(tape, reached), change)
+            reached = rearranged(tape, slot)
+            change = partial(with_another, slot, cut, reached)
+            changes |= dict.fromkeys(multiplied_by(tape, reached), change)
         if changes:
             of_image = f"what the windows of {said_of(tape, e, image)} are multiplied by"
             yield Mistake(f"{setting} ignored on the way back to the kernel ({of_image})", changes)
@@ -346,6 +381,13 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 swapped = {one: partial(_cut_out, *cuts[other]), other: partial(_cut_out, *cuts[one])}
                 yield Mistake(f"swapped: two slices of {said} get what comes back to the other one", swapped)
         for edge, (starts, strides) in cuts.items():
+            for axis in map(int, np.flatnonzero(starts > 1)):
+                at_0 = starts * (np.arange(len(starts)) != axis)
+                yield Mistake(
+                    f"the offset {starts[axis]} of a slice of {said} is ignored on the way back, along axis "
+                    f"{axis}: what comes back is put at its beginning",
+                    {edge: partial(_cut_out, at_0, strides)},
+                )
             for axis, by in itertools.product(range(len(starts)), (-1, 1)):
                 moved = starts + by * (np.arange(len(starts)) == axis)
                 last = moved + (np.array(tape.shape(tape.steps[edge[0]].outs[0])) - 1) * strides
@@ -472,7 +514,7 @@ def _transposed_to_fit(kernel: np.ndarray) -> np.ndarray:
     return fitting
 
 
-def _rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
+def rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
     """The slots that hold entries of one slot, in another order or some of them."""
     found = dict.fromkeys([slot])
     for step in tape.steps:
@@ -481,7 +523,8 @@ def _rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
     return found
 
 
-def _multiplied_by(tape: Tape, reached: dict[Slot, None]) -> list[Edge]:
+def multiplied_by(tape: Tape, reached: dict[Slot, None]) -> list[Edge]:
+    """Where a product hands back something by one of these values."""
     return [
         edge
         for edge in tape.edges()
@@ -508,7 +551,7 @@ def _turned_value(slot: Slot, turn: Turn, tape: Tape) -> np.ndarray:
     return turn(np.asarray(tape.values[slot]))
 
 
-def _with_another(
+def with_another(
     slot: Slot, value: Callable[[Tape], np.ndarray], reached: dict[Slot, None], p: Passing
 ) -> np.ndarray:
     """What a product hands back where a slot, from which its other factor is taken, has another value."""
@@ -582,6 +625,32 @@ def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             )
 
 
+def terms_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The last or first terms missing in the sum of what comes back to a value that was repeated."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in ("broadcast", "broadcast_in_dim"):
+            continue
+        shape = tape.shape(step.outs[0])
+        for axis in broadcast_axes(tape, step):
+            for k, which in itertools.product(range(1, shape[axis] // 2 + 1), ("last", "first")):
+                kept = np.ones(shape[axis], bool)
+                kept[-k if which == "last" else 0 : None if which == "last" else k] = False
+                terms = f"the {which} {k} of {shape[axis]} along axis {axis}"
+                yield Mistake(
+                    f"terms left out of a sum on the way back: {terms} of what comes back to "
+                    f"{said_of(tape, e, step.ins[0])} (such as an incomplete tile)",
+                    {edge: partial(_sum_of_some, axis, kept)},
+                )
+
+
+def _sum_of_some(axis: int, kept: np.ndarray, p: Passing) -> np.ndarray:
+    shape = [1] * p.cotangent.ndim
+    shape[axis] = -1
+    d = p.cotangent * kept.reshape(shape)
+    return d.sum(broadcast_axes(p.tape, p.tape.steps[p.edge[0]])).reshape(p.right.shape)
+
+
 def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Only the first or last step of a sequence gets its cotangent; one of several outputs is ignored."""
     made = made_by(tape)
@@ -640,6 +709,15 @@ def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"the padding's offset is {wrong} on the way back: the gradient is cropped at the wrong "
                     f"corner, {moved}",
                     {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
+                )
+
+        for a, b in itertools.combinations(pads, 2):
+            if pads[a][0] != pads[b][0]:
+                apart = pads[a][0] - pads[b][0]
+                yield Mistake(
+                    f"the paddings of the axes {a} and {b} are swapped on the way back: the gradient is "
+                    f"cropped from {pads[b][0]}, {pads[a][0]}, not from {pads[a][0]}, {pads[b][0]}",
+                    {edge: partial(_cropped_at, {a: apart, b: -apart})},
                 )
 
 
