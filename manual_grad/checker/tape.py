@@ -331,10 +331,14 @@ FORWARD: dict[str, Callable[..., Any]] = {
 
 
 def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
-    """The tape with another value in a slot and in all that depends on it; its own step's slopes are kept."""
+    """The tape with another value in a slot and in all that depends on it; its own step's slopes are kept.
+
+    The tape as it was is kept as ``"before"``.
+    """
     values = list(tape.values)
     at = next((at for at, step in enumerate(tape.steps) if slot in step.outs), -1)
-    kept = {(at, i): tape.slope((at, i)) for i in range(len(tape.steps[at].ins))} if at >= 0 else {}
+    kept: dict = {"before": tape.kept.get("before", tape)}
+    kept |= {(at, i): tape.slope((at, i)) for i in range(len(tape.steps[at].ins))} if at >= 0 else {}
     values[slot] = value
     moved = {slot}
     for step in tape.steps[at + 1 :]:

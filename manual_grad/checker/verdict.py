@@ -239,10 +239,12 @@ def _finding(
             diagnosis = diagnose(evidence)
         if probed is not None and not re.search("cotangent|^zero$", diagnosis):
             diagnosis = probed[0] if diagnosis in UNTOLD else f"{diagnosis}; {probed[0]}"
-        if diagnosis in UNTOLD and worst[1] < IMPRECISE:
+        small = diagnosis in UNTOLD and worst[1] < IMPRECISE
+        if small and min(e.tolerance for e in evidence) > FIT["float64"]:
             diagnosis = "imprecise: the error is too large for rounding and too small for a known mistake"
-        if not dtype and diagnosis in UNTOLD and (where := narrowed(evidence)):
-            diagnosis = f"{diagnosis}; {where}"
+        if not dtype and diagnosis in UNTOLD:
+            few = "the error is small, as of an ε in another place or of another size, or of few digits"
+            diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", narrowed(evidence)]))
         if dtype:
             diagnosis = dtype if diagnosis in UNTOLD else f"{diagnosis}; also {dtype}"
         return Finding(argument, name, False, diagnosis, *worst[1:])

@@ -866,7 +866,7 @@ def test_a_long_loop_is_diagnosed_in_time():
         lambda W, h: loop(W, h) + (W**2).sum(), lambda W, h: (jax.grad(loop)(W, h), None), Q, Q[1]
     )
     assert report.findings[0].diagnosis.startswith("a path is missing")
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 15
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -364,6 +364,34 @@ def cosine_bwd(d, a, b):
     return (d[:, None] * (b - (a * b).sum(1)[:, None] / both * a) / both,)
 
 
+J = np.arange(7)
+CAUSAL, SAME, BAND = J[:, None] >= J, J[:, None] // 4 == J // 4, np.abs(J - J[:, None]) < 2
+TILED = BAND & (-(-np.repeat(np.maximum(J[::2] - 1, 0), 2)[:7, None] // 2) * 2 <= J)
+
+
+def attended(q, k, v, saved=False, mask=lambda: jnp.asarray(CAUSAL) & jnp.asarray(SAME)):
+    s = jnp.where(mask(), q @ k.T, -1e9)
+    if saved:
+        return jnp.exp(s - jax.nn.logsumexp(s, axis=-1, keepdims=True)) @ v
+    return jax.nn.softmax(s) @ v
+
+
+def attended_bwd(mask, seen):
+    """With p of other entries and the sums of the right ones."""
+
+    def bwd(d, q, k, v):
+        e = np.exp(q @ k.T)
+        p, right = e * seen / (e * mask).sum(1, keepdims=True), e * mask / (e * mask).sum(1, keepdims=True)
+        dp = d @ v.T
+        ds = p * (dp - (right * dp).sum(1, keepdims=True))
+        return ds @ k, ds.T @ q, p.T @ d
+
+    return bwd
+
+
+QKV = tuple(RNG.standard_normal((3, 7, 2)))
+
+
 def long(x, w):
     h = jnp.zeros(3)
     for t in range(7):
@@ -421,8 +449,14 @@ REBUILT = {
     "one maximum of several windows": (
         "max-pooling: where several windows have one maximum",
         by(windows, windows_bwd, np.array([1.0, 2, 5, 3, -4]))),
-    "another's norm": ("the norm of b stands for the norm of a in the derivative of sqrt",
+    "another's norm": ("the sum of b · b stands for the sum of a · a in the derivative of sqrt",
                        by(cosine, cosine_bwd, WIDE[0], WIDE[1], argnums=0)),
+    "one of two masks": (
+        "the mask of q @ k is only one of the two that it is made of",
+        by(attended, attended_bwd(CAUSAL & SAME, CAUSAL), *QKV)),
+    "a tile skipped": (
+        "the mask of q @ k is rounded to tiles of 2×2: the first tile that it touches is skipped",
+        by(lambda q, k, v: attended(q, k, v, True, lambda: BAND), attended_bwd(BAND, TILED), *QKV)),
     "a slope in many steps": (
         "the derivative of tanh is wrong: 1 − z² for 1 − a²",
         by(long, long_bwd, 0.3 * RNG.standard_normal((7, 3)), z[:3])),
@@ -436,6 +470,11 @@ def test_the_true_cause_is_named_first(case):
     report = ask()
     wrong = next(f for f in report.findings if not f.ok)
     assert wrong.diagnosis.startswith(start), str(report)
+
+
+def test_a_small_error_in_float64_is_not_called_one_of_precision():
+    (finding,) = check_vjp(lambda x: (jnp.sin(x), x), lambda x, d: (d * (np.cos(x) + 1e-4 * x**5),), z).findings
+    assert finding.diagnosis.startswith("no known mistake explains it; the error is small"), finding
 
 
 def test_a_value_is_called_by_the_name_that_the_source_gives_it():

@@ -7,9 +7,22 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.mistake import SAID, Mistake, alike, back_with, said_of, source_of, stop
+from manual_grad.checker.mistakes.mistake import (
+    PASSED_ON,
+    SAID,
+    Mistake,
+    alike,
+    back_with,
+    made_by,
+    said_of,
+    source_of,
+    stop,
+    users_of,
+)
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
 
+SOFTMAX_UP_TO = 16  # values that follow from a mask, among which its softmax is looked for
+TILES = (2, 3, 4, 8, 16)
 MASKS_UP_TO = 32  # by how much a mask is shifted, less 1
 STEPS_AT_LEAST = 3
 SLOPES = ("logistic", "tanh", "exp", "max")
@@ -24,13 +37,99 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.ins[0] in tape.active or mask.ndim < 2 or mask.dtype != bool or mask.all() or not mask.any():
             continue
         masked = next(said_of(tape, e, slot) for slot in step.ins[1:] if slot in tape.active)
-        moved = [(said, other) for said, other in _edges_moved(mask) if not np.array_equal(other, mask)]
-        for phrase, other in (*itertools.islice(_shifted(mask), 12), *moved, *_shifted(mask)):
+        others = itertools.chain(
+            _parts(tape, e, step.ins[0]), itertools.islice(_shifted(mask), 12), _edges_moved(mask),
+            _tiles_skipped(mask), _shifted(mask),
+        )  # fmt: skip
+        saved = _saved(tape, step.outs[0])
+        for phrase, other in others:
+            if np.array_equal(other, mask):
+                continue
             back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
             values = {step.outs[0]: partial(_masked, step, other)}
             said = f"the mask of {masked} is {phrase}"
             yield Mistake(f"{said}, where it is computed again and on the way back", back, instead=values)
             yield Mistake(f"{said}, on the way back", back)
+            if saved is not None:
+                changes, kept = saved
+                whole = f"{said}, where it is computed again (what softmax divides by is saved)"
+                yield Mistake(f"{whole} and on the way back", {**back, **changes}, instead={**values, **kept})
+
+
+def _saved(tape: Tape, slot: Slot) -> tuple[Changes, dict[Slot, Callable[[Tape], np.ndarray]]] | None:
+    """Of the softmax of a value what is saved for the way back: its maximum and sum, or their logarithm."""
+    users, near, made = users_of(tape), [slot], made_by(tape)
+    kept: dict[Slot, Callable[[Tape], np.ndarray]] = {}
+    for at in near:
+        for user, i in users.get(at, ()) if len(near) < SOFTMAX_UP_TO else ():
+            step = tape.steps[user]
+            if step.name == "div" and i == 1 and kept:
+                return {(user, 1): _quotient_of_before}, kept
+            if step.name == "reduce_sum":
+                kept[step.outs[0]] = partial(_own_value, step.outs[0])
+            if step.name == "exp" and at in made and tape.steps[made[at]].name == "sub":
+                less = tape.steps[made[at]].ins[1]
+                kept[less] = partial(_own_value, less)
+                if less in tape.active:  # the logarithm of the sum
+                    back: Changes = {
+                        (user, 0): partial(_noted, user),
+                        (made[at], 1): partial(_of_before, user),
+                    }
+                    return back, {less: kept[less]}
+            near.append(step.outs[0])
+    return None
+
+
+def _noted(at: int, p: Passing) -> np.ndarray:
+    p.notes[at] = p.cotangent
+    return p.right
+
+
+def _of_before(at: int, p: Passing) -> np.ndarray:
+    """What is handed to a logarithm of a sum, by the probabilities as they were."""
+    before = p.tape.kept["before"]
+    return -p.notes[at] * np.asarray(before.values[before.steps[at].outs[0]])
+
+
+def _own_value(slot: Slot, tape: Tape) -> np.ndarray:
+    return np.asarray(tape.values[slot])
+
+
+def _quotient_of_before(p: Passing) -> np.ndarray:
+    """What a quotient hands its denominator, by the values as they were."""
+    step, before = p.tape.steps[p.edge[0]], p.tape.kept["before"]
+    return -p.cotangent * np.asarray(before.values[step.outs[0]]) / np.asarray(before.values[step.ins[1]])
+
+
+def _parts(tape: Tape, e: Evidence, slot: Slot) -> Iterator[tuple[str, np.ndarray]]:
+    """Of a mask that is made of two by "and" or "or" one alone."""
+    made, shape = made_by(tape), tape.shape(slot)
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON:
+        slot = tape.steps[made[slot]].ins[0]
+    if slot in made and tape.steps[made[slot]].name in ("and", "or"):
+        parts = tape.steps[made[slot]].ins
+        for kept, lost in (parts, parts[::-1]):
+            said = f"{said_of(tape, e, kept)} alone, without {said_of(tape, e, lost)}"
+            whole = np.broadcast_to(np.asarray(tape.values[kept]), tape.shape(slot))
+            if whole.shape == shape:
+                yield f"only one of the two that it is made of: {said}", whole
+
+
+def _tiles_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask in tiles, of which the first one that is touched is skipped, or the last one, as by rounding."""
+    rows, columns = mask.shape[-2:]
+    for tall, wide in itertools.product(TILES, TILES) if min(rows, columns) > 3 else ():
+        tops = np.arange(0, rows, tall)
+        touched = np.logical_or.reduceat(mask, tops, axis=-2)
+        first = touched.argmax(-1)
+        last = columns - touched[..., ::-1].argmax(-1)
+        for said, inside in (
+            ("the first tile that it touches is skipped", (-(-first // wide) * wide, columns + 0 * last)),
+            ("the last tile that it touches is skipped", (0 * first, last // wide * wide)),
+        ):
+            low, high = (np.repeat(x, tall, -1)[..., :rows, None] for x in inside)
+            j = np.arange(columns)
+            yield f"rounded to tiles of {tall}×{wide}: {said}", mask & (j >= low) & (j < high)
 
 
 def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
