@@ -473,7 +473,9 @@ def test_the_true_cause_is_named_first(case):
 
 
 def test_a_small_error_in_float64_is_not_called_one_of_precision():
-    (finding,) = check_vjp(lambda x: (jnp.sin(x), x), lambda x, d: (d * (np.cos(x) + 1e-4 * x**5),), z).findings
+    (finding,) = check_vjp(
+        lambda x: (jnp.sin(x), x), lambda x, d: (d * (np.cos(x) + 1e-4 * x**5),), z
+    ).findings
     assert finding.diagnosis.startswith("no known mistake explains it; the error is small"), finding
 
 
