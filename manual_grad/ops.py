@@ -1,7 +1,7 @@
 """The formulas as JAX functions to train with: ``jax.grad`` of each one is the hand-derived gradient.
 
-Each operation is a ``jax.custom_vjp`` over a pair of :mod:`manual_grad.formulas`, with what a layer needs
-in addition: keyword arguments, any number of leading batch axes, mixed dtypes, several devices.
+Each operation is a ``jax.custom_vjp`` over a pair of :mod:`manual_grad.formulas`. It also supports keyword
+arguments, any number of leading batch axes, mixed dtypes and several devices, as layers need them.
 
 - Floating-point arguments of different dtypes are all promoted to their ``jnp.result_type``; each cotangent
   comes back in its primal's dtype.
@@ -177,7 +177,7 @@ def _alike(hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     floats = [name for name in arrays if getattr(hints.get(name), "dtype", None) is Float]
     try:
         dtype = jnp.result_type(*(arrays[name] for name in floats)) if floats else None
-    except ValueError:  # keys of a random generator; eight bits beside more, which the check refuses
+    except ValueError:  # random keys; eight-bit floats mixed with wider ones, which the check rejects
         dtype = None
     if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
         arrays |= {name: arrays[name].astype(dtype) for name in floats}
@@ -196,7 +196,7 @@ def _vary(array: Array, axes: frozenset[str]) -> Array:
         return array
     if hasattr(lax, "pcast"):
         array = lax.pcast(array, tuple(axes), to="varying")
-    else:  # an older JAX
+    else:  # in older versions of JAX
         array = lax.pvary(array, tuple(axes))  # type: ignore[attr-defined]
     return array
 
@@ -218,7 +218,7 @@ def _by_hand(fwd: Callable[..., Any], bwd: Callable[..., Any], *primals: Array) 
 
 
 def _drop_in(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., Any]:
-    """A pair as an operation, with the arguments and the docstring of ``fwd``."""
+    """Turn a pair into an operation with the arguments and the docstring of ``fwd``."""
 
     def op(*primals: Array, **settings: Any) -> Array:
         return _by_hand(functools.partial(fwd, **settings), bwd, *primals)
@@ -234,7 +234,7 @@ def _drop_in(fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., 
 
 
 def _without_residuals(line: str) -> str:
-    """A line of a docstring, without ``(y, res)`` and the like."""
+    """A line of a docstring without ``(y, res)`` and similar expressions."""
     before, here, after = line.partition("res)``: ")
     return before[: before.index("``")] + after if here else line
 
@@ -274,10 +274,10 @@ cholesky = _drop_in(cholesky_fwd, cholesky_bwd)
 
 
 def _explicit_shardings(*primals: Array) -> tuple[NamedSharding, ...]:
-    """How each array is sharded, where a mesh has explicit axes; nothing elsewhere.
+    """The sharding of each array if a mesh has explicit axes; otherwise nothing.
 
-    There JAX refuses a sum over a sharded axis, as in Xᵀ dZ, unless told how the result is sharded: a
-    cotangent is sharded like its primal. The formula itself runs with ``auto_axes``.
+    On explicit axes JAX rejects a sum over a sharded axis, as in Xᵀ dZ, unless told how the result is
+    sharded: a cotangent is sharded like its primal. The formula itself runs with ``auto_axes``.
     """
     shardings = [jax.typeof(primal).sharding for primal in primals]
     mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
@@ -378,7 +378,7 @@ def softmax_cross_entropy_with_integer_labels(
         labels: (…), integers from 0 to K − 1, or ``ignore_index``.
         ignore_index: a label, a class or not, whose samples do not count, whatever their logits.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.
+        J, scalar; NaN under ``jit`` if a label is not a class or all are ignored.
     Raises:
         InputError: a shape or dtype does not match; a label is out of range or all are ignored (eagerly).
     Source: Lecture B, pages 3 and 5.
@@ -479,7 +479,7 @@ def linear_cross_entropy(
         ignore_index: a label, a class or not, whose samples do not count, whatever they contain: the mean
             is over the others, under ``jax.shard_map`` a device's own.
     Returns:
-        J, scalar; NaN under ``jit`` where a label is not a class or all are ignored.
+        J, scalar; NaN under ``jit`` if a label is not a class or all are ignored.
     Raises:
         InputError: ``chunk`` is below 1, a shape or dtype does not match, a label is out of range or all are
             ignored (eagerly).
@@ -492,7 +492,7 @@ def linear_cross_entropy(
     require_labels_in_range("linear_cross_entropy", labels, W.shape[1], ignore_index=ignore_index)
     fwd = functools.partial(linear_cross_entropy_fwd, chunk=chunk, ignore_index=ignore_index)
     rows = hidden.reshape(-1, hidden.shape[-1])
-    if shardings := _explicit_shardings(rows, W):  # the forward pass makes the gradients
+    if shardings := _explicit_shardings(rows, W):  # the forward pass computes the gradients
         out = NamedSharding(shardings[0].mesh, PartitionSpec()), shardings
         fwd = jax.sharding.auto_axes(fwd, out_sharding=out)
     return _by_hand(fwd, linear_cross_entropy_bwd, rows, W, labels.reshape(-1))

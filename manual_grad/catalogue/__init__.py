@@ -1,7 +1,7 @@
-"""What is known of each formula: one entry a formula, one file per topic.
+"""Everything known about each formula: one entry per formula, one file per topic.
 
 Lists, tables, tests, benchmarks, golden vectors and pages are derived from :data:`FORMULAS` and
-:data:`FUNCTIONS`; :data:`KNOWN` has what a claim's reference is known by.
+:data:`FUNCTIONS`; :data:`KNOWN` finds an entry by a claim's reference.
 """
 
 from collections.abc import Iterable

@@ -21,7 +21,7 @@ MASK, HEADS = "mask missing or misplaced", "heads of the wrong group"
 
 
 def _heads(draw: Draw, N: int, Lq: int, Lk: int, H: int, Hkv: int, D: int, masked: bool = False) -> Inputs:
-    """Masked, a query sees a key with probability 0.7, each head its own; more queries than keys see none."""
+    """With a mask, each head's query sees a key with probability 0.7; surplus queries see no key."""
     if draw.style == "tiny":
         N, Lq, Lk, H, Hkv, D = 1, 2 + (Lq > Lk), 2 + (Lq < Lk), 2, 1, 2
     if draw.style == "square":
@@ -42,7 +42,7 @@ def _visible(q: Any, k: Any, mask: Any, causal: bool, window: int | None, offset
 
 
 def _summed(x: Any, Hkv: int) -> Any:
-    """Over the query heads of each key head."""
+    """Sum over the query heads of each key head."""
     N, L, H, D = x.shape
     return x.reshape(N, L, Hkv, H // Hkv, D).sum(axis=3)
 

@@ -20,7 +20,7 @@ def _images(draw: Draw, **sizes: int) -> Inputs:
 
 
 def _small(draw: Draw) -> Inputs:
-    """Two images of 4×5, 3×4 or 5×5 pixels, and a network of few channels."""
+    """Two images of 4×5, 3×4 or 5×5 pixels, and a network with few channels."""
     H, W = {"tiny": (3, 4), "square": (5, 5)}.get(draw.style, (4, 5))
     shapes = {"K1": (2, 2, 1, 2), "b1": (2,), "K2": (2, 2, 2, 1), "b2": (1,), "W4": ((H - 2) * (W - 2), 4)}
     shapes |= {"b4": (4,), "W5": (4, 3), "b5": (3,)}
@@ -32,7 +32,7 @@ def _small(draw: Draw) -> Inputs:
 def _large(
     draw: Draw, N: int, H: int, W: int, C: int, l1: int, l2: int, l4: int, K: int, f: int = 3
 ) -> Inputs:
-    """Scaled so that the signal keeps its size, wherever the pre-activations lie."""
+    """Inputs scaled so that the signal keeps its size, wherever the pre-activations lie."""
     f = 3
     (W4, b4), (W5, b5) = draw.layers((H - 2 * f + 2) * (W - 2 * f + 2) * l2, l4, K, rows=True)
     params = {"W4": W4, "b4": b4, "W5": W5, "b5": b5}
@@ -43,10 +43,10 @@ def _large(
 
 
 def _clear(draw: Draw, N: int, H: int, W: int, C: int, l1: int, l2: int, l4: int, K: int) -> Inputs:
-    """Every bias in a wide gap between pre-activations, so that rounding moves none across ReLU's kink.
+    """Place every bias in a wide gap between pre-activations, so that rounding moves none across ReLU's kink.
 
-    In a half precision no gap is wide enough among so many numbers: there the pixels are multiples of ½, the
-    kernels 0 or ± a power of two, and no sum of theirs cancels the biases.
+    In half precision no gap is wide enough among so many numbers: there the pixels are multiples of ½, the
+    kernels 0 or ± a power of two, and no sum of products cancels the biases.
     """
     X = draw.normal(N, H, W, C)
     kernels = draw.normal(2, 2, C, l1, scale=0.4), draw.normal(3, 3, l1, l2, scale=0.25)

@@ -41,7 +41,7 @@ JACOBIANS = Bench(IMAGE_AXES, IMAGES[:1], reference.plain.correlate2d)
 
 
 def _toeplitz(J: jax.Array) -> jax.Array:
-    """The Toeplitz blocks of the first row of outputs: it reads the image's first kh rows."""
+    """The Toeplitz blocks of the first row of outputs, which depends on the image's first kh rows."""
     return J[0].swapaxes(0, 1)[: J.shape[2] - J.shape[0] + 1]
 
 
@@ -106,7 +106,7 @@ CONVOLVE2D = Formula(
 
 
 def _layer(draw: Draw, N: int, H: int, W: int, C: int, kh: int, kw: int, O: int, groups: int = 1) -> Inputs:
-    """``C`` is the number of channels of a group."""
+    """A layer's inputs; ``C`` is the number of channels per group."""
     if draw.style == "tiny":
         x, kernel = draw.exactly(2, 5, 6, groups), draw.exactly(2, 2, 1, groups)
     elif draw.style == "square":
@@ -175,7 +175,7 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
 def _transposed(
     draw: Draw, N: int, h: int, w: int, C: int, kh: int, kw: int, O: int, groups: int = 1
 ) -> Inputs:
-    """``C`` and ``O`` are those of a group."""
+    """A layer's inputs; ``C`` and ``O`` are the numbers of channels per group."""
     if draw.style == "tiny":
         x, kernel = draw.exactly(1, 2, 3, groups), draw.exactly(2, 2, 1, groups)
     elif draw.style == "square":

@@ -29,7 +29,7 @@ from manual_grad_reference import definitions
 
 
 def kronecker(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
-    """The factors (P, Q) of J[i,j,k,l] = P[i,k] Q[j,l], of which one is the identity."""
+    """The factors (P, Q) of J[i,j,k,l] = P[i,k] Q[j,l], one of which is the identity."""
     if identity == 1:
         P = J[:, 0, :, 0]
         i, k = jnp.unravel_index(jnp.argmax(jnp.abs(P)), P.shape)
@@ -40,7 +40,7 @@ def kronecker(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
 
 
 def kronecker_in_columns(J: jax.Array, identity: int) -> tuple[jax.Array, jax.Array]:
-    """The same of the matrix that stacks columns: vec runs over the last axis first."""
+    """The same for the matrix between stacked columns: vec runs over the last axis first."""
     return kronecker(J.transpose(1, 0, 3, 2), identity)
 
 

@@ -1,4 +1,4 @@
-"""How the inputs of formulas are drawn: for real, as integers, tiny, or as careless tests have them."""
+"""Draw inputs of formulas: real, integer, tiny, or square and symmetric as in careless tests."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ class Draw:
     """Random inputs of one dtype from one generator; every claim draws its own, so order does not matter.
 
     Attributes:
-        rng, dtype: of the entries.
-        style: ``real``; ``integers``, on which sums and products are exact, with a batch of 7 turned into one
-            of 8, so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays of at most
-            three entries an axis, for an oracle that takes its time over each entry; ``square``, every axis
-            of the same length and matrices symmetric, as careless tests have them.
-        among: for integers, from a set of how many they are drawn, uniformly.
+        rng, dtype: the generator and the dtype of the entries.
+        style: ``real``; ``integers``, on which sums and products are exact, with a batch of 8 in place of 7,
+            so that a mean divides by a power of two; ``tiny``, odd sixteenths in arrays with at most three
+            entries per axis, for oracles that are slow per entry; ``square``, with every axis of the same
+            length and matrices symmetric, as in careless tests.
+        among: for integers, the size of the set from which they are drawn uniformly.
         symmetric: in the style ``square``, whether matrices are symmetric.
-        clear: whether ReLU's kinks are kept clear of, which takes time where there are many samples.
-        as_it_is: whether shapes are asked for as they are in this style already.
+        clear: whether to keep clear of ReLU's kinks, which takes time if there are many samples.
+        as_it_is: whether requested shapes already are those of this style.
 
     >>> draw = Draw(np.random.default_rng(0), jnp.float32)
     >>> draw.normal(2, 3).shape, draw.labels(4, 3).dtype.kind, float(draw.distribution(1, 5).sum())
@@ -42,7 +42,7 @@ class Draw:
     as_it_is: bool = False
 
     def size(self, n: int) -> int:
-        """The length of an axis, in this style, that real inputs have of length ``n``."""
+        """The length in this style of an axis that has length ``n`` in real inputs."""
         if self.as_it_is:
             return n
         if self.style == "integers":
@@ -54,11 +54,11 @@ class Draw:
         return n
 
     def normal(self, *shape: int, scale: float = 1.0) -> jax.Array:
-        """Gaussian entries with standard deviation ``scale``; in the other styles, theirs."""
+        """Gaussian entries with standard deviation ``scale``; other styles have their own entries."""
         return self.exactly(*map(self.size, shape), scale=scale)
 
     def exactly(self, *shape: int, scale: float = 1.0) -> jax.Array:
-        """As :meth:`normal`, of this very shape in every style."""
+        """Like :meth:`normal`, but with exactly this shape in every style."""
         if self.style == "integers":
             return self._array(self.rng.integers(-self.among // 2, self.among // 2, shape))
         if self.style == "tiny":
@@ -68,7 +68,7 @@ class Draw:
         return self._array(_symmetric(entries) if symmetric else entries)
 
     def positive(self, *shape: int) -> jax.Array:
-        """Entries between ½ and 2, of any sum; integers from 1 on."""
+        """Entries between ½ and 2 with any sum; for integers, from 1 upwards."""
         shape = tuple(map(self.size, shape))
         if self.style == "integers":
             return self._array(self.rng.integers(1, self.among + 1, shape))
@@ -86,7 +86,7 @@ class Draw:
         return self.integers(K, N)
 
     def labels_ignored(self, N: int, K: int, ignore_index: int | None) -> jax.Array:
-        """Labels of which the second, fifth and seventh are ignored, so that a chunk may have no other."""
+        """Labels of which the second, fifth and seventh are ignored, so that a chunk may hold no other."""
         labels = np.array(self.labels(N, K))
         if ignore_index is not None:
             labels[labels == ignore_index] = 0
@@ -108,11 +108,11 @@ class Draw:
         """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
 
         Given the inputs X, one sample per row or per column, each bias puts ReLU's kink into the widest gap
-        between its unit's pre-activations, or of a single sample pushes each to its own side: rounding moves
-        none of them across it.
+        between its unit's pre-activations, or away from that of a single sample, so that rounding moves none
+        of them across it.
         """
         if self.style != "real" or not self.clear:
-            X = None  # nothing rounds, or it may
+            X = None  # nothing rounds, or rounding does no harm
         A = np.zeros((1, self.size(widths[0]))) if X is None else np.asarray(X, np.float64)
         A = A if rows or X is None else A.T
         pairs = []
@@ -130,11 +130,11 @@ class Draw:
         return pairs
 
     def like(self, tree: Any) -> Any:
-        """An array for each array of ``tree``, of its shape: a random cotangent."""
+        """A random cotangent: an array of the same shape for each array of ``tree``."""
         return jax.tree.map(lambda leaf: self.exactly(*leaf.shape), tree)
 
     def _array(self, entries: Any) -> jax.Array:
-        """Rounded by NumPy and copied as it is: JAX would compile a program for each shape."""
+        """Round in NumPy and copy to JAX, which would otherwise compile a program for each shape."""
         return jax.device_put(np.asarray(entries).astype(self.dtype))
 
 

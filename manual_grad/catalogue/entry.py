@@ -1,8 +1,8 @@
-"""What an entry of the catalogue is: all that is particular to one formula, said once.
+"""The entries of the catalogue: everything specific to one formula, stated once.
 
-Everything else follows from it: the rows of ``verify``, the kill matrix, hard inputs, golden vectors,
-benchmarks, the tests of properties, the pages of the book. An entry says how the numbers of its inputs are
-distributed; their shapes stand in the signature of ``f_fwd`` already.
+The rest is derived from it: the rows of ``verify``, the kill matrix, hard inputs, golden vectors, benchmarks,
+property tests, the pages of the book. An entry says how the numbers of its inputs are distributed; their
+shapes are already given by the signature of ``f_fwd``.
 """
 
 import inspect
@@ -20,12 +20,12 @@ from manual_grad.catalogue.families import Family
 from manual_grad.catalogue.golden import GoldenCases, Inputs
 from manual_grad.catalogue.hard import Hard
 
-Sizes = Mapping[str, Any]  # an axis as the signature calls it → its length, or of "*N" and "..." a shape
+Sizes = Mapping[str, Any]  # an axis by its name in the signature → its length; for "*N" and "...", a shape
 Distribution = Callable[[Draw, tuple[int, ...], Sizes], Any]
 
 
 class EntryError(ValueError):
-    """An entry that cannot be: the message names it, and what is missing or does not fit."""
+    """An invalid entry: the message names it, and what is missing or does not match."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,29 @@ class Formula:
 
     Attributes:
         fwd, bwd: the pair, ``f_fwd`` and ``f_bwd``.
-        reference: the plain forward function in ``reference/``, with the same parameters but for those that
-            say how to compute, such as a chunk.
-        draw: how inputs are drawn: for each primal the distribution of its entries, or, where they depend on
-            each other, a function ``draw(Draw, **sizes)`` that gives all of them.
-        sizes: the length of each axis; no two alike, so that a transposed result is seen.
+        reference: the plain forward function in ``reference/``, with the same parameters except those that
+            only affect how it is computed, such as a chunk.
+        draw: how inputs are drawn: for each primal the distribution of its entries or, if they depend on one
+            another, a function ``draw(Draw, **sizes)`` that returns all of them.
+        sizes: the length of each axis; all different, so that a transposed result is noticed.
         source: where the formula comes from.
         definition: the same written entry by entry, for symbols and decimals.
         mutants: wrong versions of it, as people write them.
-        tiny: the lengths for an oracle that takes its time over each entry, where halving them is not enough:
-            the smallest at which the answer is not a difference of nearly equal numbers.
+        tiny: the lengths for oracles that are slow per entry, if halving is not suitable: the smallest at
+            which the answer is not a difference of nearly equal numbers.
         variants: name → sizes and settings (keywords of ``f_fwd``) that differ from the entry's own.
-        stable: the reference again where the plain one overflows.
-        polynomial: made of sums, products and selections alone, so that integers give exact answers.
-        batch: where the samples are; :data:`NO_BATCH` where there are none. A test asks for one or the other.
-        kinks: of the residuals, the arrays that a ReLU is applied to.
-        grows: each (primal, axis) that may grow without another having to follow, or ``params['wte']``.
+        stable: an alternative reference for inputs on which the plain one overflows.
+        polynomial: whether it consists only of sums, products and selections, so that integers give exact
+            answers.
+        batch: the axes of the samples; :data:`NO_BATCH` if there are none. A test requires one or the other.
+        kinks: the residuals that a ReLU is applied to.
+        grows: each (primal, axis) that may grow without others having to follow, or ``params['wte']``.
         functions: its Jacobians, slopes and other public functions of the same primals.
         hard: inputs on which autodiff itself may be wrong, and the right answers.
         golden: the cases of its golden vectors.
-        op: the differentiable operation made of it.
-        bench: at what sizes it is timed.
-        shown: how the book's page of formulas has it.
+        op: the differentiable operation made from it.
+        bench: the sizes at which it is timed.
+        shown: its line on the book's page of formulas.
     """
 
     fwd: Callable[..., Any]
@@ -82,12 +83,12 @@ class Formula:
 
     @property
     def name(self) -> str:
-        """What users call it, such as ``mse``."""
+        """Its name for users, such as ``mse``."""
         return self.fwd.__name__.removesuffix("_fwd")
 
     @property
     def primals(self) -> tuple[str, ...]:
-        """The names of what it is a function of, in order."""
+        """The names of its arguments other than settings, in order."""
         return tuple(n for n, p in _parameters(self.fwd).items() if p.kind is not p.KEYWORD_ONLY)
 
     def settings(self, variant: str = "") -> Inputs:
@@ -105,13 +106,13 @@ class Formula:
         return _drawn(self.fwd, self.draw, self.sizes, self.tiny, self.variants[variant], draw, sizes)
 
     def for_reference(self, inputs: Inputs) -> Inputs:
-        """The inputs without the settings that only say how to compute, which the reference does not have."""
+        """The inputs without the settings that only affect the computation, which the reference lacks."""
         known = inspect.signature(self.reference).parameters
         return {name: value for name, value in inputs.items() if name in known}
 
     @property
     def floating(self) -> tuple[str, ...]:
-        """The primals that have a cotangent: all but those that by the signature are integers or booleans."""
+        """The primals that have a cotangent: all but the integers and booleans in the signature."""
         hints = _parameters(self.fwd)
         return tuple(n for n in self.primals if not {Integer, Bool} & {*_dtypes(hints[n].annotation)})
 
@@ -122,15 +123,15 @@ class Function:
 
     Attributes:
         fn: the function.
-        wrt: what it is the Jacobian with respect to; none where it is no Jacobian.
-        part: of a compact form, what makes it of the dense Jacobian.
-        reference: what gives it from ``reference/``: of a Jacobian the plain function that is differentiated,
-            else the value itself. Of a formula's own functions, the formula's where it is not named.
-        draw, sizes, variants, stable: as an entry's; of a formula's own functions, the formula's.
-        called: how it is called with the inputs by name, where that is not ``fn(**inputs)``.
-        golden: the cases of its golden vectors, which are its own.
-        bench: at what sizes it is timed.
-        shown: how the book's page of formulas has it.
+        wrt: the primals with respect to which it is the Jacobian; empty if it is not a Jacobian.
+        part: for a compact form, a function that extracts it from the dense Jacobian.
+        reference: the function in ``reference/``: for a Jacobian, the plain function to differentiate, else
+            one that returns the value. For a formula's own functions, by default the formula's.
+        draw, sizes, variants, stable: as for an entry; for a formula's own functions, the formula's.
+        called: how to call it with the inputs by name, if not as ``fn(**inputs)``.
+        golden: the cases of its own golden vectors.
+        bench: the sizes at which it is timed.
+        shown: its line on the book's page of formulas.
     """
 
     fn: Callable[..., Any]
@@ -148,7 +149,7 @@ class Function:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name for users."""
         return self.fn.__name__
 
     def inputs(self, draw: Draw, variant: str = "", **sizes: Any) -> Inputs:
@@ -169,12 +170,12 @@ def adopted(formula: Formula, function: Function) -> Function:
 
 @dataclass(frozen=True)
 class Batch:
-    """Where the samples are.
+    """The axes of the samples.
 
     Attributes:
-        axes: the axis of the samples in each input, or gradient, that has one, by name; −1 is the last.
-        out: their axis in the forward function's output, if there is one; of several outputs, each one's.
-        mean: whether the output is a mean over them.
+        axes: the axis of the samples in each input (or gradient) that has one, by name; −1 is the last.
+        out: their axis in the forward function's output, if any; for several outputs, one for each.
+        mean: whether the output is a mean over the samples.
     """
 
     axes: Mapping[str, int]
@@ -182,7 +183,7 @@ class Batch:
     mean: bool = False
 
     def along_out(self, fn: Callable[[Any, Any], Any], out: Any) -> Any:
-        """``fn(leaf, axis)`` of each output."""
+        """``fn(leaf, axis)`` for each output."""
         axes = self.out if isinstance(self.out, tuple) else jax.tree.map(lambda _: self.out, out)
         return jax.tree.map(fn, out, axes)
 
@@ -192,19 +193,19 @@ NO_BATCH = Batch({})
 
 @dataclass(frozen=True)
 class Bench:
-    """At what sizes a formula is timed, and what autodiff is given.
+    """The sizes at which a formula is timed, and the function given to autodiff.
 
     Attributes:
-        axes: the axes that grow, by the names of the entry's sizes; ``"H W"`` are two of one length.
-        sizes: for each case their lengths, in that order.
-        plain: the forward function that autodiff differentiates; the reference where there is none.
-        wrt: what is differentiated with respect to; all floating-point primals where none is named.
-        fixed: the other sizes and settings, where they are not the entry's first variant's.
-        quick: which of the sizes belong to ``--quick``.
-        estimated: which of the sizes are too large for a truth in float64.
-        options: XLA's options with which autodiff is fastest, and with which both sides are timed as well.
-        kinks: whether so many units meet ReLU's kink that rounding moves one across it.
-        peer: whether PyTorch's and NumPy's version is timed beside it.
+        axes: the axes that grow, by the names of the entry's sizes; ``"H W"`` are two of the same length.
+        sizes: the lengths of these axes, in this order, for each case.
+        plain: the forward function that autodiff differentiates; by default the reference.
+        wrt: the primals to differentiate with respect to; by default all floating-point ones.
+        fixed: the other sizes and settings, if they are not those of the entry's first variant.
+        quick: the sizes that belong to ``--quick``.
+        estimated: the sizes that are too large for a truth in float64.
+        options: the XLA options with which autodiff is fastest; both sides are timed with them as well.
+        kinks: whether there are so many units at ReLU's kink that rounding moves one across it.
+        peer: whether to time the PyTorch and NumPy versions as well.
     """
 
     axes: tuple[str, ...]
@@ -230,7 +231,7 @@ class Op:
 
     Attributes:
         fn: the operation.
-        bench: at what sizes it is timed; the formula's first where it is not said.
+        bench: the sizes at which it is timed; by default the formula's first.
     """
 
     fn: Callable[..., Any]
@@ -238,7 +239,7 @@ class Op:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name for users."""
         return self.fn.__name__
 
 
@@ -247,10 +248,10 @@ class Shown:
     """A line of the book's page of formulas.
 
     Attributes:
-        group: under which heading: ``Layers``, ``Activations``, ``Losses``, ``Whole networks``.
-        title: what it is.
-        forward, backward: LaTeX of what goes forward, and of each line of what comes back.
-        tags: the equations that it is.
+        group: the heading: ``Layers``, ``Activations``, ``Losses`` or ``Whole networks``.
+        title: the name of the layer.
+        forward, backward: LaTeX of the forward pass, and of each line of the backward pass.
+        tags: the equations that it corresponds to.
     """
 
     group: str
@@ -302,7 +303,7 @@ def _resized(draw: Draw, n: Any) -> Any:
 
 
 def _shape(fwd: Callable[..., Any], name: str, sizes: Sizes) -> tuple[int, ...]:
-    """The shape that a parameter's annotation gives it, such as ``(7, 5)`` for ``Float[Array, "N K"]``."""
+    """The shape given by a parameter's annotation, such as ``(7, 5)`` for ``Float[Array, "N K"]``."""
     annotation = _parameters(fwd)[name].annotation
     ways = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     arrays = [way for way in ways if isinstance(way, type) and issubclass(way, AbstractArray)]
@@ -330,7 +331,7 @@ def normal(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
 
 
 def far(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
-    """Gaussian entries off to one side, so that no sum of differences cancels and each keeps its digits."""
+    """Gaussian entries far from 0 on one side, so that no sum of differences cancels and loses digits."""
     return 4 + draw.normal(*shape)
 
 

@@ -1,9 +1,9 @@
 """Backward passes as people write them by hand, and the mistakes that they make in them.
 
-Each family is written once, in plain ``jax.numpy`` and without the project's backward formulas, with its
-doubtful places as parameters: left alone it is right, which the kill matrix makes sure of, and each mistake
-replaces one place. They are an entry's ``mutants``; :mod:`manual_grad.verify.mutants` plants them, together
-with those that any formula can have.
+Each family is written once, in plain ``jax.numpy`` and without the project's backward formulas. The places
+where people go wrong are parameters: with their defaults the code is right, as the kill matrix verifies, and
+each mistake replaces one of them. They are an entry's ``mutants``; :mod:`manual_grad.verify.mutants` plants
+them together with those that any formula can have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,11 +42,11 @@ class Family:
     """A formula written by hand, and its mistakes.
 
     Attributes:
-        kind: that of the claims that it is a formula of: ``gradient`` or ``jacobian``.
-        right: the formula without a mistake, called as the claim's, with a parameter for each doubtful place.
-        mistakes: what is wrong, in the words of the table; the wrong line; the parameters that make it.
-        applies: whether these inputs are the family's, and the mistakes no other way to write the same.
-        reaches: parameter → the arrays that it has a part in; all of them where it is not named.
+        kind: the kind of the claims that it applies to: ``gradient`` or ``jacobian``.
+        right: the formula without a mistake, called like the claim's, with a parameter for each place.
+        mistakes: what is wrong, in the words of the table; the wrong line; the parameters that produce it.
+        applies: whether the family applies to these inputs and its mistakes change the result there.
+        reaches: parameter → the arrays that it affects; by default all of them.
     """
 
     kind: str
@@ -76,5 +76,5 @@ def family(
     applies: Callable[[dict[str, Any]], bool] = lambda inputs: True,
     reaches: Mapping[str, str] = MappingProxyType({}),
 ) -> Family:
-    """A :class:`Family`, with its mistakes one after the other."""
+    """Make a :class:`Family`, with its mistakes as positional arguments."""
     return Family(kind, right, mistakes, applies, reaches)

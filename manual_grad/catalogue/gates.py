@@ -1,4 +1,4 @@
-"""GELU, SiLU, and the gates that are made of them."""
+"""GELU, SiLU, and the gates built from them."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ ERF, TANH = {"approximate": False}, {"approximate": True}
 
 
 def diagonal_of(J: jax.Array) -> jax.Array:
-    """The slopes of an elementwise function, out of its Jacobian."""
+    """The slopes of an elementwise function, taken from its Jacobian."""
     shape = J.shape[: J.ndim // 2]
     return jnp.diagonal(J.reshape(math.prod(shape), -1)).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""What an entry says of its golden vectors: inputs exactly on a kink, equal maxima, the ends of the range.
+"""The cases of an entry's golden vectors: inputs exactly at a kink, equal maxima, the ends of the range.
 
 Each is the case ``random``, which is the entry's own draw, with some of the numbers changed.
 """
@@ -15,8 +15,8 @@ from manual_grad.catalogue.draw import Draw
 
 Inputs = dict[str, Any]
 
-SHIFT = {"float64": 500, "float32": 100, "bfloat16": 100, "float16": 6}  # powers of two: X up, W down
-SQUARED = {"float64": 500, "float32": 60, "bfloat16": 60, "float16": 3}  # what is squared, up
+SHIFT = {"float64": 500, "float32": 100, "bfloat16": 100, "float16": 6}  # powers of two: X times, W over
+SQUARED = {"float64": 500, "float32": 60, "bfloat16": 60, "float16": 3}  # the same for squared inputs
 
 RANDOM = "Gaussian inputs, scaled so that the signal keeps its size; ReLUs stay clear of their kink."
 RELU_TIES = (
@@ -56,8 +56,8 @@ class Changed:
     """One way to change the inputs of the case ``random``.
 
     Attributes:
-        inputs: ``inputs(draw, random)`` gives them all by name.
-        says: what is special about them, and what the right answer is.
+        inputs: ``inputs(draw, random)`` returns all inputs by name.
+        says: what is special about them, and the right answer.
     """
 
     inputs: Callable[[Draw, Inputs], Inputs]
@@ -69,10 +69,10 @@ class GoldenCases:
     """The golden vectors of an entry.
 
     Attributes:
-        random: what its own draw gives, in words.
-        ties: inputs exactly on a kink, or equal maxima.
-        extreme: the ends of the dtype's range, where the right answer is still finite.
-        variants: those of the entry's variants that are exported; all of them where none is named.
+        random: a description of the entry's own draw.
+        ties: inputs exactly at a kink, or equal maxima.
+        extreme: the ends of the dtype's range, as long as the right answer is finite.
+        variants: the variants of the entry to export; by default all.
     """
 
     random: str = "Gaussian inputs."
@@ -81,7 +81,7 @@ class GoldenCases:
     variants: tuple[str, ...] = ()
 
     def says(self, case: str) -> str:
-        """What a case is, in words."""
+        """A description of a case."""
         told = getattr(self, case)
         return told if isinstance(told, str) else told.says
 
@@ -90,7 +90,7 @@ class GoldenCases:
 
 
 def put(values: Any, draw: Draw) -> jax.Array:
-    """Numbers in the dtype, by NumPy: XLA may flush what is subnormal."""
+    """Numbers in the dtype, converted by NumPy, as XLA may flush subnormal ones."""
     return jnp.asarray(np.asarray(values, np.float64).astype(jnp.dtype(draw.dtype)))
 
 
@@ -109,7 +109,7 @@ def _largest(draw: Draw) -> float:
 
 
 def _smallest(draw: Draw) -> float:
-    """The dtype's smallest number; of float64, the truth's own dtype, no subnormal one."""
+    """The dtype's smallest number; for float64, the truth's own dtype, the smallest normal one."""
     info = jnp.finfo(draw.dtype)
     return float(info.tiny if jnp.dtype(draw.dtype) == jnp.float64 else info.smallest_subnormal)
 
@@ -118,7 +118,7 @@ def _smallest(draw: Draw) -> float:
 
 
 def elementwise(more: str = ".", subnormal: bool = True) -> GoldenCases:
-    """An activation's cases; ``more``: what else is to be said of its extreme numbers."""
+    """An activation's cases; ``more`` is added to the description of its extreme numbers."""
 
     def extreme(draw: Draw, inputs: Inputs) -> Inputs:
         smallest = 3 * (_smallest(draw) if subnormal else smallest_normal(draw))
@@ -133,7 +133,7 @@ def elementwise(more: str = ".", subnormal: bool = True) -> GoldenCases:
 
 
 def of_logits(columns: bool = False, more: str = "") -> GoldenCases:
-    """The cases of a function of logits, and of labels if it has them; ``more`` is added to what is said."""
+    """The cases of a function of logits, and of labels if any; ``more`` is added to the description."""
 
     def tied(draw: Draw, inputs: Inputs) -> Inputs:
         name = next(iter(inputs))
@@ -170,13 +170,13 @@ def of_logits(columns: bool = False, more: str = "") -> GoldenCases:
 
 
 def _samples(logits: jax.Array, columns: bool) -> tuple[int, int]:
-    """How many samples and classes to draw: a batch, of which a single sample is one."""
+    """The number of samples and classes to draw: a batch, even if only one sample of it is used."""
     K = logits.shape[0 if columns else -1]
     return (logits.size // K if logits.ndim > 1 else 5), K
 
 
 def _as(like: jax.Array, batch: np.ndarray, sample: int, columns: bool, draw: Draw) -> jax.Array:
-    """A batch in rows in the layout of ``like``, or one of its samples."""
+    """A batch of rows converted to the layout of ``like``, or one of its samples."""
     return put(batch[sample] if like.ndim == 1 else batch.T if columns else batch, draw)
 
 
@@ -195,14 +195,14 @@ def shifted(up: str, down: str, keys: tuple = (), says: str = "") -> Changed:
 
 
 def products(up: str, down: str, random: str = "Gaussian inputs.") -> GoldenCases:
-    """The cases of what is linear in two factors."""
+    """The cases of a function that is linear in two factors."""
     return GoldenCases(random, extreme=shifted(up, down))
 
 
 def network(
     tied: Callable[[Draw, Inputs], Inputs], up: str, down: str, keys: tuple = (), random: str = RANDOM
 ) -> GoldenCases:
-    """The cases of a network: dead units, and the first layer's weights against its inputs."""
+    """The cases of a network: dead units, and extreme inputs balanced by the first layer's weights."""
     first = f"the first layer's {'kernel' if keys == ('K1',) else 'W'}"
     return GoldenCases(random, Changed(tied, RELU_TIES.format(UNITS)), shifted(up, down, keys, first))
 
@@ -214,7 +214,7 @@ def tied_units(W: jax.Array, b: jax.Array, axis: int) -> tuple[jax.Array, jax.Ar
 
 
 def tied_layers(rows: bool, last: bool = False) -> Callable[[Draw, Inputs], Inputs]:
-    """The layers in ``params`` at ReLU's kink, ``last``: the last one too."""
+    """The layers in ``params`` at ReLU's kink, including the last one if ``last``."""
 
     def tied(draw: Draw, inputs: Inputs) -> Inputs:
         layers = inputs["params"]

@@ -66,7 +66,7 @@ def _gpt(
     order: tuple[int, int] = (0, 1),
     of_positions: Callable = lambda d, N: d,
 ) -> dict[str, Any]:
-    """By JAX, of a forward pass in which what is forgotten on the way back is a constant."""
+    """JAX's gradient of a forward pass in which the forgotten paths are constants."""
 
     def linear(x: Any, layer: Any) -> Any:
         return x @ layer["W"] + layer["b"]

@@ -1,8 +1,8 @@
-"""What an entry says of hard inputs: infinities, ties, nothing but zeros, subnormals, huge batches.
+"""An entry's hard inputs: infinities, ties, all zeros, subnormals, huge batches.
 
-Autodiff cannot be the checker there, because it is wrong itself on many of them. The right answer of each is
-computed from the entry's definition in decimals, where nothing overflows and nothing cancels, or stands in
-closed form, with the reason. JAX's derivatives of the obvious forward functions are shown beside it.
+Autodiff cannot serve as the truth there, because it is itself wrong on many of them. The right answer is
+computed from the entry's definition in decimals, where nothing overflows or cancels, or given in closed form,
+with the reason. JAX's derivatives of the obvious forward functions are shown alongside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,23 +32,24 @@ class Hard:
 
     Attributes:
         name: what is hard about the input.
-        says: what the right answer is, and why.
-        draw: the primals by name, in order, in float64; ``dout`` among them where the case needs its own.
-        jax: the obvious forward functions, by what they are called; None is the entry's reference.
-        differs: those of them whose derivative by JAX, or value, is not the right answer.
-        why: why JAX answers differently there.
-        right: the right answer from the primals, exactly as the formula is given them, and the cotangent: the
-            value, then one gradient for each floating-point primal. Where it is not given, the definition's.
-        digits: how many the definition is evaluated to.
-        lost: where samples stand that have no answer, as after a NaN: an input, and an index into it.
+        says: the right answer, and why it is right.
+        draw: the primals by name, in order, in float64, with ``dout`` among them if the case needs its own.
+        jax: the obvious forward functions by name; None stands for the entry's reference.
+        differs: the names of those whose value or derivative by JAX is not the right answer.
+        why: why JAX's answer differs there.
+        right: computes the right answer from the primals, exactly as the formula gets them, and the
+            cotangent: the value, then one gradient for each floating-point primal. By default, the
+            definition's.
+        digits: the number of digits to which the definition is evaluated.
+        lost: the samples that have no answer, as after a NaN: an input, and an index into it.
         also: from the definition's answer as a function, the primals, the cotangent and the right answer,
-            others that are right too, entry by entry: what a device gives that takes subnormal numbers for 0,
-            say.
-        dtype: of the floating-point primals.
-        show: which answer a table shows, and which of its rows.
+            computes further answers that are right too, entry by entry, such as those of a device that
+            flushes subnormal numbers to 0.
+        dtype: the dtype of the floating-point primals.
+        show: the answer that a table shows, and its rows.
         settings: the formula's keyword arguments.
-        entrywise: whether each entry is compared by itself, not beside its array's largest.
-        tolerance: the largest relative error that passes, where it is not the dtype's.
+        entrywise: whether the error of each entry is relative to that entry, not to its array's largest.
+        tolerance: the largest relative error allowed, if it is not the dtype's.
     """
 
     name: str
@@ -87,7 +88,7 @@ def each_limit(answer: Right, point: Arrays, dout: np.ndarray, right: tuple) -> 
 
 
 def left_out(batch: tuple[str, ...], row: int) -> Also:
-    """Right too: the parameters' gradients NaN, or without the share of the sample whose ReLUs are at NaN."""
+    """Right too: parameters' gradients that are NaN, or that omit the sample whose ReLUs are at NaN."""
 
     def also(answer: Right, point: Arrays, dout: np.ndarray, right: tuple) -> list[tuple]:
         names = [name for name in point if name != "y"]
@@ -105,7 +106,7 @@ def left_out(batch: tuple[str, ...], row: int) -> Also:
 
 
 def rounded(values: Any) -> np.ndarray:
-    """Numbers of more digits as float64, those beyond its range infinite."""
+    """Numbers with more digits converted to float64; those beyond its range become infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(values, np.float64)
 
@@ -114,12 +115,12 @@ def rounded(values: Any) -> np.ndarray:
 
 
 def soft(rng: Rng, N: int, K: int) -> np.ndarray:
-    """Labels that are a distribution, no entry 0."""
+    """Labels that are a distribution without zeros."""
     return rng.dirichlet(np.full(K, 3.0), N)
 
 
 def with_nan(X: np.ndarray, *place: int) -> np.ndarray:
-    """X with a NaN in one place."""
+    """X with a single NaN."""
     X[place] = nan
     return X
 
@@ -133,7 +134,7 @@ def transposed(rows: Arrays) -> Arrays:
 
 
 def log_softmax_at(logits: Any, labels: Any) -> Any:
-    """The loss of integer labels by ``jax.nn.log_softmax``."""
+    """The loss for integer labels by ``jax.nn.log_softmax``."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
 
 

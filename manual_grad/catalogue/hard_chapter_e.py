@@ -158,7 +158,7 @@ RNN = (
 
 
 def _by_running_sums(x: Any, window: tuple[int, int], strides: Any) -> Any:
-    """Of windows of one row and two columns, with stride 1: what a running sum has gained."""
+    """Sums over windows of one row and two columns, with stride 1, as differences of a running sum."""
     sums = jnp.pad(jnp.cumsum(x, axis=2), ((0, 0), (0, 0), (1, 0), (0, 0)))
     return (sums[:, :, 2:] - sums[:, :, :-2]) / 2
 
@@ -195,7 +195,7 @@ AVG_POOL2D = (
 
 
 def _as_a_matrix(x: Any, kernel: Any, bias: Any, strides: Any) -> Any:
-    """Of one row: every entry of x times every output."""
+    """The Jacobian for one row: every entry of x times every output."""
     (w, C), (k, O) = x.shape[2:], kernel.shape[1:3]
     M = jnp.zeros((w, C, (w - 1) * strides[1] + k, O))
     for i in range(w):
@@ -237,7 +237,7 @@ CONV_TRANSPOSE2D = (
 
 
 def _small_gpt(rng: Rng, loud: float) -> Arrays:
-    """One block of three features; the last norm is so loud that the logits are."""
+    """One block with three features; the last norm's scale is so large that the logits are large."""
 
     def norm(scale: float = 1.0) -> Arrays:
         return {"gamma": scale * rng.uniform(0.5, 1.5, 3), "beta": rng.standard_normal(3)}

@@ -69,7 +69,7 @@ def _of_relu(name: str, says: str, x: list, differs: tuple = (), why: str = "", 
 
 
 def _saturated(ways: dict[str, Callable | None], differs: tuple[str, ...], why: str) -> tuple[Hard, ...]:
-    """Where a smooth activation's slope vanishes."""
+    """Inputs at which a smooth activation's slope vanishes."""
     return (
         Hard(
             "saturated activations",

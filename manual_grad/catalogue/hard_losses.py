@@ -138,7 +138,7 @@ def _of_logits(
     lost: tuple[int, ...] = (),
     dtype: str = "float64",
 ) -> tuple[Hard, ...]:
-    """One kind of logits: of softmax, and of the loss in rows, with integer labels and in columns."""
+    """One kind of logits for softmax, and for the loss in rows, with integer labels and in columns."""
 
     def with_labels(rng: Rng) -> Arrays:
         drawn = logits(rng)
@@ -169,7 +169,7 @@ def _of_logits(
 
 
 def _first_rows(*rows: list[float]) -> Callable[[Rng], np.ndarray]:
-    """These samples, and an ordinary one behind them."""
+    """These samples, followed by an ordinary one."""
     return lambda rng: np.array([*rows, rng.standard_normal(len(rows[0]))])
 
 
@@ -252,7 +252,7 @@ def _of_labels(says: str, labels: Callable[[Rng], np.ndarray]) -> Hard:
 
 
 def _of_probs(name: str, says: str, probs: list, labels: list, **also: Any) -> Hard:
-    """Cross-entropy of these probabilities, which no softmax need have made."""
+    """Cross-entropy of these probabilities, which need not come from a softmax."""
     ways: dict[str, Callable | None] = {"−Σ y ln p": None, "−Σ jnp.where(y > 0, y ln p, 0)": _where_loss}
     return Hard(
         name, says, lambda rng: {"probs": np.array(probs, float), "labels": np.array(labels, float)},
@@ -307,7 +307,7 @@ SOFTMAX_CROSS_ENTROPY = (
 
 
 def _of_integers(name: str, says: str, labels: np.ndarray, K: int, why: str = "") -> Hard:
-    """Ordinary logits with these integers for labels."""
+    """Ordinary logits with these integer labels."""
     return Hard(
         name, says, lambda rng: {"logits": rng.standard_normal((len(labels), K)), "labels": labels},
         INTEGER, tuple(INTEGER) if why else (), why, right=_integers_right, show=("", 0),

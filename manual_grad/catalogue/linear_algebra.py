@@ -28,7 +28,7 @@ from manual_grad_reference import definitions
 
 
 def _regular(draw: Draw, shape: tuple[int, ...], sizes: Any) -> Any:
-    """A matrix that is not symmetric, and whose symmetric part is positive definite."""
+    """A matrix that is not symmetric but has a positive definite symmetric part."""
     entries = np.asarray(draw.exactly(*shape, scale=shape[0] ** -0.5), np.float64)
     return jnp.asarray(entries + 3 * np.eye(len(entries)), draw.dtype)
 

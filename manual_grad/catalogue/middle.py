@@ -1,6 +1,6 @@
-"""Forward functions that lectures differentiate beside the entries' own, mostly a network from its middle on.
+"""Further forward functions that lectures differentiate, mostly the second half of a network.
 
-Each has its definition, and where its samples are, as an entry's.
+Like an entry, each has a definition and the axes of its samples.
 """
 
 from collections.abc import Callable

@@ -59,7 +59,7 @@ def _steps(draw: Draw, learning_rate: float) -> Inputs:
 
 
 def _deltas(params: Any, x: jax.Array, y: jax.Array, activation: str) -> list[jax.Array]:
-    """∂L/∂z of every layer, each with the layers after it alone."""
+    """∂L/∂z of every layer, each computed with only the layers after it."""
     zs, _ = reference.mlp.network(params, x, activation)
 
     def loss(z: jax.Array, after: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Convolutions and the CNN as people write them, with their mistakes."""
+"""Convolutions and the CNN as people write them, with typical mistakes."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,13 +36,13 @@ def _correlated(x, f):
 
 
 def _full(dO, f):
-    """``dO`` with zeros around it, as many as a kernel of f's size reaches out."""
+    """``dO`` padded with as many zeros as a kernel of f's size extends."""
     (kh, kw) = f.shape
     return jnp.pad(dO, ((kh - 1, kh - 1), (kw - 1, kw - 1)))
 
 
 def _convolved_full(dO, f):
-    """True convolution: cross-correlation with the kernel turned."""
+    """True convolution: cross-correlation with the rotated kernel."""
     return _correlated(_full(dO, f), _rot180(f))
 
 
@@ -51,7 +51,7 @@ def _shifted(dO, f):
     return jnp.pad(dO, ((kh - 2, kh), (kw - 1, kw - 1)))
 
 
-def _small(dO, x):  # a kernel larger than the image, an XLA convolution would see to it
+def _small(dO, x):  # a kernel larger than the image, which an XLA convolution would handle
     return lax.conv_general_dilated(x[None, None], dO[None, None], (1, 1), "VALID")[0, 0]
 
 
@@ -149,12 +149,12 @@ def _conv2d(
     db=lambda dZ: dZ.sum(axis=(0, 1, 2)),
     group=lambda kernel: kernel,
 ):
-    """What each kernel entry saw at each output, and where it sends dZ back to."""
+    """The pixels that each kernel entry reads for each output, and a function that sends dZ back to them."""
     geometry = conv2d_fwd(
         x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=groups
     )[1]
     (h, w), (kh, kw, Cg, O) = dZ.shape[1:3], kernel.shape
-    sides = ((0, 0, 0), *((low, high, 0) for low, high in geometry.pads), (0, 0, 0))  # less than 0 crops
+    sides = ((0, 0, 0), *((low, high, 0) for low, high in geometry.pads), (0, 0, 0))  # negative pads crop
     nothing = jnp.zeros((), x.dtype)
     padded = lax.pad(x, nothing, sides)
     dZ_g = dZ.reshape(*dZ.shape[:3], groups, O // groups)
@@ -227,7 +227,7 @@ def _conv_transpose2d(
     db=lambda dout: dout.sum(axis=(0, 1, 2)),
     group=lambda kernel: kernel,
 ):  # fmt: skip
-    """What each kernel entry sent, found again at its place in dout."""
+    """The entries of dout to which each kernel entry contributed."""
     res = conv_transpose2d_fwd(
         x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=groups
     )[1]
@@ -274,7 +274,7 @@ CONV_TRANSPOSE2D = (
 
 
 def _padded_transpose(kernel):
-    """Kᵀ in its first two axes, cut or filled up with zeros where the two differ."""
+    """K transposed in its first two axes, cropped or zero-padded where these differ."""
     kh, kw = kernel.shape[:2]
     turned = jnp.pad(kernel.swapaxes(0, 1), ((0, max(kh - kw, 0)), (0, max(kw - kh, 0)), (0, 0), (0, 0)))
     return turned[:kh, :kw]
@@ -283,7 +283,7 @@ def _padded_transpose(kernel):
 def _cnn_from(
     dZ5, params, X, *, mask=lambda Z, l: Z > 0, unflatten=lambda d, shape: d.reshape(shape), **conv
 ):
-    """Back from the scores: ``mask(Zs, l)`` is that of layer l, 1 and 2 being convolutions."""
+    """The backward pass from the scores: ``mask(Zs, l)`` is the mask of layer l; 1 and 2 are convolutions."""
     Z1 = conv2d_fwd(X, params["K1"], params["b1"])[0]
     A1 = jnp.maximum(Z1, 0)
     Z2 = conv2d_fwd(A1, params["K2"], params["b2"])[0]

@@ -1,4 +1,4 @@
-"""Losses, activations and the chain rule as people write them, with their mistakes."""
+"""Losses, activations and the chain rule as people write them, with typical mistakes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -245,7 +245,7 @@ FIVE_LAYER_FROM_Z = (
 
 
 def one_hot(y, K):
-    """1 in the place of each label."""
+    """One-hot rows, with a 1 for each label."""
     return (jnp.asarray(y)[..., None] == jnp.arange(K)).astype(jnp.float64)
 
 

@@ -1,4 +1,4 @@
-"""Dense layers and networks of them as people write them, with their mistakes."""
+"""Dense layers and networks of them as people write them, with typical mistakes."""
 
 from collections.abc import Callable
 
@@ -90,7 +90,7 @@ def _two_layer(
     sum1=lambda dZ: dZ.sum(axis=0),
     sum2=lambda dS: dS.sum(axis=0),
 ):
-    """ReLU(X W1 + b1) W2 + b2, one sample per row, given how the loss makes dS of S."""
+    """ReLU(X W1 + b1) W2 + b2, one sample per row, given the loss's gradient dS as a function of S."""
     Z = X @ W1 + b1
     A = jnp.maximum(Z, 0)
     S = A @ W2 + b2
@@ -125,7 +125,7 @@ def _two_layer_squared_loss(dJ, W1, b1, W2, b2, x, y, *, factor=1, **wrong):
 
 
 def _one_row(grads: dict) -> dict:
-    """The gradients by the names of the lines for one sample."""
+    """The gradients under their names for a single sample."""
     hidden = {"S": "s", "A": "a", "Z": "z", "X": "x"}
     return {hidden.get(name, name): g[0] if name in hidden else g.T for name, g in grads.items()}
 
@@ -187,7 +187,7 @@ def _mlp_rows(
     dW=lambda A, delta: A.T @ delta,
     **unused,
 ):
-    """Back through layers in rows; ``Zs[l]`` is what ``As[l + 1]`` was made of."""
+    """The backward pass through layers in rows; ``As[l + 1]`` is computed from ``Zs[l]``."""
     f, A, Zs, As = VALUES[activation], X, [], [X]
     for W, b in params[:-1]:
         Zs.append(A @ W + b)
@@ -327,7 +327,7 @@ FLATTEN_COLUMNS = (
     family(
         "gradient",
         _flatten,
-        (TRANSPOSED, "dX reshaped as it is", {"back": lambda dX, shape: dX.reshape(shape)}),
+        (TRANSPOSED, "dX reshaped without a transpose", {"back": lambda dX, shape: dX.reshape(shape)}),
         (
             TRANSPOSED,
             "columns of pixels before rows",

@@ -41,7 +41,7 @@ JACOBIANS = Bench(AXES, (((4,), 10), ((16,), 40), ((64,), 100)), quick=(1,), est
 
 
 def blocks(J: jax.Array) -> jax.Array:
-    """The D×D block of each sample, out of a Jacobian in which samples do not meet."""
+    """The D×D block of each sample, taken from a Jacobian in which samples are independent."""
     return jnp.stack([J[n, :, n] for n in range(len(J))])
 
 
@@ -65,7 +65,7 @@ def _by_hand(
     shared: Callable = lambda g: g.sum(axis=tuple(range(g.ndim - 1))),
     dgamma: Callable = lambda dy, x_hat: dy * x_hat,
 ) -> dict[str, Any]:
-    """Any of them; what differs is the mean, which ``over`` makes of x and the number of groups."""
+    """Any of the norms; they differ in the mean, which ``over`` makes from x and the number of groups."""
     mean = over(x, groups)
     centred = centre(x, mean)
     per_sigma = 1 / jnp.sqrt(mean(centred**2) + eps)
@@ -100,7 +100,7 @@ def _places(x: Any, groups: int) -> Callable:
 
 
 def _by_turns(g: Any) -> Any:
-    """Sums of which channel c gets that of c mod 2."""
+    """Sums over groups of channels, where channel c belongs to group c mod 2."""
     summed = g.sum(axis=tuple(range(g.ndim - 1)))
     return summed[jnp.arange(summed.size) % 2]
 

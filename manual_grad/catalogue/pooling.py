@@ -46,7 +46,7 @@ def _evenly(patch: Any, d: Any, of: Windows) -> Any:
 
 
 def _among_those_inside(patch: Any, d: Any, of: Windows) -> Any:
-    """Over the places that lie in the image."""
+    """The mean over the positions that lie inside the image."""
     inside = jnp.isfinite(patch[:1, :, :, :1])
     return jnp.where(inside, d[:, None, None] / inside.sum(), 0) + 0 * d[:, None, None]
 
@@ -63,7 +63,7 @@ def _pooled(
     apart: Callable = lambda of: of.strides,
     begin: Callable = lambda of: (of.pads[0][0], of.pads[1][0]),
 ) -> dict[str, Any]:
-    """Window after window."""
+    """Pool window by window."""
     of = windows("", x, window, strides, padding)
     padded = jnp.pad(x, ((0, 0), *of.pads, (0, 0)), constant_values=-jnp.inf)
     dx = jnp.zeros_like(padded)
@@ -118,7 +118,7 @@ def _everywhere(patch: Any, d: Any, of: Windows) -> Any:
 
 
 def _distinct(draw: Draw, shape: tuple[int, ...], sizes: Any) -> Any:
-    """Sixteenths, no two alike, in half precision too: no window has two maxima."""
+    """Distinct sixteenths, even in half precision, so that no window has two maxima."""
     if draw.style != "real":
         return draw.exactly(*shape)
     n = math.prod(shape)

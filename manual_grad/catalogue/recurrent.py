@@ -31,7 +31,7 @@ WRONG_STEP = "of the wrong step"
 
 
 def _layer(gates: int, *states: str) -> Callable[..., Inputs]:
-    """A layer with so many gates, whose states before the first step go by these names."""
+    """A layer with this many gates and these names for its initial states."""
 
     def draw(draw: Draw, T: int, N: int, D: int, H: int) -> Inputs:
         T, N, D, H = (2, 2, 3, 2) if draw.style == "tiny" else map(draw.size, (T, N, D, H))
@@ -57,11 +57,11 @@ def _over_steps(dz: Any, by: Any) -> Any:
 
 
 def _last_written(dz: Any, by: Any) -> Any:
-    """What is left where each step, from the last to the first, writes its share and adds nothing."""
+    """The sum if each step, from the last to the first, overwrites it instead of adding to it."""
     return dz[0].T @ by[0]
 
 
-PER_STEP: tuple = (  # what can go wrong in any layer's parameters
+PER_STEP: tuple = (  # mistakes in the parameters of any layer
     (NOT_ADDED, "dW_ih, dW_hh = dz_tᵀ …, not +=", {"gathered": _last_written}),
     (WRONG_STEP, "dW_hh = Σ dz_tᵀ h_t", {"seen": lambda h0, hs: hs}),
     (SUM_MISSING, "db of the last sample of each step alone", {"over": lambda dz: dz[:, -1].sum(axis=0)}),

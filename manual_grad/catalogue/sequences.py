@@ -73,7 +73,7 @@ EMBEDDING_MUTANTS = family(
 
 
 def _summed(point: Arrays, dout: np.ndarray) -> tuple:
-    """Of ids that may be out of range: their rows NaN, and nothing of them added."""
+    """For ids that may be out of range: their rows are NaN, and nothing is added for them."""
     ids, table = point["ids"], point["table"]
     there = (ids >= 0) & (ids < len(table))
     out = np.where(there[..., None], table[np.where(there, ids, 0)], nan)
@@ -185,7 +185,7 @@ ROPE_AXES, HEADS = ("N", "L", "H", "D"), ((1, 64, 8, 64), (1, 512, 8, 64), (1, 2
 
 
 def _pairs_of(J: jax.Array) -> jax.Array:
-    """The 2×2 block of each position and pair, out of a Jacobian that only turns pairs."""
+    """The 2×2 block of each position and pair, taken from a Jacobian that only rotates pairs."""
     L, half = J.shape[1], J.shape[3] // 2
     J = J[0, :, 0, :, 0, :, 0].reshape(L, 2, half, L, 2, half)
     return jnp.stack([jnp.stack([J[l, :, i, l, :, i] for i in range(half)]) for l in range(L)])
@@ -246,7 +246,7 @@ ROPE = Formula(
 
 
 def _mask(draw: Draw, N: int, D: int) -> Inputs:
-    """An entry of x that stays is 0, which nobody can tell from the output."""
+    """A mask that keeps an entry of x that is 0, which cannot be inferred from the output."""
     x = np.array(draw.normal(N, D))
     x[0, 0] = 0
     keep = draw.rng.random(x.shape) < 0.6

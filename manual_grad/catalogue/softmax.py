@@ -52,7 +52,7 @@ SIZES = {"N": 5, "K": 7}
 
 
 def blocks(J: jax.Array) -> jax.Array:
-    """The K×K block of each sample, out of a Jacobian in which samples do not meet."""
+    """The K×K block of each sample, taken from a Jacobian in which samples are independent."""
     return jnp.stack([J[n, :, n] for n in range(len(J))])
 
 

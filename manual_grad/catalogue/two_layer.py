@@ -24,8 +24,9 @@ PARAMETERS = ("W1", "b1", "W2", "b2")
 
 
 def _parameters(draw: Draw, *widths: int, X: jax.Array, rows: bool = False) -> Inputs:
-    """No class near certain, so that no gradient is a small difference of large numbers, and no hidden unit
-    so near ReLU's kink that rounding moves it across."""
+    """Parameters for which no class is nearly certain and no hidden unit is near ReLU's kink.
+
+    So no gradient is a small difference of large numbers, and rounding moves no unit across the kink."""
     (W1, b1), (W2, b2) = draw.layers(*widths, rows=rows, X=X)
     real = draw.style == "real"
     return {"W1": W1, "b1": b1 if real else draw.positive(*b1.shape), "W2": W2 / 2 if real else W2, "b2": b2}

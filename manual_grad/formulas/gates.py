@@ -19,7 +19,7 @@ from manual_grad.border import checked, require, require_shape
 from manual_grad.formulas.limits import gaussian, limit_of_product, smaller_logistic, wide
 
 CUBIC = 0.044715
-FAR = 30.0  # from where on the slope of the tanh form's gate is 0 in float64
+FAR = 30.0  # beyond this, the slope of the tanh form's gate is 0 in float64
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("x",), meta_fields=("approximate",))

@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from manual_grad.border import InputError, describe, require
 
-Pair = Any  # an int or two of them: pair says what is wrong with others
-Padding = Any  # "VALID", "SAME" or two pairs: pads_of says what is wrong with others
+Pair = Any  # an int or two of them; pair rejects anything else
+Padding = Any  # "VALID", "SAME" or two pairs; pads_of rejects anything else
 LARGEST = 2**29  # stride, dilation or pad
 
 
@@ -78,7 +78,7 @@ def geometry(
 
 
 def require_groups(formula: str, groups: object, divided: dict[str, int]) -> None:
-    """Refuse a number of groups that does not divide an axis, given by name and length."""
+    """Refuse a number of groups that does not divide an axis, which is given by name and length."""
     require(
         _is_int(groups) and int(groups) >= 1,
         f"{formula}: groups is {describe(groups)}, expected an int of at least 1",
@@ -92,7 +92,7 @@ def _is_int(value: object) -> TypeGuard[SupportsIndex]:
 
 
 def pair(formula: str, name: str, value: Pair) -> tuple[int, int]:
-    """A setting for both axes as two numbers, or the error that says what it is and what it may be."""
+    """A setting for both axes as two numbers; the error says what it is and what it may be."""
     both = (value, value) if _is_int(value) else value
     if isinstance(both, Sequence) and len(both) == 2 and all(_is_int(v) and int(v) >= 1 for v in both):
         down, across = int(both[0]), int(both[1])
@@ -114,7 +114,7 @@ def _require_small(formula: str, name: str, value: object, numbers: Sequence[int
 def pads_of(
     formula: str, padding: Padding, size: tuple[int, ...], reach: tuple[int, int], strides: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) as numbers, or the error that says what padding is and may be."""
+    """((top, bottom), (left, right)) as numbers; the error says what the padding is and may be."""
     if isinstance(padding, str) and padding.upper() == "VALID":
         return (0, 0), (0, 0)
     if isinstance(padding, str) and padding.upper() == "SAME":

@@ -69,10 +69,10 @@ def log_where_labelled(labels: Float[Array, "..."], probs: Float[Array, "..."]) 
 def shifted_exponentials(logits: Float[Array, "..."], axis: int = -1) -> tuple[Array, Array, Array]:
     """``(shifted, exps, total)``: logits minus their maximum, the exponentials, and their sum.
 
-    No exponential overflows, and ±∞ gives its limit or NaN where there is none: ∞ − ∞ is NaN, so a +∞ is
-    measured against the largest number, which leaves ∞, and then is cut to nearly 0; a finite logit beside it
-    is stretched to −∞. No other sample is cut: its numbers are 0 at most. All tests are a sample's, not an
-    entry's, which would each need an array of its own.
+    No exponential overflows, and ±∞ gives the limit, or NaN if there is none. Since ∞ − ∞ is NaN, the largest
+    finite number is subtracted from a +∞, which leaves ∞ and is then clipped to nearly 0; a finite logit in
+    the same sample becomes −∞. Other samples are unaffected, as their numbers are at most 0. All tests are
+    made per sample and not per entry, which would need a further array for each.
     """
     numbers = jnp.finfo(logits.dtype)
     if logits.shape[axis] == 1:  # e^l / e^l is 1, at ±∞ too
@@ -123,7 +123,7 @@ def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def cropped_beforehand(
     x: Float[Array, "N H W C"], pads: Sequence[tuple[int, int]], spread: tuple[int, int]
 ) -> tuple[Array, Sequence[tuple[int, int]], tuple[int, int]]:
-    """``(x, pads, spread)`` of a convolution; if a pad is negative, x is padded and cropped beforehand.
+    """``(x, pads, spread)`` for a convolution; if a pad is negative, x is padded and cropped beforehand.
 
     XLA:CPU reads out of bounds if one pad of an axis is negative and the other is not.
     """

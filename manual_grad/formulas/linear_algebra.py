@@ -71,7 +71,7 @@ def _factored(A: Array) -> tuple[Array, Array]:
 
 
 def _solution(formula: str, of: LUFactors, B: Array) -> Array:
-    """A⁻¹ B; if it does not exist it is refused eagerly and NaN under ``jit``."""
+    """A⁻¹ B; if A is singular, an eager call raises, and the result under ``jit`` is NaN."""
     X = of.solved(B).astype(of.A.dtype)
     exists = (of.pivots != 0).all() & jnp.isfinite(X).all()
     require_seen(
@@ -239,7 +239,7 @@ def logdet_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, ""], LUFactors]:
     2.0794
     """
     of = LUFactors.of(A)
-    exchanged = jnp.tril(of.rows[:, None] < of.rows).sum() % 2 == 1  # an odd number of pairs of rows
+    exchanged = jnp.tril(of.rows[:, None] < of.rows).sum() % 2 == 1  # an odd number of row swaps
     out = jnp.log(jnp.abs(of.pivots)).sum()  # [E-30]
     negative = (of.pivots < 0).sum() % 2 == 1
     positive = (negative == exchanged) & jnp.isfinite(out)
@@ -290,7 +290,7 @@ def cholesky_fwd(A: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Arr
     [[2.0, 0.0], [1.0, 3.0]]
     """
     S = _wide(A)
-    S = S + (S.T - S) / 2  # nothing of which overflows
+    S = S + (S.T - S) / 2  # none of which overflows
     L = jnp.tril(lax.linalg.cholesky(S, symmetrize_input=False))  # [E-31]
     exists = jnp.isfinite(L).all()
     require_seen(

@@ -1,6 +1,6 @@
-"""Losses beyond the lectures: two classes by one logit, the divergence of two softmaxes, a robust square.
+"""Losses beyond the lectures: binary cross-entropy, the divergence of two softmaxes, a robust square.
 
-Each is a mean over N samples. All is computed in float32 where the inputs are half precision.
+Each is a mean over N samples. Everything is computed in float32 if the inputs are in half precision.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from manual_grad.formulas.limits import share_of_mean, shifted_exponentials, sma
 
 
 def _require_probabilities(formula: str, labels: Any) -> None:
-    """Refuse labels outside [0, 1], where their values can be seen; under ``jit`` the sample becomes NaN."""
+    """Refuse labels outside [0, 1] if their values are known; under ``jit`` the sample becomes NaN."""
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels, np.float64)
@@ -26,7 +26,7 @@ def _require_probabilities(formula: str, labels: Any) -> None:
 
 
 def _distance(logits: Float[Array, " N"], labels: Float[Array, " N"]) -> Float[Array, " N"]:
-    """How far the label is from the likelier class: y where l ≤ 0, else 1 − y; NaN of no probability."""
+    """The distance of the label from the likelier class: y if l ≤ 0, else 1 − y; NaN if not a probability."""
     labels = jnp.where((labels >= 0) & (labels <= 1), labels, jnp.nan)
     return jnp.where(logits > 0, 1 - labels, labels)
 
@@ -44,7 +44,7 @@ def binary_cross_entropy_with_logits_fwd(
         logits: (N,).
         labels: (N,), each from 0 to 1.
     Returns:
-        ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a probability.
+        ``(J, res)``: J scalar; NaN under ``jit`` if a label is not a probability.
     Raises:
         InputError: a label is not from 0 to 1 (eagerly), or a shape or dtype does not match.
     Source: Bishop, "Pattern Recognition and Machine Learning", 2006, equation 4.90, divided by N.
@@ -63,7 +63,7 @@ def binary_cross_entropy_with_logits_fwd(
 def binary_cross_entropy_with_logits_bwd(
     res: tuple[Float[Array, " N"], Float[Array, " N"]], dJ: Scalar
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Pull ``dJ`` back through the loss of two classes by one logit. [E-22]
+    """Pull ``dJ`` back through binary cross-entropy. [E-22]
 
         dl = dJ/N (σ(l) − y)        dy = −dJ/N l
 
@@ -104,7 +104,7 @@ def kl_divergence_fwd(
     Returns:
         ``(J, res)``: J scalar, ``res = (p (ln p − ln q − KL), q − p)``.
     Raises:
-        InputError: the two are not matrices of one shape and dtype.
+        InputError: the two are not matrices of the same shape and dtype.
     Source: Kullback and Leibler, "On Information and Sufficiency", 1951, equation 2.4.
 
     >>> float(kl_divergence_fwd(jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1e4]]))[0])
@@ -160,7 +160,7 @@ def huber_fwd(
 ) -> tuple[Float[Array, ""], HuberResiduals]:
     """J = (1/N) Σ_i h(ŷ_i − y_i), with h(d) = ½ d² where |d| ≤ δ, else δ (|d| − δ/2). [E-24]
 
-    Both are c (d − c/2) with c = d cut off at ±δ.
+    Both are c (d − c/2) with c = d clipped to ±δ.
 
     Args:
         y_hat, y: (N,).
@@ -183,7 +183,7 @@ def huber_fwd(
 
 @checked
 def huber_bwd(res: HuberResiduals, dJ: Scalar) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Pull ``dJ`` back through Huber's loss: dŷ = dJ/N (d cut off at ±δ), dy = −dŷ. [E-24]
+    """Pull ``dJ`` back through Huber's loss: dŷ = dJ/N (d clipped to ±δ), dy = −dŷ. [E-24]
 
     Args:
         res: from the forward pass.

@@ -135,7 +135,7 @@ def jac_mse_y_hat(y_hat: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Arr
     >>> jac_mse_y_hat(jnp.array([1.0, 2.0]), jnp.array([2.0, 5.0])).tolist()
     [-1.0, -3.0]
     """
-    wide = jnp.promote_types(y.dtype, jnp.float32)  # 1/N in half precision is off, the product need not be
+    wide = jnp.promote_types(y.dtype, jnp.float32)  # 1/N is inexact in half precision, the product may not be
     dJ_dJ0 = jac_mean_J0(((y - y_hat) ** 2).astype(wide))
     dJ0_dy_hat = jac_squared_errors_y_hat(y_hat, y).astype(wide)
     return chain(dJ_dJ0, dJ0_dy_hat, mid=y.shape).astype(y.dtype)  # [A-04]
@@ -150,7 +150,7 @@ def linear_regression_fwd(
     Args:
         w: slope, scalar for one feature or (d,) for d features.
         b: intercept, scalar.
-        x: (N,) beside a scalar w, (N, d) beside a vector.
+        x: (N,) if w is a scalar, (N, d) if w is a vector.
         y: targets, (N,).
     Returns:
         ``(J, res)``: J scalar.
@@ -169,7 +169,7 @@ def linear_regression_fwd(
 
 
 def _affine_parameters(formula: str, w: Any, b: Any, x: Array) -> tuple[Array, Array]:
-    """w and b in the dtype of x, if w is a scalar beside a vector or a vector beside a matrix."""
+    """w and b in the dtype of x, provided that w is a scalar and x a vector, or w a vector and x a matrix."""
     w, b = jnp.asarray(w, x.dtype), jnp.asarray(b, x.dtype)
     require(w.ndim <= 1, f"{formula}: w is {describe(w)}, expected float[] or float[d]")
     require(x.ndim == w.ndim + 1, f"{formula}: x is {describe(x)}, expected float[N] as w is a scalar")

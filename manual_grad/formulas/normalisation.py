@@ -25,7 +25,7 @@ GROUP = (1, 3)  # of x in groups
 @partial(jax.tree_util.register_dataclass, data_fields=("x", "gamma"), meta_fields=("eps", "groups"))
 @dataclass(frozen=True)
 class NormResiduals:
-    """What a backward pass needs; it recomputes the statistics, at least in float32."""
+    """The residuals; the backward pass recomputes the statistics, at least in float32."""
 
     x: Float[Array, "*N D"]
     gamma: Float[Array, " D"]

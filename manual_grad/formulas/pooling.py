@@ -31,7 +31,7 @@ def _cropped(x: Float[Array, "N Hp Wp C"], of: Windows) -> Float[Array, "N H W C
 
 
 def _along(x: Array, of: Windows, axis: int) -> Iterator[Array]:
-    """For each position in the window along one axis, the entries that all windows have there."""
+    """For each position in the window along one axis, the entries of all windows at that position."""
     size, stride = of.window[axis - 1], of.strides[axis - 1]
     count = (x.shape[axis] - size) // stride + 1
     for a in range(size):
@@ -39,7 +39,7 @@ def _along(x: Array, of: Windows, axis: int) -> Iterator[Array]:
 
 
 def _back_to(like: Any, shares: Iterable[Array], of: Windows, axis: int) -> Array:
-    """The gradient of each position in the windows, added up where the entries came from."""
+    """Add the gradients of all positions in the windows to the entries that they came from."""
     stride, dx = of.strides[axis - 1], []
     for a, share in enumerate(shares):
         around = [(0, 0, 0)] * like.ndim
@@ -92,7 +92,7 @@ def max_pool2d_fwd(
         ``(out, res)``: out (N, h, w, C).
     Raises:
         InputError: a window or stride below 1, a window larger than the padded image, an unknown padding, or
-            a shape or dtype that does not fit.
+            a shape or dtype that does not match.
     Source: Scherer, Müller and Behnke, "Evaluation of Pooling Operations in Convolutional Architectures for
         Object Recognition", 2010, section 3; as ``flax.linen.max_pool``.
 
@@ -106,7 +106,7 @@ def max_pool2d_fwd(
 
 @checked
 def max_pool2d_bwd(res: MaxPool2DResiduals, dout: Float[Array, "N h w C"]) -> tuple[Float[Array, "N H W C"]]:
-    """Pass each window's ``dout`` to its maximum; one shared by several windows gets their sum. [E-19]
+    """Pass each window's ``dout`` to its maximum; a maximum of several windows gets their sum. [E-19]
 
         dx[p] = Σ dout over the windows whose maximum is at p
 
@@ -199,7 +199,7 @@ def avg_pool2d_fwd(
         ``(out, res)``: out (N, h, w, C).
     Raises:
         InputError: a window or stride below 1, a window larger than the padded image, an unknown padding, or
-            a shape or dtype that does not fit.
+            a shape or dtype that does not match.
     Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, section II.B,
         without the trained factor; as ``flax.linen.avg_pool``.
 

@@ -12,7 +12,7 @@ from manual_grad.formulas.limits import wide
 
 
 def _rows(ids: Integer[Array, "*N"], V: int) -> Integer[Array, "*N"]:
-    """The ids, and V, a row that is not there, for those out of range: −1 would be the last row."""
+    """The ids, with V, which is no row, in place of those out of range: −1 would be the last row."""
     ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
     return jnp.where((ids >= 0) & (ids < V), ids, V)
 
@@ -29,7 +29,7 @@ def embedding_fwd(
     Returns:
         ``(out, res)``: out (…, D); under ``jit`` a row of NaN for an id out of range.
     Raises:
-        InputError: an id is out of range, a negative one too (eagerly), or a shape or dtype does not match.
+        InputError: an id is out of range or negative (eagerly), or a shape or dtype does not match.
     Source: Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2: the mapping C.
 
     >>> embedding_fwd(jnp.array([1, 1]), jnp.array([[1.0, 2.0], [3.0, 4.0]]))[0].tolist()
@@ -49,8 +49,8 @@ def embedding_bwd(
 
         dtable_v = Σ_{n: ids_n = v} dout_n
 
-    A row that is looked up twice gets both cotangents, one that is not looked up gets 0. The sums are in
-    float32 at least: 4096 times 1 in bfloat16 would stay at 256.
+    A row that is looked up twice gets both cotangents, one that is not looked up gets 0. The sums are at
+    least in float32: in bfloat16, adding 1 up 4096 times would give 256.
 
     Args:
         res: from the forward pass.
@@ -78,7 +78,7 @@ def embedding_bwd(
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("shape", "base"))
 @dataclass(frozen=True)
 class RopeResiduals:
-    """What the backward pass needs: a rotation does not depend on what it rotated."""
+    """What the backward pass needs: the rotation does not depend on x."""
 
     shape: tuple[int, ...]
     base: float
@@ -94,7 +94,7 @@ def _require_pairs(formula: str, x: Array, base: float) -> None:
 def _rotation(
     shape: tuple[int, ...], base: float, dtype: jnp.dtype
 ) -> tuple[Float[Array, "L 1 half"], Float[Array, "L 1 half"]]:
-    """cos and sin of each position's angles, in float32 at least."""
+    """cos and sin of each position's angles, at least in float32."""
     L, D = shape[1], shape[3]
     dtype = jnp.promote_types(dtype, jnp.float32)
     theta = base ** (-2 * jnp.arange(D // 2, dtype=dtype) / D)  # [E-10]
@@ -114,7 +114,7 @@ def _rotated(
 def rope_fwd(
     x: Float[Array, "N L H D"], *, base: float = 10000.0
 ) -> tuple[Float[Array, "N L H D"], RopeResiduals]:
-    """Turn each pair (x_i, x_{i+D/2}) at position l by the angle l θ_i, θ_i = base^(−2i/D). [E-10]
+    """Rotate each pair (x_i, x_{i+D/2}) at position l by the angle l θ_i, θ_i = base^(−2i/D). [E-10]
 
         out₁ = x₁ cos − x₂ sin        out₂ = x₂ cos + x₁ sin
 
@@ -122,9 +122,9 @@ def rope_fwd(
 
     Args:
         x: queries or keys, (N, L, H, D), D even; positions are 0 … L − 1.
-        base: of the angles, positive.
+        base: the base of the angles, positive.
     Returns:
-        ``(out, res)``: out (N, L, H, D). The angles are in float32 at least: in bfloat16, 257 is 256.
+        ``(out, res)``: out (N, L, H, D). The angles are at least in float32: in bfloat16, 257 is 256.
     Raises:
         InputError: D is odd, ``base`` is not positive, or a shape or dtype does not match.
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, equation 34.
@@ -140,7 +140,7 @@ def rope_fwd(
 
 @checked
 def rope_bwd(res: RopeResiduals, dout: Float[Array, "N L H D"]) -> tuple[Float[Array, "N L H D"]]:
-    """Turn ``dout`` back: a rotation's transpose is its inverse. [E-10]
+    """Rotate ``dout`` back: a rotation's transpose is its inverse. [E-10]
 
         dx₁ = dout₁ cos + dout₂ sin        dx₂ = dout₂ cos − dout₁ sin
 
@@ -148,7 +148,7 @@ def rope_bwd(res: RopeResiduals, dout: Float[Array, "N L H D"]) -> tuple[Float[A
         res: from the forward pass.
         dout: cotangent of out, (N, L, H, D).
     Returns:
-        ``(dx,)``, (N, L, H, D), as long as ``dout`` at every position.
+        ``(dx,)``, (N, L, H, D), with the norm of ``dout`` at every position.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -187,7 +187,7 @@ def jac_rope_x_blocks(x: Float[Array, "N L H D"], *, base: float = 10000.0) -> F
 
 @checked
 def jac_rope_x(x: Float[Array, "N L H D"], *, base: float = 10000.0) -> Float[Array, "N L H D N L H D"]:
-    """∂out/∂x, zero but for the rotations of pairs: an orthogonal matrix. [E-10]
+    """∂out/∂x, zero except for the rotations of pairs: an orthogonal matrix. [E-10]
 
     Args:
         x, base: as in :func:`rope_fwd`.

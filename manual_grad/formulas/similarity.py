@@ -40,7 +40,7 @@ def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Flo
     Args:
         x: (…, D).
     Returns:
-        ``(y, res)``: y (…, D), of length 1; NaN under ``jit`` where x is 0.
+        ``(y, res)``: y (…, D), of length 1; NaN under ``jit`` if x is 0.
     Raises:
         InputError: a vector is 0 (eagerly), or ``x`` is not a floating-point array with at least one axis.
     Source: Schroff, Kalenichenko and Philbin, "FaceNet", 2015, section 3: ‖f(x)‖ = 1.
@@ -126,7 +126,7 @@ def cosine_similarity_fwd(
     Args:
         a, b: (…, D).
     Returns:
-        ``(s, res)``: s (…), from −1 to 1, NaN under ``jit`` where a or b is 0.
+        ``(s, res)``: s (…), from −1 to 1, NaN under ``jit`` if a or b is 0.
     Raises:
         InputError: a vector is 0 (eagerly), or a shape or dtype does not match.
     Source: Salton, Wong and Yang, "A Vector Space Model for Automatic Indexing", 1975, section 1.

@@ -1,1 +1,1 @@
-"""The formulas again, in ways that suit a processor; each gives the same result as its page in formulas/."""
+"""The formulas rewritten to run fast on a processor, each with the same result as its page in formulas/."""

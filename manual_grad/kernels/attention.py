@@ -133,7 +133,7 @@ def attention_streaming_bwd(
 
 
 def _forward(seen: Seen | None, head: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-    """O and lse of one key head's queries, block after block."""
+    """O and lse of one key head's queries, block by block."""
 
     def of_rows(block: tuple[Array, Array]) -> tuple[Array, Array]:
         r, q = block
@@ -151,7 +151,7 @@ def _forward(seen: Seen | None, head: Array, q: Array, k: Array, v: Array) -> tu
         keys = (jnp.arange(len(k)), k, v)
         step = add if seen is None else _unless_blind(seen, head, r, add, lambda so_far, keys: (so_far, None))
         (m, total, O), _ = lax.scan(step, start, keys)
-        total = jnp.maximum(total, 1)  # where no key is seen it is 0; the largest score alone adds 1
+        total = jnp.maximum(total, 1)  # 0 if no key is seen; otherwise the largest score alone adds 1
         return O / total, m + jnp.log(total)
 
     out, lse = lax.map(of_rows, (jnp.arange(len(q)), q))
@@ -192,7 +192,7 @@ def _scores(seen: Seen | None, head: Array, r: Array, s: Array, q: Array, k: Arr
 
 
 def _unless_blind(seen: Seen, head: Array, r: Array, add: Step, skip: Step) -> Step:
-    """A step that skips blocks in which no query sees a key: with causal attention, half of them."""
+    """Make a step skip blocks in which no query sees a key: half of them in causal attention."""
     return lambda so_far, part: lax.cond(seen(head, r, part[0]).any(), add, skip, so_far, part)
 
 
@@ -207,7 +207,7 @@ def _seen(
     window: int | None,
     chunk: int,
 ) -> Seen | None:
-    """Which keys of a block each row of another sees; None if every row sees every key."""
+    """Which keys of one block each row of another block sees; None if every row sees every key."""
     (_, Lq, H, _), (_, Lk, Hkv, _) = of_q, of_k
     if not causal and window is None and mask is None and Lk % chunk == 0:
         return None

@@ -72,7 +72,7 @@ def conv2d_bwd(
     return dx, dkernel, dbias
 
 
-@jax.jit  # compiled once for a geometry, when called eagerly
+@jax.jit  # in eager calls, compiled once for each geometry
 def _forward(res: Conv2DResiduals, bias: Array) -> Array:
     def by(fwd: Callable[..., Any], res: Conv2DResiduals, bias: Array) -> Any:
         return fwd(

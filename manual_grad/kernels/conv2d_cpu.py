@@ -26,8 +26,8 @@ from manual_grad.formulas.geometry import Padding, Pair
 
 Pads = Sequence[tuple[int, int]]
 
-FEW_ENTRIES = 25  # of a kernel: each is compiled by itself
-FEW_CHANNELS = 16  # up to here XLA:CPU takes Eigen's convolution by itself
+FEW_ENTRIES = 25  # of a kernel: each becomes code of its own
+FEW_CHANNELS = 16  # up to here XLA:CPU chooses Eigen's convolution by itself
 WIDE = 32  # columns that keep a matrix product busy
 
 
@@ -107,7 +107,7 @@ def _dx_one_channel(res: Conv2DResiduals, dZ: Array) -> Array:
     kernel, errors = (array.reshape(-1, dZ.shape[-1]) for array in (res.kernel, dZ))
     sent = jnp.matmul(kernel, errors.T, preferred_element_type=wide).reshape(-1, *dZ.shape[:3])
     terms = [_placed(res, image, offset) for image, offset in zip(sent, _offsets(res), strict=True)]
-    while len(terms) > 1:  # in pairs: fewer roundings than one after the other
+    while len(terms) > 1:  # in pairs, which rounds less often than adding one by one
         terms = [sum(terms[i + 1 : i + 2], terms[i]) for i in range(0, len(terms), 2)]  # [C-10]
     return terms[0][..., None].astype(dZ.dtype)
 
@@ -146,7 +146,7 @@ def _dx(res: Conv2DResiduals, dZ: Array) -> Array:
 
 
 def _at_a_time(res: Conv2DResiduals) -> int:
-    """How many pixels of a row of dX are computed at once: a divisor of its width."""
+    """The number of pixels of a row of dX to compute at once, a divisor of its width."""
     (W, C), kw = res.x.shape[2:], res.kernel.shape[1]
     if res.groups > 1 or res.dilation[1] > 1:
         return 1
@@ -180,7 +180,7 @@ def _convolve(
 
 
 def _before(n: int, pad: tuple[int, int]) -> tuple[int, int]:
-    """How much of ``n`` pixels is cropped before a convolution; all of it if nothing would be left."""
+    """The number of ``n`` pixels to crop before a convolution; all of them if none would be left."""
     crop = min(pad[0], 0), min(pad[1], 0)
     return crop if n + sum(crop) > 0 else pad
 
@@ -188,9 +188,9 @@ def _before(n: int, pad: tuple[int, int]) -> tuple[int, int]:
 def _left_to_others(
     x: Array, kernel: Array, pads: Pads, strides: tuple[int, int], dilation: tuple[int, int], groups: int
 ) -> bool:
-    """Whether XLA:CPU would take another library's convolution although Eigen has one.
+    """Whether XLA:CPU would choose another library's convolution although Eigen has one.
 
-    Eigen has none in float64. Where padding makes the output larger than the image, Eigen is taken.
+    Eigen has none in float64. If padding makes the output larger than the image, XLA:CPU chooses Eigen.
     """
     sizes = zip(pads, kernel.shape[:2], strides, dilation, strict=True)
     grows = any(s == 1 and lo + hi > (k - 1) * d for (lo, hi), k, s, d in sizes)

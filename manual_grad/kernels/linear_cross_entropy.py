@@ -17,7 +17,7 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_with_integer_labels_fwd,
 )
 
-COLUMNS = 2048  # of dW at a time: a part that stays in the cache while it is added to
+COLUMNS = 2048  # of dW at a time: a part that stays in the cache during the addition
 
 Residuals = (
     tuple[Float[Array, "N D"], Float[Array, "D V"]]
@@ -89,14 +89,14 @@ def linear_cross_entropy_fwd(
 def _filled_up(
     hidden: Array, labels: Array, counts: Array, n: int, ignored: int | None
 ) -> tuple[Array, Array]:
-    """Whole chunks, the last one filled up with ignored samples of zeros."""
+    """Whole chunks, the last one padded with ignored samples of zeros."""
     more = -len(labels) % n
     hidden = jnp.pad(jnp.where(counts[:, None], hidden, 0), ((0, more), (0, 0)))
     return hidden, jnp.pad(labels, (0, more), constant_values=ignored)
 
 
 def _root(N: int) -> int:
-    """About √N, a power of 2: in float16 a sum over N overflows, and dividing by N at once underflows."""
+    """A power of 2 near √N: in float16 a sum over N overflows, and dividing by N in one step underflows."""
     return 1 << (N.bit_length() // 2)
 
 
@@ -106,7 +106,7 @@ def _one_chunk(h: Array, y: Array, W: Array, ignored: int | None) -> tuple[Array
     J, res = softmax_cross_entropy_with_integer_labels_fwd(h @ W, y, ignore_index=ignored)  # [A-10]
     (dlogits,) = softmax_cross_entropy_with_integer_labels_bwd(res[:2], n)  # [A-10]
     J = J.astype(jnp.promote_types(J.dtype, jnp.float32))
-    if len(res) > 2:  # where no label of the chunk counts, J is 0/0
+    if len(res) > 2:  # if no label of the chunk counts, J is 0/0
         return jnp.where(res[2] > 0, res[2] * J, 0), dlogits @ W.T, dlogits  # [E-27]
     return n * J, dlogits @ W.T, dlogits
 
@@ -129,7 +129,7 @@ def linear_cross_entropy_bwd(res: Residuals, dJ: Scalar) -> tuple[Float[Array, "
     """Scale the gradients computed in the forward sweep by ``dJ``/N. [A-10] [E-27]
 
     Args:
-        res: from the forward pass, (N, D) and (D, V), and the number of labels, where some may be ignored.
+        res: from the forward pass, (N, D) and (D, V), and the number of labels if some may be ignored.
         dJ: cotangent of the loss.
     Returns:
         ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.

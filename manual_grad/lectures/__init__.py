@@ -1,7 +1,7 @@
 """The equations and errata of the lectures as data, with the claims that verify them.
 
-A file ``lecture_x.py``, or ``chapter_x.py`` for what lies beyond the lectures, is found by its name: it has a
-``TITLE``, its ``EQUATIONS``, and its ``ERRATA`` if there are any.
+Files ``lecture_x.py``, and ``chapter_x.py`` for material beyond the lectures, are found by name: each has a
+``TITLE``, ``EQUATIONS``, and ``ERRATA`` if there are any.
 """
 
 import importlib

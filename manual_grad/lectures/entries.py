@@ -1,7 +1,7 @@
 """The parts of a lecture: equations, errata, the claims they make, and how inputs are drawn.
 
-A claim binds a hand-derived formula to a plain forward function in ``reference/``. It says nothing of how the
-two are compared: :mod:`manual_grad.verify` does that, with every oracle that fits the claim's kind.
+A claim links a hand-derived formula to a plain forward function in ``reference/``. How the two are compared
+is left to :mod:`manual_grad.verify`, which uses every oracle that applies to the claim's kind.
 """
 
 import inspect
@@ -54,13 +54,13 @@ class Equation:
 
     Attributes:
         tag: the ledger's tag, such as ``A-10``.
-        title: what it says, in a line.
-        section: where in the lecture.
+        title: its meaning, in one line.
+        section: its place in the lecture.
         printed: LaTeX, as printed in the lecture.
-        claims: what is compared.
-        corrected: the right LaTeX, where that differs.
-        note: what else to know about the printed line.
-        sentence: the lecture's own words, where it has a sentence and ``printed`` is our formula for it.
+        claims: the comparisons to make.
+        corrected: the right LaTeX, if that differs.
+        note: further remarks on the printed line.
+        sentence: the lecture's own words, if it has a sentence and ``printed`` is our formula for it.
     """
 
     tag: str
@@ -84,16 +84,16 @@ class Erratum:
 
     Attributes:
         tag: the ledger's tag, such as ``A-E1``.
-        title: what is wrong, in a line.
-        section: where in the lecture.
+        title: the mistake, in one line.
+        section: its place in the lecture.
         printed, corrected: LaTeX of both versions.
         corrects: the tag of the equation that holds.
         why: why the printed version is wrong.
-        claim: what both are compared with; its formulas are those that hold.
-        as_printed: the printed version, called like the claim's formulas. It gives another number, another
-            shape, or an error because its shapes clash.
-        note: what else to know about the printed line.
-        sentence: the lecture's own words, where it has a sentence and ``printed`` is our formula for it.
+        claim: the claim that both are compared with; its formulas are the right ones.
+        as_printed: the printed version, called like the claim's formulas. It returns another number or
+            shape, or raises an error because its shapes clash.
+        note: further remarks on the printed line.
+        sentence: the lecture's own words, if it has a sentence and ``printed`` is our formula for it.
     """
 
     tag: str
@@ -119,10 +119,10 @@ class Chapter:
     """A lecture, or a chapter of ours beyond the lectures: one file in this folder.
 
     Attributes:
-        letter: with which its tags begin.
-        name: such as ``Lecture A``.
-        title: what it is about.
-        equations, errata: in its order.
+        letter: the first letter of its tags.
+        name: its name, such as ``Lecture A``.
+        title: its subject.
+        equations, errata: in the lecture's order.
     """
 
     letter: str
@@ -133,12 +133,12 @@ class Chapter:
 
     @property
     def slug(self) -> str:
-        """Its name in a file's name, such as ``lecture-a``."""
+        """Its name in file names, such as ``lecture-a``."""
         return self.name.lower().replace(" ", "-")
 
 
 def tags_in(text: str) -> list[str]:
-    """The tags that stand in brackets, ranges written out.
+    """The tags in brackets; ranges are expanded.
 
     >>> tags_in("dz = p - y  # [A-10] [B-03] … [B-05]")
     ['A-10', 'B-03', 'B-04', 'B-05']
@@ -151,7 +151,7 @@ def tags_in(text: str) -> list[str]:
 
 
 def value(formula: Formula, called: str = "out", says: str = "", variant: str | None = None) -> Claim:
-    """What an entry's forward function gives, in one of its variants."""
+    """The claim about the value of an entry's forward function, in one of its variants."""
     ways = {f"{formula.name}_fwd": value_of(formula.fwd)}
     return _claim("value", formula, (called,), ways, says, variant)
 
@@ -163,13 +163,13 @@ def gradient(
     variant: str | None = None,
     also: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
 ) -> Claim:
-    """What an entry's pair, and other ways, pull back to every floating-point primal, or to those named."""
+    """The claim about the gradients of an entry's pair, and of other formulas, by default for all primals."""
     ways = {f"{formula.name}_bwd": pulled(formula.fwd, formula.bwd), **also}
     return _claim("gradient", formula, wrt or formula.floating, ways, says, variant)
 
 
 def jacobian(name: str, says: str = "", variant: str | None = None, polynomial: bool = False) -> Claim:
-    """What one of the catalogue's Jacobians is."""
+    """The claim about one of the catalogue's Jacobians."""
     function = FUNCTIONS[name]
     assert function.reference is not None
     inputs = partial(function.inputs, variant=_or_first(variant, function))
@@ -196,7 +196,7 @@ def _or_first(variant: str | None, entry: Formula | Function) -> str:
 
 
 def claims_of(formula: Formula) -> tuple[Claim, ...]:
-    """What an entry of the catalogue claims: in each variant its value and gradient, then its Jacobians."""
+    """All claims of an entry of the catalogue: in each variant its value and gradient, then its Jacobians."""
     claims = []
     for variant in formula.variants:
         claims.append(value(formula, says=variant, variant=variant))
@@ -206,7 +206,7 @@ def claims_of(formula: Formula) -> tuple[Claim, ...]:
 
 
 def equation_of(formula: Formula, tag: str, title: str) -> Equation:
-    """An entry as an equation of a chapter of ours: as the page of formulas shows it, and all its claims."""
+    """An entry as an equation of one of our own chapters, with its formulas and all its claims."""
     assert formula.shown is not None
     return Equation(tag, title, formula.source, r", \; ".join(formula.shown.backward), claims_of(formula))
 
@@ -230,7 +230,7 @@ def pulled(fwd: Callable, bwd: Callable) -> Callable[..., dict[str, Any]]:
 
 
 def named(fwd: Callable, grads: Callable) -> Callable[..., dict[str, Any]]:
-    """A ``_fwd``/``_grads`` pair as one formula: ``dW2`` comes back under the name ``W2``."""
+    """A ``_fwd``/``_grads`` pair as one formula: ``dW2`` is returned under the name ``W2``."""
 
     def formula(dout: Any, **inputs: Any) -> dict[str, Any]:
         return {name.removeprefix("d"): g for name, g in grads(fwd(**inputs)[1], dout).items()}

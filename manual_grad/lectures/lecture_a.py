@@ -29,15 +29,15 @@ _features = quickly(reference.cnn.features)
 
 
 def _by_the_matrix(dprobs, logits):
-    """dŷ in a row, times ∂ŷ/∂l as a matrix."""
+    """dŷ as a row, times ∂ŷ/∂l as a matrix."""
     return (dprobs.ravel() @ as_matrix(jac_softmax_logits(logits), logits.ndim)).reshape(logits.shape)
 
 
 def _images_and_cnn(draw: Draw) -> dict:
     """Four real digits of 28×27 pixels and a network for them.
 
-    In a half precision the pixels are 0 or 1, the kernels 0 or ± a power of two, and no sum of theirs cancels
-    the biases: then no rounding moves a pre-activation across ReLU's kink.
+    In half precision the pixels are 0 or 1, the kernels 0 or ± a power of two, and no sum of products cancels
+    the biases, so no rounding moves a pre-activation across ReLU's kink.
     """
     if draw.style != "real":
         return cnn.CNN.inputs(draw)
@@ -56,7 +56,7 @@ def _images_and_cnn(draw: Draw) -> dict:
 
 
 def _backward_from_scores(dZ5, params, X, labels):
-    """:func:`cnn_grads` on any cotangent of the scores: with ŷ = 0 and y = −N dZ5, A-10 gives just that."""
+    """:func:`cnn_grads` for any cotangent of the scores: with ŷ = 0 and y = −N dZ5, A-10 gives just that."""
     res = cnn_fwd(params, X, labels)[1]
     expected, log_probs, _ = res[-1]
     grads = cnn_grads((*res[:-1], (jnp.zeros_like(expected), log_probs, -len(X) * dZ5)), 1.0)
@@ -64,7 +64,7 @@ def _backward_from_scores(dZ5, params, X, labels):
 
 
 def _slide_shapes(params, X, labels):
-    """The slide's tensors, each zero, in the shapes that it states."""
+    """Zeros with the shapes that the slide states for its tensors."""
     N, n_H, n_W, l_I = X.shape
     (f1, l_1), (f2, l_2), l_4 = params["K1"].shape[1::2], params["K2"].shape[1::2], params["W4"].shape[1]
     shapes = reference.cnn.cnn_shapes(N, n_H, n_W, l_I, f1, l_1, f2, l_2, l_4, labels.shape[1])
@@ -72,7 +72,7 @@ def _slide_shapes(params, X, labels):
 
 
 def _gradient_shapes(params, X, labels):
-    """The gradients of the slide's tensors, times zero: a gradient has the shape of its tensor."""
+    """The gradients of the slide's tensors times zero: a gradient has its tensor's shape."""
     grads = cnn_grads(cnn_fwd(params, X, labels)[1], 1.0)
     return {name: 0 * grads[f"d{name}"] for name in _slide_shapes(params, X, labels)}
 

@@ -138,7 +138,7 @@ _ROWS_THROUGH_COLUMNS = {
 
 
 def _b_e1_as_printed(dJ, s, y):
-    """∂J/∂s_k = p_k where k = y, p_k − 1 elsewhere."""
+    """∂J/∂s_k = p_k if k = y, p_k − 1 otherwise."""
     p = softmax_fwd(s)[0]
     return dJ * jnp.where(jnp.arange(len(s)) == y, p, p - 1)
 

@@ -63,10 +63,10 @@ _CONV2D_BACK = {
 _EVERY_CONV2D = _CONV2D | {"as a CPU makes it": value_of(conv2d_cpu_fwd)}
 _EVERY_CONV2D_BACK = _CONV2D_BACK | {"as a CPU makes it": pulled(conv2d_cpu_fwd, conv2d_cpu_bwd)}
 _POLYNOMIAL = ("relu", "identity")
-_WIDTHS = (2, 4, 5, 3)  # of the network; the lecture's has two inputs, then four units
+_WIDTHS = (2, 4, 5, 3)  # of our network; the lecture's has two inputs, then four units
 
 _GEOMETRIES = tuple(convolution.GEOMETRIES.values())
-_BRANCHES: tuple[tuple[dict, dict], ...] = (  # sizes and settings by which conv2d computes otherwise
+_BRANCHES: tuple[tuple[dict, dict], ...] = (  # sizes and settings for which conv2d takes another path
     (
         {"H": 7, "W": 8, "C": 1, "O": 5},
         {"padding": ((2, -1), (-2, 4)), "strides": (2, 1), "dilation": (1, 2)},
@@ -125,7 +125,7 @@ def _batch_claims(activation: str) -> list[Claim]:
 
 
 def _every_z_and_a(params, x, y, activation):
-    """z of every layer, and a of every layer from x on, out of what the forward pass keeps."""
+    """z of every layer, and a of every layer starting with x, from the forward pass's residuals."""
     layers, z, error = network_squared_loss_fwd(params, x, y, activation=activation)[1]
     zs, activations = [*(Z[:, 0] for Z in layers.Zs), z], [*(A[:, 0] for A in layers.As), error + y]
     return zs, activations
@@ -138,7 +138,7 @@ def _output_delta(dL, params, x, y, activation):
 
 
 def _delta_claim(l: int, activation: str, **more_formulas) -> Claim:
-    """δ of layer l, counted from 0 without the input's: the loss as a function of that layer's z."""
+    """The claim about δ of layer l, counted from 0 after the input: the loss as a function of its z."""
 
     def deltas(dL, **inputs):
         return network_squared_loss_deltas(network_squared_loss_fwd(**inputs)[1], dL)[l]
@@ -160,9 +160,9 @@ def _delta_claim(l: int, activation: str, **more_formulas) -> Claim:
 
 
 def _conv2d_claims(*wrt: str, branches: bool = False) -> tuple[Claim, ...]:
-    """Conv2D by ``wrt`` for each geometry; without ``wrt``, its value.
+    """Claims about Conv2D's gradient by ``wrt`` for each geometry or, without ``wrt``, about its value.
 
-    Integers, which take their time over a convolution, are asked about the entry's geometries alone.
+    The exact oracle, which is slow for convolutions, checks only the entry's geometries.
     """
     back, forward = (_EVERY_CONV2D_BACK, _EVERY_CONV2D) if branches else (_CONV2D_BACK, _CONV2D)
     return tuple(
@@ -203,13 +203,13 @@ def _correlate_with_turned(x, w, mode):
 
 
 def _surrounded(x, f):
-    """``x`` with as many zeros around it as the full reading sees."""
+    """``x`` padded with as many zeros as the full convolution reads."""
     kh, kw = f.shape
     return jnp.pad(x, ((kh - 1, kh - 1), (kw - 1, kw - 1)))
 
 
 def _four_sums(x, f):
-    """The 3×3 image and the 2×2 filter, O11 to O22 term by term."""
+    """O11 to O22 of a 3×3 image and a 2×2 filter, term by term."""
     (x11, x12, x13), (x21, x22, x23), (x31, x32, x33) = x
     (F11, F12), (F21, F22) = f
     O11 = x11 * F11 + x12 * F12 + x21 * F21 + x22 * F22
@@ -380,7 +380,7 @@ EQUATIONS = (
         ),
         claims=(
             _delta_claim(1, "sigmoid"),
-            *(_delta_claim(0, name) for name in _PRIMES),  # the first layer's, through every layer behind it
+            *(_delta_claim(0, name) for name in _PRIMES),  # the first layer's, through all later layers
             gradient(
                 mlp.MLP_ROWS, "X", says="a batch, one sample per row: down to the input", variant="tanh"
             ),

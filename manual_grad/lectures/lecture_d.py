@@ -83,7 +83,7 @@ def _network_in_rows(draw: Draw) -> dict:
 
 
 def _small_network(draw: Draw, m: int) -> dict:
-    """Five narrow layers, and no digits: they are neither drawn uniformly nor integers."""
+    """Five narrow layers with random inputs: digits are neither uniformly distributed nor integers."""
     widths = _SMALL_WIDTHS[draw.style]
     pairs = [(draw.exactly(fan_out, fan_in), draw.exactly(fan_out)) for fan_in, fan_out in pairwise(widths)]
     Y = jnp.asarray(np.eye(widths[-1])[:, draw.rng.integers(0, widths[-1], m)], draw.dtype)
@@ -119,21 +119,21 @@ def _first_layer(draw: Draw) -> dict:
 
 
 def _layer_5(params, X, Y):
-    """What ``loss_of_layer_5`` takes."""
+    """The arguments of ``loss_of_layer_5``."""
     W5, b5 = params[4]
     A4 = reference.activations.relu(reference.mlp.mlp_columns(params[:4], X))
     return {"W5": W5, "b5": b5, "A4": A4, "Y": Y}
 
 
 def _every_hidden(params, X, Y):
-    """What ``loss_by_each`` takes."""
+    """The arguments of ``loss_by_each``."""
     Zs = {l: reference.mlp.mlp_columns(params[:l], X) for l in (4, 3, 2, 1)}
     As = {f"A{l}": reference.activations.relu(Z) for l, Z in Zs.items()}
     return {"params": params, "Y": Y, **As, **{f"Z{l}": Z for l, Z in Zs.items()}}
 
 
 def _layer_claim(l: int, **more_formulas) -> Claim:
-    """dZ_l: the loss as a function of that layer's Z."""
+    """The claim about dZ_l: the loss as a function of that layer's Z."""
     return Claim(
         "gradient",
         reference.mlp.five_layer_from_z,
@@ -184,7 +184,7 @@ def _jacobians_multiplied(logits, labels):
 
 
 def _block_times_dA5(logits, labels):
-    """In the notes' order, which is as good, the Jacobian being symmetric."""
+    """In the notes' order, which is equally right because the Jacobian is symmetric."""
     return (jac_softmax_logits_blocks(logits)[0] @ (-labels / softmax_fwd(logits)[0])[0])[None]
 
 
@@ -208,19 +208,19 @@ def _step(params, X, Y, learning_rate):
 
 
 def _step_back(dL, params, X, Y, learning_rate):
-    """(W − W′)/α, the gradient that a step was made of."""
+    """(W − W′)/α, the gradient that a step used."""
     after = _step(params, X, Y, learning_rate)
     return (jax.tree.map(lambda W, moved: dL * (W - moved) / learning_rate, params, after),)
 
 
 def _descent(params, X, Y, learning_rate):
-    """What the reference's step takes."""
+    """The arguments of the reference's step."""
     loss = lambda values: reference.mlp.five_layer(values, X, Y)  # noqa: E731
     return {"loss": loss, "params": params, "learning_rate": learning_rate}
 
 
 def _d_e1_as_printed(X, W, b):
-    """W1 = Xᵀ + b1, where the layer's value should be: 784×m and 128×1."""
+    """W1 = Xᵀ + b1 instead of the layer's value: 784×m and 128×1."""
     return X + b[:, None]
 
 
@@ -258,7 +258,7 @@ def _d_e7_as_printed(dL, params, X, Y):
 
 
 def _d_e8_as_printed(dL, params, X, Y):
-    """dZ5 (10×10000) · A4ᵀ (60000×25) and W4ᵀ (10×1) · dZ4 (25×60000): right only if both have a shape."""
+    """dZ5 (10×10000) · A4ᵀ (60000×25) and W4ᵀ (10×1) · dZ4 (25×60000): right only if both shapes match."""
     clashes = []
     for shapes in (((10, 10000), (60000, 25)), ((10, 1), (25, 60000))):
         try:
@@ -703,7 +703,7 @@ EQUATIONS = (
                 lambda draw: {
                     **_network(draw),
                     "learning_rate": 2.0**14,
-                },  # long, so that W − W′ keeps its digits
+                },  # large, so that W − W′ keeps its digits
                 {"(W − W′)/α": _step_back},
                 at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},
                 says="the step, over the rate, is the gradient",

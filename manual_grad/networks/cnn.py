@@ -85,7 +85,7 @@ def cnn_fwd(
 
 
 def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
-    """Each parameter's shape fits the output of the layer before it."""
+    """Check that each parameter's shape matches the output of the layer before it."""
     (f1h, f1w, _, l1), (f2h, f2w, _, l2), l4 = params["K1"].shape, params["K2"].shape, params["W4"].shape[1]
     h2, w2 = X.shape[1] - f1h - f2h + 2, X.shape[2] - f1w - f2w + 2
     require(
@@ -106,7 +106,7 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
 
 
 def _check_images(conv1: Conv2DResiduals, Z1: Array, conv2: Conv2DResiduals, Z2: Array, A3: Array) -> None:
-    """Each layer's residuals fit the output of the layer before it."""
+    """Check that each layer's residuals match the output of the layer before it."""
     conv1.check()
     conv2.check()
     require_shape("cnn_grads", "res[1]", Z1, conv1.out_shape)

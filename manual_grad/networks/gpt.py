@@ -49,7 +49,7 @@ def _leaves(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
 
 
 def _check_params(params: Params, tokens: Array, heads: int) -> None:
-    """Every parameter is present with its shape, and nothing else."""
+    """Check that every parameter is present with its shape, and that there are no others."""
     keys = {"wte", "wpe", "blocks", "lnf"}
     require(set(params) == keys, f"gpt_fwd: params has the keys {sorted(params)}, expected {sorted(keys)}")
     for name in ("wte", "wpe"):

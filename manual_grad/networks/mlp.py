@@ -24,7 +24,7 @@ from manual_grad.formulas.softmax import (
     softmax_cross_entropy_columns_fwd,
 )
 
-Params = Any  # a sequence of pairs (W, b): _check_params says what is wrong with others
+Params = Any  # a sequence of pairs (W, b); _check_params rejects anything else
 
 
 @partial(
@@ -70,7 +70,7 @@ def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
 
 
 def _check_residuals(formula: str, res: MLPResiduals, rows: bool) -> None:
-    """What the forward pass of this layout returned: every A and Z has the width that ``params`` give it."""
+    """Check residuals of this layout's forward pass: every A and Z has the width that ``params`` imply."""
     made, wanted = (f"mlp_{'rows' if layout else 'columns'}_fwd" for layout in (res.rows, rows))
     require(res.rows == rows, f"{formula}: res is of {made}, expected that of {wanted}")
     found = f"{formula}: res holds {len(res.As)} As and {len(res.Zs)} Zs"
@@ -189,7 +189,7 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]) -> tuple[Params,
 def _mlp_fwd(
     formula: str, params: Params, X: Array, activation: str, rows: bool
 ) -> tuple[Array, MLPResiduals]:
-    """Both layouts: only the dense layer differs."""
+    """The forward pass in both layouts: only the dense layer differs."""
     dense_fwd = dense_rows_fwd if rows else dense_columns_fwd
     f_fwd, _ = activation_pair(formula, activation)
     A, As, Zs = X, [X], []
@@ -510,7 +510,7 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
         The updated parameters, with the same structure; ``params`` is not modified.
     Raises:
         InputError: the two differ in structure or in the shape of an array, or one of them is not an array.
-    Source: Lecture D, page 2; on the full batch or on mini-batches, as dparams is.
+    Source: Lecture D, page 2; on the full batch or on mini-batches, depending on dparams.
 
     >>> gradient_descent([jnp.array([1.0, 2.0])], [jnp.array([4.0, 8.0])], 0.25)[0].tolist()
     [0.0, 0.0]
