@@ -21,7 +21,7 @@ MASK, HEADS = "mask missing or misplaced", "heads of the wrong group"
 
 
 def _heads(draw: Draw, N: int, Lq: int, Lk: int, H: int, Hkv: int, D: int, masked: bool = False) -> Inputs:
-    """With a mask, each head's query sees a key with probability 0.7; surplus queries see no key."""
+    """Random heads; if masked, a query sees a key with probability 0.7, independently for each head."""
     if draw.style == "tiny":
         N, Lq, Lk, H, Hkv, D = 1, 2 + (Lq > Lk), 2 + (Lq < Lk), 2, 1, 2
     if draw.style == "square":

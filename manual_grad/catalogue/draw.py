@@ -147,7 +147,7 @@ def _widest_gap(Z: np.ndarray) -> np.ndarray:
 
 
 def _symmetric(entries: np.ndarray) -> np.ndarray:
-    """Matrices made equal to their transpose and to themselves turned by 180°; of kernels, the first axes.
+    """Make matrices equal to their transpose and their rotation by 180°; kernels, in their first two axes.
 
     >>> matrix = _symmetric(np.arange(9.0).reshape(3, 3) ** 2)
     >>> bool((matrix == matrix.T).all()), bool((matrix == matrix[::-1, ::-1]).all())

@@ -160,7 +160,7 @@ class Function:
 
 
 def adopted(formula: Formula, function: Function) -> Function:
-    """A formula's own function, with what it has of the formula written out."""
+    """A formula's own function, with the attributes that it takes from the formula filled in."""
     given = {name: getattr(formula, name) for name in ("reference", "draw", "sizes", "variants", "stable")}
     if function.reference is not None:
         given["stable"] = None
