@@ -1,7 +1,7 @@
-"""Mistakes in what is not differentiated: another step's mask, an index off by one, stride for dilation.
+"""Mistakes in undifferentiated values: another step's mask, an index off by one, stride instead of dilation.
 
-A constant is an array that no argument flows into, such as a mask, labels, indices. The way back reads it
-again, or computes again what follows from it; with another one in its place that is a wrong index.
+A constant is an array that does not depend on any argument, such as a mask, labels or indices. The backward
+pass reads it again, or recomputes values that depend on it; a different one in its place is a wrong index.
 """
 
 import itertools
@@ -25,7 +25,7 @@ INDEXED = ("gather", "dynamic_slice", "scatter-add", "scatter_add", "dynamic_upd
 
 
 def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A mask, labels or indices moved, reversed, transposed, or of another step on the way back."""
+    """A mask, labels or indices that are shifted, reversed, transposed or another step's going backwards."""
     found = _constants(tape)
     for slot, edges in found[:CONSTANTS_UP_TO]:
         name = _said(tape, e, slot, edges)
@@ -51,7 +51,7 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
-    """The arrays that no argument flows into, and which steps read them, or what follows from them."""
+    """The arrays that depend on no argument, and the steps that read them or values computed from them."""
     if "constants" not in tape.kept:
         made = made_by(tape)
         found: list[tuple[Slot, list[Edge]]] = []
@@ -72,7 +72,7 @@ def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
 
 
 def _reached(tape: Tape, slot: Slot) -> set[Slot]:
-    """A constant, and the constants that follow from it."""
+    """A constant, and the constants computed from it."""
     reached = {slot}
     for step in tape.steps:
         if not reached.isdisjoint(step.ins) and tape.active.isdisjoint(step.outs):
@@ -90,7 +90,7 @@ def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
 
 
 def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[str, Alteration]]:
-    """What is said, with a place for the name, and the other array; not those that change nothing."""
+    """Phrases, with a placeholder for the name, and altered arrays, except those that change nothing."""
     x = np.asarray(tape.values[slot])
     indices = itertools.chain(_along_axes(x), _of_indices(x) if x.dtype.kind in "iu" else ())
     for kind, found in (("index", indices), ("count", _of_counts(x) if is_float(x) else ())):
@@ -121,7 +121,7 @@ def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
 
 
 def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
-    """Indices off by one, or with the steps along two axes swapped, as stride and dilation are."""
+    """Indices off by one, or with the steps along two axes swapped, as when stride and dilation are."""
     for by in (1, -1):
         yield f"{{}} are off by one ({by:+d})", partial(_plus, by)
     steps = [_step_along(x, axis) for axis in range(x.ndim)]
@@ -136,7 +136,7 @@ def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
 
 
 def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
-    """One whole number for others, such as a window's size for the number of its entries that are there."""
+    """One whole number for several, such as a window's size for the number of entries inside the image."""
     if np.all(x > 0) and np.array_equal(x, np.round(x)):
         yield f"of {{}} its largest entry, {x.max():g}, stands for every one", partial(_all_of, np.max)
         yield f"of {{}} its smallest entry, {x.min():g}, stands for every one", partial(_all_of, np.min)
@@ -151,7 +151,7 @@ def _plus(by: int, x: np.ndarray) -> np.ndarray:
 
 
 def _step_along(x: np.ndarray, axis: int) -> int:
-    """By how much indices grow along an axis, everywhere; 0 where that differs."""
+    """The constant difference of indices along an axis; 0 if it is not constant."""
     steps = np.unique(np.diff(x, axis=axis))
     return int(steps[0]) if len(steps) == 1 else 0
 
@@ -178,7 +178,7 @@ def _altered_value(slot: Slot, alter: Alteration, tape: Tape) -> Any:
 
 
 def _altered(tape: Tape, slot: Slot, said: str, alter: Alteration) -> dict[Slot, Any]:
-    """The other constant, and the constants that follow from it."""
+    """The altered constant, and the constants computed from it."""
     key = ("altered", slot, said)
     if key not in tape.kept:
         values: dict[Slot, Any] = {slot: _altered_value(slot, alter, tape)}
@@ -193,7 +193,7 @@ def _altered(tape: Tape, slot: Slot, said: str, alter: Alteration) -> dict[Slot,
 
 
 def _with_altered(slot: Slot, said: str, alter: Alteration, p: Passing) -> np.ndarray:
-    """What a step hands back where the constants that it reads are others."""
+    """The cotangent passed on by a step if the constants that it reads are altered."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     values = _altered(p.tape, slot, said, alter)
     ins = [values.get(s, p.tape.values[s]) for s in step.ins]

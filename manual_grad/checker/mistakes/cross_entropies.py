@@ -1,4 +1,4 @@
-"""Mistakes in what comes back to the logits of a cross-entropy: in p, in the labels y, or p for p − y."""
+"""Mistakes in the gradient with respect to a cross-entropy's logits: in p, in the labels y, p for p − y."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from manual_grad.checker.tape import Passing, Slot, Tape
 
 @dataclass(frozen=True, eq=False)
 class _Error:
-    """c (p Σy − y), the derivative by the logits z of a cross-entropy; c p, that of a log-sum-exp.
+    """c (p Σy − y), the derivative of a cross-entropy with respect to the logits z; c p for a log-sum-exp.
 
-    p is the softmax along an axis, or the sigmoid, where the axis is None and Σy stands for 1.
+    p is the softmax along an axis or, if the axis is None, the sigmoid, with 1 in place of Σy.
     """
 
     z: np.ndarray
@@ -27,7 +27,7 @@ class _Error:
 
 
 UNNORMALISED = "not normalised: the division of the exponentials by their sum is missing"
-# What stands for p Σy − y.
+# Wrong versions of p Σy − y.
 OF_SOFTMAX: dict[str, Callable[[_Error], np.ndarray]] = {
     "the two cases swapped: p at the true class, p − 1 elsewhere": lambda e: e.p - (1 - e.y),
     "the one-hot labels are not subtracted: p where p − y belongs": lambda e: e.p,
@@ -51,7 +51,7 @@ OF_SIGMOID: dict[str, Callable[[_Error], np.ndarray]] = {
     "wrong derivative: −y/p for p − y": lambda e: -e.y / e.p,
     "a term is missing: −y (1 − p) for p − y": lambda e: -e.y * (1 - e.p),
 }
-# The same of labels that are smoothed: 1 − ε + ε/K for the true class of K, ε/K for the others.
+# The same for smoothed labels: 1 − ε + ε/K for the true class of K, ε/K for the others.
 OF_SMOOTHED: dict[str, Callable[[_Error], np.ndarray]] = {
     "label smoothing: ε/(K − 1) for ε/K, shared among the other classes": (
         lambda e: e.p - _smoothed(e, 1 - _epsilon(e), _epsilon(e) / (_classes(e) - 1))
@@ -79,7 +79,7 @@ OF_SMOOTHED: dict[str, Callable[[_Error], np.ndarray]] = {
         lambda e: e.p - _smoothed(e, 1 - _others(e), _others(e) / _classes(e))
     ),
 }
-# The same of labels that are a distribution.
+# The same for labels that are a distribution.
 OF_DISTRIBUTIONS: dict[str, Callable[[_Error], np.ndarray]] = {
     "the gradient of the reverse divergence: KL(p ‖ y) for KL(y ‖ p)": (
         lambda e: e.p * (np.log(e.p / e.y) - (e.p * np.log(e.p / e.y)).sum(e.axis, keepdims=True))
@@ -93,12 +93,12 @@ def _classes(e: _Error) -> int:
 
 
 def _epsilon(e: _Error) -> float:
-    """ε where the others have ε/K."""
+    """ε if the other classes have ε/K."""
     return float(np.min(e.y)) * _classes(e)
 
 
 def _others(e: _Error) -> float:
-    """ε where the others have ε/(K − 1)."""
+    """ε if the other classes have ε/(K − 1)."""
     return float(np.min(e.y)) * (_classes(e) - 1)
 
 
@@ -107,7 +107,7 @@ def _smoothed(e: _Error, true: float, other: float) -> np.ndarray:
 
 
 def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What comes back to logits: y not subtracted or another sample's, p not normalised or left out."""
+    """Wrong gradients of logits: y not subtracted or another sample's, p unnormalised or missing."""
     known = e.kept["right"][1]
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys() & known.keys()):
@@ -154,7 +154,7 @@ def _of_samples(axis: int, by: int, e: _Error) -> np.ndarray:
 
 
 def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int | None) -> _Error | None:
-    """Whether a gradient by logits is that of a cross-entropy with one-hot labels, or labels at hand."""
+    """Whether a gradient with respect to logits is that of a cross-entropy with one-hot or known labels."""
     z = np.asarray(tape.values[slot])
     if z.size < 3 or not np.all(np.isfinite(z)) or not np.any(d):
         return None
@@ -177,7 +177,7 @@ def _error(tape: Tape, slot: Slot, d: np.ndarray, axis: int | None) -> _Error | 
 
 
 def _two_valued(p: np.ndarray, d: np.ndarray, axis: int) -> Iterator[np.ndarray]:
-    """Labels with one value for the true class and another for the others, from d = c (p − y)."""
+    """Labels with one value for the true class and another for the rest, recovered from d = c (p − y)."""
     rows, slopes = (np.moveaxis(x, axis, -1).reshape(-1, p.shape[axis]) for x in (p, d))
     i, j = np.triu_indices(p.shape[axis], 1)
     with np.errstate(all="ignore"):
@@ -195,13 +195,13 @@ def _two_valued(p: np.ndarray, d: np.ndarray, axis: int) -> Iterator[np.ndarray]
 def _fitting(
     z: np.ndarray, p: np.ndarray, d: np.ndarray, labels: list[np.ndarray], axis: int | None
 ) -> _Error | None:
-    """The labels of those given with which a gradient is c (p Σy − y)."""
+    """The given labels for which a gradient is c (p Σy − y)."""
     for y in labels:
         total = np.ones(1) if axis is None else y.sum(axis, keepdims=True)
         error = p * total - y
         with np.errstate(all="ignore"):
             c = (d * error).sum(axis, keepdims=True) / np.square(error).sum(axis, keepdims=True)
-            c = np.nan_to_num(c)  # of a row without an error
+            c = np.nan_to_num(c)  # for a row without an error
         if np.allclose(d, c * error, rtol=1e-6, atol=1e-9 * np.abs(d).max()):
             return _Error(z, p, y, total, c, axis)
     return None

@@ -1,7 +1,7 @@
-"""What explains a wrong gradient: one step's derivative became what a person writes who overlooks something.
+"""Explain a wrong gradient by a mistake in the derivative of a single step, as people make them.
 
-The gradient that such a mistake leads to is computed by :mod:`tape`, for any function, and compared with
-the one that is checked. Where a mistake leaves a factor open, the factor that fits best is found first.
+:mod:`tape` computes the gradient that such a mistake leads to, for any function, and it is compared with the
+checked one. If a mistake has a free factor, the factor that fits best is found first.
 """
 
 import itertools
@@ -111,28 +111,28 @@ ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
 SMALL_PART = 0.02  # the share of a missing path that rounding may leave
-RECOGNISED = 1e-2  # from which a factor that is no size of the problem is told from rounding
+RECOGNISED = 1e-2  # from here on, a factor that is no size of the problem is told from rounding
 SAMPLE = 64  # entries of a leaf that are compared first
-WORK = 2**25  # entries on the way back of all mistakes of one kind together
+WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
 
-ENTRIES = 2**22  # of the largest array on the way back, all rows together
+ENTRIES = 2**22  # of the largest array in the backward pass, all rows together
 
 
 @np.errstate(all="ignore")
 def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
-    """What is said of the mistakes in single steps that lead to the checked gradient at every point.
+    """Phrases for the mistakes in single steps that reproduce the checked gradient at every point.
 
     Args:
         evidence: one leaf at every point where it is wrong.
     Returns:
-        The phrases, the telling ones first; of one kind of mistake only.
+        The phrases, the most specific first, all for the same kind of mistake.
     """
     return _explained_by(ORDER, evidence)
 
 
 @np.errstate(all="ignore")
 def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
-    """The same of a factor that is applied too late, which may look like a transposed Jacobian."""
+    """The same for a factor that is applied too late, which may look like a transposed Jacobian."""
     return _explained_by(((factors_outside, 0), (sums_of_other_factors, 0)), evidence)
 
 
@@ -160,7 +160,7 @@ def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]
 
 
 def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Evidence) -> list[Mistake]:
-    """The mistakes of a kind: the first ones, where the function is large."""
+    """The mistakes of a kind; only the first ones if the function is large."""
     entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
     limit = max(AT_LEAST, min(AT_MOST, WORK // entries))
     mistakes = kind(tape, e)
@@ -170,13 +170,13 @@ def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Ev
 
 
 def _is_half(mistake: Mistake, others: Sequence[tuple[Mistake, str]]) -> bool:
-    """Whether a path is one of two that fit together, as those of a value's product with itself do."""
+    """Whether a path is one of two equal ones, as for a value multiplied by itself."""
     return any(mistake.path and other.path and set(mistake.without or ()) < set(other.without or ())
                for other, _ in others)  # fmt: skip
 
 
 def _unlike(phrases: Sequence[str]) -> list[str]:
-    """The phrases, one for each mistake, wherever else it may have been made to the same effect."""
+    """The phrases, one for each distinct mistake; others with the same effect are left out."""
     found: dict[str, str] = {}
     for phrase in phrases:
         found.setdefault(re.split(r"[:;,(]| in one place", phrase)[0], phrase)
@@ -184,7 +184,7 @@ def _unlike(phrases: Sequence[str]) -> list[str]:
 
 
 def _agreed(mistake: Mistake, phrase: str, others: Sequence[Evidence], level: int) -> bool:
-    """Whether a mistake is found at the other points too."""
+    """Whether a mistake is also found at the other points."""
     for e in others:
         if _tape(e) is None:
             return False
@@ -195,14 +195,14 @@ def _agreed(mistake: Mistake, phrase: str, others: Sequence[Evidence], level: in
 
 
 def _tape(e: Evidence) -> Tape | None:
-    """The function written down; None where it is not the one that JAX differentiates (a custom rule)."""
+    """The recorded function; None if JAX does not differentiate it as written (a custom rule)."""
     tape = e.once("tape", lambda: None if e.point.foreign else write_down(e.point))
     if tape is None:
         return None
     tape.kept["dout"] = e.point.dout
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
     ok = all(
-        mine.shape == want.shape  # of a value, what is wanted is not a gradient
+        mine.shape == want.shape  # for a value, the expected result is not a gradient
         and _off(mine, want) <= 1e-9 * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
         for mine, want in zip(wants, e.wants, strict=True)
     )
@@ -210,12 +210,12 @@ def _tape(e: Evidence) -> Tape | None:
 
 
 def _off(mine: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference where the truth is finite; elsewhere a derivative may be any of NaN and ±∞."""
+    """The largest difference where the truth is finite; elsewhere, a derivative may be NaN or ±∞."""
     return float(np.max(np.abs(mine - want), initial=0.0, where=np.isfinite(want)))
 
 
 def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
-    """The truth by the tape, and what every slot and every operand got."""
+    """The truth computed from the tape, and the cotangent of every slot and every operand."""
     known: dict = {}
     right = pulled_back(tape, e.point.dout, [{}], known)
     without_dead_maxima(tape, known)
@@ -227,7 +227,7 @@ Row = tuple[list[np.ndarray], list[np.ndarray] | None]
 
 
 def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
-    """The gradients, all leaves, with each mistake and without its part."""
+    """All leaves of the gradients, with each mistake and without its contribution."""
     tape = e.kept["tape"]
     asked: list[Changes] = [mistake.changes for mistake in mistakes]
     at: dict[Any, int] = {}
@@ -261,10 +261,10 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
 
 
 def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
-    """What is said of a mistake that leads to the checked gradient; "" where it does not.
+    """A phrase if a mistake leads to the checked gradient; otherwise "".
 
-    At level 0 a path may be missing or of the wrong sign, at level 1 its factor may be a size of the problem,
-    at level 2 it may be any, and a mistake's too.
+    At level 0 a path may be missing or have the wrong sign; at level 1 its factor may be a size of the
+    problem; at level 2 the factor of a path or a mistake may be anything.
     """
     wrong, rest = e.seen(row[0][e.leaf]), None if row[1] is None else e.seen(row[1][e.leaf])
     if e.as_infinite and np.isfinite(row[0][e.leaf][e.hidden]).any():
@@ -280,7 +280,7 @@ def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
     factor = float(np.vdot(part, e.got - rest) / np.vdot(part, part))
     noise = e.tolerance * float(np.max(np.abs(e.want)))
     if mistake.path and abs(factor) <= SMALL_PART and size > 10 * noise and e.same(e.got, rest):
-        return _path_said(mistake, e, 0.0, level)  # a small part, such as a penalty's, in few digits
+        return _path_said(mistake, e, 0.0, level)  # a small contribution, such as a penalty's, has few digits
     off = np.max(np.abs(e.got - rest - factor * part), initial=0.0)
     if off > 4 * e.tolerance * max(size, abs(factor) * size) or not e.same(e.got, rest + factor * part):
         return ""
@@ -290,7 +290,7 @@ def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
 def _plausible(
     e: Evidence, name: str, mistakes: Sequence[Mistake], rows: Sequence[Row], level: int
 ) -> Iterator[tuple[Mistake, Row]]:
-    """The mistakes that may fit, by some entries of the leaf, all at once; none that does is left out."""
+    """The mistakes that may match, judging by some entries of the leaf; none that matches is lost."""
     if not mistakes:
         return
     n = e.want.size
@@ -316,7 +316,7 @@ def _plausible(
 
 
 def _path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
-    """What is wrong with a path whose part has this factor."""
+    """The phrase for a path whose contribution has this factor."""
     if abs(factor) <= 10 * e.tolerance:
         return f"a path is missing: {mistake.missing or missing_said(e.kept['tape'], e, mistake)}"
     if abs(factor + 1) <= 10 * e.tolerance:
@@ -341,7 +341,7 @@ def _scale_said(mistake: Mistake, e: Evidence, factor: float) -> str:
 
 
 def _factor_said(e: Evidence, factor: float) -> str:
-    """What a factor is called; "" for one that means nothing in so small a leaf."""
+    """The phrase for a factor; "" if it means nothing in so small a leaf."""
     named = named_scales(e, factor, partial(constant_said, e, factor)) or (
         [scalar_said(e, factor)] if e.want.size > 1 else []
     )
@@ -351,7 +351,7 @@ def _factor_said(e: Evidence, factor: float) -> str:
 
 
 def constant_said(e: Evidence, factor: float) -> str:
-    """The same of a number that stands in the function, unless it is 2 or a size."""
+    """The same for a number that occurs in the function, unless it is 2 or a size."""
     return (
         root_said(e, factor)
         or count_said(e, factor)
@@ -361,7 +361,7 @@ def constant_said(e: Evidence, factor: float) -> str:
 
 
 def inner_size_said(e: Evidence, factor: float) -> str:
-    """The same of a size that only arrays inside the function have."""
+    """The same for a size that only arrays inside the function have."""
     tape = _tape(e)
     if tape is None:
         return ""
@@ -377,7 +377,7 @@ def inner_size_said(e: Evidence, factor: float) -> str:
 
 
 def count_said(e: Evidence, factor: float) -> str:
-    """The same where a size stands for a sum that is divided by, such as a mask's, or the sum for it."""
+    """The same if a size is used instead of the sum to divide by, such as a mask's, or vice versa."""
     tape = _tape(e)
     if tape is None:
         return ""
@@ -395,7 +395,7 @@ def count_said(e: Evidence, factor: float) -> str:
 
 
 def _is_sum(tape: Tape, slot: Slot) -> bool:
-    """Whether one number comes from a sum, by steps that make one number each."""
+    """Whether a scalar is computed from a sum by steps that return scalars."""
     made = made_by(tape)
     if slot not in made or np.size(tape.values[slot]) != 1:
         return False
@@ -404,7 +404,7 @@ def _is_sum(tape: Tape, slot: Slot) -> bool:
 
 
 def _sums(tape: Tape, e: Evidence) -> Iterator[tuple[float, str, bool]]:
-    """Sums that may be divided by: their values, names, and whether the function divides by them."""
+    """Sums that may be divisors: their values, names, and whether the function divides by them."""
     seen: set[float] = set()
     for slot in denominators(tape):
         value = tape.values[slot]
@@ -421,7 +421,7 @@ def _sums(tape: Tape, e: Evidence) -> Iterator[tuple[float, str, bool]]:
 
 
 def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
-    """What a factor is called that is a number which the function computes, or one over it; "" otherwise."""
+    """The phrase for a factor that is a scalar computed by the function, or its reciprocal; otherwise ""."""
     tape = _tape(e)
     if tape is None:
         return ""
@@ -447,7 +447,7 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
 
 
 def root_said(e: Evidence, factor: float) -> str:
-    """The same of the root of a size that a matrix product is scaled by, as attention's is by 1/√d."""
+    """The same for the root of a size that a matrix product is scaled by, as attention's is by 1/√d."""
     tape = _tape(e)
     sign = "sign flipped and " if factor < 0 else ""
     for n in sorted(e.once("roots", lambda: set(_scaled_by_root(tape)))) if tape is not None else ():
@@ -460,7 +460,7 @@ def root_said(e: Evidence, factor: float) -> str:
 
 
 def _scaled_by_root(tape: Tape) -> Iterator[int]:
-    """The sizes that matrix products sum over, their results or factors scaled by the root of it."""
+    """The sizes that matrix products sum over if their results or factors are scaled by the root."""
     made, users = made_by(tape), users_of(tape)
     for step in tape.steps:
         if step.name not in ("mul", "div") or step.outs[0] not in tape.active:
@@ -479,10 +479,10 @@ def _scaled_by_root(tape: Tape) -> Iterator[int]:
                     yield n
 
 
-# These know of loops themselves, or of whole sequences.
+# These handle loops, or whole sequences, themselves.
 OF_LOOPS = (loops, recursions, steps_of_time, steps_apart, slopes_of_another_step, cotangents_ignored,
             slices_lost, chunks_lost, rows_left_out, outputs_shifted)  # fmt: skip
-# What is looked for, in this order, and at which level; the first kind that fits is what is said.
+# The kinds of mistakes, in order, with their levels; the first kind that matches is reported.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (products_divided, 0),
     (factorisations_mistaken, 0),

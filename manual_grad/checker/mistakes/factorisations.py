@@ -1,7 +1,8 @@
-"""Mistakes in the way back through a factorised matrix: Cholesky's Φ, 1/(λi − λj), a transpose, symmetry.
+"""Mistakes in the gradient of matrix factorisations: Cholesky's Φ, 1/(λi − λj), a transpose, symmetry.
 
-Of A = L Lᵀ with the cotangent D of L, A gets L⁻ᵀ Φ(Lᵀ D) L⁻¹, its symmetric part; Φ takes the lower triangle
-and half of the diagonal. Of A = V Λ Vᵀ it gets V (diag(dλ) + F ∘ (Vᵀ dV)) Vᵀ with F_ij = 1/(λj − λi), i ≠ j.
+For A = L Lᵀ with the cotangent D of L, A gets the symmetric part of L⁻ᵀ Φ(Lᵀ D) L⁻¹, where Φ takes the lower
+triangle and half of the diagonal. For A = V Λ Vᵀ it gets V (diag(dλ) + F ∘ (Vᵀ dV)) Vᵀ with
+F_ij = 1/(λj − λi), i ≠ j.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ SYMMETRY: dict[str, Callable[[Matrix], Matrix]] = {
 
 
 def factorisations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Another triangle, another F, a transpose on the wrong side, not made symmetric."""
+    """Another triangle, another F, a transpose on the wrong side, no symmetrisation."""
     for at, step in enumerate(tape.steps):
         if step.name not in ("cholesky", "eigh") or step.ins[0] not in tape.active:
             continue
@@ -59,7 +60,7 @@ def factorisations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _symmetrised(tape: Tape, slot: Slot) -> tuple[Slot, Changes] | None:
-    """Of (A + Aᵀ)/2, or the same of that, the matrix A, and the changes by which A gets what comes back."""
+    """For (A + Aᵀ)/2, or twice that, the matrix A, and the changes by which A gets a given cotangent."""
     found: tuple[Slot, Changes] | None = None
     while (once := _symmetrised_once(tape, slot)) is not None:
         slot = once[0]
@@ -153,5 +154,5 @@ def _eigh_back(off: Callable, between: Callable, symmetric: Callable, of_values:
     V, w = (np.asarray(p.tape.values[slot]) for slot in step.outs)
     d = p.cotangent
     by_vectors = pull_of(p.tape, p.edge[0], [d, np.zeros_like(w)])[0]
-    diagonal = np.diag(V.T @ (p.right - by_vectors) @ V)  # what came to the eigenvalues
+    diagonal = np.diag(V.T @ (p.right - by_vectors) @ V)  # the cotangent of the eigenvalues
     return symmetric(between(V, of_values * np.diag(diagonal) + off(w) * (V.T @ d)))

@@ -1,4 +1,4 @@
-"""Mistakes in factors: one is missing, there too often, or another value stands in its place."""
+"""Mistakes in factors: one is missing, applied twice, or replaced by another value."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -44,7 +44,7 @@ from manual_grad.checker.truth import is_float
 
 
 def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A product's other factor missing or squared; a quotient's denominator missing, or there too often."""
+    """A product's other factor missing or squared; a quotient's denominator missing or applied twice."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name not in ELEMENTWISE or step.name in (*MEANINGLESS, *MASKS[:4]):
@@ -78,7 +78,7 @@ def _multiplied(slot: Slot, p: Passing) -> np.ndarray:
 
 
 def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A slope left out of what a product passes to one of its operands, and not to the other one."""
+    """A slope missing from the cotangent that a product passes to one of its operands only."""
     users = users_of(tape)
     pairs: dict[Edge, Edge] = {}
     for edge in tape.edges():
@@ -116,7 +116,7 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The slope of a step beside a matrix product applied after it on the way back, or before it."""
+    """A slope next to a matrix product applied after it in the backward pass, not before, or vice versa."""
     users, made = users_of(tape), made_by(tape)
     for at, i in tape.edges():
         step = tape.steps[at]
@@ -155,7 +155,7 @@ def _with_remembered(edge: Edge, p: Passing) -> np.ndarray:
 
 
 def regions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Something else stands for all that several elementwise steps multiply by, such as x for x̂."""
+    """Another value instead of the combined slope of several elementwise steps, such as x for x̂."""
     by_shape, made = arrays_by_shape(tape), made_by(tape)
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys(), reverse=True):
@@ -185,7 +185,7 @@ def regions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def ends_of(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
-    """The values of the same shape through which all passes that leads on from one, elementwise so far."""
+    """The values of the same shape through which everything computed from one passes, if elementwise."""
     shape, live = tape.shape(slot), {slot}
     found: list[Slot] = []
     pending = sorted({at for at, _ in users[slot]})
@@ -228,7 +228,7 @@ def _remembered_times(edge: Edge, what: Callable[[Tape], Any], p: Passing) -> np
 
 
 def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Another value of the same shape stands for a product's other factor."""
+    """Another value of the same shape instead of a product's other factor."""
     by_shape: dict[tuple, list[Slot]] = {}
     made = made_by(tape)
     for slot, value in enumerate(tape.values):
@@ -265,7 +265,7 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
-    """A value in another's place: that a factor is left out, where the other is a product with it."""
+    """A phrase for a replaced value: a factor is missing if the other value is a product with it."""
     made = made_by(tape)
     step = tape.steps[made[other]] if other in made else None
     if (
@@ -282,7 +282,7 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
 
 
 def _stands_for(wrong: str, right: str, loop: bool = False) -> str:
-    """Two values that go by one name are other parts of it, or of other steps."""
+    """A phrase for two values with the same name: other parts of it, or of other steps."""
     if wrong == right and loop:
         return f"another step's {right} stands for this one's (such as h_t for h_(t−1)),"
     if wrong == right:
@@ -292,7 +292,7 @@ def _stands_for(wrong: str, right: str, loop: bool = False) -> str:
 
 
 def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Mistake]:
-    """The same in every iteration: the value that is made as many slots before or after the step."""
+    """The same in every iteration: the value that is the same number of slots before or after."""
     others = [tape.steps[at].ins[1 - i] for at, i in edges]
     for by in (1, -1):
         rolled, kept = others[-by:] + others[:-by], others[0] if by > 0 else others[-1]
@@ -335,7 +335,7 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
 
 
 def _near(slots: Sequence[Slot], *to: Slot) -> list[Slot]:
-    """Those that are made shortly before or after one of some first."""
+    """Values computed shortly before or after one of the given ones."""
     return sorted(slots, key=lambda slot: min(abs(slot - one) for one in to))
 
 
@@ -344,7 +344,7 @@ def _with_value(slot: Slot, p: Passing) -> np.ndarray:
 
 
 def slope_at(slot: Slot, p: Passing) -> np.ndarray:
-    """What an elementwise step hands back, its derivative taken at another value."""
+    """The cotangent that an elementwise step passes on if its derivative is taken at another value."""
     step = p.tape.steps[p.edge[0]]
     x = np.asarray(p.tape.values[slot])
     written = ELEMENTWISE[step.name]
@@ -368,7 +368,7 @@ EXTRA: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# Of a square r² that is differentiated by, where the derivative by r is meant or the other way round.
+# For the derivative with respect to a square r² instead of r, or vice versa.
 ROOTS = {
     "a power too many: the factor √({0}) is applied once too often in what comes back to {0}": 0.5,
     "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
@@ -380,7 +380,7 @@ def _power(power: float, z: np.ndarray) -> np.ndarray:
 
 
 def extra_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A slope or a factor too many, or too few, in what comes back to a value."""
+    """A slope or a factor applied too often, or missing, in the cotangent of a value."""
     by_shape = arrays_by_shape(tape)
     places = _places(tape)
     for slot, edges in places:
@@ -403,7 +403,7 @@ def extra_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
-    """The values to which something comes back, the last ones first, and where that can be changed."""
+    """The values that have cotangents, the last ones first, and the changes that alter them."""
     made, users = made_by(tape), users_of(tape)
     places: list[tuple[Slot, list[Edge]]] = []
     for slot in sorted(tape.active, reverse=True):
@@ -415,7 +415,7 @@ def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
 
 
 def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A sign that the function computes too often or missing as a factor: a determinant's, an argument's."""
+    """A sign computed by the function that is a missing or superfluous factor: a determinant's, say."""
     by_shape = arrays_by_shape(tape)
     for slot, edges in _places(tape):
         for other in by_shape.get(tape.shape(slot), []):
@@ -426,7 +426,7 @@ def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _sign_said(tape: Tape, e: Evidence, slot: Slot) -> str:
-    """Of what a value is the sign, as far as that can be seen."""
+    """The value that a sign belongs to, as far as that can be determined."""
     made, near = made_by(tape), [slot]
     if slot not in made:
         return said_of(tape, e, slot)
@@ -445,7 +445,7 @@ def _times_slope(slope: Callable[[Any], Any], slot: Slot, p: Passing) -> np.ndar
 
 
 def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The derivative of the right steps, at values computed without one of them."""
+    """The derivatives of the right steps, at values computed without one of the steps."""
     for at, operand in list(tape.edges())[:120]:
         step = tape.steps[at]
         if step.name in ELEMENTWISE and step.name not in ("convert_element_type", "copy", "select_n"):
@@ -458,7 +458,7 @@ def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The gradient of another value, perhaps summed over its first axes, where an argument's belongs."""
+    """The gradient of another value, perhaps summed over its first axes, instead of an argument's."""
     users = users_of(tape)
     for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
         shape = tape.shape(leaf)

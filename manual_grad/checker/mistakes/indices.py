@@ -1,4 +1,4 @@
-"""Mistakes in an index: a mask shifted, another group's member, a step of time for the one before."""
+"""Mistakes in an index: a shifted mask, a member of another group, a time step instead of the one before."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +21,15 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
 
-SOFTMAX_UP_TO = 16  # values that follow from a mask, among which its softmax is looked for
+SOFTMAX_UP_TO = 16  # values computed from a mask that are searched for its softmax
 TILES = (2, 3, 4, 8, 16)
-MASKS_UP_TO = 32  # by how much a mask is shifted, less 1
+MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
 SLOPES = ("logistic", "tanh", "exp", "max")
 
 
 def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A mask of rows and columns, such as a causal one, shifted: by an offset, or by one."""
+    """A mask over rows and columns, such as a causal one, that is shifted by an offset or by one."""
     for at, step in enumerate(tape.steps):
         if step.name != "select_n" or len(step.ins) != 3 or step.outs[0] not in tape.active:
             continue
@@ -57,7 +57,7 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _saved(tape: Tape, slot: Slot) -> tuple[Changes, dict[Slot, Callable[[Tape], np.ndarray]]] | None:
-    """Of the softmax of a value what is saved for the way back: its maximum and sum, or their logarithm."""
+    """The saved statistics of a softmax: its maximum and sum, or their logarithm."""
     users, near, made = users_of(tape), [slot], made_by(tape)
     kept: dict[Slot, Callable[[Tape], np.ndarray]] = {}
     for at in near:
@@ -86,7 +86,7 @@ def _noted(at: int, p: Passing) -> np.ndarray:
 
 
 def _of_before(at: int, p: Passing) -> np.ndarray:
-    """What is handed to a logarithm of a sum, by the probabilities as they were."""
+    """The cotangent through the logarithm of a sum, using the original probabilities."""
     before = p.tape.kept["before"]
     return -p.notes[at] * np.asarray(before.values[before.steps[at].outs[0]])
 
@@ -96,13 +96,13 @@ def _own_value(slot: Slot, tape: Tape) -> np.ndarray:
 
 
 def _quotient_of_before(p: Passing) -> np.ndarray:
-    """What a quotient hands its denominator, by the values as they were."""
+    """The cotangent of a quotient's denominator, using the original values."""
     step, before = p.tape.steps[p.edge[0]], p.tape.kept["before"]
     return -p.cotangent * np.asarray(before.values[step.outs[0]]) / np.asarray(before.values[step.ins[1]])
 
 
 def _parts(tape: Tape, e: Evidence, slot: Slot) -> Iterator[tuple[str, np.ndarray]]:
-    """Of a mask that is made of two by "and" or "or" one alone."""
+    """The two parts of a mask that combines them by "and" or "or"."""
     made, shape = made_by(tape), tape.shape(slot)
     while slot in made and tape.steps[made[slot]].name in PASSED_ON:
         slot = tape.steps[made[slot]].ins[0]
@@ -116,7 +116,7 @@ def _parts(tape: Tape, e: Evidence, slot: Slot) -> Iterator[tuple[str, np.ndarra
 
 
 def _tiles_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """A mask in tiles, of which the first one that is touched is skipped, or the last one, as by rounding."""
+    """A mask in tiles of which the first or last one that it touches is skipped, as by rounding."""
     rows, columns = mask.shape[-2:]
     for tall, wide in itertools.product(TILES, TILES) if min(rows, columns) > 3 else ():
         tops = np.arange(0, rows, tall)
@@ -133,7 +133,7 @@ def _tiles_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """A mask moved along one of its last two axes, the smallest shifts first; what moves in is one value."""
+    """A mask shifted along one of its last two axes and filled with one value, the smallest shifts first."""
     seen = {mask.tobytes()}
     rows, columns = mask.shape[-2:]
     for by, axis in itertools.product(range(1, MASKS_UP_TO), (mask.ndim - 1, mask.ndim - 2)):
@@ -151,7 +151,7 @@ def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _edges_moved(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """A mask one wider or narrower at one of its edges, as by < for ≤ or a window of w + 1."""
+    """A mask wider or narrower by one at one of its edges, as with < for ≤ or a window of w + 1."""
     for axis, by in itertools.product((mask.ndim - 1, mask.ndim - 2), (1, -1)):
         n = mask.shape[axis]
         source = np.arange(n) - by
@@ -171,7 +171,7 @@ def _where(kept: np.ndarray, p: Passing) -> np.ndarray:
 
 
 def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What is repeated for the members of a group, such as keys for query heads, by a wrong index."""
+    """Repetition for the members of groups, as of keys for query heads, with a wrong index."""
     repeats = [found for at in range(len(tape.steps)) if (found := _repeat(tape, at)) is not None]
     for groups, members in dict.fromkeys((groups, members) for _, _, groups, members in repeats):
         chosen = [(at, axis) for at, axis, g, m in repeats if (g, m) == (groups, members)]
@@ -191,7 +191,7 @@ def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:
-    """Of a reshape that merges what a broadcast has repeated: step, axis, groups, members of each."""
+    """For a reshape that merges the axis of a broadcast: step, axis, number of groups, members per group."""
     step = tape.steps[at]
     if step.name != "reshape" or step.ins[0] not in tape.active:
         return None
@@ -208,7 +208,7 @@ def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:
 
 
 def _indices(groups: int, members: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Wrong groups for the members, numbered one after another."""
+    """Wrong groups for the members, which are numbered consecutively."""
     i = np.arange(groups * members)
     yield f"i mod {groups}", i % groups
     yield f"i // {groups}", np.minimum(i // groups, groups - 1)
@@ -223,7 +223,7 @@ def _taken(at: int, axis: int, index: np.ndarray, tape: Tape) -> np.ndarray:
 
 
 def _scattered(axis: int, groups: int, members: int, index: np.ndarray, p: Passing) -> np.ndarray:
-    """What comes back to each member, handed to the group that the index says."""
+    """The cotangent of each member, passed to the group given by the index."""
     back = np.zeros_like(p.right)
     d, to = np.moveaxis(p.cotangent, axis, 0), np.moveaxis(back, (axis, axis + 1), (0, 1))
     for i, group in enumerate(index):
@@ -232,7 +232,7 @@ def _scattered(axis: int, groups: int, members: int, index: np.ndarray, p: Passi
 
 
 def steps_of_time(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """In each step of a loop, what the step after made used for what the step before did, or the reverse."""
+    """A loop's values of the next step instead of the previous one, or vice versa, in every step."""
     for products, others in _recurrences(tape):
         stride = others[-1] - others[-2]
         last = others[-1] + stride
@@ -246,7 +246,7 @@ def steps_of_time(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Nothing carried back from step to step of a loop, or only some of it; one slope wrong in all steps."""
+    """Nothing, or only part, propagated back from step to step of a loop; one slope wrong in all steps."""
     found = _iterations(tape)
     if found is None:
         return
@@ -279,9 +279,9 @@ def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _recurrences(tape: Tape) -> list[tuple[list[Edge], list[Slot]]]:
-    """Products of a loop's steps, and what each is multiplied by: values that the step before has made.
+    """Products in a loop's steps, and their other factors: values computed in the step before.
 
-    An unrolled loop makes the same values at the same distance.
+    An unrolled loop computes corresponding values at equal distances.
     """
     if "recurrences" not in tape.kept:
         series: dict[tuple[int, Slot], list[Edge]] = {}
@@ -303,12 +303,12 @@ def _recurrences(tape: Tape) -> list[tuple[list[Edge], list[Slot]]]:
 
 
 def _iterations(tape: Tape) -> tuple[int, Callable[[Slot], int | None]] | None:
-    """How far apart a loop's steps are among the slots, and of a slot in which step it is made."""
+    """The number of slots between a loop's steps, and a function from a slot to its step."""
     ends = [(others[-1], others[-1] - others[-2], len(others)) for _, others in _recurrences(tape)]
     if not ends:
         return None
     stride = max(stride for _, stride, _ in ends)
-    last = max(slot for slot, s, _ in ends if s == stride)  # the state that the last step starts from
+    last = max(slot for slot, s, _ in ends if s == stride)  # the initial state of the last step
     count = max(n for slot, s, n in ends if s == stride and slot == last)
 
     def of(slot: Slot) -> int | None:

@@ -1,7 +1,7 @@
-"""Mistakes in linear systems and inverses: A where Aᵀ belongs, an inverse missing, the scalar rule.
+"""Mistakes in linear systems and inverses: A instead of Aᵀ, a missing inverse, the scalar rule.
 
-A step solves A X = B. Of the cotangent D of X, B gets Λ = A⁻ᵀ D and A gets −Λ Xᵀ; for B = I, where X is the
-inverse, A gets −Xᵀ D Xᵀ. Whatever else stands for Λ, both get what the right step hands back of Aᵀ Λ for D.
+A step solves A X = B. Given the cotangent D of X, B gets Λ = A⁻ᵀ D and A gets −Λ Xᵀ; for B = I, where X is
+the inverse, A gets −Xᵀ D Xᵀ. With a wrong Λ, both get the right step's cotangents for Aᵀ Λ in place of D.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ SOLVING = ("custom_linear_solve", "triangular_solve")
 
 
 def inverses_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A linear system's adjoint solved with A for Aᵀ, or not solved; an inverse by the scalar rule."""
+    """A linear system's adjoint solved with A instead of Aᵀ, or not solved; an inverse by the scalar rule."""
     for at, step in enumerate(tape.steps):
         system = _system(tape, at) if step.name in SOLVING else None
         if system is None:
@@ -38,7 +38,7 @@ def inverses_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _system(tape: Tape, at: int) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """A and X of a step that solves A X = B, and whether the columns of X lie in rows; None of another."""
+    """A and X of a step that solves A X = B, and whether the columns of X are stored as rows; else None."""
     step = tape.steps[at]
     A, B, X = (np.asarray(tape.values[slot]) for slot in (step.ins[0], step.ins[-1], step.outs[0]))
     if A.ndim != 2 or len(A) != A.shape[1] or X.shape != B.shape or X.ndim not in (1, 2):
@@ -53,7 +53,7 @@ def _system(tape: Tape, at: int) -> tuple[np.ndarray, np.ndarray, bool] | None:
 
 Matrix = np.ndarray
 TRANSPOSED = "transposed: {0} is used for its transpose in the system that is solved on the way back"
-# What stands for Λ = A⁻ᵀ D, of A and D.
+# Wrong versions of Λ = A⁻ᵀ D, given A and D.
 ADJOINTS: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
     TRANSPOSED: np.linalg.solve,
     "an inverse is missing: the system with the transpose of {0} is not solved on the way back": (
@@ -66,7 +66,7 @@ ADJOINTS: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
         lambda A, D: A @ D
     ),
 }
-# What stands for −Λ Xᵀ, of A, X and D.
+# Wrong versions of −Λ Xᵀ, given A, X and D.
 PRODUCTS: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
     "transposed: what comes back to {0} from the system that is solved": (
         lambda A, X, D: -X @ np.linalg.solve(A.T, D).T
@@ -77,7 +77,7 @@ PRODUCTS: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
 }
 WRONG_INVERSE = "transposed: the inverse of {0} is used for its transpose on the way back"
 SCALAR_RULE = "the scalar rule −1/a² where the matrix {0} is inverted"
-# What stands for −Xᵀ D Xᵀ where X is the inverse of A.
+# Wrong versions of −Xᵀ D Xᵀ if X is the inverse of A.
 INVERSES: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
     WRONG_INVERSE: lambda A, X, D: -X @ D @ X,
     f"{WRONG_INVERSE}, on the left": lambda A, X, D: -X @ D @ X.T,
@@ -95,7 +95,7 @@ INVERSES: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
 
 
 def _given(p: Passing) -> tuple[Matrix, Matrix, Matrix, bool]:
-    """A, X and D of a step, and whether the columns of the last two lie in rows there."""
+    """A, X and D of a step, and whether the columns of the last two are stored as rows."""
     system = _system(p.tape, p.edge[0])
     if system is None:
         raise ValueError

@@ -1,7 +1,7 @@
-"""A loop's steps, which are alike: a mistake in one of them is made in all of them.
+"""Loops: a mistake in one iteration is made in all of them, as their steps are the same.
 
-An unrolled loop is a sequence of steps that repeats itself. A mistake in the last iteration is carried over
-to the others: there it is asked with the values of that iteration in the places of the last one's.
+An unrolled loop is a sequence of steps that repeats itself. A mistake in the last iteration is transferred to
+the others, where it is evaluated with the values of that iteration in place of the last one's.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ import numpy as np
 from manual_grad.checker.mistakes.mistake import Mistake
 from manual_grad.checker.tape import Change, Changes, Edge, Passing, Slot, Tape
 
-SHORTEST = 3  # steps of an iteration
+SHORTEST = 3  # steps per iteration
 ITERATIONS_AT_LEAST = 3
-LONG = 6  # steps of an iteration, from which two whole ones and a part of another are a loop
-MATCHED = 0.6  # of the steps of the first iteration, in which constants may be made once for all
-RAW_UP_TO = 20  # mistakes that are looked through for one that is kept
+LONG = 6  # steps per iteration: from here on, two whole iterations and part of a third count as a loop
+MATCHED = 0.6  # of the first iteration's steps, as it may also create constants for all
+RAW_UP_TO = 20  # mistakes that are examined for each one that is kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +26,10 @@ class Loop:
 
     Attributes:
         last: the steps of the last iteration.
-        steps: of each iteration, for the last one's steps its own.
-        slots: of each iteration, for the last one's values its own.
-        shared: whether the iterations share an argument, such as the weights of a recurrent net.
-        home: in which iteration each step is.
+        steps: for each iteration, step of the last iteration → the corresponding step.
+        slots: for each iteration, slot of the last iteration → the corresponding slot.
+        shared: whether the iterations share an argument, such as the weights of a recurrent network.
+        home: the iteration of each step.
     """
 
     last: range
@@ -40,7 +40,7 @@ class Loop:
 
 
 def loop_of(tape: Tape) -> Loop | None:
-    """The loop of a function; None where there is none."""
+    """The loop of a function; None if there is none."""
     if "loop" not in tape.kept:
         tape.kept["loop"] = _loop(tape)
     return tape.kept["loop"]
@@ -78,7 +78,7 @@ def _loop(tape: Tape) -> Loop | None:
 
 
 def _longest(same: np.ndarray) -> tuple[int, int]:
-    """The longest run of True, and where it ends; the last of equal ones."""
+    """The longest run of True, and its end; the last one if several are equally long."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     lengths = edges[1::2] - edges[::2]
     if not len(lengths):
@@ -88,7 +88,7 @@ def _longest(same: np.ndarray) -> tuple[int, int]:
 
 
 def _aligned(kinds: np.ndarray, last: range, end: int) -> dict[int, int]:
-    """The steps before all whole iterations that are those of one more, other steps among them."""
+    """The steps of earlier iterations that correspond to those of one iteration, other steps among them."""
     found, at = {}, end - 1
     for step in reversed(last):
         near = np.flatnonzero(kinds[: at + 1] == kinds[step])
@@ -108,7 +108,7 @@ def _slots(tape: Tape, steps: dict[int, int]) -> dict[Slot, Slot]:
 
 
 def in_all_iterations(tape: Tape, mistakes: Iterator[Mistake], limit: int) -> Iterator[Mistake]:
-    """Mistakes in one iteration of a loop made in all; of those in other iterations alone, none."""
+    """Mistakes in the last iteration, extended to all iterations; those in other iterations are dropped."""
     loop = loop_of(tape)
     for count, mistake in enumerate(mistakes):
         if count > RAW_UP_TO * limit:
@@ -130,7 +130,7 @@ def _carried_over(tape: Tape, loop: Loop, mistake: Mistake) -> Iterator[Mistake]
     phrase = f"{mistake.phrase.replace(' in one place', '')}, in all {len(loop.steps)} steps"
     without = None if mistake.without is None else everywhere(mistake.without)
     yield replace(mistake, phrase=phrase, changes=everywhere(mistake.changes), without=without)
-    if mistake.path and mistake.without:  # what the iterations add up to is not linear in a path's factor
+    if mistake.path and mistake.without:  # the sum over iterations is not linear in a path's factor
         flipped = everywhere(dict.fromkeys(mistake.without, lambda p: -p.right))
         yield Mistake(f"sign flipped in one place: of what flows back through {phrase}", flipped)
 
@@ -145,13 +145,13 @@ def _everywhere(tape: Tape, loop: Loop, changes: Changes) -> Changes:
 
 
 def _there(k: int, edge: Edge, change: Change, p: Passing) -> np.ndarray:
-    """A change of the last iteration, asked in another one."""
+    """A change of the last iteration, applied in another one."""
     notes = p.notes.setdefault(("iteration", k), {})
     return np.asarray(change(Passing(_seen_from(p.tape, k), edge, p.cotangent, p.right, notes)))
 
 
 def _seen_from(tape: Tape, k: int) -> Tape:
-    """The function with the values of one iteration in the places of the last one's."""
+    """The tape with the values of one iteration in place of the last one's."""
     key = ("iteration", k)
     loop = loop_of(tape)
     if k == 0 or loop is None:

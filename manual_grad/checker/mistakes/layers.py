@@ -32,11 +32,11 @@ from manual_grad.checker.truth import is_float
 
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
-ARRAYS_UP_TO = 240  # of one shape, among which activations are looked for
+ARRAYS_UP_TO = 240  # of the same shape that are searched for activations
 MOST_ALIKE = 8  # activations of one kind that are compared with each other
 
 
-# What is written for the slope at z where a = f(z).
+# Wrong versions of the slope at z, where a = f(z).
 SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "tanh": {
         "1 − a for 1 − a²": lambda z, a: 1 - a,
@@ -116,7 +116,7 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Activation:
-    """What leads from one value to another of the same shape, entry by entry, and its slope."""
+    """An elementwise function from one value to another of the same shape, and its slope."""
 
     start: Slot
     end: Slot
@@ -133,23 +133,23 @@ class _Activation:
 
     @property
     def name(self) -> str:
-        """What decides its slope."""
+        """A name for the value that determines its slope."""
         telling = {SAID.get(name, name) for name in self.steps if name not in SIMPLE}
         return next(iter(telling)) if len(telling) == 1 else "the activation" if telling else "zeros and ones"
 
     @property
     def is_scaled(self) -> bool:
-        """Whether it is a mask beside a factor."""
+        """Whether it is a mask together with a factor."""
         return self.is_mask and bool({"mul", "div"} & set(self.steps)) and {"mul", "div"} != set(self.steps)
 
     @property
     def is_mask(self) -> bool:
-        """Whether it chooses, entry by entry, between two slopes."""
+        """Whether it selects one of two slopes for each entry."""
         return all(name in MASKS or name in SIMPLE for name in self.steps)
 
 
 def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """An activation's mask or slope taken from another one, for all that flows back or for one operand."""
+    """An activation's mask or slope taken from another layer, for all cotangents or for one operand."""
     groups: dict[Any, list[_Activation]] = {}
     for found in sorted(_activations(tape), key=lambda activation: len(activation.steps)):
         groups.setdefault((found.steps, found.slope.shape), []).append(found)
@@ -174,7 +174,7 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _of_another_said(tape: Tape, e: Evidence, mine: _Activation, other: _Activation) -> str:
-    """That a slope is another layer's; of what is no layer, whose value stands for whose."""
+    """The phrase for a slope of another layer or, without layers, for a replaced value."""
     if mine.is_mask:
         return f"mask taken from the wrong layer (of {mine.name})"
     names = said_of(tape, e, other.end), said_of(tape, e, mine.end)
@@ -184,7 +184,7 @@ def _of_another_said(tape: Tape, e: Evidence, mine: _Activation, other: _Activat
 
 
 def _is_layer(tape: Tape, mine: _Activation) -> bool:
-    """Whether an activation is that of a matrix product or a convolution, a bias added."""
+    """Whether an activation is applied to a matrix product or a convolution, possibly with a bias."""
     made, slot = made_by(tape), mine.start
     while slot in made and tape.steps[made[slot]].name in SIMPLE - {"mul", "div"}:
         slot = next((s for s in tape.steps[made[slot]].ins if s in tape.active), -1)
@@ -192,7 +192,7 @@ def _is_layer(tape: Tape, mine: _Activation) -> bool:
 
 
 def _layers_permuted(tape: Tape, e: Evidence, group: Sequence[_Activation]) -> Iterator[Mistake]:
-    """Every layer's slope taken from another layer; activations of the same values are one layer's."""
+    """Every layer's slope taken from another layer; activations of the same values count as one layer."""
     layers: list[_Activation] = []
     layer_of = {}
     for mine in sorted(group, key=lambda activation: activation.end):
@@ -235,7 +235,7 @@ def _density(z: np.ndarray) -> np.ndarray:
 
 
 def _inner(z: np.ndarray) -> np.ndarray:
-    """What the tanh is taken of in the approximate GELU."""
+    """The argument of tanh in the approximate GELU."""
     return (2 / math.pi) ** 0.5 * (z + 0.044715 * z**3)
 
 
@@ -245,7 +245,7 @@ def _slope_of_tanh_gelu(z: np.ndarray) -> np.ndarray:
 
 
 def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A well-known activation, in however many steps it is computed, with another slope."""
+    """A well-known activation, computed in any number of steps, with another slope."""
     for name, pairs in _known(tape).items():
         for said, slope in _slopes_mistaken(name).items():
             every = [_with_another_slope(tape, start, end, slope) for start, end in pairs]
@@ -257,7 +257,7 @@ def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
-    """The values that a well-known activation makes of another, recognised by their entries."""
+    """The values that are a well-known activation of another, recognised by their entries."""
     found: dict[str, list[tuple[Slot, Slot]]] = {}
     made = made_by(tape)
     for slots in arrays_by_shape(tape).values():
@@ -266,7 +266,7 @@ def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
         for start, (name, (value, _)) in itertools.product(active, KNOWN.items()):
             if start not in users_of(tape):
                 continue
-            some = value(few[active.index(start)])  # of few entries first
+            some = value(few[active.index(start)])  # with few entries first
             near = np.all(np.abs(few - some) <= 1e-9 * np.abs(some) + 1e-12, axis=1)
             for end in (slot for slot, is_near in zip(active, near, strict=True) if is_near):
                 wanted = value(np.asarray(tape.values[start])) if end > start and end in made else None
@@ -277,7 +277,7 @@ def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
 
 
 def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> Changes:
-    """Nothing flows back by the steps from one value to the other; by this slope it does."""
+    """Cut the steps from one value to the other, and use this slope instead."""
     at_end = (made_by(tape)[end], -1)
 
     def kept(p: Passing) -> np.ndarray:
@@ -292,7 +292,7 @@ def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> 
 
 
 def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
-    """By z and a = f(z)."""
+    """Wrong slopes as functions of z and a = f(z)."""
     others = {
         f"wrong: it is that of {other}": lambda z, a, slope=slope: slope(z)
         for other, (_, slope) in KNOWN.items()
@@ -312,7 +312,7 @@ def _together(several: Sequence[Changes]) -> Changes:
 
 
 def _orders(n: int) -> Iterator[tuple[int, ...]]:
-    """Whose slope each of n layers takes: that of the one before, the one after, or in reverse order."""
+    """For each of n layers, the layer whose slope it takes: the previous, the next, or in reverse order."""
     if n > 1:
         yield from dict.fromkeys(tuple((k + by) % n for k in range(n)) for by in (-1, 1))
         yield tuple(reversed(range(n)))
@@ -321,7 +321,7 @@ def _orders(n: int) -> Iterator[tuple[int, ...]]:
 def _masks_elsewhere(
     tape: Tape, e: Evidence, mine: _Activation, group: Sequence[_Activation]
 ) -> Iterator[Mistake]:
-    """A mask that is 1 where something else is positive: the gradient, or another value."""
+    """A mask that is 1 where another value is positive: the gradient, or a different value."""
     phrase = f"mask taken from the wrong place (of {mine.name}): where"
     for of_one in (False, True):
         changes = _instead(tape, mine, partial(_where_positive, of_one))
@@ -349,7 +349,7 @@ def _activations(tape: Tape) -> Iterator[_Activation]:
 
 
 def _between(tape: Tape, users: dict[Slot, list[Edge]], start: Slot, end: Slot) -> _Activation | None:
-    """What leads from one slot to another; None where that is not an activation."""
+    """The activation from one slot to another; None if there is none."""
     gots: dict[Slot, Any] = {start: 1.0}
     names, masked = [], False
     pending = {at for at, _ in users[start]}
@@ -376,7 +376,7 @@ def is_mask(x: Any) -> bool:
 
 
 def _instead(tape: Tape, mine: _Activation, back: Callable[[Tape, np.ndarray], Any]) -> Changes:
-    """Something else for what an activation hands back of what comes to it."""
+    """Another value in place of the cotangent that an activation passes on."""
     end = (made_by(tape)[mine.end], -1)
     first, *more = users_of(tape)[mine.start]
     return {
@@ -401,7 +401,7 @@ def _where_positive(of_one: bool, tape: Tape, d: np.ndarray) -> np.ndarray:
 
 
 def _stages(tape: Tape, mine: _Activation, slope: Slope) -> Iterator[Changes]:
-    """Another slope in what the product before an activation passes to one of its operands alone."""
+    """Another slope in the cotangent that the product before an activation passes to one operand only."""
     made, slot = made_by(tape), mine.start
     while slot in made and tape.steps[made[slot]].name not in PRODUCTS:
         step = tape.steps[made[slot]]
@@ -429,7 +429,7 @@ def _handed(edge: Edge, slope: Slope, p: Passing) -> np.ndarray:
 
 
 def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Values recomputed on the way back without their mask, such as attention's; its slope kept or not."""
+    """Values recomputed in the backward pass without their mask; with or without its slope."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if not masking(tape, edge):
@@ -443,7 +443,7 @@ def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def masking(tape: Tape, edge: Edge) -> bool:
-    """Whether a step puts a mask on its operand: by where, by zeros and ones, by adding −∞ or nearly so."""
+    """Whether a step masks its operand: by where, by zeros and ones, or by adding about −∞."""
     step = tape.steps[edge[0]]
     others = [np.asarray(tape.values[s]) for s in step.ins if s not in tape.active]
     if step.name == "select_n":

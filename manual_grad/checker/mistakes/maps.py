@@ -1,4 +1,4 @@
-"""Mistakes in which member of an axis is taken: another group's, step's or tap's; keepdims; rows left out."""
+"""Mistakes in the index along an axis: another group's, step's or tap's member; keepdims; rows left out."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ UPSTREAM_UP_TO = 12
 
 
 def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """In what a product hands back its other factor's members along an axis: another group's, the first's."""
+    """A product's other factor with wrong members along an axis: another group's, the first one's."""
     groups = {step.eqn.params["feature_group_count"] for step in tape.steps
               if step.name == "conv_general_dilated"}  # fmt: skip
     for edge in tape.edges():
@@ -57,19 +57,19 @@ def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _outputs(step: Step) -> int:
-    """How many channels the result of a convolution has."""
+    """The number of channels of a convolution's result."""
     return step.eqn.outvars[0].aval.shape[step.eqn.params["dimension_numbers"].out_spec[1]]
 
 
 def _regrouped(p: Passing) -> np.ndarray:
-    """What a grouped convolution hands back where output channel o is one of group o mod G."""
+    """The cotangent that a grouped convolution passes on if output channel o belongs to group o mod G."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     numbers, n, g = (
         step.eqn.params["dimension_numbers"],
         _outputs(step),
         step.eqn.params["feature_group_count"],
     )
-    order = np.arange(n).reshape(n // g, g).T.ravel()  # those of one group together
+    order = np.arange(n).reshape(n // g, g).T.ravel()  # the channels of a group are adjacent
     d = np.take(p.cotangent, order, numbers.out_spec[1])
     kernel = np.take(np.asarray(p.operands[1]), order, numbers.rhs_spec[0])
     x, changed = jnp.asarray(p.operands[0]), jnp.asarray(kernel)
@@ -78,7 +78,7 @@ def _regrouped(p: Passing) -> np.ndarray:
 
 
 def indices(n: int, groups: Sequence[int] | set[int] = ()) -> Iterator[tuple[str, np.ndarray]]:
-    """Wrong indices for 0, 1, …, n − 1, and what is said of them, those of groups first."""
+    """Wrong indices for 0, 1, …, n − 1 with a phrase for each, those of groups first."""
     i = np.arange(n)
     seen = {tuple(i)}
     found: list[tuple[str, np.ndarray]] = []
@@ -112,7 +112,7 @@ def _with_members(axis: int, index: np.ndarray, p: Passing) -> np.ndarray:
 
 
 def keepdims_missing(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What was summed along an axis spread along another one: the axis was not kept, rows become columns."""
+    """A sum along an axis that is spread along another one: without keepdims, rows become columns."""
     for at, step in enumerate(tape.steps):
         if step.name not in ("broadcast", "broadcast_in_dim"):
             continue
@@ -130,7 +130,7 @@ def keepdims_missing(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _spread(whole: np.ndarray, axes: Sequence[int], shape: tuple[int, ...]) -> np.ndarray | None:
-    """What was repeated along an axis, repeated along the axes that broadcasting aligns it with."""
+    """A value repeated along an axis, repeated instead along the axes that broadcasting aligns it with."""
     try:
         other = np.broadcast_to(np.take(whole, 0, axes[0]), shape)
     except ValueError:
@@ -145,7 +145,7 @@ def _spread_value(slot: Slot, axes: Sequence[int], tape: Tape) -> np.ndarray:
 
 
 def _gathered(axes: Sequence[int], p: Passing) -> np.ndarray:
-    """The sum over the other axis, for what a broadcast along one hands back."""
+    """The sum over the other axis for the cotangent of a broadcast along one axis."""
     d = p.cotangent
     while d.ndim > p.cotangent.ndim - 1:
         d = d.sum(0)
@@ -182,7 +182,7 @@ def statistics_of_other_groups(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _merged(tape: Tape, shape: tuple[int, ...], axis: int) -> set[int]:
-    """How many members there are in all groups, by the reshapes to or from a shape."""
+    """The number of members in all groups, from the reshapes to or from a shape."""
     found = set()
     for step in tape.steps:
         if step.name == "reshape":
@@ -198,14 +198,14 @@ def _merged(tape: Tape, shape: tuple[int, ...], axis: int) -> set[int]:
 def _of_groups(slot: Slot, axis: int, members: int, index: np.ndarray, tape: Tape) -> np.ndarray:
     whole = np.asarray(tape.values[slot])
     of_group = np.take(whole, 0, axis)
-    some = np.moveaxis(np.take(of_group, index, axis - 1), axis - 1, 0)  # a row a member
+    some = np.moveaxis(np.take(of_group, index, axis - 1), axis - 1, 0)  # one row per member
     each, copies = members // whole.shape[axis - 1], whole.shape[axis] * whole.shape[axis - 1] // members
     some = np.repeat(some, copies, 0).reshape(whole.shape[axis - 1], each * copies, *some.shape[1:])
     return np.moveaxis(some, (0, 1), (axis - 1, axis))
 
 
 def rows_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Only the first rows of an output get a cotangent: rows counted by one of several leading axes."""
+    """Only the first rows of an output get a cotangent, as their number is taken from one of several axes."""
     made = made_by(tape)
     for slot in [s for s in tape.results if s in made and s in tape.active]:
         shape = tape.shape(slot)
@@ -230,7 +230,7 @@ def _none_there(which: np.ndarray, p: Passing) -> np.ndarray:
 
 
 def outputs_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The cotangent of an output read some places further along an axis, or in reverse order."""
+    """An output's cotangent shifted along an axis, or reversed."""
     made = made_by(tape)
     sizes = sorted({n for leaf in tape.leaves for n in tape.shape(leaf)})
     apart = {a - b for a, b in itertools.permutations(sizes, 2)}
@@ -259,7 +259,7 @@ def _moved(axis: int, by: int | None, cyclic: bool, p: Passing) -> np.ndarray:
 
 
 def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A factor applied last on the way back, outside the sums between, where it belongs inside them."""
+    """A factor applied at the end of the backward pass, outside the sums, instead of inside them."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name not in ("mul", "div") or (step.name == "div" and edge[1]):
@@ -276,7 +276,7 @@ def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _upstream(tape: Tape, slot: Slot, shape: tuple[int, ...]) -> list[Slot]:
-    """The values of a shape from which another one is computed, behind a sum."""
+    """The values of a given shape from which another one is computed, before a sum."""
     made, seen = made_by(tape), set[tuple[Slot, bool]]()
     found: list[Slot] = []
     pending = [(slot, False)]
@@ -298,7 +298,7 @@ def _times(other: Slot, divided: bool, p: Passing, d: np.ndarray) -> np.ndarray:
 
 
 def misplaced(e: Evidence) -> str:
-    """The truth's slices along an axis in other places, or one of them in several."""
+    """The truth's slices along an axis in other positions, or one slice in several."""
     largest = float(np.max(np.abs(e.want), initial=0.0))
     for axis, n in enumerate(e.want.shape):
         if not 2 < n <= MEMBERS_UP_TO or e.got.shape != e.want.shape:
@@ -314,7 +314,7 @@ def misplaced(e: Evidence) -> str:
 
 
 def _placed(index: np.ndarray, n: int) -> str:
-    """What an index does."""
+    """The description of an index."""
     for size in (k for k in range(n // 2, 1, -1) if n % k == 0):
         blocks = index.reshape(-1, size)
         if np.array_equal(blocks, blocks[:, :1] + np.arange(size)) and not np.any(blocks[:, 0] % size):

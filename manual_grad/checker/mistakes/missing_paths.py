@@ -1,4 +1,4 @@
-"""What a missing path is called: the variance, a normaliser, a penalty, a skip connection, a rule's term."""
+"""Names of missing paths: the variance, a normaliser, a penalty, a skip connection, a rule's term."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.tape import ELEMENTWISE, Edge, Slot, Tape
 
-FURTHEST = 24  # steps that are followed
+FURTHEST = 24  # steps to follow
 SAID_MORE = {
     "standard deviation": "variance (or standard deviation)",
     "sum of squared deviations": "variance (the sum of squared deviations)",
@@ -25,21 +25,21 @@ LINEAR = {*PASSED_ON, "add", "sub", "add_any", "reduce_sum", "mul", "div"}
 
 
 def missing_said(tape: Tape, e: Evidence, mistake: Mistake) -> str:
-    """What is said where nothing flows back through the operands that a mistake stops.
+    """The phrase if nothing flows back through the operands of a mistake.
 
     Args:
         tape: the function.
-        e: the leaf that lacks something.
+        e: the leaf with the wrong gradient.
         mistake: a path.
     Returns:
-        What is left out or treated as a constant, as far as that can be seen, and the place.
+        The value that is left out or treated as a constant, as far as it can be identified, and the place.
     """
     edges = list(mistake.without or ())
     through = f"nothing flows back through {mistake.phrase}"
     step = tape.steps[edges[0][0]]
     if _is_skip(tape, edges[0]):
         return f"the skip connection is left out ({through})"
-    way = [edges[0]]  # up to where it meets something active
+    way = [edges[0]]  # up to the first step with another active operand
     if _other(tape, edges[0]) is None:
         way.extend(_onward(tape, step.outs[0]))
     joined, operand = tape.steps[way[-1][0]], way[-1][1]
@@ -64,7 +64,7 @@ def missing_said(tape: Tape, e: Evidence, mistake: Mistake) -> str:
 
 
 def _onward(tape: Tape, slot: Slot) -> Iterator[Edge]:
-    """The operands that a value leads to, one after the other, until it meets something active."""
+    """The operands through which a value passes, one after the other, until it meets another active value."""
     users = users_of(tape)
     for _ in range(FURTHEST):
         mine = users.get(slot, [])
@@ -77,14 +77,14 @@ def _onward(tape: Tape, slot: Slot) -> Iterator[Edge]:
 
 
 def _other(tape: Tape, edge: Edge) -> Slot | None:
-    """The other active operand of a step with two that are not one value."""
+    """The other active operand of a step with two different ones."""
     step = tape.steps[edge[0]]
     others = [s for s in step.ins if s != step.ins[edge[1]] and s in tape.active]
     return others[0] if others else None
 
 
 def _above(tape: Tape, slot: Slot) -> set[Slot]:
-    """All that a value is computed from, and itself."""
+    """A value and everything that it is computed from."""
     made, found, near = made_by(tape), {slot}, [slot]
     while near:
         at = made.get(near.pop())
@@ -105,7 +105,7 @@ def _is_output(tape: Tape, slot: Slot) -> bool:
 
 
 def _is_skip(tape: Tape, edge: Edge) -> bool:
-    """Whether a sum adds a value to what a layer makes of it."""
+    """Whether a sum adds a value to a layer's output for that value."""
     other = _other(tape, edge)
     if tape.steps[edge[0]].name not in ("add", "add_any") or other is None:
         return False
@@ -136,9 +136,9 @@ def _ends_linearly(tape: Tape, edge: Edge) -> bool:
 
 
 def _rule(tape: Tape, e: Evidence, way: list[Edge]) -> str:
-    """``product`` or ``quotient`` where a value meets another that depends on the same argument."""
+    """``product`` or ``quotient`` if a value meets another that depends on the same argument."""
     users, leaf, seen = users_of(tape), tape.leaves[e.leaf], list(way)
-    while len(seen) < FURTHEST:  # a denominator may lie behind other products
+    while len(seen) < FURTHEST:  # a denominator may follow further products
         mine = users.get(tape.steps[seen[-1][0]].outs[0], [])
         if len(mine) != 1:
             break
@@ -150,13 +150,13 @@ def _rule(tape: Tape, e: Evidence, way: list[Edge]) -> str:
 
 
 def _depends(tape: Tape, edge: Edge, leaf: Slot) -> bool:
-    """Whether what a value meets depends on an argument."""
+    """Whether the value that another one meets depends on an argument."""
     other = _other(tape, edge)
     return other is not None and leaf in _above(tape, other)
 
 
 def _named(tape: Tape, e: Evidence, slots: list[Slot], joint: Edge, rule: str) -> str:
-    """What the values from the stopped step on are known as, up to where they meet another one."""
+    """The names of the values from the stopped step on, up to the step where they meet another one."""
     made = made_by(tape)
     steps = [tape.steps[made[slot]] for slot in slots]
     total = next((step for step in steps if step.name == "reduce_sum"), None)

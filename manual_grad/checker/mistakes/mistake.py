@@ -1,4 +1,4 @@
-"""A mistake in one step of a function, and what the function's steps and values are called."""
+"""A mistake in one step of a function, and the names of the function's steps and values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ class Mistake:
     """A mistake.
 
     Attributes:
-        phrase: what is said of it.
-        changes: what becomes of the way back.
-        without: the changes that leave the mistake's own part out, so that the part's factor can be found;
-            None where the factor is 1.
-        path: whether the mistake is the factor itself, such as 0 where a path is missing.
-        of: the step that is left out of the values from which the derivative is computed.
-        instead: in some slots other values, from which the derivative is computed.
-        missing: of a path, what is said where it is missing; "" for what can be seen of it.
+        phrase: the diagnosis.
+        changes: the changes in the backward pass.
+        without: changes that omit the mistake's own contribution, so that its factor can be found; None if
+            the factor is 1.
+        path: whether the mistake is the factor itself, such as 0 for a missing path.
+        of: a step that is omitted from the values at which the derivative is computed.
+        instead: slots with other values at which the derivative is computed.
+        missing: for a path, the diagnosis if it is missing; "" to derive it from the function.
     """
 
     phrase: str
@@ -58,14 +58,14 @@ class Mistake:
 
 
 def made_by(tape: Tape) -> dict[Slot, int]:
-    """The step that makes each value."""
+    """The step that computes each value."""
     if "made by" not in tape.kept:
         tape.kept["made by"] = {out: at for at, step in enumerate(tape.steps) for out in step.outs}
     return tape.kept["made by"]
 
 
 def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
-    """The operands that each value is."""
+    """The operands in which each value is used."""
     if "users" not in tape.kept:
         found: dict[Slot, list[Edge]] = {}
         for edge in tape.edges():
@@ -75,7 +75,7 @@ def users_of(tape: Tape) -> dict[Slot, list[Edge]]:
 
 
 def source_of(tape: Tape, slot: Slot) -> Slot:
-    """The value whose entries, rearranged or some of them, are in a slot."""
+    """The value whose entries, rearranged or selected, are in a slot."""
     made = made_by(tape)
     while slot in made and tape.steps[made[slot]].name in TURNING:
         slot = tape.steps[made[slot]].ins[0]
@@ -83,7 +83,7 @@ def source_of(tape: Tape, slot: Slot) -> Slot:
 
 
 def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
-    """A name for a value: the argument that it is, or the step that makes it."""
+    """A name for a value: its argument, or the step that computes it."""
     made = made_by(tape)
     while slot in made and tape.steps[made[slot]].name in PASSED_ON:
         slot = tape.steps[made[slot]].ins[0]
@@ -113,10 +113,10 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
 
 
 def _statistic_said(tape: Tape, e: Evidence, slot: Slot) -> str:
-    """``the norm of x`` and the like; "" of a value that is none."""
+    """A name such as ``the norm of x``; "" if the value is not a statistic."""
     key = ("statistic", slot)
     if key not in tape.kept:
-        tape.kept[key] = ""  # while the name of what it is taken of is looked for
+        tape.kept[key] = ""  # while naming the value that it is a statistic of
         found = statistic(tape, slot)
         if found is not None and found[0] not in SUMS:
             tape.kept[key] = f"the {found[0]} of {said_of(tape, e, found[1])}"
@@ -132,7 +132,7 @@ ROOTS = {
 
 
 def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
-    """What statistic a value is and of which value: a mean, a norm, a variance; a constant may be added."""
+    """The kind of statistic and its value: a mean, a norm, a variance; a constant may be added."""
     made, slot = made_by(tape), _reshaped_from(tape, slot)
     if slot not in made or slot not in tape.active:
         return None
@@ -160,7 +160,7 @@ def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
 
 
 def _reshaped_from(tape: Tape, slot: Slot) -> Slot:
-    """The value that has all the entries of another one, in another shape or repeated."""
+    """The value that has the same entries, in another shape or repeated."""
     made = made_by(tape)
     while slot in made and tape.steps[made[slot]].name in PASSED_ON - {"neg", "slice"}:
         slot = tape.steps[made[slot]].ins[0]
@@ -168,7 +168,7 @@ def _reshaped_from(tape: Tape, slot: Slot) -> Slot:
 
 
 def _sum_of(tape: Tape, slot: Slot, axes: tuple[int, ...]) -> tuple[str, Slot]:
-    """Whether a sum is one of squares, and of what."""
+    """Whether a sum is one of squares, and the value that is summed."""
     made = made_by(tape)
     step = tape.steps[made[slot]] if slot in made else None
     if step is None or not (
@@ -187,7 +187,7 @@ def _sum_of(tape: Tape, slot: Slot, axes: tuple[int, ...]) -> tuple[str, Slot]:
 
 
 def _kind_said(tape: Tape, slot: Slot) -> str:
-    """What the entries of a value show it to be, or that it is an output; "" otherwise."""
+    """A description of a value judging by its entries, or as an output; otherwise ""."""
     key = ("kind", slot)
     if is_key(tape.values[slot]):
         return ""
@@ -213,14 +213,14 @@ def _kind(x: np.ndarray) -> str:
 
 
 SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
-WRITTEN = ("add", "add_any", "sub", "mul", "div")  # as signs, whose names nobody writes
+WRITTEN = ("add", "add_any", "sub", "mul", "div")  # such as signs, which nobody names
 LONGEST_NAME, LONG_NAME = 28, 14  # characters
 CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
 REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
 
 
 def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
-    """A value written in the arguments' names, such as ``tanh(x @ W)``; "" where that is long."""
+    """A value as an expression in the arguments' names, such as ``tanh(x @ W)``; "" if that is long."""
     key = ("expression", slot)
     if key not in tape.kept:
         tape.kept[key] = ""
@@ -229,7 +229,7 @@ def expression(tape: Tape, e: Evidence, slot: Slot) -> str:
 
 
 def _short_expression(tape: Tape, e: Evidence, slot: Slot) -> str:
-    """The same, unless it is rather long and the user's source has a name for the value."""
+    """The same, unless it is long and the user's source has a name for the value."""
     written = expression(tape, e, slot)
     assigned = source_said(tape, e, slot, made_by(tape)[slot]) if len(written) > LONG_NAME else ""
     return assigned if assigned and not assigned.startswith("`") else written
@@ -266,7 +266,7 @@ def _bracketed(said: str) -> str:
 
 
 def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
-    """A step, and by which operand."""
+    """The phrase for a step and one of its operands."""
     step = tape.steps[edge[0]]
     name = SAID.get(step.name, step.name)
     operands = [said_of(tape, e, slot).removeprefix("the result of ") for slot in step.ins]
@@ -283,20 +283,20 @@ def axes_said(axes: Sequence[int]) -> str:
 
 
 def is_constant(tape: Tape, slot: Slot) -> bool:
-    """Whether a value is one number, or no floating-point number at all."""
+    """Whether a value is a single number, or not floating-point."""
     value = tape.values[slot]
     return not is_float(value) or bool(np.all(value == np.ravel(value)[0]))
 
 
 def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:
-    """What is said where a value is missing as a factor, and where it is applied once too often."""
+    """The phrases for a value that is missing as a factor, and for one that is applied twice."""
     if slot in denominators(tape):
         return f"divided once too often by {name}", f"the division by {name} is missing"
     return f"the factor {name} is missing", f"the factor {name} is applied once too often"
 
 
 def denominators(tape: Tape) -> set[Slot]:
-    """What the function or its derivative divides by, and what that was before it was broadcast."""
+    """The divisors of the function or its derivative, and their values before broadcasting."""
     if "denominators" not in tape.kept:
         made = made_by(tape)
         found = {step.ins[1] for step in tape.steps if step.name == "div"}
@@ -320,7 +320,7 @@ def stop(*edges: Edge) -> Changes:
 
 
 def arriving(tape: Tape, slot: Slot, change: Callable[[Passing, np.ndarray], np.ndarray]) -> Changes:
-    """A change of all that comes back to a value, by whatever steps."""
+    """A change of a value's whole cotangent, whichever steps it comes from."""
     made = made_by(tape)
     if slot in made:
         return {(made[slot], -1): lambda p: change(p, p.right)}
@@ -334,12 +334,12 @@ def arriving(tape: Tape, slot: Slot, change: Callable[[Passing, np.ndarray], np.
 
 
 def left_out(p: Passing) -> np.ndarray:
-    """The slope of the step is left out."""
+    """The slope of the step is omitted."""
     return p.cotangent
 
 
 def back_with(p: Passing, other: Any) -> np.ndarray:
-    """What a product passes to one operand, with something else as the other one."""
+    """The cotangent that a product passes to one operand, with another value as the other operand."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     if step.name == "mul":
         return p.cotangent * other
@@ -367,7 +367,7 @@ def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:
 
 
 def alike(tape: Tape) -> list[list[Edge]]:
-    """Edges of steps that do the same: those of a loop's iterations, mostly."""
+    """Edges of steps that do the same, mostly those of a loop's iterations."""
     groups: dict[Any, list[Edge]] = {}
     users = users_of(tape)
     for edge in tape.edges():

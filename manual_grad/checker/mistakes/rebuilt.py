@@ -1,6 +1,6 @@
-"""Mistakes in values that the way back computes again, by another formula: ε, n − 1, a bound, a mean.
+"""Mistakes in values that the backward pass recomputes by another formula: ε, n − 1, a bound, a mean.
 
-The steps stay those of the function; what they hand back is that for the other values.
+The steps remain those of the function; their cotangents are computed at the other values.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ SPLIT_UP_TO = 64  # members of all groups
 
 
 def rebuilt(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Values computed again by another formula than the function's."""
+    """Values recomputed by a formula that differs from the function's."""
     yield from _epsilons(tape, e)
     yield from _variances(tape, e)
     yield from _bounds(tape, e)
@@ -35,7 +35,7 @@ def rebuilt(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _epsilons(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """√v + ε for √(v + ε), or the other way round."""
+    """√v + ε instead of √(v + ε), or vice versa."""
     made, users = made_by(tape), users_of(tape)
     again = "where it is computed again on the way back"
     for step in tape.steps:
@@ -77,7 +77,7 @@ def _of_the_other_root(c: Slot, p: Passing) -> np.ndarray:
 
 
 def _variances(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A variance with n for n − 1, or the other way round: its value, its derivative, or both."""
+    """A variance with n instead of n − 1, or vice versa: in its value, its derivative, or both."""
     for at, step in enumerate(tape.steps):
         found = statistic(tape, step.outs[0]) if step.name in ("div", "mul") else None
         if found is None or found[0] != "variance":
@@ -106,7 +106,7 @@ def _scaled(factor: float, p: Passing) -> np.ndarray:
 
 
 def _bounds(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The bounds of a clip taken for symmetric, where they are not: one is the other one's negative."""
+    """The bounds of a clip assumed to be symmetric: one is the negative of the other."""
     bounds = {"clamp": (0, 2), "max": (0, 1), "min": (0, 1)}
     known = sorted({v for step in tape.steps if step.name in bounds for v in _numbers(tape, step.ins)})
     for step in tape.steps:
@@ -132,7 +132,7 @@ def _at_bound(slot: Slot, bound: float, other: float, tape: Tape) -> np.ndarray:
 
 
 def _means_of_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A product of sums, or of a sum and a mean, where a sum of products belongs."""
+    """A product of sums, or of a sum and a mean, instead of a sum of products."""
     made = made_by(tape)
     for at, i in tape.edges():
         step = tape.steps[at]
@@ -158,7 +158,7 @@ def _by_one_factor(axes: tuple[int, ...], power: int, p: Passing) -> np.ndarray:
 
 
 def _interleaved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What is split into groups split in the other order: member c in group c mod G for c // (C/G)."""
+    """A value split into groups in the other order: member c in group c mod G instead of c // (C/G)."""
     for step in tape.steps:
         if step.name != "reshape" or step.outs[0] not in tape.active:
             continue
@@ -186,7 +186,7 @@ def _split(slot: Slot, axis: int, groups: int, members: int, tape: Tape) -> np.n
 
 
 def rotations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A factor that enters one sum with + and another with −, such as a sine, of the wrong sign in both."""
+    """A factor that enters one sum with + and another with −, such as a sine, with the wrong sign in both."""
     made, users = made_by(tape), users_of(tape)
     found: dict[Slot, list[tuple[int, int]]] = {}
     for at, i in tape.edges():
@@ -214,7 +214,7 @@ def rotations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _argument(tape: Tape, slot: Slot) -> Slot:
-    """The value of which another one is a part, in whatever order."""
+    """The value that another one is a part of, in any order."""
     made = made_by(tape)
     while slot in made and tape.steps[made[slot]].name in {*PASSED_ON, "split"}:
         slot = tape.steps[made[slot]].ins[0]

@@ -1,4 +1,4 @@
-"""Mistakes in paths and slopes: one is missing, of the wrong sign, left out, applied twice, or another's."""
+"""Mistakes in paths and slopes: missing, with the wrong sign, omitted, applied twice, or another step's."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +27,12 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape
 
-LOOKED_AT = 12  # values behind a step, among which the next state of a recursion is looked for
+LOOKED_AT = 12  # values after a step that are searched for the next state of a recursion
 INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
 
 
 def paths(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What flows back through one operand of one step: missing, of the wrong sign, or scaled."""
+    """The cotangent through one operand of one step: missing, with the wrong sign, or scaled."""
 
     def telling(edge: Edge) -> int:
         name = tape.steps[edge[0]].name
@@ -41,7 +41,7 @@ def paths(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edge in sorted(tape.edges(), key=telling):
         at, operand = edge
         ins = tape.steps[at].ins
-        if ins.index(ins[operand]) == operand:  # of a value's product with itself both operands are one path
+        if ins.index(ins[operand]) == operand:  # both operands of a value times itself form one path
             same = [(at, i) for i, slot in enumerate(ins) if slot == ins[operand]]
             yield Mistake(place_of(tape, e, edge), {}, stop(*same), path=True)
             if len(same) > 1 and tape.steps[at].name == "dot_general":
@@ -49,7 +49,7 @@ def paths(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def loops(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What flows back through all the steps of a loop, or through all but one."""
+    """The cotangents through all steps of a loop, or through all but one."""
     sums = [edge for edge in tape.edges() if tape.steps[edge[0]].name == "reduce_sum" and tape.shape(
         tape.steps[edge[0]].outs[0])]  # fmt: skip
     if len(sums) > 1:
@@ -70,7 +70,7 @@ def loops(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def recursions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What flows back by one lag of a recursion, such as from y[t + 2] to y[t], in all its steps."""
+    """The cotangents through one lag of a recursion, such as from y[t + 2] to y[t], in all its steps."""
     for edges in alike(tape):
         by_factor: dict[Slot, list[Edge]] = {}
         for at, i in edges:
@@ -87,7 +87,7 @@ def recursions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _lag(tape: Tape, states: Sequence[Slot], edges: Sequence[Edge]) -> int:
-    """By how many states of a recursion the steps lead on, all of them; 0 where they do not."""
+    """The number of states of a recursion that all the steps advance by; 0 if there is no such number."""
     made, users = made_by(tape), users_of(tape)
     order = {slot: k for k, slot in enumerate(sorted({s for s in states if s in made or s in tape.leaves}))}
     lags = set()
@@ -106,7 +106,7 @@ def _lag(tape: Tape, states: Sequence[Slot], edges: Sequence[Edge]) -> int:
 
 
 def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Of two terms that add up one twice, or one in the other's place; two paths missing at once."""
+    """One of two terms of a sum twice, or in place of the other; two paths missing at once."""
     into: dict[Slot, list[Edge]] = {}
     for edge in tape.edges():
         into.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
@@ -124,7 +124,7 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def elementwise(tape: Tape) -> dict[str, list[Edge]]:
-    """The steps with a slope of their own, by name."""
+    """The steps that have slopes of their own, by name."""
     found: dict[str, list[Edge]] = {}
     for edge in tape.edges():
         name = tape.steps[edge[0]].name
@@ -139,12 +139,12 @@ def _everywhere(phrase: str, edges: Sequence[Edge], change: Change) -> Iterator[
         yield Mistake(phrase, {edges[0]: change}, stop(edges[0]))
         return
     yield Mistake(phrase, dict.fromkeys(edges, change))
-    for edge in dict.fromkeys((*edges[:8], *edges[-8:])):  # a loop's last iteration stands for all of them
+    for edge in dict.fromkeys((*edges[:8], *edges[-8:])):  # a loop's last iteration represents all of them
         yield Mistake(f"{phrase} in one place", {edge: change}, stop(edge))
 
 
 def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The slope of an elementwise step left out, or its mask."""
+    """The slope of an elementwise step, or its mask, is missing."""
     for name, edges in elementwise(tape).items():
         if name in ("div", "pow", "integer_pow", "square"):
             continue
@@ -159,7 +159,7 @@ def slopes_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """All masks of several kinds left out together, as those of a clip are."""
+    """All masks of several kinds missing together, like those of a clip."""
     found = {name: edges for name, edges in elementwise(tape).items() if name in MASKS and name != "mul"}
     if len(found) > 1:
         names = " and ".join(SAID.get(name, name) for name in found)
@@ -168,7 +168,7 @@ def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The slope of an elementwise step applied twice, taken at the wrong place, or another one."""
+    """The slope of an elementwise step applied twice, taken at the wrong value, or replaced by another."""
     found = elementwise(tape)
     yield from _cases(tape, e, found.get("select_n", ()))
     for name, edges in found.items():
@@ -189,7 +189,7 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A slope that is computed from a step's result taken from the step before or after, in a loop."""
+    """A slope computed from a step's result, taken from the step before or after in a loop."""
     for edges in alike(tape):
         steps = [tape.steps[at] for at, _ in edges]
         name, shape = steps[0].name, tape.shape(steps[0].outs[0])
@@ -291,7 +291,7 @@ def powers(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _exponent(tape: Tape, edge: Edge) -> float | None:
-    """The exponent of a power that is one number."""
+    """The exponent of a power, if it is a single number."""
     step = tape.steps[edge[0]]
     if step.name in ("square", "integer_pow"):
         return 2 if step.name == "square" else step.eqn.params["y"]

@@ -1,4 +1,4 @@
-"""What a value is called in the user's source: the name that it is assigned to, or the expression itself."""
+"""Names of values in the user's source: the name that a value is assigned to, or the expression itself."""
 
 import ast
 import functools
@@ -11,7 +11,7 @@ LONGEST = 32  # characters of an expression
 
 
 def source_said(tape: Tape, e: Evidence, slot: Slot, at: int) -> str:
-    """``probs``, the name that a value is assigned to, or its expression; "" where it is part of one.
+    """``probs``, the name that a value is assigned to, or its expression; "" if it is part of a longer one.
 
     Args:
         tape: the function.
@@ -19,7 +19,7 @@ def source_said(tape: Tape, e: Evidence, slot: Slot, at: int) -> str:
         slot: the value.
         at: the step that makes it.
     Returns:
-        The name; "a later x" where an argument has the same name.
+        The name; "a later x" if an argument has the same name.
     """
     key = ("source", slot)
     if key not in tape.kept:
@@ -39,7 +39,7 @@ def _said(tape: Tape, e: Evidence, at: int) -> str:
 
 
 def _goes_on(tape: Tape, at: int) -> bool:
-    """Whether a later step makes the same expression's value."""
+    """Whether a later step computes the value of the same expression."""
     here = tape.steps[at].source
     following = (step for step in tape.steps[at + 1 : at + 24] if step.source is not None)
     after = next(following, None)
@@ -47,7 +47,7 @@ def _goes_on(tape: Tape, at: int) -> bool:
 
 
 def _text(source: Source) -> str:
-    """The expression, where it is a short one on one line."""
+    """The expression, if it is short and on one line."""
     first, start, last, end = source.span
     if first != last:
         return ""
@@ -58,7 +58,7 @@ def _text(source: Source) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _names(file: str) -> dict[tuple[int, int, int, int], str]:
-    """Which expression of a file is assigned to which name, by where it stands."""
+    """The names in a file that expressions are assigned to, by position."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):

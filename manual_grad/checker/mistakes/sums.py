@@ -1,4 +1,4 @@
-"""Mistakes in sums, products and steps that move entries: wrong axes, a matrix not turned, indices."""
+"""Mistakes in sums, products and rearrangements: wrong axes, a missing transpose, indices."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ FIRST_AND_LAST = (("first", 0), ("last", -1))
 
 @dataclass(frozen=True)
 class _Chain:
-    """A sum whose result is broadcast back to what was summed: a mean, a softmax's denominator."""
+    """A sum that is broadcast back to the summed values: a mean, a softmax's denominator."""
 
     total: Edge  # the sum
     spread: Edge  # the broadcast
@@ -80,7 +80,7 @@ def _chains(tape: Tape) -> list[_Chain]:
 
 
 def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What a mean or a softmax sums on the way back: not summed, over the wrong axis, or left out."""
+    """The sum in the gradient of a mean or softmax: missing, over the wrong axis, or not a sum."""
     made = made_by(tape)
     chains = _chains(tape)
     for chain in chains:
@@ -128,12 +128,12 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _not_kept(axes: tuple[int, ...], power: int, d: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """A sum spread along other axes than those that were summed: NumPy aligns the last ones."""
+    """A sum spread along axes other than the summed ones, as NumPy aligns the last axes."""
     return np.broadcast_to((d * q**power).sum(axes), d.shape) / q**power
 
 
 def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A factor outside a sum on the way back that belongs inside it, such as gamma of a normalisation."""
+    """A factor outside a sum in the backward pass instead of inside it, such as gamma of a normalisation."""
     users = users_of(tape)
     for chain in _chains(tape):
         shape = tape.shape(tape.steps[chain.total[0]].ins[0])
@@ -156,7 +156,7 @@ def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Mistake]:
-    """Something else for the sum that a broadcast takes on the way back: ``what(d, value)``, of d's shape."""
+    """Another value for the sum in the gradient of a broadcast: ``what(d, value)``, of d's shape."""
     changes: dict[Edge, Change] = {}
     for chain in chains:
         changes[chain.spread] = partial(_noted, chain, what)
@@ -177,7 +177,7 @@ def _noted_outside(chain: _Chain, factor: Slot, p: Passing) -> np.ndarray:
 
 
 def _spread_out(chain: _Chain, p: Passing) -> np.ndarray:
-    """What the sum hands on: what was noted, times the slope between the sum and the broadcast."""
+    """The sum's cotangent: the noted value times the slope between the sum and the broadcast."""
     lifted, total = p.notes[chain.total]
     slope = (p.cotangent.ravel() / total.ravel()).reshape(
         [1 if axis in chain.axes else n for axis, n in enumerate(p.right.shape)]
@@ -207,7 +207,7 @@ def normalisations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _differs_from(tape: Tape, chain: _Chain) -> Slot | None:
-    """The slot that is made by subtracting a mean."""
+    """The slot computed by subtracting a mean."""
     mean = tape.steps[chain.spread[0]].outs[0]
     return next((step.outs[0] for step in tape.steps if step.name == "sub" and step.ins[1] == mean), None)
 
@@ -228,7 +228,7 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
         return float(np.prod([shape[axis] for axis in some]))
 
     every = range(len(shape))
-    counts = every if len(shape) <= 7 else every[:2]  # there are 2ⁿ choices of axes
+    counts = every if len(shape) <= 7 else every[:2]  # there are 2ⁿ sets of axes
     for wrong in itertools.chain.from_iterable(itertools.combinations(every, n + 1) for n in counts):
         if wrong != axes:
             phrase = (
@@ -245,7 +245,7 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
 
 
 def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A sum over another axis in what a derivative divides by or is multiplied by, such as a norm."""
+    """A sum over another axis in a divisor or factor of a derivative, such as a norm."""
     users = users_of(tape)
     for total in tape.edges():
         step = tape.steps[total[0]]
@@ -282,7 +282,7 @@ def _summed_elsewhere(axes: tuple, wrong: tuple, chain: Sequence[int], power: in
 
 
 def _shift(p: Passing) -> Any:
-    """What the exponentials that are summed were divided by: softmax subtracts the maximum."""
+    """The shift of the exponentials that are summed: softmax subtracts the maximum."""
     made, steps = made_by(p.tape), p.tape.steps
     exp = steps[made.get(steps[p.edge[0]].ins[0], 0)]
     sub = steps[made.get(exp.ins[0], 0)]
@@ -293,7 +293,7 @@ def _shift(p: Passing) -> Any:
 
 
 def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A kernel not rotated, a matrix not transposed or left out; a result transposed."""
+    """A kernel not rotated, a matrix not transposed or missing; a transposed result."""
     matrices: list[tuple[Edge, Change]] = []
     kernels: list[tuple[Edge, Change]] = []
     lost: list[tuple[Edge, Change]] = []
@@ -353,7 +353,7 @@ def _not_transposed(p: Passing) -> np.ndarray:
 def _factors_swapped(turned: bool, p: Passing) -> np.ndarray:
     other = np.asarray(p.operands[1 - p.edge[1]])
     other = other.T if turned else other
-    left = p.edge[1] == 0  # right is dZ Wᵀ, otherwise Xᵀ dZ
+    left = p.edge[1] == 0  # dZ Wᵀ for the left operand, Xᵀ dZ for the right one
     return other @ p.cotangent if left else p.cotangent @ other
 
 
@@ -445,7 +445,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def products_divided(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A product's derivative by dividing it by the entry, where one is 0 and the quotient is guarded."""
+    """A product's derivative computed by dividing the product by the entry, with a guard against zeros."""
     for edge in tape.edges():
         if tape.steps[edge[0]].name in ("cumprod", "reduce_prod") and edge[1] == 0:
             phrase = (
@@ -472,7 +472,7 @@ def _divided_by_the_entry(p: Passing) -> np.ndarray:
 
 
 def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """1 for the number of entries that are active, where as many equal ones are summed on the way back."""
+    """1 instead of the number of active entries where that many are summed in the backward pass."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
@@ -485,7 +485,7 @@ def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
-    """One of the equal entries that a broadcast sums, or one even where all are zero."""
+    """One of the equal entries that a broadcast sums, or 1 even if all are zero."""
     axes = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
     one = p.cotangent.flat[int(np.argmax(np.abs(p.cotangent)))]
     counts = p.cotangent / one
@@ -496,7 +496,7 @@ def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
 
 
 def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Of what was repeated along several axes, as a bias is, one entry of one axis, the others summed."""
+    """For a value repeated along several axes, one entry of one axis, summed over the others."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         axes = broadcast_axes(tape, step) if step.name in ("broadcast", "broadcast_in_dim") else ()
@@ -519,7 +519,7 @@ def _reshaped_swapped(axis: int, p: Passing) -> np.ndarray:
 
 
 def _one_of_the_repeated(pick: int, axes: Sequence[int], p: Passing) -> np.ndarray:
-    """Of these axes one entry, the sum over the others that were repeated."""
+    """One entry along these axes, summed over the other repeated axes."""
     repeated = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
     some = slice(pick, None if pick < 0 else pick + 1)
     picked = p.cotangent[tuple(some if axis in axes else slice(None) for axis in range(p.cotangent.ndim))]
@@ -535,7 +535,7 @@ def _cumulated(p: Passing) -> np.ndarray:
 
 
 def _summed_along(p: Passing, d: np.ndarray) -> np.ndarray:
-    """Summed in the direction of the step, not against it."""
+    """Summed in the same direction as the step instead of the opposite one."""
     params = p.tape.steps[p.edge[0]].eqn.params
     d = np.flip(d, params["axis"]) if params["reverse"] else d
     d = np.cumsum(d, params["axis"])
@@ -543,7 +543,7 @@ def _summed_along(p: Passing, d: np.ndarray) -> np.ndarray:
 
 
 def overwritten(p: Passing, order: int = 1) -> np.ndarray:
-    """What a gather hands back where repeated indices are assigned, not added up."""
+    """The cotangent that a gather passes on if repeated indices are assigned instead of added."""
     step = p.tape.steps[p.edge[0]]
     source = np.arange(p.right.size, dtype=np.float64).reshape(p.right.shape)
     taken = np.asarray(bind(step.eqn, [jax.numpy.asarray(source), *p.operands[1:]])[0])
@@ -595,7 +595,7 @@ def _to_entries(pick: Callable, p: Passing) -> np.ndarray:
 
 
 def _transposed_place(x: np.ndarray) -> np.ndarray:
-    """Where the largest entry of a window is, its last two axes swapped."""
+    """The position of a window's largest entry, with its last two axes swapped."""
     n = round(x.shape[-1] ** 0.5)
     if n * n != x.shape[-1]:
         raise ValueError
@@ -609,7 +609,7 @@ PLACES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndarray:
-    """What pooling hands back where each window's gradient goes to the entries that are picked."""
+    """The cotangent that pooling passes on if each window's gradient goes to the selected entries."""
     params = p.tape.steps[p.edge[0]].eqn.params
     shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
     x = np.pad(np.asarray(p.operands[0]), padding, constant_values=-np.inf)
@@ -627,7 +627,7 @@ def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndar
 
 
 def _to_window_assigned(which: str, whole_windows: bool, p: Passing) -> np.ndarray:
-    """The same where each window's gradient is assigned, to its largest entry or to all of the window."""
+    """The same if each window's gradient is assigned, to its largest entry or to the whole window."""
     params = p.tape.steps[p.edge[0]].eqn.params
     shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
     largest = np.argmin if "min" in p.tape.steps[p.edge[0]].name else np.argmax

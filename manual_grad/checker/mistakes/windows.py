@@ -1,4 +1,4 @@
-"""Mistakes in which entries get what: windows that overlap, entries picked, a kernel turned, a slice lost."""
+"""Mistakes in which entries get gradients: overlapping windows, selections, rotated kernels, lost slices."""
 
 import itertools
 import math
@@ -45,14 +45,14 @@ from manual_grad.compiling import quickly
 Turn = Callable[[np.ndarray], np.ndarray]
 KERNELS_UP_TO = 4096  # entries
 WINDOWS_UP_TO = 200
-ARRAYS_UP_TO = 24  # of one shape, among which some are looked for that are others moved
+ARRAYS_UP_TO = 24  # of the same shape that are searched for shifted versions of others
 SLICES_UP_TO = 12  # of one value
-MOST_TURNED = 8  # kernels turned all at once
-ENTRIES_UP_TO = 2**20  # of what all windows hand back
+MOST_TURNED = 8  # kernels rotated together
+ENTRIES_UP_TO = 2**20  # of the gradients of all windows
 
 
 def overlaps(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Windows that overlap assigned where they belong added up: of what they share the last counts."""
+    """Overlapping windows assigned instead of added: in their overlap, the last one counts."""
     for slot, edges in users_of(tape).items():
         windows = [edge for edge in edges if tape.steps[edge[0]].name in PICKING and edge[1] == 0]
         for order in (windows, windows[::-1]) if len(windows) > 1 else ():
@@ -79,7 +79,7 @@ def overlaps(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Of windows that overlap and have one maximum the last counts, as by += with repeated indices."""
+    """For overlapping windows with the same maximum the last one counts, as with += and repeated indices."""
     users = users_of(tape)
     for slot, edges in users.items():
         pooled = [
@@ -97,7 +97,7 @@ def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _is_maximum(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> Iterator[bool]:
-    """Whether a maximum is taken of a value, by each of its users."""
+    """Whether every use of a value is a maximum."""
     for at, _ in users.get(slot, ()):
         step = tape.steps[at]
         yield step.name == "reduce_max" or (
@@ -106,7 +106,7 @@ def _is_maximum(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> Iterat
 
 
 def _if_first(slot: Slot, p: Passing) -> np.ndarray:
-    """What comes back to entries to which nothing has come yet; the last windows come first."""
+    """The cotangent of entries that have not yet received one; the last windows come first."""
     covered = p.notes.get(slot, np.zeros(p.right.shape, bool))
     p.notes[slot] = covered | (p.right != 0)
     return np.where(covered, 0.0, p.right)
@@ -118,7 +118,7 @@ def _counted(which: str, said: str) -> str:
 
 
 def touched(tape: Tape, edge: Edge) -> np.ndarray:
-    """Which entries of its operand a step takes anything from."""
+    """The entries of its operand from which a step takes anything."""
     key = ("touched", edge)
     if key not in tape.kept:
         step = tape.steps[edge[0]]
@@ -136,7 +136,7 @@ def _assigned_outside(covered: np.ndarray, p: Passing) -> np.ndarray:
 
 
 def _windows_assigned(which: str, p: Passing) -> np.ndarray:
-    """The same of one step that takes all windows: a convolution, a pooling."""
+    """The same for a single step that takes all windows: a convolution, a pooling."""
     step = p.tape.steps[p.edge[0]]
     of_the_windows = list(range(p.cotangent.ndim))
     operands = [jax.numpy.asarray(x) for x in p.operands]
@@ -164,7 +164,7 @@ def _windows_assigned(which: str, p: Passing) -> np.ndarray:
 
 
 def _pulled_for_each_row(step: Step) -> Any:
-    """What a step passes to its first operand for many cotangents at once, compiled once for steps alike."""
+    """A step's cotangents for its first operand, for many cotangents at once, compiled once."""
     key = ("each row", step.name, str(step.eqn.params))
     if key not in COMPILED:
         eqn = step.eqn
@@ -180,14 +180,14 @@ def _pulled_for_each_row(step: Step) -> Any:
 
 
 def kernels_turned(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """An array that multiplies, reversed, transposed or of another group in what flows back."""
+    """A factor that is reversed, transposed or another group's in the backward pass."""
     yield from _groups_mixed_up(tape, e)
     for phrase, slot, changes in _turned(tape):
         yield Mistake(phrase.format(said_of(tape, e, slot)), changes)
 
 
 def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Products that are taken group by group, each with the next or the previous group's factor."""
+    """Grouped products, each with the next or the previous group's factor."""
     grouped: dict[tuple[Slot, int], list[tuple[Edge, int, int]]] = {}
     for edge in tape.edges():
         step, params = tape.steps[edge[0]], getattr(tape.steps[edge[0]].eqn, "params", {})
@@ -212,7 +212,7 @@ def _with_rolled(axis: int, by: int, p: Passing) -> np.ndarray:
 
 
 def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The same of all kernels in one way."""
+    """The same for all kernels at once."""
     alike: dict[tuple[str, int], list[tuple[Slot, Changes]]] = {}
     for phrase, slot, changes in _turned(tape):
         alike.setdefault((phrase, len(tape.shape(slot))), []).append((slot, changes))
@@ -224,7 +224,7 @@ def kernels_turned_together(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _turned(tape: Tape) -> list[tuple[str, Slot, Changes]]:
-    """What is said, with a place for the array's name, the array, and the changes."""
+    """Phrases with a placeholder for the array's name, the array, and the changes."""
     if "turned" not in tape.kept:
         tape.kept["turned"] = list(_all_turned(tape))
     return tape.kept["turned"]
@@ -250,7 +250,7 @@ def _all_turned(tape: Tape) -> Iterator[tuple[str, Slot, Changes]]:
 
 
 def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What comes back to an image that a kernel slides over, moved by one: the padding is off by one."""
+    """The gradient of an image that a kernel slides over, shifted by one: the padding is off by one."""
     slid: dict[tuple[int, int], list[Slot]] = {}
     for slot, edges in users_of(tape).items():
         for axis, n in enumerate(tape.shape(slot)):
@@ -269,7 +269,7 @@ def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A stride or a dilation of the windows taken for 1 on the way back."""
+    """A stride or a dilation of windows taken to be 1 in the backward pass."""
     for slot, edges in users_of(tape).items():
         slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"]
         if not slices:
@@ -297,7 +297,7 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The same in what comes back to a kernel: the windows of the image cut out as if it were 1."""
+    """The same in the gradient of a kernel: the image's windows are taken as if it were 1."""
     for image, setting, windows in [*_windows_closer(tape), *_lags_shorter(tape)]:
         changes: dict[Edge, Any] = {}
         for slot, cut in windows.items():
@@ -310,7 +310,7 @@ def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
-    """The slices of each value, with one setting at 1."""
+    """The slices of each value, with one setting replaced by 1."""
     images: dict[Slot, list[Slot]] = {}
     for step in tape.steps:
         if step.name == "slice":
@@ -328,13 +328,13 @@ def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]
 
 
 def _spreads(starts: np.ndarray, strides: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Where windows would start, and by what strides, had one setting been 1."""
+    """The starts and strides of windows if one setting were 1."""
     closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
     return {"stride": (starts, np.ones_like(strides)), "dilation": (closer, strides)}
 
 
 def _lags_shorter(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
-    """What is a value moved along an axis, zeros filled in, by twice the places or more, and with less."""
+    """Values shifted along an axis and zero-filled, by two or more positions, with a shorter shift."""
     for slots in arrays_by_shape(tape).values():
         found: dict[tuple[Slot, int], dict[Slot, int]] = {}
         for one, other in itertools.combinations(slots[:ARRAYS_UP_TO], 2):
@@ -349,7 +349,7 @@ def _lags_shorter(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]
 
 
 def _lag(tape: Tape, one: Slot, other: Slot, axis: int) -> int:
-    """By how many places a value is another one moved along an axis, zeros filled in; 0 where it is not."""
+    """The number of positions by which a value is another one shifted and zero-filled; 0 if it is not."""
     x, moved = (np.moveaxis(np.asarray(tape.values[slot]), axis, 0) for slot in (one, other))
     filled = np.flatnonzero(moved.reshape(len(moved), -1).any(1))
     if not len(filled):
@@ -365,13 +365,13 @@ def _moved(image: Slot, axis: int, by: int, tape: Tape) -> np.ndarray:
 
 
 def _window(image: Slot, slot: Slot, start: np.ndarray, stride: np.ndarray, tape: Tape) -> np.ndarray:
-    """A window of an image, had it been cut out there."""
+    """The window of an image at another position."""
     cut = zip(start, tape.shape(slot), stride, strict=True)
     return np.asarray(tape.values[image])[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in cut)]
 
 
 def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What a slice hands back put one place further or nearer, or where another slice was cut out."""
+    """A slice's gradient shifted by one position, or put where another slice was taken."""
     for slot, edges in users_of(tape).items():
         slices = [edge for edge in edges if tape.steps[edge[0]].name == "slice"][:SLICES_UP_TO]
         said = said_of(tape, e, slot)
@@ -400,7 +400,7 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Of what is split or put together two parts in each other's place on the way back, such as gates."""
+    """Two parts of a split or concatenation, such as gates, swapped in the backward pass."""
     for at, step in enumerate(tape.steps):
         if step.name not in ("split", "concatenate") or step.outs[0] not in tape.active:
             continue
@@ -423,14 +423,14 @@ def _blocks_swapped(axis: int, one: int, other: int, n: int, p: Passing) -> np.n
 
 
 def _cut(tape: Tape, edge: Edge) -> tuple[np.ndarray, np.ndarray]:
-    """Where a slice starts, and its strides."""
+    """The start and the strides of a slice."""
     params = tape.steps[edge[0]].eqn.params
     starts = np.array(params["start_indices"])
     return starts, np.array(params["strides"] or np.ones_like(starts))
 
 
 def _cut_out(starts: np.ndarray, strides: np.ndarray, p: Passing) -> np.ndarray:
-    """What a slice hands back, had it been cut out there."""
+    """A slice's gradient, as if it had been taken at another position."""
     whole = np.zeros_like(p.right)
     sizes = p.cotangent.shape
     cut = [slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, sizes, strides, strict=True)]
@@ -439,13 +439,13 @@ def _cut_out(starts: np.ndarray, strides: np.ndarray, p: Passing) -> np.ndarray:
 
 
 def _with_setting_1(setting: str, p: Passing) -> np.ndarray:
-    """What a convolution hands back, had it this setting at 1; its first results."""
+    """A convolution's cotangents as if this setting were 1; its first results."""
     params = p.tape.steps[p.edge[0]].eqn.params
     return _back_of_convolution(p, {**params, setting: (1,) * len(params[setting])})
 
 
 def _with_settings_swapped(one: str, other: str, p: Passing) -> np.ndarray:
-    """What a convolution hands back, had it each of two settings as the other; padded as far as needed."""
+    """A convolution's cotangents as if two settings were swapped, padded as far as necessary."""
     params = dict(p.tape.steps[p.edge[0]].eqn.params)
     params[one], params[other] = params[other], params[one]
     spatial = params["dimension_numbers"].lhs_spec[2:]
@@ -455,7 +455,7 @@ def _with_settings_swapped(one: str, other: str, p: Passing) -> np.ndarray:
 
 
 def _back_of_convolution(p: Passing, params: dict[str, Any], operand: Any = None) -> np.ndarray:
-    """What a convolution with these parameters hands back for its first results."""
+    """The cotangents of a convolution with these parameters for its first results."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     operands = [jax.numpy.asarray(x) for x in p.operands]
 
@@ -468,7 +468,7 @@ def _back_of_convolution(p: Passing, params: dict[str, Any], operand: Any = None
 
 
 def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
-    """Whether a convolution's image has this axis, or windows are cut out along it."""
+    """Whether a convolution's image has this axis, or windows are taken along it."""
     starts = set()
     for at, operand in edges:
         step = tape.steps[at]
@@ -484,7 +484,7 @@ def _shifted(axis: int, by: int, cyclic: bool, p: Passing, d: np.ndarray) -> np.
 
 
 def _shifted_by(axis: int, by: int, x: np.ndarray) -> np.ndarray:
-    """Moved along an axis, zeros filled in."""
+    """An array shifted along an axis and zero-filled."""
     moved = np.roll(x, by, axis)
     np.moveaxis(moved, axis, 0)[slice(by) if by > 0 else slice(by, None)] = 0
     return moved
@@ -507,7 +507,7 @@ def _turns(shape: tuple[int, ...]) -> Iterator[tuple[str, Turn]]:
 
 
 def _transposed_to_fit(kernel: np.ndarray) -> np.ndarray:
-    """The first two axes swapped, cut or filled up with zeros where they differ."""
+    """The first two axes swapped, cropped or zero-padded where they differ."""
     fitting = np.zeros_like(kernel)
     n = min(kernel.shape[:2])
     fitting[:n, :n] = kernel[:n, :n].swapaxes(0, 1)
@@ -515,7 +515,7 @@ def _transposed_to_fit(kernel: np.ndarray) -> np.ndarray:
 
 
 def rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
-    """The slots that hold entries of one slot, in another order or some of them."""
+    """The slots with entries of a given slot, reordered or selected."""
     found = dict.fromkeys([slot])
     for step in tape.steps:
         if step.name in TURNING and any(s in found for s in step.ins):
@@ -524,7 +524,7 @@ def rearranged(tape: Tape, slot: Slot) -> dict[Slot, None]:
 
 
 def multiplied_by(tape: Tape, reached: dict[Slot, None]) -> list[Edge]:
-    """Where a product hands back something by one of these values."""
+    """The products that multiply a cotangent by one of these values."""
     return [
         edge
         for edge in tape.edges()
@@ -535,7 +535,7 @@ def multiplied_by(tape: Tape, reached: dict[Slot, None]) -> list[Edge]:
 
 
 def _rearranged_values(tape: Tape, slot: Slot, value: np.ndarray, reached: dict[Slot, None]) -> dict:
-    """Their values where the slot has another one."""
+    """Their values if the slot has another value."""
     values = {slot: value}
     for step in tape.steps:
         if step.outs[0] in reached and step.outs[0] != slot:
@@ -554,7 +554,7 @@ def _turned_value(slot: Slot, turn: Turn, tape: Tape) -> np.ndarray:
 def with_another(
     slot: Slot, value: Callable[[Tape], np.ndarray], reached: dict[Slot, None], p: Passing
 ) -> np.ndarray:
-    """What a product hands back where a slot, from which its other factor is taken, has another value."""
+    """A product's cotangents if a slot from which its other factor is computed has another value."""
     key = ("another", slot, value)
     if key not in p.tape.kept:
         p.tape.kept[key] = _rearranged_values(p.tape, slot, value(p.tape), reached)
@@ -562,7 +562,7 @@ def with_another(
 
 
 def entries_picked(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """What comes back to entries that an index or a one-hot row picks is lost, or that to the others."""
+    """The cotangents of entries selected by an index or a one-hot row are lost, or those of the others."""
     made, users = made_by(tape), users_of(tape)
     for slot in tape.active & users.keys() & made.keys():
         picked = {
@@ -591,7 +591,7 @@ def entries_picked(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def slices_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The last or first slice of what comes back to a value inside is lost: one sample, one step."""
+    """The last or first slice of an inner value's cotangent is lost: one sample, one step."""
     made, users = made_by(tape), users_of(tape)
     for slot in sorted(tape.active & users.keys() & made.keys(), reverse=True):
         shape, mine = tape.shape(slot), users[slot]
@@ -610,7 +610,7 @@ def slices_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The last samples lost in what comes back to a value inside, as by a loop over whole chunks."""
+    """The last samples of an inner value's cotangent are lost, as in a loop over whole chunks."""
     made, n = made_by(tape), batch(e.point)[0]
     for slot in sorted(tape.active & users_of(tape).keys() & made.keys(), reverse=True):
         shape = tape.shape(slot)
@@ -626,7 +626,7 @@ def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def terms_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The last or first terms missing in the sum of what comes back to a value that was repeated."""
+    """The last or first terms are missing in the sum for the gradient of a repeated value."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name not in ("broadcast", "broadcast_in_dim"):
@@ -682,7 +682,7 @@ def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _but_one(shape: tuple[int, ...], axis: int) -> Iterator[tuple[str, np.ndarray]]:
-    """All entries but the last ones and all but the first ones along an axis."""
+    """All entries but the last, and all but the first, along an axis."""
     for which, at in (("last", -1), ("first", 0)) if shape[axis] > 2 else ():
         others = np.ones(shape, bool)
         np.moveaxis(others, axis, 0)[at] = False
@@ -690,12 +690,12 @@ def _but_one(shape: tuple[int, ...], axis: int) -> Iterator[tuple[str, np.ndarra
 
 
 def _less_cotangent(k: int, ignored: np.ndarray, p: Passing) -> np.ndarray:
-    """What arrives at an output without these entries of its own cotangent."""
+    """An output's cotangent without these entries of its own cotangent."""
     return p.right - np.where(ignored, np.asarray(p.tape.kept["dout"][k]), 0.0)
 
 
 def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The gradient of a padded array cropped at a wrong place: at its corner, not where the array lay."""
+    """The gradient of a padded array cropped at the wrong position: at its corner instead of the array's."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if edge[1] or step.name not in ("pad", "conv_general_dilated"):
@@ -726,7 +726,7 @@ def _some_axes(axes: list[int]) -> list[list[int]]:
 
 
 def _pads(step: Step) -> dict[int, tuple[int, int]]:
-    """How far each axis of a step's first operand is padded; nothing of a pad that cuts or leaves gaps."""
+    """The padding of each axis of a step's first operand; nothing if a pad crops or leaves gaps."""
     if step.name == "pad":
         config = step.eqn.params["padding_config"]
         pads = {axis: (low, high) for axis, (low, high, _) in enumerate(config)}
@@ -737,7 +737,7 @@ def _pads(step: Step) -> dict[int, tuple[int, int]]:
 
 
 def _cropped_at(by: dict[int, int], p: Passing) -> np.ndarray:
-    """What a step passes to what it pads: the gradient of the padded array, cropped that much nearer."""
+    """The gradient that a padding step passes on if the padded array is cropped that much earlier."""
     step, whole, pads = p.tape.steps[p.edge[0]], p.cotangent, _pads(p.tape.steps[p.edge[0]])
     if step.name != "pad":
         widths = [pads.get(axis, (0, 0)) for axis in range(p.right.ndim)]
