@@ -76,10 +76,10 @@ def may_factors_be_swapped() -> Answer:
         rng.normal(size=10),
         rng.normal(size=(10, 12)),
     )
-    dA4, dW5, _ = dense_columns_bwd(dense_columns_fwd(A4, W5, b5)[1], dZ5)
+    dA4, dW5, _ = quickly(dense_columns_bwd)(quickly(dense_columns_fwd)(A4, W5, b5)[1], dZ5)
     vec = dZ5.T.ravel()
-    by_W = vec @ np.kron(*map(np.asarray, jac_dense_columns_W_factors(A4, W5, b5)))
-    by_A = vec @ np.kron(*map(np.asarray, jac_dense_columns_X_factors(A4, W5, b5)))
+    by_W = vec @ np.kron(*quickly(jac_dense_columns_W_factors)(A4, W5, b5))
+    by_A = vec @ np.kron(*quickly(jac_dense_columns_X_factors)(A4, W5, b5))
     P, Q = _array([[1, 2], [3, 4]]), _array([[0, 1], [1, 1]])
     return Answer(
         "commute",
@@ -191,7 +191,7 @@ def the_blanks() -> Answer:
 def local_gradients() -> Answer:
     """C-11: ∂O/∂X written out for the notes' sizes."""
     F = _array([[11.0, 12], [21, 22]])
-    J = np.asarray(jac_correlate2d_x(_array(np.arange(9.0).reshape(3, 3)), F)).reshape(4, 9)
+    J = quickly(jac_correlate2d_x)(np.arange(9.0).reshape(3, 3), F).reshape(4, 9)
     names = [f"x{i}{j}" for i in (1, 2, 3) for j in (1, 2, 3)]
     rows = [
         (f"O{i}{j}", *(f"F{value:.0f}" if value else "·" for value in row))
@@ -245,11 +245,12 @@ def beyond_the_edge() -> Answer:
 def the_typo() -> Answer:
     """B-10: which of the two cases has the −1."""
     s, y = _array([2.0, 0.0, 1.0]), 0
-    J, res = cross_entropy_of_scores_fwd(s, y)
-    right = np.asarray(cross_entropy_of_scores_bwd(res, 1.0)[0])
-    p = np.asarray(softmax_fwd(s)[0])
+    forward = quickly(cross_entropy_of_scores_fwd)
+    J, res = forward(s, y)
+    right = quickly(cross_entropy_of_scores_bwd)(res, 1.0)[0]
+    p = quickly(softmax_fwd)(s)[0]
     printed = np.where(np.arange(3) == y, p, p - 1)
-    step = [float(cross_entropy_of_scores_fwd(s - 0.1 * g, y)[0]) for g in (printed, right)]
+    step = [float(forward(s - 0.1 * g, y)[0]) for g in (printed, right)]
     rows = (
         ("as printed", _vector(printed), f"{_minus(printed.sum())}", f"{float(J):.4f} → {step[0]:.4f}"),
         (
@@ -279,16 +280,11 @@ def the_typo() -> Answer:
 def labels_of_any_sum() -> Answer:
     """A-10: the short form needs labels that sum to 1."""
     logits, labels = _array([[1.0, 0.0, -1.0]]), _array([[1.0, 1.0, 0.0]])
-    _, res = softmax_cross_entropy_fwd(logits, labels)
-    long = np.asarray(softmax_cross_entropy_bwd(res, 1.0)[0])
-    short = np.asarray(softmax_fwd(logits)[0]) - labels
-    step = 1e-6
+    forward, step = quickly(softmax_cross_entropy_fwd), 1e-6
+    long = quickly(softmax_cross_entropy_bwd)(forward(logits, labels)[1], 1.0)[0]
+    short = quickly(softmax_fwd)(logits)[0] - labels
     differences = [
-        (
-            float(softmax_cross_entropy_fwd(logits + step * e, labels)[0])
-            - float(softmax_cross_entropy_fwd(logits - step * e, labels)[0])
-        )
-        / (2 * step)
+        float(forward(logits + step * e, labels)[0] - forward(logits - step * e, labels)[0]) / (2 * step)
         for e in np.eye(3)[:, None]
     ]
     return Answer(

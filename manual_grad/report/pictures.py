@@ -243,10 +243,10 @@ def rows_and_columns_figure() -> Figure:
         rng.normal(size=5),
         rng.normal(size=(4, 5)),
     )
-    Z, res = dense_rows_fwd(X, W, b)
-    dX, dW, db = dense_rows_bwd(res, dZ)
-    Zc, res_c = dense_columns_fwd(X.T, W.T, b)
-    dXc, dWc, dbc = dense_columns_bwd(res_c, dZ.T)
+    Z, res = quickly(dense_rows_fwd)(X, W, b)
+    dX, dW, db = quickly(dense_rows_bwd)(res, dZ)
+    Zc, res_c = quickly(dense_columns_fwd)(X.T, W.T, b)
+    dXc, dWc, dbc = quickly(dense_columns_bwd)(res_c, dZ.T)
     gap = max(
         float(np.abs(np.asarray(a) - np.asarray(c).T).max())
         for a, c in ((Z, Zc), (dX, dXc), (dW, dWc), (db, dbc))
