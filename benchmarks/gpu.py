@@ -1,11 +1,11 @@
-"""One command for a machine with a GPU: tests, benchmark and the large cases, in under eight minutes.
+"""One command for a machine with a GPU: tests, benchmarks and the large cases, in under eight minutes.
 
     python benchmarks/gpu.py --out gpu
 
-It needs Python and JAX. What else is missing it takes from pip or, where there is no network, from a folder
-that another machine filled beforehand (``--pack carried`` there, ``--packages carried`` here). Each step is a
-process with a time limit of its own. What fails is recorded, and stops nothing else. After every step a dated
-JSON and Markdown file are written anew. ``--device cpu --small`` rehearses it.
+It needs Python and JAX. Other packages are installed with pip or, without a network, from a folder that
+another machine filled beforehand (``--pack carried`` there, ``--packages carried`` here). Each step is a
+process with its own time limit. A failure is recorded and does not stop the other steps. After every step, a
+dated JSON file and a Markdown file are rewritten. ``--device cpu --small`` is a rehearsal.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 460  # for all steps together
+SECONDS = 460  # for all steps in total
 NEEDED = ("beartype", "hypothesis", "jaxtyping", "pytest", "xdist", "rich", "typer")
 PIP_NAMES = {"xdist": "pytest-xdist"}
 TESTS = ("tests/formulas/test_values.py", "tests/formulas/test_against_jax.py", "tests/test_ops.py")
@@ -92,7 +92,7 @@ def run_step(name, limit, command, environment, folder):
 
 
 def _tests(text):
-    """How many tests ended how, and which failed."""
+    """The number of tests by outcome, and the names of those that failed."""
     found = re.findall(r"^(?:\[gw\d+\].*? )?(PASSED|FAILED|ERROR|SKIPPED) +(tests/\S+)", text, re.MULTILINE)
     found += [
         (w, t) for t, w in re.findall(r"^(tests/\S+) (PASSED|FAILED|ERROR|SKIPPED)", text, re.MULTILINE)
@@ -133,7 +133,7 @@ def about(device):
 
 
 def markdown(known, results):
-    """The same for readers, ready for the documentation."""
+    """The report as Markdown, ready for the documentation."""
     versions = ", ".join(
         f"{name} {known[name]}" for name in ("jax", "jaxlib", "torch", "python") if known[name]
     )
@@ -153,7 +153,7 @@ def markdown(known, results):
                 "",
                 f"## {r['step']}",
                 "",
-                "By hand over others (below 1 ours is faster), and milliseconds.",
+                "A table of ratios, ours over others (below 1 ours is faster), and milliseconds.",
                 "",
             ]
             lines += ["| case | autodiff | 95 % | PyTorch | ours, ms | error |", "|---|---|---|---|---|---|"]
@@ -187,7 +187,7 @@ def _row(row):
 
 
 def write(path, text):
-    """Under a temporary name, then renamed: whoever stops this finds the last whole file."""
+    """Write under a temporary name, then rename, so that an interrupted run leaves the last complete file."""
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

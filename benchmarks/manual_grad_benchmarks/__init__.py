@@ -1,7 +1,7 @@
-"""By hand against autodiff against peers: ``manual-grad bench``, or ``python -m benchmarks`` in a checkout.
+"""By hand, by autodiff and by peers: ``manual-grad bench``, or ``python -m benchmarks`` in a checkout.
 
 A case (:mod:`manual_grad_benchmarks.cases`) is one computation at one size, with two sides: a hand-derived
 gradient and ``jax.value_and_grad`` of a plain forward function (:mod:`manual_grad_benchmarks.plain`).
-:mod:`manual_grad_benchmarks.run` compares what the sides give with float64, and only then lets
-:mod:`manual_grad_benchmarks.timing` time them in turns.
+:mod:`manual_grad_benchmarks.run` compares the results of both sides with float64, and only then has
+:mod:`manual_grad_benchmarks.timing` time them alternately.
 """

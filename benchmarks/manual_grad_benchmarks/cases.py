@@ -1,8 +1,8 @@
-"""What is measured: every formula pair, every drop-in, Jacobians, rows against columns, at growing sizes.
+"""The cases: every formula pair, every drop-in, Jacobians, rows against columns, at growing sizes.
 
-A case has sides, functions of the same arguments. The first two are what the ratio is about: ``manual`` over
-``autodiff``, or ``columns`` over ``rows``. Everything that is computed with is an argument, so that nothing
-is folded into constants, and what has no scalar result gets a random cotangent.
+A case has several sides, functions of the same arguments. The ratio is that of the first two: ``manual`` over
+``autodiff``, or ``columns`` over ``rows``. All data are arguments, so that nothing is folded into constants,
+and a function without a scalar result gets a random cotangent.
 """
 
 import fnmatch
@@ -31,8 +31,8 @@ class Side:
     """One way to compute a case.
 
     Attributes:
-        fn: of the case's arguments; arrays, or a pytree of them.
-        dense: what it gives, in the form in which sides are compared (a compact Jacobian written out).
+        fn: a function of the case's arguments that returns arrays or a pytree of them.
+        dense: converts its result to the form in which sides are compared (a dense Jacobian).
     """
 
     fn: Callable[..., Any]
@@ -44,17 +44,17 @@ class Case:
     """One computation at one size.
 
     Attributes:
-        name: of the formula, ``ops.`` before it for a drop-in.
+        name: the formula's name, with ``ops.`` before it for a drop-in.
         group: ``formula``, ``drop-in``, ``jacobian`` or ``layout``.
         size: the dimensions, for the table.
         inputs: draws the arguments.
         sides: name → side; the ratio is the first over the second.
-        truth: what the sides are compared with, computed in float64.
-        quick: belongs to ``--quick``.
-        exact: whether the truth is affordable at this size; else the sides are compared with each other.
-        options: XLA's options that autodiff is best with, and both sides are timed with as well.
-        kinks: whether so many units meet ReLU's kink that rounding moves one across it.
-        peer: which of :mod:`manual_grad_benchmarks.peers` computes the same.
+        truth: the function that the sides are compared with, evaluated in float64.
+        quick: whether it belongs to ``--quick``.
+        exact: whether the truth is affordable at this size; if not, the sides are compared with each other.
+        options: the XLA options with which autodiff is fastest; both sides are timed with them as well.
+        kinks: whether there are so many units at ReLU's kink that rounding moves one across it.
+        peer: the function of :mod:`manual_grad_benchmarks.peers` that computes the same.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """Name and size, by which ``--case`` finds it."""
+        """Name and size, as accepted by ``--case``."""
         return f"{self.name}[{self.size}]"
 
 
@@ -91,7 +91,7 @@ def by_hand(fwd: Callable, bwd: Callable, wrt: Sequence[int] | None = None) -> C
 
 
 def by_autodiff(fn: Callable, wrt: Sequence[int] | None = None) -> Callable:
-    """The same of a plain function, by ``jax.value_and_grad`` or ``jax.vjp``."""
+    """The same for a plain function, by ``jax.value_and_grad`` or ``jax.vjp``."""
 
     def run(dout: Any, *primals: Any) -> Any:
         chosen = wrt or [i for i, primal in enumerate(primals) if differentiable(primal)]
@@ -109,14 +109,14 @@ def by_autodiff(fn: Callable, wrt: Sequence[int] | None = None) -> Callable:
 
 
 def _pair_cases(formula: Formula) -> list[Case]:
-    """A formula's pair, against autodiff of the plain forward function; a case a size."""
+    """A formula's pair against autodiff of the plain forward function, one case per size."""
     assert formula.bench is not None
     wrt, fwd = _positions(formula, formula.bench), _set(formula.fwd, formula, formula.bench)
     return _cases(formula.name, "formula", formula, formula.bench, by_hand(fwd, formula.bwd, wrt))
 
 
 def _drop_in_cases(formula: Formula) -> list[Case]:
-    """The operation made of it, under autodiff like its rival."""
+    """The formula's operation, differentiated by JAX like its competitor."""
     assert formula.op is not None
     bench = formula.op.bench or _first_size(formula.bench)
     ours = by_autodiff(_set(formula.op.fn, formula, bench), _positions(formula, bench))
@@ -156,7 +156,7 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
 
 
 def _set(fn: Callable, formula: Formula, bench: Bench) -> Callable:
-    """A function with those of the case's settings that it has."""
+    """A function with those of the case's settings that it accepts."""
     settings = {**formula.settings(_variant(formula)), **bench.fixed}
     known = inspect.signature(fn).parameters if settings else ()
     return partial(fn, **{name: value for name, value in settings.items() if name in known})
@@ -179,7 +179,7 @@ def _positions(formula: Formula, bench: Bench) -> list[int] | None:
 
 
 def _label(size: Sequence[Any]) -> str:
-    """Lengths, and shapes among them, as ``64×10``."""
+    """Lengths and shapes in the form ``64×10``."""
     return "×".join("×".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in size)
 
 
@@ -215,7 +215,7 @@ def _full_batch(N: int, quick: bool) -> Case:
 
 
 def _jacobian_cases(function: Function) -> list[Case]:
-    """A Jacobian by hand, whole or in compact form, against ``jax.jacobian`` and ``jax.jacfwd``."""
+    """A Jacobian by hand, dense or in compact form, against ``jax.jacobian`` and ``jax.jacfwd``."""
     bench = function.bench
     assert bench is not None
     fn = bench.plain or function.reference
@@ -245,7 +245,7 @@ def _jacobian_cases(function: Function) -> list[Case]:
 
 
 def _layout(N: int, quick: bool) -> Case:
-    """Lecture D's network, one sample per column and one a row: the same numbers, transposed."""
+    """Lecture D's network with one sample per column and one per row: the same numbers, transposed."""
 
     def inputs(d: Draw) -> tuple:
         params, X, Y = _rows(d, N)
@@ -296,10 +296,10 @@ def every_case() -> list[Case]:
 
 
 def chosen(patterns: Sequence[str], cases: Sequence[Case], quick: bool = False) -> list[Case]:
-    """The cases that any pattern (a name, a label or a glob) names; without patterns all, or the quick ones.
+    """The cases that match any pattern (a name, a label or a glob); without patterns all, or the quick ones.
 
     Raises:
-        KeyError: a pattern names none; its argument is the pattern.
+        KeyError: a pattern matches no case; the exception's argument is the pattern.
 
     >>> [case.label for case in chosen(["mse"], every_case())]
     ['mse[64]', 'mse[4096]', 'mse[1048576]']

@@ -19,12 +19,12 @@ COPIES = (1 << 14, 1 << 17, 1 << 20, 1 << 23, 1 << 26)  # bytes read, as many wr
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the machine can do.
+    """The performance limits of the machine.
 
     Attributes:
-        flops: a second, of the fastest matrix product.
-        copies: (bytes read and written, bytes a second) of each copy.
-        dispatch: seconds of a call that computes next to nothing.
+        flops: operations per second of the fastest matrix product.
+        copies: (bytes read and written, bytes per second) for each copy.
+        dispatch: the seconds taken by a call that computes almost nothing.
     """
 
     flops: float
@@ -32,12 +32,12 @@ class Ceiling:
     dispatch: float
 
     def bytes_per_second(self, size: float) -> float:
-        """Of a copy that moves ``size`` bytes, between the measured ones on a logarithmic scale."""
+        """The bandwidth of a copy of ``size`` bytes, interpolated on a logarithmic scale."""
         sizes, speeds = zip(*self.copies, strict=True)
         return float(np.interp(np.log(max(size, 1)), np.log(sizes), speeds))
 
     def least_seconds(self, flops: float, moved: float) -> float:
-        """The time below which this machine cannot do it: the larger of the two bounds."""
+        """The least time that this machine can take: the larger of the two bounds."""
         return max(flops / self.flops, moved / self.bytes_per_second(moved))
 
 

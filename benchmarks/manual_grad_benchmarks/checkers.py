@@ -1,4 +1,4 @@
-"""Which checker sees which mistake: wrong gradients as people write them, each asked of five checkers.
+"""Which checker catches which mistake: wrong gradients as people write them, given to five checkers.
 
 ``python -m manual_grad_benchmarks.checkers`` writes ``docs/checkers.json`` and, derived from it, the table in
 ``docs/checker.md``. PyTorch is optional: without it, its column is empty.
@@ -36,11 +36,11 @@ class Public:
     """A mistake that people make.
 
     Attributes:
-        line: what was written, and what belongs there.
+        line: the wrong code, and the right code.
         forward: the function.
-        right: its backward half, ``right(d, *args)``, a cotangent for each argument.
+        right: its backward half: ``right(d, *args)`` returns a cotangent for each argument.
         wrong: the same with the mistake.
-        args: where it is asked.
+        args: the arguments at which it is checked.
     """
 
     line: str
@@ -51,7 +51,7 @@ class Public:
 
 
 def mistakes() -> Iterator[Public]:
-    """The list; shapes are square where only a square one lets the mistake pass unnoticed."""
+    """The mistakes; shapes are square if the mistake would otherwise make them clash."""
     rng = np.random.default_rng(5)
     x, W, v = (jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3), (3, 3), (6,)))
     sm, labels = jax.nn.softmax, jnp.eye(3)[jnp.array([0, 2, 1, 2])]
@@ -188,18 +188,18 @@ def mistakes() -> Iterator[Public]:
              lambda bug: lambda d, z: (jnp.cos(z) * (1 if bug else d),), v)  # fmt: skip
 
 
-# --- the checkers: True where they see nothing wrong ------------------------------------------------------
+# --- the checkers: True if they find nothing wrong ------------------------------------------------------
 
 
 def ones(forward: Function, back: Function, args: tuple[Any, ...]) -> bool:
-    """The gradients for a cotangent of ones beside those of JAX."""
+    """Compare the gradients for a cotangent of ones with those of JAX."""
     out, pull = jax.vjp(forward, *args)
     pairs = zip(back(jnp.ones_like(out), *args), pull(jnp.ones_like(out)), strict=True)
     return all(np.allclose(got, want, 1e-6, 1e-9) for got, want in pairs)
 
 
 def projection(forward: Function, back: Function, args: tuple[Any, ...]) -> bool:
-    """One directional derivative of a random projection beside a central difference."""
+    """Compare one directional derivative of a random projection with a central difference."""
     rng = np.random.default_rng(0)
     d = jnp.asarray(rng.normal(size=jnp.shape(forward(*args))))
     along = [jnp.asarray(rng.normal(size=a.shape)) for a in args]
@@ -250,7 +250,7 @@ def by_torch(forward: Function, back: Function, args: tuple[Any, ...]) -> bool |
 
 
 def ours(forward: Function, back: Function, args: tuple[Any, ...]) -> tuple[bool, str]:
-    """``check_vjp``, and what it names as the cause."""
+    """Run ``check_vjp``; also returns the cause that it names."""
     names = tuple(inspect.signature(forward).parameters) if forward not in NAMELESS else ("z",)
     report = check_vjp(
         lambda *args: (forward(*args), args), lambda args, d: tuple(back(d, *args)), *args,
@@ -260,7 +260,7 @@ def ours(forward: Function, back: Function, args: tuple[Any, ...]) -> tuple[bool
 
 
 def measured(some: Sequence[Public]) -> dict[str, Any]:
-    """What every checker says of every mistake and of its right version, and how long each takes."""
+    """The verdict of every checker on every mistake and its right version, and the time that each takes."""
     rows = []
     seconds = dict.fromkeys(CHECKERS, 0.0)
     for public in some:
@@ -299,14 +299,14 @@ def table(found: dict[str, Any]) -> str:
 
 
 def written(page: str, found: dict[str, Any]) -> str:
-    """A page with the table in its place, after the text of its section."""
+    """A page with the table inserted after the text of its section."""
     before, _, section = page.partition(START)
     text = section.partition("\n|")[0].rstrip("\n")
     return f"{before}{START}{text}\n\n{table(found)}"
 
 
 def main() -> None:
-    """Measure, and write the file and the table."""
+    """Measure, then write the file and the table."""
     jax.config.update("jax_enable_x64", True)
     found = measured(list(mistakes()))
     FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,8 +1,8 @@
 """The same computations by others: PyTorch's autograd, and NumPy with the gradients written by hand.
 
-A peer is given the case's arguments as NumPy arrays and prepares a call without arguments; what that hands
-back is compared like any side's, before it is timed. PyTorch has images with channels first: they are turned
-beforehand, and its gradients afterwards, outside the time.
+A peer gets the case's arguments as NumPy arrays and prepares a call without arguments; its result is compared
+like that of any side before it is timed. PyTorch stores images with channels first: they are transposed
+beforehand, and their gradients afterwards, outside the timed part.
 """
 
 import importlib
@@ -18,14 +18,14 @@ Arrays = Any  # NumPy arrays in tuples, lists and dicts
 
 @dataclass(frozen=True)
 class Prepared:
-    """A peer with its arguments: what to time, and what its result is in the case's terms."""
+    """A peer with its arguments: the call to time, and the conversion of its result to the case's form."""
 
     call: Callable[[], Any]
     result: Callable[[Any], Any]
 
 
 class MissingPeer(ImportError):
-    """A peer that was asked for is not installed."""
+    """A requested peer is not installed."""
 
 
 def load_torch() -> Any:
@@ -41,7 +41,7 @@ def load_torch() -> Any:
 
 
 def set_precision(torch: Any, precision: str) -> None:
-    """Have PyTorch multiply float32 on a GPU as JAX does: ``highest``, or ``default`` with TF32."""
+    """Make PyTorch multiply float32 on a GPU like JAX: ``highest``, or ``default`` with TF32."""
     torch.set_float32_matmul_precision("highest" if precision == "highest" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "highest"
 
@@ -58,7 +58,7 @@ def of(peer: str, args: tuple, dtype: str, device: str, torch: Any) -> dict[str,
 
 
 def _named(beginning: str) -> dict[str, Callable]:
-    """The functions above whose names begin so, by the rest of their names."""
+    """The functions in this file whose names have this prefix, by the rest of their names."""
     here = globals().items()
     return {name.removeprefix(beginning): fn for name, fn in here if name.startswith(beginning)}
 
@@ -72,7 +72,7 @@ def _in_torch(torch: Any, fn: Callable, args: tuple, device: str) -> Prepared:
 
     def tensor(array: np.ndarray) -> Any:
         array = np.ascontiguousarray(array)
-        if array.dtype.name == "bfloat16":  # which from_numpy does not know
+        if array.dtype.name == "bfloat16":  # which from_numpy does not support
             return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16).to(where)
         return torch.tensor(array, device=where)
 

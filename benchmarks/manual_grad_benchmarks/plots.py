@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-SIDES = {"manual": "by hand"}  # what a figure calls them
+SIDES = {"manual": "by hand"}  # their names in figures
 COLOURS = {"manual": "C0", "autodiff": "C1"}
 LETTER, LINE = 4.6, 11.0  # of a label on the roofline, in pixels of a figure with 100 a inch
 
@@ -55,7 +55,7 @@ def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
 
 
 def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label: str, unit: str) -> Any:
-    """A panel for each case with several sizes, a line for each side; the size is bytes in and out."""
+    """A panel for each case with several sizes, a line for each side; sizes are in bytes in and out."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     names = list(dict.fromkeys(row["case"] for row in rows))
@@ -81,7 +81,7 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
                     marker="o",
                     markersize=3,
                     color=colours[side],
-                    linewidth=3 if side == "manual" else 1.2,  # seen below a line that lies on it
+                    linewidth=3 if side == "manual" else 1.2,  # visible beneath a line that coincides with it
                 )
         axes.set_xscale("log")
         if what != "temporaries":
@@ -107,7 +107,7 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
 
 
 def _roofline(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any) -> Any:
-    """Operations per second against operations per byte, below what a copy and a product reach here."""
+    """Operations per second against operations per byte, below the limits of a copy and a product."""
     from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(11, 8), layout="constrained")
@@ -146,7 +146,7 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: A
 def _name_points(
     axes: Any, named: dict[str, tuple[float, float]], drawn: Sequence[tuple[float, float]]
 ) -> None:
-    """Write each point's name where nothing is drawn yet, near it, with a line to it where that is far."""
+    """Write each point's name in a free place near it, with a line to the point if it is far away."""
     at = axes.transData.transform(list(named.values())) if named else []
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(drawn)] if named else []
     box = axes.get_window_extent()

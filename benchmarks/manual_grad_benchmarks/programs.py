@@ -1,9 +1,8 @@
-"""What the compiler made of a function: how long it took, what it needs, and whether two programs are the
-same.
+"""The compiled program of a function: its compile time and memory, and whether two programs are the same.
 
-Two functions may compile to one program: then any difference in their times is noise, and the table says so.
-:func:`fingerprint` names a program by what it computes, whatever its instructions are called and in whatever
-order they are listed.
+Two functions may compile to the same program: then any difference in their times is noise, and the table says
+so. :func:`fingerprint` identifies a program by what it computes, regardless of the names and the order of its
+instructions.
 """
 
 import hashlib
@@ -31,9 +30,9 @@ class Program:
 
     Attributes:
         call: the jitted function, compiled.
-        trace_seconds, compile_seconds: what :func:`compiled` took.
-        temporaries: bytes beside arguments and results; None where the backend does not say.
-        moved: bytes of arguments and results, which have to be read and written whatever the program.
+        trace_seconds, compile_seconds: the times taken by :func:`compiled`.
+        temporaries: bytes besides arguments and results; None if the backend does not say.
+        moved: bytes of arguments and results, which any program has to read and write.
         flops, bytes_accessed: as XLA counts them in the optimised program, a loop's body once.
         work: flops of the program as traced, before XLA optimised it; a loop's body once.
         same_as: its fingerprint.
@@ -53,7 +52,7 @@ class Program:
 
 
 def compiled(fn: Callable[..., Any], args: tuple, options: dict[str, Any] | None = None) -> Program:
-    """Trace and compile ``fn`` anew."""
+    """Trace and compile ``fn`` from scratch."""
     call = jax.jit(lambda *args: fn(*args), compiler_options=options)
     started = time.perf_counter()
     lowered = call.lower(*args)
@@ -77,10 +76,10 @@ def compiled(fn: Callable[..., Any], args: tuple, options: dict[str, Any] | None
 
 
 def _cost(stage: Any) -> dict[str, float]:
-    """``cost_analysis`` as one dict; empty where the backend has none."""
+    """``cost_analysis`` as one dict; empty if the backend has none."""
     try:
         found = stage.cost_analysis()
-    except Exception:  # a backend without one; what it raises differs
+    except Exception:  # a backend without one; the exception depends on it
         return {}
     return (found[0] if isinstance(found, list) else found) or {}
 
@@ -88,8 +87,8 @@ def _cost(stage: Any) -> dict[str, float]:
 def fingerprint(hlo: str) -> str:
     """A digest of an optimised HLO module that does not depend on names, order of listing or source lines.
 
-    An instruction's digest is made of its text with each name replaced by the digest of what it names; the
-    operands of a commuting operation are sorted. The module's is that of the entry's result.
+    An instruction's digest is computed from its text, with each name replaced by the digest of what it names;
+    the operands of a commuting operation are sorted. The module's digest is that of the entry's result.
 
     >>> one = "ENTRY %a (p: f32[]) -> f32[] {\\n  %p = f32[] parameter(0)\\n  ROOT %x = f32[] add(%p, %p)\\n}"
     >>> fingerprint(one) == fingerprint(one.replace("%x", "%y")), fingerprint(one) == fingerprint(
@@ -113,9 +112,9 @@ def fingerprint(hlo: str) -> str:
 
 
 def _digest_of(name: str, computations: dict, roots: dict, given: Sequence[str] = ()) -> str:
-    """The digest of a computation: that of its result, from the instructions listed before it.
+    """The digest of a computation, which is that of its result, from the instructions listed before it.
 
-    ``given`` are the digests of what a fusion passes to its computation, in arbitrary order.
+    ``given`` holds the digests of the values that a fusion passes to its computation, in arbitrary order.
     """
     here: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""One case measured: compiled, compared with float64, and only then timed."""
+"""Measure one case: compile it, compare it with float64, and only then time it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,31 +22,31 @@ TOLERANCE = {
     "float32": 3e-4,
     "bfloat16": 0.1,
     "float16": 0.02,
-}  # relative, 2-norm, an array
-TF32 = 5e-3  # the same where float32 is multiplied with ten bits
+}  # relative, in the 2-norm, per array
+TF32 = 5e-3  # the same if float32 is multiplied with ten bits
 FLIPS = 30  # times that, where rounding may move a pre-activation across ReLU's kink
-SPIN = 0.03  # seconds for which the threads of PyTorch and NumPy spin on after a call, and disturb the next
-QUARTER = 1.25  # how much larger our error may be than autodiff's
+SPIN = 0.03  # seconds for which threads of PyTorch and NumPy keep spinning after a call, and disturb the next
+QUARTER = 1.25  # the allowed ratio of our error to autodiff's
 BEST = " (best options)"
 SAME = "same program, the ratio is noise"
 
 
 class WrongResult(Exception):
-    """A side does not compute what it should; nothing of its case was timed."""
+    """A side computes a wrong result; its case was not timed."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for every case.
+    """The settings shared by all cases.
 
     Attributes:
-        dtype: of the floating-point arguments.
+        dtype: the dtype of the floating-point arguments.
         device: ``cpu`` or ``gpu``.
         quick: few rounds, one compilation.
-        seed: decides arguments, cotangents and the order of the sides.
+        seed: seed for arguments, cotangents and the order of the sides.
         torch: PyTorch, or None.
         with_peers: whether peers are timed.
-        precision: of float32 products on a GPU: ``highest``, or ``default``, which may be TF32.
+        precision: the precision of float32 products on a GPU: ``highest``, or ``default``, possibly TF32.
     """
 
     dtype: str = "float32"
@@ -59,21 +59,21 @@ class Settings:
 
     @property
     def tolerance(self) -> float:
-        """How far a side may be off, relative."""
+        """The relative error allowed."""
         tf32 = self.precision == "default" and self.device == "gpu" and self.dtype == "float32"
         return TF32 if tf32 else TOLERANCE[self.dtype]
 
 
 def measure(case: Case, settings: Settings) -> dict[str, Any]:
-    """A row of the table, as JSON has it.
+    """Measure a case; returns a row of the table as a JSON object.
 
     Args:
-        case: what to measure.
-        settings: how.
+        case: the case to measure.
+        settings: how to measure it.
     Returns:
-        The row, to which :func:`under` adds what follows from the machine's ceiling.
+        The row, to which :func:`under` adds figures that depend on the machine's ceiling.
     Raises:
-        WrongResult: a side's results differ from the truth; it names side, array and error.
+        WrongResult: a side's results differ from the truth; the message names side, array and error.
     """
     rng = np.random.default_rng([settings.seed, *case.label.encode()])
     args = case.inputs(Draw(rng, jnp.dtype(settings.dtype)))
@@ -99,14 +99,14 @@ def _call(program: Program, args: tuple) -> Any:
 
 
 def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, list[Program]]:
-    """Every side compiled, and with the best options too; in full runs three times."""
+    """Compile every side, and also with the best options; in full runs three times."""
     wanted: dict[str, tuple[Side, dict | None]] = {name: (side, None) for name, side in case.sides.items()}
     if case.options and settings.device == "cpu":
         first_two = list(case.sides)[:2]
         wanted |= {name + BEST: (case.sides[name], dict(case.options)) for name in first_two}
     programs: dict[str, list[Program]] = {name: [] for name in wanted}
     for side in case.sides.values():
-        jax.jit(side.fn).lower(*args)  # JAX remembers its own functions that either side calls
+        jax.jit(side.fn).lower(*args)  # JAX caches its own functions that either side calls
     for _ in range(1 if settings.quick else 3):
         for name, (side, options) in wanted.items():
             programs[name].append(compiled(side.fn, args, options))
@@ -114,7 +114,7 @@ def _compile(case: Case, args: tuple, settings: Settings) -> dict[str, list[Prog
 
 
 def _median_of(tries: Sequence[Program]) -> Program:
-    """The last of them, with the medians of the times."""
+    """The last program, with the medians of the times."""
     last = tries[-1]
     trace, compile_ = (median(getattr(t, f"{what}_seconds") for t in tries) for what in ("trace", "compile"))
     return Program(**{**last.__dict__, "trace_seconds": trace, "compile_seconds": compile_})
@@ -130,7 +130,7 @@ def _compare(
     prepared: Mapping[str, peers.Prepared],
     settings: Settings,
 ) -> dict[str, float]:
-    """Each side's error against the truth. Raises where one is too large to be rounding."""
+    """Each side's error compared with the truth; raises if one is too large to be rounding."""
     first_two = list(case.sides)[:2]
     given = {name: side.dense(programs[name].call(*args)) for name, side in case.sides.items()}
     given |= {n + BEST: programs[n + BEST].call(*args) for n in first_two if n + BEST in programs}
@@ -150,7 +150,7 @@ def _compare(
 
 
 def _truth(side: Side, args: tuple) -> Any:
-    """What the truth gives in float64, from the very numbers of the arguments."""
+    """The truth in float64, for exactly the numbers in the arguments."""
     with jax.enable_x64(True):
         exact = jax.tree.map(_in_float64, jax.tree.map(np.asarray, args))
         return jax.tree.map(np.asarray, side.dense(jax.jit(side.fn)(*exact)))
@@ -163,7 +163,7 @@ def _in_float64(array: np.ndarray) -> Any:
 
 
 def _error(got: Any, want: Any) -> tuple[float, str]:
-    """The largest ‖got − want‖ / ‖want‖ over the arrays (2-norms), and which array it is."""
+    """The largest ‖got − want‖ / ‖want‖ over the arrays (in 2-norms), and the name of that array."""
     worst, where = 0.0, "its structure"
     expected = jax.tree_util.tree_leaves_with_path(want)
     leaves = jax.tree.leaves(got)
@@ -192,7 +192,7 @@ def _row(
     among_peers: dict[str, np.ndarray],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Everything known of a case: the pair's ratio, then side by side."""
+    """All results for a case: the pair's ratio, then those of each side."""
     rng = np.random.default_rng(settings.seed)
     ours, theirs = list(case.sides)[:2]
     work = _work(programs, (ours, theirs))
@@ -226,7 +226,7 @@ def _row(
 
 
 def _verdict(same: bool, low: float, high: float) -> str:
-    """What the ratio says, where its interval leaves 1 out.
+    """The verdict on a ratio: faster or slower if its interval excludes 1.
 
     >>> _verdict(False, 0.5, 0.6), _verdict(False, 0.9, 1.1), _verdict(True, 0.5, 0.6)
     ('faster', 'even', 'same program, the ratio is noise')
@@ -237,7 +237,7 @@ def _verdict(same: bool, low: float, high: float) -> str:
 
 
 def _work(programs: Mapping[str, Program], pair: Sequence[str]) -> float:
-    """The flops it takes: the smaller count of the two as traced, but of a loop XLA counts one turn."""
+    """The flops required: the smaller count of the two traced programs; XLA counts a loop's body once."""
     counts = [programs[name].work for name in pair if not programs[name].loops]
     return min(counts, default=0.0)
 
@@ -247,9 +247,9 @@ def _compiling(program: Program) -> float:
 
 
 def _accurate(case: Case, errors: Mapping[str, float], settings: Settings) -> bool | None:
-    """Whether our error is no larger than autodiff's by more than a quarter, or is below one rounding.
+    """Whether our error exceeds autodiff's by at most a quarter, or is below one rounding.
 
-    None where that cannot be told: no truth, or a unit that rounding has moved across ReLU's kink.
+    None if that cannot be determined: there is no truth, or rounding has moved a unit across ReLU's kink.
     """
     ours, theirs = (errors.get(name) for name in list(case.sides)[:2])
     if ours is None or theirs is None or (case.kinks and max(ours, theirs) > settings.tolerance / FLIPS):
@@ -274,7 +274,7 @@ def _facts(program: Program) -> dict[str, Any]:
 
 
 def under(row: dict[str, Any], ceiling: Ceiling) -> dict[str, Any]:
-    """The row, with each side's share of what the machine can do, and the call's own share of the time."""
+    """The row with each side's share of the machine's ceiling, and the call's own share of the time."""
     sides = {
         name: side
         | {"share_of_ceiling": ceiling.least_seconds(row["work_flops"], side["moved"]) / side["median"]}

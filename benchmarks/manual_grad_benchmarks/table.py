@@ -1,4 +1,4 @@
-"""The rows as a table, and what they come to in a few lines."""
+"""The rows as a table, and a summary in a few lines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from manual_grad_benchmarks.run import BEST
 from manual_grad_benchmarks.timing import geometric_mean
 
 SLOWER = 1.05
-# Of the columns, where the terminal is narrow: the least important first.
+# The columns to drop on a narrow terminal, the least important first.
 LEAST = ("ceiling", "error", "temporaries", "trace+\ncompile", "against others", "autodiff", "manual")
 COLOURS = {"faster": "green", "slower": "red", "even": ""}
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """One line a row; all numbers of it are in the JSON."""
+    """One line per row; the JSON has all numbers."""
     ours, theirs = rows[0]["pair"]
     out = Table(title=title, title_justify="left")
     out.add_column("case", overflow="fold")
@@ -78,7 +78,7 @@ def number(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Seconds in a fitting unit.
+    """Seconds in a suitable unit.
 
     >>> seconds(8.1e-6), seconds(0.287)
     ('8.1 µs', '287 ms')
@@ -90,7 +90,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes in a fitting unit.
+    """Bytes in a suitable unit.
 
     >>> size(512), size(2_054_144), size(None)
     ('512 B', '2.1 MB', '?')
@@ -104,11 +104,10 @@ def size(count: int | None) -> str:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the values and gradients by hand come to beside autodiff's.
+    """Summarize the values and gradients by hand compared with autodiff's.
 
-    A case whose two programs are the same has a true ratio of 1 and enters as that; what was measured of it
-    is the noise of the run. Slower is a case whose median is over by more than 5 % and whose interval leaves
-    1 out.
+    A case whose two programs are the same counts with its true ratio, 1; its measured ratio is the noise of
+    the run. A case is slower if its median exceeds 1 by more than 5 % and its interval excludes 1.
     """
     formulas = [row for row in rows if row["group"] in ("formula", "drop-in")]
     if not formulas:

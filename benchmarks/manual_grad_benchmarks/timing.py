@@ -1,12 +1,13 @@
-"""Times of several sides taken in turns, and what can be said of their ratio.
+"""Time several sides in turns, and estimate their ratio.
 
-One round calls every side, in an order drawn anew, so that a machine that slows down slows all of them. A
-sample is the mean of as many calls as take a millisecond together: of a call of microseconds the clock and
-the scheduler would be most. Python's way into a compiled function (some 10 µs) is part of every call, as it
-is for a user; a row says what share of its time that is.
+Each round calls every side, in a new random order, so that a machine that slows down affects all of them
+equally. A sample is the mean of as many calls as take a millisecond together; for a single call of a few
+microseconds, the clock and the scheduler would dominate. Python's overhead for calling a compiled function
+(some 10 µs) is part of every call, as it is for a user; a row states its share of the time.
 
-A function compiled twice has two speeds, up to a fifth apart for as long as both live: where its code and its
-memory came to lie. So a side may be several calls, compiled apart, of which each round draws one.
+Two compilations of a function differ in speed by up to a fifth as long as both live, because of where their
+code and memory happen to be. So a side may consist of several separately compiled calls, of which each round
+draws one.
 """
 
 import ctypes
@@ -25,18 +26,19 @@ SAMPLE_SECONDS = 1e-3
 RESAMPLES = 2000
 
 
-ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # what mallopt calls by these numbers
-LARGE = 32 << 20  # bytes, the most that mallopt takes: a larger array may still be made of new pages
+ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # the numbers of mallopt's options
+LARGE = 32 << 20  # bytes, mallopt's maximum: larger arrays may still be allocated from new pages
 
 
 def keep_memory() -> bool:
-    """Have glibc keep freed memory for the next call, whichever side's that is.
+    """Make glibc keep freed memory for the next call, whichever side that belongs to.
 
-    By default it hands some of it back to the system. Which array then has to be made of new pages, for more
-    than half the time of an elementwise function, is chance, and falls on one side for a whole run.
+    By default it returns some of it to the system. It is then a matter of chance which array is allocated
+    from new pages, which costs more than half the time of an elementwise function, and the same side may be
+    hit for a whole run.
 
     Returns:
-        Whether there is a glibc that does so.
+        Whether there is a glibc that supports this.
     """
     if sys.platform != "linux":
         return False
@@ -65,14 +67,14 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     pause: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Seconds a call of each side, one entry a round.
+    """Seconds per call of each side, one entry per round.
 
     Args:
-        sides: name → calls that start the same work and hand back arrays to wait for; one is drawn a round.
-        pace: for how long.
+        sides: name → calls that start the same work and return arrays to wait for; each round draws one.
+        pace: how long to measure.
         rng: draws the order of the sides in each round, and the call of each.
-        clock: seconds, from any moment on.
-        pause: seconds of sleep before each sample.
+        clock: a clock in seconds with any origin.
+        pause: seconds to sleep before each sample.
     Returns:
         Name → (rounds,).
     """
@@ -121,8 +123,8 @@ def quartiles(seconds: np.ndarray) -> tuple[float, float, float]:
 def ratio(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
     """The ratio of the medians, with a 95 % confidence interval.
 
-    Rounds are drawn with replacement, the two sides of a round together, as what disturbs one disturbs the
-    other; the interval holds the middle 95 % of the ratios of medians so found.
+    Rounds are resampled with replacement, with both sides of a round together, as a disturbance affects both;
+    the interval contains the middle 95 % of the resulting ratios of medians.
 
     Args:
         ours, theirs: seconds of the same rounds, (n,).
