@@ -366,10 +366,10 @@ def cotangent_misused(e: Evidence) -> str:
         return ""
     wrong = {
         "cotangent used twice": [np.square(d) for d in e.point.dout],
-        "the cotangent's sum stands for each of its entries": [
+        "the cotangent's sum is used for each of its entries": [
             np.full(np.shape(d), np.sum(d)) for d in e.point.dout
         ],
-        "the cotangent's mean stands for each of its entries": [
+        "the cotangent's mean is used for each of its entries": [
             np.full(np.shape(d), np.mean(d)) for d in e.point.dout
         ],
     }
@@ -646,7 +646,7 @@ def transposed_factor(e: Evidence) -> str:
 def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if value.ndim == 2 and value.shape[0] == value.shape[1]:
         yield "transposed: {} is used for its transpose", value.T
-    kernel = "rotated or flipped kernel: {} must be rotated on the way back"
+    kernel = "rotated or flipped kernel: {} must be rotated in the backward pass"
     for axes in SPATIAL.get(value.ndim, ()):
         yield f"{kernel}, {_listed(axes)}", np.flip(value, axes)
 

@@ -247,7 +247,7 @@ def verify(
     reverse mode on integers, where nothing rounds and formula and reference must agree to the last bit, and
     [bold]symbolic[/] is SymPy on the definition in plain loops. The lectures' misprints follow, each shown to
     be wrong. Exact and symbolic are used in float64 only. In narrower dtypes every entry has an error budget,
-    as much as rounding can explain, and the share that was used is shown beside the error.
+    as much as rounding can explain, and the share that was used is shown next to the error.
 
     With [bold]--hard[/]: infinite logits, ReLU at 0, subnormal numbers, NaN in one sample, huge batches; for
     each case the right answer and why, computed from the definition in decimals, the formula's and JAX's.

@@ -431,7 +431,7 @@ def layered_graph() -> Figure:
         "The network of the notes: two inputs, four units, a second hidden layer, two outputs. That the "
         "second hidden layer has three units, the sigmoid and the numbers are ours. Lines are weights "
         "(thick: large; coloured by sign), circles are units: their activations on the way forward, the "
-        "$\\delta$ of [[C-05]] on the way back. Here $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$ and "
+        "$\\delta$ of [[C-05]] in the backward pass. Here $w^1$ is $4 \\times 2$, $w^2$ is $3 \\times 4$ and "
         "$w^3$ is $2 \\times 3$; every gradient has the shape of its weights.",
         data,
     )

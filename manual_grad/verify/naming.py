@@ -37,7 +37,8 @@ _MOVED = "transpos|permuted"
 _SLOPE = "derivative|slope|a path is missing|power"
 _ADDED = "overwritten|not added|not summed|only the (first|last)|dropped"
 _PLACE = "off by one|shifted|mask|entries left out"
-_TERM = "a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|stands for"
+_USED = "is used for (?!its)"
+_TERM = f"a path is missing|off-diagonal|term|sum of the labels|summed over the wrong axis|{_USED}"
 # For each kind of mistake, a pattern that a true diagnosis matches.
 WORDS: dict[str, str] = {
     families.SIGN: "sign flipped|mask inverted",
@@ -49,7 +50,7 @@ WORDS: dict[str, str] = {
     families.SUM_MISSING: "not summed|only the diagonal counts",
     families.MEAN_FOR_SUM: r"mean instead of sum|[N\d] is applied twice",
     families.TRANSPOSED: _MOVED,
-    families.SWAPPED: f"{_MOVED}|wrong order|sign flipped|stands for|upside down|factors|of log|inverted",
+    families.SWAPPED: f"{_MOVED}|wrong order|sign flipped|{_USED}|upside down|factors|of log|inverted",
     families.NO_MASK: _MASK,
     families.WRONG_MASK: "mask taken from the wrong",
     families.MASK_GE: "≥",

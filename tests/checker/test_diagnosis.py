@@ -423,7 +423,7 @@ CASES = {
         ),
     ),
     "softmax in columns": (
-        "summed over the wrong axis on the way back: axis 1 instead of axis 0",
+        "summed over the wrong axis in the backward pass: axis 1 instead of axis 0",
         vjp(of_primals(columns, columns_bwd), T),
     ),
     "windows assigned": (
@@ -473,11 +473,11 @@ CASES = {
         ),
     ),
     "pre-activation": (
-        "x @ W stands for tanh(x @ W)",
+        "x @ W is used for tanh(x @ W)",
         grad(one_hidden_layer, one_hidden_layer_grad(a=lambda z: z), W, V, X, argnums=(0, 1)),
     ),
     "log-softmax without its sum": (
-        "the sum over axis 1 of what comes back is left out",
+        "the sum of the gradient over axis 1 is left out",
         vjp(rows_of(lambda d: 1), T),
     ),
     "log-softmax over the wrong axis": (
@@ -489,15 +489,15 @@ CASES = {
         vjp(of_primals(attention, attention_bwd(axis=0)), Q, SQUARE_X, SQUARE_W),
     ),
     "attention transposed": (
-        "transposed: what comes back to a matrix product",
+        "transposed: the gradient of a matrix product",
         vjp(of_primals(attention, attention_bwd(transposed=True)), Q, SQUARE_X, SQUARE_W),
     ),
     "layernorm over the wrong axis": (
-        "summed over the wrong axis on the way back: axis 0 instead of axis 1",
+        "summed over the wrong axis in the backward pass: axis 0 instead of axis 1",
         vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(axis=0)), T, b),
     ),
     "layernorm x for x̂": (
-        "x stands for the normalised x̂",
+        "x is used for the normalised x̂",
         vjp(of_primals(scaled_layernorm, scaled_layernorm_bwd(lambda x, h: x)), T, b, names=("x", "scale")),
     ),
     "layernorm without its division": (

@@ -70,7 +70,7 @@ SOLVED = {
         ),
     ),
     "b for x": (
-        "an inverse is missing: the right-hand side stands for the solution",
+        "an inverse is missing: the right-hand side is used for the solution",
         by(solved, lambda d, A, b: (-np.linalg.solve(A.T, d) @ b.T,), A, B, argnums=0),
     ),
     "a triangular system's adjoint": (
@@ -218,7 +218,7 @@ FACTORS = {
         by(recurrent, recurrent_bwd(slope_at=0), A / 5, v),
     ),
     "the product left out": (
-        "a factor is left out: what comes back to a matrix product is passed on",
+        "a factor is left out: the gradient of a matrix product is passed on",
         by(recurrent, recurrent_bwd(back=lambda dz, W: dz), A / 5, v),
     ),
 }  # fmt: skip
@@ -313,7 +313,7 @@ INDICES = {
         by(lambda x: x[REPEATED] ** 2, indexed_bwd(averaged), z),
     ),
     "indices ignored": (
-        "the indices are ignored on the way back",
+        "the indices are ignored in the backward pass",
         by(lambda x: x[REPEATED] ** 2, indexed_bwd(put_first), z),
     ),
     "a permutation twice": (
@@ -321,7 +321,7 @@ INDICES = {
         by(lambda x: x[ORDER] ** 2, lambda d, x: ((2 * d * x[ORDER])[ORDER],), z),
     ),
     "segments averaged": (
-        "entries that are added up get their mean",
+        "entries that are added get their mean",
         by(
             lambda x: jax.ops.segment_sum(x, REPEATED, 6),
             lambda d, x: ((d / np.maximum(np.bincount(REPEATED), 1))[REPEATED],), z,
@@ -355,7 +355,7 @@ def by_p(wrong):
 FINITE = {
     "p/y": ("upside down: a quotient's numerator and denominator are swapped; infinite in some entries",
             by_p(lambda p, y: p / y)),
-    "y/y": ("y stands for p in the derivative of log; NaN in some entries", by_p(lambda p, y: y / y)),
+    "y/y": ("y is used for p in the derivative of log; NaN in some entries", by_p(lambda p, y: y / y)),
     "mean and NaN": ("scaled by 1/N, N = 4 (axis 0 of p): mean instead of sum, or 1/N is applied twice; NaN",
                      by_p(lambda p, y: np.where(y, y / p / 4, np.nan))),
     "right but for NaN": ("NaN in some entries, the others right",
@@ -428,15 +428,15 @@ PLACED = {
         ),
     ),
     "three matrices not transposed": (
-        "transposed: a square matrix stands for its transpose, in 3 places",
+        "transposed: a square matrix is used for its transpose, in 3 places",
         by(mixed, mixed_bwd, SQUARE, LAYERS[1], A, LAYERS[3], A[::-1], argnums=0),
     ),
     "two weights swapped": (
-        "swapped: each of two factors stands for the other",
+        "swapped: each of two factors is used for the other",
         by(between, between_bwd, z, np.linspace(0.1, 0.8, 7), argnums=0),
     ),
     "the first of what was repeated": (
-        "what was repeated (broadcast) is not summed on the way back: only the first entry counts",
+        "what was repeated (broadcast) is not summed in the backward pass: only the first entry counts",
         by(lambda x, w: x * w, lambda d, x, w: ((d * x)[0, 0],), X, RNG.standard_normal(6), argnums=1),
     ),
 }  # fmt: skip
@@ -689,29 +689,29 @@ PARTS = {
         by(lambda x, w: jnp.sin(x @ w), in_chunks, TALL, TALL[0]),
     ),
     "a chunk of a sum": (
-        "samples dropped: the last 3 of 11 along axis 0 of what comes back to",
+        "samples dropped: the last 3 of 11 along axis 0 of the gradient of",
         by(lambda x, w: jnp.sin(x @ w), lambda *args: in_chunks(*args)[1:], TALL, TALL[0], argnums=1),
     ),
     "the padding's offset beside a stride": (
-        "the padding's offset is ignored on the way back: the gradient is cropped at the wrong corner, "
+        "the padding's offset is ignored in the backward pass: the gradient is cropped at the wrong corner, "
         "shifted by 1, 1 along axes 0, 1",
         by(strided_in_steps, uncropped(0), RNG.standard_normal((9, 7)), KERNEL[:3, 0, :], argnums=0),
     ),
     "the same of a convolution": (
-        "the padding's offset is on the wrong side on the way back: the gradient is cropped at the wrong "
-        "corner, shifted by -1, -1 along axes 2, 3",
+        "the padding's offset is on the wrong side in the backward pass: the gradient is cropped at the "
+        "wrong corner, shifted by -1, -1 along axes 2, 3",
         by(strided, uncropped(2), RNG.standard_normal((9, 7)), KERNEL[:3, 0, :], argnums=0),
     ),
     "dilation in dK by slices": (
-        "dilation ignored on the way back to the kernel",
+        "dilation ignored in the gradient of the kernel",
         by(causal, undilated(6), SEQUENCE, TAPS, argnums=1),
     ),
     "dilation in dK by shifts": (
-        "dilation ignored on the way back to the kernel (what the windows of x are multiplied by)",
+        "dilation ignored in the gradient of the kernel (what the windows of x are multiplied by)",
         by(causal_by_shifts, undilated(2), SEQUENCE, TAPS, argnums=1),
     ),
     "dilation in dK of a convolution": (
-        "dilation ignored on the way back of a convolution",
+        "dilation ignored in the backward pass of a convolution",
         by(causal_by_convolution, undilated(6), SEQUENCE, TAPS, argnums=1),
     ),
     "only the last output": (
@@ -723,7 +723,7 @@ PARTS = {
         by(states, from_one_output(0), np.exp(z / 3), v),
     ),
     "only the last step of a loss": (
-        "only the last of 7 steps (or samples) counts in what comes back to a sequence",
+        "only the last of 7 steps (or samples) counts in the gradient of a sequence",
         by(
             lambda a, h: jnp.sin(states(a, h)).sum(),
             lambda d, a, h: from_one_output(-1)(d * np.cos(np.cumprod(a)[:, None] * h), a, h),

@@ -190,7 +190,7 @@ PLACES = {
         "wrong group: channel c of 6 takes the statistics of group c mod 3, where c // 2 belongs",
         by(group_norm, of_other_groups, X, GAMMA, argnums=1)),
     "gamma outside the means": (
-        "in the wrong order: the factor gamma is applied last on the way back, at x, outside the sums",
+        "in the wrong order: the factor gamma is applied last in the backward pass, at x, outside the sums",
         by(group_norm, gamma_outside, X, GAMMA, argnums=0)),
     "keepdims missing": ("keepdims is missing in a sum over axis 1", by(rms, rms_bwd, SQUARE)),
     "the next group's channels": (
@@ -247,7 +247,7 @@ def looped(bug):
 
 
 LOOPS = {
-    "step 0's mask": ("a wrong index: of kept the first along axis 0 stands", looped("mask")),
+    "step 0's mask": ("a wrong index: of kept the first along axis 0 is used for", looped("mask")),
     "a factor in every step": ("the factor sigmoid(x @ U) is missing, in the derivative of", looped("gate")),
     "a sign in every step": ("sign flipped", looped("sign")),
 }
@@ -420,7 +420,7 @@ REBUILT = {
         "ε is added inside the root, √(v + ε) for √v + ε",
         by(lambda x: normalised(x, inside=False), normalised_bwd(lambda v: np.sqrt(v + 0.3)), Z)),
     "the variance of n − 1": (
-        "n − 1 = 3 for n = 4 in the variance of x, where it is computed again",
+        "n − 1 = 3 for n = 4 in the variance of x, where it is recomputed",
         by(normalised, normalised_bwd(lambda v: np.sqrt(v + 0.3), 3), Z)),
     "n for n − 1": (
         "n = 4 for n − 1 = 3 in the variance of x, in its derivative",
@@ -436,20 +436,20 @@ REBUILT = {
         "rotated forward again, not back: the sign of",
         by(lambda x: jnp.sin(rotated(x)), lambda d, x: (np.asarray(rotated(d * np.cos(rotated(x)))),), Z)),
     "a slice's offset": (
-        "the offset 3 of a slice of table is ignored on the way back, along axis 0",
+        "the offset 3 of a slice of table is ignored in the backward pass, along axis 0",
         by(shown, shown_bwd, X[1])),
     "paddings swapped": (
         "the paddings of the axes 2 and 3 are swapped", by(padded, padded_bwd, SQUARE, S[:2, :2], argnums=0)),
     "an incomplete tile": (
-        "terms left out of a sum on the way back: the last 3 of 7 along axis 1",
+        "terms left out of a sum in the backward pass: the last 3 of 7 along axis 1",
         by(scaled_rows, in_tiles, RNG.standard_normal((3, 7)))),
     "one count for all": (
-        "a wrong count: of a constant its largest entry, 3, stands for every one",
+        "a wrong count: of a constant its largest entry, 3, is used for every one",
         by(lambda x: jnp.tanh(x) / COUNTS, lambda d, x: (d * (1 - np.tanh(x) ** 2) / 3,), Z)),
     "one maximum of several windows": (
-        "max-pooling: where several windows have one maximum",
+        "max-pooling: if several windows share a maximum",
         by(windows, windows_bwd, np.array([1.0, 2, 5, 3, -4]))),
-    "another's norm": ("the sum of b · b stands for the sum of a · a in the derivative of sqrt",
+    "another's norm": ("the sum of b · b is used for the sum of a · a in the derivative of sqrt",
                        by(cosine, cosine_bwd, WIDE[0], WIDE[1], argnums=0)),
     "one of two masks": (
         "the mask of q @ k is only one of the two that it is made of",

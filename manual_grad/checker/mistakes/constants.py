@@ -32,22 +32,20 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for said, alter in _alterations(tape, slot, edges):
             back: Changes = {edge: partial(_with_altered, slot, said, alter) for edge in edges}
             phrase = said.format(name)
-            yield Mistake(f"{phrase}, on the way back", back)
-            yield Mistake(f"{phrase}, where values are computed again and on the way back", {},
+            yield Mistake(f"{phrase}, in the backward pass", back)
+            yield Mistake(f"{phrase}, where values are recomputed and in the backward pass", {},
                           instead={slot: partial(_altered_value, slot, alter)})  # fmt: skip
     for (slot, edges), (other, _) in itertools.permutations(found[:CONSTANTS_UP_TO], 2):
         x, y = (np.asarray(tape.values[s]) for s in (slot, other))
         if x.shape == y.shape and x.dtype == y.dtype and not np.array_equal(x, y):
             names = said_of(tape, e, other), said_of(tape, e, slot)
-            said = f"{names[0]} stands for {names[1]}"
+            said = f"{names[0]} is used for {names[1]}"
             if names[0] == names[1]:
-                said = (
-                    f"another {names[1].removeprefix('a ')}, such as another step's mask, stands for this one"
-                )
+                said = f"another {names[1].removeprefix('a ')}, such as another step's, is used for this one"
             changes = {
                 edge: partial(_with_altered, slot, said, partial(_another, tape, other)) for edge in edges
             }
-            yield Mistake(f"{said} on the way back", changes)
+            yield Mistake(f"{said} in the backward pass", changes)
 
 
 def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
@@ -103,12 +101,13 @@ def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
     for axis, n in enumerate(x.shape):
         if n < 2:
             continue
-        every = f"along axis {axis} stands for every one"
+        every = f"along axis {axis} is used for every one"
         yield f"of {{}} the first {every} (step, row or sample)", partial(_one_for_all, axis, 0)
         yield f"of {{}} the last {every} (step, row or sample)", partial(_one_for_all, axis, -1)
-        yield f"of {{}} the next one along axis {axis} stands for each", partial(np.roll, shift=-1, axis=axis)
+        following = partial(np.roll, shift=-1, axis=axis)
+        yield f"of {{}} the next one along axis {axis} is used for each", following
         yield (
-            f"of {{}} the one before along axis {axis} stands for each",
+            f"of {{}} the one before along axis {axis} is used for each",
             partial(np.roll, shift=1, axis=axis),
         )
         yield f"{{}} is reversed along axis {axis}", partial(np.flip, axis=axis)
@@ -138,8 +137,8 @@ def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
 def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
     """One whole number for several, such as a window's size for the number of entries inside the image."""
     if np.all(x > 0) and np.array_equal(x, np.round(x)):
-        yield f"of {{}} its largest entry, {x.max():g}, stands for every one", partial(_all_of, np.max)
-        yield f"of {{}} its smallest entry, {x.min():g}, stands for every one", partial(_all_of, np.min)
+        yield f"of {{}} its largest entry, {x.max():g}, is used for every one", partial(_all_of, np.max)
+        yield f"of {{}} its smallest entry, {x.min():g}, is used for every one", partial(_all_of, np.min)
 
 
 def _all_of(pick: Callable, x: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 changes: Changes = {beside[0]: left_out, (at, i): partial(_out_of_order, beside[0], which)}
                 yield Mistake(
                     f"in the wrong order: the derivative of {SAID.get(slope.name, slope.name)} is applied "
-                    f"{which} {place_of(tape, e, (at, i))} on the way back",
+                    f"{which} {place_of(tape, e, (at, i))} in the backward pass",
                     changes,
                 )
 
@@ -175,13 +175,13 @@ def regions(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield Mistake(f"the derivative {what} is left out", instead(lambda tape: 1.0))
             for name, slope in INSTEAD.items():
                 changes = instead(partial(_slope_at, slope, slot))
-                yield Mistake(f"{name} stands for the derivative {what}", changes)
+                yield Mistake(f"{name} is used for the derivative {what}", changes)
             for other in by_shape.get(tape.shape(slot), [])[:24]:
                 if not is_constant(tape, other):
                     changes = instead(partial(_slope_at, np.asarray, other))
                     name = said_of(tape, e, other)
-                    phrase = f"{name} stands for the factor that belongs there (such as x for x̂)"
-                    yield Mistake(f"{phrase}, in what comes back to {said}", changes)
+                    phrase = f"{name} is used for the right factor (such as x for x̂)"
+                    yield Mistake(f"{phrase}, in the gradient of {said}", changes)
 
 
 def ends_of(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> list[Slot]:
@@ -241,10 +241,10 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             name = SAID.get(step.name, step.name)
             for slot in _near(by_shape.get(tape.shape(step.outs[0]), []), step.outs[0])[:10]:
                 if not is_constant(tape, slot):
-                    phrase = f"{said_of(tape, e, slot)} stands for the derivative of {name}"
+                    phrase = f"{said_of(tape, e, slot)} is used for the derivative of {name}"
                     yield Mistake(phrase, {edge: partial(_with_value, slot)}, stop(edge))
                     yield Mistake(
-                        f"{said_of(tape, e, slot)} stands for {said_of(tape, e, step.ins[0])} in the "
+                        f"{said_of(tape, e, slot)} is used for {said_of(tape, e, step.ins[0])} in the "
                         f"derivative of {name}",
                         {edge: partial(slope_at, slot)},
                         stop(edge),
@@ -284,11 +284,11 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
 def _stands_for(wrong: str, right: str, loop: bool = False) -> str:
     """A phrase for two values with the same name: other parts of it, or of other steps."""
     if wrong == right and loop:
-        return f"another step's {right} stands for this one's (such as h_t for h_(t−1)),"
+        return f"another step's {right} is used for this one's (such as h_t for h_(t−1)),"
     if wrong == right:
         other = right.removeprefix("the ") if right.startswith("the result") else f"part of {right}"
-        return f"another {other} stands for the one that belongs there,"
-    return f"{wrong} stands for {right}"
+        return f"another {other} is used for the right one,"
+    return f"{wrong} is used for {right}"
 
 
 def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Iterator[Mistake]:
@@ -304,13 +304,13 @@ def _replaced_in_a_loop(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> Itera
             if len(edges) == 2:
                 names = dict.fromkeys(said_of(tape, e, slot) for slot in others)
                 phrase = (
-                    f"swapped: each of two factors stands for the other ({' and '.join(names)}), "
+                    f"swapped: each of two factors is used for the other ({' and '.join(names)}), "
                     f"in the derivative of {place_of(tape, e, edges[-1])}"
                 )
                 yield Mistake(phrase, {x: partial(_with_slot, s) for x, s in zip(edges, moved, strict=True)})
                 continue
             yield Mistake(
-                f"another step's {said_of(tape, e, others[-1])} stands for this one's in the derivative of "
+                f"another step's {said_of(tape, e, others[-1])} is used for this one's in the derivative of "
                 f"{place_of(tape, e, edges[-1])}, in all {len(edges)} places",
                 {edge: partial(_with_slot, slot) for edge, slot in zip(edges, moved, strict=True)},
             )
@@ -370,8 +370,8 @@ EXTRA: dict[str, Callable[[Any], Any]] = {
 
 # For the derivative with respect to a square r² instead of r, or vice versa.
 ROOTS = {
-    "a power too many: the factor √({0}) is applied once too often in what comes back to {0}": 0.5,
-    "a power too few: the factor √({0}) is missing in what comes back to {0}": -0.5,
+    "a power too many: the factor √({0}) is applied once too often in the gradient of {0}": 0.5,
+    "a power too few: the factor √({0}) is missing in the gradient of {0}": -0.5,
 }
 
 
@@ -452,7 +452,7 @@ def steps_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             mine, out = said_of(tape, e, step.ins[operand]), said_of(tape, e, step.outs[0])
             yield Mistake(
                 f"the derivative is taken where {SAID.get(step.name, step.name)} was left out of the values: "
-                f"{mine} stands for {out}",
+                f"{mine} is used for {out}",
                 {}, of=(at, operand),
             )  # fmt: skip
 

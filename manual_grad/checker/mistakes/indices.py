@@ -48,12 +48,13 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
             values = {step.outs[0]: partial(_masked, step, other)}
             said = f"the mask of {masked} is {phrase}"
-            yield Mistake(f"{said}, where it is computed again and on the way back", back, instead=values)
-            yield Mistake(f"{said}, on the way back", back)
+            yield Mistake(f"{said}, where it is recomputed and in the backward pass", back, instead=values)
+            yield Mistake(f"{said}, in the backward pass", back)
             if saved is not None:
                 changes, kept = saved
-                whole = f"{said}, where it is computed again (what softmax divides by is saved)"
-                yield Mistake(f"{whole} and on the way back", {**back, **changes}, instead={**values, **kept})
+                whole = f"{said}, where it is recomputed (what softmax divides by is saved)"
+                everywhere = f"{whole} and in the backward pass"
+                yield Mistake(everywhere, {**back, **changes}, instead={**values, **kept})
 
 
 def _saved(tape: Tape, slot: Slot) -> tuple[Changes, dict[Slot, Callable[[Tape], np.ndarray]]] | None:
@@ -183,11 +184,13 @@ def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             place = (
                 f"wrong group: member i of {groups * members} takes {phrase}, where i // {members} belongs"
             )
-            yield Mistake(f"{place}, where it is computed again and on the way back", changes, instead=values)
+            yield Mistake(
+                f"{place}, where it is recomputed and in the backward pass", changes, instead=values
+            )
             for at, _ in chosen:
                 name = said_of(tape, e, tape.steps[at].ins[0])
                 one: Changes = {(at, 0): changes[at, 0]}
-                yield Mistake(f"{place}, on the way back to {name}", one)
+                yield Mistake(f"{place}, in the gradient of {name}", one)
 
 
 def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:

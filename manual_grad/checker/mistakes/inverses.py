@@ -52,41 +52,41 @@ def _system(tape: Tape, at: int) -> tuple[np.ndarray, np.ndarray, bool] | None:
 
 
 Matrix = np.ndarray
-TRANSPOSED = "transposed: {0} is used for its transpose in the system that is solved on the way back"
+TRANSPOSED = "transposed: {0} is used for its transpose in the system that is solved in the backward pass"
 # Wrong versions of Λ = A⁻ᵀ D, given A and D.
 ADJOINTS: dict[str, Callable[[Matrix, Matrix], Matrix]] = {
     TRANSPOSED: np.linalg.solve,
-    "an inverse is missing: the system with the transpose of {0} is not solved on the way back": (
+    "an inverse is missing: the system with the transpose of {0} is not solved in the backward pass": (
         lambda A, D: D
     ),
-    "multiplied by the transpose of {0} on the way back, where the system is to be solved": (
+    "multiplied by the transpose of {0} in the backward pass, where the system is to be solved": (
         lambda A, D: A.T @ D
     ),
-    "multiplied by {0} on the way back, where the system with its transpose is to be solved": (
+    "multiplied by {0} in the backward pass, where the system with its transpose is to be solved": (
         lambda A, D: A @ D
     ),
 }
 # Wrong versions of −Λ Xᵀ, given A, X and D.
 PRODUCTS: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
-    "transposed: what comes back to {0} from the system that is solved": (
+    "transposed: the gradient of {0} from the system that is solved": (
         lambda A, X, D: -X @ np.linalg.solve(A.T, D).T
     ),
-    "an inverse is missing: the right-hand side stands for the solution in what comes back to {0}": (
+    "an inverse is missing: the right-hand side is used for the solution in the gradient of {0}": (
         lambda A, X, D: -np.linalg.solve(A.T, D) @ (A @ X).T
     ),
 }
-WRONG_INVERSE = "transposed: the inverse of {0} is used for its transpose on the way back"
+WRONG_INVERSE = "transposed: the inverse of {0} is used for its transpose in the backward pass"
 SCALAR_RULE = "the scalar rule −1/a² where the matrix {0} is inverted"
 # Wrong versions of −Xᵀ D Xᵀ if X is the inverse of A.
 INVERSES: dict[str, Callable[[Matrix, Matrix, Matrix], Matrix]] = {
     WRONG_INVERSE: lambda A, X, D: -X @ D @ X,
     f"{WRONG_INVERSE}, on the left": lambda A, X, D: -X @ D @ X.T,
     f"{WRONG_INVERSE}, on the right": lambda A, X, D: -X.T @ D @ X,
-    "transposed: what comes back to {0} from its inverse": lambda A, X, D: -X @ D.T @ X,
-    "one of two inverses of {0} is missing on the way back, the right one": lambda A, X, D: -X.T @ D,
-    "one of two inverses of {0} is missing on the way back, the left one": lambda A, X, D: -D @ X.T,
-    f"{SCALAR_RULE}: both inverses on the right of what comes back": lambda A, X, D: -D @ X.T @ X.T,
-    f"{SCALAR_RULE}: both inverses on the left of what comes back": lambda A, X, D: -X.T @ X.T @ D,
+    "transposed: the gradient of {0} from its inverse": lambda A, X, D: -X @ D.T @ X,
+    "one of two inverses of {0} is missing in the backward pass, the right one": lambda A, X, D: -X.T @ D,
+    "one of two inverses of {0} is missing in the backward pass, the left one": lambda A, X, D: -D @ X.T,
+    f"{SCALAR_RULE}: both inverses on the right of the gradient": lambda A, X, D: -D @ X.T @ X.T,
+    f"{SCALAR_RULE}: both inverses on the left of the gradient": lambda A, X, D: -X.T @ X.T @ D,
     f"{SCALAR_RULE}: both inverses on the right, not transposed": lambda A, X, D: -D @ X @ X,
     f"{SCALAR_RULE}: both inverses on the left, not transposed": lambda A, X, D: -X @ X @ D,
     f"{SCALAR_RULE}: entry by entry, −D/A²": lambda A, X, D: -D / A**2,

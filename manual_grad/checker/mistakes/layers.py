@@ -40,7 +40,7 @@ MOST_ALIKE = 8  # activations of one kind that are compared with each other
 SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "tanh": {
         "1 − a for 1 − a²": lambda z, a: 1 - a,
-        "1 − z² for 1 − a² (its input stands for its output)": lambda z, a: 1 - z**2,
+        "1 − z² for 1 − a² (its input is used for its output)": lambda z, a: 1 - z**2,
         "a² for 1 − a²": lambda z, a: a**2,
         "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
         "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
@@ -49,14 +49,14 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
     "sigmoid": {
         "a for a(1 − a)": lambda z, a: a,
         "1 − a for a(1 − a)": lambda z, a: 1 - a,
-        "z(1 − z) for a(1 − a) (its input stands for its output)": lambda z, a: z * (1 - z),
+        "z(1 − z) for a(1 − a) (its input is used for its output)": lambda z, a: z * (1 - z),
         "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
         "a² for a(1 − a)": lambda z, a: a**2,
     },
     "softplus": {
         "the slope of the sigmoid, for the sigmoid": lambda z, a: 1 / (2 + np.exp(z) + np.exp(-z)),
         "eᶻ for eᶻ/(1 + eᶻ)": lambda z, a: np.exp(z),
-        "1 − e⁻ᶻ for 1 − e⁻ᵃ (its input stands for its output)": lambda z, a: 1 - np.exp(-z),
+        "1 − e⁻ᶻ for 1 − e⁻ᵃ (its input is used for its output)": lambda z, a: 1 - np.exp(-z),
         "1/(1 + eᶻ) for eᶻ/(1 + eᶻ)": lambda z, a: 1 / (1 + np.exp(z)),
         "1 for the sigmoid": lambda z, a: np.ones_like(z),
     },
@@ -64,11 +64,11 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
         "z for 1/z": lambda z, a: z,
         "1/z² for 1/z": lambda z, a: 1 / z**2,
-        "1/a for 1/z (its output stands for its input)": lambda z, a: 1 / a,
+        "1/a for 1/z (its output is used for its input)": lambda z, a: 1 / a,
     },
     "log1p": {"1/z for 1/(1 + z)": lambda z, a: 1 / z, "1 + z for 1/(1 + z)": lambda z, a: 1 + z},
     "exp": {
-        "z for eᶻ (its input stands for its output)": lambda z, a: z,
+        "z for eᶻ (its input is used for its output)": lambda z, a: z,
         "z eᶻ for eᶻ": lambda z, a: z * a,
         "z eᶻ⁻¹ for eᶻ (the power rule applied to an exponential)": lambda z, a: z * np.exp(z - 1),
     },
@@ -180,7 +180,7 @@ def _of_another_said(tape: Tape, e: Evidence, mine: _Activation, other: _Activat
     names = said_of(tape, e, other.end), said_of(tape, e, mine.end)
     if _is_layer(tape, mine) or names[0] == names[1]:
         return f"the derivative of {mine.name} is taken at another layer's values"
-    return f"{names[0]} stands for {names[1]} in the derivative of {mine.name}"
+    return f"{names[0]} is used for {names[1]} in the derivative of {mine.name}"
 
 
 def _is_layer(tape: Tape, mine: _Activation) -> bool:
@@ -206,7 +206,7 @@ def _layers_permuted(tape: Tape, e: Evidence, group: Sequence[_Activation]) -> I
         phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
         if not group[0].is_mask and not any(_is_layer(tape, mine) for mine in layers):
             first, its = (said_of(tape, e, layers[k].end) for k in (order[0], 0))
-            phrase = f"{first} stands for {its} in the derivative of {group[0].name}, each for another"
+            phrase = f"{first} is used for {its} in the derivative of {group[0].name}, each for another"
         yield Mistake(phrase, _together(every))
 
 
@@ -436,9 +436,9 @@ def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             continue
         name = {"select_n": "where", "mul": "zeros and ones"}.get(step.name, "what is added")
         masked = said_of(tape, e, step.ins[edge[1]])
-        phrase = f"missing mask (of {name}): left out where {masked} is computed again"
+        phrase = f"missing mask (of {name}): left out where {masked} is recomputed"
         without: Changes = {edge: left_out}
-        yield Mistake(f"{phrase}, and on the way back", without, of=edge)
+        yield Mistake(f"{phrase}, and in the backward pass", without, of=edge)
         yield Mistake(phrase, {}, of=edge)
 
 

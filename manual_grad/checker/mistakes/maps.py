@@ -39,7 +39,7 @@ def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.name == "conv_general_dilated" and step.eqn.params["feature_group_count"] > 1:
             n, g = _outputs(step), step.eqn.params["feature_group_count"]
             phrase = (
-                f"a wrong index: output channel o of {n} belongs to group o mod {g} on the way back, where"
+                f"a wrong index: output channel o of {n} is in group o mod {g} in the backward pass, where"
             )
             yield Mistake(f"{phrase} o // {n // g} does", {edge: _regrouped}, stop(edge))
         other = step.ins[1 - edge[1]]
@@ -92,13 +92,13 @@ def indices(n: int, groups: Sequence[int] | set[int] = ()) -> Iterator[tuple[str
             ),
             (f"the next group's members ({g} groups of {size}) stand for each group's", (i + size) % n),
             (f"the previous group's members ({g} groups of {size}) stand for each group's", (i - size) % n),
-            (f"member i mod {g} · {size} + i // {g} stands for member i", i % g * size + i // g),
+            (f"member i mod {g} · {size} + i // {g} is used for member i", i % g * size + i // g),
         ]
     found += [
-        ("the next one stands for each", (i + 1) % n),
-        ("the one before stands for each", (i - 1) % n),
-        ("the first one stands for every one", 0 * i),
-        ("the last one stands for every one", 0 * i + n - 1),
+        ("the next one is used for each", (i + 1) % n),
+        ("the one before is used for each", (i - 1) % n),
+        ("the first one is used for every one", 0 * i),
+        ("the last one is used for every one", 0 * i + n - 1),
         ("the reverse order is taken", i[::-1]),
     ]
     for said, index in found:
@@ -120,13 +120,13 @@ def keepdims_missing(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if len(axes) != 1 or _spread(np.asarray(tape.values[step.outs[0]]), axes, shape) is None:
             continue
         name = said_of(tape, e, step.ins[0])
-        phrase = f"keepdims is missing (axis {axes[0]}): entry i of {name} stands in column i, not in row i"
+        phrase = f"keepdims is missing (axis {axes[0]}): entry i of {name} is in column i, not in row i"
         values = {step.outs[0]: partial(_spread_value, step.outs[0], axes)}
         back: Changes = {(at, 0): partial(_gathered, axes)} if step.ins[0] in tape.active else {}
-        yield Mistake(f"{phrase}, where it is computed again", {}, instead=values)
+        yield Mistake(f"{phrase}, where it is recomputed", {}, instead=values)
         if back:
-            yield Mistake(f"{phrase}, where it is computed again and on the way back", back, instead=values)
-            yield Mistake(f"{phrase}, on the way back", back)
+            yield Mistake(f"{phrase}, where it is recomputed and in the backward pass", back, instead=values)
+            yield Mistake(f"{phrase}, in the backward pass", back)
 
 
 def _spread(whole: np.ndarray, axes: Sequence[int], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -176,7 +176,7 @@ def statistics_of_other_groups(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     }
                     yield Mistake(
                         f"wrong group: channel c of {members} takes the statistics of group {said}, where "
-                        f"c // {each} belongs, where they are computed again",
+                        f"c // {each} belongs, where they are recomputed",
                         {}, instead=values,
                     )  # fmt: skip
 
@@ -236,7 +236,7 @@ def outputs_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     apart = {a - b for a, b in itertools.permutations(sizes, 2)}
     for slot in [s for s in tape.results if s in made and s in tape.active]:
         for axis, n in enumerate(tape.shape(slot)):
-            place = f"along axis {axis} on the way back: the cotangent of {said_of(tape, e, slot)}"
+            place = f"along axis {axis} in the backward pass: the cotangent of {said_of(tape, e, slot)}"
             if n > 2:
                 yield Mistake(f"reversed {place} is read in reverse order",
                               {(made[slot], -1): partial(_moved, axis, None, True)})  # fmt: skip
@@ -269,8 +269,8 @@ def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             continue
         for slot in _upstream(tape, step.ins[edge[1]], shape):
             yield Mistake(
-                f"in the wrong order: the factor {said_of(tape, e, other)} is applied last on the way back, "
-                f"at {said_of(tape, e, slot)}, outside the sums that lie between; it belongs inside them",
+                f"in the wrong order: the factor {said_of(tape, e, other)} is applied last in the backward "
+                f"pass, at {said_of(tape, e, slot)}, outside the sums in between; it belongs inside them",
                 {edge: left_out, **arriving(tape, slot, partial(_times, other, step.name == "div"))},
             )
 

@@ -37,7 +37,7 @@ def rebuilt(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def _epsilons(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """√v + ε instead of √(v + ε), or vice versa."""
     made, users = made_by(tape), users_of(tape)
-    again = "where it is computed again on the way back"
+    again = "where it is recomputed in the backward pass"
     for step in tape.steps:
         if step.name != "add" or step.outs[0] not in tape.active:
             continue
@@ -92,8 +92,8 @@ def _variances(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         said = f"{wrong} for {right} in {name}"
         value = {step.outs[0]: partial(_times, step.outs[0], ratio)}
         back = {(at, total): partial(_scaled, ratio)}
-        yield Mistake(f"{said}, where it is computed again", {}, instead=value)
-        yield Mistake(f"{said}, where it is computed again and in its derivative", back, instead=value)
+        yield Mistake(f"{said}, where it is recomputed", {}, instead=value)
+        yield Mistake(f"{said}, where it is recomputed and in its derivative", back, instead=value)
         yield Mistake(f"{said}, in its derivative", back)
 
 
@@ -117,7 +117,7 @@ def _bounds(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 if bound * other < 0 and bound != -other:
                     said = f"a bound of clip is taken for that of the other side: {-other:g} for {bound:g}"
                     value = {step.outs[0]: partial(_at_bound, step.outs[0], bound, -other)}
-                    yield Mistake(f"{said}, where the value is computed again", {}, instead=value)
+                    yield Mistake(f"{said}, where the value is recomputed", {}, instead=value)
 
 
 def _numbers(tape: Tape, slots: tuple[Slot, ...]) -> list[float]:
@@ -147,7 +147,7 @@ def _means_of_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for said, power in (("the mean", 1), ("the sum", 0)):
             if axes:
                 yield Mistake(
-                    f"a product of sums: {said} of {name} times the sum of what comes back, {belongs}",
+                    f"a product of sums: {said} of {name} times the sum of the gradient, {belongs}",
                     {(at, i): partial(_by_one_factor, axes, power)},
                 )
 
@@ -170,13 +170,13 @@ def _interleaved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 name = said_of(tape, e, step.ins[0])
                 said = f"wrong group: {name} is split with member c in group c mod {groups}, where "
                 value = partial(_split, step.ins[0], axis, groups, members)
-                again = f"{said}c // {members} belongs, where it is computed again"
+                again = f"{said}c // {members} belongs, where it is recomputed"
                 yield Mistake(again, {}, instead={step.outs[0]: value})
                 reached = rearranged(tape, step.outs[0])
                 change = partial(with_another, step.outs[0], value, reached)
                 back = dict.fromkeys(multiplied_by(tape, reached), change)
                 if back:
-                    yield Mistake(f"{again} as a factor on the way back", back)
+                    yield Mistake(f"{again} as a factor in the backward pass", back)
 
 
 def _split(slot: Slot, axis: int, groups: int, members: int, tape: Tape) -> np.ndarray:
@@ -209,7 +209,7 @@ def rotations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if 0 < len(negative) < len(some):
                 said = f"rotated forward again, not back: the sign of {said_of(tape, e, slot)} is not turned"
                 change = partial(_scaled, -1.0)
-                yield Mistake(f"{said}, in what comes back to {said_of(tape, e, source)}",
+                yield Mistake(f"{said}, in the gradient of {said_of(tape, e, source)}",
                               dict.fromkeys(some, change))  # fmt: skip
 
 

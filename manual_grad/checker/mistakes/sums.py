@@ -89,7 +89,7 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         phrase = (
             "softmax without its off-diagonal terms"
             if softmax
-            else (f"only the diagonal counts: no sum over axis {chain.axes[0]} on the way back")
+            else (f"only the diagonal counts: no sum over axis {chain.axes[0]} in the backward pass")
         )
         yield from _lifted(tape, [chain], phrase, lambda d, q: d)
     by_axes = {chain.axes for chain in chains}
@@ -101,7 +101,8 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if wrong == axes or ndim < 2:
                 continue
             phrase = (
-                f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
+                f"summed over the wrong axis in the backward pass: {axes_said(wrong)} instead of "
+                f"{axes_said(axes)}"
             )
             shape = tape.shape(tape.steps[group[0].total[0]].ins[0])
             ratio = np.prod([shape[a] for a in axes]) / np.prod([shape[a] for a in wrong])
@@ -116,11 +117,11 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield from _lifted(tape, chosen, phrase, summed_there)
     for chain in chains:
         yield from _lifted(
-            tape, [chain], f"the sum over axis {chain.axes[0]} of what comes back is left out (taken for 1)",
+            tape, [chain], f"the sum of the gradient over axis {chain.axes[0]} is left out (taken for 1)",
             lambda d, q: -np.ones_like(d),
         )  # fmt: skip
         phrase = (
-            f"keepdims is missing in a sum over {axes_said(chain.axes)} on the way back: row i's sum stands "
+            f"keepdims is missing in a sum over {axes_said(chain.axes)} in the backward pass: row i's sum is "
             "in column i"
         )
         for power in (1, 0, 2):
@@ -147,7 +148,7 @@ def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if not is_constant(tape, factor):
                 yield Mistake(
                     f"the factor {said_of(tape, e, factor)} stands outside the sum over "
-                    f"{axes_said(chain.axes)} on the way back, it belongs inside",
+                    f"{axes_said(chain.axes)} in the backward pass, it belongs inside",
                     {
                         chain.spread: partial(_noted_outside, chain, factor),
                         chain.total: partial(_spread_out, chain),
@@ -232,7 +233,8 @@ def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain
     for wrong in itertools.chain.from_iterable(itertools.combinations(every, n + 1) for n in counts):
         if wrong != axes:
             phrase = (
-                f"summed over the wrong axis on the way back: {axes_said(wrong)} instead of {axes_said(axes)}"
+                f"summed over the wrong axis in the backward pass: {axes_said(wrong)} instead of "
+                f"{axes_said(axes)}"
             )
             for count in (size(wrong), size(axes)):
                 yield Mistake(phrase, {edge: partial(written, wrong, count), **stopped})
@@ -314,9 +316,9 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 change = partial(_factors_swapped, other_turned)
                 yield Mistake("factors swapped: a matrix product in the wrong order", {edge: change})
     for phrase, found in (
-        ("rotated or flipped kernel (not rotated on the way back)", kernels),
-        ("transposed: a square matrix stands for its transpose", matrices),
-        ("a factor is left out: what comes back to a matrix product is passed on as it is", lost),
+        ("rotated or flipped kernel (not rotated in the backward pass)", kernels),
+        ("transposed: a square matrix is used for its transpose", matrices),
+        ("a factor is left out: the gradient of a matrix product is passed on unchanged", lost),
     ):
         yield from (Mistake(phrase, {edge: change}, stop(edge)) for edge, change in found[:8])
         if len(found) > 1:
@@ -335,7 +337,7 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             )
         result = tape.shape(step.outs[0])
         if step.name == "dot_general" and len(result) > 1 and result[-1] == result[-2] > 1:
-            yield Mistake("transposed: what comes back to a matrix product", {edge: _of_the_transpose})
+            yield Mistake("transposed: the gradient of a matrix product", {edge: _of_the_transpose})
 
 
 OF_MATRICES = {"dot_general": "a matrix product", "lu": "a factorisation (of a determinant or an inverse)",
@@ -367,13 +369,13 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name == "cumsum":
-            yield Mistake("a cumulative sum must be reversed on the way back", {edge: _cumulated})
-            yield Mistake("a cumulative sum's own entry is left out on the way back",
+            yield Mistake("a cumulative sum must be reversed in the backward pass", {edge: _cumulated})
+            yield Mistake("a cumulative sum's own entry is left out in the backward pass",
                           {edge: lambda p: p.right - p.cotangent})  # fmt: skip
             yield Mistake("the derivative of the cumulative sum is left out", {edge: left_out})
         elif step.name == "cumprod":
-            own = "a cumulative product's later entries are left out on the way back"
-            forwards = "a cumulative product's sum must be reversed on the way back"
+            own = "a cumulative product's later entries are left out in the backward pass"
+            forwards = "a cumulative product's sum must be reversed in the backward pass"
             yield Mistake(own, {edge: lambda p: p.cotangent * p.result / p.operands[0]})
             yield Mistake(
                 forwards, {edge: lambda p: _summed_along(p, p.cotangent * p.result) / p.operands[0]}
@@ -384,9 +386,9 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                           {edge: lambda p: overwritten(p, -1)})  # fmt: skip
             yield Mistake("repeated indices are averaged instead of added up", {edge: _averaged})
             if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
-                again = "the indices are applied again on the way back, the permutation is not undone"
+                again = "the indices are applied again in the backward pass, the permutation is not undone"
                 yield Mistake(again, {edge: _picked_again})
-            first = "the indices are ignored on the way back: what comes back is put at the first places"
+            first = "the indices are ignored in the backward pass: the gradient is put at the first positions"
             yield Mistake(first, {edge: _put_first})
             same = [x for x in users_of(tape)[step.ins[0]] if tape.steps[x[0]].name == "gather"]
             if len(same) > 1 and edge == same[0]:
@@ -401,7 +403,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             for said, pick in (ENTRIES_PICKED | PLACES_PICKED).items():
                 yield Mistake(f"max-pooling: the gradient goes to {said}, in each window",
                               {edge: partial(_to_window, pick)})  # fmt: skip
-            yield Mistake("stride ignored on the way back of max-pooling", {edge: _to_unstrided})
+            yield Mistake("stride ignored in the backward pass of max-pooling", {edge: _to_unstrided})
             said = "max-pooling: overlapping windows are overwritten instead of added up"
             for which, whole in itertools.product(("last", "first"), (False, True)):
                 yield Mistake(f"{said} (= for +=), the {which} window counts",
@@ -410,38 +412,40 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             axes = broadcast_axes(tape, step)
             for which, at in FIRST_AND_LAST:
                 yield Mistake(
-                    "what was repeated (broadcast) is not summed on the way back: only "
+                    "what was repeated (broadcast) is not summed in the backward pass: only "
                     f"the {which} entry counts",
                     {edge: partial(_one_of_the_repeated, at, axes)},
                 )
         elif step.name in ("scatter-add", "scatter_add") and edge[1] == 2:
-            yield Mistake("entries that are added up get their mean on the way back", {edge: _mean_of_added})
+            yield Mistake(
+                "entries that are added get their mean in the backward pass", {edge: _mean_of_added}
+            )
         elif step.name == "concatenate" and edge[1] == 0:
             n = tape.shape(step.outs[0])[step.eqn.params["dimension"]]
             for by in range(1, n) if n <= 2 * ROLLS_UP_TO else (2, 1, -1, -2):
                 change = partial(_rolled, step.eqn.params["dimension"], by)
-                undone = "a roll is not undone on the way back, or by another number of places"
+                undone = "a roll is not undone in the backward pass, or by another number of places"
                 yield Mistake(undone, {(edge[0], -1): change})
         elif step.name == "transpose":
-            yield Mistake("transposed: reshaped on the way back, the axes not put back in order",
+            yield Mistake("transposed: reshaped in the backward pass, the axes not put back in order",
                           {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
             shape = tape.shape(step.ins[0])
             for a, b in itertools.combinations(range(len(shape)), 2):
                 if shape[a] == shape[b] > 1:
                     said = f"the axes {a} and {b}, both of size {shape[a]}, in each other's place"
-                    yield Mistake(f"transposed: {said} on the way back", {edge: partial(_swapped, a, b)})
+                    yield Mistake(f"transposed: {said} in the backward pass", {edge: partial(_swapped, a, b)})
         elif step.name == "reshape":
             shape = tape.shape(step.ins[0])
             for a in range(len(shape) - 1):
                 if shape[a] > 1 and shape[a + 1] > 1:
                     yield Mistake(
-                        f"transposed: reshaped in another order of the axes {a} and {a + 1} on the way back",
+                        f"transposed: reshaped with axes {a} and {a + 1} swapped in the backward pass",
                         {edge: partial(_reshaped_swapped, a)},
                     )
         elif step.name == "sort":
-            yield Mistake("the sorting is not undone on the way back", {edge: left_out})
+            yield Mistake("the sorting is not undone in the backward pass", {edge: left_out})
         elif step.name == "rev":
-            yield Mistake("flipped: a reversal is not undone on the way back", {edge: left_out})
+            yield Mistake("flipped: a reversal is not undone in the backward pass", {edge: left_out})
 
 
 def products_divided(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -502,7 +506,7 @@ def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         axes = broadcast_axes(tape, step) if step.name in ("broadcast", "broadcast_in_dim") else ()
         for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
             yield Mistake(
-                "what was repeated is summed over the wrong axes on the way back: "
+                "what was repeated is summed over the wrong axes in the backward pass: "
                 f"of axis {axis} only the {which} entry counts",
                 {edge: partial(_one_of_the_repeated, at, [axis])},
             )

@@ -90,7 +90,7 @@ def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         ]  # fmt: skip
         if len(pooled) > 1:
             yield Mistake(
-                "max-pooling: where several windows have one maximum, what comes back to it is overwritten "
+                "max-pooling: if several windows share a maximum, its gradient is overwritten "
                 "instead of added up (such as += with repeated indices)",
                 dict.fromkeys(pooled, partial(_if_first, slot)),
             )
@@ -114,7 +114,7 @@ def _if_first(slot: Slot, p: Passing) -> np.ndarray:
 
 def _counted(which: str, said: str) -> str:
     overwritten = "overlapping windows are overwritten instead of added up"
-    return f"{overwritten}: of what comes back to {said} only the {which} counts"
+    return f"{overwritten}: only the {which} contribution to the gradient of {said} counts"
 
 
 def touched(tape: Tape, edge: Edge) -> np.ndarray:
@@ -202,7 +202,7 @@ def _groups_mixed_up(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for (source, _), edges in grouped.items():
         for which, by in (("next", -1), ("previous", 1)):
             yield Mistake(
-                f"groups mixed up: the {which} group's {said_of(tape, e, source)} on the way back",
+                f"groups mixed up: the {which} group's {said_of(tape, e, source)} in the backward pass",
                 {edge: partial(_with_rolled, axis, by * share) for edge, axis, share in edges},
             )
 
@@ -260,12 +260,12 @@ def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         names = " and ".join(said_of(tape, e, slot) for slot in slots)
         for by, cyclic in itertools.product((-1, 1), (False, True)):
             every = [arriving(tape, slot, partial(_shifted, axis, by, cyclic)) for slot in slots]
-            said = f"shifted by {by} along axis {axis} on the way back, the padding is off by one: "
+            said = f"shifted by {by} along axis {axis} in the backward pass, the padding is off by one: "
             for slot, changes in zip(slots, every, strict=True):
-                yield Mistake(said + f"what comes back to {said_of(tape, e, slot)}", changes)
+                yield Mistake(said + f"the gradient of {said_of(tape, e, slot)}", changes)
             if len(every) > 1:
                 together = {edge: change for changes in every for edge, change in changes.items()}
-                yield Mistake(said + f"what comes back to {names}", together)
+                yield Mistake(said + f"the gradient of {names}", together)
 
 
 def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -280,19 +280,19 @@ def spread_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for setting, (at, by) in _spreads(starts, strides).items():
             if np.any(at != starts) or np.any(by != strides):
                 changes = {edge: partial(_cut_out, at[i], by[i]) for i, edge in enumerate(slices)}
-                said = f"what comes back to {said_of(tape, e, slot)} is not spread apart"
-                yield Mistake(f"{setting} ignored on the way back: {said}", changes)
+                said = f"the gradient of {said_of(tape, e, slot)} is not spread apart"
+                yield Mistake(f"{setting} ignored in the backward pass: {said}", changes)
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name == "conv_general_dilated":
             for setting, name in (("stride", "window_strides"), ("dilation", "rhs_dilation")):
                 if max(step.eqn.params[name]) > 1:
                     changes = {edge: partial(_with_setting_1, name)}
-                    yield Mistake(f"{setting} ignored on the way back of a convolution", changes)
+                    yield Mistake(f"{setting} ignored in the backward pass of a convolution", changes)
             for one, other in itertools.combinations(("window_strides", "lhs_dilation", "rhs_dilation"), 2):
                 if step.eqn.params[one] != step.eqn.params[other]:
                     said = "stride and dilation" if "rhs_dilation" in (one, other) else "the strides"
-                    said = f"{said} are swapped on the way back of a convolution ({one} and {other})"
+                    said = f"{said} are swapped in the backward pass of a convolution ({one} and {other})"
                     yield Mistake(said, {edge: partial(_with_settings_swapped, one, other)})
 
 
@@ -306,7 +306,7 @@ def spread_ignored_in_kernels(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             changes |= dict.fromkeys(multiplied_by(tape, reached), change)
         if changes:
             of_image = f"what the windows of {said_of(tape, e, image)} are multiplied by"
-            yield Mistake(f"{setting} ignored on the way back to the kernel ({of_image})", changes)
+            yield Mistake(f"{setting} ignored in the gradient of the kernel ({of_image})", changes)
 
 
 def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
@@ -379,13 +379,13 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for one, other in itertools.combinations(slices, 2):
             if tape.shape(tape.steps[one[0]].outs[0]) == tape.shape(tape.steps[other[0]].outs[0]):
                 swapped = {one: partial(_cut_out, *cuts[other]), other: partial(_cut_out, *cuts[one])}
-                yield Mistake(f"swapped: two slices of {said} get what comes back to the other one", swapped)
+                yield Mistake(f"swapped: two slices of {said} get each other's gradient", swapped)
         for edge, (starts, strides) in cuts.items():
             for axis in map(int, np.flatnonzero(starts > 1)):
                 at_0 = starts * (np.arange(len(starts)) != axis)
                 yield Mistake(
-                    f"the offset {starts[axis]} of a slice of {said} is ignored on the way back, along axis "
-                    f"{axis}: what comes back is put at its beginning",
+                    f"the offset {starts[axis]} of a slice of {said} is ignored in the backward pass, along "
+                    f"axis {axis}: the gradient is put at its beginning",
                     {edge: partial(_cut_out, at_0, strides)},
                 )
             for axis, by in itertools.product(range(len(starts)), (-1, 1)):
@@ -393,7 +393,7 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 last = moved + (np.array(tape.shape(tape.steps[edge[0]].outs[0])) - 1) * strides
                 if np.all(moved >= 0) and np.all(last < tape.shape(slot)):
                     yield Mistake(
-                        f"shifted by {by} along axis {axis} on the way back: what comes back to {said} "
+                        f"shifted by {by} along axis {axis} in the backward pass: the gradient of {said} "
                         "by one of its slices",
                         {edge: partial(_cut_out, moved, strides)},
                     )
@@ -410,7 +410,7 @@ def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for i, j in itertools.combinations(range(min(len(parts), SLICES_UP_TO)), 2):
             n = tape.shape(parts[i])[axis]
             if tape.shape(parts[j])[axis] == n:
-                phrase = f"swapped: the parts {i} and {j} of {said_of(tape, e, whole)} on the way back"
+                phrase = f"swapped: the parts {i} and {j} of {said_of(tape, e, whole)} in the backward pass"
                 change = partial(_blocks_swapped, axis, ends[i] - n, ends[j] - n, n)
                 edge = (at, 0 if step.name == "split" else -1)
                 yield Mistake(f"{phrase}, along axis {axis}", {edge: change})
@@ -491,18 +491,18 @@ def _shifted_by(axis: int, by: int, x: np.ndarray) -> np.ndarray:
 
 
 def _turns(shape: tuple[int, ...]) -> Iterator[tuple[str, Turn]]:
-    kernel = "rotated or flipped kernel: {} must be reversed on the way back, "
+    kernel = "rotated or flipped kernel: {} must be reversed in the backward pass, "
     axes = [a for a, n in enumerate(shape) if n > 1]
     for some in [(a,) for a in axes] + [p for p in itertools.pairwise(axes) if p[1] == p[0] + 1]:
         yield kernel + axes_said(some), partial(np.flip, axis=some)
     for a, b in itertools.pairwise(range(len(shape))):
         if shape[a] == shape[b] > 1:
             yield (
-                "transposed: {} is used for its transpose on the way back",
+                "transposed: {} is used for its transpose in the backward pass",
                 partial(np.swapaxes, axis1=a, axis2=b),
             )
     if len(shape) == 4 and shape[0] != shape[1]:
-        cut = "transposed: {} is used for its transpose on the way back, cut or filled up to its shape"
+        cut = "transposed: {} is used for its transpose in the backward pass, cut or filled up to its shape"
         yield cut, _transposed_to_fit
 
 
@@ -604,7 +604,7 @@ def slices_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 np.moveaxis(which, axis, 0)[at] = True
                 lost = f"the {'last' if at else 'first'} of {shape[axis]} terms along axis {axis}"
                 yield Mistake(
-                    f"one sample dropped: {lost} of what comes back to {said_of(tape, e, slot)}",
+                    f"one sample dropped: {lost} of the gradient of {said_of(tape, e, slot)}",
                     {(made[slot], -1): partial(_outside, which)},
                 )
 
@@ -619,7 +619,7 @@ def chunks_lost(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             which = np.zeros(shape, bool)
             np.moveaxis(which, axis, 0)[-k:] = True
             yield Mistake(
-                f"samples dropped: the last {k} of {n} along axis {axis} of what comes back to "
+                f"samples dropped: the last {k} of {n} along axis {axis} of the gradient of "
                 f"{said_of(tape, e, slot)} (an incomplete chunk)",
                 {(made[slot], -1): partial(_outside, which)},
             )
@@ -638,7 +638,7 @@ def terms_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 kept[-k if which == "last" else 0 : None if which == "last" else k] = False
                 terms = f"the {which} {k} of {shape[axis]} along axis {axis}"
                 yield Mistake(
-                    f"terms left out of a sum on the way back: {terms} of what comes back to "
+                    f"terms left out of a sum in the backward pass: {terms} of the gradient of "
                     f"{said_of(tape, e, step.ins[0])} (such as an incomplete tile)",
                     {edge: partial(_sum_of_some, axis, kept)},
                 )
@@ -675,7 +675,7 @@ def cotangents_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         axis = step.eqn.params["axis" if step.name == "stack" else "dimension"]
         for which, others in _but_one(shape, axis) if len(step.ins) == shape[axis] else ():
             yield Mistake(
-                f"only {which} counts in what comes back to a sequence, {said_of(tape, e, step.outs[0])}; "
+                f"only {which} counts in the gradient of a sequence, {said_of(tape, e, step.outs[0])}; "
                 "the others are ignored",
                 {(at, -1): partial(_outside, others)},
             )
@@ -706,8 +706,8 @@ def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             for some in _some_axes(list(by)):
                 moved = f"shifted by {', '.join(str(by[axis]) for axis in some)} along {axes_said(some)}"
                 yield Mistake(
-                    f"the padding's offset is {wrong} on the way back: the gradient is cropped at the wrong "
-                    f"corner, {moved}",
+                    f"the padding's offset is {wrong} in the backward pass: the gradient is cropped at the "
+                    f"wrong corner, {moved}",
                     {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
                 )
 
@@ -715,7 +715,7 @@ def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if pads[a][0] != pads[b][0]:
                 apart = pads[a][0] - pads[b][0]
                 yield Mistake(
-                    f"the paddings of the axes {a} and {b} are swapped on the way back: the gradient is "
+                    f"the paddings of the axes {a} and {b} are swapped in the backward pass: the gradient is "
                     f"cropped from {pads[b][0]}, {pads[a][0]}, not from {pads[a][0]}, {pads[b][0]}",
                     {edge: partial(_cropped_at, {a: apart, b: -apart})},
                 )
