@@ -1,14 +1,18 @@
 """Every line of a derivation equals the one above it, in numbers; a wrong line is seen."""
 
+import inspect
 from dataclasses import replace
 from itertools import pairwise
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from manual_grad.compiling import quickly
 from manual_grad.lectures import EQUATIONS
 from manual_grad.report.prose import derivations
-from manual_grad.report.steps import SAME, D, Step, evaluated
+from manual_grad.report.steps import HELPERS, NAMES, SAME, D, Step, evaluated
 
 BLOCKS = {
     e.tag: [p for p in derivations(e.lecture)[e.tag].parts if not isinstance(p, str)] for e in EQUATIONS
@@ -59,3 +63,40 @@ def test_a_wrong_line_is_seen(tag):
 def test_what_the_first_lines_stand_on_is_exact():
     x = np.array([0.3, -2.0])
     assert abs(D(lambda x: np.exp(x) * x[0], x) - np.exp(x[:, None]) * [[1.3, 0], [1, 0.3]]).max() < 1e-15
+
+
+class Either:
+    """NumPy, and JAX for whatever JAX is differentiating."""
+
+    def __init__(self, ours=np, jaxs=jnp):
+        self.ours, self.jaxs = ours, jaxs
+
+    def __getattr__(self, name):
+        return Either(getattr(self.ours, name), getattr(self.jaxs, name))
+
+    def __call__(self, *args, **settings):
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, settings)))
+        return (self.jaxs if traced else self.ours)(*args, **settings)
+
+
+@pytest.fixture(scope="module")
+def jaxs(x64):
+    """The names that an expression may use, where D is JAX's Jacobian."""
+    scope = {"np": Either()}
+    for helper in HELPERS:
+        exec(inspect.getsource(helper), scope)
+    names = {name: scope.get(name) or getattr(scope["np"], name) for name in NAMES}
+    return names | {"D": lambda f, x: quickly(jax.jacobian(f))(np.asarray(x, float))}
+
+
+@pytest.mark.parametrize("tag", BLOCKS)
+def test_the_first_lines_are_what_jax_gives(tag, jaxs):
+    """Those, and what they need; the lines below them equal them."""
+    known, by_jax = {}, dict(jaxs)
+    for block in BLOCKS[tag]:
+        lines = [line for line in block if line.name or not line.continues]
+        for line, got, want in zip(lines, evaluated(lines, known), evaluated(lines, by_jax), strict=True):
+            if isinstance(line, Step):
+                np.testing.assert_allclose(
+                    got, want, rtol=SAME, atol=SAME * abs(want).max(), err_msg=line.latex
+                )
