@@ -243,6 +243,8 @@ def _finding(
         if small and min(e.tolerance for e in evidence) > FIT["float64"]:
             diagnosis = "imprecise: the error is too large for rounding and too small for a known mistake"
         if not dtype and diagnosis in UNTOLD:
+            if note := next((note for note in notes if "was modified by" in note), ""):
+                diagnosis = f"{diagnosis}; {note}, and what it computes after that is for the new values"
             few = "the error is small, as of an ε in another place or of another size, or of few digits"
             diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", narrowed(evidence)]))
         if dtype:

@@ -392,6 +392,42 @@ def attended_bwd(mask, seen):
 QKV = tuple(RNG.standard_normal((3, 7, 2)))
 
 
+def decayed(a, x):
+    h = jnp.zeros(3)
+    for t in range(6):
+        h = a[t] * h + jnp.sin(x[t])
+    return h
+
+
+def decayed_bwd(kept):
+    """In chunks of two steps: ``kept`` of what is carried back at the end of each."""
+
+    def bwd(d, a, x):
+        dx = np.zeros_like(x)
+        for t in reversed(range(6)):
+            dx[t] = d * np.cos(x[t])
+            d = d * (a[t] if t % 2 else kept(a[t]))
+        return (dx,)
+
+    return bwd
+
+
+def chunked(kept):
+    steps = RNG.uniform(0.3, 0.9, (6, 3)), RNG.standard_normal((6, 3))
+    bwd = decayed_bwd(kept)
+    return by(decayed, lambda d, a, x: (None, *bwd(d, a, x)), *steps, argnums=1)
+
+
+def both_ways(a, b):
+    s = a @ b.T
+    return jnp.sum(jax.nn.logsumexp(s, 1) + jax.nn.logsumexp(s.T, 1)) - 2 * jnp.trace(s)
+
+
+def one_way_twice(d, a, b):
+    ds = 2 * d * (softmax(a @ b.T) - np.eye(5))
+    return ds @ b, ds.T @ a
+
+
 def long(x, w):
     h = jnp.zeros(3)
     for t in range(7):
@@ -457,6 +493,12 @@ REBUILT = {
     "a tile skipped": (
         "the mask of q @ k is rounded to tiles of 2×2: the first tile that it touches is skipped",
         by(lambda q, k, v: attended(q, k, v, True, lambda: BAND), attended_bwd(BAND, TILED), *QKV)),
+    "truncated in chunks": (
+        "nothing is carried back from one chunk of 2 steps to the one before", chunked(lambda a: 0)),
+    "a factor between chunks": ("the factor a is left out of what is carried back", chunked(lambda a: 1)),
+    "one direction twice": (
+        "summed over the wrong axis: axis 0 instead of axis 1 (of the terms of both directions one counts",
+        by(both_ways, one_way_twice, Z, 2 * Z[::-1])),
     "a slope in many steps": (
         "the derivative of tanh is wrong: 1 − z² for 1 − a²",
         by(long, long_bwd, 0.3 * RNG.standard_normal((7, 3)), z[:3])),
@@ -477,6 +519,15 @@ def test_a_small_error_in_float64_is_not_called_one_of_precision():
         lambda x: (jnp.sin(x), x), lambda x, d: (d * (np.cos(x) + 1e-4 * x**5),), z
     ).findings
     assert finding.diagnosis.startswith("no known mistake explains it; the error is small"), finding
+
+
+def test_a_modified_argument_is_part_of_what_is_said():
+    def bwd(res, d):
+        np.multiply(res[0], 0.9, out=res[0])  # a step of training, before the second gradient
+        return d * res[1], d * (res[0] + res[0] ** 3)
+
+    report = check_vjp(lambda w, x: (w * x, (w, x)), bwd, z, z[::-1].copy(), reference=lambda w, x: w * x)
+    assert "argument w was modified by bwd, and what it computes after that" in report.findings[1].diagnosis
 
 
 def test_a_value_is_called_by_the_name_that_the_source_gives_it():

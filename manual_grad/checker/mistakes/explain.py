@@ -28,7 +28,13 @@ from manual_grad.checker.mistakes.factors import (
     stages,
     steps_left_out,
 )
-from manual_grad.checker.mistakes.indices import groups_mistaken, masks_shifted, steps_apart, steps_of_time
+from manual_grad.checker.mistakes.indices import (
+    chunks_apart,
+    groups_mistaken,
+    masks_shifted,
+    steps_apart,
+    steps_of_time,
+)
 from manual_grad.checker.mistakes.inverses import inverses_mistaken
 from manual_grad.checker.mistakes.iterations import in_all_iterations
 from manual_grad.checker.mistakes.layers import (
@@ -480,8 +486,8 @@ def _scaled_by_root(tape: Tape) -> Iterator[int]:
 
 
 # These handle loops, or whole sequences, themselves.
-OF_LOOPS = (loops, recursions, steps_of_time, steps_apart, slopes_of_another_step, cotangents_ignored,
-            slices_lost, chunks_lost, rows_left_out, outputs_shifted)  # fmt: skip
+OF_LOOPS = (loops, recursions, steps_of_time, steps_apart, chunks_apart, slopes_of_another_step,
+            cotangents_ignored, slices_lost, chunks_lost, rows_left_out, outputs_shifted)  # fmt: skip
 # The kinds of mistakes, in order, with their levels; the first kind that matches is reported.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (products_divided, 0),
@@ -491,6 +497,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (masks_left_out, 0),
     (recursions, 0),
     (steps_apart, 0),
+    (chunks_apart, 0),
     (paths, 0),
     (normalisations, 0),
     (loops, 0),

@@ -7,12 +7,14 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.iterations import loop_of
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     SAID,
     Mistake,
     alike,
     back_with,
+    left_out,
     made_by,
     said_of,
     source_of,
@@ -23,6 +25,7 @@ from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
 
 SOFTMAX_UP_TO = 16  # values computed from a mask that are searched for its softmax
 TILES = (2, 3, 4, 8, 16)
+CHUNKS_UP_TO = 9  # steps, less 1
 MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
 SLOPES = ("logistic", "tanh", "exp", "max")
@@ -279,6 +282,34 @@ def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield Mistake(value, dict.fromkeys(edges, lambda p: p.cotangent * p.result))
             missing = f"the derivative of {said} is left out, in all {len(edges)} steps"
             yield Mistake(missing, dict.fromkeys(edges, lambda p: p.cotangent))
+
+
+def chunks_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A loop taken chunk by chunk on the way back: nothing, or something else, is carried between chunks."""
+    loop, made = loop_of(tape), made_by(tape)
+    if loop is None:
+        return
+    first = {mine: last for steps in loop.steps for last, mine in steps.items()}
+    carried: dict[Edge, dict[int, Edge]] = {}
+    for at, i in tape.edges():
+        before = loop.home.get(made.get(tape.steps[at].ins[i], -1))
+        if at in loop.home and before is not None and before > loop.home[at]:
+            carried.setdefault((first[at], i), {})[loop.home[at]] = (at, i)
+    for size in range(2, min(len(loop.steps), CHUNKS_UP_TO)):
+        for phase in range(size):
+            ends = {
+                place: [x for k, x in edges.items() if k % size == phase] for place, edges in carried.items()
+            }
+            every = [edge for edges in ends.values() for edge in edges]
+            if not every:
+                continue
+            apart = f"from one chunk of {size} steps to the one before"
+            yield Mistake(f"nothing is carried back {apart} (truncated)", stop(*every))
+            for (at, i), edges in ends.items():
+                if tape.steps[at].name == "mul" and edges:
+                    factor = said_of(tape, e, tape.steps[at].ins[1 - i])
+                    said = f"the factor {factor} is left out of what is carried back"
+                    yield Mistake(f"{said} {apart}", dict.fromkeys(edges, left_out))
 
 
 def _recurrences(tape: Tape) -> list[tuple[list[Edge], list[Slot]]]:

@@ -96,6 +96,7 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
             or _short_expression(tape, e, slot)
             or _kind_said(tape, slot)
             or source_said(tape, e, slot, made[slot])
+            or (step.name in PICKING[1:] and f"entries of {said_of(tape, e, step.ins[0])}")
             or f"the result of {SAID.get(step.name, step.name)}"
         )
     if is_key(tape.values[slot]):

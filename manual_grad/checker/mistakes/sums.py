@@ -21,6 +21,7 @@ from manual_grad.checker.mistakes.mistake import (
     nothing,
     place_of,
     said_of,
+    source_of,
     stop,
     users_of,
 )
@@ -30,6 +31,7 @@ from manual_grad.checker.tape import (
     Edge,
     Passing,
     Slot,
+    Step,
     Tape,
     bind,
     broadcast_axes,
@@ -255,6 +257,7 @@ def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.name != "reduce_sum" or len(shape) < 2:
             continue
         axes = tuple(sorted(step.eqn.params["axes"]))
+        both_ways = _both_ways(tape, total[0])
         chain: list[int] = []
         slot = step.outs[0]
         while len(chain) < 4 and len(users.get(slot, ())) == 1:
@@ -267,11 +270,28 @@ def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if wrong == axes:
                 continue
             said = f"summed over the wrong axis: {axes_said(wrong)} instead of {axes_said(axes)}"
+            if both_ways:
+                said = f"{said} (of the terms of both directions one counts twice, the other not at all)"
             for length, power in itertools.product(range(len(chain) + 1), (1, -1, 2, -2)):
                 change = partial(_summed_elsewhere, axes, wrong, chain[:length], power)
                 yield Mistake(
                     f"{said}, in the derivative of {place_of(tape, e, total)}", {total: change}, stop(total)
                 )
+
+
+def _both_ways(tape: Tape, at: int) -> bool:
+    """Whether exponentials of one value are summed twice, as over the rows and the columns of a contrast."""
+    made = made_by(tape)
+
+    def base(step: Step) -> Slot:
+        slot = step.ins[0]
+        for name in ("exp", "sub"):  # a maximum is subtracted
+            if slot in made and tape.steps[made[slot]].name == name:
+                slot = tape.steps[made[slot]].ins[0]
+        return source_of(tape, slot) if slot != step.ins[0] else -1
+
+    sums = [k for k, step in enumerate(tape.steps) if step.name == "reduce_sum" and base(step) >= 0]
+    return any(k != at and base(tape.steps[k]) == base(tape.steps[at]) for k in sums)
 
 
 def _summed_elsewhere(axes: tuple, wrong: tuple, chain: Sequence[int], power: int, p: Passing) -> np.ndarray:
