@@ -1,7 +1,7 @@
 """Run functions once on small inputs, where compiling takes longer than running."""
 
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,35 +92,6 @@ def quickly(fn: Callable) -> Callable:
     6.0
     """
     return in_numpy(fn, lambda fn: jax.jit(fn, compiler_options=quick()))
-
-
-def in_step(walks: Sequence[Generator[Any, Any, Any]], run: Callable[[list[bool], list], Sequence]) -> list:
-    """Advance several generators in lockstep, so that one program serves the requests of all of them.
-
-    Args:
-        walks: each yields its requests, is sent the answers, and returns a result.
-        run: given which walks are still under way and the last request of each, returns an answer for each.
-    Returns:
-        The result of each walk.
-
-    >>> def doubled(start, until):
-    ...     while start < until:
-    ...         start = yield start
-    ...     return start
-    >>> in_step([doubled(1, 10), doubled(3, 4)], lambda under_way, asked: [2 * n for n in asked])
-    [16, 6]
-    """
-    asked = [next(walk) for walk in walks]
-    under_way = [True for _ in walks]
-    found: list = [None for _ in walks]
-    while any(under_way):
-        answers = run(under_way, asked)
-        for k in (k for k, going in enumerate(list(under_way)) if going):
-            try:
-                asked[k] = walks[k].send(answers[k])
-            except StopIteration as end:
-                found[k], under_way[k] = end.value, False
-    return found
 
 
 def compiled(fn: Callable, *args: Any, **inputs: Any) -> Any:

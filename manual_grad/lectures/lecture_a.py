@@ -9,7 +9,7 @@ import manual_grad_reference as reference
 from manual_grad.catalogue import FUNCTIONS, cnn, linear_cross_entropy, mse, softmax
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compiling import quickly
-from manual_grad.digits import load_digits_28
+from manual_grad.digits import load_digits_8
 from manual_grad.formulas.chain_rule import as_matrix
 from manual_grad.formulas.softmax import (
     jac_softmax_cross_entropy_logits,
@@ -34,16 +34,16 @@ def _by_the_matrix(dprobs, logits):
 
 
 def _images_and_cnn(draw: Draw) -> dict:
-    """Four real digits of 28×27 pixels and a network for them.
+    """Four real digits of 8×7 pixels and a network for them.
 
     In half precision the pixels are 0 or 1, the kernels 0 or ± a power of two, and no sum of products cancels
     the biases, so no rounding moves a pre-activation across ReLU's kink.
     """
     if draw.style != "real":
         return cnn.CNN.inputs(draw)
-    images, labels = load_digits_28()
+    images, labels = load_digits_8()
     chosen = draw.rng.choice(len(images), 4, replace=False)
-    X = jnp.asarray(images[chosen, :, :27, None], draw.dtype)
+    X = jnp.asarray(images[chosen, :, :7, None], draw.dtype)
     K1, b1 = draw.normal(3, 3, 1, 5, scale=(2 / 9) ** 0.5), draw.normal(5, scale=0.3)
     K2, b2 = draw.normal(4, 4, 5, 6, scale=(2 / 80) ** 0.5), draw.normal(6, scale=0.3)
     if jnp.dtype(draw.dtype).itemsize == 2:

@@ -7,7 +7,6 @@ leaves entries that are exactly 0 (ReLU's kink) unchanged; the other oracles cov
 relative to the array or, where its terms nearly cancel, to the terms.
 """
 
-from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.compare import Comparison
-from manual_grad.compiling import in_step, quickly, split_settings
+from manual_grad.compiling import quickly, split_settings
 from manual_grad.verify.problem import NEAR, Check, Problem, allowed_along, forward
 from manual_grad_reference.oracles import differences
 
@@ -33,35 +32,15 @@ def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
         problem: the gradient or Jacobian to check.
         rng: draws the directions and, for a Jacobian, the weights of its outputs.
     """
-    return differences_checks([(problem, rng)])[0]
+    weights = _weights(problem, rng)
+    return partial(_check, problem, weights, _trusted(problem, rng, weights))
 
 
-def differences_checks(asked: Sequence[tuple[Problem, np.random.Generator]]) -> list[Check]:
-    """The same for several problems, in one program."""
-    if not asked:
-        return []
-    problems = [problem for problem, _ in asked]
-    weights = [_weights(problem, rng) for problem, rng in asked]
-    arrays = [split_settings(problem.at)[0] for problem in problems]
-    program = quickly(partial(_values, problems))
-    found = in_step(
-        [_trusted(problem, rng, w) for (problem, rng), w in zip(asked, weights, strict=True)],
-        lambda pending, directions: program(pending, arrays, weights, directions),
-    )
-    return [partial(_check, *each) for each in zip(problems, weights, found, strict=True)]
-
-
-def _values(problems: list[Problem], pending: list, arrays: list, weights: list, directions: list) -> list:
-    """The reference's values along the lines of each pending problem; zeros for the others."""
-    values = []
-    for problem, wanted, at, *given in zip(problems, pending, arrays, weights, directions, strict=True):
-        point = {**problem.at, **at}
-        primals = tuple(point[name] for name in problem.claim.wrt)
-        lines = partial(differences.line_values, forward(problem.claim, point), primals)
-        shapes = jax.eval_shape(lines, *given)
-        nothing = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        values.append(jax.lax.cond(wanted, lines, lambda *_, nothing=nothing: nothing(), *given))
-    return values
+def _values(problem: Problem, arrays: dict[str, Any], weights: Any, directions: tuple) -> tuple:
+    """The reference's values along lines through the problem's point."""
+    point = {**problem.at, **arrays}
+    primals = tuple(point[name] for name in problem.claim.wrt)
+    return differences.line_values(forward(problem.claim, point), primals, weights, directions)
 
 
 def _check(problem: Problem, weights: Any, trusted: tuple[list, list], got: tuple) -> list[Comparison]:
@@ -86,17 +65,18 @@ def _weights(problem: Problem, rng: np.random.Generator) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), out)
 
 
-def _trusted(
-    problem: Problem, rng: np.random.Generator, weights: Any
-) -> Generator[tuple, tuple, tuple[list, list]]:
-    """The directions for each array and an estimate along each; yields directions and is sent the values."""
+def _trusted(problem: Problem, rng: np.random.Generator, weights: Any) -> tuple[list, list]:
+    """The directions for each array and an estimate along each."""
+    program = quickly(partial(_values, problem))
+    arrays = split_settings(problem.at)[0]
     leaves, tree = jax.tree.flatten(problem.primals)
     directions = [rng.standard_normal((DIRECTIONS, *leaf.shape)) for leaf in leaves]
     for attempt in range(ATTEMPTS):
         alone = [np.zeros((len(leaves), *v.shape)) for v in directions]  # each array moves alone
         for i, v in enumerate(directions):
             alone[i][i] = v
-        values, size = yield jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
+        asked = jax.tree.unflatten(tree, [v.reshape(-1, *v.shape[2:]) for v in alone])
+        values, size = program(arrays, weights, asked)
         found = differences.estimates(values, float(size))
         by_leaf = [found[i * DIRECTIONS : (i + 1) * DIRECTIONS] for i in range(len(leaves))]
         doubtful = [_is_doubtful(problem, i, es, weights) for i, es in enumerate(by_leaf)]

@@ -18,8 +18,8 @@ from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
 from manual_grad.compiling import together
 from manual_grad.lectures.entries import Claim, Equation, Erratum
-from manual_grad.verify.differences import differences_checks
-from manual_grad.verify.exact import Exactness, check_all_exactly
+from manual_grad.verify.differences import differences_check
+from manual_grad.verify.exact import Exactness, check_exactly
 from manual_grad.verify.kink import at_the_kink
 from manual_grad.verify.problem import Check, Problem, ask, in_order, oracle_questions, pose
 from manual_grad.verify.symbolic import check_symbolically, definition_of
@@ -164,9 +164,9 @@ def _checks(posed: Sequence[_Posed], oracles: Collection[str]) -> list[dict[str,
     checks = ask([oracle_questions(p.problem, p.draw, w) for p, w in zip(posed, wanted, strict=True)])
     if "differences" in oracles:
         chosen = [k for k, p in enumerate(posed) if p.problem.claim.kind != "value"]
-        asked = [(posed[k].problem, np.random.default_rng([*posed[k].origin, 2])) for k in chosen]
-        for k, check in zip(chosen, differences_checks(asked), strict=True):
-            checks[k]["differences"] = check
+        for k in chosen:
+            rng = np.random.default_rng([*posed[k].origin, 2])
+            checks[k]["differences"] = differences_check(posed[k].problem, rng)
     return checks
 
 
@@ -182,13 +182,11 @@ def _answers(posed: Sequence[_Posed], checks: Sequence[dict]) -> list[dict[str, 
 
 def _exactly(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Exactness]]:
     """The results of the exact oracle, for polynomial claims in float64."""
-    chosen = [
-        k
+    return {
+        k: check_exactly(p.problem.claim, np.random.default_rng([*p.origin, 1]))
         for k, p in enumerate(posed)
         if "exact" in oracles and p.problem.claim.polynomial and p.problem.dtype == jnp.float64
-    ]
-    asked = [(posed[k].problem.claim, np.random.default_rng([*posed[k].origin, 1])) for k in chosen]
-    return dict(zip(chosen, check_all_exactly(asked), strict=True))
+    }
 
 
 def _symbolically(posed: Sequence[_Posed], oracles: Collection[str]) -> dict[int, dict[str, Comparison]]:

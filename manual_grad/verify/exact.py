@@ -7,7 +7,7 @@ with probability at most d/S (with a ReLU: if it is the same polynomial on all t
 repeated until the product of these bounds is below 1e-15.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,10 +18,12 @@ import numpy as np
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison, compare
-from manual_grad.compiling import in_step, quickly, split_settings
+from manual_grad.compiling import quickly, split_settings
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import answer_in_order, drawn, oracle_of
 from manual_grad_reference.oracles import exact
+
+Program = Callable[[tuple], dict[str | None, Any]]
 
 SURVIVAL = 1e-15
 SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)
@@ -53,44 +55,27 @@ def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     Returns:
         The result for each formula, by its name in the claim.
     """
-    return check_all_exactly([(claim, rng)])[0]
-
-
-def check_all_exactly(asked: Sequence[tuple[Claim, np.random.Generator]]) -> list[dict[str, Exactness]]:
-    """The same for several claims, in one program."""
-    if not asked:
-        return []
-    samples = [_integers(claim, rng, 1 << 4) for claim, rng in asked]
-    functions = [
-        {None: oracle_of(claim)} | {way: _in_order(claim, formula) for way, formula in claim.formulas.items()}
-        for claim, _ in asked
-    ]
-    program = _programs(functions, samples)
-    return in_step(
-        [_checked(claim, rng, sample) for (claim, rng), sample in zip(asked, samples, strict=True)],
-        lambda _, points: program(points),
-    )
-
-
-def _in_order(claim: Claim, formula: Callable) -> Callable:
-    return lambda dout, inputs: answer_in_order(claim, formula, dout, inputs)
-
-
-def _checked(claim: Claim, rng: np.random.Generator, sample: tuple) -> Generator[tuple, dict, dict]:
-    """Check all formulas of a claim at the same points; yields points and is sent every function's result."""
-    answers = yield sample
+    sample = _integers(claim, rng, 1 << 4)
+    functions: dict[str | None, Callable] = {None: oracle_of(claim)}
+    functions |= {way: partial(_in_order, claim, formula) for way, formula in claim.formulas.items()}
+    program = _program(functions, sample)
+    answers = program(sample)
     found = {way: Exactness() for way in claim.formulas}
     ways = [way for way in found if not isinstance(answers[way], Exception)]
     try:
-        among = yield from _widest_set(claim, (None, *ways), rng)
+        among = _widest_set(claim, program, (None, *ways), rng)
     except Exception:  # one of them is to blame: try them separately
         for way in ways:
-            yield from _compare(claim, {way: found[way]}, rng)
+            _compare(claim, program, {way: found[way]}, rng)
     else:
-        yield from _compare(claim, {way: found[way] for way in ways}, rng, among)
+        _compare(claim, program, {way: found[way] for way in ways}, rng, among)
     for way in found.keys() - set(ways):
         found[way].worst = _failed(claim, answers[way])
     return found
+
+
+def _in_order(claim: Claim, formula: Callable, dout: Any, inputs: dict[str, Any]) -> tuple:
+    return answer_in_order(claim, formula, dout, inputs)
 
 
 def exact_points(
@@ -105,28 +90,21 @@ def exact_points(
     Returns:
         For each point the cotangent (or None), the inputs, and the truth to the last bit.
     """
-    program = _programs([{None: oracle_of(claim)}], [_integers(claim, rng, 1 << 4)])
-
-    def points() -> Generator[tuple, dict, list]:
-        among = yield from _widest_set(claim, (None,), rng)
-        found = []
-        for _ in range(draws):
-            point = _integers(claim, rng, among)
-            found.append((*point, _followed((yield point), None)[0]))
-        return found
-
-    return in_step([points()], lambda _, asked: program(asked))[0]
+    program = _program({None: oracle_of(claim)}, _integers(claim, rng, 1 << 4))
+    among = _widest_set(claim, program, (None,), rng)
+    points = [_integers(claim, rng, among) for _ in range(draws)]
+    return [(*point, _followed(program(point), None)[0]) for point in points]
 
 
 def _compare(
-    claim: Claim, found: dict[str, Exactness], rng: np.random.Generator, among: int = 0
-) -> Generator[tuple, dict, None]:
-    """Draw points until the bound is small enough; yields points and is sent every function's result."""
+    claim: Claim, program: Program, found: dict[str, Exactness], rng: np.random.Generator, among: int = 0
+) -> None:
+    """Draw points until the bound is small enough."""
     try:
-        among = among or (yield from _widest_set(claim, (None, *found), rng))
+        among = among or _widest_set(claim, program, (None, *found), rng)
         going = set(found)
         while going:
-            answers = yield _integers(claim, rng, among)
+            answers = program(_integers(claim, rng, among))
             for way in list(going):
                 try:
                     _note(found[way], claim, answers, way, among)
@@ -151,37 +129,33 @@ def _followed(answers: dict, name: str | None) -> tuple:
     return answers[name]
 
 
-def _programs(functions: Sequence[dict], samples: Sequence[tuple]) -> Callable[[Sequence], list[dict]]:
-    """One program that runs the functions of all claims: name → result, largest magnitude and degree.
+def _program(functions: dict[str | None, Callable], sample: tuple) -> Program:
+    """One program that runs all functions at a point: name → result, largest magnitude and degree.
 
     The oracle's name is None. The result of a function that raises is the exception.
     """
-    settings = [split_settings(inputs)[1] for _, inputs in samples]
-    raised: dict[tuple, Exception] = {}
+    settings = split_settings(sample[1])[1]
+    raised: dict[str | None, Exception] = {}
 
-    def followed(points: list) -> list[list]:
-        found: list[list] = []
-        for k, (named, point) in enumerate(zip(functions, points, strict=True)):
-            found.append([])
-            for name, fn in named.items():
-                try:
-                    run = lambda both, k=k, fn=fn: fn(both[0], {**both[1], **settings[k]})  # noqa: E731
-                    found[-1].append(exact.evaluate(run, point))
-                except Exception as error:
-                    raised[k, name] = error
-                    found[-1].append(None)
+    def followed(point: tuple) -> list:
+        found: list = []
+        for name, fn in functions.items():
+            try:
+                run = lambda both, fn=fn: fn(both[0], {**both[1], **settings})  # noqa: E731
+                found.append(exact.evaluate(run, point))
+            except Exception as error:
+                raised[name] = error
+                found.append(None)
         return found
 
-    program = quickly(followed)
+    compiled = quickly(followed)
 
-    def run(points: Sequence[tuple]) -> list[dict]:
-        got = program([(dout, split_settings(inputs)[0]) for dout, inputs in points])
-        return [
-            {name: raised.get((k, name), answer) for name, answer in zip(named, answers, strict=True)}
-            for k, (named, answers) in enumerate(zip(functions, got, strict=True))
-        ]
+    def program(point: tuple) -> dict[str | None, Any]:
+        dout, inputs = point
+        answers = compiled((dout, split_settings(inputs)[0]))
+        return {name: raised.get(name, answer) for name, answer in zip(functions, answers, strict=True)}
 
-    return run
+    return program
 
 
 def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, dict[str, Any]]:
@@ -192,10 +166,10 @@ def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, 
     return dout, inputs
 
 
-def _widest_set(claim: Claim, names: tuple, rng: np.random.Generator) -> Generator[tuple, dict, int]:
-    """The largest set of integers whose sums stay well below 2⁵³ even with every entry at its maximum."""
+def _widest_set(claim: Claim, program: Program, names: tuple, rng: np.random.Generator) -> int:
+    """The largest set of integers on which all stay well below 2⁵³, every entry at its largest."""
     for among in SETS:
-        answers = yield jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among))
+        answers = program(jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among)))
         peak, degree = (max(_followed(answers, name)[k] for name in names) for k in (1, 2))
         if peak * SLACK < exact.LARGEST and 2 * degree <= among:
             return among

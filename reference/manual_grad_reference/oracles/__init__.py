@@ -5,6 +5,7 @@ Python int) is passed to `fn` unchanged and has no entry in the result, so each 
 floating-point primal, in order. Primals and outputs may be pytrees; every output must be floating-point.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -20,20 +21,22 @@ def reverse(fn: Callable, primals: tuple, dout: PyTree) -> tuple:
     return pullback(_like(out, dout))
 
 
-def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 64) -> tuple:
+def forward(fn: Callable, primals: tuple, dout: PyTree, batch_size: int = 256) -> tuple:
     """The same cotangents by forward mode alone: entry k is ⟨dout, J e_k⟩, by `jax.jvp` on each basis vector.
 
-    No transposition rule is involved. It costs one forward pass per entry, run `batch_size` at a time.
+    No transposition rule is involved. It costs one forward pass per entry, at most `batch_size` at a time.
     """
     fn, primals = _floating_only(fn, primals)
-    dout = _like(jax.eval_shape(fn, *primals), dout)
     vector, unravel = ravel_pytree(primals)
+    batches = max(1, math.ceil(vector.size / batch_size))
+    size = math.ceil(vector.size / batches)  # of a batch; as all are equally large, JAX traces `fn` once
 
     def entry(k: Array) -> Array:
-        basis = jnp.zeros_like(vector).at[k].set(1)
-        return _inner(dout, jax.jvp(fn, primals, unravel(basis))[1])
+        basis = jnp.zeros_like(vector).at[k].set(1)  # all 0 beyond the last entry
+        return _along(fn, primals, dout, unravel(basis))
 
-    return unravel(jax.lax.map(entry, jnp.arange(vector.size), batch_size=batch_size).astype(vector.dtype))
+    entries = jax.lax.map(jax.vmap(entry), jnp.arange(batches * size).reshape(batches, size))
+    return unravel(entries.ravel()[: vector.size].astype(vector.dtype))
 
 
 def forward_projections(
@@ -44,10 +47,9 @@ def forward_projections(
     `directions` is structured like the floating-point primals; each leaf has a leading axis over directions.
     """
     fn, primals = _floating_only(fn, primals)
-    dout = _like(jax.eval_shape(fn, *primals), dout)
 
     def projection(v: tuple) -> Array:
-        return _inner(dout, jax.jvp(fn, primals, _like(primals, v))[1])
+        return _along(fn, primals, dout, _like(primals, v))
 
     return jax.lax.map(projection, jax.tree.map(jnp.asarray, directions), batch_size=batch_size)
 
@@ -91,7 +93,8 @@ def _like(target: PyTree, value: PyTree) -> PyTree:
     return jax.tree.map(leaf_like, target, value)
 
 
-def _inner(left: PyTree, right: PyTree) -> Array:
-    """⟨left, right⟩ summed over all leaves."""
-    products = [jnp.sum(a * b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)]
-    return jnp.stack(products).sum()
+def _along(fn: Callable, primals: tuple, dout: PyTree, v: tuple) -> Array:
+    """⟨dout, J v⟩ summed over all leaves."""
+    out, tangent = jax.jvp(fn, primals, v)
+    products = jax.tree.map(lambda weight, leaf: jnp.sum(weight * leaf), _like(out, dout), tangent)
+    return jnp.stack(jax.tree.leaves(products)).sum()

@@ -130,7 +130,7 @@ def line_values(fn: Callable, primals: tuple, dout: PyTree, directions: tuple) -
         moved = fn(*jax.tree.map(lambda x, d: x + h * d, primals, v))
         return _total(jax.tree.map(lambda weight, a, b: jnp.sum(weight * (a - b)), dout, moved, base))
 
-    values = jax.lax.map(lambda v: jax.lax.map(lambda h: value(v, h), offsets), directions)
+    values = jax.lax.map(lambda v: jax.vmap(lambda h: value(v, h))(offsets), directions)
     return values, _total(jax.tree.map(lambda weight, out: jnp.sum(abs(weight * out)), dout, base))
 
 
