@@ -75,7 +75,7 @@ def fits(problem, truth, wrong):
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_no_mistake_fits_into_the_widest_budget(name):
-    """In bfloat16 where that tells; by array: one of zeros (no unit of a ReLU is on) has nothing to lose."""
+    """In bfloat16 where that is conclusive; array by array: one of zeros (a dead ReLU) is skipped."""
     problem, truth, dropped = posed(name, WIDEST.get(name[:4], "bfloat16"))
     counts = [np.asarray(leaf).any() for leaf in jax.tree.leaves(truth)]
     for mistake, plant in PLANTED.items():
@@ -90,8 +90,8 @@ def test_no_mistake_fits_into_the_widest_budget(name):
 
 
 @pytest.mark.parametrize("tag", WIDEST)
-def test_where_another_dtype_is_asked_bfloat16_lets_zero_pass(tag):
-    """Once it has not, the claim is to be asked in bfloat16 as every other."""
+def test_claims_checked_in_another_dtype_would_pass_with_zero_in_bfloat16(tag):
+    """If zero no longer passes, the claim should be checked in bfloat16 like every other."""
     problem, truth, _ = posed(next(name for name in CLAIMS if name.startswith(tag)), "bfloat16")
     assert any(fits(problem, truth, jax.tree.map(np.zeros_like, truth)))
 
@@ -107,7 +107,7 @@ def test_narrower_dtypes_have_narrower_budgets(tag):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_share_of_the_budget_is_told_and_below_one(dtype):
+def test_the_share_of_the_budget_is_reported_and_below_one(dtype):
     equation = next(e for e in EQUATIONS if e.tag == "A-10")
     verdict = verify(equation, dtype, 0)
     assert verdict.status == "verified"

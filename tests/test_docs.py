@@ -44,7 +44,7 @@ def test_every_command_parses(page, line):
     assert parsed(words).command.name in words[:2]
 
 
-def test_a_command_that_does_not_exist_is_seen():
+def test_a_command_that_does_not_exist_is_detected():
     with pytest.raises(Exception, match="No such option"):
         parsed(["verify", "--tags", "A-10"])
     with pytest.raises(KeyError):
@@ -67,7 +67,7 @@ def test_the_readme_is_two_screens():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 

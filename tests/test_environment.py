@@ -16,7 +16,7 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+def test_nothing_is_left_behind_if_writing_fails(tmp_path, monkeypatch):
     def full(*names):
         raise OSError(28, "No space left on device")
 
@@ -30,7 +30,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
     not hasattr(os, "mkfifo"),
     reason="no os.mkfifo here (Windows): no pipe to try it on",
 )
-def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
+def test_no_pipe_or_device_is_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(FileExistsError, match="a device, a pipe"):

@@ -33,7 +33,7 @@ def test_gradients_agree(path, capsys, monkeypatch):
 
 
 @each_example
-def test_a_wrong_gradient_is_seen(path, monkeypatch):
+def test_a_wrong_gradient_is_detected(path, monkeypatch):
     right = ops.relu_bwd
     monkeypatch.setattr(ops, "relu_bwd", lambda res, dout: (1.001 * right(res, dout)[0],))
     assert runpy.run_path(str(path))["main"]() > 1e-4

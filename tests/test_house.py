@@ -97,7 +97,7 @@ def autodiff_names(tree):
 
 
 @pytest.mark.parametrize("floor", FLOORS)
-def test_floors_import_downwards(floor):
+def test_layers_import_downwards(floor):
     for path in sources(floor):
         allowed = (
             FLOORS[floor] | {floor} | ({"manual_grad.border"} if floor != "manual_grad_reference" else set())
@@ -108,7 +108,7 @@ def test_floors_import_downwards(floor):
 @pytest.mark.parametrize(
     "line", ["import manual_grad_reference", "from manual_grad.lectures import EQUATIONS"]
 )
-def test_an_import_upwards_is_seen(line):
+def test_an_import_upwards_is_detected(line):
     assert forbidden_imports(ast.parse(line), FLOORS["manual_grad.formulas"])
 
 
@@ -131,12 +131,12 @@ def test_formulas_never_differentiate(path):
         "from jax import linearize as f",
     ],
 )
-def test_autodiff_is_seen(line):
+def test_autodiff_is_detected(line):
     assert list(autodiff_names(ast.parse(line)))
 
 
 def test_formulas_use_no_other_numerics():
-    """Only jax.numpy and jax.lax compute there, and in the operations; numpy converts at the border."""
+    """Only jax.numpy and jax.lax compute there and in the operations; NumPy converts at the border."""
     allowed = {"jax", "jax.lax", "jax.numpy", "jaxtyping", "beartype", "numpy", "collections", "dataclasses"}
     allowed |= {"functools", "inspect", "math", "types", "typing", "manual_grad", "jax.sharding"}
     for path in (*mathematics(), *sources("manual_grad.border"), *sources("manual_grad.ops")):
@@ -245,7 +245,7 @@ def test_public_functions_explain_themselves(path, node):
         ("formulas", "As :func:`mse_fwd`.\nSource: ours.\n>>> 1", ["Args:", "Returns:", "Raises:"]),
     ],
 )
-def test_a_silent_docstring_is_seen(wing, doc, missing):
+def test_a_silent_docstring_is_detected(wing, doc, missing):
     assert missing_sections(ROOT / "manual_grad" / wing / "some.py", doc) == missing
 
 
@@ -256,7 +256,7 @@ def test_every_public_function_is_exported():
     assert all(hasattr(manual_grad, name) for name in manual_grad.__all__)
 
 
-def test_every_exported_function_is_held_against_the_reference():
+def test_every_exported_function_is_compared_with_the_reference():
     """Each public function is named in some lecture's claims, or builds one that is."""
     lectures = "".join(path.read_text() for path in sources("manual_grad.lectures"))
     formulas = "".join(path.read_text() for path in mathematics())
@@ -273,8 +273,8 @@ def test_every_tag_names_a_test():
 
 
 @pytest.mark.parametrize("module", ["manual_grad", "manual_grad.verify"])
-def test_an_import_loads_no_proof(module):
-    """Who computes or checks a gradient pays for no catalogue, lecture or SymPy."""
+def test_an_import_loads_no_catalogue_and_no_sympy(module):
+    """Computing or checking a gradient imports no catalogue, lectures or SymPy."""
     heavy = ("manual_grad.catalogue", "manual_grad.lectures", "sympy", "torch", "manual_grad_benchmarks")
     code = f"import sys, {module}; print([m for m in sys.modules if m.startswith({heavy!r})])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

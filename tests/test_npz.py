@@ -57,7 +57,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("said", DAMAGED)
-def test_a_damaged_archive_is_one_line_before_memory_is_taken(said):
+def test_a_damaged_archive_gives_one_line_before_memory_is_taken(said):
     tracemalloc.start()
     with pytest.raises(InputError) as error:
         npz.read(io.BytesIO(DAMAGED[said]))

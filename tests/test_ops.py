@@ -248,7 +248,7 @@ def test_second_order_of_a_convolution(name):
 @pytest.mark.parametrize("transformed", [second_order, second_order_forward], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("name", ["softmax", "softmax_cross_entropy", "integer_labels"])
 def test_second_order_where_logits_are_equal(name, transformed):
-    """As they are in a network whose last layer starts at 0; and with labels of 0."""
+    """As in a network whose last layer starts at 0; also with labels of 0."""
     floats, labels = draw(CASES[name])
     hold(CASES[name], transformed, [jnp.zeros_like(x) for x in floats], labels)
 
@@ -262,7 +262,7 @@ def test_third_order():
 
 
 def test_relu_at_zero():
-    """The derivative there is 0, also that of the value which ``value_and_grad`` hands on."""
+    """The derivative there is 0, including that of the value returned by ``value_and_grad``."""
     x = jnp.array([-1.0, 0.0, 2.0])
 
     def total(x):
@@ -277,8 +277,8 @@ def test_relu_at_zero():
 
 
 @each_case
-def test_forward_mode_is_refused_and_has_a_way_round(case):
-    """The way round is the one that the module's docstring tells."""
+def test_forward_mode_is_refused_and_has_a_workaround(case):
+    """The workaround is the one in the module's docstring."""
     floats, labels = draw(case)
     tangents = [tangent(x) for x in floats]
     ours, theirs = (

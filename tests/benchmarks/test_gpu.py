@@ -30,13 +30,13 @@ def test_a_rehearsal(tmp_path):
     assert "| `mse` 4096 |" in found.with_suffix(".md").read_text(encoding="utf-8")
 
 
-def test_a_failing_step_is_recorded_with_what_it_said(tmp_path):
+def test_a_failing_step_is_recorded_with_its_output(tmp_path):
     found = step(tmp_path, "import sys; print('no such device'); sys.exit(3)")
     assert (found["ended"], found["result"]) == ("failed, exit 3", None)
     assert found["last_lines"] == ["no such device"]
 
 
-def test_a_step_that_hangs_is_interrupted_and_what_it_wrote_is_kept(tmp_path):
+def test_a_hanging_step_is_interrupted_and_its_output_is_kept(tmp_path):
     code = f"""
 import json, time
 try:

@@ -46,7 +46,7 @@ def test_an_entry_fits_its_pair_and_its_reference(entry):
 
 
 @pytest.mark.parametrize("entry", FORMULAS.values(), ids=FORMULAS)
-def test_a_definition_gives_what_the_reference_gives(entry):
+def test_a_definition_agrees_with_its_reference(entry):
     checks.require_definition(entry)
 
 
@@ -64,7 +64,7 @@ def test_tolerances_of_hard_cases_are_tight(entry):
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
-def test_what_is_drawn_would_show_a_mistake(scenario):
+def test_the_draws_would_reveal_a_mistake(scenario):
     checks.require_telling_draws(scenario)
     checks.require_clear_kinks(scenario)
     checks.require_batch(scenario)
@@ -167,13 +167,13 @@ def test_sabotage_is_refused_and_names_the_entry(what):
 
 
 @pytest.mark.parametrize(("module", "name"), [(compare, "FLOAT64"), (budget, "MARGIN")])
-def test_a_tolerance_times_a_million_is_seen(module, name, monkeypatch):
+def test_a_tolerance_times_a_million_is_detected(module, name, monkeypatch):
     monkeypatch.setattr(module, name, 1e6 * getattr(module, name))
     with pytest.raises(EntryError, match="mse: off by a factor"):
         checks.require_tolerance(mse.MSE)
 
 
-def test_a_wrong_definition_is_seen_by_the_oracles_that_ask_it(monkeypatch):
+def test_a_wrong_definition_is_detected_by_the_oracles_that_use_it(monkeypatch):
     tanh = FORMULAS["tanh"]
     wrong = replace(tanh, definition=definitions.sigmoid)
     assert not check_hard(wrong, replace(tanh.hard[0], jax={})).passed
@@ -183,7 +183,7 @@ def test_a_wrong_definition_is_seen_by_the_oracles_that_ask_it(monkeypatch):
     assert min(c.share for c in check_symbolically(claim, np.random.default_rng(0)).values()) > 1
 
 
-def test_a_wrong_reference_is_seen():
+def test_a_wrong_reference_is_detected():
     def off(y_hat, y):
         return mse.MSE.reference(y_hat, y) * (1 + 1e-9)
 

@@ -111,7 +111,7 @@ def wanted(case):
 
 
 @pytest.mark.parametrize("case", PINNED)
-def test_pytorch_got_the_same(case):
+def test_pytorchs_pinned_answers_are_reproduced(case):
     assert not differences(ours(case), wanted(case))
 
 
@@ -138,7 +138,7 @@ def test_nothing_else_is_imported():
 
 @pytest.mark.parametrize("case", PINNED)
 def test_every_pinned_number_is_compared(case):
-    """The largest entry of each array a little off, or one of them NaN, and no other array is named."""
+    """With the largest entry of each array slightly wrong, or one NaN, no other array is named."""
     for name, array in wanted(case).items():
         for wrong in (np.abs(array).max() * (1 + 1e-11), np.nan):
             changed = array.copy()
@@ -148,7 +148,7 @@ def test_every_pinned_number_is_compared(case):
 
 
 @pytest.mark.parametrize("way", ["fwd", "bwd"])
-def test_a_wrong_formula_is_seen(monkeypatch, way):
+def test_a_wrong_formula_is_detected(monkeypatch, way):
     case = next(iter(PINNED))
     name = f"{case.split('/')[0]}_{way}"
     right = getattr(manual_grad, name)

@@ -104,7 +104,7 @@ def test_pytrees(to):
     assert [(f.argument, f.name) for f in report.findings] == list(zip([0, 0, 1], names, strict=True))
 
 
-def test_numpy_code_is_held_against_jax():
+def test_numpy_code_is_compared_with_jax():
     Y = np.eye(4)[LABELS]
     assert_grad_matches(numpy_ce, numpy_dce, X, Y, against="softmax_cross_entropy")
     assert_grad_matches(
@@ -115,7 +115,7 @@ def test_numpy_code_is_held_against_jax():
 
 
 def test_a_shortcut_that_holds_for_distributions_is_right():
-    """p − y is the gradient only where each row of y sums to 1, so the points near keep that."""
+    """p − y is the gradient only if each row of y sums to 1, which nearby points preserve."""
 
     def shortcut(z, Y):
         return (softmax(z) - Y) / len(z)
@@ -124,14 +124,14 @@ def test_a_shortcut_that_holds_for_distributions_is_right():
         assert_grad_matches(numpy_ce, shortcut, X, Y, against="softmax_cross_entropy", argnums=0)
 
 
-def test_a_loss_that_is_not_the_one_it_is_held_against_is_noted():
+def test_a_loss_that_differs_from_the_one_it_is_compared_with_is_noted():
     report = check_grad(
         lambda z, Y: 6 * numpy_ce(z, Y), numpy_dce, X, softmax(T), against="softmax_cross_entropy"
     )
     assert any("differ in value" in note for note in report.notes)
 
 
-def test_one_gradient_an_argument_or_one_a_floating_point_argument():
+def test_one_gradient_per_argument_or_per_floating_point_argument():
     def grad(z, labels):
         return jax_dce(z, labels)
 
@@ -221,7 +221,7 @@ def test_a_custom_rule_is_not_believed_blindly():
     assert any("finite differences" in note for note in report.notes)
 
 
-def test_the_caller_s_arrays_stay():
+def test_the_callers_arrays_are_not_modified():
     def writes(p, t):
         p -= t
         return 2 * p / p.size, -2 * p / p.size
@@ -311,7 +311,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line(case):
+def test_bad_input_gives_one_clear_line(case):
     args, message = BAD[case]
     with pytest.raises(InputError, match=f"check_grad: .*{message}") as error:
         check_grad(*args)
@@ -336,7 +336,7 @@ def test_bad_input_is_one_clear_line(case):
         ({"against": lambda p, t: p}, "against returned"),
     ],
 )
-def test_bad_settings_are_one_clear_line(settings, message):
+def test_bad_settings_give_one_clear_line(settings, message):
     if message is None:
         assert check_grad(mse, lambda p, t: (None, dmse(p, t)[1]), x, y, **settings).ok
         return
@@ -360,13 +360,13 @@ def test_bad_settings_are_one_clear_line(settings, message):
         ),
     ],
 )
-def test_bad_pairs_are_one_clear_line(fwd, bwd, message):
+def test_bad_pairs_give_one_clear_line(fwd, bwd, message):
     with pytest.raises(InputError, match=f"check_vjp: .*{message}") as error:
         check_vjp(fwd, bwd, x)
     assert "\n" not in str(error.value)
 
 
-def test_under_jit_it_says_so():
+def test_under_jit_the_message_says_so():
     with pytest.raises(InputError, match="outside jit"):
         jax.jit(lambda x: check_grad(lambda x: x.sum(), jnp.ones_like, x))(x)
 
@@ -374,13 +374,13 @@ def test_under_jit_it_says_so():
 @pytest.mark.parametrize(
     "out", [jax.ShapeDtypeStruct((7,), "float64"), "out", jax.random.key(0), {1: x, "a": x}]
 )
-def test_an_output_of_no_arrays_is_one_clear_line(out):
+def test_an_output_without_arrays_gives_one_clear_line(out):
     with pytest.raises(InputError, match=r"^check_vjp: fwd returned .*expected [^\n]*$"):
         check_vjp(lambda x: (out, x), lambda x, dout: (x,), x)
 
 
 def test_many_axes_take_no_longer_than_few():
-    """Of 14 axes there are 9·10¹⁰ orders: a wrong gradient took for ever."""
+    """14 axes have 9·10¹⁰ orders: a wrong gradient used to take forever."""
     many = 1.5 * np.ones((1,) * 14)
     assert not check_grad(lambda a: (a**2).sum(), lambda a: 3 * a, many).ok
 
@@ -390,8 +390,8 @@ def test_an_empty_gradient_has_the_wrong_shape():
 
 
 @pytest.mark.usefixtures("x32")
-def test_random_numbers_that_are_others_in_float64_are_one_clear_line():
-    """Dropout's gradient was called wrong: its mask was another one in float64."""
+def test_random_numbers_that_differ_in_float64_give_one_clear_line():
+    """Dropout's gradient was called wrong because its mask differed in float64."""
     key, x = jax.random.key(3), jnp.arange(1, 9) / 3
 
     def drop(x, key):
@@ -406,7 +406,7 @@ def test_random_numbers_that_are_others_in_float64_are_one_clear_line():
 
 
 def test_random_keys_and_other_dtypes_are_checked():
-    """A typed random key passes through; of a complex or integer gradient the numbers are checked too."""
+    """A typed random key passes through; the numbers of complex and integer gradients are checked too."""
 
     def noisy(x, key):
         return ((x + jax.random.normal(key, x.shape)) ** 2).sum()
@@ -424,7 +424,7 @@ def test_random_keys_and_other_dtypes_are_checked():
 
 
 def test_a_report_fits_on_a_screen():
-    """The wrong ones are shown first, in their order; the others are counted."""
+    """The wrong ones are shown first, in order; the others are counted."""
     findings = [Finding(i, f"p[{i}]", i % 4 != 3, "" if i % 4 != 3 else "zero") for i in range(40)]
     lines = str(Report(tuple(findings), tuple(f"note {i}" for i in range(20)))).splitlines()
     assert len(lines) <= 24

@@ -840,8 +840,8 @@ def test_the_true_cause_is_named_first(case):
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0])
-def test_what_no_mistake_explains_is_not_guessed(scale):
-    """Something of a right gradient, and something that nobody overlooks: nothing explains it."""
+def test_no_cause_is_guessed_if_no_mistake_explains_it(scale):
+    """Part of a right gradient plus a mistake that nobody makes: nothing explains it."""
     report = vjp(((lambda x: (layernorm(x), x)), odd_layernorm_bwd(scale)), T)()
     assert report.findings[0].diagnosis.startswith("no known mistake explains it")
     report = check_grad(
@@ -851,7 +851,7 @@ def test_what_no_mistake_explains_is_not_guessed(scale):
 
 
 def test_a_long_loop_is_diagnosed_in_time():
-    """60 steps: neither JAX nor the mistakes that may explain it are run one by one."""
+    """60 steps: neither JAX nor the candidate mistakes are run one by one."""
 
     def loop(W, h):
         for _ in range(60):

@@ -870,7 +870,7 @@ def test_the_true_cause_is_named_first(case):
     assert wrong.diagnosis.startswith(start), str(report)
 
 
-def test_what_is_not_finite_is_not_explained_away():
-    """Where nothing fits the finite entries, that others are not finite is all that is said."""
+def test_infinities_and_nan_are_not_explained_away():
+    """If nothing explains the finite entries, the only message is that others are not finite."""
     (finding,) = CASES["nothing known and NaN"][1]().findings
     assert finding.diagnosis == "NaN in some entries"

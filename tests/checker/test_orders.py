@@ -45,7 +45,7 @@ def test_a_right_pair_is_right_in_second_order():
     ("fwd", "bwd", "where"),
     [(dense_fwd, stopped_in_bwd, "in bwd"), (stopped_in_fwd, dense_bwd, "as fwd saves it")],
 )
-def test_what_is_constant_to_the_second_derivative_is_named(fwd, bwd, where):
+def test_constants_to_the_second_derivative_are_named(fwd, bwd, where):
     assert check_vjp(fwd, bwd, x, w, reference=dense, draws=1).ok
     report = check_vjp(fwd, bwd, x, w, reference=dense, order=2, draws=1)
     told = {f.name: f.diagnosis for f in report.findings if not f.ok}
@@ -53,7 +53,7 @@ def test_what_is_constant_to_the_second_derivative_is_named(fwd, bwd, where):
     assert told == {"x, order 2": said, "w, order 2": said}
 
 
-def test_what_cannot_be_differentiated_twice_is_said():
+def test_functions_that_cannot_be_differentiated_twice_are_reported():
     def fwd(x):
         return x**2, x
 
@@ -113,7 +113,7 @@ def test_wrong_rules_are_named(name):
         (None, "jvp is None, expected a function"),
     ],
 )
-def test_bad_rules_are_one_line(jvp, said):
+def test_bad_rules_give_one_line(jvp, said):
     with pytest.raises(InputError, match=r"^check_jvp: ") as error:
         check_jvp(jnp.tanh, jvp, x)
     assert said in str(error.value)

@@ -155,13 +155,13 @@ def test_without_a_reference_the_functions_own_forward_is_differentiated():
     assert not check_torch(setup, drawn(4)).ok
 
 
-def test_jax_knows_the_cause_step_by_step():
+def test_with_jax_the_cause_is_found_step_by_step():
     wrong = function(lambda x, w: torch.tanh(x @ w), lambda d, x, w: (d @ w.mT, x.mT @ d))
     report = check_torch(wrong, drawn(6, 5), drawn(5, 4), against=lambda x, w: jnp.tanh(x @ w))
     assert "tanh" in report.findings[0].diagnosis
 
 
-def test_what_a_call_writes_into_is_said_and_the_callers_tensors_stay():
+def test_modified_arguments_are_reported_and_the_callers_tensors_are_unchanged():
     def back(d, x):
         d *= 2 * x.clone()
         x += 0.1
@@ -179,7 +179,7 @@ def test_what_a_call_writes_into_is_said_and_the_callers_tensors_stay():
     assert not x.requires_grad
 
 
-def test_the_callers_random_numbers_stay():
+def test_the_callers_random_state_is_restored():
     torch.manual_seed(5)
     first = torch.rand(2)
     torch.manual_seed(5)
@@ -194,7 +194,7 @@ def test_wrt_and_no_gradient():
     assert check_torch(wrong, drawn(4), drawn(4), reference=lambda x, w: x * w, names=["x", "w"], wrt="x").ok
 
 
-def test_parameters_that_no_reference_takes_are_named():
+def test_parameters_that_no_reference_accepts_are_named():
     report = check_torch(nn.Linear(3, 3), drawn(4, 3), reference=nn.Linear(3, 3).requires_grad_(False))
     assert report.ok
     scaled = nn.Linear(3, 3, bias=False)
@@ -236,7 +236,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line(name):
+def test_bad_input_gives_one_line(name):
     fn, tensors, said = BAD[name]
     with pytest.raises(InputError) as error:
         check_torch(fn, *tensors, reference=lambda *args: args[0].sum())
@@ -257,7 +257,7 @@ def test_bad_input_is_one_line(name):
         ({"against": "softmax_cross"}, "no formula is called"),
     ],
 )
-def test_bad_settings_are_one_line(settings, said):
+def test_bad_settings_give_one_line(settings, said):
     with pytest.raises(InputError, match=r"^check_torch: ") as error:
         check_torch(lambda x: F.relu(x), drawn(3), **settings)
     assert said in str(error.value)
@@ -292,7 +292,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert run("theirs.py:plain --torch --input x=8 --device nowhere")[0] == 2
 
 
-def test_pytorch_is_asked_for_by_its_extra(monkeypatch):
+def test_a_missing_pytorch_is_named_with_its_extra(monkeypatch):
     def missing(name):
         raise ImportError(name)
 

@@ -530,7 +530,7 @@ def test_a_modified_argument_is_part_of_what_is_said():
     assert "argument w was modified by bwd, and what it computes after that" in report.findings[1].diagnosis
 
 
-def test_a_value_is_called_by_the_name_that_the_source_gives_it():
+def test_a_value_is_named_as_in_the_source():
     def fwd(x):
         probs = jax.nn.sigmoid(x[::-1])
         scores = jnp.sin(probs) * 2

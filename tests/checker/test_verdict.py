@@ -33,7 +33,7 @@ def ridge(w, X, y):
 
 
 @pytest.mark.parametrize("start", [np.zeros(4), np.ones(4), np.array([0.0, 2.0, 0.0, 1.0])])
-def test_what_is_differentiated_by_moves_even_if_it_is_whole(start):
+def test_differentiated_arguments_move_even_if_they_are_whole_numbers(start):
     y = Y[:, 0]
 
     def right(w, X, y):
@@ -50,7 +50,7 @@ def test_a_number_moves():
 
 
 def test_an_adapter_that_starts_at_zero_is_checked():
-    """At B = 0 every gradient by A is 0, and so is every wrong one."""
+    """At B = 0 every gradient with respect to A is 0, even a wrong one."""
     A, B = RNG.standard_normal((4, 2)), np.zeros((2, 3))
 
     def adapter(x, A, B):
@@ -68,7 +68,7 @@ def test_an_adapter_that_starts_at_zero_is_checked():
 
 
 def test_points_are_counted_as_they_are():
-    """Integers never move, distributions among others do."""
+    """Integers never move; distributions do if other arguments move."""
     report = check_grad(lambda x: (x**2).sum(), lambda x: 2 * x, np.ones(3))
     assert report.points == 3
     labels = np.eye(3)[[0, 2, 1, 1]]
@@ -85,7 +85,7 @@ def test_points_are_counted_as_they_are():
     assert mean.points == 3
 
 
-def test_a_function_that_takes_only_whole_numbers_is_told_to_never_move():
+def test_arguments_that_must_be_whole_numbers_are_reported_as_never_varied():
     def whole_only(x):
         if not np.array_equal(x, np.round(x)):
             raise ValueError("only whole numbers")
@@ -97,7 +97,7 @@ def test_a_function_that_takes_only_whole_numbers_is_told_to_never_move():
     assert "x was never varied" in noted(report)
 
 
-def test_a_true_gradient_of_zero_tells_nothing():
+def test_a_true_gradient_of_zero_is_inconclusive():
     report = check_grad(lambda z: jax.nn.softmax(z).sum(), lambda z: 0 * z, X)
     assert report.ok
     assert "nothing can be concluded" in noted(report)
@@ -121,7 +121,7 @@ def in_place(factor):
     return bwd
 
 
-def test_a_cotangent_that_is_written_into_is_told_and_the_values_decide():
+def test_a_modified_cotangent_is_reported_and_the_values_decide():
     right = check_vjp(tanh_fwd, in_place(1), X, reference=jnp.tanh)
     assert right.ok
     assert "the cotangent was modified by bwd" in noted(right)
@@ -135,7 +135,7 @@ def test_a_cotangent_that_is_written_into_is_told_and_the_values_decide():
     assert not check_vjp(lambda x: (x.copy(), None), tripled, X, reference=lambda x: x * 1.0).ok
 
 
-def test_an_argument_that_is_written_into_is_told_and_the_values_decide():
+def test_a_modified_argument_is_reported_and_the_values_decide():
     def loss(w, b):
         return ((w * b) ** 2).sum()
 
@@ -170,7 +170,7 @@ def test_an_argument_that_is_written_into_is_told_and_the_values_decide():
     assert "argument p was modified" in noted(report)
 
 
-def test_a_buffer_that_is_used_again_is_read_in_time():
+def test_a_reused_buffer_is_read_in_time():
     buffer = np.empty_like(X)
     for factor, ok in ((2, True), (4, False)):
 
@@ -186,7 +186,7 @@ def test_a_buffer_that_is_used_again_is_read_in_time():
 @pytest.mark.parametrize(
     "wrong", [lambda n: n % 2 == 0, lambda n: n % 3 == 0, lambda n: n > 3, lambda n: n == 5]
 )
-def test_calls_that_disagree_are_seen(wrong):
+def test_calls_that_disagree_are_detected(wrong):
     calls = []
 
     def bwd(res, d):
@@ -199,7 +199,7 @@ def test_calls_that_disagree_are_seen(wrong):
     assert got == pytest.approx(1.5 * expected) or got == pytest.approx(expected)
 
 
-def test_what_adds_up_from_call_to_call_is_seen():
+def test_results_that_accumulate_over_calls_are_detected():
     total = np.zeros_like(X)
 
     def grad(x):
@@ -223,7 +223,7 @@ def test_rounding_may_differ_from_call_to_call():
 # --- cotangents -------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_depend_on_the_cotangent_is_a_finding():
+def test_independence_of_the_cotangent_is_a_finding():
     def sticky(res, d):
         return (jnp.where(jnp.all(d == 0), 1.0, 2 * res[0] * d),)
 
@@ -236,7 +236,7 @@ def test_what_does_not_depend_on_the_cotangent_is_a_finding():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
-def test_what_is_not_linear_in_the_cotangent_is_a_finding(dtype):
+def test_nonlinearity_in_the_cotangent_is_a_finding(dtype):
     x = jnp.asarray(X, dtype)
 
     def clipped(res, d):
@@ -286,7 +286,7 @@ def d_norms(x):
     return np.where(n > 0, x / np.where(n > 0, n, 1), 0.0)
 
 
-def test_entries_where_jax_knows_no_gradient_are_not_compared():
+def test_entries_without_a_gradient_in_jax_are_not_compared():
     x = np.array([[0.0, 0.0], [1.5, -2.5], [0.3, 0.4]])
     right = check_grad(norms, d_norms, x)
     assert right.ok
@@ -295,7 +295,7 @@ def test_entries_where_jax_knows_no_gradient_are_not_compared():
     assert said(check_grad(norms, lambda x: 0 * x, x)) == "zero"
 
 
-def test_what_cannot_be_compared_anywhere_is_not_right():
+def test_a_gradient_that_cannot_be_compared_anywhere_is_not_right():
     report = check_grad(lambda x: (x**2).sum(), lambda x: -3 * x, np.full(3, np.nan))
     assert not report.ok
     assert "nothing to compare with" in said(report)
@@ -382,7 +382,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_cannot_be_taken_is_one_line(form):
+def test_unsupported_arguments_give_one_line(form):
     x, settings, message = FORMS[form]
     with pytest.raises(InputError) as error:
         check_grad(square, d_square, x, **settings)
@@ -402,7 +402,7 @@ def test_what_cannot_be_taken_is_one_line(form):
         (np.broadcast_to(X[0], X.shape), {}),
     ],
 )
-def test_what_can_be_taken_is_right(x, settings):
+def test_supported_arguments_are_right(x, settings):
     assert check_grad(square, d_square, x, **settings).ok
     assert not check_grad(square, lambda x: 3 * x, x, **settings).ok
 
@@ -439,8 +439,8 @@ def d_normalised(factor=1.0, spread=True, inside=lambda x: x.astype(jnp.float32)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_what_is_ill_conditioned_in_a_dtype_is_checked_in_float64(dtype):
-    """In bfloat16 the mean of numbers about 1000 is off by what they differ by."""
+def test_ill_conditioned_problems_are_checked_in_float64(dtype):
+    """In bfloat16 the mean of numbers near 1000 has an error as large as their differences."""
     x = jnp.asarray(1e3 + 30 * RNG.standard_normal((3, 8)), dtype)
     right = check_vjp(of(normalised), d_normalised(), x)
     assert right.ok
@@ -468,7 +468,7 @@ def test_jax_s_own_gradient_is_right_in_every_dtype():
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("bfloat16", 1.05), ("float16", 1.01), ("float32", 1 + 1e-5)])
-def test_an_error_beyond_rounding_is_seen(dtype, factor):
+def test_an_error_beyond_rounding_is_detected(dtype, factor):
     x, W = jnp.asarray(10 * X, dtype), jnp.asarray(RNG.standard_normal((4, 3)), dtype)
 
     def bwd(res, d, factor=1.0):
@@ -480,8 +480,8 @@ def test_an_error_beyond_rounding_is_seen(dtype, factor):
     assert [f.ok for f in report.findings] == [True, False]
 
 
-def test_digits_that_cancel_are_missed_entry_by_entry():
-    """1 + erf leaves nothing of the tail, which is small beside the largest entry."""
+def test_cancelled_digits_are_noticed_in_each_entry():
+    """1 + erf loses the tail, which is small compared with the largest entry."""
     x = jnp.linspace(-6, -3, 8, dtype=jnp.float32)
     root, erf, erfc = np.float32(np.sqrt(2)), jax.scipy.special.erf, jax.scipy.special.erfc
 

@@ -36,7 +36,7 @@ def run(capsys, monkeypatch):
     return call
 
 
-def test_mutants_of_a_wrong_formula_are_one_line(run, monkeypatch):
+def test_mutants_of_a_wrong_formula_give_one_line(run, monkeypatch):
     """Here the formula is an equation's with its gradient negated."""
     (equation,) = (e for e in EQUATIONS if e.tag == "C-01")
     (claim, *_) = equation.claims
@@ -85,7 +85,7 @@ def test_an_equation_is_shown_with_its_code_and_verdict(run):
     )
 
 
-def test_an_erratum_is_shown_with_what_holds(run):
+def test_an_erratum_is_shown_with_its_correction(run):
     code, out, _ = run("show", "D-E3", "--no-cache")
     assert code == 0
     assert "corrected" in out
@@ -94,7 +94,7 @@ def test_an_erratum_is_shown_with_what_holds(run):
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("golden",), ("verify", "--help")])
-def test_help_has_no_type_of_a_flag(run, words):
+def test_help_shows_no_type_for_flags(run, words):
     code, out, _ = run(*words)
     assert code == 0
     assert "<bool>" not in out
@@ -182,7 +182,7 @@ def test_a_wrong_formula_exits_1_and_names_the_tag(run, tmp_path, monkeypatch):
 
 
 def test_a_wrong_formula_is_explained_once(monkeypatch):
-    """Not only how far off it is: the checker says why, and of each formula at its first equation."""
+    """The checker says why, once for each formula, at its first equation."""
     (equation,) = (e for e in EQUATIONS if e.tag == "A-04")
     claim = equation.claims[0]
     summed = {"mse_bwd": lambda dJ, y_hat, y: {"y_hat": 2 * dJ * (y_hat - y), "y": -2 * dJ * (y_hat - y)}}
@@ -196,7 +196,7 @@ def test_a_wrong_formula_is_explained_once(monkeypatch):
     assert verdicts[1].failures[1:] == ["why: manual-grad verify --tag A-04 looks for the reason"]
 
 
-def test_many_seeds_and_the_share_that_fails(run, tmp_path, monkeypatch):
+def test_many_seeds_give_the_share_that_fails(run, tmp_path, monkeypatch):
     def with_a_bad_seed(entries, dtype, seed, oracles):
         verdict = work.Verdict("A-02", "A", "t", "failed" if seed == 6 else "verified")
         verdict.failures = ["mse_fwd: J against value: [off] by a lot"] if seed == 6 else []
@@ -237,7 +237,7 @@ BAD_USAGE = {
 
 
 @pytest.mark.parametrize("words", BAD_USAGE)
-def test_bad_usage_is_one_clear_line(run, words):
+def test_bad_usage_gives_one_clear_line(run, words):
     code, out, err = run("verify", *words.split())
     assert code == 2
     assert out == ""
@@ -246,7 +246,7 @@ def test_bad_usage_is_one_clear_line(run, words):
     assert BAD_USAGE[words] in err
 
 
-def test_an_unknown_command_is_one_clear_line(run):
+def test_an_unknown_command_gives_one_clear_line(run):
     code, _, err = run("nonsense")
     assert code == 2
     assert err.count("\n") == 1
@@ -312,7 +312,7 @@ finally:
     assert done.returncode == (2 if "nonsense" in words else 0)
 
 
-def test_ctrl_c_while_jax_is_imported_is_one_clear_line(tmp_path):
+def test_ctrl_c_while_jax_is_imported_gives_one_clear_line(tmp_path):
     (tmp_path / "jax.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
     code = """import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
@@ -339,7 +339,7 @@ def test_help_fills_a_narrow_terminal(run, monkeypatch, command):
         assert not (line and following) or len(line) + len(following.split()[0]) > 75, line
 
 
-def test_a_device_that_is_not_there_is_one_clear_line():
+def test_a_device_that_is_not_there_gives_one_clear_line():
     words = [sys.executable, "-m", "manual_grad", "verify", "--tag", "A-02"]
     done = subprocess.run(words, env=os.environ | {"JAX_PLATFORMS": "rocm"}, capture_output=True, text=True)
     assert done.returncode == 2
@@ -377,7 +377,7 @@ def test_every_command_says_that_there_is_no_device(run, monkeypatch, tmp_path, 
     "words", [["golden", "list"], ["--version"], ["bench", "--list"], ["verify", "--help"]]
 )
 @pytest.mark.parametrize("how", ["closed", "full", "broken"])
-def test_output_that_nobody_takes_is_exit_2_and_one_line(monkeypatch, capsys, words, how):
+def test_unwritable_output_exits_2_with_one_line(monkeypatch, capsys, words, how):
     """1 would mean that a formula is wrong."""
     reader, writer = os.pipe()
     os.close(reader)

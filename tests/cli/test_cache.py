@@ -29,7 +29,7 @@ def programs(folder):
     return {path: path.read_bytes() for path in folder.rglob("*-cache")}
 
 
-def test_programs_are_kept_and_a_broken_one_is_compiled_anew(run, tmp_path):
+def test_programs_are_kept_and_a_broken_one_is_recompiled(run, tmp_path):
     assert run(WORDS) == (0, [])
     kept = programs(tmp_path / "kept")
     assert kept
@@ -44,7 +44,7 @@ def test_programs_are_kept_and_a_broken_one_is_compiled_anew(run, tmp_path):
     assert f"remove {tmp_path / 'kept'}" in line
 
 
-def test_a_folder_that_cannot_be_used_is_passed_over(run, tmp_path):
+def test_an_unusable_folder_is_skipped(run, tmp_path):
     (tmp_path / "file").touch()
     code, lines = run(WORDS, tmp_path / "file")
     assert code == 0
@@ -58,7 +58,7 @@ def test_nothing_is_kept(run, tmp_path, words):
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_cache_that_is_full_loses_what_was_written_first(tmp_path):
+def test_a_full_cache_loses_the_oldest_programs(tmp_path):
     for age in range(8):
         file = tmp_path / "version" / f"{age}-cache"
         file.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def test_a_cache_that_is_full_loses_what_was_written_first(tmp_path):
     assert sorted(path.name[0] for path in programs(tmp_path)) == ["0", "1", "2"]
 
 
-def test_processors_are_kept_apart(monkeypatch, tmp_path):
+def test_each_processor_has_its_own_programs(monkeypatch, tmp_path):
     monkeypatch.setenv("MANUAL_GRAD_CACHE", str(tmp_path))
     here = cache._folder()
     assert here.parent == tmp_path

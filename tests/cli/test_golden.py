@@ -95,7 +95,7 @@ def test_list_names_what_can_be_exported(run):
         ("list --json no/f.json", "--json is 'no/f.json', but there is no folder"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, line):
+def test_bad_input_gives_one_line_and_nothing_is_written(run, tmp_path, words, line):
     (tmp_path / "folder.npz").mkdir()
     for name in ("text.npz", "text.safetensors"):
         (tmp_path / name).write_text("no archive")

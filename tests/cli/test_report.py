@@ -38,7 +38,7 @@ def test_a_book_is_written(run, tmp_path):
     assert run("--out book --force")[0] == 0
 
 
-def test_what_fails_exits_1_and_is_named(run, monkeypatch):
+def test_failures_exit_1_and_are_named(run, monkeypatch):
     wrong = made_up.results(verdicts=made_up.verdicts(failed=("A-10",)), diagnoses=[])
     monkeypatch.setattr(results, "gather", lambda seed, show, **read: wrong)
     code, out, _ = run("--out book")
@@ -165,7 +165,7 @@ BAD["benchmarks"][json.dumps({"rows": [ROW], "ceiling": {"copies": [[1, "a"]]}})
 @pytest.mark.parametrize(
     ("option", "text", "said"), [(o, t, s) for o, cases in BAD.items() for t, s in cases.items()]
 )
-def test_a_file_that_is_something_else_is_refused(run, tmp_path, option, text, said):
+def test_a_file_of_another_kind_is_refused(run, tmp_path, option, text, said):
     (tmp_path / "given.json").write_text(text)
     code, _, error = run(f"--out book --{option} given.json")
     assert code == 2
@@ -176,7 +176,7 @@ def test_a_file_that_is_something_else_is_refused(run, tmp_path, option, text, s
     assert "cannot be read: No such file" in run(f"--out book --{option} nowhere.json")[2]
 
 
-def test_a_file_without_end_is_refused(run, monkeypatch):
+def test_an_endless_file_is_refused(run, monkeypatch):
     monkeypatch.setattr(results, "LARGEST", 1000)
     assert "has more than 1000 bytes" in run("--out book --kills /dev/zero")[2]
 

@@ -86,8 +86,8 @@ def test_training_side_by_side_keeps_its_headers(width):
     assert {"epoch", "train loss", "test accuracy", "losses apart"} <= set(header)
 
 
-def test_what_is_left_out_is_what_matters_least():
-    """A table that fits is printed as it is, to its last column."""
+def test_the_least_important_columns_are_dropped():
+    """A table that fits is printed with all its columns."""
     table = bench.table("t", [ROW])
     whole, narrow = (
         printed(lambda c: tables.print_fitted(c, table, bench.LEAST), width) for width in (250, 100)

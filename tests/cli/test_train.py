@@ -140,7 +140,7 @@ def test_interrupted_then_resumed_is_one_run(run, monkeypatch):
     assert not endings
 
 
-def test_a_run_is_saved_as_it_goes_on(run, monkeypatch):
+def test_a_run_is_saved_periodically(run, monkeypatch):
     monkeypatch.setattr(cli_train, "SAVE_EVERY", 0)
 
     def end_at_once(*state):
@@ -154,7 +154,7 @@ def test_a_run_is_saved_as_it_goes_on(run, monkeypatch):
     assert (state.epoch, state.step) == (1, 0)
 
 
-def test_an_accuracy_that_is_asked_for(run):
+def test_a_required_accuracy(run):
     code, out, _ = run(f"{FAST} --at-least 10 --json run.json")
     assert code == 0
     assert out.splitlines()[-1].startswith("at least 10%: reached, ")
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--resume short.npz", "short.npz does not fit this version: W5 is [25, 3], expected [25, 4]"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(run, saved, words, line):
+def test_bad_input_gives_one_line_and_nothing_is_written(run, saved, words, line):
     for name, found in saved.items():
         with open(name, "wb") as file:
             file.write(found)
@@ -250,7 +250,7 @@ def saved(tmp_path_factory):
     return files | {"text.npz": b"no archive", "cut.npz": files["run.npz"][:-2000]}
 
 
-def test_a_full_disk_is_one_line_and_the_older_file_stays(run, saved):
+def test_a_full_disk_gives_one_line_and_the_older_file_stays(run, saved):
     with open("params.npz", "wb") as file:
         file.write(saved["run.npz"])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -274,7 +274,7 @@ def test_a_full_disk_is_one_line_and_the_older_file_stays(run, saved):
         ("matplotlib.figure", "--plot a.png", "--plot needs Matplotlib: pip install 'manual-grad[train]'"),
     ],
 )
-def test_a_missing_extra_is_one_line(run, monkeypatch, module, words, line):
+def test_a_missing_extra_gives_one_line(run, monkeypatch, module, words, line):
     monkeypatch.setitem(sys.modules, module, None)
     code, _, error = run(words)
     assert (code, error) == (2, f"manual-grad: {line}\n")

@@ -42,7 +42,7 @@ def _combined(a, b):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_forward_mode_agrees(scenario):
-    """⟨bwd(dout), v⟩ = ⟨dout, Jv⟩, J v by ``jax.jvp``: no transposition rule takes part."""
+    """⟨bwd(dout), v⟩ = ⟨dout, Jv⟩, J v by ``jax.jvp``: no transposition rule is involved."""
     primals, dout = drawn(scenario, seed=3)
     true_grads = truth(scenario, primals, dout)[1]
     assert all(np.any(d) for d in jax.tree.leaves(true_grads)), "a true cotangent is 0: a wrong one may pass"

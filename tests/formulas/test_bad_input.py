@@ -37,7 +37,7 @@ def _refused(scenario, inputs):
 
 
 def test_input_error_is_a_type_check_error():
-    """A canary: were the checks switched off, nothing here would raise."""
+    """A canary: if the checks were switched off, nothing here would raise."""
     assert issubclass(mg.InputError, jaxtyping.TypeCheckError)
     with pytest.raises(jaxtyping.TypeCheckError):
         mg.mse_fwd(ones(2), ones(3))
@@ -92,7 +92,7 @@ def _annotated(entry):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_a_larger_axis_is_refused_unless_it_is_free(scenario):
-    """Free: a batch where nothing else counts the samples, image and kernel sizes, the number of classes."""
+    """Free: a batch size that no other argument shares, image and kernel sizes, the number of classes."""
     given = draw(scenario, seed=0)
     counted_by_another = any(_optional(scenario, name) and given[name] is not None for name in given)
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(given))
@@ -120,7 +120,7 @@ def test_another_cotangent_is_refused(scenario):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_the_other_kind_of_number_is_refused(scenario):
-    """Integers where floats are wanted, floats where integers are, and complex numbers."""
+    """Integers instead of floats, floats instead of integers, and complex numbers."""
     for _, leaf, put in _leaves(draw(scenario, seed=0)):
         other = int if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.float64
         for dtype in (other, jnp.complex128):
@@ -282,8 +282,8 @@ def _nested(levels):
 
 @pytest.mark.parametrize("levels", [100, 900, 100_000])
 @pytest.mark.parametrize("name", ["x", "strides", "kernel", "params"])
-def test_lists_in_lists_are_one_line(name, levels):
-    """They went deeper than Python recurses, in JAX, beartype or the message."""
+def test_lists_in_lists_give_one_line(name, levels):
+    """They exceeded Python's recursion limit in JAX, beartype or the message."""
     if name == "params":
         message = _message(mg.mlp_rows_fwd, _nested(levels), ones((2, 3)))
     else:
@@ -441,7 +441,7 @@ def test_cnn_refuses_keys(change):
 
 
 @pytest.mark.parametrize("value", ["a", 1.0, [1.0, 2.0], None])
-def test_cnn_refuses_what_is_no_array(value):
+def test_cnn_refuses_anything_but_arrays(value):
     inputs = draw(of(cnn.CNN), seed=0)
     inputs["params"]["b4"] = value
     expected = f"cnn_fwd: params['b4'] is {value!r}, expected a float array with 1 axes"
@@ -449,7 +449,7 @@ def test_cnn_refuses_what_is_no_array(value):
 
 
 @pytest.mark.parametrize("params", [None, "params", 3, [None], [(ones((7, 2)), None)], [3], {"W": ones(2)}])
-def test_mlp_refuses_what_are_no_layers(params):
+def test_mlp_refuses_anything_but_layers(params):
     X = draw(of(mlp.MLP_ROWS), seed=0)["X"]
     assert _message(mg.mlp_rows_fwd, params, X).startswith("mlp_rows_fwd: params")
 

@@ -26,7 +26,7 @@ def _grown(leaf, axis):
 
 
 @pytest.mark.parametrize("scenario", **_one_each())
-def test_a_leaf_that_does_not_fit_is_refused(scenario):
+def test_a_mismatched_leaf_is_refused(scenario):
     primals, dout = drawn(scenario, seed=0)
     leaves, tree = jax.tree.flatten(scenario.fwd(*primals)[1])
 
@@ -102,8 +102,8 @@ def test_the_message(call, message):
 
 
 @pytest.mark.parametrize("place", range(9))
-def test_each_item_of_a_tuple_is_looked_at(place):
-    """Beartype looks at one at random."""
+def test_each_item_of_a_tuple_is_checked(place):
+    """Beartype checks one at random."""
     layers = [(jnp.ones((2, 2)), jnp.ones(2))] * 9
     _, res = mg.mlp_rows_fwd(layers, jnp.ones((4, 2)))
     As = (*res.As[:place], None, *res.As[place + 1 :])

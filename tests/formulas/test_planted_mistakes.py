@@ -240,5 +240,5 @@ def test_wrong_value_is_refused():
 
 
 def test_nothing_is_refused_without_a_mistake():
-    """The wrapping alone, a ``bwd`` of the test's own, changes nothing."""
+    """The wrapper alone, without a mistake, changes nothing."""
     check(of(mse.MSE).sabotaged(bwd=lambda res, dJ: jax.tree.map(jnp.asarray, mg.mse_bwd(res, dJ))))

@@ -46,7 +46,7 @@ def _together(scenario):
 
 
 @pytest.mark.parametrize("scenario", **each_scenario)
-def test_numpy_arrays_and_residuals_that_have_left_a_trace_are_taken(scenario):
+def test_numpy_arrays_and_residuals_from_outside_a_trace_are_accepted(scenario):
     (one, *_), ((alone, _, residuals, _), *_) = _together(scenario)
     primals, dout = jax.tree.map(np.asarray, one)
     got, want = quickly(lambda: (scenario.fwd(*primals), scenario.bwd(residuals, dout)))(), alone
@@ -55,7 +55,7 @@ def test_numpy_arrays_and_residuals_that_have_left_a_trace_are_taken(scenario):
 
 @pytest.mark.parametrize("scenario", **each_scenario)
 def test_returns_are_as_annotated(scenario):
-    """Letters stand for the same numbers in a function's arguments and in what it returns."""
+    """A letter is the same number in a function's arguments and in its results."""
     primals, dout = drawn(scenario, seed=0)
     out, res = jax.eval_shape(scenario.fwd, *primals)
     _assert_annotated(scenario.entry.fwd, primals, (out, res))
@@ -88,7 +88,7 @@ def test_pair_is_a_custom_vjp(scenario):
 
 @pytest.mark.parametrize("scenario", **of_integers)
 def test_pair_is_a_custom_vjp_step_by_step(scenario):
-    """Where it looks at the values of integers, and None is their cotangent; doctests run so too."""
+    """Eagerly, integers' values are checked, and their cotangent is None; doctests run in this way too."""
     ((primals, dout), *_), (((_, grads), *_), *_) = _together(scenario)
     assert_same(_gradient_of_custom_vjp(scenario, primals, of_integers=None)(*primals, dout), grads)
 
@@ -123,7 +123,7 @@ def test_lowers_for_accelerators_and_keeps_its_dtype(scenario):
 @pytest.mark.usefixtures("x32")
 @pytest.mark.parametrize(("scenario", "dtype"), IN_TURN, ids=[f"{s.id}-{d.__name__}" for s, d in IN_TURN])
 def test_dtype_is_kept_without_x64(scenario, dtype):
-    """With x64 it is float32 above, and a half precision where errors are measured."""
+    """With x64, float32 is tested above, and half precision where errors are measured."""
     result = jax.eval_shape(functools.partial(run_by_hand, scenario), *drawn(scenario, 0, dtype))
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
 

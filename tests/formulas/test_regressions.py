@@ -79,7 +79,7 @@ def test_loss_scaling_saves_small_gradients_in_float16():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("N", [1_000_003, 9_633_792])
 def test_a_mean_over_many_rounds_once_in_half_precision(dtype, N):
-    """[A-04] 1/N rounded to float16, before it met dJ, was off by 14 %."""
+    """[A-04] 1/N, rounded to float16 before it was multiplied by dJ, was wrong by 14 %."""
     error = jnp.full(N, -2, dtype)
     (dy_hat, dy), want = mg.mse_bwd(error, dtype(2**15)), 2**15 * 4 / N
     for got in (dy_hat[0], -dy[0]):
@@ -89,7 +89,7 @@ def test_a_mean_over_many_rounds_once_in_half_precision(dtype, N):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_a_product_with_a_share_of_the_mean_rounds_once(dtype):
-    """[A-04] 1/N was rounded by itself, before it met −2(y − ŷ), which was."""
+    """[A-04] 1/N was rounded on its own, before it was multiplied by −2(y − ŷ), which was rounded too."""
     y_hat, y = jnp.arange(1, 50, dtype=dtype), jnp.zeros(49, dtype)
     want = np.arange(1, 50) * 2 / 49
     np.testing.assert_array_equal(mg.jac_mse_y_hat(y_hat, y), want.astype(dtype))
@@ -117,7 +117,7 @@ def test_losses_over_many_samples_round_once_in_half_precision(dtype):
 
 @pytest.mark.usefixtures("x32")
 def test_integers_become_floats_and_do_not_overflow():
-    """[A-01] [C-01] Integers of 64 bits would not overflow here, and hid it."""
+    """[A-01] [C-01] 64-bit integers would not overflow here, which hid the mistake."""
     powers, square = mg.jac_powers_x(10, 12), mg.jac_square_x(3)
     f, res = mg.product_of_sum_fwd(2**20, 1, 2**20)
     found = (powers, square, f, *res, *mg.product_of_sum_bwd(res, 2**20))
@@ -157,7 +157,7 @@ def test_a_refusal_from_inside_names_who_was_called():
         mg.network_squared_loss_fwd([(jnp.eye(2), jnp.ones(2))], jnp.ones(2), jnp.ones(2), activation="gelu")
 
 
-def test_a_dtype_in_a_pytree_is_named_by_its_place():
+def test_a_dtype_in_a_pytree_is_named_with_its_path():
     params = [(jnp.ones((2, 3)), jnp.ones(3)), (jnp.ones((3, 2), jnp.bfloat16), jnp.ones(2))]
     with pytest.raises(mg.InputError, match=r"params\[1\]\[0\] is bfloat16\[3,2\], expected float64"):
         mg.mlp_rows_fwd(params, jnp.ones((4, 2)))

@@ -59,7 +59,7 @@ def test_softmax_rows_sum_to_1_and_their_gradients_to_0():
 
 @pytest.mark.parametrize(("ignored", "dtype"), [(-100, int), (2, np.int8), (255, np.uint8), (-1, np.uint8)])
 def test_ignored_samples_might_as_well_not_be_there(ignored, dtype):
-    """[E-27] Eagerly, where labels are looked at; the last of these no byte can be."""
+    """[E-27] Eagerly, where labels are checked; the last one does not fit into a byte."""
     hidden, W = jnp.asarray(_rng_normal(5, 2)), jnp.asarray(_rng_normal(2, 3))
     kept, sometimes = [0, 2, 4], ignored if ignored >= 0 or dtype is int else 1
     y = np.array([1, sometimes, 0, sometimes, 0], dtype)
@@ -109,7 +109,7 @@ def test_lecture_correlation_by_hand():
 
 
 def test_lecture_convolution_by_hand():
-    """[C-07] The kernel turned round: a lone 1 in the image leaves the kernel as it is."""
+    """[C-07] A true convolution: a single 1 in the image reproduces the kernel unchanged."""
     w = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert mg.convolve2d_fwd(np.array([[1.0]]), w)[0].tolist() == w.tolist()
     X = np.arange(1.0, 10).reshape(3, 3)

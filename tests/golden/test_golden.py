@@ -304,7 +304,7 @@ def test_safetensors_is_read_by_struct_alone():
 
 
 @pytest.mark.parametrize("suffix", archive.SUFFIXES)
-def test_the_same_command_gives_the_same_bytes(suffix):
+def test_the_same_command_writes_the_same_file(suffix):
     first, second, other = (golden.packed(golden.export("mse", seed=s), suffix) for s in (3, 3, 4))
     assert first == second != other
 

@@ -111,7 +111,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("words", BAD)
-def test_bad_input_is_one_clear_line(run, words):
+def test_bad_input_gives_one_clear_line(run, words):
     code, out, err = run(words)
     assert (code, out) == (2, "")
     assert err.startswith("manual-grad: ")

@@ -66,7 +66,7 @@ def test_relu_is_off_at_zero():
     assert (value.tolist(), slope.tolist()) == ([0, 0, 1e-9, 0], [0, 0, 3, 0])
 
 
-def test_the_point_is_left_as_it_was():
+def test_the_point_is_unchanged():
     x = np.array([1.0, inf])
     decimals.answer(definitions.relu, {"x": x}, np.ones(2))
     assert x.tolist() == [1, inf]

@@ -30,7 +30,7 @@ def test_known_derivatives_within_the_estimate(name):
 
 
 @pytest.mark.parametrize("slopes", [(0, 1), (1, -1), (1, 1.001), (-2, 3)])
-def test_a_kink_at_the_point_is_seen(slopes):
+def test_a_kink_at_the_point_is_detected(slopes):
     def f(x):
         return np.where(x < 0, slopes[0] * x, slopes[1] * x) + np.sin(3 * x)
 
@@ -100,7 +100,7 @@ def on_a_trend(kind, rng):
     "kind", ["a spike", "a wave", "float32 values", "float32 inputs", "steps", "a kink", "a kink nearby"]
 )
 def test_fine_structure_is_never_jumped_over(kind):
-    """Of what is trusted to 1e-6 nothing is false; of smooth functions all is trusted (see above)."""
+    """Nothing trusted to 1e-6 is wrong; for smooth functions everything is trusted (see above)."""
     rng, trusted = np.random.default_rng(7), 0
     for _ in range(300):
         f, wants, x = on_a_trend(kind, rng)

@@ -115,11 +115,11 @@ def unlike(name):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_numpy_gives_what_xla_gives(name):
+def test_numpy_agrees_with_xla(name):
     assert unlike(name) < 1e-13
 
 
-def test_every_line_is_asked_and_a_wrong_one_is_seen(monkeypatch):
+def test_every_line_is_tested_and_a_wrong_one_is_detected(monkeypatch):
     asked = {name: [] for name in module._LINES}
     for name, line in dict(module._LINES).items():
 

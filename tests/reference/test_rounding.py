@@ -38,7 +38,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_rounding_stays_within_its_deviation_and_near_it(program, dtype):
-    """Step by step, each rounded: no error is beyond four deviations, and they are not much too wide."""
+    """With each step rounded, no error exceeds four deviations, and these are not much too wide."""
     fn, args = PROGRAMS[program]
     rounded = tuple(arg.astype(dtype) for arg in args)
     got = np.asarray(fn(*rounded), np.float64)
@@ -62,7 +62,7 @@ def test_longer_sums_and_larger_terms_deviate_more():
     assert deviation(terms + 100, jnp.bfloat16) > 1000 * deviation(terms + 100)
 
 
-def test_what_rounds_nothing_is_exact():
+def test_steps_without_rounding_are_exact():
     out, deviation = deviations(
         lambda v: -v.T[::-1].reshape(4, 130)[1:, ::2], V.astype(jnp.float64), "bfloat16"
     )

@@ -35,11 +35,11 @@ def shown(element):
         (r"a = \frac{b = c}{d}", "a | =b=cd / "),
     ],
 )
-def test_a_formula_comes_apart_at(latex, parts):
+def test_a_formula_breaks_at(latex, parts):
     assert shown(ElementTree.fromstring(mathml(latex, "block"))) == parts
 
 
-def test_what_cannot_be_cut_says_how_wide_it_is():
+def test_unbreakable_parts_carry_their_width():
     assert 'class="wide" style="--em:' in mathml(rf"\frac{{{LONG}{LONG}}}{{b}}", "block")
     assert "wide" not in mathml(r"\frac{a + b}{c}", "block")
 

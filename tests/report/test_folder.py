@@ -31,7 +31,7 @@ def test_a_book_is_replaced_whole(book):
     assert book.stat().st_mode & 0o777 == 0o777 & ~folder._umask()
 
 
-def test_an_existing_folder_asks_for_force(book):
+def test_an_existing_folder_requires_force(book):
     with pytest.raises(InputError, match=r"which exists; --force replaces a book"):
         folder.write(book, FILES, force=False)
     assert content(book)["index.html"] == b"old"
@@ -67,7 +67,7 @@ def test_an_interrupted_run_leaves_the_old_book(book, monkeypatch, name):
     assert [p.name for p in book.parent.iterdir()] == ["book"]
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_line(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -115,7 +115,7 @@ def test_of_two_runs_at_once_the_second_says_so(book):
 
 
 def test_many_runs_at_once_leave_one_whole_book(tmp_path):
-    """Each is a book or one line, and what stands there afterwards is one of the books."""
+    """Each run gives a book or one line, and the folder ends up with one of the books."""
     code = """import sys
 from pathlib import Path
 from manual_grad.border import InputError
@@ -137,7 +137,7 @@ for k in range(50):
     assert [p.name for p in tmp_path.iterdir()] == ["book"]
 
 
-def test_what_a_killed_run_left_is_removed(book):
+def test_leftovers_of_a_killed_run_are_removed(book):
     half = {".book.new.part", ".book.a1b2c3_8.part"}
     other = {".book.x.new.part", ".book.short.part", "notes.part"}
     for name in half | other:
@@ -147,7 +147,7 @@ def test_what_a_killed_run_left_is_removed(book):
 
 
 def test_a_book_that_a_killed_run_had_moved_away_is_put_back(book):
-    """As of a run that was killed between its two renamings."""
+    """As if a run had been killed between its two renames."""
     (book.parent / ".book.new.part").mkdir()
     book.rename(book.parent / ".book.new.part" / "old")
     with pytest.raises(InputError, match="which exists; --force replaces a book"):

@@ -29,7 +29,7 @@ def true_gradient(loss, argnums):
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.grad.__name__)
-def test_the_line_that_the_page_gives_mends_the_gradient(planted, x64):
+def test_the_line_given_by_the_page_fixes_the_gradient(planted, x64):
     wrong, number, right = mended(planted)
     lines = wrong.splitlines()
     indent = re.match(" *", lines[number - 1])[0]

@@ -38,7 +38,7 @@ def asked(letter, code):
     return found
 
 
-def test_the_files_are_those_that_the_texts_make():
+def test_the_files_match_the_texts():
     made = dict(files())
     assert {name for name in made if (EXAMPLES / name).read_text("utf-8") != made[name]} == set(), WRITE
     there = [*EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("exercises/*.*")]
@@ -91,7 +91,7 @@ def test_each_chapter_has_five_to_ten(letter):
 
 
 @pytest.mark.parametrize("letter", CHAPTERS)
-def test_a_blank_sheet_asks_to_be_filled_in(letter, capsys):
+def test_a_blank_sheet_says_to_fill_it_in(letter, capsys):
     exec((EXAMPLES / f"exercises/{CHAPTERS[letter].slug.replace('-', '_')}.py").read_text("utf-8"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(sheet(letter).exercises)
@@ -108,7 +108,7 @@ def test_solutions_are_right(letter):
 
 
 @pytest.mark.parametrize(("answer", "says"), [("solution", "all 1 right"), ("wrong", "1/N is missing")])
-def test_a_cell_shows_what_the_checker_says(answer, says, capsys):
+def test_a_cell_shows_the_checkers_report(answer, says, capsys):
     first = sheet("A").exercises[0]
     exec("\n".join([IMPORTS, CHECK, sheet("A").shared, first.filled(getattr(first, answer))]), {})
     assert says in capsys.readouterr().out

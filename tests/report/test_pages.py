@@ -99,7 +99,7 @@ def test_nothing_is_loaded_from_elsewhere(parsed, files):
     assert pages.FONT in files
 
 
-def test_the_font_for_formulas_may_be_handed_on(files):
+def test_the_font_for_formulas_may_be_redistributed(files):
     """It is whole, can set formulas, and carries its licence."""
     content = files[pages.FONT]
     names = {content[k : k + 4] for k in range(12, 12 + 16 * content[5], 16)}
@@ -141,7 +141,7 @@ def test_every_picture_says_what_it_shows_and_has_its_data(parsed, files):
             assert json.loads(files[data]), data
 
 
-def test_benchmarks_show_what_was_measured(files, parsed):
+def test_benchmarks_show_the_measurements(files, parsed):
     page, html = parsed["benchmarks.html"], files["benchmarks.html"].decode()
     pictures = {f"ratios-{group}" for group in ("formula", "drop-in", "jacobian", "layout")}
     assert {i.removeprefix("fig-") for i in page.ids if "fig-" in i} == pictures | {
@@ -187,7 +187,7 @@ def test_the_book_is_small(files):
     assert sum(map(len, files.values())) < 15e6
 
 
-def test_what_fails_is_shown_in_red(files):
+def test_failures_are_shown_in_red(files):
     wrong = made_up.results(verdicts=made_up.verdicts(failed=("A-10", "D-E4")), diagnoses=[])
     assert wrong.failed == ["A-10", "D-E4"]
     errata = [pages.erratum_of(e, wrong) for e in ERRATA if e.tag == "D-E4"]
@@ -339,7 +339,7 @@ def test_pages_load_and_fit(browser, book):
     assert [fault for path in paths for fault in faults(browser, path, windows)] == []
 
 
-def test_a_wrong_live_number_is_seen(browser, book, tmp_path):
+def test_a_wrong_live_number_is_detected(browser, book, tmp_path):
     shutil.copytree(book, tmp_path / "book")
     script = tmp_path / "book" / "live.js"
     right = script.read_text()
@@ -367,7 +367,7 @@ def test_without_a_script_the_numbers_are_those_of_jax(files, x64):
             np.testing.assert_allclose(value, want[name], rtol=1e-12, atol=1e-14)
 
 
-def test_a_faulty_page_is_seen(browser, tmp_path):
+def test_a_faulty_page_is_detected(browser, tmp_path):
     path = tmp_path / "faulty.html"
     path.write_text(FAULTY)
     found = faults(browser, path, [(NARROW, "dark"), (WIDE, "light")])
@@ -379,8 +379,8 @@ def test_a_faulty_page_is_seen(browser, tmp_path):
     assert all(word in " ".join(found) for word in anywhere)
 
 
-def test_what_is_thinned_out_leaves_one_of_each_kind(browser, book):
-    """A class whose colour is too pale is seen, wherever on the page it is."""
+def test_thinning_out_leaves_one_of_each_kind(browser, book):
+    """A class whose colour is too pale is detected wherever it is on the page."""
     page = browser.new_page(viewport=WIDE)
     page.goto((book / "lecture-c.html").as_uri())
     for where in ("#C-10 .note", "#C-11 td:last-child", "#C-08 pre .nf"):

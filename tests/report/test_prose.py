@@ -58,7 +58,7 @@ def test_derivations_are_plain_files_of_ours():
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
 def test_shapes_fit_the_inputs_of_the_claims(equation):
-    """Each stated tensor that is an input fits in some claim, its letters being one size each there."""
+    """Each stated tensor that is an input matches some claim, with one size per letter."""
     for shapes in derivations(equation.lecture)[equation.tag].shapes:
         names = {name for name, _ in shapes.tensors}
         fitting = [names & g.keys() for g in given_of(equation.tag) if sizes_of(shapes, g) is not None]
@@ -72,7 +72,7 @@ def test_shapes_fit_the_inputs_of_the_claims(equation):
 
 @pytest.mark.parametrize("tag", ["B-13", "C-07", "C-08", "C-11", "D-09"])
 def test_shapes_of_results_are_those_of_the_reference(tag):
-    """Of a value by its name, of a Jacobian by what it is of."""
+    """For a value by its name, for a Jacobian by its function."""
     (equation,) = (e for e in EQUATIONS if e.tag == tag)
     stated, found = derivations(tag[0])[tag].shapes, 0
     for claim, given in zip(equation.claims, given_of(tag), strict=True):
@@ -108,7 +108,7 @@ def symbols(latex):
 
 
 def lacking(latex, names):
-    """The symbols of a formula that no stated tensor stands for."""
+    """The symbols of a formula that are no stated tensor."""
     plain = {re.sub(r"[\d_].*|ᵀ| .*", "", n.removeprefix("d") if n[1:] else n) for n in names} | set(names)
     parts = {part for n in names for part in re.split(r"[/∂ ()]", n)}
     known = plain | parts | {re.sub(r"\d.*", "", part) for part in parts}
@@ -124,12 +124,12 @@ def test_every_tensor_of_an_equation_has_its_shape(equation):
     assert lacking(equation.corrected or equation.printed, names) <= sizes
 
 
-def test_a_tensor_without_its_shape_is_seen():
+def test_a_tensor_without_its_shape_is_detected():
     assert lacking(r"\frac{\partial J}{\partial W^{(1)}} = dZ \cdot x^{\top}", ["dW1", "dZ"]) == {"J", "x"}
     assert not lacking(r"\delta^L = \hat{y} - y", ["delta", "y_hat", "y"])
 
 
-def test_a_wrong_shape_is_seen():
+def test_a_wrong_shape_is_detected():
     shapes = {"X": (7, 3), "W": (3, 5)}
     assert sizes_of(parse_shapes("shapes: X N×d, W d×m"), shapes) == {"N": 7, "d": 3, "m": 5}
     assert sizes_of(parse_shapes("shapes: X N×d, W d×m, Z N×m; m = N − d + 1"), shapes | {"Z": (7, 5)})

@@ -30,14 +30,14 @@ def chains(block):
 
 
 def test_every_equation_is_derived_line_by_line():
-    """None is left to words alone, and in each some line follows from another."""
+    """None is explained in words only, and in each some line follows from another."""
     derived = {tag for tag, blocks in BLOCKS.items() for b in blocks if any(len(c) > 1 for c in chains(b))}
     assert derived == {e.tag for e in EQUATIONS}
 
 
 @pytest.mark.parametrize("tag", BLOCKS)
 def test_every_line_equals_the_one_above(tag):
-    """And says why, and is computed in another way."""
+    """And it has a reason, and is computed in another way."""
     known = {}
     for block in BLOCKS[tag]:
         for line, value in zip(block, evaluated(block, known), strict=True):
@@ -48,8 +48,8 @@ def test_every_line_equals_the_one_above(tag):
 
 
 @pytest.mark.parametrize("tag", BLOCKS)
-def test_a_wrong_line_is_seen(tag):
-    """Each line in turn with its sign turned, and a little off."""
+def test_a_wrong_line_is_detected(tag):
+    """Each line in turn, once negated and once slightly off."""
     known = {}
     for block in BLOCKS[tag]:
         evaluated(block, known)
@@ -60,7 +60,7 @@ def test_a_wrong_line_is_seen(tag):
                     evaluated((replace(above, latex="above"), planted), dict(known))
 
 
-def test_what_the_first_lines_stand_on_is_exact():
+def test_the_basis_of_the_first_lines_is_exact():
     x = np.array([0.3, -2.0])
     assert abs(D(lambda x: np.exp(x) * x[0], x) - np.exp(x[:, None]) * [[1.3, 0], [1, 0.3]]).max() < 1e-15
 

@@ -119,7 +119,7 @@ def test_the_digits_are_never_called_mnist():
     assert "scikit-learn" in digits.source
 
 
-def test_mnist_without_a_way_to_it_is_no_digits(tmp_path, files, monkeypatch):
+def test_mnist_is_not_replaced_by_the_digits_if_unavailable(tmp_path, files, monkeypatch):
     with tiny.server(files[0], "404") as url:
         tiny.take_for_mnist(monkeypatch, *files, url)
         with pytest.raises(InputError, match="--data digits"):
@@ -137,7 +137,7 @@ def test_an_unknown_name_and_a_source_for_the_digits_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_idx_files_that_are_mnists_are_called_so(files, taken, monkeypatch, packed):
+def test_idx_files_of_mnist_are_called_mnist(files, taken, monkeypatch, packed):
     monkeypatch.setattr(mnist, "_download", no_network)
     if not packed:
         for path in files[0].iterdir():
@@ -195,7 +195,7 @@ def cut(packed):
         ("t10k-labels-idx1-ubyte", lambda _: labels(*range(11)), ["label in t10k is 10", "from 0 to 9"]),
     ],
 )
-def test_a_wrong_idx_file_is_one_clear_line(files, file, damage, words):
+def test_a_wrong_idx_file_gives_one_clear_line(files, file, damage, words):
     path = files[0] / f"{file}.gz"
     path.write_bytes(damage(path.read_bytes()))
     refused(file.split("-")[0], *words, source=files[0])
@@ -253,7 +253,7 @@ def test_no_tensorflow_was_needed(prepared):
         ("stalls", ["t10k-images", "did not answer for 0.3 s"]),
     ],
 )
-def test_a_bad_server_is_one_clear_line_and_leaves_nothing(files, tmp_path, monkeypatch, manner, words):
+def test_a_bad_server_gives_one_clear_line_and_leaves_nothing(files, tmp_path, monkeypatch, manner, words):
     monkeypatch.setattr(mnist, "SILENCE", 0.3)
     with tiny.server(files[0], manner) as url:
         tiny.take_for_mnist(monkeypatch, *files, url)
@@ -262,7 +262,7 @@ def test_a_bad_server_is_one_clear_line_and_leaves_nothing(files, tmp_path, monk
     assert not os.listdir(tmp_path / "cache")
 
 
-def test_no_network_is_one_clear_line_within_ten_seconds(files, tmp_path, monkeypatch):
+def test_no_network_gives_one_clear_line_within_ten_seconds(files, tmp_path, monkeypatch):
     with tiny.server(files[0]) as url:
         tiny.take_for_mnist(monkeypatch, *files, url)  # nobody listens there afterwards
     start = time.monotonic()
@@ -272,7 +272,7 @@ def test_no_network_is_one_clear_line_within_ten_seconds(files, tmp_path, monkey
 
 
 @pytest.mark.parametrize("package", ["array_record", "PIL", "tensorflow_datasets"])
-def test_a_missing_extra_is_one_clear_line(tmp_path, monkeypatch, package):
+def test_a_missing_extra_gives_one_clear_line(tmp_path, monkeypatch, package):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
@@ -282,7 +282,7 @@ def test_a_missing_extra_is_one_clear_line(tmp_path, monkeypatch, package):
     assert not (tmp_path / "cache").exists()
 
 
-def test_two_processes_that_prepare_at_once_both_end_well(files, tmp_path):
+def test_two_processes_preparing_at_once_both_succeed(files, tmp_path):
     program = (
         "import sys, pytest; from pathlib import Path; from tests.training import tiny;"
         "from manual_grad.training import data;"
@@ -337,13 +337,13 @@ def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def test_a_truncated_array_file_is_one_clear_line(copied):
+def test_a_truncated_array_file_gives_one_clear_line(copied):
     truncate(copied[0] / "mnist.npz")
     refused("mnist.npz is damaged", "delete it", cache=copied[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_another_file_in_its_place_is_one_clear_line(copied, content):
+def test_another_file_in_its_place_gives_one_clear_line(copied, content):
     archive = copied[0] / "mnist.npz"
     archive.write_bytes(content if content is not None else (ROOT / "README.md").read_bytes())
     refused("mnist.npz is damaged", "delete it", cache=copied[0])
@@ -372,13 +372,13 @@ def test_an_array_file_with_other_digits_is_not_mnist(copied):
         (lambda home: truncate(home / "dataset_info.json"), ["not a prepared directory"]),
     ],
 )
-def test_a_damaged_prepared_directory_is_one_clear_line(copied, damage, words):
+def test_a_damaged_prepared_directory_gives_one_clear_line(copied, damage, words):
     (copied[0] / "mnist.npz").unlink()
     damage(copied[0] / PREPARED)
     refused(str(PREPARED), *words, cache=copied[0])
 
 
-def test_a_directory_of_tfrecords_is_one_clear_line(copied):
+def test_a_directory_of_tfrecords_gives_one_clear_line(copied):
     """It is what tensorflow-datasets writes where TensorFlow is installed."""
     (copied[0] / "mnist.npz").unlink()
     info = copied[0] / PREPARED / "dataset_info.json"
@@ -414,14 +414,14 @@ def full_disk(free):
 
 
 @pytest.mark.parametrize("free", [5_000, 20_000], ids=["while downloading", "while preparing"])
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(served, tmp_path, free):
+def test_a_full_disk_gives_one_clear_line_and_leaves_nothing(served, tmp_path, free):
     assert served
     with full_disk(free):
         refused(str(tmp_path / "cache"), "File too large", "MANUAL_GRAD_DATA", cache=tmp_path / "cache")
     assert not os.listdir(tmp_path / "cache")
 
 
-def test_where_only_the_array_file_does_not_fit_the_data_are_there_all_the_same(copied):
+def test_data_are_available_even_if_only_the_array_file_does_not_fit(copied):
     cache, arrays = copied
     (cache / "mnist.npz").unlink()
     with full_disk(5_000):
@@ -431,7 +431,7 @@ def test_where_only_the_array_file_does_not_fit_the_data_are_there_all_the_same(
     assert len(left_in(cache)) == 4
 
 
-def test_a_directory_that_cannot_be_written_is_one_clear_line(served, tmp_path):
+def test_a_directory_that_cannot_be_written_gives_one_clear_line(served, tmp_path):
     assert served
     (tmp_path / "occupied").write_text("a file")
     refused("occupied", "MANUAL_GRAD_DATA", cache=tmp_path / "occupied")

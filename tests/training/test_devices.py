@@ -99,7 +99,7 @@ def call(results, *arguments):
         results.append(str(error))
 
 
-def test_a_process_that_does_not_appear_is_named(port):
+def test_a_missing_process_is_named(port):
     started = time.monotonic()
     with pytest.raises(
         InputError, match=r"^processes 1, 2 of 3 did not appear at 127.0.0.1:\d+ within 0.2 s"
@@ -118,7 +118,7 @@ def test_a_process_that_does_not_appear_is_named(port):
         ((7, "same"), "a process says that it is process_id 7, expected 1", "process 0 gave up"),
     ],
 )
-def test_processes_meet_or_say_why_not(port, other, first_says, other_says):
+def test_processes_connect_or_say_why_not(port, other, first_says, other_says):
     address, results = ("127.0.0.1", port), []
     thread = threading.Thread(target=call, args=(results, address, 2, other[0], 10, other[1]))
     thread.start()
@@ -139,7 +139,7 @@ STRANGERS = [
 
 
 def test_strangers_at_the_port_do_no_harm(port):
-    """They speak, or say nothing and stay; a process that has gone again is waited for."""
+    """They send something, or stay silent; a process that has left again is waited for."""
     address, results = ("127.0.0.1", port), []
     thread = threading.Thread(target=call, args=(results, address, 2, 0, 10, ""))
     thread.start()
@@ -173,7 +173,7 @@ def watched(monkeypatch):
         end.close()
 
 
-def test_a_process_that_ends_is_missed_at_once(watched):
+def test_a_process_that_ends_is_noticed_at_once(watched):
     ends, lost, threads = watched
     ends[1].shutdown(socket.SHUT_RDWR)  # what the system does for a process that is killed
     for thread in threads:
@@ -182,7 +182,7 @@ def test_a_process_that_ends_is_missed_at_once(watched):
     assert devices._parted.is_set()
 
 
-def test_processes_that_are_done_are_not_missed(watched, monkeypatch):
+def test_finished_processes_are_not_reported(watched, monkeypatch):
     ends, lost, threads = watched
     monkeypatch.setattr(devices, "_links", list(ends))  # both are done
     devices.part(5)
@@ -204,7 +204,7 @@ def test_processes_that_are_done_are_not_missed(watched, monkeypatch):
         (("no host:1234", 2, 1), "coordinator is 'no host:1234', which cannot be used"),
     ],
 )
-def test_an_address_that_cannot_be_is_refused(arguments, line):
+def test_an_impossible_address_is_refused(arguments, line):
     with pytest.raises(InputError) as error:
         devices.connect(*arguments, timeout=1)
     assert line in str(error.value)
@@ -217,12 +217,12 @@ def test_a_port_in_use_is_refused():
             devices.meet(address, 2, 0, 1)
 
 
-def test_no_cluster_is_one_clear_line():
+def test_no_cluster_gives_one_clear_line():
     with pytest.raises(InputError, match="coordinator is auto, but JAX finds no cluster in the environment"):
         devices.connect("auto", None, None, 1)
 
 
-def test_a_cluster_that_jax_cannot_read_is_one_clear_line(monkeypatch, port):
+def test_a_cluster_that_jax_cannot_read_gives_one_clear_line(monkeypatch, port):
     for name, value in (slurm(port, 2, 0) | {"SLURM_NTASKS": "2(x3)"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"cannot read this cluster \(ValueError: .*2\(x3\)"):

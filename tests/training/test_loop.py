@@ -54,7 +54,7 @@ def test_both_agree(net, epochs, optimizer):
     assert outcome.state.records[-1]["train_loss"] < outcome.state.records[0]["train_loss"]
 
 
-def test_a_planted_mistake_parts_them_at_its_array(monkeypatch):
+def test_a_planted_mistake_makes_them_diverge_at_its_array(monkeypatch):
     right = NETWORKS["mlp"].gradients["manual"]
 
     def wrong(params, X, Y):
@@ -69,7 +69,7 @@ def test_a_planted_mistake_parts_them_at_its_array(monkeypatch):
     assert parted["gaps"]["b3"] == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_a_loss_that_is_wrong_parts_them_too(monkeypatch):
+def test_a_wrong_loss_makes_them_diverge_too(monkeypatch):
     right = NETWORKS["mlp"].gradients["manual"]
     plant(monkeypatch, "mlp", lambda *a: (right(*a)[0] * (1 + 1e-6), right(*a)[1]))
     assert list(run(replace(SMALL, gradient="both"), tiny()).state.parted["gaps"]) == ["loss"]
@@ -193,7 +193,7 @@ def first_bad_step(settings, data):
     ids=str,
 )
 def test_the_last_good_parameters_are_kept(changes, piece, monkeypatch):
-    """Within an epoch, and where the bad step is the first of its epoch."""
+    """Within an epoch, and if the bad step is the first of its epoch."""
     monkeypatch.setattr(loop, "PIECE", piece)
     settings, data = replace(SMALL, **{"learning_rate": 1e60} | changes), tiny()
     bad, good = first_bad_step(settings, data)
@@ -205,7 +205,7 @@ def test_the_last_good_parameters_are_kept(changes, piece, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_a_start_whose_loss_is_not_finite_is_kept_as_it_is():
+def test_a_start_with_a_nonfinite_loss_is_kept_unchanged():
     data = tiny()
     data.train_images[:] = np.inf
     outcome = run(SMALL, data)
@@ -249,7 +249,7 @@ def test_names_are_the_lectures():
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_are_refused(changes, line):
+def test_impossible_settings_are_refused(changes, line):
     with pytest.raises(InputError) as error:
         build(replace(SMALL, **changes), tiny())
     assert line in str(error.value)

@@ -71,7 +71,7 @@ def test_a_record_has_the_measure_of_its_network(trained, tmp_path):
         checkpoint.restore(tmp_path / "run.npz", SETTINGS, tiny_text())
 
 
-def test_a_planted_mistake_parts_them_at_its_array(monkeypatch):
+def test_a_planted_mistake_makes_them_diverge_at_its_array(monkeypatch):
     right = NETWORKS["gpt"].gradients
 
     def wrong(params, X, Y):
@@ -84,7 +84,7 @@ def test_a_planted_mistake_parts_them_at_its_array(monkeypatch):
     assert (parted.state.parted["step"], list(parted.state.parted["gaps"])) == (1, ["wpe"])
 
 
-def test_what_is_written_is_decided_by_the_seed():
+def test_the_seed_determines_the_text_written():
     data = text.text_of("abc", "abc" * 40, "made up", length=5)
     successor = jnp.roll(jnp.eye(3), 1, axis=1)
 

@@ -100,7 +100,7 @@ def large(formula):
     return Equation("A-08", "softmax", "here", "J", (claim,))
 
 
-def test_projections_pass_the_right_and_see_one_wrong_entry():
+def test_projections_pass_the_right_answer_and_detect_one_wrong_entry():
     right = pulled(softmax_fwd, softmax_bwd)
     verdict = equations.verify(large(right), jnp.float64, 0)
     assert verdict.status == "verified"
@@ -175,8 +175,8 @@ def test_compare_treats_nan_and_infinity_as_numbers_to_match():
     assert compare(jnp.array([1.0, 1.0]), nan, jnp.float64)[0].error == np.inf
 
 
-def test_entries_in_one_program_do_not_touch_each_other():
-    """Each comes to the verdict that it comes to alone, beside one that raises and one that is wrong."""
+def test_entries_in_one_program_do_not_affect_each_other():
+    """Each gets the same verdict as alone, next to one that raises and one that is wrong."""
     entries = [equation(RIGHT), equation(WRONG["an error"]), erratum(WRONG["sign"]), equation(WRONG["zero"])]
     oracles = ("value", "reverse", "forward", "differences", "exact")
     found = equations.verify_all(entries, jnp.float64, 0, oracles)

@@ -163,7 +163,7 @@ def test_a_wrong_formula_is_caught(name, formula, side, wrong):
 
 @pytest.mark.parametrize("name", ["relu", "dense_rows", "mse"])
 def test_a_gradient_of_zeros_is_caught(name):
-    """Each case whose right answer is not all zeros and NaN notices."""
+    """Each case whose right answer is not all zeros and NaN detects it."""
     bwd = FORMULAS[name].bwd
 
     def nothing(res, dout):

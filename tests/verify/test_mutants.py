@@ -74,7 +74,7 @@ def test_each_common_check_lets_through_what_ours_kill(rows, check):
     assert all(row.killed_by for row in fooled)
 
 
-def test_a_mask_with_ge_is_seen_at_the_kink_alone(rows):
+def test_a_mask_with_ge_is_detected_only_at_the_kink(rows):
     (row,) = [r for r in rows["B-06"] if r.mutant == "ReLU mask with ≥"]
     assert {"reverse", "forward", "exact", "symbolic"} <= set(row.killed_by)
     masks = [r for r in rows["B-12"] + rows["C-02"] if r.mutant == "ReLU mask with ≥"]
@@ -84,7 +84,7 @@ def test_a_mask_with_ge_is_seen_at_the_kink_alone(rows):
         assert set(row.survives) == set(row.checks)  # of which none is asked there
 
 
-def test_a_cotangent_of_ones_sees_no_ignored_cotangent(rows):
+def test_a_cotangent_of_ones_misses_an_ignored_cotangent(rows):
     for found in rows.values():
         ignored = [r for r in found if r.mutant == "cotangent ignored"]
         assert ignored
@@ -117,7 +117,7 @@ def test_every_formula_of_the_ledger_has_mutants(planted):
     assert min(mutants.values()) >= 2
 
 
-def test_every_gradient_has_the_mistakes_that_any_can_have(planted):
+def test_every_gradient_has_the_generic_mistakes(planted):
     for claim, found in planted.values():
         for way in claim.formulas:
             kinds = {m.kind for m in found if m.formula == way}
@@ -132,7 +132,7 @@ def test_every_mistake_of_the_list_is_planted(planted):
     assert {m.kind for _, found in planted.values() for m in found} >= ISSUE
 
 
-def test_every_mistake_has_the_words_by_which_it_is_known(planted):
+def test_every_mistake_has_a_pattern_for_its_diagnosis(planted):
     assert {m.kind for _, found in planted.values() for m in found} <= set(WORDS)
 
 
@@ -233,7 +233,7 @@ def test_the_table_counts_by_kind(capsys):
         ("--tag A-E1", "an erratum is wrong already"),
     ],
 )
-def test_bad_usage_is_one_clear_line(run, words, says):
+def test_bad_usage_gives_one_clear_line(run, words, says):
     code, out, err = run(*words.split())
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

@@ -82,20 +82,20 @@ def test_exact_passes_the_right_formula(tag):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("tag", ["A-04", "B-15", "C-10"])
-def test_exact_sees_a_planted_mistake(tag, mistake):
+def test_exact_detects_a_planted_mistake(tag, mistake):
     verdict = with_mistakes("exact", tag, EXACT[tag])[mistake]
     assert verdict.status == "failed"
     assert not verdict.oracles["exact"].passed
 
 
-def test_exact_sees_the_last_bit():
+def test_exact_compares_to_the_last_bit():
     claim = CLAIMS["A-04"][0]
     verdict = alone("exact", claim, planted(claim, lambda g: (1 + 2.0**-22) * g))
     assert verdict.status == "failed"
     assert 1e-8 < verdict.oracles["exact"].max_error < 1e-6
 
 
-def test_exact_refuses_what_is_no_polynomial():
+def test_exact_refuses_functions_that_are_not_polynomials():
     claim = CLAIMS["A-04"][0]
     verdict = alone("exact", claim, planted(claim, jnp.tanh))
     assert "no polynomial" in verdict.failures[0]
@@ -121,7 +121,7 @@ def test_differences_pass_the_right_formula(tag):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
-def test_differences_see_a_planted_mistake(tag, mistake):
+def test_differences_detect_a_planted_mistake(tag, mistake):
     assert with_mistakes("differences", tag, DIFFERENCES[tag])[mistake].status == "failed"
 
 
@@ -163,8 +163,8 @@ def of_two_features(eps):
 
 
 @pytest.mark.parametrize(("oracle", "off"), [("differences", 1e-5), ("reverse", 1e-9), ("forward", 1e-9)])
-def test_an_error_is_measured_by_what_is_summed(oracle, off):
-    """Of dx 1e-12 is left of its terms; differences have a few 1e-11."""
+def test_an_error_is_relative_to_the_terms_summed(oracle, off):
+    """Only 1e-12 of its terms remains of dx; differences have an error of a few 1e-11."""
     claim = of_two_features(1e-12)
     right, wrong = each(oracle, claim, [None, planted(claim, lambda g: g + off)])
     assert right.status == "verified", right.failures
@@ -183,7 +183,7 @@ def test_symbolic_passes_the_right_formula(tag):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("tag", ["A-04", "A-10", "B-12", "C-11"])
-def test_symbolic_sees_a_planted_mistake(tag, mistake):
+def test_symbolic_detects_a_planted_mistake(tag, mistake):
     assert with_mistakes("symbolic", tag, SYMBOLIC[tag])[mistake].status == "failed"
 
 
@@ -196,7 +196,7 @@ CANCELS = [
 
 
 @pytest.mark.parametrize(("tag", "seed"), CANCELS)
-def test_symbolic_measures_an_error_by_what_is_summed_not_by_what_is_left(tag, seed):
+def test_symbolic_measures_errors_relative_to_the_terms(tag, seed):
     equation = next(e for e in EQUATIONS if e.tag == tag)
     verdict = equations.verify(equation, jnp.float64, seed, ("symbolic",))
     assert verdict.status == "verified", verdict.failures
@@ -234,7 +234,7 @@ def _normalized_bwd(dout, x, off=0.0):
 @pytest.mark.parametrize("rows", [3, 1100])
 @pytest.mark.parametrize("oracle", ["reverse", "forward"])
 def test_a_truth_that_cancels_is_compared_at_the_scale_of_its_terms(oracle, rows):
-    """Two features, normalized, are ±1 whatever they were: their gradient is 0, and what we get rounding."""
+    """Two normalized features are ±1 whatever they were, so their gradient is 0, and ours is rounding."""
 
     def inputs(draw):
         return {"x": jnp.stack([1 + draw.positive(rows), -draw.positive(rows)], axis=1)}
@@ -249,7 +249,7 @@ def test_a_truth_that_cancels_is_compared_at_the_scale_of_its_terms(oracle, rows
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
 def test_every_equation_has_three_independent_oracles(equation):
-    """Four where a claim of it is polynomial; that they agree is what test_claims shows."""
+    """Four if one of its claims is polynomial; test_claims shows that they agree."""
     asked = set()
     for claim in equation.claims:
         if claim.kind != "value":
@@ -264,7 +264,7 @@ def test_every_equation_has_three_independent_oracles(equation):
 UNDEFINED = {"_slide_shapes", "gradient_descent"}  # shapes alone; a loss that is itself an argument
 
 
-def test_every_claim_has_a_definition_that_takes_what_its_reference_takes():
+def test_every_claim_has_a_definition_with_the_parameters_of_its_reference():
     for claim in (claim for equation in EQUATIONS for claim in equation.claims):
         definition, reference = definition_of(claim), claim.reference
         assert (definition is None) == (reference.__name__ in UNDEFINED), reference.__name__
@@ -283,7 +283,7 @@ def test_magnitudes_degree_and_unit_are_followed():
 
 
 @pytest.mark.parametrize("fn", [jnp.exp, lambda x: x / 3, lambda x: 0.1 * x, lambda x: 1 / x])
-def test_what_float64_rounds_is_refused(fn):
+def test_steps_that_round_in_float64_are_refused(fn):
     with pytest.raises(exact.NotExactError):
         exact.evaluate(fn, jnp.ones(3))
 
@@ -311,7 +311,7 @@ def is_polynomial(claim: Claim) -> bool:
 
 
 @pytest.mark.parametrize("equation", EQUATIONS, ids=lambda e: e.tag)
-def test_claims_say_rightly_whether_they_are_polynomial(equation):
+def test_claims_state_correctly_whether_they_are_polynomial(equation):
     for claim in equation.claims:
         if claim.polynomial:
             assert is_polynomial(claim) or claim.kind == "jacobian", claim.says
