@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lecture A: exercises
 #
-# A line of each backward pass is blank: fill it in, run the cell, and read what the checker says. From easy
+# A line of each backward pass is blank: fill it in, run the cell, and read the checker's report. From easy
 # to hard.
 
 # %%
@@ -139,7 +139,7 @@ check(distance, d_distance, logits, target)
 # %% [markdown]
 # ## 7. Softmax and cross-entropy together
 #
-# One-hot labels. Everything that was divided cancels.
+# One-hot labels. All divisions cancel.
 
 # %%
 def loss(l, y):

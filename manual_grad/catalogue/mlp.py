@@ -78,7 +78,7 @@ GOLDEN_DELTAS = golden.GoldenCases(
     golden.RANDOM,
     golden.Changed(
         golden.tied_layers(rows=False, last=True),
-        golden.RELU_TIES.format("in each layer the first unit's pre-activation is 0, and the second's too"),
+        golden.RELU_TIES.format("in each layer the pre-activations of the first two units are 0"),
     ),
 )
 

@@ -93,7 +93,7 @@ def docstring(doc: str) -> Markup:
 
 
 def _blocks(doc: str) -> list[str]:
-    """Paragraphs; a section starts one, and so does an example."""
+    """Split into paragraphs; sections and examples start new ones."""
     doc = re.sub(rf"^({'|'.join(SECTIONS)})", r"\n\1", doc, flags=re.MULTILINE)
     doc = re.sub(r"^(?=>>> )", "\n", doc, count=1, flags=re.MULTILINE)
     head, mark, examples = doc.partition("\n>>> ")
@@ -118,7 +118,7 @@ def _section(lines: list[str]) -> Markup:
 
 
 def _inline(text: str) -> Markup:
-    """Code, references, tags, stress."""
+    """Mark up code, references, tags and emphasis."""
     html = str(escape(text))
     html = re.sub(r"``(.+?)``", r"<code>\1</code>", html)
     html = re.sub(r":\w+:`~?(.+?)`", lambda m: f"<code>{m[1].rsplit('.', 1)[-1]}</code>", html)

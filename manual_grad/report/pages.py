@@ -107,7 +107,7 @@ def book(
 
 
 def font() -> bytes:
-    """STIX Two Math (SIL Open Font License 1.1, as the file itself says), which comes with ziamath."""
+    """STIX Two Math (SIL Open Font License 1.1, according to the file), which comes with ziamath."""
     spec = find_spec("ziamath")
     (folder,) = (spec and spec.submodule_search_locations) or [""]
     return (Path(folder) / "fonts" / FONT).read_bytes()

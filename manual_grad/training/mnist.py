@@ -17,7 +17,7 @@ from manual_grad.border import InputError
 from manual_grad.digits import MissingExtra
 from manual_grad.training.idx import FILES, Arrays, read_idx, require_mnist
 
-SILENCE = 6.0  # seconds without a byte after which a server is given up
+SILENCE = 6.0  # seconds without a byte before giving up on a server
 WAYS_OUT = (
     "MNIST needs a network once; or give its four IDX files with --mnist-source DIR; "
     "or take scikit-learn's digits with --data digits"
@@ -101,8 +101,8 @@ def _download(stock: Any, folder: Path, report: Progress) -> None:
 def _fetch(url: str, pieces: queue.Queue) -> None:
     """Put the pieces of a file into the queue, then nothing; or the exception that ended it.
 
-    It runs beside the main thread, which can then give up whatever it is that does not answer: the look-up of
-    the name, the connection or the transfer.
+    It runs in a separate thread, so that the main thread can give up whatever does not respond: the name
+    lookup, the connection or the transfer.
     """
     import requests
 
@@ -113,7 +113,7 @@ def _fetch(url: str, pieces: queue.Queue) -> None:
             for piece in answer.iter_content(1 << 16):
                 pieces.put(piece)
         pieces.put(b"")
-    except Exception as error:  # whatever it is, the main thread is to say it
+    except Exception as error:  # reported by the main thread
         pieces.put(error)
 
 
@@ -144,8 +144,8 @@ def _one_line(error: BaseException) -> str:
 def _build(stock: Any, folder: Path, report: Progress) -> None:
     """Prepare ``folder/mnist`` from the packed files in ``folder/downloads``, with the library's own checks.
 
-    The stock builder unpacks, reads and encodes with TensorFlow; this one leaves that to gzip, NumPy and
-    Pillow. What it writes is what the stock builder would have written.
+    The stock builder unpacks, reads and encodes with TensorFlow; this one uses gzip, NumPy and Pillow. Its
+    output is identical to that of the stock builder.
     """
     import tensorflow_datasets as tfds
     from PIL import Image
@@ -185,7 +185,7 @@ def _build(stock: Any, folder: Path, report: Progress) -> None:
             download_config=tfds.download.DownloadConfig(manual_dir=downloads),
             file_format="array_record",
         )
-    except RuntimeError as error:  # the writer's; others are OSErrors
+    except RuntimeError as error:  # raised by the writer; others are OSErrors
         raise OSError(_one_line(error)) from None
 
 
@@ -202,7 +202,7 @@ def _read_prepared(data_dir: Path, home: Path, report: Progress) -> Arrays:
         raise InputError(f"{where} holds MNIST as {file_format}, expected array_record; {ELSEWHERE}")
     try:
         arrays = _read_split(data_dir, "train", report) + _read_split(data_dir, "test", report)
-    except Exception as error:  # a shard that is missing or damaged shows itself in many ways
+    except Exception as error:  # a missing or damaged shard may raise many kinds of errors
         raise InputError(
             f"{where} is damaged ({_one_line(error)}); delete it to have it prepared again"
         ) from None

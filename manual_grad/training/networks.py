@@ -34,7 +34,7 @@ HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers
 
 @dataclass(frozen=True)
 class Network:
-    """What the loop asks of a network; each function takes ``(params, X (N, H, W), Y (N, K))``.
+    """A network for the training loop; each function takes ``(params, X (N, H, W), Y (N, K))``.
 
     ``manual`` and ``autodiff`` give ``(loss, gradient built as params)``, ``points`` what each side makes of
     held-out samples: the mean over them is called ``measure``. ``chunk`` is how many samples of a full batch
@@ -63,7 +63,7 @@ def parameter_names(params: Params) -> list[str]:
 
 
 def _he(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Normal, with variance 2 / (inputs of a unit), which keeps ReLU layers at one scale."""
+    """Gaussian weights with variance 2 / (inputs of a unit), which keeps the scale of ReLU layers constant."""
     return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
 
@@ -165,7 +165,7 @@ def gpt_initial(
         return {"gamma": jnp.ones(D, dtype), "beta": jnp.zeros(D, dtype)}
 
     def block() -> Params:
-        share = 1 / (2 * blocks)  # so many branches are added up
+        share = 1 / (2 * blocks)  # the number of branches that are added
         attention = {"ln1": norm(), "qkv": dense(D, 3 * D), "proj": dense(D, D, share)}
         return attention | {"ln2": norm(), "up": dense(D, 4 * D), "down": dense(4 * D, D, share)}
 
@@ -190,12 +190,12 @@ def _gpt_loss(params: Params, X: Array, Y: Array) -> Array:
 
 
 def _right(scores: Callable) -> Callable[[Params, Array, Array], Array]:
-    """Which samples have their largest score at their label; rows without a label count for nothing."""
+    """Which samples have their largest score at their label; rows without a label do not count."""
     return lambda p, X, Y: (scores(p, X, Y).argmax(axis=1) == Y.argmax(axis=1)) & (Y.sum(axis=1) > 0)
 
 
 def _each(loss: Callable) -> Callable[[Params, Array, Array], Array]:
-    """Each window's loss, as a chunk has it in the mean."""
+    """Each window's loss, as it enters a chunk's mean."""
     return lambda p, X, Y: jnp.full(len(X), loss(p, X, Y))
 
 
@@ -230,6 +230,6 @@ NETWORKS = {
         },
         chunk=64,
         measure="validation_loss",
-        eps=1e-5,  # a key's bias has the gradient 0: of its rounding Adam would make whole steps
+        eps=1e-5,  # a key's bias has gradient 0; Adam would turn its rounding errors into whole steps
     ),
 }

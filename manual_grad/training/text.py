@@ -1,4 +1,4 @@
-"""A real text to learn from, character by character: Python's own reference, which comes with Python."""
+"""A real text to learn, character by character: the reference that comes with Python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import numpy as np
 
 from manual_grad.border import require
 
-LENGTH = 64  # characters that a GPT looks back at
-START = "The "  # of what a network writes
-SMOOTHING = 0.1  # added to each count of the bigram table: of 1, 0.1 and 0.01 the best
+LENGTH = 64  # characters in a GPT's context
+START = "The "  # of the text that a network writes
+SMOOTHING = 0.1  # added to each count of the bigram table: the best of 1, 0.1 and 0.01
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Text:
 
     @cached_property
     def bigram_loss(self) -> float:
-        """The validation loss of a bigram table: −ln of how often a character follows the one before it."""
+        """The validation loss of a bigram table: −ln of the frequency of a character after the one before it."""
         counts = np.full((len(self.alphabet),) * 2, SMOOTHING)
         np.add.at(counts, (self.train_images, self.train_labels), 1)
         shares = counts / counts.sum(axis=1, keepdims=True)
@@ -64,7 +64,7 @@ def _windows(codes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def load_topics() -> Text:
     """The text of ``help()`` on Python's syntax and types, with repeated paragraphs removed.
 
-    The text is that of the Python that runs; resuming a run with another Python is refused.
+    The text is that of the running Python; a run cannot be resumed with another version.
     """
     from pydoc_data.topics import topics
 
@@ -83,9 +83,9 @@ def sample(scores: Callable[[Any, Any], Any], params: Any, text: Text, length: i
 
     Args:
         scores: ``(params, tokens (1, L)) -> logits (1, L, V)``.
-        params, text: of the network, and what it has learned.
-        length: how many characters.
-        seed: decides which are drawn.
+        params, text: the network's parameters, and the text that it was trained on.
+        length: the number of characters.
+        seed: seed for the characters drawn.
     """
     rng, scores = np.random.default_rng([seed, 2]), jax.jit(scores)
     L = text.test_images.shape[1]
