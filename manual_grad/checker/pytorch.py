@@ -430,7 +430,7 @@ def _asked(
         differentiable = [t for t in outputs if t.requires_grad]
         if not differentiable:
             raise InputError(
-                f"{WHO}: fn has no backward pass: its result does not depend on its arguments by autograd"
+                f"{WHO}: fn has no backward pass: to autograd, its result does not depend on its arguments"
             )
         dout = cotangent(jax.tree.map(lambda t: array_of(t) if arguments.is_tensor(t) else None, out))
         flows = iter(t.requires_grad for t in outputs)

@@ -63,7 +63,7 @@ def parameter_names(params: Params) -> list[str]:
 
 
 def _he(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Gaussian weights with variance 2 / (inputs of a unit), which keeps the scale of ReLU layers constant."""
+    """Gaussian weights of variance 2 / (inputs of a unit), which keeps ReLU layers at the same scale."""
     return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
 

@@ -32,7 +32,7 @@ class Text:
 
     @cached_property
     def bigram_loss(self) -> float:
-        """The validation loss of a bigram table: −ln of the frequency of a character after the one before it."""
+        """The validation loss of a bigram table: −ln of the frequency of each character given the last."""
         counts = np.full((len(self.alphabet),) * 2, SMOOTHING)
         np.add.at(counts, (self.train_images, self.train_labels), 1)
         shares = counts / counts.sum(axis=1, keepdims=True)
@@ -40,7 +40,7 @@ class Text:
 
 
 def text_of(name: str, text: str, source: str, length: int = LENGTH) -> Text:
-    """A text, of which the last tenth is held out.
+    """A text with its last tenth held out.
 
     >>> made = text_of("abc", "abc" * 40, "made up", length=5)
     >>> made.alphabet, made.train_images[0].tolist(), made.train_labels[0].tolist()

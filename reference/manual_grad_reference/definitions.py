@@ -386,7 +386,7 @@ def huber(m: Arithmetic, y_hat: Numbers, y: Numbers, delta: float = 1.0) -> Numb
 
 
 def solve(m: Arithmetic, A: Numbers, B: Numbers) -> Numbers:
-    """[E-28] A X = B: rows exchanged where a pivot is 0, multiples of them taken away, then from below."""
+    """[E-28] A X = B: Gaussian elimination with row swaps if a pivot is 0, then back substitution."""
     rows, _ = _eliminated(np.concatenate([A, B], axis=1))
     n, X = len(A), [0] * len(A)
     for i in reversed(range(n)):

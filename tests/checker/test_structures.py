@@ -462,7 +462,7 @@ REBUILT = {
         "n = 4 for n − 1 = 3 in the variance of x, in its derivative",
         by(lambda x: normalised(x, ddof=1), normalised_bwd(lambda v: np.sqrt(v + 0.3), 3, 4), Z)),
     "a bound of the other side": (
-        "a bound of clip is taken for that of the other side: -1 for -2",
+        "a bound of clip is taken from the other side: -1 for -2",
         by(clipped, clipped_bwd, 3 * Z, 0.7)),
     "a product of sums": ("a product of sums: the mean of x times", by(by_rows, by_rows_bwd, Z, z[:5])),
     "groups interleaved": (

@@ -115,7 +115,7 @@ def _bounds(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for bound in _numbers(tape, step.ins):
             for other in known:
                 if bound * other < 0 and bound != -other:
-                    said = f"a bound of clip is taken for that of the other side: {-other:g} for {bound:g}"
+                    said = f"a bound of clip is taken from the other side: {-other:g} for {bound:g}"
                     value = {step.outs[0]: partial(_at_bound, step.outs[0], bound, -other)}
                     yield Mistake(f"{said}, where the value is recomputed", {}, instead=value)
 
