@@ -1,4 +1,4 @@
-"""What is not collected: examples that need PyTorch, where it is not installed."""
+"""Skip collecting examples that need PyTorch if it is not installed."""
 
 import importlib.util
 

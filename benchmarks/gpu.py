@@ -37,7 +37,7 @@ SMALL = ("conv2d[4×8×3×3×5]", "softmax_cross_entropy[4×10]")
 
 
 def steps(device, small, folder):
-    """Name, seconds at most, command; a benchmark's last word is the JSON file that it writes."""
+    """Name, time limit in seconds, command; a benchmark's last argument is the JSON file that it writes."""
 
     def bench(name, limit, *words):
         words = ("-m", "manual_grad", "bench", "--device", device, "--quick", *words)
@@ -55,7 +55,7 @@ def steps(device, small, folder):
 
 
 def run_step(name, limit, command, environment, folder):
-    """What came of it, whatever happens; its output is in ``folder/name.log``."""
+    """Run a step and return its outcome, whatever happens; its output is in ``folder/name.log``."""
     started = time.monotonic()
     (folder / f"{name}.json").unlink(missing_ok=True)  # an earlier run's
     log = folder / f"{name}.log"
@@ -206,7 +206,7 @@ def environment_of(device, packages):
 
 
 def install(packages, pack=None):
-    """What is missing, into a folder; with ``pack``, a version of Python, all of it."""
+    """Install missing packages into a folder; with ``pack``, a version of Python, all packages."""
     packages.mkdir(parents=True, exist_ok=True)
     sys.path.append(str(packages))
     missing = [m for m in NEEDED if pack or not importlib.util.find_spec(m)]

@@ -28,7 +28,7 @@ from manual_grad.verify import hard
 PATHS = [path for name in ("formulas", "kernels") for path in sorted(Path("manual_grad", name).glob("*.py"))]
 REFUSALS = ("require", "isinstance", "describe", "InputError", "pair")  # for the tests of bad input
 SECONDS = 300  # for one mutant
-FIRST, TOGETHER, FULLY = 8, 7, 3  # claims: asked at first, in one program, of every oracle
+FIRST, TOGETHER, FULLY = 8, 7, 3  # claims: checked first, in one program, by every oracle
 TRACED_ONCE = ("conv2d", "conv2d_cpu", "geometry", "limits", "recurrent")  # JAX keeps their programs
 
 
@@ -36,7 +36,7 @@ TRACED_ONCE = ("conv2d", "conv2d_cpu", "geometry", "limits", "recurrent")  # JAX
 
 
 class _Finder(libcst.CSTVisitor):
-    """What mutmut changes inside functions, but for refusals, decorators, annotations and ``strict=``."""
+    """Find mutmut's changes inside functions, except in refusals, decorators, annotations and ``strict=``."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
@@ -88,7 +88,7 @@ def _tells_nothing(old, new):
 
 
 def mutants():
-    """Every mutant: its name, as ``manual_grad/formulas/mse.py:mse_bwd:3``, and what it is."""
+    """Every mutant, by a name such as ``manual_grad/formulas/mse.py:mse_bwd:3``."""
     for path in PATHS:
         wrapper, finder, number = MetadataWrapper(libcst.parse_module(path.read_text())), _Finder(), Counter()
         wrapper.visit(finder)
@@ -195,7 +195,7 @@ class Questions:
         return [k for kind_, _, k in sorted(found) if kind_ == kind]
 
     def quickly(self, ks):
-        """What the quick oracles say against the first of these claims that fails."""
+        """The failures found by the quick oracles in the first of these claims that fails."""
         posed = [self.posed[k] for k in ks]
         for k in ks:
             if k not in self.asked:
@@ -209,7 +209,7 @@ class Questions:
         return None
 
     def fully(self, k):
-        """What integers and symbols say against a claim."""
+        """The failures found by the exact and symbolic oracles in a claim."""
         p = self.posed[k]
         integers = [
             {way: found.worst for way, found in f.items()}
@@ -266,7 +266,7 @@ def _too_long(*_):
 
 
 def rows(path):
-    """What is known of each mutant, by name: the last word counts."""
+    """The results for each mutant, by name; the last one counts."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {row["name"]: row for row in map(json.loads, lines)}
 

@@ -39,7 +39,7 @@ def mlp(activation):
 
 
 def loss_with_equinox(model, x, labels):
-    """The mean cross-entropy as Optax has it; the model takes one sample, so it is mapped over them."""
+    """The mean cross-entropy by Optax; the model takes a single sample, so it is mapped over the batch."""
     return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), labels).mean()
 
 

@@ -35,7 +35,7 @@ class Classifier(nnx.Module):
 
 
 def loss_with_flax(model, x, labels):
-    """The mean cross-entropy as Optax has it."""
+    """The mean cross-entropy by Optax."""
     return optax.softmax_cross_entropy_with_integer_labels(model(x), labels).mean()
 
 

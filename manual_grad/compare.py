@@ -1,4 +1,4 @@
-"""What "equal" means: structure, shape and dtype first, then the largest relative error."""
+"""Compare arrays: structure, shape and dtype first, then the largest relative error."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ TOLERANCES = {"float64": FLOAT64, "float32": 1e-5} | {
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one array of a formula compares with one oracle's.
+    """The comparison of one array of a formula with an oracle's.
 
     Attributes:
         name: which array, such as ``params[0][1]``.

@@ -154,7 +154,7 @@ def parsed(text: str | bytes, *, finite: bool = True) -> Any:
             if isinstance(leaf, str):
                 leaf.encode()  # half of a surrogate pair
             elif finite and isinstance(leaf, float) and not math.isfinite(leaf):
-                raise ValueError(f"it holds {leaf}, which is no JSON")
+                raise ValueError(f"it holds {leaf}, which is not JSON")
         inner = [leaf for leaf in level if isinstance(leaf, dict | list)]
         level = [v for leaf in inner for v in (leaf if isinstance(leaf, list) else [*leaf, *leaf.values()])]
         if not level:

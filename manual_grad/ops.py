@@ -188,7 +188,7 @@ def _alike(hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def _varying_axes(array: Array) -> frozenset[str]:
     """The mesh axes of a ``shard_map`` over which the array's value varies."""
     of = jax.typeof(array)
-    return of.mat.varying if hasattr(of, "mat") else getattr(of, "vma", frozenset())  # by JAX's version
+    return of.mat.varying if hasattr(of, "mat") else getattr(of, "vma", frozenset())  # older versions
 
 
 def _vary(array: Array, axes: frozenset[str]) -> Array:

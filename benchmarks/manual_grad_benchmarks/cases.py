@@ -163,7 +163,7 @@ def _set(fn: Callable, formula: Formula, bench: Bench) -> Callable:
 
 
 def _variant(entry: Formula | Function) -> str:
-    """That without a name, or the first."""
+    """The variant without a name, or the first."""
     return "" if "" in (entry.variants or {"": {}}) else next(iter(entry.variants or {}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 SIDES = {"manual": "by hand"}  # their names in figures
 COLOURS = {"manual": "C0", "autodiff": "C1"}
-LETTER, LINE = 4.6, 11.0  # of a label on the roofline, in pixels of a figure with 100 a inch
+LETTER, LINE = 4.6, 11.0  # size of a label on the roofline, in pixels at 100 dpi
 
 
 def figures(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any) -> dict[str, bytes]:

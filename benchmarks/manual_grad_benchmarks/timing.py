@@ -49,7 +49,7 @@ def keep_memory() -> bool:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to measure: seconds for all sides together, and rounds at least and at most."""
+    """How long to measure: seconds for all sides together, and the minimum and maximum number of rounds."""
 
     seconds: float
     least: int

@@ -13,7 +13,7 @@ from manual_grad.verify import check_grad
 
 
 def check(loss, grad, *args, argnums=0):
-    """What the checker says of a gradient; nothing while a line of it is blank."""
+    """Print the checker's report on a gradient, unless a line of it is still blank."""
     if "____" in grad.__code__.co_names:
         print(f"{grad.__name__}: fill in the line with ____")
     else:

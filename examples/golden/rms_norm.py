@@ -1,4 +1,4 @@
-"""What ``rms_norm.c`` computes the gradient of: the forward function alone, in JAX, as it is written down."""
+"""The function whose gradient ``rms_norm.c`` computes: the forward pass in plain JAX."""
 
 import jax.numpy as jnp
 

@@ -56,7 +56,7 @@ class Family:
     reaches: Mapping[str, str]
 
     def mutants(self, wrt: Sequence[str]) -> list[tuple[str, str, Callable[..., Any]]]:
-        """What is wrong, the wrong line, and the function, of each mistake with a part in these arrays.
+        """The kind, the wrong line and the function of each mistake that affects these arrays.
 
         >>> from manual_grad.catalogue import FORMULAS
         >>> [line for _, line, _ in FORMULAS["dense_rows"].mutants[0].mutants(["W"])]

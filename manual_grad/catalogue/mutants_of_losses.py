@@ -324,7 +324,7 @@ def _linear_cross_entropy(
 
 def _linear_cross_entropy_ignored(dJ, hidden, W, labels, ignore_index, chunk, *, share=None, **wrong):
     dlogits = _integer_labels_ignored(dJ, hidden @ W, labels, ignore_index, **wrong)
-    if share is not None:  # of each chunk's mean
+    if share is not None:  # the share of each chunk's mean
         kept = labels != ignore_index
         chunks = [kept[i : i + chunk] for i in range(0, len(kept), chunk)]
         dlogits = dlogits * kept.sum() * jnp.concatenate([share(k, len(chunks)) for k in chunks])[:, None]

@@ -29,7 +29,7 @@ from manual_grad.checker.truth import Point, at_values, is_float, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 OUT_OF_TIME = "no known mistake explains it, among those tried in the seconds given"
-PRECISE = 1e-3  # the tolerance up to which two simultaneous mistakes are told from one
+PRECISE = 1e-3  # the tolerance up to which two simultaneous mistakes are distinguished from one
 FINITE_AT_LEAST = 3  # the fewest finite entries from which a cause can be told
 JACOBIAN_UP_TO = 256  # the largest output, in entries, whose whole Jacobian is computed
 MANY_AXES = 7

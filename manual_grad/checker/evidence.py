@@ -112,7 +112,7 @@ def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
 
 
 def sizes_named(e: Evidence) -> dict[int, str]:
-    """The sizes of the problem, each with what it is the size of."""
+    """The sizes of the problem, each with a description."""
     total = sum(np.size(d) for d in e.point.dout)
     sizes: dict[int, str] = {}
     for name, value in zip(e.point.names, e.point.values, strict=True):

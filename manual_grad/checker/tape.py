@@ -480,7 +480,7 @@ MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that hand on entri
 
 
 def _moved_back(tape: Tape, at: int, cotangents: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """What is passed to the entries from which those of the results come; all rows at once."""
+    """The cotangents of the entries from which the results are taken, for all rows at once."""
     step, key = tape.steps[at], ("moved", at)
     shape = tape.shape(step.ins[0])
     if key not in tape.kept:

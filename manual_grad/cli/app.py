@@ -127,7 +127,7 @@ def _silence(stdout: Any) -> None:
 
 
 def _line(error: Exception) -> str | None:
-    """What to say about bad usage, bad input, a file or a missing extra; None for any other error."""
+    """The message for bad usage, bad input, a file or a missing extra; None for any other error."""
     if hasattr(error, "format_message"):  # what typer raises for bad usage
         return f"{error.format_message()} See manual-grad --help."
     if isinstance(error, OSError) and error.filename is not None:
@@ -144,7 +144,7 @@ def _line(error: Exception) -> str | None:
 
 
 def _of_a_file(name: str, reason: str) -> str:
-    """What is wrong with a file, and which option named it."""
+    """The message for an unusable file, with the option that named it."""
     shown = name if len(name) <= 80 else f"{name[:60]}… ({len(name)} characters)"
     for option, word in itertools.pairwise(sys.argv):
         if option.startswith("--") and name in (word, os.path.abspath(word)):
@@ -256,7 +256,7 @@ def verify(
     with every oracle. The table also shows which of them common checks would let pass: a cotangent of
     ones, one fixed projection, an absolute tolerance of 1e-2 in bfloat16, square and symmetric inputs.
     With [bold]--diagnose[/] as well, the checker ([bold]manual-grad check[/], check_vjp) is run on each wrong
-    gradient and Jacobian, without being told what is wrong with it, and must name the mistake first.
+    gradient and Jacobian, without knowing the mistake, and must name it first.
 
     Exit code 0: all is verified. 1: a formula is wrong, a misprint holds, a mutant survives, or the checker
     does not name one. 2: bad usage or input. 130: interrupted.
@@ -280,12 +280,12 @@ def verify(
     manual-grad verify --mutants --diagnose --tag A-10
     """
     if diagnose and not mutants:
-        raise UsageError("--diagnose goes with --mutants: it runs the checker on each of them")
+        raise UsageError("--diagnose requires --mutants: it runs the checker on each of them")
     if mutants or hard:
         other = "--mutants" if mutants else "--hard"
         if oracle or quick or dtype != Dtype.float64 or seeds > 1 or (mutants and hard):
             raise UsageError(
-                f"{other} goes with --lecture, --tag, --seed and --json only; it sets everything else itself"
+                f"{other} can be combined with --lecture, --tag, --seed and --json only; it sets the rest"
             )
     if json:
         require_writable(json)

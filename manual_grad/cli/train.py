@@ -33,7 +33,7 @@ from manual_grad.training.loop import Outcome, Settings, State
 from manual_grad.training.networks import HEADS, NETWORKS
 from manual_grad_reference.gpt import gpt_scores
 
-ROWS = 20  # of the table of epochs
+ROWS = 20  # rows in the table of epochs
 Data = samples.Dataset | text.Text
 SAVE_EVERY = 60.0  # seconds between saves during a run
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}
@@ -275,7 +275,7 @@ def _load(settings: Settings, source: Path | None, cache_dir: Path | None, show:
     require(settings.data in ("digits", "mnist"), f"data is {settings.data!r}, expected one of digits, mnist")
     require(
         source is None or settings.data == "mnist",
-        f"--mnist-source is {str(source)!r}, which goes with --data mnist only",
+        f"--mnist-source is {str(source)!r}, which applies to --data mnist only",
     )
     return samples.load(
         settings.data, cache_dir, source, lambda stage, done, total: show(stage, done / max(total, 1))

@@ -82,7 +82,7 @@ def binary_cross_entropy_with_logits_bwd(
     """
     logits, labels = res
     share = share_of_mean(dJ, len(logits), logits.dtype)
-    error = smaller_logistic(wide(logits)) - _distance(logits, wide(labels))  # of the less likely class
+    error = smaller_logistic(wide(logits)) - _distance(logits, wide(labels))  # for the less likely class
     dlogits = share * jnp.where(logits > 0, -error, error)  # [E-22]
     dlabels = -share * logits  # [E-22]
     return dlogits.astype(logits.dtype), dlabels.astype(labels.dtype)

@@ -67,7 +67,7 @@ def unpacked(data: bytes, suffix: str) -> tuple[dict[str, np.ndarray], dict[str,
 
     >>> unpacked(b"no archive", ".npz")
     Traceback (most recent call last):
-    manual_grad.border.InputError: it is no .npz archive
+    manual_grad.border.InputError: it is not an .npz archive
     """
     return _unpack_npz(data) if suffix == ".npz" else _unpack_safetensors(data)
 
@@ -129,7 +129,7 @@ def _dated(name: str) -> zipfile.ZipInfo:
 
 def _unpack_npz(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not zipfile.is_zipfile(io.BytesIO(data)):
-        cut = "it is an .npz archive that is cut short" if data[:2] == b"PK" else "it is no .npz archive"
+        cut = "it is an .npz archive that is cut short" if data[:2] == b"PK" else "it is not an .npz archive"
         raise InputError(cut)
     arrays, texts = npz.read(io.BytesIO(data))
     return {n: _from_npz(a) for n, a in arrays.items()}, {
@@ -177,10 +177,10 @@ def _unpack_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, s
     except (ValueError, AttributeError, TypeError):
         cut = data[8:9] == b"{" and 8 + length > len(data)
         raise InputError(
-            "it is a .safetensors file that is cut short" if cut else "it is no .safetensors file"
+            "it is a .safetensors file that is cut short" if cut else "it is not a .safetensors file"
         ) from None
     if found := misfit(header, {"*": ENTRY}):
-        raise InputError(f"it is no .safetensors file: {found}")
+        raise InputError(f"it is not a .safetensors file: {found}")
     body = memoryview(data)[8 + length :]
     checksum = texts.pop("crc32", None)  # files of others have none
     if checksum not in (None, _checksum(header, texts, body)):

@@ -157,7 +157,7 @@ class Own:
 
         def forward(**inputs: Any) -> Any:
             if self.fn is None:
-                raise InputError(f"{self.name} is not at hand")
+                raise InputError(f"{self.name} is not available")
             return self.fn(*inputs.values())
 
         return forward

@@ -810,7 +810,7 @@ class _Checker:
 
 def _not_at_hand(*args: Any) -> Any:
     """Stands in for an unavailable function: any explanation that calls it is rejected."""
-    raise InputError("the function is not at hand")
+    raise InputError("the function is not available")
 
 
 def _hashable(value: Any) -> Any:

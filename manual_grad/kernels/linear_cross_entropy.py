@@ -66,7 +66,7 @@ def linear_cross_entropy_fwd(
     if counts is not None:
         hidden, labels = _filled_up(hidden, labels, counts, n, ignore_index)
     whole = len(hidden) - len(hidden) % n
-    wide = jnp.promote_types(W.dtype, jnp.float32)  # what is summed over many samples
+    wide = jnp.promote_types(W.dtype, jnp.float32)  # for sums over many samples
 
     def sweep(total: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         J, dh, dlogits = _one_chunk(part[0], part[1], W, None if counts is None else ignore_index)

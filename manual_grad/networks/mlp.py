@@ -95,7 +95,7 @@ def mlp_rows_fwd(
         X: (N, d).
         activation: ``relu``, ``sigmoid``, ``tanh``, ``softplus`` or ``identity``, of the hidden layers.
     Returns:
-        ``(Z_L, res)``: Z_L (N, widths of the last layer).
+        ``(Z_L, res)``: Z_L (N, width of the last layer).
     Raises:
         InputError: the layers' widths do not match, the activation is unknown, a shape or dtype is
             wrong.

@@ -206,7 +206,7 @@ def read_verdicts(path: Path) -> dict[str, Any]:
             f"--verdicts: {path} lacks {lacking[0]} and {len(lacking) - 1} more; expected every tag"
         )
     if unknown:
-        raise InputError(f"--verdicts: {path} has {unknown[0]!r}, no tag of this ledger")
+        raise InputError(f"--verdicts: {path} has {unknown[0]!r}, which is not a tag of this version")
     return content | {"source": "manual-grad verify --json"}
 
 
@@ -251,14 +251,14 @@ def _read(path: Path, option: str, command: str, form: Any = ANYTHING) -> dict[s
         raise
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{option}: {path} is no JSON; expected what {command} writes ({reason})") from None
+        raise InputError(f"{option}: {path} is not JSON; expected what {command} writes ({reason})") from None
     if found := misfit(content, {}) or misfit(content, form):
         raise InputError(f"{option}: {path} is not what {command} writes: {found}")
     return content
 
 
 def finite(value: Any) -> Any:
-    """As JSON has it: no infinities, no NaN, no tuples."""
+    """A value for JSON, with null in place of infinities and NaN, and lists in place of tuples."""
     if isinstance(value, dict):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

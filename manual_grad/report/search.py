@@ -1,4 +1,4 @@
-"""What the search box looks through: every section of every page, with its place, its title and its words.
+"""The index of the search box: every section of every page, with its position, title and words.
 
 A page opened from disk may load a script but no data, so the sections are a script that sets one variable.
 """
@@ -16,7 +16,7 @@ SILENT = frozenset({"a.skip", "div.facts", "footer.site", "head", "header.site",
 _UNREAD = re.compile(r"<(math|pre|script|svg)\b.*?</\1>", re.DOTALL)  # most of a page
 INLINE = frozenset(["a", "b", "code", "em", "i", "span", "strong", "sub", "sup"])
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])
-REPEATED = ("index.html", "errata.html", "questions.html")  # what they have stands elsewhere too
+REPEATED = ("index.html", "errata.html", "questions.html")  # their content also appears elsewhere
 
 
 class _Reader(HTMLParser):

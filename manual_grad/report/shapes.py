@@ -19,7 +19,7 @@ Given = dict[str, tuple[int, ...]]
 
 
 def rows(tag: str) -> list[tuple[str, list[tuple[Markup, Markup, str]]]]:
-    """What the tables show: caption, and for each tensor its name, its shape and that in the check.
+    """The tables of shapes: a caption, and for each tensor its name, its shape and that in the check.
 
     >>> rows("D-11")[0][1][0][2]
     '10×25'
@@ -33,7 +33,7 @@ def _caption(shapes: prose.Shapes) -> str:
 
 
 def _rows(shapes: prose.Shapes, tag: str) -> Iterator[tuple[Markup, Markup, str]]:
-    """A gradient stands beside its tensor where it has the same shape."""
+    """The rows; a gradient shares a row with its tensor if they have the same shape."""
     sizes = check_sizes(shapes, tag)
     stated = dict(shapes.tensors)
     for name, axes in shapes.tensors:

@@ -78,7 +78,7 @@ def connect(
     if processes is None or processes < 1 or process is None or not 0 <= process < processes:
         raise InputError(
             f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
-            f"--num-processes beside it, which is {processes}"
+            f"--num-processes, which is {processes}"
         )
     meet((host.strip("[]"), int(port)), processes, process, timeout, agreement, lost)
     if lost:
@@ -113,7 +113,7 @@ def _found_cluster(processes: int | None, process: int | None, timeout: int) -> 
     if address is None or processes is None or process is None:
         raise InputError(
             "coordinator is auto, but JAX finds no cluster in the environment (Slurm, Open MPI, Kubernetes, "
-            "Cloud TPU); expected HOST:PORT, and --num-processes and --process-id beside it"
+            "Cloud TPU); expected HOST:PORT with --num-processes and --process-id"
         )
     return address, processes, process
 
@@ -156,7 +156,7 @@ def meet(
     With ``lost``, the connections stay open: the system closes those of a process that ends, however it ends.
 
     Raises:
-        InputError: not all came in time, two say that they are the same, or they do not agree.
+        InputError: not all connected in time, two claim the same number, or their settings differ.
     """
     at, deadline = f"{address[0]}:{address[1]}", time.monotonic() + timeout
     try:

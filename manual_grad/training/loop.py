@@ -492,7 +492,7 @@ def _advance(program: Program, state: State, order: Any, stop: int) -> State:
 
 
 def _next_pace(steps: int, seconds: float) -> int:
-    """How many steps to take before the next look; the same on all of several processes."""
+    """The number of steps to take before the next check, which is the same on all processes."""
     if jax.process_count() > 1:
         return PIECE_STEPS
     return max(1, min(4 * steps, round(PIECE * steps / max(seconds, 1e-9))))

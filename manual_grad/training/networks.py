@@ -36,9 +36,9 @@ HIDDEN = (128, 50, 50, 25)  # lecture D's hidden layers
 class Network:
     """A network for the training loop; each function takes ``(params, X (N, H, W), Y (N, K))``.
 
-    ``manual`` and ``autodiff`` give ``(loss, gradient built as params)``, ``points`` what each side makes of
-    held-out samples: the mean over them is called ``measure``. ``chunk`` is how many samples of a full batch
-    are at hand at once. Of a text X and Y are (N, L), integers. Adam divides by its root and ``eps``.
+    ``manual`` and ``autodiff`` return ``(loss, gradient structured like params)``; ``points`` returns a
+    number per held-out sample, whose mean is called ``measure``. ``chunk`` is the number of samples of a full
+    batch processed at once. For a text, X and Y are integers of shape (N, L). Adam adds ``eps`` to its root.
     """
 
     name: str

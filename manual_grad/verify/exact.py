@@ -180,7 +180,7 @@ def _filled(leaf: Any, among: int) -> Any:
     """An array with every entry at the maximum magnitude; modes and labels are left unchanged."""
     if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
         return leaf
-    entries = np.asarray(leaf)  # in NumPy, so that nothing is compiled for it
+    entries = np.asarray(leaf)  # in NumPy, which avoids compiling anything
     return jnp.asarray(np.full_like(entries, max(among / 2, np.max(np.abs(entries), initial=0.0))))
 
 

@@ -160,7 +160,7 @@ def _said(problem: Problem, mutant: Mutant, seconds: float | None = None) -> lis
     claim, at = problem.claim, problem.at
     movable = claim.at is None and all(name in problem.inputs for name in at)
     if mutant.kind == families.MASK_GE and not movable:
-        return None  # the note on a kink comes from comparing points beside it
+        return None  # the note on a kink needs points next to it
     names = [*claim.wrt, *(n for n, v in at.items() if n not in claim.wrt and isinstance(v, jax.Array))]
 
     def reference(*args: Any) -> Any:

@@ -3,8 +3,8 @@
 A definition takes its arithmetic `m` and arrays of such numbers: NumPy adds, multiplies and sums them as they
 are, and `m` has what it cannot: `exp`, `ln`, `sqrt`, `erfc`, `pi`, `relu`, and `term(y, p)`, which is y ln p.
 Nothing is shifted, clipped or differentiated here, and neither JAX nor SymPy is imported: the oracles bring
-the numbers. Each definition has the name and the parameters of the forward function in this package that it
-defines anew.
+the numbers. Each definition has the name and the parameters of a forward function in this package, which it
+restates.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""What autodiff is given in a benchmark: forward functions as one writes them in JAX for use.
+"""The functions given to autodiff in benchmarks: forward functions as one would write them in JAX.
 
-Where the other files here are as plain as the page and overflow (exp over sum), these call what JAX offers
-(`jax.nn.log_softmax`, `lax.conv_general_dilated`), so that both sides are of use for the same inputs.
+The other files here follow the formulas literally and may overflow (exp over sum); these call JAX's own
+functions (`jax.nn.log_softmax`, `lax.conv_general_dilated`), so that both sides handle the same inputs.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def conv2d(
 
 
 def conv_transpose2d(x: Array, kernel: Array, bias: Array) -> Array:
-    """A transposed convolution of stride 1, kernel as `conv2d` has it."""
+    """A transposed convolution with stride 1 and a kernel laid out as for `conv2d`."""
     pads = [(k - 1, k - 1) for k in kernel.shape[:2]]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     numbers = ("NHWC", "HWIO", "NHWC")
@@ -135,7 +135,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
 
 
 def dropout(x: Array, keep: Array, rate: float = 0.5) -> Array:
-    """What is kept, over 1 − rate."""
+    """The entries kept, divided by 1 − rate."""
     return jnp.where(keep, x / (1 - rate), 0)
 
 

@@ -217,7 +217,7 @@ def test_many_seeds_give_the_share_that_fails(run, tmp_path, monkeypatch):
 
 BAD_USAGE = {
     "--seeds 0": "--seeds",
-    "--seeds 2 --hard": "--hard goes with",
+    "--seeds 2 --hard": "--hard can be combined with",
     "--tag A-1": "A-10",
     "--tag nonsense": "no such equation",
     "--lecture Z": "expected one of A, B, C, D, E",
@@ -230,7 +230,7 @@ BAD_USAGE = {
     "--nonsense": "--nonsense",
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
-    "--hard --dtype float32": "--hard goes with",
+    "--hard --dtype float32": "--hard can be combined with",
     "--hard --tag C-01": "--hard has no case for C-01",
     f"--tag A-02 --json {'a' * 300}": "characters)', expected a file that can be used: File name too long",
 }

@@ -79,12 +79,12 @@ VERDICTS = {"environment": made_up.ABOUT, "equations": list(made_up.verdicts().v
 BAD = {
     "verdicts": {
         "[1, 2]": "is not what manual-grad verify --json writes",
-        "{": "is no JSON",
+        "{": "is not JSON",
         '{"equations": [{"tag": 3}], "environment": {}}': "is not what manual-grad verify --json writes",
         json.dumps(VERDICTS | {"equations": VERDICTS["equations"][5:]}): "lacks A-01 and 4 more",
         json.dumps(
             VERDICTS | {"equations": [*VERDICTS["equations"], made_up.verdict(EQUATIONS[0]) | {"tag": "Z-9"}]}
-        ): ("has 'Z-9', no tag of this ledger"),
+        ): ("has 'Z-9', which is not a tag of this version"),
     },
     "kills": {
         '{"mutants": [{"tag": "A-01"}]}': "is not what manual-grad verify --mutants --json writes",
@@ -123,10 +123,10 @@ BAD_VERDICTS = {
     "equations[0].oracles.guess is an object, expected no oracle but value, reverse": {"guess": ORACLE},
     "equations[0].failures[0] is 5, expected text": {"failures": [5]},
     "equations[0].counterexample is missing": {"counterexample": ...},
-    "is no JSON; expected what manual-grad verify --json writes (it is nested deeper than 64)": {
+    "is not JSON; expected what manual-grad verify --json writes (it is nested deeper than 64)": {
         "failures": json.loads("[" * 99 + "]" * 99)
     },
-    "(it holds nan, which is no JSON)": {"max_error": float("nan")},
+    "(it holds nan, which is not JSON)": {"max_error": float("nan")},
     "surrogates not allowed": {"failures": ["\ud800"]},
 }
 

@@ -102,7 +102,7 @@ def test_the_command_says_what_is_not_named(monkeypatch, run):
 def test_diagnose_goes_with_mutants(run):
     code, _, err = run("--diagnose")
     assert code == 2
-    assert "--diagnose goes with --mutants" in err
+    assert "--diagnose requires --mutants" in err
 
 
 def test_the_counts_are_those_of_the_rows(capsys):

@@ -116,8 +116,8 @@ NO_SIZE = "which is not a size of the problem"
 ROWS = 64  # mistakes pulled back at once
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
-SMALL_PART = 0.02  # the share of a missing path that rounding may leave
-RECOGNISED = 1e-2  # from here on, a factor that is no size of the problem is told from rounding
+SMALL_PART = 0.02  # the share of a missing path that may remain due to rounding
+RECOGNISED = 1e-2  # from here on, a factor other than a size of the problem is distinguished from rounding
 SAMPLE = 64  # entries of a leaf that are compared first
 WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
 
