@@ -467,6 +467,8 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
     if ("pull", at) not in tape.kept:
         tape.kept["pull", at] = _transposed(tape, step, wanted)
     pull = tape.kept["pull", at]
+    if step.name in PLACING and set(wanted) <= {0, PLACING[step.name]}:
+        return dict(zip(wanted, _picked_back(tape, at, filled[0], pull), strict=True))
     rows = [pull(*(np.asarray(d[row]) for d in filled)) for row in range(count)]
     return {i: np.stack([np.asarray(row[k]) for row in rows]) for k, i in enumerate(wanted)}
 
@@ -498,6 +500,20 @@ def _moved_back(tape: Tape, at: int, cotangents: Sequence[np.ndarray], count: in
     else:
         np.add.at(back.T, to, d.T)
     return back.reshape(count, *shape)
+
+
+# Steps whose operands, 0 and this one, get entries of what comes back, or 0.
+PLACING = {"scatter-add": 2, "scatter_add": 2, "pad": 0, "dynamic_update_slice": 1}
+
+
+def _picked_back(tape: Tape, at: int, d: np.ndarray, pull: Callable[..., Any]) -> list[np.ndarray]:
+    """What is passed to the operands, all rows at once: which entry, the way back says of their numbers."""
+    key, n = ("picked", at), int(np.prod(d.shape[1:]))
+    if key not in tape.kept:
+        numbers = np.arange(1.0, n + 1).reshape(d.shape[1:])
+        tape.kept[key] = [np.asarray(back).astype(np.intp) for back in pull(numbers)]
+    flat = np.concatenate([np.zeros((len(d), 1)), d.reshape(len(d), n)], axis=1)
+    return [flat[:, which] for which in tape.kept[key]]
 
 
 COMPILED: dict[Any, Any] = {}
