@@ -93,7 +93,7 @@ CORRELATE2D = (
     family(
         "jacobian",
         _correlate2d_jacobian,
-        (ROTATED_TWICE, "the kernel turned before it is laid out", {"turn_f": _rot180}),
+        (ROTATED_TWICE, "the kernel rotated before it is laid out", {"turn_f": _rot180}),
         (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
         reaches={"turn_f": "x", "turn_windows": "f"},
     ),
@@ -119,7 +119,7 @@ CONVOLVE2D = (
     family(
         "gradient",
         _convolve2d,
-        (NOT_ROTATED, "dW = X ⋆ dY, not turned", {"turn_w": lambda g: g}),
+        (NOT_ROTATED, "dW = X ⋆ dY, not rotated", {"turn_w": lambda g: g}),
         applies=lambda inputs: inputs["mode"] == "valid",
     ),
     family(

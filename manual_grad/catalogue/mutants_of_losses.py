@@ -150,7 +150,7 @@ ACTIVATIONS = {name: _of_activation(name) for name in SLOPES}
 
 
 def softmax(logits):
-    """Over the last axis."""
+    """Softmax over the last axis."""
     exps = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     return exps / exps.sum(axis=-1, keepdims=True)
 

@@ -68,7 +68,7 @@ def answers() -> list[Answer]:
 
 
 def may_factors_be_swapped() -> Answer:
-    """D-09: the order of the factors comes out of the Kronecker Jacobians."""
+    """D-09: the order of the factors follows from the Kronecker Jacobians."""
     rng: Any = np.random.default_rng(0)
     A4, W5, b5, dZ5 = (
         rng.normal(size=(25, 12)),
@@ -243,7 +243,7 @@ def beyond_the_edge() -> Answer:
 
 
 def the_typo() -> Answer:
-    """B-10: which of the two cases has the −1."""
+    """B-10: the case that has the −1."""
     s, y = _array([2.0, 0.0, 1.0]), 0
     forward = quickly(cross_entropy_of_scores_fwd)
     J, res = forward(s, y)

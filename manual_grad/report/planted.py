@@ -208,7 +208,7 @@ PLANTED = (
         "A-10",
     ),
     Planted(
-        "the kernel is not turned",
+        "the kernel is not rotated",
         correlation_loss,
         d_kernel_not_turned,
         (_IMAGE, _KERNEL, _TARGET),
@@ -216,7 +216,7 @@ PLANTED = (
         "C-10",
     ),
     Planted(
-        "the kernel's gradient is turned",
+        "the kernel's gradient is rotated",
         correlation_loss,
         d_kernel_gradient_turned,
         (_IMAGE, _KERNEL, _TARGET),

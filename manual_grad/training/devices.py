@@ -77,8 +77,8 @@ def connect(
     )
     if processes is None or processes < 1 or process is None or not 0 <= process < processes:
         raise InputError(
-            f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}, and "
-            f"--num-processes, which is {processes}"
+            f"process_id is {process}, expected a number from 0 to {(processes or 2) - 1}; "
+            f"--num-processes is {processes}"
         )
     meet((host.strip("[]"), int(port)), processes, process, timeout, agreement, lost)
     if lost:

@@ -135,7 +135,7 @@ def test_the_formula_in_the_same_dtype_passes(compared, name, dtype, case):
 
 @pytest.mark.parametrize("name", WITH_TIES)
 def test_ties_are_ties(name):
-    """There are equal logits, or maxima, or ReLU is given zeros and the gradient through them is 0."""
+    """Logits or maxima are equal, or ReLU's input contains zeros, through which the gradient is 0."""
     made = exported(name, "float64", "ties")
     a = made.arrays
     if "window" in made.meta["settings"]:  # a place of each window takes all of its cotangent
@@ -516,7 +516,7 @@ def test_a_wrong_array_is_named(tmp_path, name, array, said):
     "text", ["5", "[]", "null", "[" * 10**5, '{"golden.json": {"dtype": 3}}', '{"x": 5}']
 )
 def test_a_damaged_safetensors_header_is_refused(text):
-    with pytest.raises(InputError, match=r"it is no \.safetensors file"):
+    with pytest.raises(InputError, match=r"it is not a \.safetensors file"):
         archive.unpacked(len(text).to_bytes(8, "little") + text.encode(), ".safetensors")
 
 

@@ -48,7 +48,7 @@ def _both_passes(name, primals, settings):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_formulation_for_a_cpu_makes_the_sums_of_the_plain_one(geometry):
+def test_the_formulation_for_a_cpu_agrees_with_the_plain_one(geometry):
     """[A-11] [C-08] [C-09] [C-10]"""
     shape, kernel, settings = GEOMETRIES[geometry]
     primals, settings = _inputs(shape, kernel), tuple(settings.items())

@@ -159,7 +159,7 @@ def test_benchmarks_show_the_measurements(files, parsed):
 
 
 def test_numbers_fit_their_circles(files):
-    """Five letters do, of the size that they have there."""
+    """Five characters fit, at the size used there."""
     shown = re.findall(r'class="value">(.*?)<', files["lecture-c.html"].decode())
     assert len(shown) >= 2 * (4 + 3 + 2)
     assert max(map(len, shown)) <= 5
@@ -264,7 +264,7 @@ OUTSIDE = """() => {
 }"""
 
 
-# One of each kind of element under each kind of parent is enough for axe, whose time goes with their number.
+# One of each kind of element under each kind of parent is enough for axe, whose time grows with their number.
 # It checks no text of one letter, so formulas are taken away whole: their contrast is in SEES.
 THIN = """() => {
     document.querySelectorAll("math").forEach((m) => m.remove());

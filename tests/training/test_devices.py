@@ -200,7 +200,7 @@ def test_finished_processes_are_not_reported(watched, monkeypatch):
         (("127.0.0.1:0", 2, 0), "coordinator is '127.0.0.1:0', expected HOST:PORT or auto"),
         (("127.0.0.1:80000", 2, 0), "coordinator is '127.0.0.1:80000', expected HOST:PORT or auto"),
         (("127.0.0.1:1234", 2, 2), "process_id is 2, expected a number from 0 to 1"),
-        (("127.0.0.1:1234", None, 1), "--num-processes, which is None"),
+        (("127.0.0.1:1234", None, 1), "--num-processes is None"),
         (("no host:1234", 2, 1), "coordinator is 'no host:1234', which cannot be used"),
     ],
 )

@@ -166,7 +166,7 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 for changes in _stages(tape, mine, lambda tape: 1.0):
                     *_, edge = changes
                     place = place_of(tape, e, edge)
-                    name = f"{mine.name} and the factor beside it" if mine.is_scaled else mine.name
+                    name = f"{mine.name} and its factor" if mine.is_scaled else mine.name
                     yield Mistake(
                         f"the derivative of {name} is left out of what flows back through {place}", changes
                     )

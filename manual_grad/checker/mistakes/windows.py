@@ -118,7 +118,7 @@ def _counted(which: str, said: str) -> str:
 
 
 def touched(tape: Tape, edge: Edge) -> np.ndarray:
-    """The entries of its operand from which a step takes anything."""
+    """The entries of an operand that a step uses."""
     key = ("touched", edge)
     if key not in tape.kept:
         step = tape.steps[edge[0]]
