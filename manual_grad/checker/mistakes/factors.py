@@ -416,13 +416,15 @@ def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
 
 def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A sign computed by the function that is a missing or superfluous factor: a determinant's, say."""
-    by_shape = arrays_by_shape(tape)
-    for slot, edges in _places(tape):
-        for other in by_shape.get(tape.shape(slot), []):
-            if not is_constant(tape, other) and np.all(np.abs(np.asarray(tape.values[other])) == 1):
-                phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
-                changes = dict.fromkeys(edges, partial(_multiplied, other))
-                yield Mistake(f"{phrase}, at {said_of(tape, e, slot)}", changes)
+    signs = {
+        shape: [s for s in some if np.all(np.abs(tape.values[s]) == 1) and not is_constant(tape, s)]
+        for shape, some in arrays_by_shape(tape).items()
+    }
+    for slot, edges in _places(tape) if any(signs.values()) else ():
+        for other in signs.get(tape.shape(slot), []):
+            phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
+            changes = dict.fromkeys(edges, partial(_multiplied, other))
+            yield Mistake(f"{phrase}, at {said_of(tape, e, slot)}", changes)
 
 
 def _sign_said(tape: Tape, e: Evidence, slot: Slot) -> str:

@@ -115,6 +115,8 @@ def in_all_iterations(tape: Tape, mistakes: Iterator[Mistake], limit: int) -> It
             return
         edges = {*mistake.changes, *(mistake.without or {})}
         homes = {loop.home.get(at, -1) for at, _ in edges} if loop is not None else {-1}
+        if loop is not None and loop.shared and mistake.of and mistake.of[0] in loop.home:
+            continue  # in one iteration alone
         if loop is None or homes == {-1} or len(homes) > 1 or mistake.of or mistake.instead:
             yield mistake
         elif homes == {0}:
