@@ -85,6 +85,26 @@ def shifted_exponentials(logits: Float[Array, "..."], axis: int = -1) -> tuple[A
     return shifted, exps, jnp.where(jnp.isinf(top) & (total > 1), jnp.nan, total)
 
 
+def lengths(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N 1"], Float[Array, "*N 1"]]:
+    """``(s, ‖s x‖)`` with a factor s for each vector that keeps its squares from overflowing or underflowing.
+
+    Squares of ordinary size need no factor: s is 1, and the largest entries are not looked for.
+
+    >>> s, length = lengths(jnp.array([3e30, 4e30]))
+    >>> round(float(length[0] / s[0]) / 5e30, 6)
+    1.0
+    """
+    tiny = float(jnp.finfo(x.dtype).tiny)
+    squares = (x * x).sum(axis=-1, keepdims=True)
+    ordinary = ((squares > tiny**0.25) & (squares < tiny**-0.25)).all()
+
+    def by_largest() -> tuple:
+        s = 1 / jnp.abs(x).max(axis=-1, keepdims=True).clip(tiny, 1 / (4 * tiny))
+        return s, jnp.sqrt(((x * s) ** 2).sum(axis=-1, keepdims=True))
+
+    return lax.cond(ordinary, lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), by_largest)
+
+
 def smaller_logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """σ(−|x|), the smaller of σ(x) and σ(−x): 1 minus it is exact, where the larger one has rounded to 1.
 

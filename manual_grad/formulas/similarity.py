@@ -1,9 +1,11 @@
 """Vectors normalised to length 1, and the cosine of the angle between two. A zero vector has no direction.
 
-Lengths are computed in units of the largest entry, so that no square overflows or underflows, and in float32
-if the inputs are in half precision.
+Lengths are computed so that no square overflows or underflows, and in float32 if the inputs are in half
+precision.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float
 
 from manual_grad.border import checked, require
 from manual_grad.formulas.chain_rule import block_diagonal
-from manual_grad.formulas.limits import wide
+from manual_grad.formulas.limits import lengths, wide
 
 
 def _require_directions(formula: str, name: str, x: Any) -> None:
@@ -25,16 +27,36 @@ def _require_directions(formula: str, name: str, x: Any) -> None:
         require(False, f"{formula}: {place} is a zero vector, expected one with a direction")
 
 
-def _direction(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Float[Array, "*N 1"]]:
-    """``(x/‖x‖, ‖x‖)``."""
-    largest = jnp.abs(x).max(axis=-1, keepdims=True)
-    scaled = x / largest
-    length = jnp.sqrt((scaled**2).sum(axis=-1, keepdims=True))
-    return scaled / length, largest * length  # [E-25] [E-26]
+Lengths = tuple[Float[Array, "*N 1"], Float[Array, "*N 1"]]  # s and ‖s x‖
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("a", "b", "of_a", "of_b"), meta_fields=())
+@dataclass(frozen=True)
+class CosineResiduals:
+    """The residuals: both inputs, and the lengths of each."""
+
+    a: Float[Array, "*N D"]
+    b: Float[Array, "*N D"]
+    of_a: Lengths
+    of_b: Lengths
+
+
+def _direction(x: Float[Array, "*N D"], lengths_of_x: Lengths) -> Float[Array, "*N D"]:
+    """x/‖x‖."""
+    s, length = lengths_of_x
+    return wide(x) * s * (1 / length)  # [E-25] [E-26]
+
+
+def _per_length(lengths_of_x: Lengths) -> Float[Array, "*N 1"]:
+    """1/‖x‖."""
+    s, length = lengths_of_x
+    return s / length
 
 
 @checked
-def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
+def l2_normalize_fwd(
+    x: Float[Array, "*N D"],
+) -> tuple[Float[Array, "*N D"], tuple[Float[Array, "*N D"], Lengths]]:
     """y = x / ‖x‖ over the last axis. [E-25]
 
     Args:
@@ -49,18 +71,21 @@ def l2_normalize_fwd(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"], Flo
     [0.6000000238418579, 0.800000011920929]
     """
     _require_directions("l2_normalize_fwd", "x", x)
-    y, _ = _direction(wide(x))
-    return y.astype(x.dtype), x
+    of_x = lengths(wide(x))
+    y = _direction(x, of_x)
+    return y.astype(x.dtype), (x, of_x)
 
 
 @checked
-def l2_normalize_bwd(res: Float[Array, "*N D"], dy: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"]]:
+def l2_normalize_bwd(
+    res: tuple[Float[Array, "*N D"], Lengths], dy: Float[Array, "*N D"]
+) -> tuple[Float[Array, "*N D"]]:
     """Pull ``dy`` back through the division by the length: dx = (dy − y (y · dy)) / ‖x‖. [E-25]
 
     The part subtracted is the component of dy along x, which would only change the length.
 
     Args:
-        res: x.
+        res: x, and its lengths.
         dy: cotangent of y, (…, D).
     Returns:
         ``(dx,)``, (…, D), orthogonal to x.
@@ -72,9 +97,10 @@ def l2_normalize_bwd(res: Float[Array, "*N D"], dy: Float[Array, "*N D"]) -> tup
     >>> l2_normalize_bwd(res, jnp.array([6.0, 5.0]))[0].tolist()
     [3.0, 0.0]
     """
-    y, length = _direction(wide(res))
+    x, of_x = res
+    y = _direction(x, of_x)
     along = (y * dy).sum(axis=-1, keepdims=True)
-    dx = (dy - y * along) / length  # [E-25]
+    dx = (dy - y * along) * _per_length(of_x)  # [E-25]
     return (dx.astype(dy.dtype),)
 
 
@@ -94,9 +120,10 @@ def jac_l2_normalize_x_blocks(x: Float[Array, "*N D"]) -> Float[Array, "*N D D"]
     [[0.5, 0.0], [0.0, 0.0]]
     """
     _require_directions("jac_l2_normalize_x_blocks", "x", x)
-    y, length = _direction(wide(x))
+    of_x = lengths(wide(x))
+    y = _direction(x, of_x)
     projection = jnp.eye(x.shape[-1], dtype=y.dtype) - y[..., :, None] * y[..., None, :]
-    return (projection / length[..., None]).astype(x.dtype)  # [E-25]
+    return (projection * _per_length(of_x)[..., None]).astype(x.dtype)  # [E-25]
 
 
 @checked
@@ -120,7 +147,7 @@ def jac_l2_normalize_x(x: Float[Array, "*N D"]) -> Float[Array, "..."]:
 @checked
 def cosine_similarity_fwd(
     a: Float[Array, "*N D"], b: Float[Array, "*N D"]
-) -> tuple[Float[Array, "*N"], tuple[Float[Array, "*N D"], Float[Array, "*N D"]]]:
+) -> tuple[Float[Array, "*N"], CosineResiduals]:
     """s = (a · b) / (‖a‖ ‖b‖) over the last axis. [E-26]
 
     Args:
@@ -136,21 +163,21 @@ def cosine_similarity_fwd(
     """
     _require_directions("cosine_similarity_fwd", "a", a)
     _require_directions("cosine_similarity_fwd", "b", b)
-    (u, _), (v, _) = _direction(wide(a)), _direction(wide(b))
-    s = (u * v).sum(axis=-1)  # [E-26]
-    return s.astype(a.dtype), (a, b)
+    of_a, of_b = lengths(wide(a)), lengths(wide(b))
+    s = (_direction(a, of_a) * _direction(b, of_b)).sum(axis=-1)  # [E-26]
+    return s.astype(a.dtype), CosineResiduals(a, b, of_a, of_b)
 
 
 @checked
 def cosine_similarity_bwd(
-    res: tuple[Float[Array, "*N D"], Float[Array, "*N D"]], ds: Float[Array, "*N"]
+    res: CosineResiduals, ds: Float[Array, "*N"]
 ) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
     """Pull ``ds`` back through the cosine of the angle between two vectors. [E-26]
 
         da = ds (b/‖b‖ − s a/‖a‖) / ‖a‖        db = ds (a/‖a‖ − s b/‖b‖) / ‖b‖
 
     Args:
-        res: ``(a, b)``.
+        res: from the forward pass.
         ds: cotangent of s, (…).
     Returns:
         ``(da, db)``, each (…, D), orthogonal to a and to b.
@@ -162,8 +189,8 @@ def cosine_similarity_bwd(
     >>> cosine_similarity_bwd(res, jnp.array(10.0))[0].tolist()
     [0.0, 5.0]
     """
-    (u, length_a), (v, length_b) = (_direction(wide(x)) for x in res)
+    u, v = _direction(res.a, res.of_a), _direction(res.b, res.of_b)
     s, dout = (u * v).sum(axis=-1, keepdims=True), wide(ds)[..., None]
-    da = dout * (v - s * u) / length_a  # [E-26]
-    db = dout * (u - s * v) / length_b  # [E-26]
+    da = dout * _per_length(res.of_a) * (v - s * u)  # [E-26]
+    db = dout * _per_length(res.of_b) * (u - s * v)  # [E-26]
     return da.astype(ds.dtype), db.astype(ds.dtype)

@@ -230,7 +230,7 @@ BAD = {
     "sparse": (lambda x: x, [drawn(3).to_sparse()], "x is a tensor that is torch.sparse_coo"),
     "empty": (lambda x: x, [drawn(0)], "at least one element"),
     "arguments": (lambda x: x, [drawn(3), drawn(3)], "2 arguments do not match the function"),
-    "a class of modules": (nn.Linear, [drawn(3)], "fn is the class Linear, expected a module"),
+    "a class of modules": (nn.Linear, [drawn(3)], "fn is the class Linear, expected an instance of it"),
     "no function": (3, [drawn(3)], "fn is 3, expected a function"),
 }  # fmt: skip
 
