@@ -98,11 +98,14 @@ def lengths(x: Float[Array, "*N D"]) -> tuple[Float[Array, "*N 1"], Float[Array,
     squares = (x * x).sum(axis=-1, keepdims=True)
     ordinary = ((squares > tiny**0.25) & (squares < tiny**-0.25)).all()
 
-    def by_largest() -> tuple:
+    def by_largest() -> tuple[Array, Array]:
         s = 1 / jnp.abs(x).max(axis=-1, keepdims=True).clip(tiny, 1 / (4 * tiny))
         return s, jnp.sqrt(((x * s) ** 2).sum(axis=-1, keepdims=True))
 
-    return lax.cond(ordinary, lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), by_largest)
+    found: tuple[Array, Array] = lax.cond(
+        ordinary, lambda: (jnp.ones_like(squares), jnp.sqrt(squares)), by_largest
+    )
+    return found
 
 
 def smaller_logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:

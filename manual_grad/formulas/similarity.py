@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Float64
 
-from manual_grad.border import checked, require
+from manual_grad.border import checked, require, require_shape
 from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import lengths, wide
 
@@ -27,36 +27,34 @@ def _require_directions(formula: str, name: str, x: Any) -> None:
         require(False, f"{formula}: {place} is a zero vector, expected one with a direction")
 
 
-Lengths = tuple[Float[Array, "*N 1"], Float[Array, "*N 1"]]  # s and ‖s x‖
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=("a", "b", "of_a", "of_b"), meta_fields=())
+@partial(jax.tree_util.register_dataclass, data_fields=("x", "scale", "length"), meta_fields=())
 @dataclass(frozen=True)
-class CosineResiduals:
-    """The residuals: both inputs, and the lengths of each."""
+class Directed:
+    """The residuals for each input: vectors x and their lengths, ‖x‖ = length / scale."""
 
-    a: Float[Array, "*N D"]
-    b: Float[Array, "*N D"]
-    of_a: Lengths
-    of_b: Lengths
+    x: Float[Array, "*N D"]
+    scale: Float32[Array, "*N 1"] | Float64[Array, "*N 1"]
+    length: Float32[Array, "*N 1"] | Float64[Array, "*N 1"]
+
+    @property
+    def direction(self) -> Float[Array, "*N D"]:
+        """x/‖x‖."""
+        return wide(self.x) * self.scale * (1 / self.length)  # [E-25] [E-26]
+
+    @property
+    def inverse(self) -> Float[Array, "*N 1"]:
+        """1/‖x‖."""
+        return self.scale / self.length
 
 
-def _direction(x: Float[Array, "*N D"], lengths_of_x: Lengths) -> Float[Array, "*N D"]:
-    """x/‖x‖."""
-    s, length = lengths_of_x
-    return wide(x) * s * (1 / length)  # [E-25] [E-26]
-
-
-def _per_length(lengths_of_x: Lengths) -> Float[Array, "*N 1"]:
-    """1/‖x‖."""
-    s, length = lengths_of_x
-    return s / length
+def _directed(x: Float[Array, "*N D"]) -> Directed:
+    return Directed(x, *lengths(wide(x)))
 
 
 @checked
 def l2_normalize_fwd(
     x: Float[Array, "*N D"],
-) -> tuple[Float[Array, "*N D"], tuple[Float[Array, "*N D"], Lengths]]:
+) -> tuple[Float[Array, "*N D"], Directed]:
     """y = x / ‖x‖ over the last axis. [E-25]
 
     Args:
@@ -71,21 +69,18 @@ def l2_normalize_fwd(
     [0.6000000238418579, 0.800000011920929]
     """
     _require_directions("l2_normalize_fwd", "x", x)
-    of_x = lengths(wide(x))
-    y = _direction(x, of_x)
-    return y.astype(x.dtype), (x, of_x)
+    res = _directed(x)
+    return res.direction.astype(x.dtype), res
 
 
 @checked
-def l2_normalize_bwd(
-    res: tuple[Float[Array, "*N D"], Lengths], dy: Float[Array, "*N D"]
-) -> tuple[Float[Array, "*N D"]]:
+def l2_normalize_bwd(res: Directed, dy: Float[Array, "*N D"]) -> tuple[Float[Array, "*N D"]]:
     """Pull ``dy`` back through the division by the length: dx = (dy − y (y · dy)) / ‖x‖. [E-25]
 
     The part subtracted is the component of dy along x, which would only change the length.
 
     Args:
-        res: x, and its lengths.
+        res: from the forward pass.
         dy: cotangent of y, (…, D).
     Returns:
         ``(dx,)``, (…, D), orthogonal to x.
@@ -97,10 +92,10 @@ def l2_normalize_bwd(
     >>> l2_normalize_bwd(res, jnp.array([6.0, 5.0]))[0].tolist()
     [3.0, 0.0]
     """
-    x, of_x = res
-    y = _direction(x, of_x)
+    require_shape("l2_normalize_bwd", "dy", dy, res.x.shape)
+    y = res.direction
     along = (y * dy).sum(axis=-1, keepdims=True)
-    dx = (dy - y * along) * _per_length(of_x)  # [E-25]
+    dx = (dy - y * along) * res.inverse  # [E-25]
     return (dx.astype(dy.dtype),)
 
 
@@ -120,10 +115,10 @@ def jac_l2_normalize_x_blocks(x: Float[Array, "*N D"]) -> Float[Array, "*N D D"]
     [[0.5, 0.0], [0.0, 0.0]]
     """
     _require_directions("jac_l2_normalize_x_blocks", "x", x)
-    of_x = lengths(wide(x))
-    y = _direction(x, of_x)
+    of_x = _directed(x)
+    y = of_x.direction
     projection = jnp.eye(x.shape[-1], dtype=y.dtype) - y[..., :, None] * y[..., None, :]
-    return (projection * _per_length(of_x)[..., None]).astype(x.dtype)  # [E-25]
+    return (projection * of_x.inverse[..., None]).astype(x.dtype)  # [E-25]
 
 
 @checked
@@ -147,7 +142,7 @@ def jac_l2_normalize_x(x: Float[Array, "*N D"]) -> Float[Array, "..."]:
 @checked
 def cosine_similarity_fwd(
     a: Float[Array, "*N D"], b: Float[Array, "*N D"]
-) -> tuple[Float[Array, "*N"], CosineResiduals]:
+) -> tuple[Float[Array, "*N"], tuple[Directed, Directed]]:
     """s = (a · b) / (‖a‖ ‖b‖) over the last axis. [E-26]
 
     Args:
@@ -163,14 +158,14 @@ def cosine_similarity_fwd(
     """
     _require_directions("cosine_similarity_fwd", "a", a)
     _require_directions("cosine_similarity_fwd", "b", b)
-    of_a, of_b = lengths(wide(a)), lengths(wide(b))
-    s = (_direction(a, of_a) * _direction(b, of_b)).sum(axis=-1)  # [E-26]
-    return s.astype(a.dtype), CosineResiduals(a, b, of_a, of_b)
+    res = _directed(a), _directed(b)
+    s = (res[0].direction * res[1].direction).sum(axis=-1)  # [E-26]
+    return s.astype(a.dtype), res
 
 
 @checked
 def cosine_similarity_bwd(
-    res: CosineResiduals, ds: Float[Array, "*N"]
+    res: tuple[Directed, Directed], ds: Float[Array, "*N"]
 ) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
     """Pull ``ds`` back through the cosine of the angle between two vectors. [E-26]
 
@@ -189,8 +184,10 @@ def cosine_similarity_bwd(
     >>> cosine_similarity_bwd(res, jnp.array(10.0))[0].tolist()
     [0.0, 5.0]
     """
-    u, v = _direction(res.a, res.of_a), _direction(res.b, res.of_b)
-    s, dout = (u * v).sum(axis=-1, keepdims=True), wide(ds)[..., None]
-    da = dout * _per_length(res.of_a) * (v - s * u)  # [E-26]
-    db = dout * _per_length(res.of_b) * (u - s * v)  # [E-26]
+    of_a, of_b = res
+    require_shape("cosine_similarity_bwd", "ds", ds, of_a.x.shape[:-1])
+    (u, v), dout = (of_a.direction, of_b.direction), wide(ds)[..., None]
+    s = (u * v).sum(axis=-1, keepdims=True)
+    da = dout * of_a.inverse * (v - s * u)  # [E-26]
+    db = dout * of_b.inverse * (u - s * v)  # [E-26]
     return da.astype(ds.dtype), db.astype(ds.dtype)

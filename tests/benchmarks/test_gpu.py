@@ -44,7 +44,7 @@ try:
 except KeyboardInterrupt:
     json.dump({{"rows": [], "ended": "interrupted"}}, open({str(tmp_path / "bench.json")!r}, "w"))
 """
-    found = step(tmp_path, code, limit=12)  # Python starts in it, on a busy machine too
+    found = step(tmp_path, code, limit=5)  # Python starts in it, on a busy machine too
     assert (found["ended"], found["result"]["ended"]) == ("timed out", "interrupted")
 
 
