@@ -39,7 +39,7 @@ class Directed:
     @property
     def direction(self) -> Float[Array, "*N D"]:
         """x/‖x‖."""
-        return wide(self.x) * self.scale * (1 / self.length)  # [E-25] [E-26]
+        return wide(self.x) * self.scale * (1 / self.length)
 
     @property
     def inverse(self) -> Float[Array, "*N 1"]:
@@ -70,7 +70,8 @@ def l2_normalize_fwd(
     """
     _require_directions("l2_normalize_fwd", "x", x)
     res = _directed(x)
-    return res.direction.astype(x.dtype), res
+    y = res.direction  # [E-25]
+    return y.astype(x.dtype), res
 
 
 @checked
