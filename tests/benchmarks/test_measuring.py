@@ -1,9 +1,11 @@
 """What the benchmark's numbers rest on: turns, statistics, programs told apart, wrong results refused."""
 
+import importlib.util
 import platform
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.export
@@ -232,3 +234,15 @@ def test_every_side_lowers_for_gpu_and_tpu(case):
     for side in case.sides.values():
         exported = jax.export.export(jax.jit(side.fn), platforms=("cuda", "tpu"))(*shapes)
         assert exported.platforms == ("cuda", "tpu")
+
+
+def test_the_independent_script_times_cases_of_the_benchmark_and_refuses_a_wrong_result():
+    path = Path(__file__).parents[2] / "benchmarks" / "independent.py"
+    spec = importlib.util.spec_from_file_location("independent", path)
+    independent = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(independent)
+    assert set(independent.CASES) <= {case.label for case in cases.every_case() if case.group == "formula"}
+    plain, draw = independent.CASES["mse[4096]"]
+    assert independent.ratio("mse", plain, draw(), rounds=2, seconds=0) > 0
+    with pytest.raises(AssertionError):
+        independent.ratio("mse", lambda y_hat, y: 2 * plain(y_hat, y), draw(), rounds=2, seconds=0)
