@@ -130,7 +130,7 @@ def _first_size(bench: Bench | None) -> Bench:
 
 def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable) -> list[Case]:
     wrt, rival = _positions(formula, bench), _set(bench.plain or formula.reference, formula, bench)
-    reference = _set(formula.reference, formula, bench)
+    truth = _set(bench.truth or formula.reference, formula, bench)
 
     def inputs(d: Draw, size: tuple) -> tuple:
         primals = _primals(formula, bench, d, size)
@@ -144,7 +144,7 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
             _label(size),
             partial(inputs, size=size),
             {"manual": Side(ours), "autodiff": Side(by_autodiff(rival, wrt))},
-            Side(by_autodiff(reference, wrt)),
+            Side(by_autodiff(truth, wrt)),
             quick=i in bench.quick,
             exact=i not in bench.estimated,
             options=bench.options,

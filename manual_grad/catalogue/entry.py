@@ -199,6 +199,8 @@ class Bench:
         axes: the axes that grow, by the names of the entry's sizes; ``"H W"`` are two of the same length.
         sizes: the lengths of these axes, in this order, for each case.
         plain: the forward function that autodiff differentiates; by default the reference.
+        truth: the forward function whose gradients in float64 are the truth; by default the reference. A loop
+            instead of a reference that unrolls a thousand steps, which a compiler takes half an hour for.
         wrt: the primals to differentiate with respect to; by default all floating-point ones.
         fixed: the other sizes and settings, if they are not those of the entry's first variant.
         quick: the sizes that belong to ``--quick``.
@@ -211,6 +213,7 @@ class Bench:
     axes: tuple[str, ...]
     sizes: tuple[tuple[Any, ...], ...]
     plain: Callable[..., Any] | None = None
+    truth: Callable[..., Any] | None = None
     wrt: tuple[str, ...] = ()
     fixed: Sizes = field(default_factory=dict)
     quick: tuple[int, ...] = ()

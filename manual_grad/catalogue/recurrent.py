@@ -129,7 +129,7 @@ RNN = Formula(
     batch=Batch({"x": 1, "h0": 0}, (1, 0)),
     grows=(("x", 0),),
     op=Op(ops.rnn),
-    bench=Bench(AXES, LENGTHS, reference.plain.rnn, quick=(0,)),
+    bench=Bench(AXES, LENGTHS, reference.plain.rnn, reference.plain.rnn, quick=(0,)),
     shown=Shown(
         "Layers",
         "RNN",
@@ -236,7 +236,7 @@ GRU = Formula(
     batch=Batch({"x": 1, "h0": 0}, (1, 0)),
     grows=(("x", 0),),
     op=Op(ops.gru),
-    bench=Bench(AXES, LENGTHS, reference.plain.gru, quick=(0,)),
+    bench=Bench(AXES, LENGTHS, reference.plain.gru, reference.plain.gru, quick=(0,)),
     shown=Shown(
         "Layers",
         "GRU",
@@ -330,7 +330,7 @@ LSTM = Formula(
     batch=Batch({"x": 1, "h0": 0, "c0": 0}, (1, 0, 0)),
     grows=(("x", 0),),
     op=Op(ops.lstm),
-    bench=Bench(AXES, LENGTHS, reference.plain.lstm, quick=(0,)),
+    bench=Bench(AXES, LENGTHS, reference.plain.lstm, reference.plain.lstm, quick=(0,)),
     shown=Shown(
         "Layers",
         "LSTM",
@@ -390,6 +390,7 @@ LINEAR_SCAN = Formula(
     bench=Bench(
         ("T", "*S"),
         ((16, (32, 32)), (64, (64, 64)), (1024, (64, 64))),
+        reference.plain.linear_scan,
         reference.plain.linear_scan,
         quick=(0,),
     ),

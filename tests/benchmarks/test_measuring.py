@@ -15,6 +15,7 @@ import pytest
 
 import manual_grad
 from manual_grad import ops
+from manual_grad.catalogue import FORMULAS
 from manual_grad_benchmarks import cases, ceiling, peers, run, table
 from manual_grad_benchmarks.programs import compiled
 from manual_grad_benchmarks.timing import Pace, interleaved, quartiles, ratio
@@ -195,6 +196,15 @@ def test_compact_jacobians_are_written_out():
             sides = list(case.sides.values())[:2]
             first, second = (side.dense(jax.jit(side.fn)(*args)) for side in sides)
             assert run._error(first, second)[0] < 1e-12, case.label
+
+
+@pytest.mark.parametrize("name", [name for name, f in FORMULAS.items() if f.bench and f.bench.truth])
+def test_a_truth_of_its_own_computes_what_the_reference_does(name):
+    formula = FORMULAS[name]
+    primals = tuple(formula.inputs(cases.Draw(np.random.default_rng(0), jnp.dtype("float64"))).values())
+    out = formula.reference(*primals)
+    ours, theirs = (cases.by_autodiff(fn)(out, *primals) for fn in (formula.bench.truth, formula.reference))
+    assert run._error(ours, theirs)[0] < 1e-12
 
 
 def test_every_pair_and_every_operation_has_a_case():
