@@ -50,6 +50,8 @@ class Case:
         inputs: draws the arguments.
         sides: name → side; the ratio is the first over the second.
         truth: the function that the sides are compared with, evaluated in float64.
+        kept: name of a side → a function of the case's arguments that returns what its backward pass needs of
+            the forward pass.
         quick: whether it belongs to ``--quick``.
         exact: whether the truth is affordable at this size; if not, the sides are compared with each other.
         options: the XLA options with which autodiff is fastest; both sides are timed with them as well.
@@ -63,6 +65,7 @@ class Case:
     inputs: Callable[[Draw], tuple]
     sides: Mapping[str, Side]
     truth: Side
+    kept: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     quick: bool = False
     exact: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,30 +100,49 @@ def by_autodiff(fn: Callable, wrt: Sequence[int] | None = None) -> Callable:
         chosen = wrt or [i for i, primal in enumerate(primals) if differentiable(primal)]
         if dout is None:
             return jax.value_and_grad(fn, tuple(chosen))(*primals)
-
-        def of_chosen(*some: Any) -> Any:
-            given = dict(zip(chosen, some, strict=True))
-            return fn(*(given.get(i, primal) for i, primal in enumerate(primals)))
-
-        out, pull = jax.vjp(of_chosen, *(primals[i] for i in chosen))
+        out, pull = _vjp(fn, chosen, primals)
         return out, pull(dout)
 
     return run
+
+
+def _vjp(fn: Callable, chosen: Sequence[int], primals: tuple) -> Any:
+    def of_chosen(*some: Any) -> Any:
+        given = dict(zip(chosen, some, strict=True))
+        return fn(*(given.get(i, primal) for i, primal in enumerate(primals)))
+
+    return jax.vjp(of_chosen, *(primals[i] for i in chosen))
+
+
+def kept_by_hand(fwd: Callable) -> Callable:
+    """The residuals of ``fwd``, as a function of a case's arguments."""
+    return lambda _, *primals: fwd(*primals)[1]
+
+
+def kept_by_autodiff(fn: Callable, wrt: Sequence[int] | None = None) -> Callable:
+    """The same for a plain function: what ``jax.vjp`` keeps."""
+
+    def residuals(_: Any, *primals: Any) -> Any:
+        return _vjp(fn, wrt or [i for i, p in enumerate(primals) if differentiable(p)], primals)[1]
+
+    return residuals
 
 
 def _pair_cases(formula: Formula) -> list[Case]:
     """A formula's pair against autodiff of the plain forward function, one case per size."""
     assert formula.bench is not None
     wrt, fwd = _positions(formula, formula.bench), _set(formula.fwd, formula, formula.bench)
-    return _cases(formula.name, "formula", formula, formula.bench, by_hand(fwd, formula.bwd, wrt))
+    ours = by_hand(fwd, formula.bwd, wrt)
+    return _cases(formula.name, "formula", formula, formula.bench, ours, kept_by_hand(fwd))
 
 
 def _drop_in_cases(formula: Formula) -> list[Case]:
     """The formula's operation, differentiated by JAX like its competitor."""
     assert formula.op is not None
     bench = formula.op.bench or _first_size(formula.bench)
-    ours = by_autodiff(_set(formula.op.fn, formula, bench), _positions(formula, bench))
-    return _cases(f"ops.{formula.op.name}", "drop-in", formula, bench, ours)
+    given = _set(formula.op.fn, formula, bench), _positions(formula, bench)
+    name = f"ops.{formula.op.name}"
+    return _cases(name, "drop-in", formula, bench, by_autodiff(*given), kept_by_autodiff(*given))
 
 
 def _first_size(bench: Bench | None) -> Bench:
@@ -128,7 +150,9 @@ def _first_size(bench: Bench | None) -> Bench:
     return replace(bench, sizes=bench.sizes[:1], quick=(), estimated=())
 
 
-def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable) -> list[Case]:
+def _cases(
+    name: str, group: str, formula: Formula, bench: Bench, ours: Callable, kept: Callable
+) -> list[Case]:
     wrt, rival = _positions(formula, bench), _set(bench.plain or formula.reference, formula, bench)
     truth = _set(bench.truth or formula.reference, formula, bench)
 
@@ -145,6 +169,7 @@ def _cases(name: str, group: str, formula: Formula, bench: Bench, ours: Callable
             partial(inputs, size=size),
             {"manual": Side(ours), "autodiff": Side(by_autodiff(rival, wrt))},
             Side(by_autodiff(truth, wrt)),
+            {"manual": kept, "autodiff": kept_by_autodiff(rival, wrt)},
             quick=i in bench.quick,
             exact=i not in bench.estimated,
             options=bench.options,

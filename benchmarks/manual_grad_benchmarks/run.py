@@ -14,6 +14,7 @@ from manual_grad.catalogue.draw import Draw
 from manual_grad_benchmarks import peers
 from manual_grad_benchmarks.cases import Case, Side
 from manual_grad_benchmarks.ceiling import Ceiling
+from manual_grad_benchmarks.kept import kept
 from manual_grad_benchmarks.programs import Program, compiled
 from manual_grad_benchmarks.timing import FULL, QUICK, interleaved, quartiles, ratio
 from manual_grad_reference.oracles.in_numpy import in_numpy
@@ -87,12 +88,13 @@ def measure(case: Case, settings: Settings) -> dict[str, Any]:
         else {}
     )
     errors = _compare(case, args, programs, prepared, settings)
+    held = {name: kept(residuals, args) for name, residuals in case.kept.items()}
     pace = QUICK if settings.quick else FULL
     samples = interleaved(run, pace, rng)
     ours = next(iter(case.sides))
     with_peers = {ours: run[ours]} | {name: [peer.call] for name, peer in prepared.items()}
     among_peers = interleaved(with_peers, pace, rng, pause=SPIN) if prepared else {}
-    return _row(case, programs, errors, samples, among_peers, settings)
+    return _row(case, programs, errors, held, samples, among_peers, settings)
 
 
 def _call(program: Program, args: tuple) -> Any:
@@ -189,6 +191,7 @@ def _row(
     case: Case,
     programs: Mapping[str, Program],
     errors: Mapping[str, float],
+    held: Mapping[str, dict[str, int]],
     samples: dict[str, np.ndarray],
     among_peers: dict[str, np.ndarray],
     settings: Settings,
@@ -221,6 +224,7 @@ def _row(
             name: _times(seconds)
             | (_facts(programs[name]) if name in programs else {})
             | ({"error": errors[name]} if name in errors else {})
+            | ({"kept": held[name]} if name in held else {})
             for name, seconds in (samples | peers_alone).items()
         },
     }

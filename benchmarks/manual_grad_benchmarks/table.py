@@ -11,7 +11,17 @@ from manual_grad_benchmarks.timing import geometric_mean
 
 SLOWER = 1.05
 # The columns to drop on a narrow terminal, the least important first.
-LEAST = ("ceiling", "error", "temporaries", "trace+\ncompile", "against others", "autodiff", "manual")
+LEAST = (
+    "kept arguments",
+    "ceiling",
+    "error",
+    "kept computed",
+    "temporaries",
+    "trace+\ncompile",
+    "against others",
+    "autodiff",
+    "manual",
+)
 COLOURS = {"faster": "green", "slower": "red", "even": ""}
 
 
@@ -22,7 +32,8 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     out.add_column("case", overflow="fold")
     out.add_column("size", overflow="fold")
     ratio = f"{ours}/{theirs}\n[95 %]"
-    for name in (ours, theirs, ratio, "trace+\ncompile", "temporaries", "ceiling", "error"):
+    kept = ("kept computed", "kept arguments")
+    for name in (ours, theirs, ratio, "trace+\ncompile", "temporaries", *kept, "ceiling", "error"):
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("against others")
     out.add_column("verdict")
@@ -37,6 +48,8 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
             f"{number(row['ratio'])} [{number(low)}, {number(high)}]".replace("[", r"\["),
             f"{row['compile_ratio']:.2f}",
             f"{size(a['temporaries'])} / {size(b['temporaries'])}",
+            _kept(a, b, "new"),
+            _kept(a, b, "arguments"),
             f"{a['share_of_ceiling']:.0%}",
             _errors(row),
             ", ".join(
@@ -45,6 +58,11 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
             _verdict(row),
         )
     return out
+
+
+def _kept(ours: dict[str, Any], theirs: dict[str, Any], which: str) -> str:
+    known = "kept" in ours and "kept" in theirs
+    return f"{size(ours['kept'][which])} / {size(theirs['kept'][which])}" if known else ""
 
 
 def _errors(row: dict[str, Any]) -> str:

@@ -42,7 +42,12 @@ PARTS = ("", "_fwd", "_bwd", "_grads", "_deltas")
 # The form of a row. Times, bytes and ratios are limited so that the pictures' logarithms exist.
 SIZE = Form("a number from 1e-30 to 1e30", lambda value: POSITIVE.fits(value) and 1e-30 <= value <= 1e30)
 COUNT = Form("a number from 0 to 1e30", lambda value: (value == 0 and NUMBER.fits(value)) or SIZE.fits(value))
-SIDE = {"median?": (COUNT, NULL), "temporaries?": (COUNT, NULL), "moved?": (COUNT, NULL)}
+SIDE = {
+    "median?": (COUNT, NULL),
+    "temporaries?": (COUNT, NULL),
+    "moved?": (COUNT, NULL),
+    "kept?": ({"new?": COUNT, "arguments?": COUNT}, NULL),
+}
 ROW = {
     "case": Form("a case's name", lambda value: isinstance(value, str) and bool(value.strip())),
     "ratio": SIZE,
@@ -139,6 +144,7 @@ def context(content: dict[str, Any], of_case: Mapping[str, Sequence[str]]) -> di
                 "title": GROUPS[group],
                 "name": group,
                 "lines": lines,
+                "kept": any(side.get("kept") for row in some for side in row.get("sides", {}).values()),
                 "first": side_of(first),
                 "second": side_of(second),
                 "means": _means(some) if group in ("formula", "drop-in") else "",
@@ -178,6 +184,7 @@ def _line(row: dict[str, Any], first: bool, tags: Sequence[str]) -> dict[str, An
         "verdict": row.get("verdict", "") + (", mostly the call itself" if call else ""),
         "times": (seconds(ours.get("median")), seconds(other.get("median"))),
         "memory": (size(ours.get("temporaries")), size(other.get("temporaries"))),
+        "kept": tuple(size((side.get("kept") or {}).get("new")) for side in (ours, other)),
         "others": [(side_of(name), number(value)) for name, value in others.items()],
     }
 

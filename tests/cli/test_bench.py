@@ -64,6 +64,7 @@ def test_table_json_and_plots(two_rows):
             assert side["bytes_accessed"] > 0
             assert side["share_of_ceiling"] > 0
             assert side["error"] < 1e-6
+            assert side["kept"]["new"] + side["kept"]["arguments"] >= 64 * 4
     names = {"ratio.png", "time.png", "memory.png", "roofline.png"}
     assert {path.name for path in (folder / "figures").iterdir()} == names
     assert all((folder / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)

@@ -60,12 +60,15 @@ def timed(case, size, ratio, group="formula", **more):
     """A row as ``manual-grad bench --json`` writes it."""
     pair = ["columns", "rows"] if group == "layout" else ["manual", "autodiff"]
     moved, temporaries = 1e3 * size, 0 if size < 50 else 400 * size
-    sides = [(pair[0], 1e-6 * size * ratio, temporaries), (pair[1], 1e-6 * size, 800 * size)]
+    sides = [(pair[0], ratio, temporaries, 4 * size), (pair[1], 1, 800 * size, 8 * size)]
     return {
         "case": case, "size": f"{size}×8", "group": group, "pair": pair, "ratio": ratio,
         "interval": [ratio * 0.9, ratio * 1.05], "same_program": False, "verdict": "faster",
         "work_flops": 2e3 * size, "dispatch_share": 0.1, "over": {pair[1]: ratio, "torch": 1.5 * ratio},
-        "sides": {name: {"median": t, "temporaries": b, "moved": moved} for name, t, b in sides},
+        "sides": {
+            name: {"median": 1e-6 * size * t, "temporaries": b, "moved": moved, "kept": {"new": new}}
+            for name, t, b, new in sides
+        },
     } | more  # fmt: skip
 
 
