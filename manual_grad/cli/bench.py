@@ -74,7 +74,7 @@ def bench(
     if rows and not ended:
         limits = ceiling.higher(limits, ceiling.measured(dtype, quick, rng))
     rows = [run.under(row, limits) for row in rows]
-    console = tables.console(190)
+    console = tables.console(210)
     for group, title in TITLES.items():
         if some := [row for row in rows if row["group"] == group]:
             tables.print_fitted(console, table.table(title, some), table.LEAST)
