@@ -57,6 +57,7 @@ class Case:
         options: the XLA options with which autodiff is fastest; both sides are timed with them as well.
         kinks: whether there are so many units at ReLU's kink that rounding moves one across it.
         peer: the function of :mod:`manual_grad_benchmarks.peers` that computes the same.
+        grown: for ``bench --scale`` the ``family``, the ``axes`` that grow, and their length ``n``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     kinks: bool = False
     peer: str = ""
+    grown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -318,6 +320,17 @@ def every_case() -> list[Case]:
         *(case for function in FUNCTIONS.values() if function.bench for case in _jacobian_cases(function)),
         *(_layout(N, quick=N == 6000) for N in (600, 6000, 60000)),
     ]
+
+
+def scale_cases() -> list[Case]:
+    """The cases of ``bench --scale``: one formula of each family, over three decades."""
+    found = []
+    for formula in FORMULAS.values():
+        if formula.bench and (scale := formula.bench.scale):
+            cases = _pair_cases(replace(formula, bench=scale.of(formula.bench)))
+            about = {"family": scale.family, "axes": scale.axes.replace("...", "entries").lstrip("*")}
+            found += [replace(c, grown=about | {"n": n}) for c, n in zip(cases, scale.sizes, strict=True)]
+    return found
 
 
 def chosen(patterns: Sequence[str], cases: Sequence[Case], quick: bool = False) -> list[Case]:

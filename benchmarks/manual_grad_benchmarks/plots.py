@@ -1,4 +1,4 @@
-"""Four figures of a run: the ratio of each case, time and memory against size, and the roofline."""
+"""Figures of a run: the ratio of each case, time and memory against size, and the roofline."""
 
 import io
 import math
@@ -20,6 +20,20 @@ def figures(rows: Sequence[dict[str, Any]], ceiling: dict[str, Any], Figure: Any
         "memory.png": _against_size(rows, Figure, "temporaries", "temporary memory", "B"),
         "roofline.png": _roofline(rows, ceiling, Figure),
     }
+    return _files(drawn)
+
+
+def scale_figures(rows: Sequence[dict[str, Any]], Figure: Any) -> dict[str, bytes]:
+    """The same for ``bench --scale``: time and temporaries, over the length that grows."""
+    return _files(
+        {
+            "scale_time.png": _against_size(rows, Figure, "median", "time", "s"),
+            "scale_memory.png": _against_size(rows, Figure, "temporaries", "temporary memory", "B"),
+        }
+    )
+
+
+def _files(drawn: dict[str, Any]) -> dict[str, bytes]:
     files = {}
     for name, figure in drawn.items():
         file = io.BytesIO()
@@ -55,13 +69,17 @@ def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
 
 
 def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label: str, unit: str) -> Any:
-    """A panel for each case with several sizes, a line for each side; sizes are in bytes in and out."""
+    """A panel for each case with several sizes, a line for each side.
+
+    Sizes are the bytes of arguments and results or, for ``--scale``, the length that grows.
+    """
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     names = list(dict.fromkeys(row["case"] for row in rows))
     names = [name for name in names if sum(row["case"] == name for row in rows) > 1] or names[:1]
     across = min(4, len(names))
     down = -(-len(names) // across)
+    grown = all("grown" in row for row in rows)
     figure = Figure(figsize=(max(5, 2.9 * across), 0.9 + 2.2 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     sides = list(dict.fromkeys(side for row in rows if row["case"] in names for side in row["sides"]))
@@ -71,7 +89,10 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
         some = [row for row in rows if row["case"] == name]
         for side in sides:
             points = [
-                (row["sides"][row["pair"][1]]["moved"], row["sides"][side][what])
+                (
+                    row["grown"]["n"] if grown else row["sides"][row["pair"][1]]["moved"],
+                    row["sides"][side][what],
+                )
                 for row in some
                 if row["sides"].get(side, {}).get(what) is not None
             ]
@@ -90,18 +111,18 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
             axes.set_yscale("symlog", linthresh=1e3, linscale=0.5)
             axes.set_ylim(-100, max(2e3, 2 * axes.get_ylim()[1]))
             axes.set_yticks([0, *(t for t in 10.0 ** np.arange(3, 13) if t < axes.get_ylim()[1])])
-        for axis, its in ((axes.xaxis, "B"), (axes.yaxis, unit)):
+        for axis, its in ((axes.xaxis, "" if grown else "B"), (axes.yaxis, unit)):
             axis.set_major_formatter(EngFormatter(its, places=None))
             axis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
         axes.tick_params(labelsize=7)
         axes.grid(color="0.92")
-        axes.set_title(name, fontsize=8)
+        axes.set_title(f"{name}, {some[0]['grown']['axes']}" if grown else name, fontsize=8)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     shown = [SIDES.get(side, side) for side in lines]
     figure.legend(lines.values(), shown, loc="outside upper center", ncols=len(lines), fontsize=8)
-    figure.supxlabel("size of arguments and results", fontsize=9)
+    figure.supxlabel("length" if grown else "size of arguments and results", fontsize=9)
     figure.supylabel(label, fontsize=9)
     return figure
 

@@ -220,6 +220,7 @@ def _row(
         "over": over,
         "rounds": len(samples[ours]),
         "work_flops": work,
+        **({"grown": dict(case.grown)} if case.grown else {}),
         "sides": {
             name: _times(seconds)
             | (_facts(programs[name]) if name in programs else {})

@@ -10,7 +10,7 @@ import numpy as np
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Scale, Shown, normal
 from manual_grad.catalogue.families import FACTOR, MEAN_FOR_SUM, SUM_MISSING, TERM, TRANSPOSED, family
 from manual_grad.catalogue.hard import Arrays, Hard, Rng
 from manual_grad.formulas.attention import attention_bwd, attention_fwd, jac_attention_scores
@@ -194,6 +194,7 @@ HARD = (
 # ------------------------------------------------------------------------------------ entries
 
 AXES = ("N", "Lq Lk", "H Hkv", "D")
+LENGTHS, ONE_HEAD = (4, 16, 64, 256, 1024, 4096), {"N": 1, "H": 1, "Hkv": 1, "D": 64}
 ALL_MASKS = {"causal": True, "window": 3, "scale": 0.3, "masked": True, "Lq": 5, "Lk": 4}
 ATTENTION = Formula(
     attention_fwd,
@@ -229,6 +230,7 @@ ATTENTION = Formula(
         reference.plain.attention,
         quick=(0,),
         estimated=(2,),
+        scale=Scale("attention", "Lq Lk", LENGTHS, ONE_HEAD),
     ),
     shown=Shown(
         "Layers",
@@ -259,6 +261,7 @@ ATTENTION_STREAMING = replace(
         reference.plain.attention,
         quick=(0,),
         estimated=(1, 2),
+        scale=Scale("streaming attention", "Lq Lk", LENGTHS, ONE_HEAD),
     ),
     shown=Shown(
         "Layers",

@@ -8,7 +8,7 @@ import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import golden, hard_chapter_e, hard_layers, mutants_of_convolutions
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Op, Shown
+from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Inputs, Op, Scale, Shown
 from manual_grad.formulas.conv2d import conv2d_plain_bwd, conv2d_plain_fwd
 from manual_grad.formulas.correlation import (
     convolve2d_bwd,
@@ -131,10 +131,13 @@ LAYERS = (
     (16, 56, 64, 3, 64),
 )  # fmt: skip
 YNN_OFF = {"xla_cpu_experimental_ynn_fusion_type": ""}  # the best known options for convolutions on a CPU
+GROWING = Scale(
+    "convolution", "N", (1, 4, 16, 64, 256, 1024), {"H": 16, "W": 16, "C": 8, "kh": 3, "kw": 3, "O": 16}
+)
 AS_XLA: dict[str, Any] = {"plain": reference.plain.conv2d, "options": YNN_OFF, "peer": True}
 TIMED: dict[str, Any] = {
     "op": Op(ops.conv2d, Bench(LAYER_AXES, (LAYERS[0], LAYERS[4]), **AS_XLA)),
-    "bench": Bench(LAYER_AXES, LAYERS, quick=(1,), **AS_XLA),
+    "bench": Bench(LAYER_AXES, LAYERS, quick=(1,), **AS_XLA, scale=GROWING),
     "shown": Shown(
         "Layers",
         "Conv2D, any strides, padding, dilation, groups",

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
-from manual_grad.catalogue.entry import Batch, Bench, Distribution, Formula, Function, Op, Shown, normal
+from manual_grad.catalogue.entry import (
+    Batch,
+    Bench,
+    Distribution,
+    Formula,
+    Function,
+    Op,
+    Scale,
+    Shown,
+    normal,
+)
 from manual_grad.formulas.dense import (
     dense_columns_bwd,
     dense_columns_fwd,
@@ -71,7 +81,9 @@ DENSE_ROWS = Formula(
         Function(jac_dense_rows_W_factors, ("W",), functools.partial(kronecker, identity=1), bench=JACOBIANS),
     ),
     op=Op(ops.dense, Bench(AXES, LAYERS[:2], peer=True)),
-    bench=Bench(AXES, LAYERS, quick=(0, 1)),
+    bench=Bench(
+        AXES, LAYERS, quick=(0, 1), scale=Scale("matrix product", "N d m", (2, 8, 32, 128, 512, 2048))
+    ),
     shown=Shown(
         "Layers",
         "Dense, one sample per row",

@@ -208,6 +208,7 @@ class Bench:
         options: the XLA options with which autodiff is fastest; both sides are timed with them as well.
         kinks: whether there are so many units at ReLU's kink that rounding moves one across it.
         peer: whether to time the PyTorch and NumPy versions as well.
+        scale: the sizes over which ``bench --scale`` shows how the cost grows.
     """
 
     axes: tuple[str, ...]
@@ -221,11 +222,43 @@ class Bench:
     options: Mapping[str, Any] = field(default_factory=dict)
     kinks: bool = False
     peer: bool = False
+    scale: "Scale | None" = None
 
     def lengths(self, size: tuple[Any, ...]) -> dict[str, Any]:
         """The sizes of a case by name."""
         pairs = zip(self.axes, size, strict=True)
         return {**self.fixed, **{name: n for names, n in pairs for name in names.split()}}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One axis, or several of the same length, that grow over three decades while the others stay.
+
+    Attributes:
+        family: what the formula stands for, such as ``norm``.
+        axes: the axes that grow, as in :class:`Bench`.
+        sizes: their lengths.
+        fixed: the other sizes.
+    """
+
+    family: str
+    axes: str
+    sizes: tuple[int, ...]
+    fixed: Sizes = field(default_factory=dict)
+
+    def of(self, bench: Bench) -> Bench:
+        """The benchmark at these sizes; only the smallest, whose truth is cheap, is compared with float64."""
+        sizes = tuple(((n,) if self.axes.startswith(("*", "...")) else n,) for n in self.sizes)
+        return replace(
+            bench,
+            axes=(self.axes,),
+            sizes=sizes,
+            fixed={**bench.fixed, **self.fixed},
+            quick=tuple(range(4)),
+            estimated=tuple(range(1, len(sizes))),
+            options={},
+            peer=False,
+        )
 
 
 @dataclass(frozen=True)

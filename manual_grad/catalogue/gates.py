@@ -11,7 +11,7 @@ from jax import lax
 
 import manual_grad_reference as reference
 from manual_grad import ops
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Scale, Shown, normal
 from manual_grad.catalogue.families import FACTOR, SLOPE, SWAPPED, TERM, Family, family
 from manual_grad.catalogue.hard import Hard, inf
 from manual_grad.formulas.gates import (
@@ -164,8 +164,8 @@ GATED: dict[str, Any] = {
 }
 
 
-def _bench(plain: Callable | None = None, **fixed: Any) -> Bench:
-    return Bench(("...",), tuple((size,) for size in SIZES), plain, fixed=fixed, quick=(1,))
+def _bench(plain: Callable | None = None, scale: Scale | None = None) -> Bench:
+    return Bench(("...",), tuple((size,) for size in SIZES), plain, quick=(1,), scale=scale)
 
 
 def _gated_bench(plain: Callable, **fixed: Any) -> Bench:
@@ -196,7 +196,7 @@ GELU = Formula(
     ),
     functions=(Function(gelu_prime, ("x",), diagonal_of),),
     op=Op(ops.gelu),
-    bench=_bench(jax.nn.gelu),
+    bench=_bench(jax.nn.gelu, Scale("elementwise", "...", tuple(4**k for k in range(6, 12)))),
     shown=Shown(
         "Activations",
         "GELU",

@@ -9,7 +9,7 @@ import numpy as np
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Op, Shown, normal
+from manual_grad.catalogue.entry import NO_BATCH, Batch, Bench, Formula, Function, Op, Scale, Shown, normal
 from manual_grad.catalogue.families import FACTOR, SIGN, SUM_MISSING, SWAPPED, TERM, TRANSPOSED, family
 from manual_grad.catalogue.hard import Hard
 from manual_grad.formulas.linear_algebra import (
@@ -97,7 +97,13 @@ SOLVE = Formula(
     functions=(Function(jac_solve_A, ("A",)), Function(jac_solve_B, ("B",))),
     hard=_pivots(B=(3, 2)),
     op=Op(ops.solve),
-    bench=Bench(("n k",), SIZES, jnp.linalg.solve, quick=(0,)),
+    bench=Bench(
+        ("n k",),
+        SIZES,
+        jnp.linalg.solve,
+        quick=(0,),
+        scale=Scale("linear algebra", "n k", (2, 8, 32, 128, 512, 2048)),
+    ),
     shown=Shown(
         "Linear algebra",
         "Linear system",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import hard_chapter_e
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Shown, normal, positive
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Op, Scale, Shown, normal, positive
 from manual_grad.catalogue.families import (
     FACTOR,
     GROUPS,
@@ -37,6 +37,7 @@ from manual_grad.formulas.normalisation import (
 from manual_grad_reference import definitions
 
 AXES, SIZES = ("*N", "D"), (((64,), 64), ((512,), 512), ((4096,), 1024))
+GROWING = Scale("norm", "*N", (4, 16, 64, 256, 1024, 4096), {"D": 1024})
 JACOBIANS = Bench(AXES, (((4,), 10), ((16,), 40), ((64,), 100)), quick=(1,), estimated=(2,))
 
 
@@ -214,7 +215,7 @@ LAYER_NORM = Formula(
         Function(jac_layer_norm_x_blocks, ("x",), blocks, bench=JACOBIANS),
     ),
     op=Op(ops.layer_norm),
-    bench=Bench(AXES, SIZES, quick=(0, 1)),
+    bench=Bench(AXES, SIZES, quick=(0, 1), scale=GROWING),
     shown=Shown("Layers", "Layer normalisation", Y, (CENTRED_DX, PARAMETERS), ("E-01",)),
 )
 RMS_NORM = Formula(

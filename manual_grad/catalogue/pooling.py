@@ -13,7 +13,7 @@ import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Shown, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Function, Inputs, Op, Scale, Shown, normal
 from manual_grad.catalogue.families import FACTOR, NO_MASK, PADDING, STRIDE, SUM_MISSING, family
 from manual_grad.catalogue.golden import Changed, GoldenCases, put
 from manual_grad.catalogue.hard import Hard
@@ -178,7 +178,14 @@ MAX_POOL2D = Formula(
     hard=TIED,
     golden=GoldenCases("Sixteenths, no two alike.", Changed(_few_values, EQUAL_MAXIMA)),
     op=Op(ops.max_pool2d),
-    bench=Bench(AXES, SIZES, reference.plain.max_pool2d, fixed=SIDE_BY_SIDE, quick=(0,)),
+    bench=Bench(
+        AXES,
+        SIZES,
+        reference.plain.max_pool2d,
+        fixed=SIDE_BY_SIDE,
+        quick=(0,),
+        scale=Scale("pooling", "N", (1, 4, 16, 64, 256, 1024), {"H": 16, "W": 16, "C": 16}),
+    ),
     shown=Shown(
         "Layers",
         "Maximum pooling",

@@ -11,7 +11,7 @@ import manual_grad_reference as reference
 from manual_grad import ops
 from manual_grad.catalogue import hard_chapter_e
 from manual_grad.catalogue.draw import Draw
-from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Op, Shown, normal
+from manual_grad.catalogue.entry import Batch, Bench, Formula, Inputs, Op, Scale, Shown, normal
 from manual_grad.catalogue.families import FACTOR, SLOPE, SUM_MISSING, TERM, TRANSPOSED, family
 from manual_grad.catalogue.hard import Hard
 from manual_grad.formulas.recurrent import (
@@ -330,7 +330,14 @@ LSTM = Formula(
     batch=Batch({"x": 1, "h0": 0, "c0": 0}, (1, 0, 0)),
     grows=(("x", 0),),
     op=Op(ops.lstm),
-    bench=Bench(AXES, LENGTHS, reference.plain.lstm, reference.plain.lstm, quick=(0,)),
+    bench=Bench(
+        AXES,
+        LENGTHS,
+        reference.plain.lstm,
+        reference.plain.lstm,
+        quick=(0,),
+        scale=Scale("recurrent", "T", (2, 8, 32, 128, 512, 2048), {"N": 8, "D": 32, "H": 32}),
+    ),
     shown=Shown(
         "Layers",
         "LSTM",
@@ -393,6 +400,7 @@ LINEAR_SCAN = Formula(
         reference.plain.linear_scan,
         reference.plain.linear_scan,
         quick=(0,),
+        scale=Scale("scan", "T", (4, 16, 64, 256, 1024, 4096), {"*S": (16, 64)}),
     ),
     shown=Shown(
         "Layers",

@@ -17,6 +17,7 @@ from manual_grad.catalogue.entry import (
     Function,
     Inputs,
     Op,
+    Scale,
     Shown,
     integers_below,
     normal,
@@ -126,7 +127,14 @@ EMBEDDING = Formula(
     grows=(("ids", 0), ("ids", 1), ("table", 0), ("table", 1)),
     hard=EMBEDDING_HARD,
     op=Op(ops.embedding),
-    bench=Bench(EMBEDDING_AXES, EMBEDDINGS, reference.plain.embedding, quick=(0,), estimated=(1, 2)),
+    bench=Bench(
+        EMBEDDING_AXES,
+        EMBEDDINGS,
+        reference.plain.embedding,
+        quick=(0,),
+        estimated=(1, 2),
+        scale=Scale("embedding", "*N", (16, 64, 256, 1024, 4096, 16384), {"V": 1000, "D": 64}),
+    ),
     shown=Shown(
         "Layers",
         "Embedding",

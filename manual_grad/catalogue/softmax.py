@@ -19,6 +19,7 @@ from manual_grad.catalogue.entry import (
     Function,
     Inputs,
     Op,
+    Scale,
     Shown,
     distribution,
     integers_below,
@@ -219,7 +220,13 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
         ops.softmax_cross_entropy_with_integer_labels,
         Bench(("N", "K"), CLASSES[:3], INTEGER_LABELS, quick=(1,), peer=True),
     ),
-    bench=Bench(("N", "K"), CLASSES, INTEGER_LABELS, quick=(1,)),
+    bench=Bench(
+        ("N", "K"),
+        CLASSES,
+        INTEGER_LABELS,
+        quick=(1,),
+        scale=Scale("loss", "N", (4, 16, 64, 256, 1024, 4096), {"K": 1000}),
+    ),
     shown=Shown(
         "Losses",
         "The same with integer labels",

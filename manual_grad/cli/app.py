@@ -581,6 +581,12 @@ def bench(
         Path | None, typer.Option(help="Plot ratios, time, memory and a roofline into this folder (PNG).")
     ] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="List the cases and exit.")] = False,
+    scale: Annotated[
+        bool,
+        typer.Option(
+            "--scale", help="Instead: one formula of each family over three decades of size, with exponents."
+        ),
+    ] = False,
 ) -> None:
     """Time the hand-derived gradients and automatic differentiation.
 
@@ -605,10 +611,12 @@ def bench(
     manual-grad bench --case jacobian --plot figures
 
     manual-grad bench --device gpu --json gpu.json --plot figures
+
+    manual-grad bench --scale --json scale.json --plot figures
     """
     from manual_grad.cli import bench as work
 
-    work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases)
+    work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases, scale)
 
 
 @app.command(cls=Command)

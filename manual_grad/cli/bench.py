@@ -41,6 +41,7 @@ def bench(
     json: Path | None,
     plot: Path | None,
     list_cases: bool,
+    scaled: bool = False,
 ) -> None:
     """Time the cases that the options select, and print the tables."""
     started = time.perf_counter()
@@ -52,10 +53,10 @@ def bench(
             _require_place(path, option, folder=option == "--plot")
     figure = _matplotlib() if plot else None
     _choose_device(device)
-    from manual_grad_benchmarks import cases, ceiling, run, table, timing
+    from manual_grad_benchmarks import cases, ceiling, run, scale, table, timing
     from manual_grad_benchmarks import peers as others
 
-    chosen = _chosen(cases, case, quick)
+    chosen = _chosen(cases, cases.scale_cases() if scaled else cases.every_case(), case, quick)
     if list_cases:
         for c in chosen:
             typer.echo(f"{c.group:9} {c.label}")
@@ -75,7 +76,10 @@ def bench(
         limits = ceiling.higher(limits, ceiling.measured(dtype, quick, rng))
     rows = [run.under(row, limits) for row in rows]
     console = tables.console(210)
-    for group, title in TITLES.items():
+    growth = scale.scales(rows) if scaled else []
+    if growth:
+        tables.print_fitted(console, scale.table(growth), scale.LEAST)
+    for group, title in ({} if scaled else TITLES).items():
         if some := [row for row in rows if row["group"] == group]:
             tables.print_fitted(console, table.table(title, some), table.LEAST)
     about = table.summary(rows)
@@ -95,6 +99,7 @@ def bench(
             "ceiling": asdict(limits),
             "quick": quick,
             "rows": rows,
+            **({"scale": growth} if scaled else {}),
             "summary": about,
             "passed": ended is None,
             "ended": ended and str(ended),
@@ -102,7 +107,7 @@ def bench(
         }
         _written(json, "--json", lambda: write_json(json.absolute(), content))
     if plot and rows:
-        _draw(plot, rows, asdict(limits), figure)
+        _draw(plot, rows, asdict(limits), figure, scaled)
     console.print(_last_line(where, limits, time.perf_counter() - started), highlight=False, markup=False)
     if ended:
         raise ended
@@ -143,8 +148,7 @@ def _load() -> float | None:
 # ------------------------------------------------------------------------------------------ options
 
 
-def _chosen(cases: Any, patterns: Sequence[str], quick: bool) -> list[Any]:
-    everything = cases.every_case()
+def _chosen(cases: Any, everything: Sequence[Any], patterns: Sequence[str], quick: bool) -> list[Any]:
     try:
         return cases.chosen(patterns, everything, quick)
     except KeyError as error:
@@ -207,12 +211,13 @@ def _require_place(path: Path, option: str, folder: bool) -> None:
     require(os.access(where, os.W_OK), f"{option} is {str(path)!r}, but {str(where)!r} cannot be written")
 
 
-def _draw(folder: Path, rows: Sequence[dict], limits: dict[str, Any], figure: Any) -> None:
+def _draw(folder: Path, rows: Sequence[dict], limits: dict[str, Any], figure: Any, scaled: bool) -> None:
     from manual_grad_benchmarks import plots
 
     def write() -> None:
         folder.mkdir(exist_ok=True)
-        for name, content in plots.figures(rows, limits, figure).items():
+        drawn = plots.scale_figures(rows, figure) if scaled else plots.figures(rows, limits, figure)
+        for name, content in drawn.items():
             write_bytes(folder.absolute() / name, content)
 
     _written(folder, "--plot", write)

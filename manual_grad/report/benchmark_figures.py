@@ -84,22 +84,24 @@ def _dot(x: float, y: float, name: str, css: str) -> str:
 def _against_size(
     rows: Sequence[dict[str, Any]], name: str, what: str, shown: Any, title: str
 ) -> Figure | None:
-    """A small panel for each case with several sizes: both sides over the bytes of arguments and results."""
+    """A small panel for each case with several sizes: both sides over bytes or the length that grows."""
     drawn, data = [], []
+    grown = all(row.get("grown") for row in rows)
     for case in dict.fromkeys(row["case"] for row in rows):
         points = sorted(filter(None, (_point(row, what) for row in rows if row["case"] == case)))
         if len({x for x, *_ in points}) > 1 and any(y for _, *ys in points for y in ys):
             first, second = map(side_of, pair_of(next(row for row in rows if row["case"] == case)))
-            drawn.append((_panel(points, shown, f"{title} of {case}: {first} and {second}"), case))
-            data += [{"case": case, "bytes": x, first: a, second: b} for x, a, b in points]
+            label = f"{title} of {case}: {first} and {second}"
+            drawn.append((_panel(points, shown, label, "{:.0f}".format if grown else size), case))
+            data += [{"case": case, "n" if grown else "bytes": x, first: a, second: b} for x, a, b in points]
     if not drawn:
         return None
     return Figure(
         name,
         beside(drawn, "panels sizes"),
-        f"{title}: over the bytes of arguments and results, both on logarithmic scales. Wide line: by hand; "
-        "dashes: autodiff. Where columns stand against rows, the wide line is columns."
-        + (" A 0 stands on the floor of its panel." if what == "temporaries" else ""),
+        f"{title}: over {'n' if grown else 'the bytes of arguments and results'}, both on logarithmic "
+        "scales. Wide line: by hand; dashes: autodiff. Where columns stand against rows, the wide line is "
+        "columns." + (" A 0 stands on the floor of its panel." if what == "temporaries" else ""),
         data,
     )
 
@@ -107,13 +109,14 @@ def _against_size(
 def _point(row: dict[str, Any], what: str) -> tuple[float, float, float] | None:
     """Bytes, and the results of the first and the second side."""
     ours, other = (row.get("sides", {}).get(name, {}) for name in pair_of(row))
-    given = (other.get("moved"), ours.get(what), other.get(what))
+    length = (row.get("grown") or {}).get("n", other.get("moved"))
+    given = (length, ours.get(what), other.get(what))
     if not all(isinstance(x, int | float) for x in given) or not given[0]:
         return None
     return given
 
 
-def _panel(points: Sequence[tuple[float, float, float]], shown: Any, label: str) -> Any:
+def _panel(points: Sequence[tuple[float, float, float]], shown: Any, label: str, length: Any) -> Any:
     """Two lines over the size; decades are marked."""
     width, height, left, right, top, bottom = 200.0, 140.0, 46.0, 10.0, 10.0, 24.0
     xs = [math.log10(x) for x, *_ in points]
@@ -136,7 +139,7 @@ def _panel(points: Sequence[tuple[float, float, float]], shown: Any, label: str)
         ]
     for x, anchor_ in ((points[0][0], "start"), (points[-1][0], "end")):
         at = place(math.log10(x), low)[0]
-        parts.append(svg.text(at, height - 6, size(x), anchor_, "small"))
+        parts.append(svg.text(at, height - 6, length(x), anchor_, "small"))
     for side, css in ((0, "hand"), (1, "auto")):
         line = " ".join(
             ",".join(map(svg.number, place(x, ys[side]))) for x, ys in zip(xs, heights, strict=True)

@@ -3,7 +3,8 @@
 The input is written by ``manual-grad bench --json``: a list of rows, under ``rows``, ``cases`` or
 ``results``, each with ``case``, ``size``, ``ratio`` (the first of ``pair`` over the second, medians) and, if
 known, ``group``, ``interval``, ``same_program``, ``verdict``, ``dispatch_share``, ``work_flops``, ``over``,
-and the results of each side in ``sides``; next to the list, ``environment`` and ``ceiling``.
+and the results of each side in ``sides``; next to the list, ``environment`` and ``ceiling``. With
+``--scale`` each row has ``grown``, and next to the list is ``scale``, the fitted exponents of each case.
 """
 
 import math
@@ -61,8 +62,16 @@ ROW = {
     "work_flops?": (COUNT, NULL),
     "over?": {"*": SIZE},
     "sides?": {"*": SIDE},
+    "grown?": {"family": TEXT, "axes": TEXT, "n": SIZE},
 }
-CONTENT = {"environment?": {}, "ceiling?": ({"flops?": COUNT, "copies?": [several(SIZE, 2)]}, NULL)}
+FIT = ({"p": NUMBER, "off": NUMBER}, NULL)
+COSTS = {"seconds": [SIZE], "temporaries": [(COUNT, NULL)], "time": FIT, "memory": FIT}
+SCALE = {"case": TEXT, "family": TEXT, "axes": TEXT, "sizes": [SIZE], "sides": {"*": COSTS}}
+CONTENT = {
+    "environment?": {},
+    "ceiling?": ({"flops?": COUNT, "copies?": [several(SIZE, 2)]}, NULL),
+    "scale?": [SCALE],
+}
 
 
 def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -151,7 +160,28 @@ def context(content: dict[str, Any], of_case: Mapping[str, Sequence[str]]) -> di
             }
         )
     sizes = any(sum(r["case"] == row["case"] for r in rows) > 1 for row in rows)
-    return {"groups": groups, "where": _where(content.get("environment", {})), "several_sizes": sizes}
+    return {
+        "groups": groups,
+        "where": _where(content.get("environment", {})),
+        "several_sizes": sizes,
+        "scales": [_growth(scale) for scale in content.get("scale", ())],
+    }
+
+
+def _growth(scale: Mapping[str, Any]) -> list[str]:
+    """The cells of a case of ``bench --scale``: what grows, exponents, the cost at the largest size."""
+    sides = list(scale["sides"].values())
+    last = [(seconds(side["seconds"][-1]), size(side["temporaries"][-1])) for side in sides]
+    return [
+        f"{scale['family']}: {scale['case']}",
+        f"{scale['axes']} from {scale['sizes'][0]} to {scale['sizes'][-1]}",
+        *(" / ".join(_exponent(side[what]) for side in sides) for what in ("time", "memory")),
+        *(" / ".join(costs) for costs in zip(*last, strict=True)),
+    ]
+
+
+def _exponent(fit: Mapping[str, float] | None) -> str:
+    return "–" if fit is None else f"{fit['p']:.2f}" if fit["p"] else "0"
 
 
 def grouped(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -7,10 +7,14 @@ from dataclasses import replace
 import jax
 import pytest
 
+from manual_grad.border import InputError
 from manual_grad.cli import app as cli
+from manual_grad.report.benchmark_figures import figures
+from manual_grad.report.benchmarks import context, require_known
 from manual_grad_benchmarks import cases, ceiling, peers
 from manual_grad_benchmarks import run as measuring
 
+TITLE = "Value and gradients: by hand against autodiff"
 SETTINGS = ("jax_enable_x64", "jax_default_device", "jax_platforms", "jax_default_matmul_precision")
 
 
@@ -68,6 +72,29 @@ def test_table_json_and_plots(two_rows):
     names = {"ratio.png", "time.png", "memory.png", "roofline.png"}
     assert {path.name for path in (folder / "figures").iterdir()} == names
     assert all((folder / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_how_cost_grows(run, tmp_path):
+    words = "--scale --quick --json s.json --plot figures --case layer_norm"
+    code, out, error = run(*words.split())
+    assert (code, error) == (0, "")
+    assert "p of time" in out
+    assert "N: 4–256" in out
+    assert TITLE not in out
+    content = json.loads((tmp_path / "s.json").read_text())
+    (found,) = content["scale"]
+    assert (found["case"], found["family"], found["sizes"]) == ("layer_norm", "norm", [4, 16, 64, 256])
+    assert 0.9 < found["sides"]["autodiff"]["memory"]["p"] < 1.5
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"scale_time.png", "scale_memory.png"}
+    require_known(content, tmp_path / "s.json")
+    (shown,) = context(content, {})["scales"]
+    assert shown[:2] == ["norm: layer_norm", "N from 4 to 256"]
+    assert [figure.name for figure in figures(content)][:1] == ["time"]
+    content["scale"][0]["sides"]["manual"]["time"]["p"] = "two"
+    with pytest.raises(
+        InputError, match=r"scale\[0\].sides.manual.time.p is 'two', expected a finite number"
+    ):
+        require_known(content, tmp_path / "s.json")
 
 
 def test_a_planted_mistake_stops_the_run(run, monkeypatch, tmp_path):

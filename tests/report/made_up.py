@@ -72,7 +72,14 @@ def timed(case, size, ratio, group="formula", **more):
     } | more  # fmt: skip
 
 
+def grown(p, n):
+    fit = {"c": 1e-5, "b": 1e-6, "p": p, "off": 0.1}
+    return {"seconds": [1e-6 * n**p], "temporaries": [8 * n], "time": fit, "memory": (p and fit) or None}
+
+
+SCALE = {"case": "attention_streaming", "family": "streaming attention", "axes": "Lq Lk", "sizes": [4, 4096]}
 BENCHMARKS = {
+    "scale": [SCALE | {"sides": {"manual": grown(1, 4096), "autodiff": grown(0, 4096)}}],
     "environment": {"jax": "1", "device_kind": "cpu", "threads": 2, "torch": None},
     "ceiling": {"flops": 3e11, "copies": [[1e4, 3e10], [1e8, 1e10]]},
     "rows": [

@@ -151,6 +151,7 @@ def test_benchmarks_show_the_measurements(files, parsed):
     }
     assert "Geometric mean of the 3 ratios: 1.04." in html  # of 1, 0.9 and 1.25: one program has the ratio 1
     assert "faster, mostly the call itself" in html
+    assert "<td>Lq Lk from 4 to 4096</td><td>1.00 / 0</td><td>1.00 / –</td><td>4.1 ms / 1 µs</td>" in html
     assert "<td>640 kB<br>(6.4 kB)</td>" in html  # relu at 800: kept for the backward pass
     assert len(json.loads(files["data/time.json"])) == 2  # one case was measured at two sizes
     assert {"benchmarks.html#relu", "api-formulas-activations.html#relu_bwd"} <= set(
