@@ -117,7 +117,7 @@ CASES = {
 
 
 def ratio(name, plain, args, rounds=40, seconds=1.0):
-    """The median time by hand over that of autodiff: alternate calls, so many of each and for as long."""
+    """The median time by hand over that of autodiff: alternate calls, at least ``rounds`` and ``seconds``."""
     fwd, bwd = (getattr(manual_grad, f"{name}_{way}") for way in ("fwd", "bwd"))
     floating = [k for k, arg in enumerate(args) if jnp.issubdtype(arg.dtype, jnp.floating)]
 

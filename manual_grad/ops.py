@@ -376,7 +376,7 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
         logits: (…, K).
         labels: (…), integers from 0 to K − 1, or ``ignore_index``.
-        ignore_index: a label, a class or not, whose samples do not count, whatever their logits.
+        ignore_index: a label, which need not be a class, whose samples do not count, whatever their logits.
     Returns:
         J, scalar; NaN under ``jit`` if a label is not a class or all are ignored.
     Raises:
@@ -476,8 +476,8 @@ def linear_cross_entropy(
         W: its weights, (D, V).
         labels: (…), integers from 0 to V − 1, or ``ignore_index``.
         chunk: the number of samples at a time; chunk × V logits exist at once.
-        ignore_index: a label, a class or not, whose samples do not count, whatever they contain: the mean
-            is over the others, under ``jax.shard_map`` a device's own.
+        ignore_index: a label, which need not be a class, whose samples do not count, whatever they contain:
+            the mean is over the others, under ``jax.shard_map`` a device's own.
     Returns:
         J, scalar; NaN under ``jit`` if a label is not a class or all are ignored.
     Raises:

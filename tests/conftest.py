@@ -38,7 +38,7 @@ def no_terminal(monkeypatch):
 
 @pytest.fixture
 def x32():
-    """What a user has who enabled nothing."""
+    """JAX as it is for a user who enabled nothing."""
     jax.config.update("jax_enable_x64", False)
     yield
     jax.config.update("jax_enable_x64", True)

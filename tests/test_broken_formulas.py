@@ -1,4 +1,4 @@
-"""Break one formula by hand, as a reader would, in each family: ``manual-grad verify`` names the tag."""
+"""Break one formula of each family by hand, as a reader would: ``manual-grad verify`` names the tag."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Every command in README and docs is one that the console script takes; their Python runs as doctests.
+"""The console script accepts every command in README and docs; their Python runs as doctests.
 
 ``python -m tests.test_docs`` writes what is derived: ``docs/equations.md``.
 """

@@ -1,4 +1,4 @@
-"""The house stands: floors import downwards, formulas stay clear of autodiff, tags tie it all together."""
+"""The house rules: layers import downwards, formulas do not use autodiff, tags connect everything."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.lectures.entries import tags_in
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {  # wing: what it may import, besides itself and what lies beneath everything
+FLOORS = {  # folder: what it may import, besides itself and what everything may import
     "manual_grad.formulas": set(),
     "manual_grad.kernels": {"manual_grad.formulas"},
     "manual_grad.networks": {"manual_grad.formulas", "manual_grad.kernels"},
@@ -82,7 +82,7 @@ def forbidden_imports(tree, allowed):
 
 
 def autodiff_names(tree):
-    """Where a syntax tree reaches for autodiff, be it by import, attribute or string."""
+    """Where a syntax tree uses autodiff, by import, attribute or string."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in AUTODIFF:
             yield node.attr
@@ -220,7 +220,7 @@ EVERY_SECTION = ("Args:", "Returns:", "Raises:", "Source:", ">>> ")
 
 
 def missing_sections(path, doc):
-    """What a docstring does not say; a kernel's may name the page's function, which says it."""
+    """What is missing in a docstring; a kernel's may refer to the formula's, which has it."""
     pages = sources("manual_grad.formulas") if path.parent.name == "kernels" else []
     docs = {param.values[1].name: ast.get_docstring(param.values[1]) for param in public_functions(pages)}
     of_page = "".join(docs.get(name, "") for name in re.findall(r":func:`(\w+)`", doc))

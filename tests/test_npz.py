@@ -1,4 +1,4 @@
-"""A damaged archive is one clear line, told before memory is taken for what it declares."""
+"""A damaged archive gives one clear line, before memory is allocated for what it declares."""
 
 import io
 import struct

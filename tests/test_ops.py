@@ -198,7 +198,7 @@ TRANSFORMATIONS = [gradient, mapped, rematerialised, trained_in_a_scan, second_o
 
 
 def hold(case, transformed, floats=None, labels=None):
-    """Assert that a transformation of ours gives what it gives of the reference."""
+    """Assert that a transformation gives the same for ours as for the reference."""
     if floats is None:
         floats, labels = draw(case)
     both = quickly(lambda floats: [transformed(case, f, floats) for f in objectives(case, labels)])
@@ -207,7 +207,7 @@ def hold(case, transformed, floats=None, labels=None):
 
 @functools.cache
 def all_transformed(name):
-    """What every transformation gives of ours and of the reference, in one program."""
+    """The results of every transformation for ours and for the reference, in one program."""
     floats, labels = draw(CASES[name])
     sides = objectives(CASES[name], labels)
     every = quickly(lambda floats: [[t(CASES[name], f, floats) for f in sides] for t in TRANSFORMATIONS])

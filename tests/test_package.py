@@ -1,4 +1,4 @@
-"""What an installation makes importable from anywhere: our three packages, and no folder of the checkout.
+"""An installation makes our three packages importable from anywhere, and no folder of the checkout.
 
 `.ci/run` runs these twice: where the checkout is installed editably, and where its wheel is.
 """

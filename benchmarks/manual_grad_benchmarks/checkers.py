@@ -1,4 +1,4 @@
-"""Which checker catches which mistake: wrong gradients as people write them, given to five checkers.
+"""Which checker catches which mistake: wrong gradients, as people write them, given to five checkers.
 
 ``python -m manual_grad_benchmarks.checkers`` writes ``docs/checkers.json`` and, derived from it, the table in
 ``docs/checker.md``. PyTorch is optional: without it, its column is empty.
@@ -95,7 +95,7 @@ def mistakes() -> Iterator[Public]:
 
         return back
 
-    yield of("layer norm: the standard deviation is a constant to dx", norm, norm_back, x)
+    yield of("layer norm: the standard deviation is treated as a constant in dx", norm, norm_back, x)
 
     def root(x: Any) -> Any:
         return x / jnp.sqrt((x * x).mean(-1, keepdims=True))

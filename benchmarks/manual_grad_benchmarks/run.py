@@ -147,7 +147,7 @@ def _compare(
             other = "float64" if case.exact else first_two[1]
             raise WrongResult(
                 f"{case.label}: {name} is wrong: {where} is {errors[name]:.1e} off {other}, relative; "
-                f"expected at most {tolerance:g} in {settings.dtype}; nothing of it was timed"
+                f"expected at most {tolerance:g} in {settings.dtype}; it was not timed"
             )
     return errors if case.exact else {}
 

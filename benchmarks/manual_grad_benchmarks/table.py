@@ -153,7 +153,8 @@ def lines(about: dict[str, Any]) -> list[str]:
     if not about:
         return []
     text = [
-        f"{about['cases']} cases by hand against autodiff, {about['same_program']} of them the same program: "
+        f"{about['cases']} case{'s' if about['cases'] != 1 else ''} by hand against autodiff, "
+        f"{about['same_program']} of them the same program: "
         f"geometric mean of the ratios {about['geometric_mean']:.2f}, of trace+compile "
         f"{about['compile_geometric_mean']:.2f}"
     ]

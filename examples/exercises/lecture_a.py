@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Lecture A: exercises
 #
-# A line of each backward pass is blank: fill it in, run the cell, and read the checker's report. From easy
-# to hard.
+# One line of each backward pass is blank: fill it in, run the cell, and read the checker's report. The
+# exercises go from easy to hard.
 
 # %%
 import jax
@@ -31,7 +31,7 @@ def softmax(l):
     return e / e.sum(axis=-1, keepdims=True)
 
 # %% [markdown]
-# ## 1. The mean squared error, for the predictions
+# ## 1. The mean squared error with respect to the predictions
 #
 # $J = \frac{1}{N} \sum_i (y^{(i)} - \hat{y}^{(i)})^2$. What is $\frac{\partial J}{\partial \hat{y}}$, in
 # one line?
@@ -49,7 +49,7 @@ def d_mse(y_hat, y):
 check(mse, d_mse, x @ w + b, y)
 
 # %% [markdown]
-# ## 2. Linear regression, for the weights
+# ## 2. Linear regression with respect to the weights
 #
 # $\hat{y} = x w + b$, with $x$ of shape $N \times d$. The row of the last exercise times the matrix $x$.
 
@@ -68,7 +68,7 @@ def d_weights(w, b, x, y):
 check(regression, d_weights, w, b, x, y)
 
 # %% [markdown]
-# ## 3. Linear regression, for the bias
+# ## 3. Linear regression with respect to the bias
 #
 # One number, which is added to every sample.
 
@@ -83,7 +83,7 @@ def d_bias(w, b, x, y):
 check(regression, d_bias, w, b, x, y, argnums=1)
 
 # %% [markdown]
-# ## 4. Cross-entropy, for the probabilities
+# ## 4. Cross-entropy with respect to the probabilities
 #
 # $J = -\frac{1}{N} \sum_i \sum_k y_k^{(i)} \ln \hat{y}_k^{(i)}$.
 
@@ -155,7 +155,7 @@ def d_loss(l, y):
 check(loss, d_loss, logits, labels)
 
 # %% [markdown]
-# ## 8. Labels of any sum
+# ## 8. Labels with any sum
 #
 # Some samples count twice, one not at all: $\sum_k y_k$ is no longer 1.
 

@@ -70,7 +70,7 @@ check(squared, d_first_bias, W1, b1, w2, x, 1.5, argnums=1)
 # %% [markdown]
 # ## 3. The first layer's weights (B-07)
 #
-# A matrix of the shape of $W^{(1)}$, $m \times d$.
+# A matrix with the shape of $W^{(1)}$, $m \times d$.
 
 # %%
 def d_first(W1, b1, W2, x, y):

@@ -71,8 +71,8 @@ check(network, d_last, W1, W2, W3, x, y, argnums=2)
 # %% [markdown]
 # ## 3. The recursion (C-05)
 #
-# From the delta of one layer to that of the layer before it: what is the slope of $\tanh$ at $z^3$, from
-# what is at hand?
+# From the delta of one layer to that of the layer before it: which value that is already computed gives the
+# slope of $\tanh$ at $z^3$?
 
 # %%
 def d_middle(W1, W2, W3, x, y):
@@ -127,7 +127,7 @@ check(image_loss, d_filter, X, F, T, argnums=1)
 # %% [markdown]
 # ## 6. The image's gradient (C-10)
 #
-# The frame of zeros is there. What is it correlated with?
+# The border of zeros is given. What is it correlated with?
 
 # %%
 def d_image(X, F, T):
@@ -140,10 +140,10 @@ def d_image(X, F, T):
 check(image_loss, d_image, X, F, T)
 
 # %% [markdown]
-# ## 7. How wide is the frame? (C-10)
+# ## 7. How wide is the border? (C-10)
 #
-# Every pixel must have every window in which it lies: how many zeros on each side, for a filter of `h` rows
-# and `w` columns?
+# Every pixel receives a gradient from every window that contains it: how many zeros must there be on each
+# side, for a filter of `h` rows and `w` columns?
 
 # %%
 def d_image_padded(X, F, T):

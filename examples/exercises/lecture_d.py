@@ -41,7 +41,7 @@ def loss(W4, b4, W5, b5, A3, Y):
     return -(Y * jax.nn.log_softmax(W5 @ A4 + b5[:, None], axis=0)).sum() / Y.shape[1]
 
 # %% [markdown]
-# ## 1. Cross-entropy, for the activations (D-04)
+# ## 1. Cross-entropy with respect to the activations (D-04)
 #
 # $L = -\frac{1}{m} \sum y \ln A_5$. The notes lose a sign here.
 

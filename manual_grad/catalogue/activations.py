@@ -56,7 +56,7 @@ GOLDEN_SIGMOID = golden.elementwise(
 )
 GOLDEN_TANH = golden.elementwise(": tanh → ±1, tanh′ → 0.")
 GOLDEN_SOFTPLUS = golden.elementwise(
-    ": softplus → 0 and x, its derivative → 0 and 1. log(1 + eˣ) as printed overflows; the truth is by "
+    ": softplus → 0 and x, its derivative → 0 and 1. log(1 + eˣ) as printed overflows; the truth uses "
     "logaddexp, in reference/stable.py."
 )
 

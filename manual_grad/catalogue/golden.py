@@ -46,7 +46,7 @@ SHIFTED = (
 EXTREME_NUMBERS = (
     "± the dtype's largest number over 4, ±10⁴, ±700 and ±50 (where e^x overflows or vanishes), its "
     "smallest normal and subnormal numbers, and ordinary ones. (No subnormal ones in float64, as the "
-    "truth is float64 too, nor for ReLU: a processor that takes them for 0 finds its kink there.) The "
+    "truth is float64 too, nor for ReLU: a processor that flushes them to 0 is at its kink there.) The "
     "right answers are the limits, finite everywhere"
 )
 

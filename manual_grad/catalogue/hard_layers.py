@@ -115,7 +115,7 @@ RELU = (
             f"0, as XLA:CPU does, it is that at 0 ({dtype}).",
             [number, -number, 1e-3],
             ("jnp.maximum(x, 0)",),
-            "a tie, once the number is taken for 0: ½, which is neither",
+            "a tie, once the number is flushed to 0: ½, which is neither",
             dtype=dtype,
             also=flushed(dtype),
         )
@@ -319,7 +319,7 @@ CONV2D = (
         CONV,
     ),
     Hard(
-        "more channels than the processor's convolution takes by itself",
+        "more channels than XLA:CPU gives to Eigen's convolution",
         "17 in float32: every other row of image and kernel is left empty and skipped.",
         lambda rng: _conv_inputs(rng, rng.standard_normal((1, 4, 2, 17)), (2, 1, 17, 1)),
         dtype="float32",

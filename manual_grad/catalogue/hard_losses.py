@@ -228,7 +228,9 @@ ONE_CLASS = _of_logits(
     "∞ − ∞ and ∞/∞ once more, for a result that is always 1",
     row=slice(None),
 )
-ONE_SAMPLE = _of_logits("one sample", "As any sample: N = 1.", lambda rng: rng.standard_normal((1, 4)))
+ONE_SAMPLE = _of_logits(
+    "one sample", "Like any other sample, with N = 1.", lambda rng: rng.standard_normal((1, 4))
+)
 
 
 # ------------------------------------------------------------------------------------ labels, probabilities

@@ -45,7 +45,7 @@ def _pivots(**more: Any) -> tuple[Hard, ...]:
     return (
         Hard(
             "a zero where the first pivot is",
-            "The matrix is regular; only elimination without an exchange of rows divides by 0.",
+            "The matrix is invertible; only elimination without row exchanges divides by 0.",
             lambda rng: _to_be_pivoted(rng, **more),
             {"elimination by hand": None},
             ("elimination by hand",),

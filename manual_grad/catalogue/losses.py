@@ -49,10 +49,10 @@ def _binary(
 BINARY_MUTANTS = family(
     "gradient",
     _binary,
-    (SLOPE, "σ′ too much, as for a squared error", {"error": lambda p, y: (p - y) * p * (1 - p)}),
+    (SLOPE, "an extra σ′, as for a squared error", {"error": lambda p, y: (p - y) * p * (1 - p)}),
     (TERM, "the term of y alone", {"error": lambda p, y: -y * (1 - p)}),
     (TERM, "the term of 1 − y alone", {"error": lambda p, y: (1 - y) * p}),
-    (SLOPE, "by σ, not by the logit", {"error": lambda p, y: (p - y) / (p * (1 - p))}),
+    (SLOPE, "with respect to σ, not to the logit", {"error": lambda p, y: (p - y) / (p * (1 - p))}),
     (SLOPE, "dy = −σ(l)", {"of_labels": lambda l: -jax.nn.sigmoid(l)}),
     reaches={"error": "logits", "of_labels": "labels"},
 )
@@ -75,7 +75,7 @@ DIVERGENCE_MUTANTS = family(
     "gradient",
     _divergence,
     (TERM, "dl_p without its KL", {"of_p": lambda p, q, ratio: p * ratio}),
-    (TERM, "P taken for constant weights", {"of_p": lambda p, q, ratio: p * (1 - p)}),
+    (TERM, "P treated as constant weights", {"of_p": lambda p, q, ratio: p * (1 - p)}),
     (SLOPE, "dq = −p/q, not through the softmax", {"of_q": lambda p, q: -p / q}),
     (SWAPPED, "Q for P, as in PyTorch's order", {"of_q": lambda p, q: p - q}),
     (MEAN_FOR_SUM, "over N and the classes", {"of_q": lambda p, q: (q - p) / q.shape[-1]}),

@@ -94,7 +94,7 @@ CORRELATE2D = (
         "jacobian",
         _correlate2d_jacobian,
         (ROTATED_TWICE, "the kernel rotated before it is laid out", {"turn_f": _rot180}),
-        (GRADIENT_TURNED, "the windows turned", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
+        (GRADIENT_TURNED, "the windows rotated", {"turn_windows": lambda g: g[:, :, ::-1, ::-1]}),
         reaches={"turn_f": "x", "turn_windows": "f"},
     ),
 )

@@ -82,7 +82,7 @@ LINEAR_REGRESSION = (
     family(
         "gradient",
         _linear_regression,
-        (SUM_MISSING, "dw = d · x, one a sample", {"dw": lambda d, x: (d * x.T).T}),
+        (SUM_MISSING, "dw = d · x, one per sample", {"dw": lambda d, x: (d * x.T).T}),
         (SUM_MISSING, "db = d", {"db": lambda d, x: d}),
         (MEAN_FOR_SUM, "db = mean(d)", {"db": lambda d, x: d.mean()}),
         (FACTOR, "the 2 of the square is missing", {"factor": 1}),

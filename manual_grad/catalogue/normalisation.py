@@ -115,19 +115,19 @@ def _mean_of_all_rows(g: Any) -> Any:
 
 
 ANY_NORM: tuple = (
-    (TERM, "x̂ mean(dx̂ x̂) is not taken away", {"stretch": lambda g, x_hat, mean: 0 * g}),
+    (TERM, "x̂ mean(dx̂ x̂) is not subtracted", {"stretch": lambda g, x_hat, mean: 0 * g}),
     (FACTOR, "γ is missing in dx̂", {"scaled": lambda dy, gamma: dy}),
     (FACTOR, "mean(dx̂ x̂) without x̂", {"stretch": lambda g, x_hat, mean: mean(g * x_hat)}),
-    (SUM_MISSING, "dγ = dy x̂, one a sample", {"shared": lambda g: g}),
+    (SUM_MISSING, "dγ = dy x̂, one per sample", {"shared": lambda g: g}),
     (MEAN_FOR_SUM, "dγ = the mean over the samples", {"shared": _mean_of_all_rows}),
     (TERM, "dγ = Σ dy", {"dgamma": lambda dy, x_hat: dy}),
 )
 CENTRED: tuple = (
     *ANY_NORM,
-    (TERM, "mean(dx̂) is not taken away", {"shift": lambda g, mean: 0 * g}),
+    (TERM, "mean(dx̂) is not subtracted", {"shift": lambda g, mean: 0 * g}),
     (
         TERM,
-        "the statistics taken for constants",
+        "the statistics treated as constants",
         {"shift": lambda g, mean: 0 * g, "stretch": lambda g, x_hat, mean: 0 * g},
     ),
 )
@@ -165,7 +165,7 @@ RMS_NORM_MUTANTS = _mutants(
     COLUMNS,
     ROWS,
     OUTSIDE,
-    (TERM, "the mean taken away, as in layer normalisation", {"shift": lambda g, mean: mean(g)}),
+    (TERM, "the mean subtracted, as in layer normalisation", {"shift": lambda g, mean: mean(g)}),
     centre=lambda x, mean: x,
     shift=lambda g, mean: 0,
     eps=1e-6,

@@ -64,10 +64,10 @@ EMBEDDING_MUTANTS = family(
     (OVERWRITTEN, "dtable[ids] = dout, repeated ids overwritten", {"put": lambda d, i, g: d.at[i].set(g)}),
     (MEAN_FOR_SUM, "the mean over the places of an id", {"put": _averaged}),
     (WRONG_INDEX, "dtable[ids + 1] += dout", {"put": lambda d, i, g: d.at[i + 1].add(g)}),
-    (TERM, "id 0 taken for padding", {"put": lambda d, i, g: d.at[i].add(g).at[0].set(0)}),
+    (TERM, "id 0 treated as padding", {"put": lambda d, i, g: d.at[i].add(g).at[0].set(0)}),
     (
         SUM_MISSING,
-        "of each sample the first token alone",
+        "only the first token of each sample",
         {"put": lambda d, i, g: d.at[i[:, 0]].add(g[:, 0])},
     ),
 )
@@ -87,7 +87,7 @@ LOOK_UP: dict[str, Callable | None] = {"table[ids]": reference.plain.embedding}
 EMBEDDING_HARD = (
     Hard(
         "ids out of range",
-        "Under jit an id outside 0 … V − 1 gives a row of NaN and adds nothing; −1 is no last row.",
+        "Under jit an id outside 0 … V − 1 gives a row of NaN and adds nothing; −1 is not the last row.",
         lambda rng: {"ids": np.array([1, -1, 3, 1, 4]), "table": rng.normal(size=(4, 3))},
         LOOK_UP,
         ("table[ids]",),
@@ -181,7 +181,7 @@ def _rope(
 ROPE_MUTANTS = family(
     "gradient",
     _rope,
-    (SIGN, "turned forward once more", {"sign": (-1, 1)}),
+    (SIGN, "rotated forward again", {"sign": (-1, 1)}),
     (SIGN, "dx₂ = dout₂ cos + dout₁ sin", {"sign": (1, 1)}),
     (TERM, "dx₁ = dout₁ cos", {"sign": (0, -1)}),
     (WRONG_INDEX, "neighbours for halves", {"pairs": _neighbours}),

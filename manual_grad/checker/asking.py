@@ -398,7 +398,8 @@ def entries(question: Question, got: Any) -> list[Any]:
             raise InputError(
                 f"{who}: {called} returned {what}, expected {_described(question.args[positions[0]])}"
             )
-        raise InputError(f"{who}: {called} returned {what}, expected a tuple ({names}) of arrays")
+        selects = "; argnums selects the arguments" if question.scalar and count > 1 else ""
+        raise InputError(f"{who}: {called} returned {what}, expected a tuple ({names}) of arrays{selects}")
     if len(got) == count and not (len(got) == len(question.args) and count < len(got)):
         return list(got)
     if len(got) != len(question.args):

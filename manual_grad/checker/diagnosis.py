@@ -279,7 +279,7 @@ def full_for_valid(e: Evidence) -> str:
     if e.same(middle, e.want):
         return f"a full correlation where a valid one belongs; {_shapes(e)}"
     if e.same(np.flip(middle), e.want):
-        return f"factors swapped: turned, a full correlation where a valid one belongs; {_shapes(e)}"
+        return f"factors swapped: rotated, a full correlation where a valid one belongs; {_shapes(e)}"
     return ""
 
 
@@ -682,7 +682,7 @@ def itself_added(e: Evidence) -> str:
     factor = float(np.vdot(value, difference)) / square if square else 0.0
     if not factor or not e.same(difference, factor * value):
         return ""
-    return f"a term too many: {factor:.4g} times {e.names[e.leaf]} itself, as of a penalty, is added"
+    return f"an extra term: {factor:.4g} times {e.names[e.leaf]} itself, as from a penalty, is added"
 
 
 def _orders(n: int) -> Iterator[tuple[int, ...]]:

@@ -107,8 +107,8 @@ def check_torch(
             passed on unchanged. They are copied; ``requires_grad`` is not needed.
         reference: the same in plain PyTorch, which autograd differentiates in float64. Without it a
             ``torch.autograd.Function`` is compared with its own ``forward``, if autograd can trace that.
-        against: the same in JAX, or the name of a formula; then the cause of a mistake is looked for step by
-            step.
+        against: the same in JAX, or the name of a formula; then the cause of a mistake is searched for
+            step by step.
         wrt: the arguments to differentiate with respect to, by name or position; by default all
             floating-point ones.
         seed: seed for the cotangents and for the points near the given one.
@@ -262,7 +262,7 @@ def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[
         return truth_of(WHO, against, "against", fn, "fn")
     if reference is not None:
         if not callable(reference):
-            raise InputError(f"{WHO}: reference is {describe(reference)}, expected a function of PyTorch's")
+            raise InputError(f"{WHO}: reference is {describe(reference)}, expected a PyTorch function")
         return _callable(torch, reference), "reference"
     if not _is_function(torch, fn):
         raise InputError(f"{WHO}: give reference=, the same in plain PyTorch, or against=, the same in JAX")

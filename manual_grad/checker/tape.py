@@ -478,7 +478,7 @@ def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, 
     return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
 
 
-MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that hand on entries of their first operand
+MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that pass on entries of their first operand
 
 
 def _moved_back(tape: Tape, at: int, cotangents: Sequence[np.ndarray], count: int) -> np.ndarray:
@@ -502,12 +502,12 @@ def _moved_back(tape: Tape, at: int, cotangents: Sequence[np.ndarray], count: in
     return back.reshape(count, *shape)
 
 
-# Steps whose operands, 0 and this one, get entries of what comes back, or 0.
+# Steps that pass entries of their cotangent, or 0, to operand 0 and to this one.
 PLACING = {"scatter-add": 2, "scatter_add": 2, "pad": 0, "dynamic_update_slice": 1}
 
 
 def _picked_back(tape: Tape, at: int, d: np.ndarray, pull: Callable[..., Any]) -> list[np.ndarray]:
-    """What is passed to the operands, all rows at once: which entry, the way back says of their numbers."""
+    """The cotangents of the operands, all rows at once; numbered entries passed back show which go where."""
     key, n = ("picked", at), int(np.prod(d.shape[1:]))
     if key not in tape.kept:
         numbers = np.arange(1.0, n + 1).reshape(d.shape[1:])

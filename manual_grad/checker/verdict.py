@@ -245,7 +245,7 @@ def _finding(
         if not dtype and diagnosis in UNTOLD:
             if note := next((note for note in notes if "was modified by" in note), ""):
                 diagnosis = f"{diagnosis}; {note}, and what it computes after that is for the new values"
-            few = "the error is small, as of an ε in another place or of another size, or of few digits"
+            few = "the error is small: an ε in another place or of another size, or too few digits"
             diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", narrowed(evidence)]))
         if dtype:
             diagnosis = dtype if diagnosis in UNTOLD else f"{diagnosis}; also {dtype}"

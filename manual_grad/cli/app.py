@@ -165,10 +165,10 @@ def _version(wanted: bool) -> None:
 
 @golden.callback()
 def _golden(ctx: typer.Context) -> None:
-    """Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, compare results with them.
+    """Golden vectors for kernels written elsewhere (CUDA, Triton, C): export them, and compare your results.
 
-    Exit code 0: all is well; also without a command, which shows this help. 1: a gradient is wrong. 2: bad
-    usage or input. 130: interrupted.
+    Exit code 0: all is well, or this help was shown. 1: a gradient is wrong. 2: bad usage or input. 130:
+    interrupted.
     """
     _help_where_no_command(ctx)
 
@@ -187,8 +187,8 @@ def manual_grad(
 ) -> None:
     """Hand-derived backpropagation, verified against JAX.
 
-    Exit code 0: all is well; also without a command, which shows this help. 1: a formula or a gradient is
-    wrong. 2: bad usage or input. 130: interrupted.
+    Exit code 0: all is well, or this help was shown. 1: a formula or a gradient is wrong. 2: bad usage or
+    input. 130: interrupted.
     """
     _help_where_no_command(ctx)
 
@@ -230,13 +230,22 @@ def verify(
     ] = False,
     diagnose: Annotated[
         bool,
-        typer.Option("--diagnose", help="With --mutants: does the checker name each mistake? Takes long."),
+        typer.Option(
+            "--diagnose", help="With --mutants: does the checker name each mistake? This takes a long time."
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and cotangents.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs and cotangents.")
+    ] = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Verify with this many seeds, starting at --seed; one line each.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Verify with this many seeds, starting at --seed; one line each."
+        ),
     ] = 1,
-    json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every number to this file too.")
+    ] = None,
     no_cache: Cache = False,
 ) -> None:
     """Compare every formula with JAX, finite differences, exact integers and SymPy.
@@ -312,7 +321,7 @@ def verify(
 
 @app.command(cls=Command)
 def show(
-    tag: Annotated[str, typer.Argument(help="An equation or erratum, such as A-10.")],
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="An equation or erratum, such as A-10.")],
     no_cache: Cache = False,
 ) -> None:
     """Show one equation: as printed, its derivation, the code that computes it, and its verdict.
@@ -335,11 +344,16 @@ def show(
 @app.command(cls=Command)
 def check(
     loss: Annotated[
-        str, typer.Argument(help="A scalar loss, as [bold]file.py:function[/] or [bold]module:function[/].")
+        str,
+        typer.Argument(
+            metavar="LOSS", help="A scalar loss, as [bold]file.py:function[/] or [bold]module:function[/]."
+        ),
     ],
     grad: Annotated[
         str | None,
-        typer.Argument(help="Its gradient: a tuple, one array for each floating-point argument."),
+        typer.Argument(
+            metavar="GRAD", help="Its gradient: a tuple, one array for each floating-point argument."
+        ),
     ] = None,
     input: Annotated[
         list[str] | None,
@@ -351,13 +365,16 @@ def check(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="An .npz archive with the arguments, under the names of the parameters."),
+        typer.Option(
+            metavar="FILE", help="An .npz archive with the arguments, under the names of the parameters."
+        ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
+            metavar="FUNCTION",
             help="The same loss in JAX, if yours is NumPy: the name of a formula, such as "
-            "softmax_cross_entropy, or file.py:function."
+            "softmax_cross_entropy, or file.py:function.",
         ),
     ] = None,
     torch: Annotated[
@@ -376,7 +393,7 @@ def check(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="With --torch: the device of the tensors, such as cuda.")
+        str, typer.Option(metavar="DEVICE", help="With --torch: the device of the tensors, such as cuda.")
     ] = "cpu",
     wrt: Annotated[
         list[str] | None,
@@ -392,12 +409,21 @@ def check(
             help=f"Dtype of the floating-point arguments: {DTYPES}. (float64; as in the archive)",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random arguments and points.")] = 0,
-    draws: Annotated[int, typer.Option(min=1, help="Number of points at which the gradient is checked.")] = 3,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the random arguments and points.")
+    ] = 0,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of points at which the gradient is checked.")
+    ] = 3,
     seconds: Annotated[
-        float | None, typer.Option(help="Search no longer than this for the cause of a mistake. (no limit)")
+        float | None,
+        typer.Option(
+            metavar="NUMBER", help="Search no longer than this for the cause of a mistake. (no limit)"
+        ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the findings to this file too.")
+    ] = None,
     no_cache: Cache = False,
 ) -> None:
     """Check your own gradient: which argument is wrong, where, by how much, and why.
@@ -421,7 +447,7 @@ def check(
         raise UsageError("--torch takes one function, whose own backward pass is checked")
     if not torch and (grad is None or reference is not None or device != "cpu"):
         raise UsageError(
-            "--reference and --device go with --torch"
+            "--reference and --device require --torch"
             if grad is not None
             else "give the gradient too, as file.py:function, or --torch"
         )
@@ -447,86 +473,116 @@ def check(
 def train(
     net: Annotated[
         str | None,
-        typer.Option(help="mlp: lecture D's five layers. cnn: lecture A's network. gpt: a small GPT. (mlp)"),
+        typer.Option(
+            metavar="NAME",
+            help="mlp: lecture D's five layers. cnn: lecture A's network. gpt: a small GPT. (mlp)",
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="digits: the 1797 real 8×8 digits that come with scikit-learn; mnist; for a GPT: topics, "
-            "the text of Python's help(). (digits; gpt: topics)"
+            "the text of Python's help(). (digits; gpt: topics)",
         ),
     ] = None,
     mnist_source: Annotated[
-        Path | None, typer.Option(help="A folder with MNIST's four IDX files, for use without a network.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder with MNIST's four IDX files, for use without a network."
+        ),
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where to keep MNIST, instead of $MANUAL_GRAD_DATA.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where to keep MNIST, instead of $MANUAL_GRAD_DATA.")
     ] = None,
     gradient: Annotated[
-        str | None, typer.Option(help="manual (by-hand), autodiff, or both side by side. (manual)")
+        str | None,
+        typer.Option(metavar="NAME", help="manual (by-hand), autodiff, or both side by side. (manual)"),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the training set. (digits 30; mnist 15, cnn 5; full batch 300; gpt 5)"
+            metavar="N",
+            help="Passes over the training set. (digits 30; mnist 15, cnn 5; full batch 300; gpt 5)",
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per step. (digits 32, mnist 64)")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Samples per step. (digits 32, mnist 64)")
+    ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Step size α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001; gpt 0.003)"),
+        typer.Option(
+            metavar="NUMBER",
+            help="Step size α. (sgd 0.1, full batch 0.3; momentum 0.02; adam 0.001; gpt 0.003)",
+        ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd (lecture D's W ← W − α ∂L/∂W), momentum or adam. (sgd; gpt: adam)")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="sgd (lecture D's W ← W − α ∂L/∂W), momentum or adam. (sgd; gpt: adam)"
+        ),
     ] = None,
     full_batch: Annotated[
         bool | None,
         typer.Option("--full-batch", help="One step per epoch, on all samples, in little memory."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the initial weights and the batches. (0)")
+        int | None, typer.Option(metavar="N", min=0, help="Seed of the initial weights and the batches. (0)")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float64, float32, bfloat16 or float16. (float32)")
+        str | None, typer.Option(metavar="DTYPE", help="float64, float32, bfloat16 or float16. (float32)")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write settings, environment and epochs to this file.")
+        Path | None, typer.Option(metavar="FILE", help="Write settings, environment and epochs to this file.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Plot loss and accuracy: a .png, .svg or .pdf file.")
+        Path | None, typer.Option(metavar="FILE", help="Plot loss and accuracy: a .png, .svg or .pdf file.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Save the parameters and all that --resume needs to this .npz file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Save the parameters and all that --resume needs to this .npz file."
+        ),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue a saved run, with its settings.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Continue a saved run, with its settings.")
+    ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Split each batch over this many devices of this host.")
+        int | None, typer.Option(metavar="N", help="Split each batch over this many devices of this host.")
     ] = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
-            help="For several processes: HOST:PORT of process 0, or auto in a cluster that JAX detects."
+            metavar="HOST:PORT",
+            help="For several processes: HOST:PORT of process 0, or auto in a cluster that JAX detects.",
         ),
     ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="Number of processes; auto detects it.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of processes; auto detects it.")
+    ] = None,
     process_id: Annotated[
-        int | None, typer.Option(help="Which one this is, counted from 0; auto detects it.")
+        int | None, typer.Option(metavar="N", help="Which one this is, counted from 0; auto detects it.")
     ] = None,
     timeout: Annotated[
-        int, typer.Option(min=1, help="Seconds after which a process that does not answer is taken for dead.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Seconds after which a process that does not answer is considered dead."
+        ),
     ] = 60,
     at_least: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."),
+        typer.Option(
+            metavar="NUMBER", min=0, max=100, help="Exit 1 unless an epoch reaches this test accuracy, in %."
+        ),
     ] = None,
 ) -> None:
     """Train a network with the hand-derived gradients.
 
     Prints loss and accuracy on held-out samples after every epoch. With [bold]--gradient both[/], formulas
     and autodiff train side by side, from the same initial weights on the same batches; the first step at
-    which they diverge is printed, with the arrays concerned. --save is written every minute, and when Ctrl-C
-    or SIGTERM stops the run; --resume continues it bit for bit as if it had never stopped. An incomplete
-    batch at the end of an epoch is skipped.
+    which they diverge is printed, with the arrays concerned. The --save file is written every minute, and
+    when Ctrl-C or SIGTERM stops the run; --resume continues it bit for bit as if it had never stopped. An
+    incomplete batch at the end of an epoch is skipped.
 
     Exit code 0: trained. 1: the gradients diverge, a loss is not finite, no epoch reached --at-least, or
     another process died. 2: bad usage or input. 130: interrupted.
@@ -559,12 +615,19 @@ def train(
 def bench(
     case: Annotated[
         list[str] | None,
-        typer.Option(help="Only this name, glob, name[size] or group; see --list. May be repeated."),
+        typer.Option(
+            metavar="CASE", help=r"Only this name, glob, name\[size] or group; see --list. May be repeated."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or gpu.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="float32, float64, bfloat16 or float16.")
+    ] = "float32",
     precision: Annotated[
-        str, typer.Option(help="Precision of float32 products on a GPU: highest, or default (TF32).")
+        str,
+        typer.Option(
+            metavar="NAME", help="Precision of float32 products on a GPU: highest, or default (TF32)."
+        ),
     ] = "highest",
     quick: Annotated[
         bool, typer.Option("--quick", help="The main cases at one or two sizes, fewer rounds: some minutes.")
@@ -575,10 +638,17 @@ def bench(
             "--peers/--no-peers", help="Also time PyTorch's autograd and NumPy by hand. (if installed)"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the arguments and of the order of timing.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write every number to this file too.")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the arguments and of the order of timing.")
+    ] = 0,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every number to this file too.")
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Plot ratios, time, memory and a roofline into this folder (PNG).")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Plot ratios, time, memory and a roofline into this folder (PNG)."
+        ),
     ] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="List the cases and exit.")] = False,
     scale: Annotated[
@@ -595,10 +665,10 @@ def bench(
     interval: below 1 the formula is faster. If both compile to the same program, the table says so instead.
     [bold]trace+compile[/] is the ratio of the cost of the first call. [bold]temporaries[/] is the memory used
     besides arguments and results, [bold]kept[/] what the forward pass keeps for the backward pass if they are
-    called separately: arrays computed for it, and arguments. [bold]ceiling[/] is the share of the most that
-    this machine could do, by a matrix product and a copy measured in this run. [bold]error[/] is the relative
-    error in the 2-norm. [bold]others[/] is our time divided by each of the others'; a star means XLA's best
-    known compiler options.
+    called separately: arrays computed for it, and arguments. [bold]ceiling[/] is the share of the best that
+    this machine could do, judging by a matrix product and a copy measured in this run. [bold]error[/] is the
+    relative error in the 2-norm. [bold]against others[/] is our time divided by each of the others'; a star
+    means XLA's best known compiler options.
 
     Exit code 0: measured. 1: a result is wrong. 2: bad usage or input. 130: interrupted.
 
@@ -621,22 +691,25 @@ def bench(
 
 @app.command(cls=Command)
 def report(
-    out: Annotated[Path, typer.Option(help="The folder to write the book to.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write the book to.")],
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing book in that folder (a book, nothing else).")
     ] = False,
     verdicts: Annotated[
         Path | None,
-        typer.Option(help="Verdicts from manual-grad verify --json FILE, with all oracles."),
+        typer.Option(metavar="FILE", help="Verdicts from manual-grad verify --json FILE, with all oracles."),
     ] = None,
     kills: Annotated[
         Path | None,
-        typer.Option(help="The whole kill matrix, from manual-grad verify --mutants --json FILE."),
+        typer.Option(
+            metavar="FILE", help="The whole kill matrix, from manual-grad verify --mutants --json FILE."
+        ),
     ] = None,
     benchmarks: Annotated[
-        Path | None, typer.Option(help="Benchmark results, from manual-grad bench --json FILE.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Benchmark results, from manual-grad bench --json FILE."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.")] = 0,
     no_cache: Cache = False,
 ) -> None:
     """Write the lecture book: every equation, its derivation, its code and its verification.
@@ -673,21 +746,33 @@ def export(
     formula: Annotated[
         str,
         typer.Argument(
+            metavar="FORMULA",
             help="A formula such as conv2d ([bold]golden list[/] shows them all), or your own JAX function "
-            "as file.py:function."
+            "as file.py:function.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write, .npz or .safetensors.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and the cotangent.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .npz or .safetensors.")],
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs and the cotangent.")
+    ] = 0,
     dtype: Annotated[
-        str, typer.Option(help="Dtype of inputs and cotangent: float64, float32, bfloat16 or float16.")
+        str,
+        typer.Option(
+            metavar="DTYPE", help="Dtype of inputs and cotangent: float64, float32, bfloat16 or float16."
+        ),
     ] = "float64",
     case: Annotated[
         str,
-        typer.Option(help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range)."),
+        typer.Option(
+            metavar="NAME",
+            help="random; ties (ReLU at 0, equal maxima); extreme (the ends of the dtype's range).",
+        ),
     ] = "random",
     variant: Annotated[
-        str | None, typer.Option(help="A variant of the formula, such as one of conv2d's strides, or all.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A variant of the formula, such as one of conv2d's strides, or all."
+        ),
     ] = None,
     input: Annotated[
         list[str] | None,
@@ -699,7 +784,9 @@ def export(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="An .npz archive with the arguments of your function, under their names."),
+        typer.Option(
+            metavar="FILE", help="An .npz archive with the arguments of your function, under their names."
+        ),
     ] = None,
     wrt: Annotated[
         list[str] | None,
@@ -735,11 +822,12 @@ def export(
 
 @golden.command(cls=Command)
 def compare(
-    golden: Annotated[Path, typer.Argument(help="From [bold]golden export[/].")],
+    golden: Annotated[Path, typer.Argument(metavar="GOLDEN", help="From [bold]golden export[/].")],
     mine: Annotated[
         Path,
         typer.Argument(
-            help="Your results: .npz or .safetensors with grad/x, … as in the first; out is optional."
+            metavar="MINE",
+            help="Your results: .npz or .safetensors with grad/x, … as in the first; out is optional.",
         ),
     ],
     function: Annotated[
@@ -750,7 +838,9 @@ def compare(
             "mistake. An archive alone never runs code.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the findings to this file too.")
+    ] = None,
 ) -> None:
     """Check your kernel's gradients: whether each entry is within its budget, and why a wrong one is wrong.
 
@@ -772,7 +862,9 @@ def compare(
 
 @golden.command("list", cls=Command)
 def list_formulas(
-    json: Annotated[Path | None, typer.Option(help="Write the list to this file too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the list to this file too.")
+    ] = None,
 ) -> None:
     """Show what can be exported: each formula with its cases, variants and equations.
 

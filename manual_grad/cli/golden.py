@@ -37,10 +37,10 @@ def export(
     require_device()
     if ":" in formula:
         if case != "random" or variant is not None:
-            raise UsageError("--case and --variant go with a formula, not with a function of yours")
+            raise UsageError("--case and --variant apply to a formula, not to a function of yours")
         made = _export_own(formula, seed, dtype, shapes, inputs, wrt)
     elif shapes or inputs or wrt:
-        raise UsageError("--input, --inputs and --wrt go with a function of yours, such as mine.py:loss")
+        raise UsageError("--input, --inputs and --wrt apply to a function of yours, such as mine.py:loss")
     else:
         made = vectors.export(formula, dtype, case, variant, seed)
     data = vectors.packed(made, out.suffix)

@@ -16,6 +16,9 @@ from manual_grad.catalogue.hard import Hard
 from manual_grad.cli import tables
 from manual_grad.verify.hard import CASES, Answer, HardVerdict, check_hard, tags_of
 
+HEADER = ("formula", "right answer", "ours", "JAX's", "verdict")
+ANSWERS = 100  # columns for answers and verdict: in fewer, the answers stand below one another
+
 
 def cases_of(tags: Collection[str]) -> list[tuple[Formula | Function, Hard]]:
     """The hard cases of the formulas of these equations."""
@@ -39,13 +42,17 @@ def try_all(cases: Sequence[tuple[Formula | Function, Hard]], seed: int) -> list
 def print_hard(console: Console, verdicts: Sequence[HardVerdict]) -> None:
     """Print each hard input, the right answer and why, then a line per formula with each side's answer."""
     widths = [max(len(_formula(v)) for v in verdicts) + 2, 3, 3, 4, 7]
-    console.print(_lines(widths, [("formula", "right answer", "ours", "JAX's", "verdict")], style="bold"))
+    wide = console.width >= widths[0] + ANSWERS
+    if wide:
+        console.print(_lines(widths, [HEADER], style="bold"))
     for name, same_name in groupby(verdicts, key=lambda v: v.name):
         console.print(f"\n[bold]{escape(name)}[/]", highlight=False)
         for says, same_reason in groupby(same_name, key=lambda v: v.says):
             group = list(same_reason)
             console.print(escape(says), style="italic", highlight=False)
-            console.print(_lines(widths, [_row(v) for v in group]))
+            rows = [_row(v) for v in group]
+            for table in [_lines(widths, rows)] if wide else [_below_one_another(*row) for row in rows]:
+                console.print(table)
             for why in dict.fromkeys(v.why for v in group if v.why and not all(a.right for a in v.jax)):
                 console.print(f"  JAX differs: {escape(why)}", style="yellow", highlight=False)
     for v in verdicts:
@@ -63,6 +70,18 @@ def _lines(widths: Sequence[int], rows: Sequence[tuple[str, ...]], style: str = 
     table.add_column(width=widths[4])
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def _below_one_another(formula: str, *rest: str) -> Table:
+    """A formula with its verdict, and below them each side's answer, whose numbers need a whole line."""
+    *answers, verdict = rest
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("formula", f"[bold]{formula}[/]  {verdict}")
+    for name, answer in zip(HEADER[1:4], answers, strict=True):
+        table.add_row(name, answer)
     return table
 
 

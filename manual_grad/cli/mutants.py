@@ -45,7 +45,8 @@ def _for_each(targets: Sequence[Target], ask: Callable[[Target], list[R]], doing
 def show(console: Console, rows: Sequence[Row], one_by_one: bool) -> None:
     """Print the rows, one by one or by kind of mistake; then the survivors by name."""
     table = _each(rows) if one_by_one else _by_kind(rows)
-    tables.print_fitted(console, table, (*COMMON, "formulas", "where", *ORACLES[:2]))
+    least = ("where", *ORACLES[:4]) if one_by_one else (*COMMON, "formulas", *ORACLES[:2])
+    tables.print_fitted(console, table, least)
     for row in rows:
         if row.lives:
             place = escape(f"{row.tag} {row.formula}: {row.mutant} ({row.says})")
@@ -58,7 +59,7 @@ def show_named(console: Console, named: Sequence[Named], one_by_one: bool) -> No
         title="What check_vjp says about them: is the true cause named first?", title_justify="left"
     )
     for name in ("what is wrong", "where", "first", "what is said") if one_by_one else ("what is wrong",):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "first", overflow="fold")
     if one_by_one:
         for row in named:
             mark = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "[dim]·[/]"}[row.first]
@@ -136,7 +137,7 @@ def _each(rows: Sequence[Row]) -> Table:
         title_justify="left",
     )
     for name in ("tag", "formula", "what is wrong", "where"):
-        table.add_column(name, no_wrap=name == "tag")
+        table.add_column(name, no_wrap=name == "tag", overflow="fold")
     oracles = [name for name in ORACLES if any(name in row.relative_error for row in rows)]
     for name in oracles:
         table.add_column(name, justify="right", no_wrap=True)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,8 @@ from manual_grad.cli import verify as work
 from manual_grad.lectures import Equation, Erratum
 from manual_grad.report.prose import derivations
 from manual_grad.report.steps import Given, Line
+
+FORMULA = ("=", "\\", "let ", "def ")  # how lines of formulas and code begin
 
 
 def show(tag: str, cached: bool) -> int:
@@ -31,9 +34,9 @@ def show(tag: str, cached: bool) -> int:
 
 def print_code(console: Console, name: str) -> None:
     """Print a public function without its docstring; lines that are too long for the terminal are wrapped."""
-    code = inspect.getsource(inspect.unwrap(getattr(manual_grad, name)))
-    shown = Syntax(_without_docstring(code) + "\n", "python", background_color="default", word_wrap=True)
-    console.print(shown)
+    code = _without_docstring(inspect.getsource(inspect.unwrap(getattr(manual_grad, name))))
+    wrapped = _wrapped(code, console.width) + "\n"
+    console.print(Syntax(wrapped, "python", background_color="default", word_wrap=True))
 
 
 def _print_equation(console: Console, said: Equation | Erratum) -> None:
@@ -45,10 +48,11 @@ def _print_equation(console: Console, said: Equation | Erratum) -> None:
     }
     for label, latex in lines.items():
         if latex:
-            console.print(f"[dim]{label}[/]  {escape(latex)}", highlight=False)
+            said_so = escape(_wrapped(f"{label}  {latex}", console.width)).removeprefix(label)
+            console.print(f"[dim]{label}[/]{said_so}", highlight=False)
     for part in [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].parts:
         text = part if isinstance(part, str) else "\n".join(map(_line, part))
-        console.print("\n" + escape(_plain(text)), highlight=False)
+        console.print("\n" + escape(_wrapped(_plain(text), console.width)), highlight=False)
     console.print()
 
 
@@ -62,8 +66,30 @@ def _line(line: Line) -> str:
     return "\n".join(filter(None, parts))
 
 
+def _wrapped(text: str, width: int) -> str:
+    r"""Wrap the lines that are too long; what continues an indented line or a formula is indented further.
+
+    >>> print(_wrapped("= f(x)\n    := g(1, 2)\nA text of several words.", 13))
+    = f(x)
+        := g(1,
+            2)
+    A text of
+    several
+    words.
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        further = indent + "    " if indent or line.startswith(FORMULA) else ""
+        parts = textwrap.wrap(
+            line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+        )
+        lines += parts or [line]
+    return "\n".join(lines)
+
+
 def _plain(text: str) -> str:
-    """The brackets around tags, which are links in the book, taken off.
+    """A text without the brackets around its tags, which are links in the book.
 
     >>> _plain("[[A-10]] of array([[1.0, 2]])")
     'A-10 of array([[1.0, 2]])'

@@ -47,7 +47,7 @@ def print_fitted(console: Console, table: Table, least: Sequence[str]) -> None:
         table = _without(table, left_out[-1])
     console.print(table)
     if left_out:
-        names = ", ".join(" ".join(name.split()) for name in left_out)
+        names = ", ".join(name.replace("+\n", "+").replace("\n", " ") for name in left_out)
         said = f"{console.width} columns are too few for: {names} (--json has them)"
         console.print(said, style="dim", highlight=False)
 

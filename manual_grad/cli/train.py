@@ -47,7 +47,7 @@ def train(given: dict[str, Any]) -> None:
     coordinator, num_processes, process_id = map(given.get, ("coordinator", "num_processes", "process_id"))
     require(
         coordinator is not None or (num_processes is None and process_id is None),
-        "--num-processes and --process-id go with --coordinator HOST:PORT",
+        "--num-processes and --process-id require --coordinator HOST:PORT",
     )
     _require_files(**{name: given.get(name) for name in ("json", "plot", "save")})
     with _as_options():
@@ -90,7 +90,7 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, Data, floa
         state = checkpoint.restore(resume, settings, digits) if resume else None
         require(
             state is None or state.epoch <= settings.epochs,
-            f"epochs is {settings.epochs}, but {resume} has {state.epoch if state else 0} behind it",
+            f"epochs is {settings.epochs}, but {resume} has trained for {state.epoch if state else 0}",
         )
         state = state or loop.initial_state(settings, digits)
         started, saved, reached = time.perf_counter(), [time.perf_counter()], [state]
@@ -516,16 +516,16 @@ def _verdict(state: State, s: Settings) -> str:
         return f"manual and autodiff agree at every step, to {tolerance:g} relative"
     worst = sorted(state.parted["gaps"].items(), key=lambda pair: -pair[1])
     arrays = ", ".join(f"{name} by {gap:.1e}" for name, gap in worst)
-    late = f"; so late, growing rounding errors explain it (none in the first {loop.STRICT_STEPS} steps)"
+    late = f"; this late, growing rounding errors explain it (none in the first {loop.STRICT_STEPS} steps)"
     at = f"step {state.parted['step']} (epoch {state.parted['epoch']}), more than {tolerance:g} relative"
-    return f"manual and autodiff part at {at}: {arrays}{'' if _wrong(state) else late}"
+    return f"manual and autodiff diverge at {at}: {arrays}{'' if _wrong(state) else late}"
 
 
 def _why(outcome: Outcome, s: Settings, save: Path | None) -> str:
     """Why the run ended early, and what was saved of it."""
     epoch, step = outcome.state.epoch + 1, outcome.state.step
     if outcome.status in ("interrupted", "deserted"):
-        kept = f"saved: go on with --resume {save}" if save else "nothing was saved: --save was not given"
+        kept = f"saved: continue with --resume {save}" if save else "nothing was saved: --save was not given"
         lost = "another process is lost" + f" ({outcome.reason})" * bool(outcome.reason) + ": stopped"
         what = "interrupted" if outcome.status == "interrupted" else lost
         return f"{what} in epoch {epoch} of {s.epochs}, after {step} of its steps; {kept}"

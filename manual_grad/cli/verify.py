@@ -279,7 +279,7 @@ def verify_mutants(
     try:
         rows = mutants.kill_all(targets, seed)
     except kill_matrix.FormulaError as error:
-        raise Stopped(f"{error}: no wrong version tells anything of a formula that is wrong", 1) from None
+        raise Stopped(f"{error}: the formula itself is wrong, so its mutants show nothing", 1) from None
     named = mutants.name_all(targets, seed) if diagnose else []
     seconds = time.perf_counter() - started
     console = tables.console(180)

@@ -195,8 +195,8 @@ def jac_chain_theta(
     """∂J/∂θ of J(g(θ)) with J and g quadratic maps, as the product of their two Jacobians. [B-01]
 
     Args:
-        C, D: J's linear and quadratic part, (1, k) and (1, k, k).
-        A, B: g's linear and quadratic part, (k, p) and (k, p, p).
+        C, D: J's linear and quadratic parts, (1, k) and (1, k, k).
+        A, B: g's linear and quadratic parts, (k, p) and (k, p, p).
         theta: (p,).
     Returns:
         (1, p).

@@ -65,7 +65,7 @@ def gelu_fwd(
         x: any shape.
         approximate: True for tanh, as in GPT-2; False for erf.
     Returns:
-        ``(y, res)``: y as x.
+        ``(y, res)``: y shaped as x.
     Raises:
         InputError: ``x`` is not a floating-point array, or ``approximate`` is not True or False.
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
@@ -105,9 +105,9 @@ def gelu_bwd(res: GELUResiduals, dy: Float[Array, "..."]) -> tuple[Float[Array, 
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, as x.
+        dy: cotangent of y, shaped as x.
     Returns:
-        ``(dx,)``, as x.
+        ``(dx,)``, shaped as x.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -127,7 +127,7 @@ def silu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Args:
         x: any shape.
     Returns:
-        ``(y, res)``: y as x.
+        ``(y, res)``: y shaped as x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017, equation 5.
@@ -169,9 +169,9 @@ def silu_bwd(res: Float[Array, "*shape"], dy: Float[Array, "*shape"]) -> tuple[F
 
     Args:
         res: x.
-        dy: cotangent of y, as x.
+        dy: cotangent of y, shaped as x.
     Returns:
-        ``(dx,)``, as x.
+        ``(dx,)``, shaped as x.
     Raises:
         InputError: the two differ in shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.

@@ -172,7 +172,7 @@ def _affine_parameters(formula: str, w: Any, b: Any, x: Array) -> tuple[Array, A
     """w and b in the dtype of x, provided that w is a scalar and x a vector, or w a vector and x a matrix."""
     w, b = jnp.asarray(w, x.dtype), jnp.asarray(b, x.dtype)
     require(w.ndim <= 1, f"{formula}: w is {describe(w)}, expected float[] or float[d]")
-    require(x.ndim == w.ndim + 1, f"{formula}: x is {describe(x)}, expected float[N] as w is a scalar")
+    require(x.ndim == w.ndim + 1, f"{formula}: x is {describe(x)}, expected float[N] because w is a scalar")
     return w, b
 
 

@@ -301,7 +301,7 @@ def group_norm_fwd(
         groups: G, which divides C; channel c is in group ⌊c / (C/G)⌋.
         eps: ε, positive; it is added to the variance.
     Returns:
-        ``(y, res)``: y as x.
+        ``(y, res)``: y shaped as x.
     Raises:
         InputError: ``groups`` does not divide C, ``eps`` is not positive, or a shape or dtype does not match.
     Source: Wu and He, "Group Normalization", 2018, equations 1, 6 and 7.
@@ -343,9 +343,9 @@ def group_norm_bwd(
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, as x.
+        dy: cotangent of y, shaped as x.
     Returns:
-        ``(dx, dgamma, dbeta)``, as x, (C,) and (C,).
+        ``(dx, dgamma, dbeta)``, shaped as x, (C,) and (C,).
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -379,7 +379,7 @@ def batch_norm_fwd(
         gamma, beta: (C,), one for each channel.
         eps: ε, positive; it is added to the variance, which is divided by the count.
     Returns:
-        ``(y, res)``: y as x.
+        ``(y, res)``: y shaped as x.
     Raises:
         InputError: a channel has only one value, ``eps`` is not positive, or a shape or dtype does not
             match.
@@ -412,9 +412,9 @@ def batch_norm_bwd(
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, as x.
+        dy: cotangent of y, shaped as x.
     Returns:
-        ``(dx, dgamma, dbeta)``, as x, (C,) and (C,).
+        ``(dx, dgamma, dbeta)``, shaped as x, (C,) and (C,).
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
     Source: Ioffe and Szegedy 2015, section 3, in one line; the derivation is in the book's chapter E.

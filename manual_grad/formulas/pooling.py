@@ -110,8 +110,8 @@ def max_pool2d_bwd(res: MaxPool2DResiduals, dout: Float[Array, "N h w C"]) -> tu
 
         dx[p] = Σ dout over the windows whose maximum is at p
 
-    Of equal maxima the first in row-major order receives everything: the first row that has it, and its first
-    position there.
+    Among equal maxima the first in row-major order receives everything: the first row that has it, and its
+    first position there.
 
     Args:
         res: from the forward pass.
@@ -165,7 +165,7 @@ def jac_max_pool2d_x(
 
 
 def _first_maximum(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The larger of two values and its position; of equal ones the left."""
+    """The larger of two values and its position; the left one if they are equal."""
     (best, at), (value, here) = left, right
     return jnp.maximum(best, value), jnp.where(value > best, here, at)
 

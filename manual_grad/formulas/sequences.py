@@ -12,7 +12,7 @@ from manual_grad.formulas.limits import wide
 
 
 def _rows(ids: Integer[Array, "*N"], V: int) -> Integer[Array, "*N"]:
-    """The ids, with V, which is no row, in place of those out of range: −1 would be the last row."""
+    """The ids, with V, which is not a row, in place of those out of range: −1 would be the last row."""
     ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
     return jnp.where((ids >= 0) & (ids < V), ids, V)
 
@@ -50,7 +50,7 @@ def embedding_bwd(
         dtable_v = Σ_{n: ids_n = v} dout_n
 
     A row that is looked up twice gets both cotangents, one that is not looked up gets 0. The sums are at
-    least in float32: in bfloat16, adding 1 up 4096 times would give 256.
+    least in float32: in bfloat16, adding up 4096 ones would give 256.
 
     Args:
         res: from the forward pass.
@@ -124,7 +124,7 @@ def rope_fwd(
         x: queries or keys, (N, L, H, D), D even; positions are 0 … L − 1.
         base: the base of the angles, positive.
     Returns:
-        ``(out, res)``: out (N, L, H, D). The angles are at least in float32: in bfloat16, 257 is 256.
+        ``(out, res)``: out (N, L, H, D). The angles are at least in float32: in bfloat16, 257 rounds to 256.
     Raises:
         InputError: D is odd, ``base`` is not positive, or a shape or dtype does not match.
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, equation 34.
@@ -230,7 +230,7 @@ def dropout_fwd(
         keep: which entries stay, boolean, shaped as x; drawn by the caller, True with probability 1 − rate.
         rate: the probability with which an entry is dropped, from 0 up to but not including 1.
     Returns:
-        ``(out, res)``: out as x.
+        ``(out, res)``: out shaped as x.
     Raises:
         InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or has another shape, or a dtype does
             not match.
@@ -253,9 +253,9 @@ def dropout_bwd(res: DropoutResiduals, dout: Float[Array, "*s"]) -> tuple[Float[
 
     Args:
         res: from the forward pass.
-        dout: cotangent of out, as x.
+        dout: cotangent of out, shaped as x.
     Returns:
-        ``(dx,)``, as x; the mask has none.
+        ``(dx,)``, shaped as x; the mask has none.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.

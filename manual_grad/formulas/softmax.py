@@ -311,7 +311,7 @@ def jac_softmax_cross_entropy_logits_one_hot(
 
     Args:
         logits: (N, K).
-        labels: (N, K), each row of sum 1.
+        labels: (N, K), each row summing to 1.
     Returns:
         (N, K).
     Raises:
@@ -334,7 +334,7 @@ def softmax_cross_entropy_with_integer_labels_fwd(
     Args:
         logits: (N, K).
         labels: (N,), integers from 0 to K − 1, or ``ignore_index``.
-        ignore_index: a label, a class or not, whose samples do not count, whatever their logits.
+        ignore_index: a label, which need not be a class, whose samples do not count, whatever their logits.
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a label is not a class or all are ignored.
     Raises:

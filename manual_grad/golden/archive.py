@@ -184,7 +184,7 @@ def _unpack_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, s
     body = memoryview(data)[8 + length :]
     checksum = texts.pop("crc32", None)  # files of others have none
     if checksum not in (None, _checksum(header, texts, body)):
-        raise InputError("it is a .safetensors file that is damaged: its checksum does not fit")
+        raise InputError("it is a .safetensors file that is damaged: its checksum does not match")
     return {name: _tensor(name, entry, body) for name, entry in header.items()}, texts
 
 

@@ -545,7 +545,7 @@ def load(path: Path) -> Golden:
         raise InputError(f"{path} holds {meta['formula']!r}, which this version does not know")
     for name, entry in meta["arrays"].items():
         if name not in arrays or list(arrays[name].shape) != entry["shape"]:
-            raise InputError(f"{path} has no array {name} of shape {tuple(entry['shape'])} any more")
+            raise InputError(f"{path} no longer has an array {name} of shape {tuple(entry['shape'])}")
     golden = Golden(meta, {name: arrays[name] for name in meta["arrays"]}, texts.get(README, ""))
     if found := _contradiction(golden):
         raise InputError(f"{path} is damaged: {found}")
@@ -589,7 +589,7 @@ def _contradiction(golden: Golden, fn: Callable[..., Any] | None = None) -> str:
                 found = describe(arrays[each]) if each in arrays else "missing"
                 return f"{each} is {found}, expected the shape {like.shape}"
     unknown = [name for name in golden.compared if name not in wanted]
-    return f"{unknown[0]} is none of its formula's arrays" if unknown else ""
+    return f"{unknown[0]} is not one of its formula's arrays" if unknown else ""
 
 
 def _contradiction_of_own(golden: Golden) -> str:
@@ -635,7 +635,7 @@ def compare(
         ]
         found = [checker.compared(name, gots) for name in gots]
         if _is_own(golden.meta) and fn is None and not all(compared.ok for compared in found):
-            notes.append(f"--function {golden.meta['formula']} lets the cause be looked for step by step")
+            notes.append(f"--function {golden.meta['formula']} lets the cause be searched for step by step")
         return golden, found, notes
 
 

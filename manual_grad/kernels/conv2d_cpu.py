@@ -8,8 +8,8 @@ The rule, from shapes alone:
   too, if images are NHWC and kernels HWIO; for dK they are brought into that order. With 17 channels or more
   it prefers another library, several times slower and less accurate, unless the image's entries are spread
   apart. So every other row of image and kernel is left empty and skipped, which does not change the sums.
-- If X has few channels, so has dX, and the product has few columns. Then several pixels of a row are computed
-  at once, by a kernel that contains the rotated kernel once for each of them, shifted by a column.
+- If X has few channels, so does dX, and the product has few columns. Then several pixels of a row are
+  computed at once, by a kernel that contains the rotated kernel once for each of them, shifted by a column.
 
 In float64 Eigen has no such convolution, and XLA's own choice is used.
 """

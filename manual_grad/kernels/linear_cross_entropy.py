@@ -43,7 +43,7 @@ def linear_cross_entropy_fwd(
         W: its weights, (D, V), finite: otherwise dhidden contains 0 · ∞.
         labels: (N,), integers from 0 to V − 1, or ``ignore_index``.
         chunk: the number of samples at a time; chunk × V logits exist at once.
-        ignore_index: a label, a class or not, whose samples do not count, whatever they contain.
+        ignore_index: a label, which need not be a class, whose samples do not count, whatever they contain.
     Returns:
         ``(J, res)``: J scalar; ``res`` is dhidden of the sum over the samples, dW of that sum divided by
         about √N, and, where labels may be ignored, the number of the others.

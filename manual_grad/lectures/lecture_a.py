@@ -215,7 +215,7 @@ EQUATIONS = (
         section="The MOST Important Thing",
         printed=r"d\hat{y}_k^{(i)} = -\frac{1}{N} \frac{y_k^{(i)}}{\hat{y}_k^{(i)}}",
         note=(
-            "The lecture has no line of its own for this: it is what is put in for dŷ in the step "
+            "The lecture has no line of its own for this: it is what it substitutes for dŷ in the step "
             "after A-08 (one copy of the slides has both hats there, the other neither, see A-E1)."
         ),
         claims=(
@@ -234,8 +234,8 @@ EQUATIONS = (
             r"\hat{Y})"
         ),
         note=(
-            "The first form holds for any labels. The second takes each sample's labels to sum to 1, "
-            "which the lecture uses without saying so. Only one copy of the slides prints the matrix form; "
+            "The first form holds for any labels. The second assumes that each sample's labels sum to 1, "
+            "as the lecture does without saying so. Only one copy of the slides prints the matrix form; "
             "the other ends with the entry, printed twice."
         ),
         claims=(
@@ -264,7 +264,7 @@ EQUATIONS = (
                 variant="chunk_smaller",
             ),
             replace(
-                gradient(_LAST_LAYER, says="so many classes that dW is made in parts"),
+                gradient(_LAST_LAYER, says="so many classes that dW is computed in parts"),
                 inputs=partial(_LAST_LAYER.inputs, N=3, D=2, V=2051),
             ),
         ),
@@ -311,7 +311,7 @@ EQUATIONS = (
                 _images_and_cnn,
                 {"cnn_grads": _backward_from_scores},
                 at=lambda params, X, labels: {"params": params, "X": X},
-                says="up to the scores, any cotangent of theirs",
+                says="up to the scores, for any cotangent of the scores",
                 polynomial=True,
             ),
             Claim(
@@ -348,7 +348,7 @@ ERRATA = (
         ),
         note=(
             "One copy of the slides drops the hat in the sum too (y_k/y_k), the other has both hats. "
-            "Refuted here is y_j/y_j alone; a test refutes the reading with y_k/y_k as well."
+            "Only y_j/y_j is refuted here; a test refutes the reading with y_k/y_k as well."
         ),
         claim=Claim(
             "gradient",

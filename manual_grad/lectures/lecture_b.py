@@ -718,7 +718,7 @@ ERRATA = (
         ),
         note=(
             "The slips are not uniform: page 5 labels Z and A m×n, as it should, and the 1_m in Z as 1×n; "
-            "page 6 labels A and ∂J/∂Z m×m. Claim and printed version are those of S."
+            "page 6 labels A and ∂J/∂Z m×m. The claim and the printed version here are those for S."
         ),
         claim=Claim(
             "value",

@@ -60,8 +60,8 @@ _CONV2D_BACK = {
     "conv2d_bwd": pulled(conv2d_fwd, conv2d_bwd),
     "conv2d_plain_bwd": pulled(conv2d_plain_fwd, conv2d_plain_bwd),
 }
-_EVERY_CONV2D = _CONV2D | {"as a CPU makes it": value_of(conv2d_cpu_fwd)}
-_EVERY_CONV2D_BACK = _CONV2D_BACK | {"as a CPU makes it": pulled(conv2d_cpu_fwd, conv2d_cpu_bwd)}
+_EVERY_CONV2D = _CONV2D | {"as computed on a CPU": value_of(conv2d_cpu_fwd)}
+_EVERY_CONV2D_BACK = _CONV2D_BACK | {"as computed on a CPU": pulled(conv2d_cpu_fwd, conv2d_cpu_bwd)}
 _POLYNOMIAL = ("relu", "identity")
 _WIDTHS = (2, 4, 5, 3)  # of our network; the lecture's has two inputs, then four units
 
@@ -314,7 +314,7 @@ EQUATIONS = (
         ),
         note=(
             "Not an error: the notes write out the first layer of their network (the weight without "
-            "its layer's index); here it is any layer."
+            "its layer's index); the version here holds for any layer."
         ),
         claims=(
             *(claim for name in _PRIMES for claim in _activation_claims(name)),
@@ -364,8 +364,8 @@ EQUATIONS = (
         ),
         corrected=r"\delta^L = \frac{\partial L}{\partial z^L} = (\hat{y} - y) \odot f'(z^L)",
         note=(
-            "Not an error: the notes have it for their last layer, 4, one entry at a time; here it is "
-            "for any depth L."
+            "Not an error: the notes have it for their last layer, 4, one entry at a time; the "
+            "version here holds for any depth L."
         ),
         claims=(*(_delta_claim(2, name, **{"(ŷ − y) ⊙ f′(z)": _output_delta}) for name in _PRIMES),),
     ),
@@ -431,7 +431,7 @@ EQUATIONS = (
         ),
         claims=(
             *_convolve2d_claims("full", "X is 0 outside"),
-            *_convolve2d_claims("valid", "only where X has every entry"),
+            *_convolve2d_claims("valid", "only where every index is inside X"),
         ),
     ),
     Equation(

@@ -336,8 +336,8 @@ EQUATIONS = (
             r"1, \dots, 5 \\ A_l = \operatorname{ReLU}(Z_l), \quad l = 1, \dots, 4 \end{array}"
         ),
         note=(
-            "The notes write out layers 1 (wrongly, D-E1), 3, 4 and 5; here it is every layer. The "
-            "bias is added to each column."
+            "The notes write out layers 1 (wrongly, D-E1), 3, 4 and 5; the version here covers every "
+            "layer. The bias is added to each column."
         ),
         claims=(
             *(
@@ -535,8 +535,8 @@ EQUATIONS = (
             r"\frac{\partial L}{\partial Z_5} = \frac{1}{m} (A_5 - Y) \in \mathbb{R}^{10 \times 60000}"
         ),
         note=(
-            "The notes leave 1/m out here and bring it in at dL/dW5 (D-07); here it is in from this "
-            "line on. The shape is part of D-E8."
+            "The notes leave 1/m out here and bring it in at dL/dW5 (D-07); here it is included from "
+            "this line on. The shape is part of D-E8."
         ),
         claims=(_layer_claim(5, **{"(A5 − Y)/m": _error_over_m}),),
     ),
@@ -586,7 +586,7 @@ EQUATIONS = (
         ),
         note=(
             "The notes ask why, and whether the factors may be swapped. They may not: the product on "
-            "the left has no shape, and the right side comes from contracting with the Jacobian of "
+            "the left does not exist, and the right side comes from contracting with the Jacobian of "
             "vec(Z5), columns stacked. An earlier page has A_5 × (A_5 − y), labelled 25×10000; the "
             "label fits A_4, so we take it for the same line."
         ),
@@ -676,7 +676,7 @@ EQUATIONS = (
             r"W_l \leftarrow W_l - \alpha \frac{\partial L}{\partial W_l}, \quad b_l \leftarrow b_l - "
             r"\alpha \frac{\partial L}{\partial b_l}"
         ),
-        note="Not an error: the notes have W5 only; here it is every layer, and the biases too.",
+        note="Not an error: the notes have W5 only; the version here covers every layer and the biases.",
         claims=(
             Claim(
                 "value",
@@ -706,7 +706,7 @@ EQUATIONS = (
                 },  # large, so that W − W′ keeps its digits
                 {"(W − W′)/α": _step_back},
                 at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},
-                says="the step, over the rate, is the gradient",
+                says="the step divided by the rate is the gradient",
             ),
         ),
     ),
@@ -773,7 +773,7 @@ ERRATA = (
             "less loss. With the sign lost, a descent step raises the loss."
         ),
         note=(
-            "The matrix of dL/dA5 a few lines on has the sign back. The 1/m is that of the mean over "
+            "The matrix of dL/dA5 a few lines on has the sign again. The 1/m is that of the mean over "
             "the samples (D-04); for one sample it is 1."
         ),
         claim=Claim(
@@ -836,7 +836,7 @@ ERRATA = (
         corrected=r"dZ_1 = \text{relu back}(W_2^{\top} \cdot dZ_2)",
         corrects="D-10",
         why=(
-            "dZ2 is 50×60000 and W2ᵀ is 128×50: the printed product has no shape. The other order "
+            "dZ2 is 50×60000 and W2ᵀ is 128×50: the printed product does not exist. The other order "
             "gives the 128×60000 that the step itself states."
         ),
         claim=_layer_claim(1),

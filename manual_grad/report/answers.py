@@ -88,7 +88,7 @@ def may_factors_be_swapped() -> Answer:
         "Why does A4 × (A5 − y) become (A5 − y) × A4ᵀ?",
         (
             "Not because the factors commute: matrix products do not, not even those of square matrices, and "
-            "here the first order has no shape at all: $25 \\times m$ times $10 \\times m$.",
+            "here the first order does not even exist: $25 \\times m$ times $10 \\times m$.",
             "The factor in the chain rule is not $A_4$ but the Jacobian of $Z_5$ with respect to $W_5$, "
             "which has an output for each entry of $Z_5$ and an input for each entry of $W_5$: "
             "$\\frac{\\partial \\operatorname{vec} Z_5}{\\partial \\operatorname{vec} W_5} = A_4^{\\top} "
@@ -228,7 +228,7 @@ def beyond_the_edge() -> Answer:
         "",
         "Y[i, j] = Σ Σ X[i − a, j − b] W[a, b]: what is X where i − a is negative?",
         (
-            "The notes do not say, and both usual answers are computed here. *Full*: the image is 0 "
+            "The notes do not say, and both usual readings are computed here. *Full*: the image is 0 "
             "outside, and for a filter of size $k$ each side of the output is $k - 1$ longer than that of "
             "the image. *Valid*: only those $i, j$ for which no index leaves the image, and each side is $k "
             "- 1$ shorter.",

@@ -65,13 +65,13 @@ def _ratios(group: str, rows: Sequence[dict[str, Any]]) -> Figure:
             parts.append(svg.line(a, y + 19, b, y + 19, "range"))
         parts.append(_dot(place(row["ratio"]), y + 19, name_of(row), colour(row)))
     first, second = map(side_of, pair_of(rows[0]))
-    label = f"{GROUPS[group]}: time {first} over time {second} of {len(rows)} cases, one a line"
+    label = f"{GROUPS[group]}: time {first} over time {second} of {len(rows)} cases, one per line"
     return Figure(
         f"ratios-{group}",
         svg.drawing("".join(parts), width, bottom + 4, label, "chart"),
         f"Time {first} over time {second}, with its 95 % interval: left of 1 {first} is faster. Blue is "
-        "faster, orange slower, grey neither, as the interval holds 1; hollow: both are one program, and the "
-        "ratio is noise.",
+        "faster, orange slower, grey neither, because the interval contains 1; hollow: both are the same "
+        "program, and the ratio is noise.",
         [{k: row.get(k) for k in ("case", "size", "ratio", "interval", "verdict")} for row in rows],
     )
 
@@ -99,9 +99,9 @@ def _against_size(
     return Figure(
         name,
         beside(drawn, "panels sizes"),
-        f"{title}: over {'n' if grown else 'the bytes of arguments and results'}, both on logarithmic "
-        "scales. Wide line: by hand; dashes: autodiff. Where columns stand against rows, the wide line is "
-        "columns." + (" A 0 stands on the floor of its panel." if what == "temporaries" else ""),
+        f"{title}: against {'n' if grown else 'the bytes of arguments and results'}, both on logarithmic "
+        "scales. Wide line: by hand; dashes: autodiff. Where columns are compared with rows, the wide line is "
+        "columns." + (" A 0 is drawn at the bottom of its panel." if what == "temporaries" else ""),
         data,
     )
 
@@ -163,12 +163,12 @@ def _roofline(rows: Sequence[dict[str, Any]], ceiling: Any) -> Figure | None:
     return Figure(
         "roofline",
         _roof(points, flops, best[1] if best else None),
-        "The roofline: operations a second by hand, over the operations that a case has for each byte it "
+        "The roofline: operations per second by hand, against the operations of a case per byte that it "
         f"must move. The line is the machine's ceiling, measured in the same run: {flops / 1e9:.0f} GF/s of "
         "a matrix product"
         + (f", and the fastest copy, {best[1] / 1e9:.0f} GB/s at {size(best[0])}" if best else "")
-        + ". What lies far below it and far to the left is small: the call itself takes the time. A case may "
-        "lie above where its arrays stay in a cache.",
+        + ". Cases far below it and far to the left are small: the call itself takes most of their time. A "
+        "case may lie above the line if its arrays stay in a cache.",
         [{"case": name, "operations_a_byte": x, "operations_a_second": y} for name, x, y, _ in points],
     )
 
@@ -212,7 +212,7 @@ def _roof(points: Sequence[tuple[str, float, float, str]], flops: float, bandwid
     )
     parts += [
         svg.text(4, 14, "GF/s", "start", "small strong"),
-        svg.text((left + width) / 2, height - 6, "operations a byte", css="small"),
+        svg.text((left + width) / 2, height - 6, "operations per byte", css="small"),
     ]
     return svg.drawing("".join(parts), width, height, f"roofline of {len(points)} cases", "wide-chart")
 

@@ -177,7 +177,7 @@ def rotation_figure() -> Figure:
     first = beside(
         [
             (svg.heatmap(F, "the filter F", 4, numbers=True), "F"),
-            (svg.heatmap(turned, "the filter turned by 180 degrees", 4, numbers=True), "F rotated by 180°"),
+            (svg.heatmap(turned, "the filter rotated by 180 degrees", 4, numbers=True), "F rotated by 180°"),
             (svg.heatmap(dO, "the gradient of the output", 4, numbers=True), "∂L/∂O"),
             (svg.heatmap(dX, "the gradient of the image", 12, numbers=True), "∂L/∂X, computed by the code"),
         ],
@@ -227,7 +227,7 @@ def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
     parts += [svg.line(0.5, 0.5 + k * side, n * side + 0.5, 0.5 + k * side) for k in range(n + 1)]
     parts += [svg.line(0.5 + k * side, 0.5, 0.5 + k * side, n * side + 0.5) for k in range(n + 1)]
     parts.append(svg.rect(0.5 + q * side, 0.5 + p * side, 2 * side, 2 * side, "window"))
-    label = f"the turned filter at row {p}, column {q} of the padded gradient"
+    label = f"the rotated filter at row {p}, column {q} of the padded gradient"
     return svg.drawing("".join(parts), n * side + 1, n * side + 1, label, "heat")
 
 

@@ -169,7 +169,7 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
     require_same(path, Settings(**about["settings"]), settings)
     require(
         about["fingerprint"] == fingerprint(data),
-        f"{path} is a run on other samples than these: {about['fingerprint']}, not {fingerprint(data)}",
+        f"{path} is a run on other samples: {about['fingerprint']}, not {fingerprint(data)}",
     )
     fresh = initial_state(settings, data)
     wanted = _named(fresh)
@@ -202,7 +202,9 @@ def require_same(path: Path, theirs: Settings, settings: Settings) -> None:
     """Refuse to resume a run with settings other than its own, except for ``epochs``."""
     for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
         ours = getattr(settings, name)
-        require(ours == value, f"{path} is a run with {name} {value}, it cannot go on with {name} {ours}")
+        require(
+            ours == value, f"{path} is a run with {name} {value}, it cannot be continued with {name} {ours}"
+        )
 
 
 def _rebuilt(fresh: State, arrays: dict[str, np.ndarray]) -> State:

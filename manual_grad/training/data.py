@@ -57,7 +57,10 @@ def load(
     require(name in ("digits", "mnist"), f"load: name is {name!r}, expected 'digits' or 'mnist'")
     if name == "mnist":
         return load_mnist(cache_dir, source, progress)
-    require(source is None, f"load: source is {str(source)!r}, expected None: no IDX files make the digits")
+    require(
+        source is None,
+        f"load: source is {str(source)!r}, expected None: the digits are not read from IDX files",
+    )
     return load_digits()
 
 
@@ -163,7 +166,7 @@ def _save_archive(path: Path, arrays: Arrays, report: Progress) -> str:
     try:
         write_bytes(path, content.getvalue())
     except OSError as error:
-        return f"; {path.name} could not be written there ({error.strerror}), so that reading it stays slow"
+        return f"; {path.name} could not be written there ({error.strerror}), so reading it will stay slow"
     report("saving", 1, 1)
     return ""
 

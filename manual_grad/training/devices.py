@@ -234,7 +234,7 @@ def _greet(address: tuple[str, int], processes: int, deadline: float, agreement:
             if not ready:
                 names = ", ".join(map(str, missing))
                 many = "es" * (len(missing) > 1)
-                raise TimeoutError(f"process{many} {names} of {processes} did not appear")
+                raise TimeoutError(f"process{many} {names} of {processes} did not join")
             for peer in ready:
                 if peer is server:
                     heard[stack.enter_context(server.accept()[0])] = b""
@@ -267,7 +267,7 @@ def _greet(address: tuple[str, int], processes: int, deadline: float, agreement:
                 peer.sendall(ALL_HERE)
                 peer.settimeout(None)
             except OSError:
-                raise TimeoutError(f"process {i} of {processes} did not stay") from None
+                raise TimeoutError(f"process {i} of {processes} left again") from None
         for stranger in heard:
             stranger.close()
         stack.pop_all()
@@ -307,7 +307,7 @@ def _appear(address: tuple[str, int], process: int, deadline: float, agreement: 
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("process 0 did not appear")
+            raise TimeoutError("process 0 did not join")
         try:
             with contextlib.ExitStack() as stack:
                 peer = stack.enter_context(socket.create_connection(address, timeout=left))
@@ -322,7 +322,7 @@ def _appear(address: tuple[str, int], process: int, deadline: float, agreement: 
         except socket.gaierror:
             raise
         except TimeoutError:
-            raise TimeoutError("the other processes did not all appear") from None
+            raise TimeoutError("not all of the other processes joined") from None
         except OSError:  # nobody is listening there yet
             time.sleep(min(0.1, left))
 
@@ -348,4 +348,4 @@ def require_same(what: str, number: int) -> None:
 
     found = multihost_utils.process_allgather(np.array(number, np.uint32)).tolist()
     others = [str(i) for i, their in enumerate(found) if their != found[0]]
-    require(not others, f"process {', '.join(others)} has other {what} than process 0")
+    require(not others, f"process {', '.join(others)} has different {what} from process 0")

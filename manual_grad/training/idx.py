@@ -69,7 +69,7 @@ def read_idx(path: Path) -> np.ndarray:
     if len(data) < size or data[:4] != magic:
         start = data[:4].hex() or "nothing"
         raise InputError(
-            f"{path} is no IDX file: it starts with {start}, expected {magic.hex()} and its shape"
+            f"{path} is not an IDX file: it starts with {start}, expected {magic.hex()} and its shape"
         )
     shape = struct.unpack(f">{ndim}I", data[4:size])
     if len(data) - size != math.prod(shape):

@@ -161,7 +161,7 @@ def require_settings(settings: Settings, data: Data, devices: int = 1) -> None:
     )
     require(
         s.gradient != "both" or s.dtype in TOLERANCE,
-        f"dtype is {s.dtype}, expected {' or '.join(TOLERANCE)} for both gradients: narrower ones part",
+        f"dtype is {s.dtype}, expected {' or '.join(TOLERANCE)} for both gradients: narrower ones diverge",
     )
 
 

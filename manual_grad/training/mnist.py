@@ -19,8 +19,8 @@ from manual_grad.training.idx import FILES, Arrays, read_idx, require_mnist
 
 SILENCE = 6.0  # seconds without a byte before giving up on a server
 WAYS_OUT = (
-    "MNIST needs a network once; or give its four IDX files with --mnist-source DIR; "
-    "or take scikit-learn's digits with --data digits"
+    "MNIST has to be downloaded once; otherwise give its four IDX files with --mnist-source DIR, "
+    "or use scikit-learn's digits with --data digits"
 )
 ELSEWHERE = "choose another directory with MANUAL_GRAD_DATA=DIR"
 Progress = Callable[[str, int, int], Any]

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 
 def solve(A: Float[Array, "n n"], B: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """[E-28] A X = B, by Gauss and Jordan: what is done to A until it is the identity, done to B."""
+    """[E-28] A X = B, by Gauss and Jordan: the row operations that turn A into the identity, applied to B."""
     for j in range(len(A)):
         pivot, right = A[j] / A[j, j], B[j] / A[j, j]
         others = (jnp.arange(len(A)) != j)[:, None]

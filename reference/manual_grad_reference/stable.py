@@ -1,8 +1,8 @@
 """The forward functions that overflow as printed, written so that they do not: for logits of any size.
 
 The lectures' softmax is exp over sum, which in float64 ends near 700. These are the same functions, with the
-largest logit subtracted first, or log(eᵃ + eᵇ) taken at once; where the plain ones are finite, a test holds
-them equal.
+largest logit subtracted first, or log(eᵃ + eᵇ) taken at once; where the plain ones are finite, a test
+verifies that both are equal.
 """
 
 import jax.numpy as jnp

@@ -48,7 +48,7 @@ except KeyboardInterrupt:
     assert (found["ended"], found["result"]["ended"]) == ("timed out", "interrupted")
 
 
-def test_an_older_result_is_not_taken_for_this_one(tmp_path):
+def test_an_older_result_is_not_mistaken_for_this_one(tmp_path):
     (tmp_path / "bench.json").write_text('{"rows": []}')
     assert step(tmp_path, "raise SystemExit(1)")["result"] is None
 

@@ -214,7 +214,7 @@ def test_every_pair_and_every_operation_has_a_case():
     assert {f"ops.{name}" for name in ops.__all__} <= names
 
 
-def test_the_summary_takes_same_programs_as_one():
+def test_the_summary_counts_same_programs_as_one():
     def row(name, ratio, same, accurate):
         found = {"case": name, "size": "1", "group": "formula", "ratio": ratio, "same_program": same}
         return found | {"interval": [ratio - 0.1, ratio + 0.1], "compile_ratio": 0.8, "accurate": accurate}

@@ -1,4 +1,4 @@
-"""What must hold of an entry whatever its formula is; each refusal names the entry."""
+"""What must hold for every entry, whatever its formula; each error names the entry."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ from tests.formulas.scenarios import draw, is_float, of, output
 
 ROOT = Path(__file__).parents[2]
 WINGS = ("formulas", "kernels", "networks")
-_EVERY_ARRAY = "its pair's gradients and those of the network's middle, which lectures compare"
+_EVERY_ARRAY = "the gradients of its pair and of the network's middle, which the lectures compare"
 NO_FORMULAS = {  # public functions without an entry, and why
     "as_matrix": "a shape",
     "from_column_stacking": "a shape",
@@ -41,14 +41,14 @@ FAR = 1e-3  # from ReLU's kink; rounding moves nothing so far
 
 
 def pairs_in_the_source():
-    """The pairs that are written down, whatever the catalogue says."""
+    """The pairs found in the source, independently of the catalogue."""
     paths = [path for wing in WINGS for path in (ROOT / "manual_grad" / wing).glob("*.py")]
     named = {n.name for p in paths for n in ast.parse(p.read_text()).body if isinstance(n, ast.FunctionDef)}
     return {n.removesuffix("_fwd") for n in named if n.endswith("_fwd") and not n.startswith("_")}
 
 
 def require_entries(formulas, functions):
-    """Every pair has an entry, and every other public function is among the functions, or no formula."""
+    """Every pair has an entry; every other public function is a Function or is listed as no formula."""
     for missing in sorted(pairs_in_the_source() - formulas.keys()):
         raise EntryError(f"{missing}: no entry in manual_grad/catalogue")
     public = {name for name in manual_grad.__all__ if inspect.isfunction(getattr(manual_grad, name))}
@@ -56,7 +56,7 @@ def require_entries(formulas, functions):
     for missing in sorted(public - pairs - functions.keys() - NO_FORMULAS.keys()):
         raise EntryError(f"{missing}: no Function in manual_grad/catalogue")
     for stale in sorted(NO_FORMULAS.keys() - public):
-        raise EntryError(f"{stale}: no public function, though it is said why it has no entry")
+        raise EntryError(f"{stale}: not a public function, but there is a reason why it has no entry")
 
 
 def require_signatures(entry):
@@ -65,16 +65,16 @@ def require_signatures(entry):
         raise EntryError(f"{entry.name}: the pair is {entry.fwd.__name__} and {entry.bwd.__name__}")
     mine, its = (inspect.signature(fn).parameters for fn in (entry.fwd, entry.reference))
     for name in [n for n in entry.primals if n not in its] + [n for n in its if n not in mine]:
-        raise EntryError(f"{entry.name}: {name} is an argument of the formula or the reference alone")
+        raise EntryError(f"{entry.name}: {name} is an argument of only one of formula and reference")
     if not entry.source or not entry.variants:
         raise EntryError(f"{entry.name}: an entry has a source and at least one variant")
     names = set(entry.batch.axes if entry.batch else ()) | {place.split("[")[0] for place, _ in entry.grows}
     for name in sorted(names - set(entry.primals)):
-        raise EntryError(f"{entry.name}: {name} is no primal")
+        raise EntryError(f"{entry.name}: {name} is not a primal")
 
 
 def require_definition(entry):
-    """The definition is that of the reference: its name, its arguments, and what it gives, to all digits."""
+    """The definition matches the reference: its name, its arguments, and its value, to all digits."""
     definition, reference = entry.definition, entry.reference
     if getattr(definition, "__name__", "none") != reference.__name__:
         raise EntryError(f"{entry.name}: definition=definitions.{reference.__name__} in its entry")
@@ -87,11 +87,11 @@ def require_definition(entry):
         point = jax.tree.map(lambda v: np.asarray(v) if isinstance(v, jax.Array) else v, inputs)
         want = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(reference(**inputs))])
         if not np.allclose(decimals.value(definition, point), want, 1e-12, 1e-15):
-            raise EntryError(f"{entry.name}: the definition gives something else than the reference")
+            raise EntryError(f"{entry.name}: the definition's value differs from the reference's")
 
 
 def require_tolerance(entry):
-    """What is off a thousandfold of what rounding does is refused, in float64 and in a half precision."""
+    """An error of a thousand roundings is rejected, in float64 and in a half precision."""
     claim = next(c for c in claims_of(entry) if c.kind == "gradient")
     for dtype, off in ((jnp.float64, 1e-9), (jnp.bfloat16, 1e2)):
         drawing = Draw(np.random.default_rng(0), jnp.dtype(dtype))
@@ -105,15 +105,15 @@ def require_tolerance(entry):
 
 
 def require_hard_tolerance(entry):
-    """A tolerance of a hard case's own is no excuse: half more of the gradient is refused."""
+    """A hard case's own tolerance is not too wide: a gradient that is half too large is rejected."""
     more = replace(entry, bwd=lambda *args: jax.tree.map(lambda g: 1.5 * g, entry.bwd(*args)))
     for case in entry.hard:
         if case.tolerance and check_hard(more, replace(case, jax={})).passed:
-            raise EntryError(f"{entry.name}: half more of the gradient passes for {case.name}")
+            raise EntryError(f"{entry.name}: a gradient that is half too large passes for {case.name}")
 
 
 def require_telling_draws(scenario):
-    """A transposed or misplaced entry is seen: no square matrix, no two entries alike but 0 and 1."""
+    """A transposed or misplaced entry is detected: no square matrix, no two equal entries but 0 and 1."""
     for name, value in draw(scenario, seed=0).items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             leaf, square = np.asarray(leaf), "['proj']" in jax.tree_util.keystr(path)  # of a GPT: D by D
@@ -144,7 +144,7 @@ def require_clear_kinks(scenario):
 
 
 def require_batch(scenario):
-    """The samples lie along one length, in the primals and in the output."""
+    """The batch axes have the same length in the primals and in the output."""
     batch, primals = scenario.entry.batch, draw(scenario, seed=0)
     given = {name: axis for name, axis in batch.axes.items() if primals[name] is not None}
     if not given or not all(np.ndim(primals[name]) for name in given):
@@ -160,19 +160,19 @@ def require_batch(scenario):
 
 
 def require_samples(entry):
-    """Where the samples are is said, and is so: one sample alone is given what the batch has for it."""
+    """The batch axes are stated and right: a single sample gets the same result as in the batch."""
     if entry.batch is None:
         raise EntryError(f"{entry.name}: where are its samples? batch=Batch(…), or NO_BATCH in its entry")
     scenario = of(entry)
     if entry.batch.axes and not _samples_are(scenario, entry.batch):
-        raise EntryError(f"{entry.name}: no sample lies along {dict(entry.batch.axes)}")
+        raise EntryError(f"{entry.name}: there are no samples along {dict(entry.batch.axes)}")
     for batch in [] if entry.batch.axes else _conceivable(scenario):
         if _samples_are(scenario, batch):
-            raise EntryError(f"{entry.name}: NO_BATCH, though samples lie along {batch.axes}")
+            raise EntryError(f"{entry.name}: NO_BATCH, but there are samples along {batch.axes}")
 
 
 def _samples_are(scenario, batch):
-    """Whether the reference treats what lies along these axes one by one, or takes the mean over it."""
+    """Whether the reference treats the entries along these axes independently, or takes their mean."""
     primals, reference = draw(scenario, seed=0), quickly(scenario.reference)
     name, axis = next(iter(batch.axes.items()))
 
@@ -197,7 +197,7 @@ def _samples_are(scenario, batch):
 
 
 def _conceivable(scenario):
-    """Every batch that there could be: the axes of one length, of primals that are arrays."""
+    """Every possible batch: axes of the same length, of primals that are arrays."""
     arrays = {name: v.shape for name, v in draw(scenario, seed=0).items() if hasattr(v, "shape")}
     out = jax.tree.leaves(output(scenario, draw(scenario, seed=0).values()))[0].shape
     for length in {n for shape in arrays.values() for n in shape if n > 1}:
@@ -207,7 +207,7 @@ def _conceivable(scenario):
 
 
 def require_settings(scenarios):
-    """Every keyword is off its default at least once."""
+    """Every keyword differs from its default in at least one variant."""
     entry, *_ = (scenario.entry for scenario in scenarios)
     for name, p in inspect.signature(entry.fwd).parameters.items():
         if p.kind is p.KEYWORD_ONLY and all(s.settings.get(name, p.default) == p.default for s in scenarios):

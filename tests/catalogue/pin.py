@@ -1,10 +1,10 @@
-"""Answers that none of our code had a hand in: each pair's value and cotangents by PyTorch in float64.
+"""Answers that do not depend on any of our code: each pair's value and cotangents by PyTorch in float64.
 
-They stand in ``pinned.npz``, and ``test_pinned.py`` compares :mod:`manual_grad` with them, whatever becomes
-of the reference, the definitions, the draws and the comparisons. The catalogue gives the inputs, once.
+They are stored in ``pinned.npz``, and ``test_pinned.py`` compares :mod:`manual_grad` with them, however the
+reference, the definitions, the draws and the comparisons may change. The inputs were drawn by the catalogue.
 
-The file is not made anew by any test. A new pair or variant needs it, and a forward function here, written
-with what PyTorch has for it::
+No test writes the file. For a new pair or variant it must be written again, with a forward function here that
+uses what PyTorch has for it::
 
     pip install torch==2.13.0
     python -m tests.catalogue.pin
@@ -29,7 +29,7 @@ from manual_grad.catalogue.draw import Draw
 
 PINNED = Path(__file__).with_name("pinned.npz")
 SMALL = {"N": 2, "H": 6, "W": 8, "C": 2}  # for convolutions of images with channels
-GRID = 2**10  # what is put in is a multiple of 1/GRID, for the sake of the file's size
+GRID = 2**10  # inputs are multiples of 1/GRID, to keep the file small
 
 
 # ---------------------------------------------------------------- forward, as PyTorch's users write it

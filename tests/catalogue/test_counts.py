@@ -1,6 +1,6 @@
-"""How much is checked of each formula: a count that falls fails by name.
+"""The number of checks for each formula: if a count falls, a test names it.
 
-Where one has risen, ``python -m tests.catalogue.test_counts`` writes the table anew.
+If one has risen, ``python -m tests.catalogue.test_counts`` updates the table.
 """
 
 import json
@@ -33,7 +33,7 @@ def vectors(name):
 
 
 def counted():
-    """Entry → what there is of it, without running any of it."""
+    """Entry → the number of its checks of each kind, without running them."""
     planted = Counter(mutant.formula for target in targets(EQUATIONS) for mutant in mutants_in(target))
     claimed = [name for e in EQUATIONS for claim in e.claims for name in claim.formulas]
     return {
@@ -54,7 +54,7 @@ def counted():
 
 
 def compared(table, now):
-    """What fell, and what rose, in a line each."""
+    """The counts that fell and those that rose, one per line."""
     pairs = [(e, what, n, now.get(e, {}).get(what, 0)) for e, row in table.items() for what, n in row.items()]
     fell = [f"{e}: {what} fell from {n} to {m}" for e, what, n, m in pairs if m < n]
     return fell, [f"{e}: {what} rose from {n} to {m}" for e, what, n, m in pairs if m > n]

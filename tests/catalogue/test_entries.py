@@ -1,4 +1,4 @@
-"""One place is not one point of failure: an entry that is wrong, or not there, is refused by name."""
+"""An entry is not a single point of failure: if it is wrong or missing, a test fails that names it."""
 
 import inspect
 import statistics

@@ -1,4 +1,4 @@
-"""Right gradients pass, in every guise; kinks are not blamed on the gradient; bad input is one clear line."""
+"""Right gradients pass in every form; kinks are not blamed on the gradient; bad input gives one line."""
 
 import dataclasses
 import functools

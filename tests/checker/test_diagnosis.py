@@ -345,7 +345,7 @@ def two_layers(f, x, W, V):
 
 
 def two_layers_bwd(f, df, dx_of=None, dV_of=None):
-    """The way back through two layers of ReLU's or tanh's kind, with the slope of the other one."""
+    """The backward pass of two layers of ReLU's or tanh's kind, with the slope of the other one."""
 
     def bwd(res, dout):
         x, W, V = res
@@ -454,7 +454,7 @@ CASES = {
         grad(lambda a: (a**2).sum(), lambda a: -2 * a + 0j, x),
     ),
     "taken for symmetric": (
-        "one of two terms twice, the other not at all (a matrix is taken for symmetric)",
+        "one of two terms twice, the other not at all (a matrix is assumed to be symmetric)",
         grad(lambda q, Q: q @ Q @ q, lambda q, Q: (2 * Q @ q, np.outer(q, q)), Q[0], Q),
     ),
     "sigmoid slope too many": (

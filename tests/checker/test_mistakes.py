@@ -123,8 +123,8 @@ def by_scores(wrong):
 
 LOGITS = {
     "not normalised": ("not normalised: the division", by_logits(lambda z, p: np.exp(z) - LABELS)),
-    "z for p": ("logits stand for the probabilities", by_logits(lambda z, p: z - LABELS)),
-    "log p for p": ("log-probabilities stand for", by_logits(lambda z, p: np.log(p) - LABELS)),
+    "z for p": ("logits are used for the probabilities", by_logits(lambda z, p: z - LABELS)),
+    "log p for p": ("log-probabilities are used for", by_logits(lambda z, p: np.log(p) - LABELS)),
     "another sample's label": (
         "the labels are those of the previous sample",
         by_logits(lambda z, p: p - np.roll(LABELS, 1, 0)),
@@ -134,7 +134,7 @@ LOGITS = {
         by_logits(lambda z, p: p - np.roll(LABELS, 1, 1)),
     ),
     "by the probabilities": ("the derivative of softmax is missing", by_logits(lambda z, p: -LABELS / p)),
-    "scores for probabilities": ("logits stand for the probabilities", by_scores(lambda z, p: z - BINARY)),
+    "scores for probabilities": ("logits are used for the probabilities", by_scores(lambda z, p: z - BINARY)),
     "by p": (
         "the slope of the sigmoid, p(1 − p), is missing",
         by_scores(lambda z, p: (p - BINARY) / p / (1 - p)),
@@ -199,7 +199,7 @@ FACTORS = {
         by(attention, attention_bwd, Q, K, argnums=0),
     ),
     "a power too many": (
-        "a power too many: the factor √(square)",
+        "an extra power: the factor √(square)",
         by(repulsion, repulsion_bwd, PLACES),
     ),
     "no logarithm": (
@@ -420,7 +420,7 @@ PLACED = {
         by(two_layers, two_layers_bwd, *LAYERS, argnums=(0, 1, 2)),
     ),
     "another layer's gradient": (
-        "the gradient of another value stands here: of `jnp.maximum(x + b, 0) @ U + c`, summed over axis 0",
+        "this is the gradient of another value: of `jnp.maximum(x + b, 0) @ U + c`, summed over axis 0",
         by(
             lambda x, b, U, c: jnp.sin(jnp.maximum(x + b, 0) @ U + c),
             lambda d, x, b, U, c: ((d * np.cos(np.maximum(x + b, 0) @ U + c)).sum(0),),
@@ -746,7 +746,7 @@ PARTS = {
         by(hinge, hinge_bwd, RNG.standard_normal((6, 5))),
     ),
     "a determinant's sign": (
-        "a factor ±1 too many or missing: the sign of a determinant",
+        "a factor of ±1 is missing or superfluous: the sign of a determinant",
         by(
             lambda A, c: (c * jnp.linalg.slogdet(A)[1]).sum(),
             lambda d, A, c: (d * (c * np.linalg.det(A) / np.abs(np.linalg.det(A)))[:, None, None]
@@ -854,7 +854,7 @@ STEPS = {
     "nothing carried": (
         "nothing is carried back from step to step", of_the_cell(cell_bwd(stop_h=True, stop_c=True))),
     "one state not carried": (
-        "of what is carried back from step to step, the gradient of", of_the_cell(cell_bwd(stop_c=True))),
+        "the gradient of (a[0] · c) + z is dropped from what is carried", of_the_cell(cell_bwd(stop_c=True))),
     "the power rule on an exponential": (
         "the derivative of exp is wrong: z eᶻ⁻¹ for eᶻ (the power rule",
         by(jnp.exp, lambda d, x: (d * x * np.exp(x - 1),), v)),

@@ -1,4 +1,4 @@
-"""Mistakes in factorised matrices, loops, groups, indices and labels; values called as in the source."""
+"""Mistakes in factorised matrices, loops, groups, indices and labels; values are named as in the source."""
 
 import jax
 import jax.numpy as jnp
@@ -194,10 +194,10 @@ PLACES = {
         by(group_norm, gamma_outside, X, GAMMA, argnums=0)),
     "keepdims missing": ("keepdims is missing in a sum over axis 1", by(rms, rms_bwd, SQUARE)),
     "the next group's channels": (
-        "a wrong index: of x the next group's members (2 groups of 2)",
+        "a wrong index in x: the next group's members (2 groups of 2)",
         by(grouped, grouped_bwd(lambda g: 2 - 2 * g), IMAGE, KERNEL, argnums=1)),
     "group 0's channels": (
-        "a wrong index: of x group 0's members (2 groups of 2) stand for every group's",
+        "a wrong index in x: group 0's members (2 groups of 2) are used for every group",
         by(grouped, grouped_bwd(lambda g: 0), IMAGE, KERNEL, argnums=1)),
     "pooling assigned": (
         "max-pooling: overlapping windows are overwritten", by(pooled, pooled_bwd, SQUARE)),
@@ -208,7 +208,7 @@ PLACES = {
         "rows left out: only the first 2 of 6 rows (2 · 3) of sin(x) are processed",
         by(jnp.sin, rows_bwd, WIDE)),
     "a slice in two places": (
-        "a wrong index: what belongs to 1 stands at 0, 2 of 4 too along axis 1",
+        "a wrong index: slice 1 is also used at 0, 2 of 4 along axis 1",
         by(lambda x: x**2, lambda d, x: ((2 * d * x)[:, [1, 1, 1, 3]],), Z)),
 }  # fmt: skip
 
@@ -247,12 +247,12 @@ def looped(bug):
 
 
 LOOPS = {
-    "step 0's mask": ("a wrong index: of kept the first along axis 0 is used for", looped("mask")),
+    "step 0's mask": ("a wrong index: the first kept along axis 0 is used for", looped("mask")),
     "a factor in every step": ("the factor sigmoid(x @ U) is missing, in the derivative of", looped("gate")),
     "a sign in every step": ("sign flipped", looped("sign")),
 }
 
-# --- values that the way back computes again --------------------------------------------------------------
+# --- values that the backward pass computes again -----------------------------------------------------------
 
 
 def normalised(x, eps=0.3, ddof=0, inside=True):
@@ -480,7 +480,7 @@ REBUILT = {
         "terms left out of a sum in the backward pass: the last 3 of 7 along axis 1",
         by(scaled_rows, in_tiles, RNG.standard_normal((3, 7)))),
     "one count for all": (
-        "a wrong count: of a constant its largest entry, 3, is used for every one",
+        "a wrong count: the largest entry of a constant, 3, is used for every one",
         by(lambda x: jnp.tanh(x) / COUNTS, lambda d, x: (d * (1 - np.tanh(x) ** 2) / 3,), Z)),
     "one maximum of several windows": (
         "max-pooling: if several windows share a maximum",

@@ -1,4 +1,4 @@
-"""No wrong gradient slips through: points that do not move, arrays written into, calls that disagree."""
+"""No wrong gradient slips through: points that do not move, modified arrays, calls that disagree."""
 
 import jax
 import jax.numpy as jnp

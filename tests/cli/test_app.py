@@ -1,4 +1,4 @@
-"""The console script as its user meets it: exit codes, one clear line for bad usage, JSON beside tables."""
+"""The console script as users see it: exit codes, one clear line for bad usage, JSON beside tables."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import pytest
+import typer
 
 from manual_grad import digits, lectures
 from manual_grad.catalogue import FORMULAS
@@ -101,6 +102,21 @@ def test_help_shows_no_type_for_flags(run, words):
     assert "Usage: " in out
     commands = re.findall(r"^│ (\w+) ", out, flags=re.MULTILINE)
     assert words or commands == ["show", "report", "verify", "check", "golden", "bench", "train"]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["verify"], ["check"], ["golden", "export"], ["bench"], ["train"], ["report"]]
+)
+def test_help_loses_no_words(run, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    command = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    _, out, _ = run(*words, "--help")
+    shown = "".join(out.replace("│", "").split())
+    for param in command.params:
+        said = re.sub(r"\[/?bold\]|\[/\]", "", getattr(param, "help", None) or "").replace("\\[", "[")
+        assert "".join(said.split()) in shown
 
 
 def test_the_differences_say_how_sure_they_are(run, tmp_path):

@@ -1,4 +1,4 @@
-"""``manual-grad bench`` as its user meets it."""
+"""``manual-grad bench`` as users see it."""
 
 import json
 import sys

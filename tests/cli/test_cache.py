@@ -1,4 +1,4 @@
-"""Compiled programs are kept from run to run; a cache that is broken costs a line, never a verdict."""
+"""Compiled programs are kept from run to run; a broken cache costs a message, never a verdict."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""``manual-grad check`` as its user meets it: exit codes, the cause in the table, one line for bad input."""
+"""``manual-grad check`` as users see it: exit codes, the cause in the table, one line for bad input."""
 
 import io
 import json
@@ -160,7 +160,7 @@ BAD = {
     f"broken:loss mine.py:grad {SHAPES}": "broken raised ZeroDivisionError",
     f"mine.py:loss {SHAPES}": "give the gradient too, as file.py:function, or --torch",
     f"mine.py:loss mine.py:grad {SHAPES} --torch": "--torch takes one function",
-    f"mine.py:loss mine.py:grad {SHAPES} --device cuda": "--reference and --device go with --torch",
+    f"mine.py:loss mine.py:grad {SHAPES} --device cuda": "--reference and --device require --torch",
     f"mine.py:nope mine.py:grad {SHAPES}": "mine.py has no function 'nope'",
     f"mine.py mine.py:grad {SHAPES}": "expected file.py:function",
     f"mine.py:number mine.py:grad {SHAPES}": "mine.py:number is 3, expected a function",

@@ -1,4 +1,4 @@
-"""``manual-grad golden`` as its user meets it: whole files or none, exit codes, one line for bad input."""
+"""``manual-grad golden`` as users see it: whole files or none, exit codes, one line for bad input."""
 
 import json
 import os

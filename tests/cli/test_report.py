@@ -1,4 +1,4 @@
-"""``manual-grad report`` as its user meets it: exit codes, one line for bad input, no half book."""
+"""``manual-grad report`` as users see it: exit codes, one line for bad input, no half book."""
 
 import importlib.util
 import json

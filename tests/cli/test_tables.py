@@ -1,16 +1,19 @@
 """Tables at the widths that terminals have: the verdict is always there, and no number is cut."""
 
 import io
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from manual_grad.cli import show, tables, train
+from manual_grad.cli import hard, mutants, show, tables, train
 from manual_grad.cli import verify as work
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.verify.equations import ORACLES, OracleVerdict, Verdict
+from manual_grad.verify.hard import Answer, HardVerdict
+from manual_grad.verify.kill_matrix import Row
 from manual_grad_benchmarks import table as bench
 
 WIDTHS = (80, 100, 200)
@@ -45,6 +48,38 @@ def test_code_is_wrapped_and_never_cut():
     shown = "".join("".join(printed(lambda c: show.print_code(c, "rnn_bwd"), 60)).split())
     assert 'Float[Array,"TNH"],Float[Array,"NH"]]' in shown
     assert "for d in (dx, dW_ih, dW_hh, db, dh0))".replace(" ", "") in shown
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_continues_a_line_of_code_is_indented(width):
+    lines = printed(lambda c: show.print_code(c, "linear_cross_entropy_bwd"), width)
+    assert {line[:5] for line in lines if line.strip() and line[0] != " "} == {"@chec", "def l"}
+    assert (len(lines) > 7) == (width < 110)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_derivation_keeps_its_indents(width):
+    (equation,) = (e for e in EQUATIONS if e.tag == "C-07")
+    lines = printed(lambda c: show._print_equation(c, equation), width)
+    continued = [line for above, line in pairwise(lines) if above.startswith("    := ") and "for" in line]
+    assert all(line.startswith("        ") for line in continued if not line.startswith("    := "))
+    assert any(line.startswith("        ") for line in lines) == (width < 200)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_mutants_keep_whole_names(width):
+    names = ["jac_softmax_cross_entropy_logits", "jac_softmax_cross_entropy_logits_one_hot"]
+    errors = dict.fromkeys(ORACLES, 1.5)
+    rows = [
+        Row(
+            "A-10", name, "softmax off-diagonal missing", "logits, labels", list(ORACLES), errors, ["sum"], []
+        )
+        for name in names
+    ]
+    lines = cells(printed(lambda console: mutants.show(console, rows, one_by_one=True), width))
+    column = "".join(row[1] for row in lines if len(row) > 3)
+    assert all(name in column for name in names)
+    assert "softmax off-diagonal missing" in " ".join(row[2] for row in lines if len(row) > 3)
 
 
 def cells(lines):
@@ -96,4 +131,21 @@ def test_the_least_important_columns_are_dropped():
     assert not any("too few" in line for line in whole)
     left_out = " ".join(" ".join(narrow[-2:]).split())
     named = left_out.partition("for: ")[2].partition(" (")[0].split(", ")
-    assert named == [name.replace("\n", " ") for name in bench.LEAST[: len(named)]]
+    assert named == [name.replace("+\n", "+") for name in bench.LEAST[: len(named)]]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_hard_inputs_keep_whole_numbers(width):
+    numbers = "dW [-1.36e+03 2.73e+03 -1.37e+03 -1.36e+03 2.73e+03 -1.37e+03]"
+    ours = Answer("ours", True, numbers, "", 0.0)
+    jax = Answer("−ln(exp/Σexp)[y]", False, "nan", "J is nan, expected 1", None)
+    names = {"linear_cross_entropy": "float16", "jac_softmax_cross_entropy_logits_one_hot": "bfloat16"}
+    verdicts = [
+        HardVerdict("a very large batch", "Why.", "∞/∞", name, (), dtype, {}, numbers, ours, (jax,))
+        for name, dtype in names.items()
+    ]
+    lines = printed(lambda console: hard.print_hard(console, verdicts), width)
+    words = " ".join(lines).split()
+    assert words.count("-1.37e+03]") == words.count("-1.37e+03") == 4
+    assert sum("right" in line.replace("right answer", "") for line in lines) == 2
+    assert "−ln(exp/Σexp)[y]:" in words

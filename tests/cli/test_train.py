@@ -1,4 +1,4 @@
-"""``manual-grad train`` as its user meets it: tables and files, exit codes, one line for bad input."""
+"""``manual-grad train`` as users see it: tables and files, exit codes, one line for bad input."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_a_gpt_writes_what_it_has_learned(run, monkeypatch):
     code, _, error = run("--resume whole.npz --net mlp")
     assert (code, error) == (
         2,
-        "manual-grad: whole.npz is a run with net gpt, it cannot go on with net mlp\n",
+        "manual-grad: whole.npz is a run with net gpt, it cannot be continued with net mlp\n",
     )
 
 
@@ -107,7 +107,7 @@ def test_both_side_by_side(run, monkeypatch):
     )
     code, out, _ = run(f"{FAST} --gradient both --dtype float64 --json run.json")
     assert code == 1
-    assert "manual and autodiff part at step 1 (epoch 1), more than 1e-10 relative: W3 by " in out
+    assert "manual and autodiff diverge at step 1 (epoch 1), more than 1e-10 relative: W3 by " in out
     assert list(content("run.json")["parted"]["gaps"]) == ["W3"]
 
 
@@ -127,7 +127,7 @@ def test_interrupted_then_resumed_is_one_run(run, monkeypatch):
     code, out, error = run(f"{words} --save part.npz")
     assert (code, out) == (130, "")
     assert error.startswith("manual-grad: interrupted in epoch 1 of 3, after ")
-    assert error.endswith("of its steps; saved: go on with --resume part.npz\n")
+    assert error.endswith("of its steps; saved: continue with --resume part.npz\n")
     code, _, error = run("--resume part.npz --save whole.npz --json whole.json")
     assert (code, error) == (0, "")
     straight, whole = arrays("straight.npz"), arrays("whole.npz")
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--data topics", "--data is 'topics', which applies to --net gpt only"),
         ("--net gpt --data digits", "--data is 'digits', expected topics for --net gpt"),
         ("--net gpt --batch-size 99", "--batch-size is 99, expected at most the 20 training samples"),
-        ("--resume run.npz --net gpt", "run.npz is a run with net mlp, it cannot go on with net gpt"),
+        ("--resume run.npz --net gpt", "run.npz is a run with net mlp, it cannot be continued with net gpt"),
         ("--batch-size 41", "--batch-size is 41, expected at most the 40 training samples of digits"),
         ("--batch-size 0", "--batch-size is 0, expected at least 1"),
         ("--epochs 0", "--epochs is 0, expected at least 1"),
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--gradient both --dtype float16", "--dtype is float16, expected float64 or float32 for both"),
         ("--seed -1", "Invalid value for '--seed'"),
         ("--devices 999", "--devices is 999, expected at most the "),
-        ("--num-processes 2", "--num-processes and --process-id go with --coordinator HOST:PORT"),
+        ("--num-processes 2", "--num-processes and --process-id require --coordinator HOST:PORT"),
         (
             "--coordinator x --num-processes 2 --process-id 0",
             "--coordinator is 'x', expected HOST:PORT or auto",
@@ -210,14 +210,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--resume text.npz", "text.npz is not a file of manual-grad train, or it is damaged"),
         ("--resume cut.npz", "cut.npz is not a file of manual-grad train, or it is damaged"),
         ("--resume other.npz", "other.npz holds no run of manual-grad train"),
-        ("--resume run.npz --net cnn", "run.npz is a run with net mlp, it cannot go on with net cnn"),
-        ("--resume run.npz --seed 1", "run.npz is a run with seed 0, it cannot go on with seed 1"),
+        ("--resume run.npz --net cnn", "run.npz is a run with net mlp, it cannot be continued with net cnn"),
+        ("--resume run.npz --seed 1", "run.npz is a run with seed 0, it cannot be continued with seed 1"),
         (
             "--resume run.npz --data mnist",
-            "run.npz is a run with data digits, it cannot go on with data mnist",
+            "run.npz is a run with data digits, it cannot be continued with data mnist",
         ),
-        ("--resume run.npz --epochs 1", "--epochs is 1, but run.npz has 2 behind it"),
-        ("--resume foreign.npz", "foreign.npz is a run on other samples than these"),
+        ("--resume run.npz --epochs 1", "--epochs is 1, but run.npz has trained for 2"),
+        ("--resume foreign.npz", "foreign.npz is a run on other samples"),
         ("--resume short.npz", "short.npz does not fit this version: W5 is [25, 3], expected [25, 4]"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What "the same" means in these tests, and the two sides that are compared."""
+"""How results are compared in these tests, and the two sides."""
 
 import functools
 

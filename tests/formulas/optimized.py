@@ -1,4 +1,4 @@
-"""Every pair as its user compiles it, with XLA's defaults: a process without the tests' flags."""
+"""Every pair as users compile it, with XLA's defaults: a process without the tests' flags."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A backward pass refuses residuals that no forward pass makes, inside a dataclass too, in one line."""
+"""A backward pass refuses residuals that no forward pass returns, inside a dataclass too, in one line."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""What holds of every pair besides its numbers: it compiles, maps, lowers, and keeps its dtype."""
+"""Properties of every pair besides its numbers: it compiles, maps, lowers, and keeps its dtype."""
 
 import functools
 import typing

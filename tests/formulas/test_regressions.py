@@ -1,4 +1,4 @@
-"""What once went wrong without a word, each as it was met."""
+"""What once went wrong silently, each case as it was found."""
 
 import jax
 import jax.numpy as jnp

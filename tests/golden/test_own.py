@@ -71,7 +71,7 @@ def test_the_example_in_c(run):
     assert "root mean square of x" in " ".join(out.replace("│", " ").split())
     code, out, _ = run("compare golden.safetensors mine.safetensors")  # only the numbers are looked at
     assert code == 1
-    assert "--function rms_norm.py:rms_norm lets the cause be looked for" in out
+    assert "--function rms_norm.py:rms_norm lets the cause be searched for" in out
     code, _, err = run("compare golden.safetensors mine.safetensors --function theirs.py:two")
     assert code == 2
     assert "golden.safetensors is not of this function" in err
@@ -96,7 +96,7 @@ def test_integers_several_outputs_and_wrt(run, tmp_path):
 
 
 BAD = {
-    f"export rms_norm.py:rms_norm {INPUTS} --case ties --out g.npz": "--case and --variant go with a formula",
+    f"export rms_norm.py:rms_norm {INPUTS} --case ties --out g.npz": "--case and --variant apply to",
     "export rms_norm.py:rms_norm --out g.npz": "give the arguments either as --input",
     "export rms_norm.py:rms_norm --input x=6x5 --out g.npz": "takes 2 arguments (x, gamma), --input gives 1",
     f"export rms_norm.py:rms_norm {INPUTS} --wrt y --out g.npz": "--wrt is 'y', expected one of x, gamma",
@@ -106,7 +106,7 @@ BAD = {
     "export theirs.py:integers --input x=3 --out g.npz": "expected floating-point arrays",
     "export theirs.py:infinite --input x=3 --out g.npz": "is not finite",
     "export theirs.py:numpy --input x=int:0..3:3 --out g.npz": "has no floating-point argument",
-    "export mse --input x=3 --out g.npz": "go with a function of yours",
+    "export mse --input x=3 --out g.npz": "apply to a function of yours",
 }
 
 

@@ -1,4 +1,4 @@
-"""Which formulation conv2d takes, for which platform and shapes, and that it makes the same sums."""
+"""Which formulation conv2d uses for which platform and shapes, and that its sums are the same."""
 
 import functools
 import re

@@ -18,7 +18,7 @@ FAMILIES = ("A-05", "A-07", "B-08", "B-10", "C-04", "C-07", "D-05", "D-09")
 
 @functools.cache
 def verdicts(lecture):
-    """All that one lecture says, verified in one program: by tag."""
+    """Everything in one lecture, verified in one program, by tag."""
     said = [entry for entry in (*EQUATIONS, *ERRATA) if entry.lecture == lecture]
     return {v.tag: v for v in equations.verify_all(said, jnp.float64, seed=1)}
 

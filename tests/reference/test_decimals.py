@@ -1,4 +1,4 @@
-"""The oracle in decimals, held against numbers that anyone can check."""
+"""The oracle in decimals compared with numbers that anyone can check."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""What NumPy makes of a program is what XLA makes of it, step by step of every kind that it knows."""
+"""NumPy runs a program with XLA's results, for every kind of step that it knows."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The other side is right too: against XLA's own operations, NumPy and SciPy, never against manual_grad."""
+"""The other side is right too: compared with XLA's operations, NumPy and SciPy, never with manual_grad."""
 
 import itertools
 

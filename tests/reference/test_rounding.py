@@ -1,4 +1,4 @@
-"""Deviations by the rules of error analysis against rounding as it happens."""
+"""Deviations by the rules of error analysis compared with actual rounding."""
 
 import jax
 import jax.numpy as jnp

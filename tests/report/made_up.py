@@ -1,4 +1,4 @@
-"""Results that no oracle gave, so that a book is made in seconds: its pages are tested, not its numbers."""
+"""Made-up results, so that a book takes seconds: its pages are tested, not its numbers."""
 
 from manual_grad.lectures import EQUATIONS, ERRATA
 from manual_grad.report.planted import PLANTED, checked

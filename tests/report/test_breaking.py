@@ -1,4 +1,4 @@
-"""Formulas break where a mathematician breaks them."""
+"""Formulas break where a mathematician would break them."""
 
 from xml.etree import ElementTree
 

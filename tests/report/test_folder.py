@@ -1,4 +1,4 @@
-"""A book is written whole or not at all, and nothing but a book is ever replaced."""
+"""A book is written completely or not at all, and only a book is ever replaced."""
 
 import os
 import subprocess

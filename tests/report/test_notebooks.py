@@ -1,4 +1,4 @@
-"""Notebooks are those that the texts make, and run; each exercise takes its answer and refuses a wrong one.
+"""Notebooks match the texts, and run; each exercise accepts its answer and rejects a wrong one.
 
 ``python -m tests.report.test_notebooks`` writes the files under ``examples``.
 """

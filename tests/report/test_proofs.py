@@ -1,4 +1,4 @@
-"""The tests and benchmarks that the book names are there, and are those of the equation or the function."""
+"""The tests and benchmarks that the book names exist, and belong to the equation or the function."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every line of a derivation equals the one above it, in numbers; a wrong line is seen."""
+"""Every line of a derivation equals the one above it, in numbers; a wrong line is detected."""
 
 import inspect
 from dataclasses import replace

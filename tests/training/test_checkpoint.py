@@ -1,4 +1,4 @@
-"""A saved run that is damaged, or of a version that has gone, is one clear line that says where."""
+"""A saved run that is damaged, or of an older version, gives one clear line that says where."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Digits to train on: every way in, and every failure on it, caused for real."""
+"""Digits to train on: every way to get them, and every failure, actually caused."""
 
 import gzip
 import os
@@ -81,7 +81,7 @@ def assert_holds(found, arrays):
 
 
 def refused(*words, cache=None, source=None):
-    """The one clear line that load_mnist gives up with; it holds these words."""
+    """The one clear line of load_mnist's error; it contains these words."""
     with pytest.raises(InputError) as caught:
         data.load_mnist(cache, source)
     line = str(caught.value)

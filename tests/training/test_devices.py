@@ -68,7 +68,7 @@ def slurm(port, processes, process):
 def test_two_processes_of_a_cluster_train_as_one_and_stop_together(port):
     found = [answer(process) for process in [start("auto", **slurm(port, 2, i)) for i in range(2)]]
     assert_one_run(found, 2)
-    assert found[0]["refused"] == "process 1 has other samples than process 0"
+    assert found[0]["refused"] == "process 1 has different samples from process 0"
 
 
 def test_four_processes_train_as_one_and_say_so_when_one_is_killed(port):
@@ -101,11 +101,9 @@ def call(results, *arguments):
 
 def test_a_missing_process_is_named(port):
     started = time.monotonic()
-    with pytest.raises(
-        InputError, match=r"^processes 1, 2 of 3 did not appear at 127.0.0.1:\d+ within 0.2 s"
-    ):
+    with pytest.raises(InputError, match=r"^processes 1, 2 of 3 did not join at 127.0.0.1:\d+ within 0.2 s"):
         devices.meet(("127.0.0.1", port), 3, 0, 0.2)
-    with pytest.raises(InputError, match=r"^process 0 did not appear at 127.0.0.1:\d+ within 0.2 s"):
+    with pytest.raises(InputError, match=r"^process 0 did not join at 127.0.0.1:\d+ within 0.2 s"):
         devices.meet(("127.0.0.1", port), 3, 1, 0.2)
     assert time.monotonic() - started < 5
 

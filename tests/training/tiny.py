@@ -1,4 +1,4 @@
-"""A tiny set of digits in MNIST's format, a server that has it, and a world that takes it for MNIST."""
+"""A tiny set of digits in MNIST's format, a server that has it, and patches that make it count as MNIST."""
 
 import gzip
 import hashlib

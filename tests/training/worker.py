@@ -1,4 +1,4 @@
-"""What tests run in processes of their own: ``devices``, ``auto`` or ``process PORT K I`` says what."""
+"""What tests run in separate processes: ``devices``, ``auto`` or ``process PORT K I`` says what."""
 
 import hashlib
 import json

@@ -102,12 +102,12 @@ def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
         if n < 2:
             continue
         every = f"along axis {axis} is used for every one"
-        yield f"of {{}} the first {every} (step, row or sample)", partial(_one_for_all, axis, 0)
-        yield f"of {{}} the last {every} (step, row or sample)", partial(_one_for_all, axis, -1)
+        yield f"the first {{}} {every} (step, row or sample)", partial(_one_for_all, axis, 0)
+        yield f"the last {{}} {every} (step, row or sample)", partial(_one_for_all, axis, -1)
         following = partial(np.roll, shift=-1, axis=axis)
-        yield f"of {{}} the next one along axis {axis} is used for each", following
+        yield f"the next {{}} along axis {axis} is used for each", following
         yield (
-            f"of {{}} the one before along axis {axis} is used for each",
+            f"the previous {{}} along axis {axis} is used for each",
             partial(np.roll, shift=1, axis=axis),
         )
         yield f"{{}} is reversed along axis {axis}", partial(np.flip, axis=axis)
@@ -130,15 +130,15 @@ def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
             yield said, partial(_stepping, {a: steps[b] - steps[a], b: steps[a] - steps[b]})
     for axis, step in enumerate(steps):
         if abs(step) > 1:
-            said = f"the step of {{}} along axis {axis} is taken for 1 (stride or dilation ignored)"
+            said = f"the step of {{}} along axis {axis} is taken to be 1 (stride or dilation ignored)"
             yield said, partial(_stepping, {axis: 1 - step})
 
 
 def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
     """One whole number for several, such as a window's size for the number of entries inside the image."""
     if np.all(x > 0) and np.array_equal(x, np.round(x)):
-        yield f"of {{}} its largest entry, {x.max():g}, is used for every one", partial(_all_of, np.max)
-        yield f"of {{}} its smallest entry, {x.min():g}, is used for every one", partial(_all_of, np.min)
+        yield f"the largest entry of {{}}, {x.max():g}, is used for every one", partial(_all_of, np.max)
+        yield f"the smallest entry of {{}}, {x.min():g}, is used for every one", partial(_all_of, np.min)
 
 
 def _all_of(pick: Callable, x: np.ndarray) -> np.ndarray:

@@ -31,10 +31,12 @@ UNNORMALISED = "not normalised: the division of the exponentials by their sum is
 OF_SOFTMAX: dict[str, Callable[[_Error], np.ndarray]] = {
     "the two cases swapped: p at the true class, p − 1 elsewhere": lambda e: e.p - (1 - e.y),
     "the one-hot labels are not subtracted: p where p − y belongs": lambda e: e.p,
-    "the sum of the labels is taken for 1: p − y for p Σy − y": lambda e: e.p - e.y,
-    "the derivative of softmax is missing: −y/p, that by the probabilities, for p − y": lambda e: -e.y / e.p,
-    "logits stand for the probabilities: z − y for p − y": lambda e: e.z * e.sum - e.y,
-    "log-probabilities stand for the probabilities: log p − y for p − y": (
+    "the sum of the labels is taken to be 1: p − y for p Σy − y": lambda e: e.p - e.y,
+    "the derivative of softmax is missing: −y/p, with respect to the probabilities, for p − y": lambda e: (
+        -e.y / e.p
+    ),
+    "logits are used for the probabilities: z − y for p − y": lambda e: e.z * e.sum - e.y,
+    "log-probabilities are used for the probabilities: log p − y for p − y": (
         lambda e: np.log(e.p) * e.sum - e.y
     ),
     "the labels are those of the next class": lambda e: e.p * e.sum - np.roll(e.y, -1, e.axis),
@@ -47,7 +49,7 @@ OF_LOG_SUM_EXP: dict[str, Callable[[_Error], np.ndarray]] = {
 OF_SIGMOID: dict[str, Callable[[_Error], np.ndarray]] = {
     "the two cases swapped: p where y is 1, p − 1 where it is 0": lambda e: e.p - (1 - e.y),
     "the labels are not subtracted: p where p − y belongs": lambda e: e.p,
-    "logits stand for the probabilities: z − y for p − y": lambda e: e.z - e.y,
+    "logits are used for the probabilities: z − y for p − y": lambda e: e.z - e.y,
     "wrong derivative: −y/p for p − y": lambda e: -e.y / e.p,
     "a term is missing: −y (1 − p) for p − y": lambda e: -e.y * (1 - e.p),
 }

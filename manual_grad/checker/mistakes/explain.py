@@ -326,7 +326,7 @@ def _path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
     if abs(factor) <= 10 * e.tolerance:
         return f"a path is missing: {mistake.missing or missing_said(e.kept['tape'], e, mistake)}"
     if abs(factor + 1) <= 10 * e.tolerance:
-        return f"sign flipped in one place: of what flows back through {mistake.phrase}"
+        return f"sign flipped in one place: in what flows back through {mistake.phrase}"
     if level == 0 or abs(factor - 1) <= max(10 * e.tolerance, RECOGNISED if level == 2 else 0.0):
         return ""
     said = (

@@ -362,7 +362,7 @@ EXTRA: dict[str, Callable[[Any], Any]] = {
     "the slope of tanh, 1 − tanh², once too often": lambda z: 1 / np.cosh(z) ** 2,
     "the slope of the sigmoid, p(1 − p), is missing": lambda z: 4 * np.cosh(z / 2) ** 2,
     "the slope of tanh, 1 − tanh², is missing": lambda z: np.cosh(z) ** 2,
-    "a mask of ReLU too many": lambda z: z > 0,
+    "an extra mask of ReLU": lambda z: z > 0,
     "the slope of tanh, 1 − a², once too often": lambda a: 1 - a**2,
     "the slope of the sigmoid, a(1 − a), once too often": lambda a: a * (1 - a),
 }
@@ -370,8 +370,8 @@ EXTRA: dict[str, Callable[[Any], Any]] = {
 
 # For the derivative with respect to a square r² instead of r, or vice versa.
 ROOTS = {
-    "a power too many: the factor √({0}) is applied once too often in the gradient of {0}": 0.5,
-    "a power too few: the factor √({0}) is missing in the gradient of {0}": -0.5,
+    "an extra power: the factor √({0}) is applied once too often in the gradient of {0}": 0.5,
+    "a missing power: the factor √({0}) is missing in the gradient of {0}": -0.5,
 }
 
 
@@ -422,7 +422,7 @@ def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     }
     for slot, edges in _places(tape) if any(signs.values()) else ():
         for other in signs.get(tape.shape(slot), []):
-            phrase = f"a factor ±1 too many or missing: {_sign_said(tape, e, other)}"
+            phrase = f"a factor of ±1 is missing or superfluous: {_sign_said(tape, e, other)}"
             changes = dict.fromkeys(edges, partial(_multiplied, other))
             yield Mistake(f"{phrase}, at {said_of(tape, e, slot)}", changes)
 
@@ -469,7 +469,7 @@ def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 extra = tuple(range(len(tape.shape(slot)) - len(shape)))
                 summed = f", summed over {axes_said(extra)}" if extra else ""
                 yield Mistake(
-                    f"the gradient of another value stands here: of {said_of(tape, e, slot)}{summed}",
+                    f"this is the gradient of another value: of {said_of(tape, e, slot)}{summed}",
                     arriving(tape, leaf, partial(_gradient_of, slot, extra)),
                 )
 

@@ -272,7 +272,7 @@ def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edges in carried.values() if len(carried) > 1 else ():
         at, i = edges[-1]
         name = said_of(tape, e, tape.steps[at].ins[i])
-        said = f"of what is carried back from step to step, the gradient of {name} is dropped"
+        said = f"the gradient of {name} is dropped from what is carried back from step to step"
         yield Mistake(f"{said} (assigned for added)", stop(*edges))
     for edges in slopes.values():
         if len(edges) > 1:

@@ -134,7 +134,7 @@ def _carried_over(tape: Tape, loop: Loop, mistake: Mistake) -> Iterator[Mistake]
     yield replace(mistake, phrase=phrase, changes=everywhere(mistake.changes), without=without)
     if mistake.path and mistake.without:  # the sum over iterations is not linear in a path's factor
         flipped = everywhere(dict.fromkeys(mistake.without, lambda p: -p.right))
-        yield Mistake(f"sign flipped in one place: of what flows back through {phrase}", flipped)
+        yield Mistake(f"sign flipped in one place: in what flows back through {phrase}", flipped)
 
 
 def _everywhere(tape: Tape, loop: Loop, changes: Changes) -> Changes:

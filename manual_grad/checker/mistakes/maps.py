@@ -50,8 +50,8 @@ def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 continue
             for said, index in indices(n, groups):
                 yield Mistake(
-                    f"a wrong index: of {said_of(tape, e, other)} {said}, along axis {axis}, in what comes "
-                    f"back to {said_of(tape, e, step.ins[edge[1]])}",
+                    f"a wrong index in {said_of(tape, e, other)}: {said}, along axis {axis}, in the gradient "
+                    f"of {said_of(tape, e, step.ins[edge[1]])}",
                     {edge: partial(_with_members, axis, index)}, stop(edge),
                 )  # fmt: skip
 
@@ -87,11 +87,11 @@ def indices(n: int, groups: Sequence[int] | set[int] = ()) -> Iterator[tuple[str
         size = n // g
         found += [
             (
-                f"group 0's members ({g} groups of {size}) stand for every group's (the offset is missing)",
+                f"group 0's members ({g} groups of {size}) are used for every group (the offset is missing)",
                 i % size,
             ),
-            (f"the next group's members ({g} groups of {size}) stand for each group's", (i + size) % n),
-            (f"the previous group's members ({g} groups of {size}) stand for each group's", (i - size) % n),
+            (f"the next group's members ({g} groups of {size}) are used for each group", (i + size) % n),
+            (f"the previous group's members ({g} groups of {size}) are used for each group", (i - size) % n),
             (f"member i mod {g} · {size} + i // {g} is used for member i", i % g * size + i // g),
         ]
     found += [
@@ -322,6 +322,6 @@ def _placed(index: np.ndarray, n: int) -> str:
     named = next((said for said, other in indices(n) if np.array_equal(other, index)), "")
     wrong = np.flatnonzero(index != np.arange(n))
     if len(set(index[wrong])) == 1:
-        return f"what belongs to {index[wrong[0]]} stands at {', '.join(map(str, wrong))} of {n} too"
+        return f"slice {index[wrong[0]]} is also used at {', '.join(map(str, wrong))} of {n}"
     pairs = ", ".join(f"{index[i]} for {i}" for i in wrong[:6])
     return named or f"slices in each other's place ({pairs})"

@@ -207,7 +207,7 @@ def rotations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for source, some in by_source.items():
             negative = [edge for edge in some if _is_subtracted(tape, users, edge[0])]
             if 0 < len(negative) < len(some):
-                said = f"rotated forward again, not back: the sign of {said_of(tape, e, slot)} is not turned"
+                said = f"rotated forward again, not back: the sign of {said_of(tape, e, slot)} is not flipped"
                 change = partial(_scaled, -1.0)
                 yield Mistake(f"{said}, in the gradient of {said_of(tape, e, source)}",
                               dict.fromkeys(some, change))  # fmt: skip

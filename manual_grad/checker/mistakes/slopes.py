@@ -65,7 +65,7 @@ def loops(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         yield Mistake(f"{missing} {place}, but in the first of {n} steps{why}", stop(*edges[1:]))
         for k in range(2, min(n, 9)):
             yield Mistake(f"{missing} {place}, but in the last {k} of {n} steps", stop(*edges[:-k]))
-        yield Mistake(f"sign flipped in all {n} places: of what flows back through {place}",
+        yield Mistake(f"sign flipped in all {n} places: in what flows back through {place}",
                       dict.fromkeys(edges, lambda p: -p.right))  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edges in into.values():
         for one, other in itertools.permutations(edges[:6], 2):
             first, second = (tape.steps[edge[0]].name for edge in (one, other))
-            why = " (a matrix is taken for symmetric)" if "dot_general" in (first, second) else ""
+            why = " (a matrix is assumed to be symmetric)" if "dot_general" in (first, second) else ""
             phrase = f"one of two terms twice, the other not at all{why}: {place_of(tape, e, one)}"
             yield Mistake(phrase, {one: lambda p: 2 * p.right, other: nothing})
     edges = list(tape.edges())[:40]
@@ -286,7 +286,7 @@ def powers(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             }
             yield from (Mistake(phrase, {edge: change}, stop(edge)) for phrase, change in wrong.items())
         if tape.steps[edge[0]].name == "pow" and edge[1] == 1:
-            phrase = "the logarithm is missing in the derivative of a power by its exponent"
+            phrase = "the logarithm is missing in the derivative of a power with respect to its exponent"
             yield Mistake(phrase, {edge: lambda p: p.right / np.log(np.asarray(p.operands[0]))}, stop(edge))
 
 

@@ -119,7 +119,7 @@ def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield from _lifted(tape, chosen, phrase, summed_there)
     for chain in chains:
         yield from _lifted(
-            tape, [chain], f"the sum of the gradient over axis {chain.axes[0]} is left out (taken for 1)",
+            tape, [chain], f"the sum of the gradient over axis {chain.axes[0]} is left out (taken to be 1)",
             lambda d, q: -np.ones_like(d),
         )  # fmt: skip
         phrase = (
@@ -352,7 +352,7 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         mine = tape.shape(step.ins[edge[1]])
         if step.name in OF_MATRICES and len(mine) > 1 and mine[-1] == mine[-2] > 1:
             yield Mistake(
-                f"transposed: what {OF_MATRICES[step.name]} hands back",
+                f"transposed: what {OF_MATRICES[step.name]} passes back",
                 {edge: lambda p: np.swapaxes(p.right, -1, -2)},
             )
         result = tape.shape(step.outs[0])
@@ -402,7 +402,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             )
         elif step.name == "gather" and edge[1] == 0:
             yield Mistake("repeated indices are overwritten instead of added up", {edge: overwritten})
-            yield Mistake("of repeated indices only the first counts, they are not added up",
+            yield Mistake("only the first of repeated indices counts, they are not added up",
                           {edge: lambda p: overwritten(p, -1)})  # fmt: skip
             yield Mistake("repeated indices are averaged instead of added up", {edge: _averaged})
             if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
@@ -447,7 +447,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 undone = "a roll is not undone in the backward pass, or by another number of places"
                 yield Mistake(undone, {(edge[0], -1): change})
         elif step.name == "transpose":
-            yield Mistake("transposed: reshaped in the backward pass, the axes not put back in order",
+            yield Mistake("transposed: reshaped in the backward pass, the axes are not put back in order",
                           {edge: lambda p: p.cotangent.reshape(p.right.shape)})  # fmt: skip
             shape = tape.shape(step.ins[0])
             for a, b in itertools.combinations(range(len(shape)), 2):

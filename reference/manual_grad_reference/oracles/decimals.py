@@ -85,7 +85,7 @@ Decimals = Any  # a NumPy array of decimals, or a pytree of such
 
 
 def answer(definition: Callable, point: dict[str, Any], dout: Any, digits: int = 60) -> tuple:
-    """The definition's value at a point, and the derivative of ⟨dout, value⟩ by each floating-point entry.
+    """The definition's value at a point, and ⟨dout, value⟩ differentiated with respect to each entry.
 
     `point` consists of float64 arrays, which may hold infinities and NaN, and of integers. The result is the
     value, then one entry for each floating-point argument, with its structure: float64, each number rounded

@@ -135,8 +135,8 @@ def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
         exponent = np.log2(abs(float(eqn.invars[1].val)))
         if exponent == round(exponent):
             return [operands[0] / abs(given[1])], degree, max(unit + int(exponent), 0)
-        raise NotExactError(f"divides by {eqn.invars[1].val}, no power of two")
-    raise NotExactError(f"no polynomial: it calls {name}")
+        raise NotExactError(f"divides by {eqn.invars[1].val}, which is not a power of two")
+    raise NotExactError(f"not a polynomial: it calls {name}")
 
 
 def _constant(value: Any) -> Bound | None:
