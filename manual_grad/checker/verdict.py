@@ -213,6 +213,11 @@ def _finding(
     index = question.wrt[leaf]
     argument, name = question.owners[index], question.leaf_names[index]
     dtype = _wrong_dtype(given.gots[leaf], question.values[index])
+    if dtype and question.scalar and _is_wider(given.gots[leaf], question.values[index]):
+        notes.append(
+            f"{name} is {question.values[index].dtype}, its gradient {np.asarray(given.gots[leaf]).dtype}"
+        )
+        dtype = ""
     if not any(np.isfinite(answer.wants[leaf]).any() for answer in answers):
         own = f"{question.knows}'s own gradient"
         why = f"{own} is NaN or infinite at every point: there is nothing to compare with"
@@ -404,6 +409,13 @@ def _wrong_dtype(got: Any, argument: Any) -> str:
     found = native(np.asarray(got).dtype)
     right = found in (wanted, np.dtype(jax.dtypes.canonicalize_dtype(wanted)))
     return "" if right else f"wrong dtype: got {found}, expected {wanted}"
+
+
+def _is_wider(got: Any, argument: Any) -> bool:
+    """Whether a gradient has a wider floating-point dtype than its argument, as NumPy's promotion gives."""
+    found, wanted = (jnp.dtype(np.asarray(x).dtype) for x in (got, argument))
+    floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (found, wanted))
+    return floats and found.itemsize > wanted.itemsize
 
 
 def _fit(answer: Answer, leaf: int) -> float:

@@ -61,6 +61,7 @@ from manual_grad.checker.mistakes.mistake import (
     too_few_or_many,
     users_of,
 )
+from manual_grad.checker.mistakes.norms import norms_mistaken
 from manual_grad.checker.mistakes.rebuilt import rebuilt, rotations
 from manual_grad.checker.mistakes.slopes import (
     loops,
@@ -500,6 +501,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (chunks_apart, 0),
     (paths, 0),
     (normalisations, 0),
+    (norms_mistaken, 0),
     (loops, 0),
     (cotangents_ignored, 0),
     (wrong_slopes, 0),

@@ -28,6 +28,7 @@ TILES = (2, 3, 4, 8, 16)
 CHUNKS_UP_TO = 9  # steps, less 1
 MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
+Values = dict[Slot, Callable[[Tape], np.ndarray]]
 SLOPES = ("logistic", "tanh", "exp", "max")
 
 
@@ -44,26 +45,31 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             _parts(tape, e, step.ins[0]), itertools.islice(_shifted(mask), 12), _edges_moved(mask),
             _tiles_skipped(mask), _shifted(mask),
         )  # fmt: skip
-        saved = _saved(tape, step.outs[0])
+        saved, after = _saved(tape, step.outs[0]), _products_after(tape, step.outs[0])
         for phrase, other in others:
             if np.array_equal(other, mask):
                 continue
             back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
-            values = {step.outs[0]: partial(_masked, step, other)}
+            values: Values = {step.outs[0]: partial(_masked, step, other)}
             said = f"the mask of {masked} is {phrase}"
             yield Mistake(f"{said}, where it is recomputed and in the backward pass", back, instead=values)
             yield Mistake(f"{said}, in the backward pass", back)
+            if after:
+                again = f"{said}, where it is recomputed (the output is saved) and in the backward pass"
+                yield Mistake(again, back, instead={**values, **after})
             if saved is not None:
                 changes, kept = saved
                 whole = f"{said}, where it is recomputed (what softmax divides by is saved)"
                 everywhere = f"{whole} and in the backward pass"
-                yield Mistake(everywhere, {**back, **changes}, instead={**values, **kept})
+                for outputs in [after, {}] if after else [after]:
+                    there = values | kept | outputs
+                    yield Mistake(everywhere, {**back, **changes}, instead=there)
 
 
-def _saved(tape: Tape, slot: Slot) -> tuple[Changes, dict[Slot, Callable[[Tape], np.ndarray]]] | None:
+def _saved(tape: Tape, slot: Slot) -> tuple[Changes, Values] | None:
     """The saved statistics of a softmax: its maximum and sum, or their logarithm."""
     users, near, made = users_of(tape), [slot], made_by(tape)
-    kept: dict[Slot, Callable[[Tape], np.ndarray]] = {}
+    kept: Values = {}
     for at in near:
         for user, i in users.get(at, ()) if len(near) < SOFTMAX_UP_TO else ():
             step = tape.steps[user]
@@ -82,6 +88,20 @@ def _saved(tape: Tape, slot: Slot) -> tuple[Changes, dict[Slot, Callable[[Tape],
                     return back, {less: kept[less]}
             near.append(step.outs[0])
     return None
+
+
+def _products_after(tape: Tape, slot: Slot) -> Values:
+    """The results of the next matrix products, such as attention's output, as they were."""
+    users, near = users_of(tape), [slot]
+    found: Values = {}
+    for at in near:
+        for user, _ in users.get(at, ()) if len(near) < 2 * SOFTMAX_UP_TO else ():
+            out = tape.steps[user].outs[0]
+            if tape.steps[user].name == "dot_general":
+                found[out] = partial(_own_value, out)
+            elif out not in near:
+                near.append(out)
+    return found
 
 
 def _noted(at: int, p: Passing) -> np.ndarray:

@@ -45,7 +45,7 @@ FIRST_AND_LAST = (("first", 0), ("last", -1))
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """A sum that is broadcast back to the summed values: a mean, a softmax's denominator."""
 
     total: Edge  # the sum
@@ -53,9 +53,10 @@ class _Chain:
     axes: tuple[int, ...]
 
 
-def _chains(tape: Tape) -> list[_Chain]:
+def chains_of(tape: Tape) -> list[Chain]:
+    """The sums that are broadcast back."""
     users = users_of(tape)
-    found: list[_Chain] = []
+    found: list[Chain] = []
     for total in tape.edges():
         step = tape.steps[total[0]]
         if step.name != "reduce_sum":
@@ -77,14 +78,14 @@ def _chains(tape: Tape) -> list[_Chain]:
                         spreads.append(edge)
                 elif np.size(tape.values[out]) == size:
                     near.append(out)
-        found.extend(_Chain(total, spread, axes) for spread in spreads)
+        found.extend(Chain(total, spread, axes) for spread in spreads)
     return found
 
 
 def sums_on_the_way_back(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The sum in the gradient of a mean or softmax: missing, over the wrong axis, or not a sum."""
     made = made_by(tape)
-    chains = _chains(tape)
+    chains = chains_of(tape)
     for chain in chains:
         summed = made.get(tape.steps[chain.total[0]].ins[0])
         softmax = summed is not None and tape.steps[summed].name == "exp"
@@ -138,7 +139,7 @@ def _not_kept(axes: tuple[int, ...], power: int, d: np.ndarray, q: np.ndarray) -
 def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A factor outside a sum in the backward pass instead of inside it, such as gamma of a normalisation."""
     users = users_of(tape)
-    for chain in _chains(tape):
+    for chain in chains_of(tape):
         shape = tape.shape(tape.steps[chain.total[0]].ins[0])
         factors = {
             step.ins[1 - i]: None
@@ -158,7 +159,7 @@ def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 )
 
 
-def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -> Iterator[Mistake]:
+def _lifted(tape: Tape, chains: Sequence[Chain], phrase: str, what: Callable) -> Iterator[Mistake]:
     """Another value for the sum in the gradient of a broadcast: ``what(d, value)``, of d's shape."""
     changes: dict[Edge, Change] = {}
     for chain in chains:
@@ -167,19 +168,19 @@ def _lifted(tape: Tape, chains: Sequence[_Chain], phrase: str, what: Callable) -
     yield Mistake(phrase, changes)
 
 
-def _noted(chain: _Chain, what: Callable, p: Passing) -> np.ndarray:
+def _noted(chain: Chain, what: Callable, p: Passing) -> np.ndarray:
     p.notes[chain.total] = (what(p.cotangent, np.asarray(p.result)), p.right)
     return p.right
 
 
-def _noted_outside(chain: _Chain, factor: Slot, p: Passing) -> np.ndarray:
+def _noted_outside(chain: Chain, factor: Slot, p: Passing) -> np.ndarray:
     f = np.asarray(p.tape.values[factor])
     total = (p.cotangent / f).sum(chain.axes, keepdims=True)
     p.notes[chain.total] = (f * np.broadcast_to(total, f.shape), p.right)
     return p.right
 
 
-def _spread_out(chain: _Chain, p: Passing) -> np.ndarray:
+def _spread_out(chain: Chain, p: Passing) -> np.ndarray:
     """The sum's cotangent: the noted value times the slope between the sum and the broadcast."""
     lifted, total = p.notes[chain.total]
     slope = (p.cotangent.ravel() / total.ravel()).reshape(
@@ -190,7 +191,7 @@ def _spread_out(chain: _Chain, p: Passing) -> np.ndarray:
 
 def normalisations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Written as (dh − mean(dh) − x̂ mean(dh x̂)) / s, with the means over another axis."""
-    chains = _chains(tape)
+    chains = chains_of(tape)
     for variance in chains:
         squared = tape.steps[made_by(tape).get(tape.steps[variance.total[0]].ins[0], 0)]
         if squared.name not in ("square", "integer_pow", "mul"):
@@ -209,13 +210,13 @@ def normalisations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield from _normalised(tape, edge, variance, means)
 
 
-def _differs_from(tape: Tape, chain: _Chain) -> Slot | None:
+def _differs_from(tape: Tape, chain: Chain) -> Slot | None:
     """The slot computed by subtracting a mean."""
     mean = tape.steps[chain.spread[0]].outs[0]
     return next((step.outs[0] for step in tape.steps if step.name == "sub" and step.ins[1] == mean), None)
 
 
-def _normalised(tape: Tape, edge: Edge, variance: _Chain, means: Sequence[_Chain]) -> Iterator[Mistake]:
+def _normalised(tape: Tape, edge: Edge, variance: Chain, means: Sequence[Chain]) -> Iterator[Mistake]:
     axes, shape = variance.axes, tape.shape(tape.steps[edge[0]].ins[edge[1]])
     stopped = {variance.spread: nothing, **{chain.total: nothing for chain in means}}
     scale = tape.steps[variance.spread[0]].outs[0]

@@ -1,0 +1,520 @@
+"""Mistakes in the gradient of a normalisation, in the form in which people write it.
+
+With y = x̂ · γ, x̂ = (x − μ) / σ and dŷ = dy · γ the gradient is dx = (dŷ − mean(dŷ) − x̂ mean(dŷ · x̂)) / σ;
+if no mean is subtracted, the middle term is absent. Each mistake is another version of this formula.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import (
+    PASSED_ON,
+    Mistake,
+    axes_said,
+    is_constant,
+    made_by,
+    nothing,
+    said_of,
+    users_of,
+)
+from manual_grad.checker.mistakes.sums import Chain, chains_of
+from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape
+
+LAYOUTS = ("reshape", "squeeze", "expand_dims", "transpose")
+SQUARES = ("square", "integer_pow", "mul")
+NORMS_UP_TO = 8
+FACTORS_UP_TO = 4
+Layout = tuple[
+    tuple[int, ...], tuple[int, ...] | None
+]  # a shape, and the order of axes that leads away from it
+Version = Callable[["Values"], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A normalisation.
+
+    Attributes:
+        x: what is normalised.
+        centred: what is divided by σ: x − μ, or x.
+        end: the product of x̂ and the factors.
+        chain: the sum of squares, and its broadcast.
+        path: the operands that lead from the sum to the broadcast.
+        divides: whether the broadcast is σ and not 1/σ.
+        factors: γ and other factors, each with the number of layouts before it, and whether it divides.
+        layouts: what rearranges x̂ on the way to the end.
+        entries: the operands through which x enters.
+        is_centred: whether a mean is subtracted.
+    """
+
+    x: Slot
+    centred: Slot
+    end: Slot
+    chain: Chain
+    path: list[Edge]
+    divides: bool
+    factors: list[tuple[Slot, int, bool]]
+    layouts: list[Layout]
+    entries: list[Edge]
+    is_centred: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The values of a normalisation, all of x's shape.
+
+    Attributes:
+        norm, tape: what they belong to.
+        dy: the cotangent of the end.
+        gammas: the factors.
+        c: x − μ.
+        r: 1/σ.
+        slope: the derivative of 1/σ with respect to the sum of squares.
+    """
+
+    norm: Norm
+    tape: Tape
+    dy: np.ndarray
+    gammas: list[np.ndarray]
+    c: np.ndarray
+    r: np.ndarray
+    slope: np.ndarray
+
+    @property
+    def m(self) -> np.ndarray:
+        """The cotangent of x̂."""
+        return self.without(-1)
+
+    def without(self, which: int) -> np.ndarray:
+        """The cotangent of x̂ without one of the factors."""
+        some = [g for k, g in enumerate(self.gammas) if k != which]
+        return self.dy * np.prod(some, axis=0) if some else self.dy
+
+    def mean(self, d: np.ndarray) -> np.ndarray:
+        """The mean over the normalised axes; 0 if none is subtracted."""
+        if not self.norm.is_centred:
+            return np.zeros_like(d)
+        return np.broadcast_to(d.mean(self.norm.chain.axes, keepdims=True), d.shape)
+
+    def spread(self, d: np.ndarray, inner: Any = None, outer: Any = None) -> np.ndarray:
+        """The term −x̂ mean(dŷ · x̂) / σ, perhaps with other values than x − μ in it."""
+        inner, outer = (self.c if x is None else x for x in (inner, outer))
+        return 2 * outer * self.slope * (d * inner).sum(self.norm.chain.axes, keepdims=True)
+
+    def whole(self, m: np.ndarray, of_mean: Any = None, of_spread: Any = None) -> np.ndarray:
+        """The gradient for the cotangents of x̂ in its three terms."""
+        of_mean, of_spread = (m if x is None else x for x in (of_mean, of_spread))
+        return self.r * (m - self.mean(of_mean)) + self.spread(of_spread)
+
+
+def norms_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A normalisation's gradient with γ, a count, x̂, σ or ε wrong in its means, in all places or in one."""
+    versions = {norm: list(_versions(tape, e, norm)) for norm in norms_of(tape)}
+    for count in sorted({len(some) for some in versions.values()}):
+        alike = [norm for norm, some in versions.items() if len(some) == count]
+        for k in range(count):
+            every = [_changes(tape, norm, versions[norm][k][1]) for norm in alike]
+            if len(every) > 1:
+                together = {edge: change for changes in every for edge, change in changes.items()}
+                yield Mistake(f"{versions[alike[0]][k][0]}, in all {len(every)} of them", together)
+            for norm, changes in zip(alike, every, strict=True):
+                yield Mistake(versions[norm][k][0], changes)
+
+
+def _changes(tape: Tape, norm: Norm, version: Version) -> Changes:
+    """The gradient of x through the normalisation, replaced by another version."""
+    end = (made_by(tape)[norm.end], -1)
+    first, *others = norm.entries
+
+    def noted(p: Passing) -> np.ndarray:
+        p.notes[end] = p.right
+        return p.right
+
+    def instead(p: Passing) -> np.ndarray:
+        return version(_values(p.tape, norm, p.notes[end]))
+
+    return {end: noted, **dict.fromkeys(others, nothing), first: instead}
+
+
+def _values(tape: Tape, norm: Norm, dy: np.ndarray) -> Values:
+    def value(slot: Slot) -> np.ndarray:
+        return np.asarray(tape.values[slot], np.float64)
+
+    axes, shape = norm.chain.axes, tape.shape(norm.x)
+    spread = value(tape.steps[norm.chain.spread[0]].outs[0])
+    r = 1 / spread if norm.divides else spread
+    slope = np.ones([1 if axis in axes else n for axis, n in enumerate(shape)])
+    for edge in norm.path:
+        if (one := tape.slope(edge)) is not None:
+            slope = slope * np.reshape(one, slope.shape)
+    gammas = [
+        1 / back if divides else back
+        for slot, at, divides in norm.factors
+        for back in [_brought_back(value(slot), norm.layouts[:at])]
+    ]
+    slope = -(r**2) * slope if norm.divides else slope * np.ones(shape)
+    return Values(norm, tape, _brought_back(dy, norm.layouts), gammas, value(norm.centred), r, slope)
+
+
+def _brought_back(x: np.ndarray, layouts: list[Layout]) -> np.ndarray:
+    for shape, order in reversed(layouts):
+        x = x.reshape(shape) if order is None else x.transpose(np.argsort(order))
+    return x
+
+
+# --- the versions -----------------------------------------------------------------------------------------
+
+
+def _versions(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """Phrases and wrong versions of the formula."""
+    yield from _of_factors(tape, e, norm)
+    yield from _of_counts(tape, e, norm)
+    yield from _of_x(tape, e, norm)
+    yield from _of_deviations(tape, norm)
+
+
+def _of_factors(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """γ inside the sums, and missing in some of the three terms."""
+    kind, gradient = _mean_said(tape, norm), "a normalisation's gradient"
+    for k, (slot, *_) in enumerate(norm.factors):
+        if is_constant(tape, slot):
+            continue
+        name = said_of(tape, e, slot)
+        missing, belongs = f"the factor {name} is missing inside", f"of dy · {name}"
+        if norm.is_centred:
+            both = f"they are those of dy and dy · x̂, where those {belongs} and dy · {name} · x̂ belong"
+            yield f"{missing} the means of {gradient}: {both}", partial(_without, -1, k, k)
+            one = f"it is that of dy, where that {belongs} belongs"
+            yield f"{missing} one mean of {gradient}: {one}", partial(_without, -1, k, -1)
+        other = f"{'one mean' if norm.is_centred else kind} of {gradient}: it is that of dy · x̂"
+        yield f"{missing} {other}, where that {belongs} · x̂ belongs", partial(_without, -1, -1, k)
+        yield (
+            f"the factor {name} is missing in the first term of {gradient}, dy · {name} / σ",
+            partial(_without, k, -1, -1),
+        )
+
+
+def _without(first: int, of_mean: int, of_spread: int, v: Values) -> np.ndarray:
+    """The gradient without one of the factors in each term; -1: with all of them."""
+    return v.whole(v.without(first), v.without(of_mean), v.without(of_spread))
+
+
+def _mean_said(tape: Tape, norm: Norm) -> str:
+    if norm.is_centred:
+        return "the means"
+    return "the mean" if _count(tape, norm) > 1 else "the sum"
+
+
+def _count(tape: Tape, norm: Norm) -> float:
+    """What the sum of squares is divided by; 1 for a length."""
+    for at, i in norm.path:
+        step = tape.steps[at]
+        if step.name in ("sqrt", "rsqrt", "pow"):
+            break
+        other = step.ins[1 - i] if step.name in ("div", "mul") else -1
+        if other >= 0 and is_constant(tape, other):
+            factor = float(np.ravel(tape.values[other])[0])
+            return factor if step.name == "div" else 1 / factor
+    return 1.0
+
+
+def _of_counts(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """Another number to divide the sums by: n − 1, some of the axes alone, or none."""
+    shape, axes = tape.shape(norm.x), norm.chain.axes
+    n, of_spread = int(np.prod([shape[a] for a in axes])), _count(tape, norm)
+    if of_spread == 1.0:
+        return
+    counts = {n - 1: f"n − 1 = {n - 1}", n: f"n = {n}", n + 1: f"n + 1 = {n + 1}"}
+    for some in itertools.chain.from_iterable(
+        itertools.combinations(range(len(shape)), k) for k in (1, 2, 3)
+    ):
+        size = int(np.prod([shape[a] for a in some]))
+        counts.setdefault(size, f"{size} ({axes_said(some)})")
+    counts.setdefault(int(np.prod(shape)), f"{np.prod(shape)} (all axes)")
+    own = f"n = {n} ({axes_said(axes)})"
+    for count, name in counts.items():
+        if count < 2:
+            continue
+        both, share = n / count, of_spread / count
+        told = f"divided by {name}, where"
+        if count != n and norm.is_centred:
+            for right in dict.fromkeys((share, both)):
+                said = f"the means of a normalisation's gradient are {told} {own} belongs"
+                yield said, partial(_counted, both, right)
+            said = f"the mean of dŷ in a normalisation's gradient is {told} {own} belongs"
+            yield said, partial(_counted, both, 1.0)
+        if count != of_spread:
+            theirs = own if of_spread == n else f"n − 1 = {n - 1}" if of_spread == n - 1 else f"{of_spread:g}"
+            said = f"the mean of dŷ · x̂ in a normalisation's gradient is {told} {theirs} belongs"
+            yield said, partial(_counted, 1.0, share)
+    sums, over = "sums stand where means belong in a normalisation's gradient", f"not divided by {own}"
+    if norm.is_centred:
+        yield f"{sums}: {over}", partial(_counted, n, of_spread)
+        yield f"{sums}: that of dŷ is {over}", partial(_counted, n, 1.0)
+    yield f"{sums}: that of dŷ · x̂ is {over}", partial(_counted, 1.0, of_spread)
+
+
+def _counted(of_mean: float, of_spread: float, v: Values) -> np.ndarray:
+    """The gradient with its means multiplied by factors."""
+    return v.whole(v.m, of_mean * v.m, of_spread * v.m)
+
+
+def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """x, x − μ or y instead of x̂ in the term x̂ mean(dŷ · x̂), or a power of σ."""
+    x, after = said_of(tape, e, norm.x), _after(tape, norm)
+    others: dict[str, Version] = {}
+    if norm.is_centred:
+        others[f"{x} − μ is used for x̂"] = lambda v: v.c / v.r
+        others[f"{x} is used for {x} − μ"] = partial(_at, norm.x)
+    others[f"{x} is used for x̂"] = lambda v: _at(norm.x, v) / v.r
+    others["y, after γ, is used for x̂"] = lambda v: v.c * v.m / v.dy
+    if after is not None:
+        others["y, the output, is used for x̂"] = lambda v: _brought_back(_at(after, v), v.norm.layouts) / v.r
+    others["1/σ is applied once too often to x̂"] = lambda v: v.c * v.r
+    term = "in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient"
+    for said, value in others.items():
+        yield f"{said} inside the mean, {term}", partial(_with_another, value, True, False)
+        yield f"{said} in front of the mean, {term}", partial(_with_another, value, False, True)
+        yield f"{said} in both places, {term}", partial(_with_another, value, True, True)
+
+
+def _with_another(value: Version, inside: bool, in_front: bool, v: Values) -> np.ndarray:
+    """The gradient with another value for x̂ inside the mean, in front of it, or both."""
+    other = value(v)
+    return v.r * (v.m - v.mean(v.m)) + v.spread(v.m, other if inside else None, other if in_front else None)
+
+
+def _at(slot: Slot, v: Values) -> np.ndarray:
+    return np.asarray(v.tape.values[slot], np.float64)
+
+
+def _after(tape: Tape, norm: Norm) -> Slot | None:
+    """The value after β is added."""
+    users = users_of(tape).get(norm.end, ())
+    return next((tape.steps[at].outs[0] for at, _ in users if tape.steps[at].name == "add"), None)
+
+
+def _of_deviations(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """ε missing or superfluous in the slope of σ; σ computed by another formula."""
+    where = "in a normalisation's gradient, where σ is recomputed"
+    rooted = False
+    for at, i in norm.path:
+        step = tape.steps[at]
+        rooted = rooted or step.name in ("sqrt", "rsqrt", "pow")
+        if step.name != "add" or not is_constant(tape, step.ins[1 - i]):
+            continue
+        v, v_eps = step.ins[i], step.outs[0]
+        if rooted:
+            yield (
+                "the derivative of the standard deviation σ is divided by σ + ε, where σ alone belongs (ε is "
+                "added outside the root)",
+                partial(_sloped, v, v_eps, 1.0),
+            )
+            said = f"ε is added inside the root, √(v + ε) for √v + ε, {where}"
+            yield said, partial(_with_r, v, v_eps, lambda s, eps: (s**2 + eps) ** -0.5)
+            continue
+        yield (
+            "ε is missing in the derivative of the standard deviation √(v + ε): it is that of √v",
+            partial(_sloped, v_eps, v, 1.5),
+        )
+        yield f"ε is missing {where}", partial(_with_r, v, v_eps, lambda v, eps: v**-0.5)
+        said = f"ε is added outside the root, √v + ε for √(v + ε), {where}"
+        yield said, partial(_with_r, v, v_eps, lambda v, eps: 1 / (v**0.5 + eps))
+        n, count = _sizes(tape, norm)
+        for other in (n - 1, n) if norm.is_centred and count in (n - 1, n) else ():
+            if other not in (count, 0):
+                names = {n - 1: f"n − 1 = {n - 1}", n: f"n = {n}"}
+                said = f"{names[other]} for {names[int(count)]} in the variance, {where}"
+                yield said, partial(_with_r, v, v_eps, partial(_of_count, count / other))
+
+
+def _sizes(tape: Tape, norm: Norm) -> tuple[int, float]:
+    shape = tape.shape(norm.x)
+    return int(np.prod([shape[a] for a in norm.chain.axes])), _count(tape, norm)
+
+
+def _kept(v: Values, slot: Slot) -> np.ndarray:
+    """A value between the sum of squares and σ, of a shape that can be broadcast to x's."""
+    shape, axes = v.tape.shape(v.norm.x), v.norm.chain.axes
+    return np.reshape(v.tape.values[slot], [1 if axis in axes else n for axis, n in enumerate(shape)])
+
+
+def _sloped(over: Slot, under: Slot, power: float, v: Values) -> np.ndarray:
+    """The gradient with a power of a quotient as a factor of the derivative of σ."""
+    factor = (_kept(v, over) / _kept(v, under)) ** power
+    return v.r * (v.m - v.mean(v.m)) + factor * v.spread(v.m)
+
+
+def _with_r(before: Slot, after: Slot, formula: Callable, v: Values) -> np.ndarray:
+    """The textbook's gradient with another 1/σ."""
+    r = formula(_kept(v, before), _kept(v, after) - _kept(v, before))
+    normal, n = v.c * r, _sizes(v.tape, v.norm)[0]
+    mean = (v.m * normal).sum(v.norm.chain.axes, keepdims=True) / n
+    return r * (v.m - v.mean(v.m) - normal * mean)
+
+
+def _of_count(factor: float, v: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    return (factor * v + eps) ** -0.5
+
+
+# --- where the normalisations are -------------------------------------------------------------------------
+
+
+def norms_of(tape: Tape) -> list[Norm]:
+    """The normalisations of a function whose gradient is that of the formula."""
+    if "norms" not in tape.kept:
+        found: dict[Any, Norm] = {}
+        for chain in chains_of(tape):
+            for norm in _starting(tape, chain):
+                if len(found) < NORMS_UP_TO and _is_right(tape, norm):
+                    found.setdefault((norm.x, norm.end), norm)
+        tape.kept["norms"] = list(found.values())
+    return tape.kept["norms"]
+
+
+def _is_right(tape: Tape, norm: Norm) -> bool:
+    known = tape.kept["known"]
+    if norm.end not in known or any(edge not in known for edge in norm.entries):
+        return False
+    v = _values(tape, norm, known[norm.end][0])
+    want = sum(known[edge][0] for edge in norm.entries)
+    got = v.whole(v.m)
+    return bool(np.shape(want) == got.shape and np.allclose(got, want, 1e-7, 1e-9 * np.max(np.abs(want))))
+
+
+def _starting(tape: Tape, chain: Chain) -> Iterator[Norm]:
+    made, users = made_by(tape), users_of(tape)
+    squared = tape.steps[made.get(tape.steps[chain.total[0]].ins[0], 0)]
+    power = squared.eqn.params.get("y", 2) if squared.eqn is not None else 0
+    path = _path(tape, chain)
+    if squared.name not in SQUARES or power != 2 or len(set(squared.ins)) != 1 or path is None:
+        return
+    centred = x = squared.ins[0]
+    less = tape.steps[made[x]] if x in made else None
+    if less is not None and less.name == "sub" and _is_mean(tape, less.ins, chain.axes):
+        x = less.ins[0]
+    spread = tape.steps[chain.spread[0]].outs[0]
+    of_x = _computed_from(tape, x)
+    for first in users[spread]:
+        found = _along(tape, first, centred, of_x)
+        if found is not None:
+            end, divides, factors, layouts = found
+            inside = _leading_to(tape, end)
+            entries = [edge for edge in users[x] if edge[0] in inside]
+            if entries:
+                yield Norm(x, centred, end, chain, path, divides, factors, layouts, entries, x != centred)
+
+
+def _is_mean(tape: Tape, ins: tuple[Slot, ...], axes: tuple[int, ...]) -> bool:
+    x, mean = (np.asarray(tape.values[slot]) for slot in ins)
+    return bool(np.allclose(mean, x.mean(axes, keepdims=True), 1e-9, 1e-12 * np.max(np.abs(x), initial=0.0)))
+
+
+def _path(tape: Tape, chain: Chain) -> list[Edge] | None:
+    """The operands that lead from a sum to its broadcast."""
+    users = users_of(tape)
+    start, goal = tape.steps[chain.total[0]].outs[0], chain.spread
+    came: dict[Slot, Edge | None] = {start: None}
+    near = [start]
+    for slot in near:
+        for edge in users.get(slot, ()):
+            step = tape.steps[edge[0]]
+            if edge == goal:
+                path: list[Edge] = []
+                while (before := came[slot]) is not None:
+                    path.append(before)
+                    slot = tape.steps[before[0]].ins[before[1]]
+                return path[::-1]
+            usable = step.name in ELEMENTWISE or step.name in PASSED_ON
+            if (
+                usable
+                and step.outs[0] not in came
+                and np.size(tape.values[step.outs[0]]) == np.size(tape.values[start])
+            ):
+                came[step.outs[0]] = edge
+                near.append(step.outs[0])
+    return None
+
+
+def _computed_from(tape: Tape, slot: Slot) -> set[Slot]:
+    found = {slot}
+    for step in tape.steps:
+        if not found.isdisjoint(step.ins):
+            found.update(step.outs)
+    return found
+
+
+def _leading_to(tape: Tape, slot: Slot) -> set[int]:
+    """The steps from which a value is computed."""
+    made, found, near = made_by(tape), set[int](), [slot]
+    while near:
+        at = made.get(near.pop())
+        if at is not None and at not in found:
+            found.add(at)
+            near.extend(tape.steps[at].ins)
+    return found
+
+
+def _along(
+    tape: Tape, edge: Edge, centred: Slot, of_x: set[Slot]
+) -> tuple[Slot, bool, list[tuple[Slot, int, bool]], list[Layout]] | None:
+    """The products from σ on: the last one, whether σ divides, the factors, and the layouts between them."""
+    users = users_of(tape)
+    factors: list[tuple[Slot, int, bool]] = []
+    layouts: list[Layout] = []
+    end: Slot | None = None
+    before_end, divides, first = 0, False, True
+    while True:
+        step = tape.steps[edge[0]]
+        slot, out = step.ins[edge[1]], step.outs[0]
+        below = step.name == "div" and edge[1] == 1
+        if step.name in ("mul", "div") and len(set(step.ins)) == 2 and (first or not below):
+            other = step.ins[1 - edge[1]]
+            peeled = _peeled(tape, other, centred, of_x) if end is None and other in of_x else None
+            if other in of_x and peeled is None:
+                break
+            if peeled is None and below:  # 1/σ after the broadcast
+                break
+            divides = divides or below
+            if peeled is None:
+                factors.append((other, len(layouts), step.name == "div"))
+            else:
+                factors += [(factor, 0, over) for factor, over in peeled]
+            if peeled is not None or end is not None:
+                end, before_end = out, len(layouts)
+        elif step.name in LAYOUTS and end is not None:
+            layouts.append((tape.shape(slot), (step.eqn.params.get("permutation"))))
+        elif step.name not in ("convert_element_type", "copy", "copy_p"):
+            break
+        first = False
+        if len(users.get(out, ())) != 1:
+            break
+        (edge,) = users[out]
+    if end is None or len(factors) > FACTORS_UP_TO:
+        return None
+    return end, divides, factors, layouts[:before_end]
+
+
+def _peeled(tape: Tape, slot: Slot, centred: Slot, of_x: set[Slot]) -> list[tuple[Slot, bool]] | None:
+    """The factors of a product besides x − μ, and whether they divide."""
+    made, factors = made_by(tape), list[tuple[Slot, bool]]()
+    wanted = np.asarray(tape.values[centred])
+    while slot != centred:
+        value = np.asarray(tape.values[slot])
+        if value.shape == wanted.shape and np.allclose(value, wanted, 1e-9, 1e-12):
+            return factors
+        step = tape.steps[made[slot]] if slot in made else None
+        if step is None or step.name not in ("mul", "div") or len(set(step.ins) & of_x) != 1:
+            return None
+        i = next(i for i, s in enumerate(step.ins) if s in of_x)
+        if step.name == "div" and i == 1:
+            return None
+        factors.append((step.ins[1 - i], step.name == "div"))
+        slot = step.ins[i]
+    return factors

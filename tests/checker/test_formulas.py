@@ -1,0 +1,198 @@
+"""Mistakes in gradients written as formulas of a whole layer: norms, attention, gates, convolutions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manual_grad.verify import check_grad
+from tests.checker.test_mistakes import by
+
+RNG = np.random.default_rng(41)
+X, IMAGE = RNG.standard_normal((6, 5)) + 0.4, RNG.standard_normal((3, 4, 2, 5))
+SCALE, SHIFT = RNG.uniform(0.5, 1.5, 5), RNG.standard_normal(5)
+
+# --- normalisations ---------------------------------------------------------------------------------------
+
+
+def layer(x, scale, shift):
+    spread = jnp.mean(jnp.square(x - x.mean(1, keepdims=True)), axis=1, keepdims=True)
+    return jnp.tanh((x - x.mean(1, keepdims=True)) * jax.lax.rsqrt(spread + 1e-3) * scale + shift)
+
+
+def layer_bwd(rule, eps=lambda v: (v + 1e-3) ** -0.5):
+    """``rule(dy, scale, unit, inv, mean, x)`` is the gradient of x; ``eps`` the reciprocal deviation."""
+
+    def bwd(d, x, scale, shift):
+        away = x - x.mean(1, keepdims=True)
+        right = (np.mean(away**2, axis=1, keepdims=True) + 1e-3) ** -0.5
+        out = np.tanh(away * right * scale + shift)
+        d = d * (1 - out * out)
+        inv = eps(np.mean(away**2, axis=1, keepdims=True))
+        dx = rule(d, scale, away * inv, inv, lambda a: a.mean(1, keepdims=True), x)
+        return dx, (d * away * right).sum(0), d.sum(0)
+
+    return bwd
+
+
+def of_layer(rule, **settings):
+    return by(layer, layer_bwd(rule, **settings), X, SCALE, SHIFT)
+
+
+def textbook(d, scale, unit, inv, mean, x):
+    return inv * (d * scale - mean(d * scale) - unit * mean(d * scale * unit))
+
+
+def pixels(x, scale):
+    """Every image and channel normalised over its pixels."""
+    centre = x.mean((1, 2), keepdims=True)
+    return jnp.sin((x - centre) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-3) * scale)
+
+
+def pixels_bwd(share, first=1.0):
+    def bwd(d, x, scale):
+        away = x - x.mean((1, 2), keepdims=True)
+        root = np.sqrt((away**2).mean((1, 2), keepdims=True) + 1e-3)
+        d = d * np.cos(away / root * scale)
+        g, unit = d * scale, away / root
+        sums = first * g.sum((1, 2), keepdims=True) / 8, (g * unit).sum((1, 2), keepdims=True)
+        return (g - sums[0] * (share if first == 1 else 1) - unit * sums[1] * share / 8) / root, None
+
+    return lambda d, x, scale: bwd(d, x, scale)[:1]
+
+
+def outside(x, scale):
+    """ε beside the deviation, not below the root."""
+    away = x - jnp.mean(x, axis=1, keepdims=True)
+    return away / (jnp.sqrt((away**2).sum(1, keepdims=True) / 5) + 0.1) * scale
+
+
+def outside_bwd(d, x, scale):
+    away = x - x.mean(1, keepdims=True)
+    below = np.sqrt((away**2).mean(1, keepdims=True)) + 0.1
+    g = d * scale / below
+    g = g - away * (d * scale * away).sum(1, keepdims=True) / below**3 / 5
+    return (g - g.mean(1, keepdims=True),)
+
+
+def root_mean_square(x, scale):
+    return jnp.sin(x / jnp.sqrt(jnp.mean(x * x, axis=1, keepdims=True) + 1e-3) * scale)
+
+
+def root_mean_square_bwd(d, x, scale):
+    inv = 1 / np.sqrt((x * x).mean(1, keepdims=True) + 1e-3)
+    d = d * np.cos(x * inv * scale)
+    return (inv * (d * scale - x * inv * (d * x * inv).mean(1, keepdims=True)),)
+
+
+def both(x, a, b):
+    return root_mean_square(root_mean_square(x, a), b)
+
+
+def both_bwd(d, x, a, b):
+    inner = np.asarray(root_mean_square(x, a))
+    return root_mean_square_bwd(root_mean_square_bwd(d, inner, b)[0], x, a)
+
+
+MEANS = "the means of a normalisation's gradient"
+NORMS = {
+    "no scale inside the means": (
+        f"the factor scale is missing inside {MEANS}",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d) - u * mean(d * u))),
+    ),
+    "no scale inside one of them": (
+        "the factor scale is missing inside one mean of a normalisation's gradient: it is that of dy · x̂",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g) - u * mean(d * u))),
+    ),
+    "no scale inside the only one": (
+        "the factor scale is missing inside the mean of a normalisation's gradient",
+        by(root_mean_square, root_mean_square_bwd, X, SCALE, argnums=0),
+    ),
+    "in both layers": (
+        "the factor a is missing inside the mean of a normalisation's gradient",
+        by(both, both_bwd, X, SCALE, SHIFT, argnums=0),
+    ),
+    "n − 1": (
+        f"{MEANS} are divided by n − 1 = 4, where n = 5 (axis 1) belongs",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - (mean(d * g) + u * mean(d * g * u)) * 1.25)),
+    ),
+    "one axis of two": (
+        f"{MEANS} are divided by 4 (axis 1), where n = 8 (axes 1, 2) belongs",
+        by(pixels, pixels_bwd(2), IMAGE, SCALE, argnums=0),
+    ),
+    "one mean a sum": (
+        "sums stand where means belong in a normalisation's gradient: that of dŷ",
+        by(pixels, pixels_bwd(1, first=8), IMAGE, SCALE, argnums=0),
+    ),
+    "σ + ε for σ": (
+        "the derivative of the standard deviation σ is divided by σ + ε, where σ alone belongs",
+        by(outside, outside_bwd, X, SCALE, argnums=0),
+    ),
+    "ε beside the root": (
+        "ε is added outside the root, √v + ε for √(v + ε), in a normalisation's gradient",
+        of_layer(textbook, eps=lambda v: 1 / (np.sqrt(v) + 1e-3)),
+    ),
+    "n − 1 below the root": (
+        "n − 1 = 4 for n = 5 in the variance, in a normalisation's gradient",
+        of_layer(textbook, eps=lambda v: (1.25 * v + 1e-3) ** -0.5),
+    ),
+    "x for x̂": (
+        "x is used for x̂ in front of the mean",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g) - x * mean(d * g * u))),
+    ),
+    "x − μ for x̂": (
+        "x − μ is used for x̂ inside the mean",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g) - u * mean(d * g * u) / inv)),
+    ),
+}
+# --- attention --------------------------------------------------------------------------------------------
+
+QUERY, KEY, VALUE = (RNG.standard_normal((2, 7, 3)) for _ in range(3))
+NEAR = np.abs(np.arange(7)[:, None] - np.arange(7)) < 3
+
+
+def local(query, key, value):
+    scores = jnp.where(NEAR, query @ key.swapaxes(1, 2), -jnp.inf)
+    return jnp.tanh(jax.nn.softmax(scores) @ value)
+
+
+def local_bwd(mask):
+    """From the saved output and the logarithm of softmax's sum, with a mask of its own."""
+
+    def bwd(d, query, key, value):
+        scores = query @ key.swapaxes(1, 2)
+        total = np.log(np.sum(np.exp(scores) * NEAR, axis=2, keepdims=True))
+        out = np.exp(scores - total) * NEAR @ value
+        d = d * (1 - np.tanh(out) ** 2)
+        p = np.exp(scores - total) * mask
+        ds = p * (d @ value.swapaxes(1, 2) - (d * out).sum(2, keepdims=True))
+        return ds @ key, ds.swapaxes(1, 2) @ query, p.swapaxes(1, 2) @ d
+
+    return bwd
+
+
+WIDER = np.arange(7)[:, None] - np.arange(7)
+ATTENTION = {
+    "a window too wide": (
+        "the mask of query @ key is one wider at one edge along axis 2",
+        by(local, local_bwd((WIDER < 4) & (WIDER > -3)), QUERY, KEY, VALUE),
+    ),
+}
+CASES = NORMS | ATTENTION
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_true_cause_is_named_first(case):
+    start, ask = CASES[case]
+    report = ask()
+    wrong = [finding.diagnosis for finding in report.findings if not finding.ok]
+    assert wrong
+    assert all(diagnosis.startswith(start) for diagnosis in wrong), str(report)
+
+
+def test_a_right_gradient_in_a_wider_dtype_is_right():
+    weights = RNG.standard_normal(5)
+    x = X.astype(np.float32)
+    report = check_grad(lambda x: (jnp.sin(x) * weights).sum(), lambda x: np.cos(x) * weights, x)
+    assert report.ok, str(report)
+    assert "x is float32, its gradient float64" in report.notes
