@@ -22,6 +22,7 @@ from manual_grad.checker.mistakes.explain import (
     mistakes_that_explain,
     order_mistaken,
     root_said,
+    rows_scaled,
 )
 from manual_grad.checker.mistakes.maps import misplaced
 from manual_grad.checker.nearby import batch
@@ -33,6 +34,7 @@ PRECISE = 1e-3  # the tolerance up to which two simultaneous mistakes are distin
 FINITE_AT_LEAST = 3  # the fewest finite entries from which a cause can be told
 JACOBIAN_UP_TO = 256  # the largest output, in entries, whose whole Jacobian is computed
 MANY_AXES = 7
+FAR_FETCHED = ("scaled by", "divided by", "two places", "used for", "once too often", "is missing in the")
 SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((0,),),
     2: ((0, 1),),
@@ -124,7 +126,7 @@ def _explain_scaled(evidence: Sequence[Evidence]) -> str:
             gots[e.leaf] = e.got / factor
             scaled.append(replace(e, gots=gots))
         phrase = _explain(scaled, ((transposed, flipped, cotangent_ignored), *ELSEWHERE))
-        if phrase:
+        if phrase and not any(far in phrase for far in FAR_FETCHED):
             return f"{said}, and {phrase}"
     return ""
 
@@ -721,7 +723,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (order_mistaken,),
     (jacobian_not_transposed,),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
-    (misplaced,),
+    (rows_scaled, misplaced),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )

@@ -178,7 +178,150 @@ ATTENTION = {
         by(local, local_bwd((WIDER < 4) & (WIDER > -3)), QUERY, KEY, VALUE),
     ),
 }
-CASES = NORMS | ATTENTION
+# --- one thing for another --------------------------------------------------------------------------------
+
+W, H0, GATES = RNG.standard_normal((8, 4)), RNG.standard_normal((3, 4)), RNG.uniform(0.2, 0.9, (3, 4))
+KEPT = np.array([1.0, 1, 0, 1, 0, 1])
+POINTS = RNG.standard_normal((6, 2))
+SLOPES = np.array([0.3, -0.2, 0.5, -0.4, 0.1])
+
+
+def offset(x, gain):
+    return jnp.sin(x) * (1 + gain)
+
+
+def gated(W, h, r):
+    """A gate after the matrix product, on the second half of its entries."""
+    first, second = jnp.split(h @ W.T, 2, axis=1)
+    return jnp.tanh(first + r * second)
+
+
+def gated_bwd(d, W, h, r):
+    first, second = np.split(h @ W.T, 2, axis=1)
+    d = d * (1 - np.tanh(first + r * second) ** 2)
+    dW = np.concatenate([d.T @ h, d.T @ (r * h)])  # r belongs to d
+    return dW, np.concatenate([d, d * r], 1) @ W, d * second
+
+
+def recurrent(U, h):
+    """A gate before the matrix product."""
+    for _ in range(6):
+        r = jax.nn.sigmoid(h)
+        h = jnp.tanh((r * h) @ U.T) + h
+    return h
+
+
+def recurrent_bwd(d, U, h):
+    states = [h]
+    for _ in range(6):
+        h = states[-1]
+        states.append(np.tanh(h / (1 + np.exp(-h)) @ U.T) + h)
+    dU = np.zeros_like(U)
+    for h in states[5::-1]:
+        r = 1 / (1 + np.exp(-h))
+        inner = d * (1 - np.tanh((r * h) @ U.T) ** 2)
+        dU += (inner * r).T @ h  # r belongs to h
+        d = d + inner @ U * (r + h * r * (1 - r))
+    return dU, d
+
+
+def weighted(x, weight):
+    return jnp.sum(jnp.sin(x).T * (weight * KEPT)) / jnp.sum(weight * KEPT)
+
+
+def leaky(x, slope):
+    return jnp.where(x > 0, x, slope * x)
+
+
+def leaky_bwd(d, x, slope):
+    out = np.where(x > 0, x, slope * x)
+    return np.where(out > 0, d, d * slope), np.where(out > 0, 0, d * x).sum(0)
+
+
+def turned(p, angle):
+    """A product in two sums."""
+    mixed = p[:, 0] * p[:, 1]
+    return jnp.sin(mixed) + jnp.cos(angle) * mixed
+
+
+def angles(u, w):
+    return (u * w).sum(1) / jnp.sqrt((u * u).sum(1)) / jnp.sqrt((w * w).sum(1))
+
+
+def angles_bwd(d, u, w):
+    lengths = [np.sqrt((a * a).sum(1))[:, None] for a in (u, w)]
+    a, b = u / lengths[0], w / lengths[1]
+    cosine = (a * b).sum(1)[:, None]
+    return d[:, None] * (b - cosine * a) / lengths[1], d[:, None] * (a - cosine * b) / lengths[1]
+
+
+def placed(p):
+    return jnp.sin((p[:, 0] + 1) * 3.5) * jnp.cos((p[:, 1] - 1) * 1.5)
+
+
+def placed_bwd(d, p):
+    a, b = (p[:, 0] + 1) * 3.5, (p[:, 1] - 1) * 1.5
+    return (np.stack([d * np.cos(a) * np.cos(b) * 1.5, -d * np.sin(a) * np.sin(b) * 3.5], 1),)
+
+
+def heun(y, a):
+    for _ in range(4):
+        first = jnp.sin(a * y)
+        y = y + 0.1 * (first + jnp.sin(a * (y + 0.2 * first)))
+    return y
+
+
+def heun_bwd(d, y, a):
+    states = [y]
+    for _ in range(4):
+        first = np.sin(a * states[-1])
+        states.append(states[-1] + 0.1 * (first + np.sin(a * (states[-1] + 0.2 * first))))
+    for y in states[3::-1]:
+        second = 0.1 * d * np.cos(a * (y + 0.2 * np.sin(a * y))) * a
+        d = d + second + (0.1 * d + 0.1 * second) * np.cos(a * y) * a  # 0.2 for 0.1
+    return (d,)
+
+
+REPLACED = {
+    "an offset": (
+        "gain is used for 1 + gain (the constant that is added to it is missing)",
+        by(offset, lambda d, x, g: (d * np.cos(x) * g, (d * np.sin(x)).sum(0)), X, SHIFT),
+    ),
+    "a gate on the state": (
+        "the factor r is put on h in the gradient of W", by(gated, gated_bwd, W, H0, GATES)),
+    "a gate on the cotangent": (
+        "the factor r is put on the cotangent in the gradient of U",
+        by(recurrent, recurrent_bwd, W[:4], H0),
+    ),
+    "a count for the weights": (
+        "divided by 4, the number of entries of weight · (a constant) that are not 0",
+        by(weighted, lambda d, x, w: (d * np.cos(x) * (w * KEPT)[:, None] / 4,), X[:, :6],
+           RNG.uniform(1, 2, 6), argnums=0),
+    ),
+    "the output's sign": ("the branch of where is chosen by the output", by(leaky, leaky_bwd, X, SLOPES)),
+    "one use of a product": (
+        "sign flipped in one place: of what flows back through p · p to p, as it is used in",
+        by(
+            turned,
+            lambda d, p, a: (
+                np.stack([
+                    d * (np.cos(p[:, 0] * p[:, 1]) + np.cos(a)) * p[:, 1],
+                    d * (np.cos(p[:, 0] * p[:, 1]) - np.cos(a)) * p[:, 0],
+                ], 1),
+            ),
+            POINTS, RNG.standard_normal(6), argnums=0,
+        ),
+    ),
+    "another's length": (
+        "the norm of w is used for the norm of u as a divisor", by(angles, angles_bwd, X, X[::-1] + SHIFT)),
+    "two numbers swapped": (
+        "swapped: of two numbers each is used for the other", by(placed, placed_bwd, POINTS)),
+    "another number in a loop": (
+        "the number 0.1 is used for 0.2 in the derivative of",
+        by(heun, heun_bwd, SHIFT, np.array(0.7), argnums=0),
+    ),
+}  # fmt: skip
+CASES = NORMS | ATTENTION | REPLACED
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -63,6 +63,14 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.mistakes.norms import norms_mistaken
 from manual_grad.checker.mistakes.rebuilt import rebuilt, rotations
+from manual_grad.checker.mistakes.replaced import (
+    branches_mistaken,
+    factors_on_the_other_side,
+    numbers_mistaken,
+    repeated_operands_replaced,
+    scaled_by_rows,
+    shared_products,
+)
 from manual_grad.checker.mistakes.slopes import (
     loops,
     masks_left_out,
@@ -141,6 +149,13 @@ def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
 def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
     """The same for a factor that is applied too late, which may look like a transposed Jacobian."""
     return _explained_by(((factors_outside, 0), (sums_of_other_factors, 0)), evidence)
+
+
+@np.errstate(all="ignore")
+def rows_scaled(e: Evidence) -> str:
+    """The phrase for a gradient whose rows are multiplied by values of the function."""
+    tape = _tape(e)
+    return "" if tape is None else scaled_by_rows(tape, e)
 
 
 def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]) -> list[str]:
@@ -390,6 +405,10 @@ def count_said(e: Evidence, factor: float) -> str:
         return ""
     sign = "sign flipped and " if factor < 0 else ""
     for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
+        for count, of in e.once("counts", lambda: _counts(tape, e)).get(name, ()) if divides else ():
+            if abs(abs(factor) * count / value - 1) <= 4 * e.tolerance:
+                what = f"{count}, the number of entries of {of} that are not 0,"
+                return f"{sign}divided by {what} instead of {name}"
         for n, what in sizes_named(e).items():
             if n < 2 or abs(value / n - 1) <= 4 * e.tolerance:
                 continue
@@ -408,6 +427,20 @@ def _is_sum(tape: Tape, slot: Slot) -> bool:
         return False
     step = tape.steps[made[slot]]
     return step.name in ("reduce_sum", "dot_general") or any(_is_sum(tape, s) for s in step.ins)
+
+
+def _counts(tape: Tape, e: Evidence) -> dict[str, list[tuple[int, str]]]:
+    """For each sum that is a divisor, the number of entries summed that are not 0, and what is summed."""
+    made, found = made_by(tape), dict[str, list[tuple[int, str]]]()
+    for slot in denominators(tape):
+        step = tape.steps[made[slot]] if slot in made else None
+        if step is not None and step.name == "reduce_sum" and np.size(tape.values[slot]) == 1:
+            summed = np.asarray(tape.values[step.ins[0]])
+            count = int(np.count_nonzero(summed))
+            if 1 < count < summed.size:
+                name = said_of(tape, e, slot)
+                found.setdefault(name, []).append((count, said_of(tape, e, step.ins[0])))
+    return found
 
 
 def _sums(tape: Tape, e: Evidence) -> Iterator[tuple[float, str, bool]]:
@@ -501,13 +534,13 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (chunks_apart, 0),
     (paths, 0),
     (normalisations, 0),
-    (norms_mistaken, 0),
     (loops, 0),
     (cotangents_ignored, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
     (slopes_of_another_layer, 0),
     (slopes_of_another_step, 0),
+    (branches_mistaken, 0),
     (cross_entropies_mistaken, 0),
     (masks_left_out_of_values, 0),
     (masks_shifted, 0),
@@ -520,6 +553,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (statistics_of_other_groups, 0),
     (constants_mistaken, 0),
     (rebuilt, 0),
+    (norms_mistaken, 0),
     (rotations, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
@@ -540,6 +574,10 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (counts_taken_for_1, 0),
     (paths, 1),
     (normalisations, 1),
+    (shared_products, 0),
+    (factors_on_the_other_side, 0),
+    (repeated_operands_replaced, 0),
+    (numbers_mistaken, 0),
     (slices_lost, 0),
     (chunks_lost, 0),
     (terms_left_out, 0),

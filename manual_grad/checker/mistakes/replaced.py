@@ -1,0 +1,333 @@
+"""Mistakes in which one thing stands for another: a number, a branch, a factor on the other side."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.mistakes.mistake import (
+    PASSED_ON,
+    PRODUCTS,
+    Mistake,
+    arrays_by_shape,
+    back_with,
+    denominators,
+    is_constant,
+    made_by,
+    place_of,
+    said_of,
+    statistic,
+    stop,
+    too_few_or_many,
+    users_of,
+)
+from manual_grad.checker.tape import Edge, Passing, Slot, Tape, computed
+from manual_grad.checker.truth import is_float, is_key
+
+REPEATED = PASSED_ON - {"neg", "slice", "stop_gradient"}
+NEAR_UP_TO = 10  # values tried in one's place
+NUMBERS_UP_TO, PLACES_UP_TO = 12, 60
+VECTORS_UP_TO = 24
+COMPARED: dict[str, Callable[[Any, Any], Any]] = {
+    "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
+}  # fmt: skip
+
+
+def repeated_operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A product's other factor computed, before it is repeated, from another value: w for 1 + w."""
+    by_shape = arrays_by_shape(tape)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in PRODUCTS[:2]:
+            continue
+        source, chain = _before_repeating(tape, step.ins[1 - edge[1]])
+        if not chain or is_constant(tape, source):
+            continue
+        own = _without_offset(tape, source)
+        near = sorted(by_shape.get(tape.shape(source), []), key=lambda slot: abs(slot - source))
+        others = ([own] if own is not None else []) + [s for s in near[:NEAR_UP_TO] if s != own]
+        for slot in others:
+            if slot != source and not is_constant(tape, slot):
+                names = said_of(tape, e, slot), said_of(tape, e, source)
+                offset = " (the constant that is added to it is missing)" if slot == own else ""
+                yield Mistake(
+                    f"{names[0]} is used for {names[1]}{offset} in the derivative of "
+                    f"{place_of(tape, e, edge)}",
+                    {edge: partial(_with_repeated, slot, chain)}, stop(edge),
+                )  # fmt: skip
+
+
+def _before_repeating(tape: Tape, slot: Slot) -> tuple[Slot, list[int]]:
+    """The value that a slot repeats or reshapes, and the steps that lead from it to the slot."""
+    made, chain = made_by(tape), list[int]()
+    while slot in made and tape.steps[made[slot]].name in REPEATED:
+        chain.insert(0, made[slot])
+        slot = tape.steps[made[slot]].ins[0]
+    repeats = any(tape.steps[at].name in ("broadcast", "broadcast_in_dim") for at in chain)
+    return slot, chain if repeats else []
+
+
+def _without_offset(tape: Tape, slot: Slot) -> Slot | None:
+    """The value to which a constant is added."""
+    made = made_by(tape)
+    step = tape.steps[made[slot]] if slot in made else None
+    if step is None or step.name not in ("add", "sub"):
+        return None
+    varied = [s for s in step.ins if not is_constant(tape, s)]
+    return varied[0] if len(varied) == 1 else None
+
+
+def _with_repeated(slot: Slot, chain: Sequence[int], p: Passing) -> np.ndarray:
+    value = np.asarray(p.tape.values[slot])
+    for at in chain:
+        step = p.tape.steps[at]
+        if step.eqn is None:
+            value = np.broadcast_to(value, p.tape.shape(step.outs[0]))
+        else:
+            value = np.asarray(computed(step.eqn, [value])[0])
+    return back_with(p, value)
+
+
+def numbers_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A number that the function multiplies or divides by in another one's place, or two of them swapped."""
+    found: dict[Edge, tuple[float, Slot]] = {}
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name == "mul" or (step.name == "div" and i == 0):
+            other = step.ins[1 - i]
+            if other not in tape.active and is_float(tape.values[other]) and is_constant(tape, other):
+                number = float(np.ravel(tape.values[other])[0])
+                if number and np.isfinite(number):
+                    found[at, i] = (number if step.name == "mul" else 1 / number, other)
+    names = {number: said_of(tape, e, slot) for number, slot in found.values()}
+    if len(names) > NUMBERS_UP_TO:
+        return
+    places = list(found)[-PLACES_UP_TO:]
+    for one, another in itertools.combinations(places[-16:], 2):
+        (a, slot), (b, its) = found[one], found[another]
+        if a != b and tape.steps[one[0]].name == tape.steps[another[0]].name:
+            said = f"{said_of(tape, e, slot)} and {said_of(tape, e, its)}"
+            yield Mistake(
+                f"swapped: of two numbers each is used for the other, {said}, in the derivatives of "
+                f"{place_of(tape, e, one)} and {place_of(tape, e, another)}",
+                {one: partial(_times, b / a), another: partial(_times, a / b)},
+            )
+    for edge in places:
+        number, slot = found[edge]
+        for value, name in names.items():
+            if value != number:
+                over = tape.steps[edge[0]].name == "div"
+                wrong = f"1/{name}" if over and found[edge][1] != slot else name
+                yield Mistake(
+                    f"the number {wrong} is used for {said_of(tape, e, slot)} in the derivative of "
+                    f"{place_of(tape, e, edge)}",
+                    {edge: partial(_times, value / number)},
+                )
+
+
+def _times(factor: float, p: Passing) -> np.ndarray:
+    return factor * p.right
+
+
+def branches_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The branch of ``where`` chosen by another value than in the function, such as by the output."""
+    made, by_shape = made_by(tape), arrays_by_shape(tape)
+    for at, step in enumerate(tape.steps):
+        if step.name != "select_n" or len(step.ins) != 3 or step.outs[0] not in tape.active:
+            continue
+        source, chain = step.ins[0], list[int]()
+        while source in made and tape.steps[made[source]].name in REPEATED:
+            chain.insert(0, made[source])
+            source = tape.steps[made[source]].ins[0]
+        if chain or source not in made or tape.steps[made[source]].name not in COMPARED:
+            continue
+        asked = tape.steps[made[source]]
+        own = [slot for slot in asked.ins if not is_constant(tape, slot)]
+        if len(own) != 1:
+            continue
+        near = sorted(by_shape.get(tape.shape(own[0]), []), key=lambda slot: abs(slot - step.outs[0]))
+        for slot in near[:NEAR_UP_TO]:
+            if slot == own[0] or is_constant(tape, slot):
+                continue
+            names = said_of(tape, e, slot), said_of(tape, e, own[0])
+            phrase = f"the branch of where is chosen by {names[0]}, where {names[1]} belongs"
+            yield Mistake(
+                f"{phrase}, in the backward pass",
+                {(at, i): partial(_chosen_by, slot, made[source], own[0]) for i in (1, 2)},
+            )
+
+
+def _chosen_by(slot: Slot, at: int, own: Slot, p: Passing) -> np.ndarray:
+    step = p.tape.steps[at]
+    left, right = (np.asarray(p.tape.values[slot if s == own else s]) for s in step.ins)
+    return np.where(COMPARED[step.name](left, right) == bool(p.edge[1] - 1), p.cotangent, 0.0)
+
+
+def shared_products(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A product that is used in several places: the way back from one of them to one of its factors."""
+    users = users_of(tape)
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name != "mul" or is_constant(tape, step.ins[1 - i]):
+            continue
+        after = users.get(step.outs[0], [])
+        for use in after[:4] if len(after) > 1 else ():
+            place = f"{place_of(tape, e, (at, i))}, as it is used in {place_of(tape, e, use)}"
+            yield Mistake(place, {}, {use: partial(_noted, use), (at, i): partial(_less, use)}, path=True)
+
+
+def _noted(edge: Edge, p: Passing) -> np.ndarray:
+    p.notes["shared"] = p.right
+    return p.right
+
+
+def _less(edge: Edge, p: Passing) -> np.ndarray:
+    return p.right - p.notes["shared"] * np.asarray(p.operands[1 - p.edge[1]])
+
+
+# --- a factor on the other side of a matrix product -------------------------------------------------------
+
+
+def factors_on_the_other_side(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A gate on the state for one on the cotangent, in the gradient of a matrix, or the other way round."""
+    made = made_by(tape)
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name != "mul" or is_constant(tape, step.ins[1 - i]):
+            continue
+        factor = step.ins[1 - i]
+        name = said_of(tape, e, factor)
+        found = _product_before(tape, step.ins[i])
+        if found is not None:
+            product, where = found
+            for k in (0, 1):
+                matrix, state = tape.steps[product].ins[k], tape.steps[product].ins[1 - k]
+                if matrix in tape.active and tape.shape(state) == tape.shape(factor):
+                    W = said_of(tape, e, matrix)
+                    yield Mistake(
+                        f"the factor {name} is put on {said_of(tape, e, state)} in the gradient of {W}: "
+                        f"d ⊗ ({name} · h), where (d · {name}) ⊗ h belongs",
+                        {(product, k): partial(_on_the_state, factor, where, True)},
+                    )
+                    yield Mistake(
+                        f"the factor {name} is missing in the gradient of {W}: it belongs to the cotangent",
+                        {(product, k): partial(_on_the_state, factor, where, False)},
+                    )
+    for at, k in tape.edges():
+        step = tape.steps[at]
+        state = step.ins[1 - k] if step.name == "dot_general" else -1
+        inner = tape.steps[made[state]] if state in made else None
+        if inner is None or inner.name != "mul":
+            continue
+        for factor, h in (inner.ins, inner.ins[::-1]):
+            if tape.shape(factor) == tape.shape(step.outs[0]) and not is_constant(tape, factor):
+                name, W = said_of(tape, e, factor), said_of(tape, e, step.ins[k])
+                yield Mistake(
+                    f"the factor {name} is put on the cotangent in the gradient of {W}: (d · {name}) ⊗ h, "
+                    f"where d ⊗ ({name} · h) belongs",
+                    {(at, k): partial(_on_the_cotangent, factor, h)},
+                )
+
+
+def _product_before(tape: Tape, slot: Slot) -> tuple[int, np.ndarray] | None:
+    """The matrix product whose entries, perhaps with a bias, a value has, and which entries they are."""
+    made, chain = made_by(tape), list[tuple[int, int]]()
+    while slot in made and tape.steps[made[slot]].name != "dot_general":
+        step = tape.steps[made[slot]]
+        inner = [k for k, s in enumerate(step.ins) if s in tape.active and tape.shape(s)]
+        through = [k for k in inner if _leads_from_product(tape, step.ins[k])]
+        if step.name not in ("add", "slice", "split", "dynamic_slice", *REPEATED) or len(through) != 1:
+            return None
+        chain.insert(0, (made[slot], slot))
+        slot = step.ins[through[0]]
+    if slot not in made:
+        return None
+    product = made[slot]
+    where = np.arange(float(np.prod(tape.shape(slot)))).reshape(tape.shape(slot))
+    for at, out in chain:
+        step = tape.steps[at]
+        if step.name == "add":
+            continue
+        ins = [where, *(tape.values[s] for s in step.ins[1:])]
+        if step.eqn is None or step.name in ("broadcast", "broadcast_in_dim"):
+            return None
+        where = np.asarray(computed(step.eqn, ins)[step.outs.index(out)])
+    return product, where.astype(int)
+
+
+def _leads_from_product(tape: Tape, slot: Slot) -> bool:
+    made = made_by(tape)
+    for _ in range(8):
+        step = tape.steps[made[slot]] if slot in made else None
+        if step is None or step.name == "dot_general":
+            return step is not None
+        if step.name == "add":
+            return any(_leads_from_product(tape, s) for s in step.ins if s in tape.active)
+        if step.name not in ("slice", "split", "dynamic_slice", *REPEATED):
+            return False
+        slot = step.ins[0]
+    return False
+
+
+def _on_the_state(factor: Slot, where: np.ndarray, moved: bool, p: Passing) -> np.ndarray:
+    f, state = np.asarray(p.tape.values[factor]), np.asarray(p.operands[1 - p.edge[1]])
+    rest, part = p.cotangent.copy(), np.zeros_like(p.cotangent)
+    part.flat[where] = p.cotangent.flat[where] / f
+    rest.flat[where] = 0
+    first = back_with(Passing(p.tape, p.edge, rest, p.right, p.notes), state)
+    return first + back_with(Passing(p.tape, p.edge, part, p.right, p.notes), state * f if moved else state)
+
+
+def _on_the_cotangent(factor: Slot, h: Slot, p: Passing) -> np.ndarray:
+    d = p.cotangent * np.asarray(p.tape.values[factor])
+    return back_with(Passing(p.tape, p.edge, d, p.right, p.notes), np.asarray(p.tape.values[h]))
+
+
+# --- a factor for each row --------------------------------------------------------------------------------
+
+
+def scaled_by_rows(tape: Tape, e: Evidence) -> str:
+    """The truth with each row multiplied by a value of the function, or by a quotient of two."""
+    if e.got.shape != e.want.shape or e.want.ndim < 2 or e.hidden is not None:
+        return ""
+    for axis, n in enumerate(e.want.shape):
+        others = tuple(a for a in range(e.want.ndim) if a != axis)
+        square = (e.want**2).sum(others, keepdims=True)
+        ratio = (e.got * e.want).sum(others, keepdims=True) / square
+        if n < 3 or not np.all(np.isfinite(ratio)) or np.ptp(ratio) <= 1e-3 * np.max(np.abs(ratio)):
+            continue
+        if e.same(e.got, ratio * e.want):
+            return "\n".join(_rows_said(tape, e, ratio.ravel(), axis))
+    return ""
+
+
+def _rows_said(tape: Tape, e: Evidence, ratio: np.ndarray, axis: int) -> list[str]:
+    vectors: dict[str, tuple[Slot, np.ndarray]] = {}
+    for slot, value in enumerate(tape.values):
+        if not is_key(value) and np.size(value) == len(ratio) and is_float(value):
+            flat = np.ravel(np.asarray(value))
+            if np.all(flat) and np.ptp(flat) and len(vectors) < VECTORS_UP_TO:
+                vectors.setdefault(said_of(tape, e, slot), (slot, flat))
+    entry = f"entry i of the gradient along axis {axis} is scaled"
+    said: list[str] = []
+    for name, (slot, v) in vectors.items():
+        missing, extra = too_few_or_many(tape, slot, name)
+        said += [f"{extra}: {entry} by its entry i"] * e.same(ratio, v)
+        said += [f"{missing}: {entry} by 1 over its entry i"] * e.same(ratio, 1 / v)
+    pairs = itertools.permutations(vectors.items(), 2)
+    alike = sorted(pairs, key=lambda pair: not _same_kind(tape, pair[0][1][0], pair[1][1][0]))
+    below = denominators(tape)
+    for (name, (slot, v)), (other, (its, w)) in alike:
+        if e.same(ratio, v / w):
+            divides = slot in below and its in below
+            wrong, right = (other, name) if divides else (name, other)
+            said.append(f"{wrong} is used for {right}{' as a divisor' if divides else ''}: {entry}")
+    return said[:1]
+
+
+def _same_kind(tape: Tape, one: Slot, other: Slot) -> bool:
+    kinds = [(statistic(tape, slot) or [""])[0] for slot in (one, other)]
+    return kinds[0] == kinds[1] != ""
