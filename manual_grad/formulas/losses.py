@@ -160,8 +160,6 @@ def huber_fwd(
 ) -> tuple[Float[Array, ""], HuberResiduals]:
     """J = (1/N) Σ_i h(ŷ_i − y_i), with h(d) = ½ d² where |d| ≤ δ, else δ (|d| − δ/2). [E-24]
 
-    Both are c (d − c/2) with c = d clipped to ±δ.
-
     Args:
         y_hat, y: (N,).
         delta: δ, positive.
@@ -176,8 +174,8 @@ def huber_fwd(
     """
     require(delta > 0, f"huber_fwd: delta is {delta!r}, expected a positive number")
     d = wide(y_hat) - wide(y)
-    c = jnp.clip(d, -delta, delta)
-    J = (c * (d - c / 2)).mean()  # [E-24]
+    size = jnp.abs(d)
+    J = jnp.where(size <= delta, d * d / 2, delta * (size - delta / 2)).mean()  # [E-24]
     return J.astype(y.dtype), HuberResiduals(d.astype(y.dtype), float(delta))
 
 

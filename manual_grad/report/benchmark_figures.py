@@ -100,8 +100,8 @@ def _against_size(
         name,
         beside(drawn, "panels sizes"),
         f"{title}: against {'n' if grown else 'the bytes of arguments and results'}, both on logarithmic "
-        "scales. Wide line: by hand; dashes: autodiff. Where columns are compared with rows, the wide line is "
-        "columns." + (" A 0 is drawn at the bottom of its panel." if what == "temporaries" else ""),
+        "scales. Wide line: by hand; dashes: autodiff. Where columns are compared with rows, the wide line "
+        "is columns." + (" A 0 is drawn at the bottom of its panel." if what == "temporaries" else ""),
         data,
     )
 
