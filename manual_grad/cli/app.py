@@ -9,7 +9,10 @@ import importlib.metadata
 import inspect
 import itertools
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,6 +121,25 @@ def _run() -> int:
     if code == 130:  # Ctrl-C, which typer turns into an exit code
         _complain("interrupted; nothing was written")
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """While JAX is imported, Ctrl-C ends the process at once: NumPy's C code would raise other errors."""
+
+    def leave(number: int, frame: Any) -> None:
+        _complain("interrupted; nothing was written")
+        os._exit(130)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _silence(stdout: Any) -> None:
@@ -300,7 +322,8 @@ def verify(
         require_writable(json)
     much = not (tag or hard or mutants)
     with workers.started(workers.wanted() if much else 0) as processes:
-        from manual_grad.cli import verify as work
+        with _importing():
+            from manual_grad.cli import verify as work
 
         equations, errata = work.chosen(lecture, tag)
         oracles = () if hard or mutants else work.chosen_oracles(oracle, quick)
@@ -336,7 +359,8 @@ def show(
 
     manual-grad show B-E1
     """
-    from manual_grad.cli import show as work
+    with _importing():
+        from manual_grad.cli import show as work
 
     raise typer.Exit(work.show(tag, cached=not no_cache))
 
@@ -457,7 +481,8 @@ def check(
         raise UsageError(
             "give the arguments either as --input name=shape, once for each, or as --inputs file.npz"
         )
-    from manual_grad.cli import check as work
+    with _importing():
+        from manual_grad.cli import check as work
 
     work.prepare(cached=not no_cache)
     kind = dtype.value if dtype else None
@@ -606,7 +631,8 @@ def train(
     manual-grad train --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    from manual_grad.cli import train as work
+    with _importing():
+        from manual_grad.cli import train as work
 
     work.train(given)
 
@@ -684,7 +710,8 @@ def bench(
 
     manual-grad bench --scale --json scale.json --plot figures
     """
-    from manual_grad.cli import bench as work
+    with _importing():
+        from manual_grad.cli import bench as work
 
     work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases, scale)
 
@@ -736,7 +763,8 @@ def report(
 
     manual-grad report --out book --benchmarks bench.json
     """
-    from manual_grad.cli import report as work
+    with _importing():
+        from manual_grad.cli import report as work
 
     raise typer.Exit(work.report(out, force, verdicts, kills, benchmarks, seed, cached=not no_cache))
 
@@ -815,7 +843,8 @@ def export(
 
     manual-grad golden export mine.py:loss --input x=8x3 --input y=8 --dtype float32 --out loss.safetensors
     """
-    from manual_grad.cli import golden as work
+    with _importing():
+        from manual_grad.cli import golden as work
 
     work.export(formula, out, seed, dtype, case, variant, input or [], inputs, wrt or [])
 
@@ -855,7 +884,8 @@ def compare(
 
     manual-grad golden compare loss.safetensors mine.safetensors --function mine.py:loss
     """
-    from manual_grad.cli import golden as work
+    with _importing():
+        from manual_grad.cli import golden as work
 
     raise typer.Exit(work.compare(golden, mine, function, json))
 
@@ -876,7 +906,8 @@ def list_formulas(
 
     manual-grad golden list --json formulas.json
     """
-    from manual_grad.cli import golden as work
+    with _importing():
+        from manual_grad.cli import golden as work
 
     work.list_formulas(json)
 

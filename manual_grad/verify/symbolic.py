@@ -151,7 +151,12 @@ def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.
 def _process() -> Any:
     """The helper process, which ends with this one."""
     program = [sys.executable, "-P", str(Path(definitions.__file__).parent / "oracles" / "answering.py")]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        program,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is handled by this process
+    )
     atexit.register(_end, process)
     return process
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from dataclasses import replace
 
 import jax
@@ -14,7 +15,7 @@ from manual_grad.compiling import split_settings
 from manual_grad.formulas.normalisation import layer_norm_bwd, layer_norm_fwd
 from manual_grad.lectures import EQUATIONS
 from manual_grad.lectures.entries import Claim, Equation
-from manual_grad.verify import equations
+from manual_grad.verify import equations, symbolic
 from manual_grad.verify.problem import drawn, oracle_of
 from manual_grad.verify.symbolic import definition_of
 from manual_grad_reference import definitions
@@ -315,3 +316,8 @@ def test_claims_state_correctly_whether_they_are_polynomial(equation):
     for claim in equation.claims:
         if claim.polynomial:
             assert is_polynomial(claim) or claim.kind == "jacobian", claim.says
+
+
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="Windows has no sessions")
+def test_ctrl_c_does_not_reach_the_symbolic_helper():
+    assert os.getsid(symbolic._process().pid) != os.getsid(0)
