@@ -43,21 +43,23 @@ def _files(drawn: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
-    """A bar for each case, with its interval; grey where the two programs are the same."""
+    """A bar for each case, with its interval; grey: the programs are the same; pale: neither side wins."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(9, 1.4 + 0.2 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
     ratios = np.array([row["ratio"] for row in rows])
     low, high = np.array([row["interval"] for row in rows]).T
-    colours = ["0.7" if row["same_program"] else "C0" if row["ratio"] <= 1 else "C3" for row in rows]
+    colours = [_colour(row) for row in rows]
     around = [np.clip(ratios - low, 0, None), np.clip(high - ratios, 0, None)]
     axes.barh(places, ratios - 1, left=1, color=colours, xerr=around, ecolor="0.3")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="time by hand divided by the other side's (grey: same program)")
-    wide = math.log10(max(1.0, high.max())) - math.log10(min(1.0, low.min())) > 3
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    label = "time by hand divided by the other side's\n(grey: same program; pale: the interval contains 1)"
+    axes.set(xscale="log", xlabel=label)
+    decades = math.log10(max(1.0, high.max())) - math.log10(min(1.0, low.min()))
+    subs = (1, 1.5, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades <= 3 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", top=True, labeltop=True)
@@ -66,6 +68,14 @@ def _ratios(rows: Sequence[dict[str, Any]], Figure: Any) -> Any:
     axes.set_yticks(places, [f"{row['case']} [{row['size']}]" for row in rows], fontsize=7)
     axes.set_ylim(-1, len(rows))
     return figure
+
+
+def _colour(row: dict[str, Any]) -> tuple[Any, float]:
+    """A colour and its opacity: by which side is faster, pale where the interval contains 1."""
+    if row["same_program"]:
+        return "0.7", 1.0
+    low, high = row["interval"]
+    return "C0" if row["ratio"] <= 1 else "C3", 0.35 if low <= 1 <= high else 1.0
 
 
 def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label: str, unit: str) -> Any:
@@ -107,6 +117,8 @@ def _against_size(rows: Sequence[dict[str, Any]], Figure: Any, what: str, label:
         axes.set_xscale("log")
         if what != "temporaries":
             axes.set_yscale("log")
+            bottom, top = axes.get_ylim()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 100 * bottom else (1,)))
         else:  # there may be none
             axes.set_yscale("symlog", linthresh=1e3, linscale=0.5)
             axes.set_ylim(-100, max(2e3, 2 * axes.get_ylim()[1]))

@@ -51,7 +51,8 @@ check(mse, d_mse, x @ w + b, y)
 # %% [markdown]
 # ## 2. Linear regression with respect to the weights
 #
-# $\hat{y} = x w + b$, with $x$ of shape $N \times d$. The row of the last exercise times the matrix $x$.
+# $\hat{y} = x w + b$, with $x$ of shape $N \times d$. Multiply the row of the last exercise by the matrix
+# $x$.
 
 # %%
 def regression(w, b, x, y):

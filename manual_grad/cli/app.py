@@ -680,7 +680,8 @@ def bench(
     scale: Annotated[
         bool,
         typer.Option(
-            "--scale", help="Instead: one formula of each family over three decades of size, with exponents."
+            "--scale",
+            help="Instead, time one formula of each family over three decades of size, and fit exponents.",
         ),
     ] = False,
 ) -> None:
@@ -690,11 +691,11 @@ def bench(
     timed alternately. [bold]ratio[/] is the median time by hand divided by that of autodiff, with a 95 %
     interval: below 1 the formula is faster. If both compile to the same program, the table says so instead.
     [bold]trace+compile[/] is the ratio of the cost of the first call. [bold]temporaries[/] is the memory used
-    besides arguments and results, [bold]kept[/] what the forward pass keeps for the backward pass if they are
-    called separately: arrays computed for it, and arguments. [bold]ceiling[/] is the share of the best that
-    this machine could do, judging by a matrix product and a copy measured in this run. [bold]error[/] is the
-    relative error in the 2-norm. [bold]against others[/] is our time divided by each of the others'; a star
-    means XLA's best known compiler options.
+    besides arguments and results. [bold]kept[/] is what the forward pass saves for the backward pass if the
+    two are called separately: arrays computed for it, and arguments. [bold]ceiling[/] is the share of the
+    best that this machine could do, judging by a matrix product and a copy measured in this run.
+    [bold]error[/] is the relative error in the 2-norm. [bold]against others[/] is our time divided by each of
+    the others'; a star means XLA's best known compiler options.
 
     Exit code 0: measured. 1: a result is wrong. 2: bad usage or input. 130: interrupted.
 

@@ -38,7 +38,7 @@ def _pad(x: Array, f: Array) -> Array:
 def _require_kernel_fits(formula: str, name: str, kernel: Array, image: Array) -> None:
     require(
         all(k <= n for k, n in zip(kernel.shape, image.shape, strict=True)),
-        f"{formula}: {name} is {describe(kernel)}, expected no larger than the image, {describe(image)}",
+        f"{formula}: {name} is {describe(kernel)}, expected one no larger than the image, {describe(image)}",
     )
 
 

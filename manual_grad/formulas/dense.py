@@ -338,7 +338,10 @@ def from_column_stacking(
     [4.0, 5.0]
     """
     for name, shape in (("out_shape", out_shape), ("in_shape", in_shape)):
-        require(all(n >= 1 for n in shape), f"from_column_stacking: {name} is {shape}, expected sizes from 1")
+        require(
+            all(n >= 1 for n in shape),
+            f"from_column_stacking: {name} is {shape}, expected sizes of at least 1",
+        )
     require_shape("from_column_stacking", "matrix", matrix, (math.prod(out_shape), math.prod(in_shape)))
     flipped = matrix.reshape(*out_shape[::-1], *in_shape[::-1])
     n_out, n = len(out_shape), len(out_shape) + len(in_shape)

@@ -260,7 +260,7 @@ def export_own(
     """
     formula = Own(name, fn, tuple(wrt), drawn)
     if not any(differentiable(value) for value in inputs.values()):
-        raise InputError(f"{name} has no floating-point argument, nothing to differentiate with respect to")
+        raise InputError(f"{name} has no floating-point argument to differentiate with respect to")
     try:
         with exact():
             draw = Draw(np.random.default_rng([seed, zlib.crc32(name.encode())]), jnp.dtype(dtype))

@@ -63,7 +63,7 @@ def attention_streaming_fwd(
     """The same as :func:`manual_grad.formulas.attention.attention_fwd`, in chunks of queries and keys. [E-12]
 
     Args:
-        q, k, v, mask, causal, window, scale: as there.
+        q, k, v, mask, causal, window, scale: as in that function.
         chunk: the number of queries, and of keys, at a time; it need not divide Lq or Lk.
     Returns:
         ``(out, res)``: out (N, Lq, H, D), 0 for a query that sees no key.

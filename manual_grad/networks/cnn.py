@@ -91,7 +91,7 @@ def _check_shapes(params: dict[str, Any], X: Array, K: int) -> None:
     require(
         h2 >= 1 and w2 >= 1,
         f"cnn_fwd: params['K1'] is {describe(params['K1'])} and params['K2'] {describe(params['K2'])},"
-        f" expected both to fit into X {describe(X)}",
+        f" expected both to fit X {describe(X)}",
     )
     shapes = {
         "K1": (f1h, f1w, X.shape[3], l1), "b1": (l1,), "K2": (f2h, f2w, l1, l2), "b2": (l2,),

@@ -72,8 +72,9 @@ class Results:
         verdicts: tag → verdict, as written by ``manual-grad verify --json``.
         about: versions, device, dtype, seed and source of the verdicts.
         kills: mutants, as written by ``verify --mutants --json``; ``all_kills`` if there are no others.
+        broken: one line for each formula that is wrong even without a mutation.
         diagnoses: the checker's findings for :data:`manual_grad.report.planted.PLANTED`.
-        training: one record per epoch.
+        training: one record per epoch; none if the run did not finish.
         benchmarks: the content of the file given by ``--benchmarks``.
         cases: the names of the cases that ``manual-grad bench`` can time.
     """
@@ -82,6 +83,7 @@ class Results:
     about: dict[str, Any]
     kills: list[dict[str, Any]] = field(default_factory=list)
     all_kills: bool = False
+    broken: list[str] = field(default_factory=list)
     diagnoses: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: dict[str, Any] | None = None
@@ -93,7 +95,7 @@ class Results:
         tags = [tag for tag, verdict in self.verdicts.items() if verdict["status"] == "failed"]
         alive = [f"{r['tag']} {r['formula']}: {r['mutant']}" for r in self.kills if not r["killed_by"]]
         unseen = [f"unseen by the checker: {d['mistake']}" for d in self.diagnoses if d["ok"]]
-        return [*tags, *alive, *unseen]
+        return [*tags, *self.broken, *alive, *unseen]
 
     @property
     def oracles(self) -> list[str]:
@@ -133,8 +135,9 @@ def gather(
             "equations": [found[f"verifying {tag}"] for tag in TAGS],
             "source": f"manual-grad report, asking {', '.join(equations.QUICK_ORACLES)}",
         }
+    killed = [part for what, part in found.items() if what.startswith("mutants")]
     if kills is None:
-        rows = [row for what, part in found.items() if what.startswith("mutants") for row in part]
+        rows = [row for part in killed if not isinstance(part, str) for row in part]
     else:
         rows = kills["mutants"]
     return Results(
@@ -142,6 +145,7 @@ def gather(
         about=verdicts["environment"] | {"source": verdicts["source"]},
         kills=rows,
         all_kills=kills is not None,
+        broken=[part for part in killed if isinstance(part, str)],
         diagnoses=[found[f"diagnosing: {name}"] for name in names],
         training=found["training"],
         benchmarks=benchmarks,
@@ -172,8 +176,12 @@ def _verdict(entry: Any, seed: int) -> dict[str, Any]:
     return equations.as_json(equations.verify(entry, jax.numpy.float64, seed))
 
 
-def _killed(target: Any, seed: int) -> list[dict[str, Any]]:
-    rows = kill_matrix.kill(target, seed, equations.QUICK_ORACLES)
+def _killed(target: Any, seed: int) -> list[dict[str, Any]] | str:
+    """The rows, or what is wrong with the formula itself."""
+    try:
+        rows = kill_matrix.kill(target, seed, equations.QUICK_ORACLES)
+    except kill_matrix.FormulaError as error:
+        return str(error)
     return [kill_matrix.as_json(row) for row in rows if row.formula in SELECTED]
 
 
@@ -184,7 +192,7 @@ def _trained(seed: int) -> list[dict[str, Any]]:
     program = loop.build(settings, digits, None)
     outcome = loop.train(program, loop.initial_state(settings, digits))
     if outcome.status != "finished":
-        raise InputError(f"training ended early: {outcome.status} {outcome.reason}")
+        return []
     return [{k: v for k, v in record.items() if k != "seconds"} for record in outcome.state.records]
 
 

@@ -176,19 +176,19 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
     for name, like in wanted.items():
         require(
             name in arrays and arrays[name].shape == np.shape(like),
-            f"{path} does not fit this version: {name} is "
+            f"{path} does not match this version: {name} is "
             f"{list(arrays[name].shape) if name in arrays else 'missing'}, expected {list(np.shape(like))}",
         )
     for name, like in wanted.items():
         kept, given = _storable(like).dtype, arrays[name].dtype
         require(
             (given.kind, given.itemsize) == (kept.kind, kept.itemsize),
-            f"{path} does not fit this version: {name} is {describe(arrays[name])}, expected {kept}",
+            f"{path} does not match this version: {name} is {describe(arrays[name])}, expected {kept}",
         )
     steps = len(next(iter(fresh.losses.values())))
     require(
         about["step"] <= steps,
-        f"{path} does not fit this version: step is {about['step']}, expected at most {steps}",
+        f"{path} does not match this version: step is {about['step']}, expected at most {steps}",
     )
     found = [arrays[name].astype(np.asarray(like).dtype) for name, like in wanted.items()]
     return replace(

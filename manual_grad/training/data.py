@@ -154,7 +154,7 @@ def _read_archive(path: Path) -> Arrays:
         arrays, _ = npz.read(path, lambda headers: FILES)
     except (InputError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path} is damaged ({reason}); delete it to have it made again") from None
+        raise InputError(f"{path} is damaged ({reason}); delete it to have it created again") from None
     return require_mnist(arrays, path)
 
 

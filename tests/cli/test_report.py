@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -212,3 +213,17 @@ def test_results_are_gathered_from_the_checker(monkeypatch):
     assert all(r["killed_by"] for r in found.kills)
     assert found.diagnoses[0]["diagnosis"].startswith("scaled by N = 8")
     assert len(shown) == results.steps(False, False) == 5
+
+
+def test_a_wrong_formula_fails_and_does_not_stop_the_book(monkeypatch):
+    def wrong(target, seed, oracles):
+        raise results.kill_matrix.FormulaError("A-04: mse_bwd itself does not pass reverse")
+
+    monkeypatch.setattr(results.kill_matrix, "kill", wrong)
+    monkeypatch.setattr(results, "PLANTED", ())
+    monkeypatch.setattr(results, "SELECTED", ("mse_bwd",))
+    monkeypatch.setattr(results.loop, "train", lambda program, state: SimpleNamespace(status="diverged"))
+    verdicts = {"equations": [], "environment": {}, "source": "a file"}
+    found = results.gather(3, verdicts, None, None, lambda *_: None)
+    assert found.failed == ["A-04: mse_bwd itself does not pass reverse"]
+    assert found.training == []

@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ),
         ("--resume run.npz --epochs 1", "--epochs is 1, but run.npz has trained for 2"),
         ("--resume foreign.npz", "foreign.npz is a run on other samples"),
-        ("--resume short.npz", "short.npz does not fit this version: W5 is [25, 3], expected [25, 4]"),
+        ("--resume short.npz", "short.npz does not match this version: W5 is [25, 3], expected [25, 4]"),
     ],
 )
 def test_bad_input_gives_one_line_and_nothing_is_written(run, saved, words, line):

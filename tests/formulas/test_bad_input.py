@@ -223,10 +223,10 @@ WHOLE = {
     "softmax_cross_entropy_fwd: labels is int64[2,3], expected float[N,K]; logits is float32[2,3]": lambda: (
         mg.softmax_cross_entropy_fwd(a((2, 3)), ones((2, 3), int))
     ),
-    "correlate2d_fwd: f is float32[2,4], expected no larger than the image, float32[3,3]": lambda: (
+    "correlate2d_fwd: f is float32[2,4], expected one no larger than the image, float32[3,3]": lambda: (
         mg.correlate2d_fwd(a((3, 3)), a((2, 4)))
     ),
-    "convolve2d_fwd: w is float32[2,4], expected no larger than the image, float32[3,3]": lambda: (
+    "convolve2d_fwd: w is float32[2,4], expected one no larger than the image, float32[3,3]": lambda: (
         mg.convolve2d_fwd(a((3, 3)), a((2, 4)), mode="valid")
     ),
     "convolve2d_fwd: mode is 'same', expected 'full' or 'valid'; x is float32[3,3]; w is float32[2,2]": (

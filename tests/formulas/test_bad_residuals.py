@@ -85,7 +85,7 @@ MESSAGES = [  # how each begins
     ),
     (
         lambda: mg.from_column_stacking(_f32(2, 3), (-2, -1), (3,)),
-        "from_column_stacking: out_shape is (-2, -1), expected sizes from 1",
+        "from_column_stacking: out_shape is (-2, -1), expected sizes of at least 1",
     ),
     (
         lambda: mg.gradient_descent([_f32(2)], ["a"], 0.1),

@@ -70,5 +70,5 @@ def test_a_wrong_field_is_named(saved, tmp_path, said):
 @pytest.mark.parametrize("change", [np.ndarray.astype, lambda array, dtype: array.astype(dtype)[None]])
 def test_complex_parameters_are_refused(saved, tmp_path, change):
     about, arrays = saved
-    with pytest.raises(InputError, match=r"does not fit this version: W1 is (complex64)?\[.*expected"):
+    with pytest.raises(InputError, match=r"does not match this version: W1 is (complex64)?\[.*expected"):
         restored(tmp_path, about, arrays | {"W1": change(arrays["W1"], "complex64")})

@@ -305,7 +305,7 @@ def steps_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def chunks_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A loop taken chunk by chunk on the way back: nothing, or something else, is carried between chunks."""
+    """A loop taken chunk by chunk in the backward pass: nothing or the wrong thing is carried across."""
     loop, made = loop_of(tape), made_by(tape)
     if loop is None:
         return

@@ -403,7 +403,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             )
         elif step.name == "gather" and edge[1] == 0:
             yield Mistake("repeated indices are overwritten instead of added up", {edge: overwritten})
-            yield Mistake("only the first of repeated indices counts, they are not added up",
+            yield Mistake("only the first of repeated indices counts; they are not added up",
                           {edge: lambda p: overwritten(p, -1)})  # fmt: skip
             yield Mistake("repeated indices are averaged instead of added up", {edge: _averaged})
             if tape.shape(step.ins[0]) == tape.shape(step.outs[0]):
@@ -427,7 +427,7 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield Mistake("stride ignored in the backward pass of max-pooling", {edge: _to_unstrided})
             said = "max-pooling: overlapping windows are overwritten instead of added up"
             for which, whole in itertools.product(("last", "first"), (False, True)):
-                yield Mistake(f"{said} (= for +=), the {which} window counts",
+                yield Mistake(f"{said} (= for +=); the {which} window counts",
                               {edge: partial(_to_window_assigned, which, whole)})  # fmt: skip
         elif step.name in ("broadcast", "broadcast_in_dim") and broadcast_axes(tape, step):
             axes = broadcast_axes(tape, step)
@@ -528,7 +528,7 @@ def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
             yield Mistake(
                 "what was repeated is summed over the wrong axes in the backward pass: "
-                f"of axis {axis} only the {which} entry counts",
+                f"only the {which} entry of axis {axis} counts",
                 {edge: partial(_one_of_the_repeated, at, [axis])},
             )
 
