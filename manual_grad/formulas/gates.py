@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from manual_grad.border import checked, require, require_shape
 from manual_grad.formulas.limits import gaussian, limit_of_product, smaller_logistic, wide
@@ -31,20 +31,34 @@ class GELUResiduals:
     approximate: bool
 
 
-def _gelu_gate(x: Float[Array, "..."], approximate: bool) -> Float[Array, "..."]:
-    """Φ(x) = ½ erfc(−x/√2), or ½ (1 + tanh u) = σ(2u): in the tails 1 + erf and 1 + tanh would cancel."""
-    if approximate:
-        return lax.logistic(math.sqrt(8 / math.pi) * (x + CUBIC * x**3))  # [E-05]
-    return lax.erfc(-math.sqrt(0.5) * x) / 2  # [E-05]
+def _odds(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."], Bool[Array, "..."]]:
+    """``(e, r, none)`` of the gate by tanh, ½ (1 + tanh u) = σ(2u) = r, 1 − r = e r, by one exponential.
+
+    In the tail 1 + tanh u would cancel. ``none``: r is below the smallest number, and e stops short of ∞.
+    """
+    most = -math.log(float(jnp.finfo(x.dtype).tiny))
+    minus = -math.sqrt(8 / math.pi) * (x + CUBIC * x**3)
+    e = jnp.exp(jnp.minimum(minus, most))
+    return e, 1 / (1 + e), minus >= most
 
 
-def _gelu_gate_prime(x: Float[Array, "..."], approximate: bool) -> Float[Array, "..."]:
-    """φ(x) = e^{−x²/2} / √(2π), or σ′(2u) 2u′."""
-    if approximate:
-        x = jnp.clip(x, -FAR, FAR)
-        sigma = smaller_logistic(math.sqrt(8 / math.pi) * (x + CUBIC * x**3))
-        return sigma * (1 - sigma) * math.sqrt(8 / math.pi) * (1 + 3 * CUBIC * x**2)  # [E-05]
-    return gaussian(x) / math.sqrt(2 * math.pi)  # [E-05]
+def _gelu(x: Float[Array, "..."], approximate: bool, factor: Float[Array, "..."] | float = 1) -> Array:
+    """x Φ(x) times a factor; Φ(x) = ½ erfc(−x/√2), as 1 + erf would cancel in the tail."""
+    if not approximate:
+        return limit_of_product(x, lax.erfc(-math.sqrt(0.5) * x) / 2) * factor  # [E-05] [E-08]
+    e, _, none = _odds(x)
+    return jnp.where(none, 0, factor / (1 + e) * x)  # [E-05] [E-08]
+
+
+def _gelu_prime(x: Float[Array, "..."], approximate: bool) -> Float[Array, "..."]:
+    """Φ(x) + x φ(x), or r + x r (1 − r) 2u′ = r (1 + x e r 2u′)."""
+    if not approximate:
+        phi = gaussian(x) / math.sqrt(2 * math.pi)
+        return lax.erfc(-math.sqrt(0.5) * x) / 2 + limit_of_product(x, phi)  # [E-05]
+    e, r, none = _odds(x)
+    x = jnp.minimum(x, FAR)
+    du = math.sqrt(2 / math.pi) * (1 + 3 * CUBIC * x**2)
+    return jnp.where(none, 0, r * (1 + x * (e * r) * 2 * du))  # [E-05]
 
 
 def _require_flag(formula: str, approximate: bool) -> None:
@@ -74,8 +88,7 @@ def gelu_fwd(
     [0.0, 0.0, 100.0]
     """
     _require_flag("gelu_fwd", approximate)
-    y = limit_of_product(wide(x), _gelu_gate(wide(x), approximate))  # [E-05]
-    return y.astype(x.dtype), GELUResiduals(x, approximate)
+    return _gelu(wide(x), approximate).astype(x.dtype), GELUResiduals(x, approximate)
 
 
 @checked
@@ -95,8 +108,7 @@ def gelu_prime(x: Float[Array, "..."], *, approximate: bool = True) -> Float[Arr
     [0.0, 0.5, 1.0]
     """
     _require_flag("gelu_prime", approximate)
-    slope = _gelu_gate_prime(wide(x), approximate)
-    return (_gelu_gate(wide(x), approximate) + limit_of_product(wide(x), slope)).astype(x.dtype)  # [E-05]
+    return _gelu_prime(wide(x), approximate).astype(x.dtype)  # [E-05]
 
 
 @checked
@@ -258,7 +270,7 @@ def geglu_fwd(
     [0.0, 400.0]
     """
     _require_flag("geglu_fwd", approximate)
-    y = gelu_fwd(wide(gate), approximate=approximate)[0] * up  # [E-08]
+    y = _gelu(wide(gate), approximate, wide(up))  # [E-08]
     return y.astype(gate.dtype), GEGLUResiduals(gate, up, approximate)
 
 
@@ -286,5 +298,5 @@ def geglu_bwd(
     require_shape("geglu_bwd", "dy", dy, res.gate.shape)
     gate, up = wide(res.gate), res.up
     dgate = wide(dy) * up * gelu_prime(gate, approximate=res.approximate)  # [E-08]
-    dup = wide(dy) * gelu_fwd(gate, approximate=res.approximate)[0]  # [E-08]
+    dup = _gelu(gate, res.approximate, wide(dy))  # [E-08]
     return dgate.astype(up.dtype), dup.astype(up.dtype)
