@@ -3,6 +3,7 @@
 The formulas call these by name, so that they still read like the lectures.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -129,18 +130,20 @@ def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Flo
 
 
 def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """e^{−x²/2} to the last digits: the rounding error of x² matters where x² is large.
+    """e^{−x²/2} to the last digits: the rounding error of x²/2 matters where it is large.
 
-    With h a multiple of 1/16 near x, h² is exact, and so is nearly all of h² − x² + 2h(x − h) + (x − h)².
+    With h a multiple of 1/16 near x, h² is exact, and so is nearly all of h²/2 + h(x − h) + (x − h)²/2, which
+    is compared with t². Written with t = −x/√2, the exponential is the one that erfc(t) computes anyway.
 
     >>> gaussian(jnp.array([0.0, -jnp.inf])).tolist()
     [1.0, 0.0]
     """
-    x = x.clip(-64, 64)
+    t = -math.sqrt(0.5) * x
+    square, x = jnp.minimum(t * t, 2048), x.clip(-64, 64)
     h = jnp.round(x * 16) / 16
-    square, rest = x * x, x - h
-    rounded_off = ((h * h - square) + 2 * h * rest) + rest * rest
-    return jnp.exp(-square / 2) * (1 - rounded_off / 2)
+    rest = x - h
+    rounded_off = ((h * h / 2 - square) + h * rest) + rest * rest / 2
+    return jnp.exp(-(t * t)) * (1 - rounded_off)
 
 
 def cropped_beforehand(
