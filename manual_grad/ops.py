@@ -289,7 +289,7 @@ def mse(y_hat: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Array:
     """J = mean((y − ŷ)²), over every entry. [A-02] [A-04]
 
     Args:
-        y_hat, y: predictions and targets, of one shape.
+        y_hat, y: predictions and targets, of the same shape.
     Returns:
         J, scalar.
     Raises:

@@ -241,6 +241,6 @@ def arguments(
     arrays = draw_inputs(shapes, dtype or "float64", seed)
     if len(arrays) != len(wanted):
         raise InputError(
-            f"{name} takes {len(wanted)} arguments ({', '.join(wanted)}), --input gives {len(arrays)}"
+            f"{name} takes {len(wanted)} arguments ({', '.join(wanted)}), but --input gives {len(arrays)}"
         )
     return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays

@@ -53,7 +53,7 @@ def conv2d_fwd(
 def conv2d_bwd(
     res: Conv2DResiduals, dZ: Float[Array, "N h w O"]
 ) -> tuple[Float[Array, "N H W C"], Float[Array, "kh kw Cg O"], Float[Array, " O"]]:
-    """Pull ``dZ`` back through a Conv2D layer, in the way that is fastest there. [C-09] [C-10] [A-11]
+    """Pull ``dZ`` back through a Conv2D layer, in the way that suits the platform. [C-09] [C-10] [A-11]
 
     On a CPU that is :func:`conv2d_cpu_bwd`, elsewhere :func:`conv2d_plain_bwd`, whose docstring describes
     arguments, results and errors.

@@ -170,7 +170,7 @@ BAD = {
     f"mine.py:loss mine.py:leaves {SHAPES}": "grad raised SystemExit: 0",
     "mine.py:loss mine.py:grad": "--input name=shape",
     f"mine.py:loss mine.py:grad {SHAPES} --inputs all.npz": "either",
-    "mine.py:loss mine.py:grad --input x=8x3": "takes 3 arguments (x, w, y), --input gives 1",
+    "mine.py:loss mine.py:grad --input x=8x3": "takes 3 arguments (x, w, y), but --input gives 1",
     "mine.py:loss mine.py:grad --input x=8y3": "expected a shape of positive sizes",
     "mine.py:loss mine.py:grad --input x=0": "expected a shape of positive sizes",
     "mine.py:loss mine.py:grad --input x": "expected name=shape",
