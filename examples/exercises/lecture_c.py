@@ -51,7 +51,7 @@ check(product, d_x, -2.0, 5.0, -4.0)
 # ## 2. The last layer's delta (C-04)
 #
 # $\delta^L = \frac{\partial L}{\partial z^L}$ with $\tanh$ and $L = \frac{1}{2} \sum_i (\hat{y}_i -
-# y_i)^2$. The derivative of $\tanh$ can be taken from its value.
+# y_i)^2$. The derivative of $\tanh$ can be computed from its value.
 
 # %%
 def network(W1, W2, W3, x, y):

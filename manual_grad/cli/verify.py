@@ -272,7 +272,9 @@ def verify_mutants(
 ) -> int:
     """Compare wrong versions of these equations' formulas with every oracle; return the exit code."""
     if not equations:
-        raise UsageError("--mutants is for equations, expected the --tag of one: an erratum is wrong already")
+        raise UsageError(
+            "--mutants applies to equations, expected the --tag of one: an erratum is already wrong"
+        )
     load_symbolic()
     started = time.perf_counter()
     targets = kill_matrix.targets(equations)

@@ -48,7 +48,7 @@ def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Fl
         The shape of ``labels`` with a last axis of length K.
     Raises:
         InputError: ``labels`` are not integers or are out of range (eagerly), ``K`` is below 1, ``dtype`` is
-            no floating-point dtype.
+            not a floating-point dtype.
     Source: Lecture B, page 3: 1[y = k].
 
     >>> one_hot(jnp.array([1, 0]), 3).tolist()

@@ -121,7 +121,7 @@ NORMS = {
         by(pixels, pixels_bwd(2), IMAGE, SCALE, argnums=0),
     ),
     "one mean a sum": (
-        "sums stand where means belong in a normalisation's gradient: that of dŷ",
+        "sums are used where means belong in a normalisation's gradient: that of dŷ",
         by(pixels, pixels_bwd(1, first=8), IMAGE, SCALE, argnums=0),
     ),
     "σ + ε for σ": (
@@ -300,7 +300,7 @@ REPLACED = {
     ),
     "the output's sign": ("the branch of where is chosen by the output", by(leaky, leaky_bwd, X, SLOPES)),
     "one use of a product": (
-        "sign flipped in one place: of what flows back through p · p to p, as it is used in",
+        "sign flipped in one place: in what flows back through p · p to p, as it is used in",
         by(
             turned,
             lambda d, p, a: (
@@ -315,7 +315,7 @@ REPLACED = {
     "another's length": (
         "the norm of w is used for the norm of u as a divisor", by(angles, angles_bwd, X, X[::-1] + SHIFT)),
     "two numbers swapped": (
-        "swapped: of two numbers each is used for the other", by(placed, placed_bwd, POINTS)),
+        "swapped: each of two numbers is used for the other", by(placed, placed_bwd, POINTS)),
     "another number in a loop": (
         "the number 0.1 is used for 0.2 in the derivative of",
         by(heun, heun_bwd, SHIFT, np.array(0.7), argnums=0),

@@ -253,7 +253,7 @@ def _of_counts(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Versi
             theirs = own if of_spread == n else f"n − 1 = {n - 1}" if of_spread == n - 1 else f"{of_spread:g}"
             said = f"the mean of dŷ · x̂ in a normalisation's gradient is {told} {theirs} belongs"
             yield said, partial(_counted, 1.0, share)
-    sums, over = "sums stand where means belong in a normalisation's gradient", f"not divided by {own}"
+    sums, over = "sums are used where means belong in a normalisation's gradient", f"not divided by {own}"
     if norm.is_centred:
         yield f"{sums}: {over}", partial(_counted, n, of_spread)
         yield f"{sums}: that of dŷ is {over}", partial(_counted, n, 1.0)

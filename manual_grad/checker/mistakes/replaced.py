@@ -1,4 +1,4 @@
-"""Mistakes in which one thing stands for another: a number, a branch, a factor on the other side."""
+"""Mistakes in which one thing is used for another: a number, a branch, a factor on the other side."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +111,7 @@ def numbers_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if a != b and tape.steps[one[0]].name == tape.steps[another[0]].name:
             said = f"{said_of(tape, e, slot)} and {said_of(tape, e, its)}"
             yield Mistake(
-                f"swapped: of two numbers each is used for the other, {said}, in the derivatives of "
+                f"swapped: each of two numbers is used for the other, {said}, in the derivatives of "
                 f"{place_of(tape, e, one)} and {place_of(tape, e, another)}",
                 {one: partial(_times, b / a), another: partial(_times, a / b)},
             )
@@ -167,7 +167,7 @@ def _chosen_by(slot: Slot, at: int, own: Slot, p: Passing) -> np.ndarray:
 
 
 def shared_products(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A product that is used in several places: the way back from one of them to one of its factors."""
+    """A product that is used in several places: the path back from one of them to one of its factors."""
     users = users_of(tape)
     for at, i in tape.edges():
         step = tape.steps[at]
