@@ -18,9 +18,9 @@
     copying();
     scrollable();
     open();
-    addEventListener("resize", scrollable);
+    addEventListener("resize", soon);
     addEventListener("hashchange", open);
-    document.addEventListener("toggle", scrollable, true);
+    document.addEventListener("toggle", soon, true);
   });
   // what is folded away is printed too, but for the code and what was measured
   let opened = [];
@@ -46,12 +46,16 @@
     if (toc && innerWidth < 1100) toc.open = false;
   }
 
-  // what scrolls sideways can be reached by keyboard
+  // what scrolls sideways can be reached by keyboard; all is measured before anything is changed
   function scrollable() {
-    for (const box of document.querySelectorAll(".eq, .scroll, pre, .display")) {
-      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; else box.removeAttribute("tabindex");
-    }
+    const boxes = [...document.querySelectorAll(".eq, .scroll, pre, .display")];
+    const wide = boxes.map((box) => box.scrollWidth > box.clientWidth + 1);
+    boxes.forEach((box, k) => { if (wide[k]) box.tabIndex = 0; else box.removeAttribute("tabindex"); });
   }
+
+  // once a frame, however many parts are unfolded in it
+  let planned = 0;
+  const soon = () => { planned ||= requestAnimationFrame(() => { planned = 0; scrollable(); }); };
 
   // The whole book. Its sections are a script, loaded when the box is first used: a page from disk may load no data.
   // Each word of the query, or one that means the same, counts where a word of the book begins with it.
