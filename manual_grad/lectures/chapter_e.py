@@ -99,7 +99,7 @@ EQUATIONS = (
         section="Elman 1990; Werbos 1990",
         printed=(
             r"dz_t = (1 - h_t^2) \odot (dh_t^{\text{out}} + dz_{t+1} W_{hh}), \quad "
-            r"dW_{hh} = \sum_t dz_t^T h_{t-1}, \quad dW_{ih} = \sum_t dz_t^T x_t"
+            r"dW_{hh} = \sum_t dz_t^{\top} h_{t-1}, \quad dW_{ih} = \sum_t dz_t^{\top} x_t"
         ),
         claims=claims_of(RNN),
     ),
@@ -110,7 +110,7 @@ EQUATIONS = (
         printed=(
             r"d\bar{z} = dh \odot (h_{t-1} - n) \odot z (1 - z), \quad "
             r"d\bar{n} = dh \odot (1 - z) \odot (1 - n^2), \quad "
-            r"d\bar{r} = d\bar{n} \odot (h_{t-1} U_n^T + b_{hn}) \odot r (1 - r)"
+            r"d\bar{r} = d\bar{n} \odot (h_{t-1} U_n^{\top} + b_{hn}) \odot r (1 - r)"
         ),
         claims=claims_of(GRU),
     ),

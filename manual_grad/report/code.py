@@ -94,6 +94,36 @@ def source_of(function: Callable) -> Source:
     )
 
 
+def called_by(function: Callable) -> tuple[list[Source], list[Source]]:
+    """The mathematics that a function calls: private functions, and theirs; and public formulas.
+
+    Checks of arguments are left out.
+
+    >>> from manual_grad import correlate2d_bwd
+    >>> [[source.name for source in sources] for sources in called_by(correlate2d_bwd)]
+    [['_correlate', '_pad', '_rot180'], []]
+    """
+    private: dict[str, Source] = {}
+    public: dict[str, Source] = {}
+
+    def look_into(function: Callable) -> None:
+        plain = inspect.unwrap(function)
+        code = ast.walk(ast.parse(source_of(plain).text))
+        for name in dict.fromkeys(node.id for node in code if isinstance(node, ast.Name)):
+            callee = inspect.unwrap(plain.__globals__.get(name, plain))
+            ours = inspect.isfunction(callee) and callee.__module__.startswith("manual_grad.")
+            if callee is plain or not ours or name in private:
+                continue
+            if name in formulas():
+                public[name] = source_of(callee)
+            elif name.startswith("_") and not name.startswith(("_require", "_check")):
+                private[name] = source_of(callee)
+                look_into(callee)
+
+    look_into(function)
+    return list(private.values()), list(public.values())
+
+
 def _without_docstring(text: str) -> str:
     node = ast.parse(text).body[0]
     if not isinstance(node, ast.FunctionDef) or ast.get_docstring(node) is None:

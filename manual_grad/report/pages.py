@@ -20,7 +20,7 @@ from manual_grad.lectures import CHAPTERS, EQUATIONS, ERRATA, Chapter, Claim, Eq
 from manual_grad.report import api, benchmark_figures, benchmarks, numbers, proofs, search, shapes
 from manual_grad.report.answers import Answer, answers
 from manual_grad.report.blanks import BLANK, sheet
-from manual_grad.report.code import Source, console, formulas, python, shell, source_of, tags_of
+from manual_grad.report.code import Source, called_by, console, formulas, python, shell, source_of, tags_of
 from manual_grad.report.counterexamples import counterexample
 from manual_grad.report.guides import guides
 from manual_grad.report.live import LIVE
@@ -357,7 +357,7 @@ class Site:
             "blanks": left_sides(e.corrected or e.printed),
             "derivation": numbers.shown(e.tag),
             "shapes": shapes.rows(e.tag),
-            "sources": [{"source": s, "html": s.html(e.tag)} for s in self.sources(e)],
+            "sources": [_shown(s, e.tag) for s in self.sources(e)],
             "references": list(references.values()),
             "claims": [_claim(c) for c in e.claims],
             "tests": proofs.of_equation(e.tag, [s.name for s in self.sources(e)]),
@@ -558,6 +558,12 @@ def _handout(chapter: Chapter) -> str:
 def _counted(chapter: Chapter) -> str:
     equations, errata = len(chapter.equations), len(chapter.errata)
     return f"{equations} equations" + (f", {errata} misprint{'s' if errata != 1 else ''}" if errata else "")
+
+
+def _shown(source: Source, tag: str) -> dict[str, Any]:
+    """A function's code with what it calls."""
+    private, public = called_by(formulas()[source.name])
+    return {"source": source, "html": source.html(tag), "private": private, "public": public}
 
 
 def _claim(c: Claim) -> Markup:

@@ -36,7 +36,7 @@ def error(got, want):
 
 @functools.cache
 def by_hand(scenario):
-    """(primals, dout) -> (value, cotangents), compiled in any dtype but float64, as the claims' tests do that."""
+    """(primals, dout) -> (value, cotangents), in NumPy in float64, as other tests compile that."""
     run = functools.partial(run_by_hand, scenario)
     return in_numpy(run, jax.jit)
 
