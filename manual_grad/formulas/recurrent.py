@@ -224,16 +224,17 @@ def gru_fwd(
     wide_x, W, U, b, c, h = _wide(x, W_ih, W_hh, b_ih, b_hh, h0)
     U = U.T
 
-    def step(h: Array, from_x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    def step(h: Array, from_x: Array) -> tuple[Array, tuple[Array, ...]]:
         from_h = h @ U + c
         rz = jax.nn.sigmoid(from_x[:, : 2 * H] + from_h[:, : 2 * H])  # [E-15]
         r, z, candidate = rz[:, :H], rz[:, H:], from_h[:, 2 * H :]
         n = jnp.tanh(from_x[:, 2 * H :] + r * candidate)  # [E-15]
         h = (1 - z) * n + z * h  # [E-15]
-        saved = (h, jnp.concatenate([rz, n], axis=1), candidate)
+        saved = (h, rz, n, candidate)
         return h, jax.tree.map(lambda array: array.astype(x.dtype), saved)
 
-    _, (hs, gates, candidates) = lax.scan(step, h, wide_x @ W.T + b)
+    _, (hs, rzs, ns, candidates) = lax.scan(step, h, wide_x @ W.T + b)
+    gates = jnp.concatenate([rzs, ns], axis=2)
     return (hs, hs[-1]), GRUResiduals(x, W_ih, W_hh, h0, hs, gates, candidates)
 
 
@@ -289,10 +290,11 @@ def gru_bwd(
         dz = dh * (h - n) * z * (1 - z)  # [E-15]
         dn = dh * (1 - z) * (1 - n**2)  # [E-15]
         dr = dn * candidate * r * (1 - r)  # [E-15]
-        to_x, to_h = jnp.concatenate([dr, dz, dn], axis=1), jnp.concatenate([dr, dz, r * dn], axis=1)
-        return dh * z + to_h @ W_hh, (to_x, to_h)  # [E-15]
+        to_h = jnp.concatenate([dr, dz, r * dn], axis=1)
+        return dh * z + to_h @ W_hh, (dn, to_h)  # [E-15]
 
-    dh0, (to_x, to_h) = _in_reverse(step, dh, (dhs, before, gates, candidates))
+    dh0, (dns, to_h) = _in_reverse(step, dh, (dhs, before, gates, candidates))
+    to_x = jnp.concatenate([to_h[:, :, : 2 * H], dns], axis=2)
     dx, dW_ih, dW_hh = to_x @ W_ih, _summed(to_x, x), _summed(to_h, before)  # [E-15]
     db_ih, db_hh = to_x.sum(axis=(0, 1)), to_h.sum(axis=(0, 1))  # [E-15]
     dtype = res.x.dtype
