@@ -151,7 +151,9 @@ def _silence(stdout: Any) -> None:
 def _line(error: Exception) -> str | None:
     """The message for bad usage, bad input, a file or a missing extra; None for any other error."""
     if hasattr(error, "format_message"):  # what typer raises for bad usage
-        return f"{error.format_message()} See manual-grad --help."
+        said = error.format_message()
+        command = getattr(getattr(error, "ctx", None), "command_path", "manual-grad")
+        return f"{said}{'' if said.endswith('.') else '.'} See {command} --help."
     if isinstance(error, OSError) and error.filename is not None:
         return _of_a_file(str(error.filename), error.strerror or type(error).__name__)
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):

@@ -32,9 +32,10 @@ class GELUResiduals:
 
 
 def _odds(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."], Bool[Array, "..."]]:
-    """``(e, r, none)`` of the gate by tanh, ½ (1 + tanh u) = σ(2u) = r, 1 − r = e r, by one exponential.
+    """``(e, r, none)`` for GELU's tanh form: r = σ(2u) = ½ (1 + tanh u), and e = e^{−2u}; 1 − r = e r.
 
-    In the tail 1 + tanh u would cancel. ``none``: r is below the smallest number, and e stops short of ∞.
+    One exponential gives all of them, and in the tail nothing cancels, as 1 + tanh u would. ``none`` is true
+    where r would be below the smallest normal number; there e is held just short of ∞.
     """
     most = -math.log(float(jnp.finfo(x.dtype).tiny))
     minus = -math.sqrt(8 / math.pi) * (x + CUBIC * x**3)

@@ -95,9 +95,9 @@ def source_of(function: Callable) -> Source:
 
 
 def called_by(function: Callable) -> tuple[list[Source], list[Source]]:
-    """The mathematics that a function calls: private functions, and theirs; and public formulas.
+    """The private functions that a function calls, directly or through each other, and the public formulas.
 
-    Checks of arguments are left out.
+    Functions that only check arguments are left out.
 
     >>> from manual_grad import correlate2d_bwd
     >>> [[source.name for source in sources] for sources in called_by(correlate2d_bwd)]

@@ -243,7 +243,7 @@ BAD_USAGE = {
     "--quick --oracle exact": "expected no --oracle with it",
     "--seed x": "--seed",
     "--seed -1": "--seed",
-    "--nonsense": "--nonsense",
+    "--nonsense": "--seed). See manual-grad verify --help.\n",
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
     "--hard --dtype float32": "--hard can be combined with",
