@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, named_scales
+from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
     NO_SIZE,
     constant_said,
@@ -724,6 +725,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (jacobian_not_transposed,),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
     (rows_scaled, misplaced),
+    (adjoint_not_taken,),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )

@@ -355,6 +355,17 @@ def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
     return Tape(tape.steps, values, tape.leaves, tape.results, tape.active, kept)
 
 
+# Steps that take a maximum, and the operand that it is taken of.
+MAXIMA = {
+    "reduce_max": 0,
+    "reduce_min": 0,
+    "scatter-max": 2,
+    "scatter-min": 2,
+    "scatter_max": 2,
+    "scatter_min": 2,
+}
+
+
 def without_dead_maxima(tape: Tape, known: Mapping[Any, np.ndarray]) -> None:
     """Remove the paths through a maximum or a minimum whose cotangents cancel.
 
@@ -363,11 +374,10 @@ def without_dead_maxima(tape: Tape, known: Mapping[Any, np.ndarray]) -> None:
     """
     dead = set()
     for at, step in enumerate(tape.steps):
-        if step.name in ("reduce_max", "reduce_min") and step.outs[0] in tape.active:
+        if step.name in MAXIMA and step.outs[0] in tape.active:
             got = known.get(step.outs[0])
-            into = [
-                known[key] for key in known if isinstance(key, tuple) and _leads_to(tape, key, step.ins[0])
-            ]
+            of = step.ins[MAXIMA[step.name]]
+            into = [known[key] for key in known if isinstance(key, tuple) and _leads_to(tape, key, of)]
             beside = max((float(np.max(np.abs(d), initial=0.0)) for d in into), default=0.0)
             if got is None or np.max(np.abs(got), initial=0.0) <= 1e-9 * beside:
                 dead.add(at)

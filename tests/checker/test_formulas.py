@@ -321,7 +321,162 @@ REPLACED = {
         by(heun, heun_bwd, SHIFT, np.array(0.7), argnums=0),
     ),
 }  # fmt: skip
-CASES = NORMS | ATTENTION | REPLACED
+# --- places -----------------------------------------------------------------------------------------------
+
+SIGNAL, KERNEL = RNG.standard_normal((2, 6, 8)), RNG.standard_normal((3, 2, 3))
+PICTURE, FILTER = RNG.standard_normal((1, 2, 6, 6)), RNG.standard_normal((2, 2, 4, 3))
+SEGMENTS, SENDERS, RECEIVERS = (
+    np.array([0, 0, 1, 2, 2, 2]),
+    np.array([0, 1, 3, 2, 4]),
+    np.array([1, 1, 0, 4, 2]),
+)
+MARGINS, CLASSES = RNG.standard_normal((6, 5)), np.array([0, 3, 1, 1, 4, 2])
+LATENT = RNG.standard_normal((4, 3))
+
+
+def grouped(x, kernel):
+    """Three groups with two channels in and one out."""
+    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", feature_group_count=3)
+
+
+def grouped_bwd(d, x, kernel):
+    dx, late = np.zeros_like(x), np.minimum(2 * np.arange(3), 2)
+    for g, tap in np.ndindex(3, 3):
+        dx[:, 2 * g : 2 * g + 2, tap : tap + 6] += d[:, g, None] * kernel[late[g], :, tap][:, None]
+    return (dx,)
+
+
+def even(x, kernel):
+    """An even kernel: one more row and column of zeros on one side than on the other."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 2), (0, 2)))
+
+
+def even_bwd(d, x, kernel):
+    padded = np.zeros((1, 2, 9, 8))
+    for a, b in np.ndindex(4, 3):
+        padded[:, :, a : a + 6, b : b + 6] += np.einsum("nohw,oi->nihw", d, kernel[:, :, a, b])
+    return (padded[:, :, 2:8, 2:8],)
+
+
+def cropped(x):
+    return jnp.sin(jnp.cumsum(x, axis=2))[:, 1:-1, 2:-1]
+
+
+def cropped_bwd(d, x):
+    whole = np.zeros_like(x)
+    whole[:, :4, :5] = d
+    whole = whole * np.cos(np.cumsum(x, 2))
+    return (whole[:, :, ::-1].cumsum(2)[:, :, ::-1],)
+
+
+def pooled(x):
+    return jnp.tanh(jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 2), (1, 3, 2), "VALID"))
+
+
+def pooled_bwd(d, x):
+    back = np.zeros_like(x)
+    for n, i, j in np.ndindex(d.shape):
+        window = x[n, 3 * i : 3 * i + 3, 2 * j : 2 * j + 2]
+        row, column = divmod(int(window.argmax()), 3)
+        back[n, 3 * i + row, 2 * j + column] += d[n, i, j] * (1 - np.tanh(window.max()) ** 2)
+    return (back,)
+
+
+def smoothed(x):
+    wide = jnp.pad(x, ((2, 2), (0, 0)), mode="edge")[1:-1]
+    return jnp.sin(wide[2:] + 2 * x + wide[:-2])
+
+
+def smoothed_bwd(d, x):
+    wide = np.pad(x, ((1, 1), (0, 0)), mode="edge")
+    d = d * np.cos(wide[2:] + 2 * x + wide[:-2])
+    return (np.roll(d, 1, 0) + 2 * d + np.roll(d, -1, 0),)
+
+
+def shares(x):
+    e = jnp.exp(x)
+    return e / jax.ops.segment_sum(e, SEGMENTS, num_segments=3)[SEGMENTS]
+
+
+def shares_bwd(d, x):
+    e, total = np.exp(x), np.zeros((3, 5))
+    np.add.at(total, SEGMENTS, e)
+    p = e / total[SEGMENTS]
+    return (p * (d - (p * d).sum(0)),)
+
+
+def margins(s):
+    own = s[jnp.arange(6), CLASSES][:, None]
+    return jnp.where(jnp.arange(5) == CLASSES[:, None], 0, jax.nn.relu(1 + s - own)).sum(1)
+
+
+def margins_bwd(d, s):
+    active = (1 + s - s[np.arange(6), CLASSES][:, None] > 0) & (np.arange(5) != CLASSES[:, None])
+    ds = active * d[:, None]
+    ds[np.arange(6), CLASSES] = -d * active.any(1)
+    return (ds,)
+
+
+def circular(x, kernel):
+    turned = jnp.fft.rfft(x, axis=2) * jnp.fft.rfft(kernel)
+    return jnp.tanh(jnp.fft.irfft(turned, n=8, axis=2))
+
+
+def circular_bwd(d, x, kernel):
+    spectrum = np.fft.rfft(kernel)
+    out = np.fft.irfft(np.fft.rfft(x, axis=2) * spectrum, n=8, axis=2)
+    return (np.fft.irfft(np.fft.rfft(d * (1 - np.tanh(out) ** 2), axis=2) * spectrum, n=8, axis=2),)
+
+
+def messages(h):
+    return jnp.sin(jnp.zeros_like(h).at[RECEIVERS].add(h[SENDERS]))
+
+
+def messages_bwd(d, h):
+    got = np.zeros_like(h)
+    np.add.at(got, RECEIVERS, h[SENDERS])
+    back = np.zeros_like(h)
+    np.add.at(back, RECEIVERS, (d * np.cos(got))[SENDERS])
+    return (back,)
+
+
+def covariance(Z):
+    return jnp.sin(jnp.linalg.cholesky(Z @ Z.T + 2 * jnp.eye(4)))
+
+
+def covariance_bwd(d, Z):
+    L = np.linalg.cholesky(Z @ Z.T + 2 * np.eye(4))
+    inner = np.tril(L.T @ np.tril(d * np.cos(L)))
+    S = np.linalg.solve(L.T, inner - np.diag(np.diag(inner)) / 2) @ np.linalg.inv(L)
+    return (2 * S @ Z,)
+
+
+PLACES = {
+    "a kernel's offset": (
+        "a wrong index: the kernel's part of group g starts at g · 2 (the channels that go in), where g · 1",
+        by(grouped, grouped_bwd, SIGNAL, KERNEL, argnums=0)),
+    "uneven padding": (
+        "the low and the high padding are swapped in the backward pass: the gradient is cropped at the wrong",
+        by(even, even_bwd, PICTURE, FILTER, argnums=0)),
+    "a crop": ("the offsets of a slice of sin(", by(cropped, cropped_bwd, SIGNAL)),
+    "the place of a maximum": (
+        "max-pooling: the maximum's place in its window is wrong, row and column are the number's quotient",
+        by(pooled, pooled_bwd, RNG.standard_normal((2, 6, 9)))),
+    "periodic borders": ("the borders are wrapped around periodically", by(smoothed, smoothed_bwd, X)),
+    "all segments": (
+        "summed over all entries in the backward pass, not over each segment", by(shares, shares_bwd, X)),
+    "margins counted once": ("1 for the number of active entries", by(margins, margins_bwd, MARGINS)),
+    "a convolution for a correlation": (
+        "transposed: the linear map of x is applied to the cotangent again, where its adjoint belongs (a c",
+        by(circular, circular_bwd, SIGNAL, SIGNAL[0, 0], argnums=0)),
+    "messages sent forward": (
+        "transposed: the linear map of h is applied to the cotangent again, where its adjoint belongs (rows",
+        by(messages, messages_bwd, X[:5])),
+    "half of a Gram matrix": (
+        "Cholesky factorisation: not made symmetric, and so 2 S Z for (S + Sᵀ) Z",
+        by(covariance, covariance_bwd, LATENT)),
+}  # fmt: skip
+CASES = NORMS | ATTENTION | REPLACED | PLACES
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,6 +4,7 @@
 checked one. If a mistake has a free factor, the factor that fits best is found first.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -91,14 +92,17 @@ from manual_grad.checker.mistakes.sums import (
     products_divided,
     sums_elsewhere,
     sums_of_other_factors,
+    sums_of_segments,
     sums_on_the_way_back,
 )
 from manual_grad.checker.mistakes.windows import (
+    borders_wrapped,
     chunks_lost,
     cotangents_ignored,
     entries_picked,
     kernels_turned,
     kernels_turned_together,
+    maxima_misplaced,
     maxima_overwritten,
     overlaps,
     padding_ignored,
@@ -188,7 +192,10 @@ def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Ev
     mistakes = kind(tape, e)
     if kind not in OF_LOOPS:
         mistakes = in_all_iterations(tape, mistakes, limit)
-    return list(itertools.islice(mistakes, limit))
+    found: list[Mistake] = []
+    with contextlib.suppress(TypeError, ValueError, LookupError):  # a function of a form not thought of
+        found.extend(itertools.islice(mistakes, limit))
+    return found
 
 
 def _is_half(mistake: Mistake, others: Sequence[tuple[Mistake, str]]) -> bool:
@@ -561,12 +568,15 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (padding_ignored, 0),
     (spread_ignored, 0),
     (spread_ignored_in_kernels, 0),
+    (borders_wrapped, 0),
     (slices_moved, 0),
     (parts_swapped, 0),
     (partly_summed, 0),
     (moves, 0),
     (overlaps, 0),
     (maxima_overwritten, 0),
+    (maxima_misplaced, 0),
+    (sums_of_segments, 0),
     (rows_left_out, 0),
     (outputs_shifted, 0),
     (members_mistaken, 0),

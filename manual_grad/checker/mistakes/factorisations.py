@@ -51,12 +51,45 @@ def factorisations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             continue
         around = _symmetrised(tape, step.ins[0])
         name = said_of(tape, e, around[0] if around else step.ins[0])
+        if step.name == "cholesky":
+            yield from _gram(tape, e, at, around)
         found = _of_cholesky(name) if step.name == "cholesky" else _of_eigenvalues(name)
         for phrase, back in found:
             yield Mistake(phrase, {(at, 0): back})
             if around:
                 yield Mistake(f"{phrase}, and not made symmetric" if "symmetric" not in phrase else phrase,
                               {(at, 0): back, **around[1]})  # fmt: skip
+
+
+def _gram(tape: Tape, e: Evidence, at: int, around: tuple[Slot, Changes] | None) -> Iterator[Mistake]:
+    """For A = B Bᵀ and more, where A's gradient S is not symmetric: 2 S B instead of (S + Sᵀ) B."""
+    made = made_by(tape)
+    slot = around[0] if around else tape.steps[at].ins[0]
+    while slot in made and tape.steps[made[slot]].name in ("add", "mul", "div"):
+        varied = [s for s in tape.steps[made[slot]].ins if s in tape.active]
+        if len(varied) != 1:
+            return
+        slot = varied[0]
+    product = tape.steps[made[slot]] if slot in made else None
+    if product is None or product.name != "dot_general":
+        return
+    x, y = (np.asarray(tape.values[s]) for s in product.ins)
+    if x.ndim != 2 or not (np.array_equal(x, y) or np.array_equal(x, y.T)):
+        return
+    half = lambda P: np.tril(P) - np.diag(np.diag(P)) / 2  # noqa: E731
+    unsymmetric = partial(_cholesky_back, half, SIDES[""], lambda G: G)
+    B = said_of(tape, e, product.ins[0])
+    for one in (0, 1):
+        yield Mistake(
+            f"Cholesky factorisation: not made symmetric, and so 2 S {B} for (S + Sᵀ) {B}, where S is the "
+            "gradient of the matrix that is factorised",
+            {
+                **(around[1] if around else {}),
+                (at, 0): unsymmetric,
+                (made[slot], one): lambda p: 2 * p.right,
+                (made[slot], 1 - one): nothing,
+            },
+        )
 
 
 def _symmetrised(tape: Tape, slot: Slot) -> tuple[Slot, Changes] | None:

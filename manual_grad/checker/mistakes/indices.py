@@ -228,9 +228,11 @@ def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:
     axis = next((a for a, (b, n) in enumerate(zip(before, after, strict=False)) if b != n), len(after) - 1)
     groups, members = before[axis : axis + 2]
     merged = (*before[:axis], groups * members, *before[axis + 2 :])
+    if merged != after or min(groups, members) < 2:
+        return None
     x = np.asarray(tape.values[step.ins[0]])
     same = np.array_equal(x, np.broadcast_to(np.take(x, [0], axis + 1), x.shape))
-    return (at, axis, groups, members) if merged == after and same and min(groups, members) > 1 else None
+    return (at, axis, groups, members) if same else None
 
 
 def _indices(groups: int, members: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -42,6 +42,16 @@ def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"a wrong index: output channel o of {n} is in group o mod {g} in the backward pass, where"
             )
             yield Mistake(f"{phrase} o // {n // g} does", {edge: _regrouped}, stop(edge))
+            axis = step.eqn.params["dimension_numbers"].rhs_spec[0]
+            each, wrong = n // g, tape.shape(step.ins[1])[step.eqn.params["dimension_numbers"].rhs_spec[1]]
+            o = np.arange(n)
+            if each != wrong and edge[1] == 0:
+                index = np.minimum(o // each * wrong + o % each, n - 1)
+                yield Mistake(
+                    f"a wrong index: the kernel's part of group g starts at g · {wrong} (the channels that "
+                    f"go in), where g · {each} belongs (those that come out)",
+                    {edge: partial(_with_members, axis, index)}, stop(edge),
+                )  # fmt: skip
         other = step.ins[1 - edge[1]]
         if is_constant(tape, other) or tape.shape(other) == ():
             continue
@@ -133,7 +143,7 @@ def _spread(whole: np.ndarray, axes: Sequence[int], shape: tuple[int, ...]) -> n
     """A value repeated along an axis, repeated instead along the axes that broadcasting aligns it with."""
     try:
         other = np.broadcast_to(np.take(whole, 0, axes[0]), shape)
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError: no entries
         return None
     return None if np.array_equal(other, whole) else other
 

@@ -512,12 +512,34 @@ def counts_taken_for_1(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def _counted_once(anyway: bool, p: Passing) -> np.ndarray:
     """One of the equal entries that a broadcast sums, or 1 even if all are zero."""
     axes = broadcast_axes(p.tape, p.tape.steps[p.edge[0]])
-    one = p.cotangent.flat[int(np.argmax(np.abs(p.cotangent)))]
-    counts = p.cotangent / one
+    largest = np.max(np.abs(p.cotangent), axes, keepdims=True)
+    one = np.where(p.cotangent.max(axes, keepdims=True) == largest, largest, -largest)
+    if anyway:
+        one = np.full_like(one, p.cotangent.flat[int(np.argmax(np.abs(p.cotangent)))])
+    counts = p.cotangent / np.where(one, one, 1.0)
     if not np.allclose(np.where(counts, 1.0, 0.0), counts, atol=1e-12) or np.all(counts):
         raise ValueError
     some = np.ones_like(counts) if anyway else counts
-    return one * some.max(axes).reshape(p.right.shape)
+    return (one * some.max(axes, keepdims=True)).reshape(p.right.shape)
+
+
+def sums_of_segments(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The sum over all entries instead of each segment's own, in the gradient of a softmax or a mean."""
+    made = made_by(tape)
+    for slot in [
+        s for s in tape.active if s in made and tape.steps[made[s]].name in ("scatter-add", "scatter_add")
+    ]:
+        for power in (1, 0, 2):
+            yield Mistake(
+                "summed over all entries in the backward pass, not over each segment alone: "
+                f"{said_of(tape, e, slot)}",
+                {(made[slot], -1): partial(_over_all_segments, slot, power)},
+            )
+
+
+def _over_all_segments(slot: Slot, power: int, p: Passing) -> np.ndarray:
+    q = np.asarray(p.tape.values[slot]) ** power
+    return np.broadcast_to((p.right * q).sum(0, keepdims=True), q.shape) / q
 
 
 def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:

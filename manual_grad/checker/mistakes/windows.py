@@ -381,6 +381,13 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 swapped = {one: partial(_cut_out, *cuts[other]), other: partial(_cut_out, *cuts[one])}
                 yield Mistake(f"swapped: two slices of {said} get each other's gradient", swapped)
         for edge, (starts, strides) in cuts.items():
+            if np.count_nonzero(starts) > 1:
+                place = ", ".join(map(str, starts))
+                yield Mistake(
+                    f"the offsets of a slice of {said} are ignored in the backward pass: the gradient is put "
+                    f"at its beginning, not at {place} (as if it were padded at the end only)",
+                    {edge: partial(_cut_out, 0 * starts, strides)},
+                )
             for axis in map(int, np.flatnonzero(starts > 1)):
                 at_0 = starts * (np.arange(len(starts)) != axis)
                 yield Mistake(
@@ -397,6 +404,63 @@ def slices_moved(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                         "by one of its slices",
                         {edge: partial(_cut_out, moved, strides)},
                     )
+
+
+def borders_wrapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The gradient of a border that is repeated outside the array, given to the opposite border."""
+    edges: dict[int, dict[Edge, Any]] = {}
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name != "slice":
+            continue
+        (starts, strides), shape = _cut(tape, edge), tape.shape(step.ins[0])
+        part = tape.shape(step.outs[0])
+        for axis, n in enumerate(shape):
+            if part[axis] == 1 < n and starts[axis] in (0, n - 1):
+                opposite = np.where(np.arange(len(shape)) == axis, n - 1 - starts, starts)
+                edges.setdefault(axis, {})[edge] = partial(_cut_out, opposite, strides)
+    every = {edge: change for some in edges.values() for edge, change in some.items()}
+    for axes, changes in [(tuple(edges), every)] * (len(edges) > 1) + [((a,), c) for a, c in edges.items()]:
+        yield Mistake(
+            f"the borders are wrapped around periodically in the backward pass, along {axes_said(axes)}: "
+            "what belongs to one border is added to the opposite one",
+            changes,
+        )
+
+
+def maxima_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Max-pooling whose maximum is sought at another place of its window."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name != "reduce_window_max" or np.any(np.array(step.eqn.params["padding"])):
+            continue
+        size = step.eqn.params["window_dimensions"]
+        axes = [axis for axis, n in enumerate(size) if n > 1]
+        if len(axes) == 2:
+            high, wide = (size[axis] for axis in axes)
+            by_height = f"row and column are the number's quotient and remainder by the height {high}"
+            for said, place in (
+                (f"{by_height}, where those by the width {wide} belong", lambda n, h=high: (n // h, n % h)),
+                ("row and column are swapped", lambda n, w=wide: (n % w, n // w)),
+            ):
+                yield Mistake(
+                    f"max-pooling: the maximum's place in its window is wrong, {said}",
+                    {edge: partial(_at_other_places, axes, place)},
+                )
+
+
+def _at_other_places(axes: list[int], place: Callable, p: Passing) -> np.ndarray:
+    params = p.tape.steps[p.edge[0]].eqn.params
+    size, strides = params["window_dimensions"], params["window_strides"]
+    x, back = np.asarray(p.operands[0]), np.zeros_like(p.right)
+    for at in np.ndindex(p.cotangent.shape):
+        corner = [i * s for i, s in zip(at, strides, strict=True)]
+        window = x[tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))]
+        for axis, more in zip(axes, place(int(window.argmax())), strict=True):
+            corner[axis] += more
+        if all(a < n for a, n in zip(corner, back.shape, strict=True)):
+            back[tuple(corner)] += p.cotangent[at]
+    return back
 
 
 def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -711,6 +775,14 @@ def padding_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
                 )
 
+        by = {axis: low - high for axis, (low, high) in pads.items() if low != high}
+        for some in _some_axes(list(by)):
+            moved = f"shifted by {', '.join(str(-by[axis]) for axis in some)} along {axes_said(some)}"
+            yield Mistake(
+                "the low and the high padding are swapped in the backward pass: the gradient is cropped at "
+                f"the wrong place, {moved}",
+                {edge: partial(_cropped_at, {axis: by[axis] for axis in some})},
+            )
         for a, b in itertools.combinations(pads, 2):
             if pads[a][0] != pads[b][0]:
                 apart = pads[a][0] - pads[b][0]
