@@ -282,7 +282,57 @@ def heun_bwd(d, y, a):
     return (d,)
 
 
+def cell(z, c):
+    """Four gates and no matrix: a cell that is fed its own output."""
+    for _ in range(6):
+        i, f, o, g = jnp.split(z + jnp.tile(c, 4), 4)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g) * jnp.cos(o)
+    return c
+
+
+def leak(z, c):
+    for _ in range(6):
+        c = jax.nn.sigmoid(z[0] + c) * c + jax.nn.sigmoid(z[1] + c)
+    return c
+
+
+def leak_bwd(d, z, c):
+    states, dz = [c], np.zeros_like(z)
+    for _ in range(6):
+        first, second = 1 / (1 + np.exp(-z - states[-1]))
+        states.append(first * states[-1] + second)
+    for c in states[5::-1]:
+        first, second = 1 / (1 + np.exp(-z - c))
+        step = np.stack([d * c * first * (1 - first), d * second * (1 - second)])
+        dz += step
+        d = d * second + step.sum(0)
+    return dz, d
+
+
+def cell_bwd(d, z, c):
+    states = [c]
+    for _ in range(6):
+        i, f, o, g = np.split(z + np.tile(states[-1], 4), 4)
+        i, f = (1 / (1 + np.exp(-a)) for a in (i, f))
+        states.append(f * states[-1] + i * np.tanh(g) * np.cos(o))
+    dz = np.zeros_like(z)
+    for c in states[5::-1]:
+        i, f, o, g = np.split(z + np.tile(c, 4), 4)
+        i, f, g = 1 / (1 + np.exp(-i)), 1 / (1 + np.exp(-f)), np.tanh(g)
+        dg, di = d * np.cos(o) * g, d * np.cos(o) * i  # swapped
+        step = [di * i * (1 - i), d * c * f * (1 - f), -d * i * g * np.sin(o), dg * (1 - g * g)]
+        dz += np.concatenate(step)
+        d = d * f + sum(step)
+    return dz, d
+
+
 REPLACED = {
+    "each factor its own": (
+        "swapped: each factor of a product gets its own value times the cotangent, not the other's",
+        by(cell, cell_bwd, RNG.standard_normal(12), SHIFT[:3])),
+    "another gate": (
+        "another sigmoid(z + (a later c)) of the same step, such as another gate's, is used for the right",
+        by(leak, leak_bwd, RNG.standard_normal((2, 3)), SHIFT[:3])),
     "an offset": (
         "gain is used for 1 + gain (the constant that is added to it is missing)",
         by(offset, lambda d, x, g: (d * np.cos(x) * g, (d * np.sin(x)).sum(0)), X, SHIFT),
@@ -451,7 +501,19 @@ def covariance_bwd(d, Z):
     return (2 * S @ Z,)
 
 
+def rotated(x):
+    """Neighbours are pairs."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return jnp.stack([even - 0.5 * odd, 0.5 * even + odd], axis=-1).reshape(x.shape)
+
+
+def rotated_bwd(d, x):
+    first, second = np.split(d, 2, axis=2)
+    return (np.concatenate([first + 0.5 * second, second - 0.5 * first], 2),)
+
+
 PLACES = {
+    "halves for neighbours": ("a wrong pairing along axis 2", by(rotated, rotated_bwd, SIGNAL)),
     "a kernel's offset": (
         "a wrong index: the kernel's part of group g starts at g · 2 (the channels that go in), where g · 1",
         by(grouped, grouped_bwd, SIGNAL, KERNEL, argnums=0)),

@@ -63,7 +63,7 @@ from manual_grad.checker.mistakes.mistake import (
     users_of,
 )
 from manual_grad.checker.mistakes.norms import norms_mistaken
-from manual_grad.checker.mistakes.rebuilt import rebuilt, rotations
+from manual_grad.checker.mistakes.rebuilt import pairs_mistaken, rebuilt, rotations
 from manual_grad.checker.mistakes.replaced import (
     branches_mistaken,
     factors_on_the_other_side,
@@ -562,6 +562,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (rebuilt, 0),
     (norms_mistaken, 0),
     (rotations, 0),
+    (pairs_mistaken, 0),
     (kernels_turned, 0),
     (kernels_turned_together, 0),
     (windows_shifted, 0),

@@ -278,7 +278,12 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
         if said.startswith("the factor"):
             return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
         return said.replace(" is missing", " is left out")
-    return _stands_for(said_of(tape, e, slot), said_of(tape, e, other), loop_of(tape) is not None)
+    loop, names = loop_of(tape), (said_of(tape, e, slot), said_of(tape, e, other))
+    if loop is not None and names[0] == names[1]:
+        homes = [loop.home.get(made.get(s, -1)) for s in (slot, other)]
+        if homes[0] is not None and homes[0] == homes[1]:
+            return f"another {names[1]} of the same step, such as another gate's, is used for the right one,"
+    return _stands_for(*names, loop is not None)
 
 
 def _stands_for(wrong: str, right: str, loop: bool = False) -> str:

@@ -25,6 +25,10 @@ SAID = {
     "add": "an addition", "sub": "a difference", "mul": "a product", "div": "a quotient",
     "neg": "a negation", "convert_element_type": "a cast", "gather": "indexing", "dynamic_slice": "a slice",
     "rsqrt": "1/√",
+    "custom_linear_solve": "a solved system", "triangular_solve": "a solved triangular system",
+    "lu": "an LU factorisation", "cholesky": "a Cholesky factorisation", "scatter-add": "an indexed sum",
+    "cumsum": "a cumulative sum", "cumprod": "a cumulative product", "fft": "a Fourier transform",
+    "rev": "a reversal", "pad": "padding", "dynamic_update_slice": "an updated slice", "stack": "stacking",
     "reduce_window_max": "max-pooling", "reduce_window_sum": "sum-pooling", "clamp": "clip",
 }  # fmt: skip
 

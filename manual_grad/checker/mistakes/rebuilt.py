@@ -12,6 +12,7 @@ from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     Mistake,
+    arriving,
     is_constant,
     made_by,
     said_of,
@@ -23,6 +24,7 @@ from manual_grad.checker.tape import Passing, Slot, Tape, broadcast_axes
 from manual_grad.checker.truth import is_float
 
 SPLIT_UP_TO = 64  # members of all groups
+PAIRED_UP_TO = 12  # values that pairs may have been put together to
 
 
 def rebuilt(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -211,6 +213,41 @@ def rotations(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 change = partial(_scaled, -1.0)
                 yield Mistake(f"{said}, in the gradient of {said_of(tape, e, source)}",
                               dict.fromkeys(some, change))  # fmt: skip
+
+
+def pairs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Pairs of neighbours in the function and of halves in the backward pass, or the other way round."""
+    made = made_by(tape)
+    ends = [
+        step.outs[0]
+        for step in tape.steps
+        if step.name in ("reshape", "concatenate", "stack") and step.outs[0] in tape.active
+    ]
+    for end in ends[:PAIRED_UP_TO]:
+        shape = tape.shape(end)
+        for start in [s for s in (*tape.leaves, *sorted(tape.active)) if s < end and tape.shape(s) == shape]:
+            if start not in users_of(tape):
+                continue
+            for axis in (axis for axis, n in enumerate(shape) if n > 2 and n % 2 == 0):
+                halves = np.arange(shape[axis]).reshape(2, -1).T.ravel()
+                for order in (halves, np.argsort(halves)):
+                    yield Mistake(
+                        f"a wrong pairing along axis {axis}: of the function and the backward pass, one "
+                        "pairs neighbours, i and i + 1 (interleaved), the other halves, i and "
+                        f"i + {shape[axis] // 2}, from {said_of(tape, e, end)} to {said_of(tape, e, start)}",
+                        {
+                            (made[end], -1): partial(_in_order, axis, order),
+                            **arriving(tape, start, partial(_arriving_in_order, axis, np.argsort(order))),
+                        },
+                    )
+
+
+def _in_order(axis: int, order: np.ndarray, p: Passing) -> np.ndarray:
+    return np.take(p.right, order, axis)
+
+
+def _arriving_in_order(axis: int, order: np.ndarray, p: Passing, d: np.ndarray) -> np.ndarray:
+    return np.take(d, order, axis)
 
 
 def _argument(tape: Tape, slot: Slot) -> Slot:

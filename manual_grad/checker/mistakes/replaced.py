@@ -167,8 +167,16 @@ def _chosen_by(slot: Slot, at: int, own: Slot, p: Passing) -> np.ndarray:
 
 
 def shared_products(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A product that is used in several places: the path back from one of them to one of its factors."""
+    """A product used in several places: the path back from one of them to one factor; factors swapped."""
     users = users_of(tape)
+    for at, step in enumerate(tape.steps):
+        if step.name == "mul" and len(set(step.ins) & tape.active) == 2:
+            names = " and ".join(said_of(tape, e, slot) for slot in step.ins)
+            yield Mistake(
+                "swapped: each factor of a product gets its own value times the cotangent, not the other's "
+                f"({names})",
+                {(at, i): lambda p: p.cotangent * np.asarray(p.operands[p.edge[1]]) for i in (0, 1)},
+            )
     for at, i in tape.edges():
         step = tape.steps[at]
         if step.name != "mul" or is_constant(tape, step.ins[1 - i]):

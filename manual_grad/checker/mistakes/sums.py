@@ -550,7 +550,7 @@ def partly_summed(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for axis, (which, at) in itertools.product(axes if len(axes) > 1 else (), FIRST_AND_LAST):
             yield Mistake(
                 "what was repeated is summed over the wrong axes in the backward pass: "
-                f"only the {which} entry of axis {axis} counts",
+                f"only the {which} entry of axis {axis} counts (overwritten, not added up, = for +=)",
                 {edge: partial(_one_of_the_repeated, at, [axis])},
             )
 
