@@ -663,7 +663,8 @@ def bench(
     peers: Annotated[
         bool | None,
         typer.Option(
-            "--peers/--no-peers", help="Also time PyTorch's autograd and NumPy by hand. (if installed)"
+            "--peers/--no-peers",
+            help="Also time NumPy by hand and PyTorch's autograd, by default if it is installed.",
         ),
     ] = None,
     seed: Annotated[

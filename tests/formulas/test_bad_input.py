@@ -259,7 +259,7 @@ WHOLE = {
     "chain: inner is float32[3,2], expected a shape that begins with (2,)": lambda: mg.chain(
         a((4, 2)), a((3, 2)), mid=(2,)
     ),
-    "multiply_out: 2 jacobians and 2 mids, expected one fewer mids": lambda: mg.multiply_out(
+    "multiply_out: 2 jacobians and 2 mids, expected one mid fewer": lambda: mg.multiply_out(
         [a(2), a((2, 2))], [(2,), (2,)]
     ),
     "gradient_descent: dparams holds float32[3], expected the shape of float32[2]": lambda: (

@@ -420,7 +420,7 @@ def _places(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
 
 
 def signs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A sign computed by the function that is a missing or superfluous factor: a determinant's, say."""
+    """The sign of a computed value, such as a determinant, as a factor that is missing or superfluous."""
     signs = {
         shape: [s for s in some if np.all(np.abs(tape.values[s]) == 1) and not is_constant(tape, s)]
         for shape, some in arrays_by_shape(tape).items()
