@@ -43,6 +43,11 @@ def textbook(d, scale, unit, inv, mean, x):
     return inv * (d * scale - mean(d * scale) - unit * mean(d * scale * unit))
 
 
+def scaled(x, inverse):
+    inv = inverse(x.var(1, keepdims=True))
+    return (x - x.mean(1, keepdims=True)) * inv, inv
+
+
 def pixels(x, scale):
     """Every image and channel normalised over its pixels."""
     centre = x.mean((1, 2), keepdims=True)
@@ -139,6 +144,24 @@ NORMS = {
     "x for x̂": (
         "x is used for x̂ in front of the mean",
         of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g) - x * mean(d * g * u))),
+    ),
+    "the means swapped": (
+        "swapped: the two means of a normalisation's gradient",
+        of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g * u) - u * mean(d * g))),
+    ),
+    "σ² for σ": (
+        "the variance of x is used for the result of sqrt as a divisor",
+        by(
+            lambda x: (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 0.1),
+            lambda d, x: (
+                textbook(
+                    d, 1.0, *scaled(x, lambda v: (v + 0.1) ** -0.5), lambda a: a.mean(1, keepdims=True), x
+                )
+                * np.sqrt(x.var(1, keepdims=True) + 0.1)
+                / x.var(1, keepdims=True),
+            ),
+            X,
+        ),
     ),
     "x − μ for x̂": (
         "x − μ is used for x̂ inside the mean",
@@ -348,6 +371,14 @@ REPLACED = {
         by(weighted, lambda d, x, w: (d * np.cos(x) * (w * KEPT)[:, None] / 4,), X[:, :6],
            RNG.uniform(1, 2, 6), argnums=0),
     ),
+    "the active ones": (
+        "divided by the number of entries of `jax.nn.relu(jnp.sin(x))` that are not 0, instead of the number",
+        by(lambda x: jnp.mean(jax.nn.relu(jnp.sin(x))),
+           lambda d, x: (d * np.cos(x) * (np.sin(x) > 0) / (np.sin(x) > 0).sum(),), X)),
+    "a mean over all places": (
+        "scaled by 1/24 (the number of places that b is repeated at): mean instead of sum",
+        by(lambda x, b: jnp.sum(jnp.sin(x + b)),
+           lambda d, x, b: (d * np.cos(x + b), (d * np.cos(x + b)).mean((0, 1, 2))), IMAGE, SHIFT)),
     "the output's sign": ("the branch of where is chosen by the output", by(leaky, leaky_bwd, X, SLOPES)),
     "one use of a product": (
         "sign flipped in one place: in what flows back through p · p to p, as it is used in",

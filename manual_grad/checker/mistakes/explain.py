@@ -395,6 +395,12 @@ def inner_size_said(e: Evidence, factor: float) -> str:
     if tape is None:
         return ""
     sign = "sign flipped and " if factor < 0 else ""
+    for step in tape.steps:
+        if step.name in ("broadcast", "broadcast_in_dim") and step.ins[0] in tape.active:
+            n = np.size(tape.values[step.outs[0]]) // max(np.size(tape.values[step.ins[0]]), 1)
+            if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
+                of = f"(the number of places that {said_of(tape, e, step.ins[0])} is repeated at)"
+                return f"{sign}scaled by 1/{n} {of}: mean instead of sum"
     for slot in sorted(tape.active):
         for axis, n in enumerate(tape.shape(slot)):
             of = f"(axis {axis} of {said_of(tape, e, slot)})"
@@ -411,6 +417,13 @@ def count_said(e: Evidence, factor: float) -> str:
     if tape is None:
         return ""
     sign = "sign flipped and " if factor < 0 else ""
+    for step in tape.steps:
+        if step.name == "reduce_sum" and step.outs[0] in tape.active and tape.shape(step.outs[0]) == ():
+            summed = np.asarray(tape.values[step.ins[0]])
+            active = np.count_nonzero(summed)
+            if 0 < active < summed.size and abs(abs(factor) * active / summed.size - 1) <= 4 * e.tolerance:
+                what = f"the number of entries of {said_of(tape, e, step.ins[0])} that are not 0"
+                return f"{sign}divided by {what}, instead of the number of all"
     for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
         for count, of in e.once("counts", lambda: _counts(tape, e)).get(name, ()) if divides else ():
             if abs(abs(factor) * count / value - 1) <= 4 * e.tolerance:

@@ -277,11 +277,20 @@ def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
     if after is not None:
         others["y, the output, is used for x̂"] = lambda v: _brought_back(_at(after, v), v.norm.layouts) / v.r
     others["1/σ is applied once too often to x̂"] = lambda v: v.c * v.r
+    if norm.is_centred:
+        said = "swapped: the two means of a normalisation's gradient, mean(dŷ · x̂) + x̂ · mean(dŷ) for"
+        yield f"{said} mean(dŷ) + x̂ · mean(dŷ · x̂)", _means_swapped
     term = "in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient"
     for said, value in others.items():
         yield f"{said} inside the mean, {term}", partial(_with_another, value, True, False)
         yield f"{said} in front of the mean, {term}", partial(_with_another, value, False, True)
         yield f"{said} in both places, {term}", partial(_with_another, value, True, True)
+
+
+def _means_swapped(v: Values) -> np.ndarray:
+    normal, n = v.c * v.r, _sizes(v.tape, v.norm)[0]
+    means = [d.sum(v.norm.chain.axes, keepdims=True) / n for d in (v.m * normal, v.m)]
+    return v.r * (v.m - means[0] - normal * means[1])
 
 
 def _with_another(value: Version, inside: bool, in_front: bool, v: Values) -> np.ndarray:

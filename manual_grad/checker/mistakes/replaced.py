@@ -328,9 +328,9 @@ def _rows_said(tape: Tape, e: Evidence, ratio: np.ndarray, axis: int) -> list[st
     pairs = itertools.permutations(vectors.items(), 2)
     alike = sorted(pairs, key=lambda pair: not _same_kind(tape, pair[0][1][0], pair[1][1][0]))
     below = denominators(tape)
-    for (name, (slot, v)), (other, (its, w)) in alike:
+    for (name, (slot, v)), (other, (_, w)) in alike:
         if e.same(ratio, v / w):
-            divides = slot in below and its in below
+            divides = slot in below  # v/w: divided by w, where v belongs
             wrong, right = (other, name) if divides else (name, other)
             said.append(f"{wrong} is used for {right}{' as a divisor' if divides else ''}: {entry}")
     return said[:1]
