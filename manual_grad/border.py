@@ -217,7 +217,8 @@ def describe(value: Any, levels: int = 6) -> str:
         return "an integer of more than 40 digits"
     if value is None or isinstance(value, str | int | float):
         return repr(value) if not isinstance(value, str) or len(value) <= LONG else f"{value[:40]!r}…"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _counted(value: Any) -> str:

@@ -131,7 +131,8 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
             given = ()
         if len(given) != len(args) or not all(isinstance(name, str) for name in given):
             shown = describe(names if isinstance(names, str) or not given else given)
-            raise InputError(f"{who}: names is {shown}, expected {len(args)} names, one for each argument")
+            count = f"{len(args)} name{'s' * (len(args) > 1)}"
+            raise InputError(f"{who}: names is {shown}, expected {count}, one for each argument")
         return given
     try:
         signature = inspect.signature(fn)

@@ -67,7 +67,8 @@ def check_grad(
         *args: arrays (NumPy's or JAX's), numbers or pytrees of them; they are not modified.
         against: the loss in JAX if ``loss`` is NumPy code: a function, or the name of a formula
             (``"softmax_cross_entropy"``).
-        argnums: the positions of the arguments of ``grad``'s gradients; by default all floating-point ones.
+        argnums: the positions of the arguments that ``grad`` gives gradients for; by default all
+            floating-point ones.
         seed: seed for the points near the given one.
         draws: the number of points: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.
@@ -76,7 +77,7 @@ def check_grad(
         The report.
     Raises:
         InputError: something cannot be checked: a function that raises, a loss that is not a scalar or that
-            JAX cannot trace, a gradient of another structure, an argument that is not a number.
+            JAX cannot trace, a gradient of the wrong structure, an argument that is not a number.
 
     >>> import numpy as np
     >>> x, y = np.array([1.0, -2.5]), np.array([0.5, 1.5])
@@ -131,7 +132,8 @@ def check_vjp(
             the residuals and the cotangent. JAX must be able to trace both functions.
         reference: the forward function in plain JAX, with ``reference(*args)`` returning ``out``, or the name
             of a formula; without it JAX differentiates ``fwd`` itself.
-        argnums: the positions of the arguments of ``bwd``'s cotangents; by default all floating-point ones.
+        argnums: the positions of the arguments that ``bwd`` gives cotangents for; by default all
+            floating-point ones.
         seed: seed for the cotangents and for the points near the given one.
         draws: the number of cotangents, each at its own point: the given one, and others near it.
         names: what to call the arguments; by default the names of the parameters.

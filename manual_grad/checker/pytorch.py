@@ -119,7 +119,7 @@ def check_torch(
         The report.
     Raises:
         InputError: something cannot be checked: a function that has no backward pass or raises, tensors on
-            different devices, a reference whose result has another shape.
+            different devices, a reference whose result has the wrong shape.
         MissingExtra: PyTorch is not installed.
 
     >>> import torch

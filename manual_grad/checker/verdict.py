@@ -368,8 +368,8 @@ def _value_notes(question: Question, given: Answer, value: list[Any]) -> list[st
             if "random_bits" in str(jax.make_jaxpr(given.point.forward)(*given.point.at)):
                 raise InputError(
                     f"{question.who}: {question.fn_name} draws random numbers, which differ in float64, "
-                    f"where its gradient is computed ({at}); give them as an argument, or enable "
-                    "jax_enable_x64 and give float64"
+                    f"where its gradient is computed ({at}); pass them as an argument, or enable "
+                    "jax_enable_x64 and pass float64"
                 )
     return []
 

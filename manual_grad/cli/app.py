@@ -259,7 +259,7 @@ def verify(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs and cotangents.")
+        int, typer.Option(metavar="N", min=0, help="Seed for the random inputs and cotangents.")
     ] = 0,
     seeds: Annotated[
         int,
@@ -436,7 +436,7 @@ def check(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the random arguments and points.")
+        int, typer.Option(metavar="N", min=0, help="Seed for the random arguments and points.")
     ] = 0,
     draws: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of points at which the gradient is checked.")
@@ -554,7 +554,7 @@ def train(
         typer.Option("--full-batch", help="One step per epoch, on all samples, in little memory."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Seed of the initial weights and the batches. (0)")
+        int | None, typer.Option(metavar="N", min=0, help="Seed for the initial weights and the batches. (0)")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="float64, float32, bfloat16 or float16. (float32)")
@@ -658,17 +658,18 @@ def bench(
         ),
     ] = "highest",
     quick: Annotated[
-        bool, typer.Option("--quick", help="The main cases at one or two sizes, fewer rounds: some minutes.")
+        bool,
+        typer.Option("--quick", help="The main cases at one or two sizes, in fewer rounds; a few minutes."),
     ] = False,
     peers: Annotated[
         bool | None,
         typer.Option(
             "--peers/--no-peers",
-            help="Also time NumPy by hand and PyTorch's autograd, by default if it is installed.",
+            help="Also time hand-written NumPy and PyTorch's autograd; by default, if PyTorch is installed.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the arguments and of the order of timing.")
+        int, typer.Option(metavar="N", min=0, help="Seed for the arguments and of the order of timing.")
     ] = 0,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every number to this file too.")
@@ -693,12 +694,13 @@ def bench(
     Every side is first compiled and compared with float64; a wrong result stops the run. Then the sides are
     timed alternately. [bold]ratio[/] is the median time by hand divided by that of autodiff, with a 95 %
     interval: below 1 the formula is faster. If both compile to the same program, the table says so instead.
-    [bold]trace+compile[/] is the ratio of the cost of the first call. [bold]temporaries[/] is the memory used
-    besides arguments and results. [bold]kept[/] is what the forward pass saves for the backward pass if the
-    two are called separately: arrays computed for it, and arguments. [bold]ceiling[/] is the share of the
-    best that this machine could do, judging by a matrix product and a copy measured in this run.
-    [bold]error[/] is the relative error in the 2-norm. [bold]against others[/] is our time divided by each of
-    the others'; a star means XLA's best known compiler options.
+    [bold]trace+compile[/] is the same ratio for the cost of the first call. [bold]temporaries[/] is the
+    memory used besides arguments and results. [bold]kept[/] is what the forward pass saves for the
+    backward pass if the two are called separately: arrays computed for it, and arguments.
+    [bold]ceiling[/] is the share of the best that this machine could do, judging by a matrix product and
+    a copy measured in this run. [bold]error[/] is the relative error in the 2-norm.
+    [bold]against others[/] is our time divided by each of the others'; a star means XLA's best known
+    compiler options.
 
     Exit code 0: measured. 1: a result is wrong. 2: bad usage or input. 130: interrupted.
 
@@ -740,7 +742,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Benchmark results, from manual-grad bench --json FILE."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed for the random inputs.")] = 0,
     no_cache: Cache = False,
 ) -> None:
     """Write the lecture book: every equation, its derivation, its code and its verification.
@@ -785,7 +787,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, .npz or .safetensors.")],
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs and the cotangent.")
+        int, typer.Option(metavar="N", min=0, help="Seed for the random inputs and the cotangent.")
     ] = 0,
     dtype: Annotated[
         str,
@@ -828,10 +830,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write inputs, a random cotangent, float64 truths and an error budget for each entry.
+    """Write inputs, a random cotangent, float64 references and an error budget for each entry.
 
-    The file explains itself: its README.txt (in .safetensors: in __metadata__) has the equation, the shapes
-    and layouts, what each array is, and how to compare with it in NumPy or C, without this project.
+    The file explains itself: its README.txt (in .safetensors: in __metadata__) gives the equation, the shapes
+    and layouts, and explains each array and how to compare with it in NumPy or C, without this project.
 
     Exit code 0: written. 2: bad usage or input. 130: interrupted.
 
@@ -860,7 +862,7 @@ def compare(
         Path,
         typer.Argument(
             metavar="MINE",
-            help="Your results: .npz or .safetensors with grad/x, … as in the first; out is optional.",
+            help="Your results: .npz or .safetensors with grad/x, …, named as in GOLDEN; out is optional.",
         ),
     ],
     function: Annotated[

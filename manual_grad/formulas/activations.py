@@ -41,7 +41,7 @@ def relu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x; 0 at 0.
+        An array of the shape of x; 0 at 0.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Lecture B, page 2.
@@ -118,7 +118,7 @@ def sigmoid_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x.
+        An array of the shape of x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
@@ -174,7 +174,7 @@ def tanh_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x.
+        An array of the shape of x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
@@ -229,7 +229,7 @@ def softplus_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x.
+        An array of the shape of x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.
@@ -284,7 +284,7 @@ def identity_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x.
+        An array of the shape of x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Lecture C, page 1, as one choice of f.

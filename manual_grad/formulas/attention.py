@@ -130,7 +130,7 @@ def attention_bwd(
     Returns:
         ``(dq, dk, dv)``, each with the shape and dtype of its primal; the mask has no cotangent.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> q, k, v = jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 2, 1, 1)), jnp.array([[[[2.0]], [[4.0]]]])

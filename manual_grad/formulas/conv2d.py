@@ -167,7 +167,7 @@ def conv2d_plain_bwd(
         res: from the forward pass.
         dZ: cotangent, (N, h, w, O).
     Returns:
-        ``(dx, dkernel, dbias)``, each shaped as its primal.
+        ``(dx, dkernel, dbias)``, each shaped like its primal.
     Raises:
         InputError: ``dZ`` does not have the shape of the output, or a dtype is wrong.
     Source: Lecture C, page 4, over strides, dilation, groups and padding; Lecture A's network.

@@ -48,7 +48,7 @@ def dense_rows_bwd(
         res: ``(X, W)``.
         dZ: cotangent, (N, m).
     Returns:
-        ``(dX, dW, db)``, each shaped as its primal.
+        ``(dX, dW, db)``, each shaped like its primal.
     Raises:
         InputError: a shape or dtype does not match.
     Source: Lecture B, page 7.
@@ -99,7 +99,7 @@ def dense_columns_bwd(
         res: ``(X, W)``.
         dZ: cotangent, (m, N).
     Returns:
-        ``(dX, dW, db)``, each shaped as its primal.
+        ``(dX, dW, db)``, each shaped like its primal.
     Raises:
         InputError: a shape or dtype does not match.
     Source: Lecture B, page 6; Lecture D, "Back propagation".

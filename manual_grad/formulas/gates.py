@@ -80,7 +80,7 @@ def gelu_fwd(
         x: any shape.
         approximate: True for tanh, as in GPT-2; False for erf.
     Returns:
-        ``(y, res)``: y shaped as x.
+        ``(y, res)``: y shaped like x.
     Raises:
         InputError: ``x`` is not a floating-point array, or ``approximate`` is not True or False.
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
@@ -100,7 +100,7 @@ def gelu_prime(x: Float[Array, "..."], *, approximate: bool = True) -> Float[Arr
         x: any shape.
         approximate: as in :func:`gelu_fwd`.
     Returns:
-        The shape of x; accurate in the tails too, where 1 + erf would be 0.
+        An array of the shape of x; accurate in the tails too, where 1 + erf would be 0.
     Raises:
         InputError: as in :func:`gelu_fwd`.
     Source: Hendrycks and Gimpel 2016, section 2, differentiated.
@@ -118,11 +118,11 @@ def gelu_bwd(res: GELUResiduals, dy: Float[Array, "..."]) -> tuple[Float[Array, 
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, shaped as x.
+        dy: cotangent of y, shaped like x.
     Returns:
-        ``(dx,)``, shaped as x.
+        ``(dx,)``, shaped like x.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> gelu_bwd(gelu_fwd(jnp.array([0.0]))[1], jnp.array([8.0]))[0].tolist()
@@ -140,7 +140,7 @@ def silu_fwd(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, 
     Args:
         x: any shape.
     Returns:
-        ``(y, res)``: y shaped as x.
+        ``(y, res)``: y shaped like x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", 2017, equation 5.
@@ -162,7 +162,7 @@ def silu_prime(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Args:
         x: any shape.
     Returns:
-        The shape of x.
+        An array of the shape of x.
     Raises:
         InputError: ``x`` is not a floating-point array.
     Source: Elfwing, Uchibe and Doya 2017, equation 6.
@@ -182,9 +182,9 @@ def silu_bwd(res: Float[Array, "*shape"], dy: Float[Array, "*shape"]) -> tuple[F
 
     Args:
         res: x.
-        dy: cotangent of y, shaped as x.
+        dy: cotangent of y, shaped like x.
     Returns:
-        ``(dx,)``, shaped as x.
+        ``(dx,)``, shaped like x.
     Raises:
         InputError: the two differ in shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
@@ -230,7 +230,7 @@ def swiglu_bwd(
     Returns:
         ``(dgate, dup)``, each (…, D).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> [d.tolist() for d in swiglu_bwd((jnp.array([0.0]), jnp.array([3.0])), jnp.array([2.0]))]
@@ -289,7 +289,7 @@ def geglu_bwd(
     Returns:
         ``(dgate, dup)``, each (…, D).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = geglu_fwd(jnp.array([0.0]), jnp.array([3.0]))

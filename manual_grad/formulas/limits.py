@@ -14,7 +14,7 @@ from manual_grad.border import Scalar
 
 
 def share_of_mean(dJ: Scalar, N: int | Integer[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
-    """dJ/N, each sample's share of the cotangent of a mean over N, at least in float32.
+    """dJ/N, each sample's share of the cotangent of a mean over N, in float32 or wider.
 
     In half precision 1/N alone would round to a subnormal number or to 0, and N itself to ∞, although dJ/N
     times an error fits: what is multiplied by it is rounded to ``dtype`` by the caller, once and at the end.
@@ -26,7 +26,7 @@ def share_of_mean(dJ: Scalar, N: int | Integer[Array, ""], dtype: jnp.dtype) -> 
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x`` at least in float32, for sums and cancellation."""
+    """``x`` in float32 or wider, for sums and cancellation."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -37,7 +37,7 @@ class LUFactors:
 
     @property
     def wide(self) -> tuple[Array, Array]:
-        """``lu`` and ``rows`` at least in float32; if they were rounded to half precision, factored again."""
+        """``lu`` and ``rows`` in float32 or wider; if they were rounded to half precision, factored again."""
         return (self.lu, self.rows) if self.A.dtype == _wide(self.A).dtype else _factored(self.A)
 
     @property
@@ -122,7 +122,7 @@ def solve_bwd(
     Returns:
         ``(dA, dB)``, (n, n) and (n, k).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dX`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dX`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = solve_fwd(jnp.array([[2.0, 0.0], [0.0, 4.0]]), jnp.array([[2.0], [2.0]]))

@@ -46,7 +46,8 @@ def binary_cross_entropy_with_logits_fwd(
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` if a label is not a probability.
     Raises:
-        InputError: a label is not from 0 to 1 (eagerly), or a shape or dtype does not match.
+        InputError: a label is not between 0 and 1 (checked outside ``jit`` only), or a shape or
+            dtype does not match.
     Source: Bishop, "Pattern Recognition and Machine Learning", 2006, equation 4.90, divided by N.
 
     >>> float(binary_cross_entropy_with_logits_fwd(jnp.array([1e4, 1e4]), jnp.array([1.0, 0.0]))[0])

@@ -189,7 +189,7 @@ def linear_regression_bwd(
         res: ``(w, x, y − ŷ)`` from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dw, db, dx, dy)``, each shaped as its primal.
+        ``(dw, db, dx, dy)``, each shaped like its primal.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "The MOST important thing".
@@ -254,7 +254,7 @@ def jac_linear_regression_w(
     Args:
         w, b, x, y: as in :func:`linear_regression_fwd`.
     Returns:
-        The shape of w.
+        An array of the shape of w.
     Raises:
         InputError: the shapes do not match.
     Source: Lecture A, "The MOST important thing".

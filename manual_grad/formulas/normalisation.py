@@ -25,7 +25,7 @@ GROUP = (1, 3)  # of x in groups
 @partial(jax.tree_util.register_dataclass, data_fields=("x", "gamma"), meta_fields=("eps", "groups"))
 @dataclass(frozen=True)
 class NormResiduals:
-    """The residuals; the backward pass recomputes the statistics, at least in float32."""
+    """The residuals; the backward pass recomputes the statistics, in float32 or wider."""
 
     x: Float[Array, "*N D"]
     gamma: Float[Array, " D"]
@@ -102,7 +102,7 @@ def layer_norm_bwd(
     Returns:
         ``(dx, dgamma, dbeta)``, (…, D), (D,) and (D,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = layer_norm_fwd(jnp.array([[1.0, 3.0, 5.0]]), jnp.ones(3), jnp.zeros(3))
@@ -218,7 +218,7 @@ def rms_norm_bwd(
     Returns:
         ``(dx, dgamma)``, (…, D) and (D,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = rms_norm_fwd(jnp.array([[3.0, 4.0]]), jnp.ones(2))
@@ -301,7 +301,7 @@ def group_norm_fwd(
         groups: G, which divides C; channel c is in group ⌊c / (C/G)⌋.
         eps: ε, positive; it is added to the variance.
     Returns:
-        ``(y, res)``: y shaped as x.
+        ``(y, res)``: y shaped like x.
     Raises:
         InputError: ``groups`` does not divide C, ``eps`` is not positive, or a shape or dtype does not match.
     Source: Wu and He, "Group Normalization", 2018, equations 1, 6 and 7.
@@ -343,11 +343,11 @@ def group_norm_bwd(
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, shaped as x.
+        dy: cotangent of y, shaped like x.
     Returns:
-        ``(dx, dgamma, dbeta)``, shaped as x, (C,) and (C,).
+        ``(dx, dgamma, dbeta)``, shaped like x, (C,) and (C,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = group_norm_fwd(jnp.array([[1.0, 3.0, 10.0, 30.0]]), jnp.ones(4), jnp.zeros(4), groups=2)
@@ -377,9 +377,9 @@ def batch_norm_fwd(
     Args:
         x: (N, …, C), channels last.
         gamma, beta: (C,), one for each channel.
-        eps: ε, positive; it is added to the variance, which is divided by the count.
+        eps: ε, positive; it is added to the biased variance, the mean of the squares.
     Returns:
-        ``(y, res)``: y shaped as x.
+        ``(y, res)``: y shaped like x.
     Raises:
         InputError: a channel has only one value, ``eps`` is not positive, or a shape or dtype does not
             match.
@@ -412,11 +412,11 @@ def batch_norm_bwd(
 
     Args:
         res: from the forward pass.
-        dy: cotangent of y, shaped as x.
+        dy: cotangent of y, shaped like x.
     Returns:
-        ``(dx, dgamma, dbeta)``, shaped as x, (C,) and (C,).
+        ``(dx, dgamma, dbeta)``, shaped like x, (C,) and (C,).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: Ioffe and Szegedy 2015, section 3, in one line; the derivation is in the book's chapter E.
 
     >>> _, res = batch_norm_fwd(jnp.array([[1.0], [3.0], [5.0]]), jnp.ones(1), jnp.zeros(1))

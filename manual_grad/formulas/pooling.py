@@ -126,7 +126,7 @@ def max_pool2d_bwd(res: MaxPool2DResiduals, dout: Float[Array, "N h w C"]) -> tu
     Returns:
         ``(dx,)``, (N, H, W, C).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> x = jnp.array([0.0, 5.0, 1.0]).reshape(1, 1, 3, 1)
@@ -232,7 +232,7 @@ def avg_pool2d_bwd(res: AvgPool2DResiduals, dout: Float[Array, "N h w C"]) -> tu
     Returns:
         ``(dx,)``, (N, H, W, C).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = avg_pool2d_fwd(jnp.zeros((1, 1, 3, 1)), window=(1, 2), strides=1)

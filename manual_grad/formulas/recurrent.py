@@ -22,7 +22,7 @@ from manual_grad.border import checked, describe, require, require_shape
 
 
 def _wide(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays at least in float32."""
+    """The arrays in float32 or wider."""
     return tuple(array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays)
 
 
@@ -139,7 +139,7 @@ def rnn_bwd(
     Returns:
         ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each with the shape of its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has wrong shapes or dtypes.
     Source: Werbos, "Backpropagation Through Time", 1990; the derivation is in the book's chapter E.
 
     >>> one = jnp.ones((1, 1))
@@ -266,7 +266,7 @@ def gru_bwd(
     Returns:
         ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0)``, each with the shape of its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has wrong shapes or dtypes.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> one, zero = jnp.ones((1, 1)), jnp.zeros((3, 1))
@@ -398,11 +398,11 @@ def lstm_bwd(
 
     Args:
         res: from the forward pass.
-        dout: the cotangents of hs, h_T and c_T, (T, N, H) and twice (N, H).
+        dout: the cotangents of hs, h_T and c_T, (T, N, H), (N, H) and (N, H).
     Returns:
         ``(dx, dW_ih, dW_hh, db_ih, db_hh, dh0, dc0)``, each with the shape of its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has other shapes or dtypes.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has wrong shapes or dtypes.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> one, zero = jnp.ones((1, 1)), jnp.zeros((4, 1))
@@ -491,7 +491,7 @@ def linear_scan_bwd(
     Returns:
         ``(da, db, dh0)``, (T, …) twice and (…).
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dhs`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dhs`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = linear_scan_fwd(jnp.full(3, 2.0), jnp.ones(3), jnp.array(1.0))

@@ -49,16 +49,16 @@ def embedding_bwd(
 
         dtable_v = Σ_{n: ids_n = v} dout_n
 
-    A row that is looked up twice gets both cotangents, one that is not looked up gets 0. The sums are at
-    least in float32: in bfloat16, adding up 4096 ones would give 256.
+    A row that is looked up twice gets both cotangents; one that is not looked up gets 0. The sums are
+    computed in float32 or wider: in bfloat16, adding up 4096 ones would give 256.
 
     Args:
         res: from the forward pass.
         dout: cotangent of out, (…, D).
     Returns:
-        ``(dtable,)``, (V, D); the ids have no cotangent. A cotangent at an id out of range is added nowhere.
+        ``(dtable,)``, (V, D); the ids have no cotangent. The cotangent of an id out of range is discarded.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = embedding_fwd(jnp.array([1, 1]), jnp.zeros((3, 1)))
@@ -94,7 +94,7 @@ def _require_pairs(formula: str, x: Array, base: float) -> None:
 def _rotation(
     shape: tuple[int, ...], base: float, dtype: jnp.dtype
 ) -> tuple[Float[Array, "L 1 half"], Float[Array, "L 1 half"]]:
-    """cos and sin of each position's angles, at least in float32."""
+    """cos and sin of each position's angles, in float32 or wider."""
     L, D = shape[1], shape[3]
     dtype = jnp.promote_types(dtype, jnp.float32)
     theta = base ** (-2 * jnp.arange(D // 2, dtype=dtype) / D)  # [E-10]
@@ -124,7 +124,8 @@ def rope_fwd(
         x: queries or keys, (N, L, H, D), D even; positions are 0 … L − 1.
         base: the base of the angles, positive.
     Returns:
-        ``(out, res)``: out (N, L, H, D). The angles are at least in float32: in bfloat16, 257 rounds to 256.
+        ``(out, res)``: out (N, L, H, D). The angles are computed in float32 or wider: in bfloat16,
+            257 rounds to 256.
     Raises:
         InputError: D is odd, ``base`` is not positive, or a shape or dtype does not match.
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, equation 34.
@@ -150,7 +151,7 @@ def rope_bwd(res: RopeResiduals, dout: Float[Array, "N L H D"]) -> tuple[Float[A
     Returns:
         ``(dx,)``, (N, L, H, D), with the norm of ``dout`` at every position.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> x = jnp.arange(12.0).reshape(1, 3, 1, 4)
@@ -227,13 +228,13 @@ def dropout_fwd(
 
     Args:
         x: any shape.
-        keep: which entries stay, boolean, shaped as x; drawn by the caller, True with probability 1 − rate.
+        keep: which entries stay, boolean, shaped like x; drawn by the caller, True with probability 1 − rate.
         rate: the probability with which an entry is dropped, from 0 up to but not including 1.
     Returns:
-        ``(out, res)``: out shaped as x.
+        ``(out, res)``: out shaped like x.
     Raises:
-        InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or has another shape, or a dtype does
-            not match.
+        InputError: ``rate`` is outside [0, 1), ``keep`` is not boolean or has the wrong shape, or a dtype
+            does not match.
     Source: Srivastava et al., "Dropout", 2014, section 4, scaled in training as in its section 10.
 
     >>> dropout_fwd(jnp.array([1.0, 2.0]), jnp.array([True, False]), rate=0.5)[0].tolist()
@@ -253,11 +254,11 @@ def dropout_bwd(res: DropoutResiduals, dout: Float[Array, "*s"]) -> tuple[Float[
 
     Args:
         res: from the forward pass.
-        dout: cotangent of out, shaped as x.
+        dout: cotangent of out, shaped like x.
     Returns:
-        ``(dx,)``, shaped as x; the mask has none.
+        ``(dx,)``, shaped like x; the mask has none.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> _, res = dropout_fwd(jnp.array([0.0, 2.0]), jnp.array([True, False]), rate=0.5)
@@ -332,7 +333,7 @@ def lora_bwd(
         ``(dx, dW, dA, dB)``, each with the shape of its primal. If W is frozen and its gradient is not used,
         the compiler removes it.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> one = jnp.ones((1, 1))

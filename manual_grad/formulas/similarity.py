@@ -86,7 +86,7 @@ def l2_normalize_bwd(res: Directed, dy: Float[Array, "*N D"]) -> tuple[Float[Arr
     Returns:
         ``(dx,)``, (…, D), orthogonal to x.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dy`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dy`` has the wrong shape or dtype.
     Source: ours; the derivation is in the book's chapter E.
 
     >>> res = l2_normalize_fwd(jnp.array([0.0, 2.0]))[1]
@@ -178,7 +178,7 @@ def cosine_similarity_bwd(
     Returns:
         ``(da, db)``, each (…, D), orthogonal to a and to b.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``ds`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``ds`` has the wrong shape or dtype.
     Source: ours; the derivation is in the book's chapter E.
 
     >>> _, res = cosine_similarity_fwd(jnp.array([2.0, 0.0]), jnp.array([0.0, 5.0]))

@@ -45,7 +45,7 @@ def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Fl
         K: the number of classes.
         dtype: floating-point dtype, by default JAX's.
     Returns:
-        The shape of ``labels`` with a last axis of length K.
+        An array of the shape of ``labels`` with a last axis of length K.
     Raises:
         InputError: ``labels`` are not integers or are out of range (eagerly), ``K`` is below 1, ``dtype`` is
             not a floating-point dtype.

@@ -61,7 +61,7 @@ def conv_transpose2d_fwd(
     The gradient of ``conv2d`` with respect to its image, with this kernel and these settings, plus a bias.
 
     Args:
-        x: (N, h, w, C), shaped as the output of that ``conv2d``.
+        x: (N, h, w, C), shaped like the output of that ``conv2d``.
         kernel: (kh, kw, O/groups, C), that of the ``conv2d``.
         bias: (O,).
         strides: s, an int or a pair: the distance between the copies of the kernel.
@@ -116,9 +116,9 @@ def conv_transpose2d_bwd(
         res: from the forward pass.
         dout: cotangent of out, (N, H, W, O).
     Returns:
-        ``(dx, dkernel, dbias)``, each shaped as its primal.
+        ``(dx, dkernel, dbias)``, each shaped like its primal.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: as the forward pass; the derivation is in the book's chapter E.
 
     >>> x, kernel = jnp.array([[[[1.0], [10.0]]]]), jnp.array([1.0, 2.0]).reshape(1, 2, 1, 1)

@@ -1,1 +1,1 @@
-"""Golden vectors: inputs, cotangents and float64 truths for kernels written elsewhere."""
+"""Golden vectors: inputs, cotangents and float64 references for kernels written elsewhere."""

@@ -1,4 +1,4 @@
-"""Golden vectors for kernels written elsewhere: inputs, cotangents, float64 truths, and budgets for errors.
+"""Golden vectors for kernels written elsewhere: inputs, cotangents, float64 references, error budgets.
 
 The inputs are drawn and rounded to their dtype first; the truth is ``jax.vjp`` of the plain forward function
 in ``reference/``, in float64, for exactly the numbers that are written. No hand-derived formula is involved.
@@ -617,8 +617,8 @@ def compare(
     Returns:
         The archive, the result for each array, and notes.
     Raises:
-        InputError: a file cannot be read, or ``mine`` has arrays missing, of another shape or of integers, or
-            was made for other inputs.
+        InputError: a file cannot be read, or ``mine`` has arrays missing, of the wrong shape or of integers,
+            or was made for other inputs.
     """
     golden = load(golden_path)
     if fn is not None and not _is_own(golden.meta):

@@ -110,7 +110,7 @@ def attention_streaming_bwd(
     Returns:
         ``(dq, dk, dv)``, each with the shape and dtype of its primal; the mask has no cotangent.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dout`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dout`` has the wrong shape or dtype.
     Source: Dao et al., "FlashAttention", 2022, algorithm 4 and appendix B.
 
     >>> q = jnp.ones((1, 3, 1, 1))

@@ -132,7 +132,7 @@ def linear_cross_entropy_bwd(res: Residuals, dJ: Scalar) -> tuple[Float[Array, "
         res: from the forward pass, (N, D) and (D, V), and the number of labels if some may be ignored.
         dJ: cotangent of the loss.
     Returns:
-        ``(dhidden, dW)``, each shaped as its primal; the integer labels have none.
+        ``(dhidden, dW)``, each shaped like its primal; the integer labels have none.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: as the forward pass.

@@ -124,7 +124,7 @@ def cnn_grads(res: CNNRes, dJ: Scalar) -> dict[str, Array]:
         dJ: cotangent of the loss.
     Returns:
         ``dZ5``, ``dW5``, ``db5``, ``dA4``, ``dZ4``, ``dW4``, ``db4``, ``dA3``, ``dA2``, ``dZ2``, ``dK2``,
-        ``db2``, ``dA1``, ``dZ1``, ``dK1``, ``db1``, ``dX``, ``dlabels``, each shaped as its tensor.
+        ``db2``, ``dA1``, ``dZ1``, ``dK1``, ``db1``, ``dX``, ``dlabels``, each shaped like its tensor.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture A, "Chain Rule and Backpropagation".

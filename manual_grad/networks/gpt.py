@@ -148,7 +148,7 @@ def gpt_fwd(
     Returns:
         ``(J, res)``: J scalar; NaN under ``jit`` where a token or target is out of range.
     Raises:
-        InputError: a parameter is missing, unknown or of another shape, ``heads`` does not divide D, the
+        InputError: a parameter is missing, unknown or of the wrong shape, ``heads`` does not divide D, the
             sequence is longer than Lmax, a token or target is out of range (eagerly).
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, section 2.3.
 

@@ -121,7 +121,7 @@ def mlp_rows_bwd(res: MLPResiduals, dZ: Float[Array, "N m"]) -> tuple[Params, Fl
     Returns:
         ``(dparams, dX)``: dparams structured like ``params``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dZ`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dZ`` has the wrong shape or dtype.
     Source: Lecture C, page 2; Lecture D, "Back propagation", transposed.
 
     >>> layer = (jnp.array([[2.0]]), jnp.array([-1.0]))
@@ -172,7 +172,7 @@ def mlp_columns_bwd(res: MLPResiduals, dZ: Float[Array, "m N"]) -> tuple[Params,
     Returns:
         ``(dparams, dX)``: dparams structured like ``params``.
     Raises:
-        InputError: ``res`` is not what the forward pass returned, or ``dZ`` has another shape or dtype.
+        InputError: ``res`` is not what the forward pass returned, or ``dZ`` has the wrong shape or dtype.
     Source: Lecture C, page 2; Lecture D, "Back propagation".
 
     >>> layer = (jnp.array([[2.0]]), jnp.array([-1.0]))

@@ -143,7 +143,7 @@ def two_layer_squared_loss_bwd(
         res: ``(W1, W2, x, z, a, o − y)`` from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dW1, db1, dW2, db2, dx, dy)``, each shaped as its primal.
+        ``(dW1, db1, dW2, db2, dx, dy)``, each shaped like its primal.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, pages 1 and 2.
@@ -173,7 +173,7 @@ def jac_two_layer_squared_loss(
     Args:
         W1, b1, W2, b2, x, y: as in :func:`two_layer_squared_loss_fwd`.
     Returns:
-        Four arrays, shaped as W1, b1, W2, b2.
+        Four arrays, shaped like W1, b1, W2, b2.
     Raises:
         InputError: a shape or dtype does not match.
     Source: Lecture B, pages 1 and 2.
@@ -286,7 +286,7 @@ def two_layer_cross_entropy_bwd(
         res: ``(W1, W2, x, z, a, p, y)`` from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dW1, db1, dW2, db2, dx)``, each shaped as its primal; the integer y has none.
+        ``(dW1, db1, dW2, db2, dx)``, each shaped like its primal; the integer y has none.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 4, Algorithm 3.
@@ -316,7 +316,7 @@ def jac_two_layer_cross_entropy(
     Args:
         W1, b1, W2, b2, x, y: as in :func:`two_layer_cross_entropy_fwd`.
     Returns:
-        Four arrays, shaped as W1, b1, W2, b2.
+        Four arrays, shaped like W1, b1, W2, b2.
     Raises:
         InputError: a shape or dtype does not match; y is out of range (eagerly).
     Source: Lecture B, pages 3 and 4.
@@ -407,7 +407,7 @@ def two_layer_cross_entropy_columns_bwd(
         res: ``(W1, W2, X, Z, A, P, y)`` from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dW1, db1, dW2, db2, dX)``, each shaped as its primal; the integer y has none.
+        ``(dW1, db1, dW2, db2, dX)``, each shaped like its primal; the integer y has none.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 6.
@@ -494,7 +494,7 @@ def two_layer_cross_entropy_rows_bwd(
         res: ``(W1, W2, X, Z, A, P, y)`` from the forward pass.
         dJ: cotangent of the loss.
     Returns:
-        ``(dW1, db1, dW2, db2, dX)``, each shaped as its primal; the integer y has none.
+        ``(dW1, db1, dW2, db2, dX)``, each shaped like its primal; the integer y has none.
     Raises:
         InputError: ``res`` is not what the forward pass returned, or ``dJ`` is not a scalar.
     Source: Lecture B, page 7.

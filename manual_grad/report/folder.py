@@ -29,7 +29,7 @@ def require_free(path: Path, force: bool) -> None:
     if not path.is_dir():
         raise InputError(f"{shown}, a file; expected a folder")
     if not force:
-        raise InputError(f"{shown}, which exists; --force replaces a book")
+        raise InputError(f"{shown}, which already exists; --force replaces a book")
     foreign = sorted(foreign_files(path))
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""

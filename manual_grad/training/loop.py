@@ -371,7 +371,7 @@ def _run(
 
 
 def _total(points: Callable, params: Params, Xs: Any, Ys: Any) -> Any:
-    """The sum over all samples, at least in float32: of those classified correctly, or of their losses."""
+    """The sum over all samples, in float32 or wider: of those classified correctly, or of their losses."""
 
     def sweep(total: Any, part: tuple[Any, Any]) -> tuple[Any, None]:
         found = points(params, *part)

@@ -399,7 +399,7 @@ def test_random_numbers_that_differ_in_float64_give_one_clear_line():
 
     with pytest.raises(InputError, match="fwd draws random numbers, which differ in float64"):
         check_vjp(lambda x: (drop(x, key), None), lambda res, dout: (drop(dout, key),), x)
-    with pytest.raises(InputError, match=r"loss draws random .* give them as an argument"):
+    with pytest.raises(InputError, match=r"loss draws random .* pass them as an argument"):
         check_grad(lambda x: (drop(x, key) ** 2).sum(), lambda x: 2 * drop(x, key), x)
     mask = drop(jnp.ones(8), key)
     assert_grad_matches(lambda x, m: ((x * m) ** 2).sum(), lambda x, m: (2 * x * m**2, 2 * x**2 * m), x, mask)

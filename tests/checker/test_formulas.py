@@ -566,7 +566,7 @@ PLACES = {
         "transposed: the linear map of h is applied to the cotangent again, where its adjoint belongs (rows",
         by(messages, messages_bwd, X[:5])),
     "half of a Gram matrix": (
-        "Cholesky factorisation: not made symmetric, and so 2 S Z for (S + Sᵀ) Z",
+        "Cholesky factorisation: not made symmetric: 2 S Z is used for (S + Sᵀ) Z",
         by(covariance, covariance_bwd, LATENT)),
 }  # fmt: skip
 CASES = NORMS | ATTENTION | REPLACED | PLACES

@@ -32,7 +32,7 @@ def test_a_book_is_replaced_whole(book):
 
 
 def test_an_existing_folder_requires_force(book):
-    with pytest.raises(InputError, match=r"which exists; --force replaces a book"):
+    with pytest.raises(InputError, match=r"which already exists; --force replaces a book"):
         folder.write(book, FILES, force=False)
     assert content(book)["index.html"] == b"old"
 
@@ -150,7 +150,7 @@ def test_a_book_that_a_killed_run_had_moved_away_is_put_back(book):
     """As if a run had been killed between its two renames."""
     (book.parent / ".book.new.part").mkdir()
     book.rename(book.parent / ".book.new.part" / "old")
-    with pytest.raises(InputError, match="which exists; --force replaces a book"):
+    with pytest.raises(InputError, match="which already exists; --force replaces a book"):
         folder.write(book, FILES, force=False)
     assert content(book)["index.html"] == b"old"
     folder.write(book, FILES, force=True)

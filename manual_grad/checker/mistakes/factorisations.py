@@ -81,7 +81,7 @@ def _gram(tape: Tape, e: Evidence, at: int, around: tuple[Slot, Changes] | None)
     B = said_of(tape, e, product.ins[0])
     for one in (0, 1):
         yield Mistake(
-            f"Cholesky factorisation: not made symmetric, and so 2 S {B} for (S + Sᵀ) {B}, where S is the "
+            f"Cholesky factorisation: not made symmetric: 2 S {B} is used for (S + Sᵀ) {B}, where S is the "
             "gradient of the matrix that is factorised",
             {
                 **(around[1] if around else {}),

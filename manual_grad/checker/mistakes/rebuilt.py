@@ -232,8 +232,8 @@ def pairs_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 halves = np.arange(shape[axis]).reshape(2, -1).T.ravel()
                 for order in (halves, np.argsort(halves)):
                     yield Mistake(
-                        f"a wrong pairing along axis {axis}: of the function and the backward pass, one "
-                        "pairs neighbours, i and i + 1 (interleaved), the other halves, i and "
+                        f"a wrong pairing along axis {axis}: one pass pairs neighbours, i and i + 1 "
+                        "(interleaved), and the other pairs the two halves, i and "
                         f"i + {shape[axis] // 2}, from {said_of(tape, e, end)} to {said_of(tape, e, start)}",
                         {
                             (made[end], -1): partial(_in_order, axis, order),

@@ -151,7 +151,7 @@ def sums_of_other_factors(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if not is_constant(tape, factor):
                 yield Mistake(
                     f"the factor {said_of(tape, e, factor)} stands outside the sum over "
-                    f"{axes_said(chain.axes)} in the backward pass, it belongs inside",
+                    f"{axes_said(chain.axes)} in the backward pass, but belongs inside it",
                     {
                         chain.spread: partial(_noted_outside, chain, factor),
                         chain.total: partial(_spread_out, chain),
