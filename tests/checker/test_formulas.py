@@ -553,7 +553,7 @@ PLACES = {
         by(even, even_bwd, PICTURE, FILTER, argnums=0)),
     "a crop": ("the offsets of a slice of sin(", by(cropped, cropped_bwd, SIGNAL)),
     "the place of a maximum": (
-        "max-pooling: the maximum's place in its window is wrong, row and column are the number's quotient",
+        "max-pooling: the maximum's place in its window is wrong: it is divided by the window's height 3",
         by(pooled, pooled_bwd, RNG.standard_normal((2, 6, 9)))),
     "periodic borders": ("the borders are wrapped around periodically", by(smoothed, smoothed_bwd, X)),
     "all segments": (

@@ -181,7 +181,7 @@ def test_the_code_shown_is_the_live_code(files):
     assert "dlogits = probs * (dprobs - (dprobs * probs).sum(axis=-1, keepdims=True))  # [A-08]" in shown
     assert "def _correlate(" in re.sub(r"<.*?>", "", files["lecture-c.html"].decode())
     called = files["lecture-b.html"].decode().partition('id="B-12"')[2].partition("</article>")[0]
-    assert 'It calls <a href="api-formulas-activations.html#relu_bwd">' in called
+    assert '<a href="api-formulas-activations.html#relu_bwd"><code>relu_bwd</code></a>' in called
 
 
 def test_a_book_made_twice_is_the_same(results, files):

@@ -230,7 +230,7 @@ def test_the_table_counts_by_kind(capsys):
     [
         ("--oracle exact", "--mutants can be combined with --lecture"),
         ("--dtype float32", "--mutants can be combined with --lecture"),
-        ("--tag A-E1", "an erratum is wrong already"),
+        ("--tag A-E1", "an erratum is already wrong"),
     ],
 )
 def test_bad_usage_gives_one_clear_line(run, words, says):

@@ -438,13 +438,13 @@ def maxima_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         axes = [axis for axis, n in enumerate(size) if n > 1]
         if len(axes) == 2:
             high, wide = (size[axis] for axis in axes)
-            by_height = f"the maximum's place is divided by the window's height {high} to find row and column"
+            by_height = f"it is divided by the window's height {high} to find row and column"
             for said, place in (
                 (f"{by_height}; it should be divided by the width {wide}", lambda n, h=high: (n // h, n % h)),
                 ("row and column are swapped", lambda n, w=wide: (n % w, n // w)),
             ):
                 yield Mistake(
-                    f"max-pooling: the maximum's place in its window is wrong, {said}",
+                    f"max-pooling: the maximum's place in its window is wrong: {said}",
                     {edge: partial(_at_other_places, axes, place)},
                 )
 
