@@ -257,7 +257,13 @@ def test_a_bad_server_gives_one_clear_line_and_leaves_nothing(files, tmp_path, m
     monkeypatch.setattr(mnist, "SILENCE", 0.3)
     with tiny.server(files[0], manner) as url:
         tiny.take_for_mnist(monkeypatch, *files, url)
-        refused(*words, "MNIST has to be downloaded once", "--mnist-source DIR", "--data digits", cache=tmp_path / "cache")
+        refused(
+            *words,
+            "MNIST has to be downloaded once",
+            "--mnist-source DIR",
+            "--data digits",
+            cache=tmp_path / "cache",
+        )
     assert not left_in(tmp_path / "cache")
     assert not os.listdir(tmp_path / "cache")
 
