@@ -250,7 +250,7 @@ def test_bad_input_gives_one_line(name):
     [
         ({}, "give reference="),
         ({"reference": F.relu, "against": jax.nn.relu}, "both given"),
-        ({"reference": 3}, "reference is 3, expected a function"),
+        ({"reference": 3}, "reference is 3, expected a PyTorch function"),
         ({"reference": F.relu, "wrt": "z"}, "wrt has 'z', expected names among x"),
         ({"reference": F.relu, "wrt": ()}, "wrt is (), expected at least one name"),
         ({"reference": lambda x: x.detach()}, "autograd cannot differentiate"),
