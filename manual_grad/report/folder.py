@@ -151,7 +151,12 @@ def _locked(folder: Path, book: Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> int | None:
     """The handle that locks a folder; None if another run removed it, or the system has no such locks."""
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        if folder.is_file():
+            raise
+        return None
     try:
         import fcntl
     except ImportError:

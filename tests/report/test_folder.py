@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,22 @@ def test_of_two_runs_at_once_the_second_says_so(book):
     folder.write(book, FILES, force=True)
     assert content(book)["index.html"] == b"new"
     assert [p.name for p in book.parent.iterdir()] == ["book"]
+
+
+def test_a_folder_that_another_run_has_just_removed_is_made_again(tmp_path, monkeypatch):
+    """``mkdir(exist_ok=True)`` raises if the folder goes between its two looks at it."""
+    mkdir, removed = Path.mkdir, []
+
+    def removed_at_first(self, *args, **kwargs):
+        if not removed:
+            removed.append(self)
+            raise FileExistsError(17, "File exists", str(self))
+        mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", removed_at_first)
+    folder.write(tmp_path / "book", {"a.html": b"x"}, force=False)
+    assert removed
+    assert (tmp_path / "book" / "a.html").read_bytes() == b"x"
 
 
 def test_many_runs_at_once_leave_one_whole_book(tmp_path):
