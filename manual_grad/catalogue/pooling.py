@@ -156,6 +156,7 @@ POOLING: dict[str, Any] = {
     "variants": {
         "overlapping": {"window": (2, 4), "strides": (3, 2), "padding": ((1, 0), (1, 2))},
         "side by side": {"window": 2},
+        "side by side, not square": {"window": (4, 2)},
         "same": {"window": (4, 2), "strides": 1, "padding": "SAME"},
     },
     "polynomial": True,

@@ -1,10 +1,12 @@
 """The book's folder, written under another name and then renamed; nothing but a book is ever replaced."""
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -151,11 +153,12 @@ def _locked(folder: Path, book: Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> int | None:
     """The handle that locks a folder; None if another run removed it, or the system has no such locks."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
     try:
-        folder.mkdir(exist_ok=True)
-    except FileExistsError:
-        if folder.is_file():
-            raise
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder.name} is not a folder")
+    except FileNotFoundError:
         return None
     try:
         import fcntl

@@ -131,6 +131,15 @@ def test_a_folder_that_another_run_has_just_removed_is_made_again(tmp_path, monk
     assert (tmp_path / "book" / "a.html").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+def test_what_is_not_a_folder_is_refused_in_the_place_of_the_unfinished_book(tmp_path, kind):
+    place = tmp_path / ".book.new.part"
+    place.write_text("mine") if kind == "file" else place.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"\.book\.new\.part is not a folder$"):
+        folder.write(tmp_path / "book", {"a.html": b"x"}, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
 def test_many_runs_at_once_leave_one_whole_book(tmp_path):
     """Each run gives a book or one line, and the folder ends up with one of the books."""
     code = """import sys

@@ -318,6 +318,6 @@ def test_claims_state_correctly_whether_they_are_polynomial(equation):
             assert is_polynomial(claim) or claim.kind == "jacobian", claim.says
 
 
-@pytest.mark.skipif(not hasattr(os, "getsid"), reason="Windows has no sessions")
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="no os.getsid here (Windows): there are no sessions")
 def test_ctrl_c_does_not_reach_the_symbolic_helper():
     assert os.getsid(symbolic._process().pid) != os.getsid(0)
