@@ -29,6 +29,19 @@ def shown(tag: str) -> list[str | dict[str, Any]]:
     return parts
 
 
+def named(tag: str) -> dict[str, Any]:
+    """The values that a derivation gives or names: a figure beside it has the same numbers.
+
+    >>> named("C-10")["F"].tolist()
+    [[1.0, -1.0], [2.0, 3.0]]
+    """
+    known: dict[str, Any] = {}
+    for part in derivations(tag[0])[tag].parts:
+        if not isinstance(part, str):
+            evaluated(part, known)
+    return known
+
+
 def _block(lines: tuple[Line, ...], known: dict[str, Any]) -> dict[str, Any]:
     values = evaluated(lines, known)
     pairs = list(zip(lines, values, strict=True))
@@ -67,8 +80,22 @@ def _computed(step: Step, value: np.ndarray, known: dict[str, Any], whole: bool)
         column = before is ast.MatMult or operator == "outer"
         both = operator is ast.Mult and number.ndim and found[place + 1].ndim
         sign = r"\odot" if both else _SIGNS.get(operator, "")
-        text += f"{latex(number, column, aligned)} {sign} "
+        shown = latex(number, column, aligned) if number.ndim else _scalar(operands[place][0], known, before)
+        text += f"{shown} {sign} "
     return text + (f"= {latex(value)}" if whole else "")
+
+
+def _scalar(node: ast.expr, known: dict[str, Any], before: Any) -> str:
+    """A number among the operands, or a product of two numbers, bracketed if negative and not first."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and before is not ast.Mult:
+        factors = [np.asarray(eval(ast.unparse(f), NAMES | known), float) for f in (node.left, node.right)]
+        if all(factor.ndim == 0 for factor in factors):
+            return rf"{_bracketed(factors[0], before)} \cdot {_bracketed(factors[1], ast.Mult)}"
+    return _bracketed(eval(ast.unparse(node), NAMES | known), before)
+
+
+def _bracketed(number: Any, before: Any) -> str:
+    return f"({latex(number)})" if before and number < 0 else latex(number)
 
 
 def _operands(node: ast.expr) -> list[tuple[ast.expr, Any]]:

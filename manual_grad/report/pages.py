@@ -31,9 +31,11 @@ from manual_grad.report.pictures import (
     five_layer_graph,
     jacobian_figures,
     layered_graph,
+    one_pixel_figure,
     rotation_figure,
     rows_and_columns_figure,
     small_graph,
+    stacked_figure,
     training_figure,
 )
 from manual_grad.report.planted import PLANTED, mended
@@ -116,7 +118,8 @@ def font() -> bytes:
 def all_figures(results: Results) -> dict[str, list[Figure]]:
     """Tag → its pictures."""
     found = jacobian_figures()
-    found["C-10"] = [rotation_figure()]
+    found["C-10"] = [one_pixel_figure(), rotation_figure()]
+    found["D-09"] = [stacked_figure(), *found["D-09"]]
     found["B-16"] = [rows_and_columns_figure()]
     found["A-11"], found["D-10"] = [cnn_graph()], [five_layer_graph()]
     found["C-01"], found["C-05"] = [small_graph()], [layered_graph()]

@@ -27,7 +27,7 @@ from manual_grad.formulas.dense import (
 )
 from manual_grad.formulas.mse import jac_squared_errors_y_hat
 from manual_grad.formulas.softmax import jac_softmax_logits
-from manual_grad.report import svg
+from manual_grad.report import numbers, svg
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,6 @@ def jacobian_figures() -> dict[str, list[Figure]]:
     y_hat, y, logits = rng.normal(size=8), 2 + rng.normal(size=8), 1.5 * rng.normal(size=(3, 5))
     X, W, b = rng.normal(size=(3, 4)), rng.normal(size=(5, 3)), rng.normal(size=5)
     image, kernel = rng.normal(size=(4, 5)), rng.normal(size=(2, 3))
-
-    def columns_first(jacobian: np.ndarray) -> np.ndarray:
-        """A Jacobian as a matrix between vectors of stacked columns, as in the notes."""
-        k, n, p, q = jacobian.shape
-        return jacobian.transpose(1, 0, 3, 2).reshape(k * n, p * q)
 
     def rows_first(jacobian: np.ndarray) -> np.ndarray:
         half = jacobian.ndim // 2
@@ -91,7 +86,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 "jacobian-dense-W",
                 quickly(jac_dense_columns_W)(X, W, b),
                 quickly(jax.jacobian(reference.dense.dense_columns, 1))(X, W, b),
-                columns_first,
+                _columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ "
                 "for $X$ of $3 \\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the "
                 "identity, and the multiples are the entries of $X^{\\top}$. There is the transpose.",
@@ -101,7 +96,7 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 "jacobian-dense-X",
                 quickly(jac_dense_columns_X)(X, W, b),
                 quickly(jax.jacobian(reference.dense.dense_columns, 0))(X, W, b),
-                columns_first,
+                _columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} X = I \\otimes W$: $W$ "
                 "itself, once for each of the 4 samples. Samples are independent.",
                 (5, 3),
@@ -167,68 +162,146 @@ def beside(panels: Sequence[tuple[Markup, str]], css: str = "panels") -> Markup:
 # --- convolution ------------------------------------------------------------------------------------------
 
 
+def one_pixel_figure() -> Figure:
+    """One entry of dX: the windows that the pixel in the middle lies in, and what it meets in each."""
+    known = numbers.named("C-10")
+    X, F, dO = (known[name] for name in ("X", "F", "dO"))
+    panels, terms = [], []
+    for i, j in np.ndindex(*dO.shape):
+        a, b = 1 - i, 1 - j
+        said = f"window of O[{i},{j}]: X[1,1] meets F[{a},{b}], which adds {_product_of(dO[i, j], F[a, b])}"
+        panels.append((_window(X, F, i, j, f"the filter at row {i}, column {j} of the image", (1, 1)), said))
+        terms.append([float(dO[i, j]), float(F[a, b])])
+    total, dX = sum(d * f for d, f in terms), correlate2d_bwd(correlate2d_fwd(X, F)[1], dO)[0]
+    _compare("one pixel", total, dX[1, 1])
+    said = " + ".join(_product_of(d, f) for d, f in terms)
+    return Figure(
+        "one-pixel",
+        beside(panels, "panels four"),
+        "The entry $\\partial L / \\partial X_{11}$, in the numbers above: the pixel in the middle of the "
+        "image lies in all four windows. In each, the filter's entry that it meets (small figure) is "
+        "multiplied by the gradient of that window's output, and the products are added: "
+        f"{said} = {svg.short(total)}.",
+        {"terms": terms, "sum": float(total)},
+    )
+
+
 def rotation_figure() -> Figure:
     """dX of a cross-correlation, entry by entry: the rotated kernel over the padded gradient."""
-    X: Any = np.zeros((3, 3))
-    F: Any = np.array([[1.0, 2.0], [3.0, 4.0]])
-    dO: Any = np.array([[1.0, -1.0], [2.0, 3.0]])
+    known = numbers.named("C-10")
+    X, F, dO = (known[name] for name in ("X", "F", "dO"))
     dX = np.asarray(correlate2d_bwd(correlate2d_fwd(X, F)[1], dO)[0])
     turned, padded = F[::-1, ::-1], np.pad(dO, 1)
-    first = beside(
-        [
-            (svg.heatmap(F, "the filter F", 4, numbers=True), "F"),
-            (svg.heatmap(turned, "the filter rotated by 180 degrees", 4, numbers=True), "F rotated by 180°"),
-            (svg.heatmap(dO, "the gradient of the output", 4, numbers=True), "∂L/∂O"),
-            (svg.heatmap(dX, "the gradient of the image", 12, numbers=True), "∂L/∂X, computed by the code"),
-        ],
-        "panels four",
-    )
+    shown: Any = [
+        (F, "F", "the filter F"),
+        (turned, "F rotated by 180°", "the filter rotated by 180 degrees"),
+        (dO, "∂L/∂O", "the gradient of the output"),
+        (dX, "∂L/∂X, computed by the code", "the gradient of the image"),
+    ]
+    first = beside([(svg.heatmap(M, label, numbers=True), under) for M, under, label in shown], "panels four")
     steps, data = [], []
-    for p in range(3):
-        for q in range(3):
-            window = padded[p : p + 2, q : q + 2]
-            terms = [(f, g) for f, g in zip(turned.ravel(), window.ravel(), strict=True) if g]
-            total = sum(f * g for f, g in terms)
-            if not np.isclose(total, dX[p, q]):
-                raise AssertionError(f"rotation picture: [{p},{q}] is {total}, the formula gives {dX[p, q]}")
-            said = " + ".join(f"{svg.short(f)}·{_bracketed(g)}" for f, g in terms)
-            steps.append((_window(padded, turned, p, q), f"[{p},{q}]: {said} = {svg.short(total)}"))
-            data.append({"at": [p, q], "terms": terms, "sum": float(total)})
+    for p, q in np.ndindex(*X.shape):
+        window = padded[p : p + 2, q : q + 2]
+        terms = [(g, f) for f, g in zip(turned.ravel(), window.ravel(), strict=True) if g]
+        total = sum(f * g for f, g in terms)
+        _compare("rotation", total, dX[p, q])
+        said = " + ".join(_product_of(g, f) for g, f in terms)
+        label = f"the rotated filter at row {p}, column {q} of the padded gradient"
+        steps.append((_window(padded, turned, p, q, label), f"[{p},{q}]: {said} = {svg.short(total)}"))
+        data.append({"at": [p, q], "terms": terms, "sum": float(total)})
     return Figure(
         "rotation",
         first + beside(steps, "panels nine"),
-        "The gradient of the image, [[C-10]], step by step. The rotated filter (small figures in the frame) "
-        "slides over $\\partial L / \\partial O$, padded with zeros; each position gives one entry of "
-        "$\\partial L / \\partial X$.",
+        "All entries of the image's gradient, [[C-10]], in the numbers above. The rotated filter (small "
+        "figures in the frame) slides over $\\partial L / \\partial O$, padded with zeros; each position "
+        "gives one entry of $\\partial L / \\partial X$. Position [1,1] has the four products of the figure "
+        "before this one.",
         data,
     )
+
+
+def _compare(picture: str, ours: float, formula: Any) -> None:
+    """Refuse to draw numbers that the formula does not give."""
+    if not np.isclose(ours, formula):
+        raise AssertionError(f"picture {picture!r}: its terms add up to {ours}, the formula gives {formula}")
+
+
+def _product_of(a: float, b: float) -> str:
+    return f"{svg.short(a)}·{_bracketed(b)}" if a >= 0 else f"({svg.short(a)})·{_bracketed(b)}"
 
 
 def _bracketed(value: float) -> str:
     return f"({svg.short(value)})" if value < 0 else svg.short(value)
 
 
-def _window(padded: np.ndarray, turned: np.ndarray, p: int, q: int) -> Markup:
-    side, n = 30.0, len(padded)
+def _window(
+    grid: np.ndarray, kernel: np.ndarray, p: int, q: int, label: str, spot: tuple[int, int] | None = None
+) -> Markup:
+    """A filter laid on a grid of numbers, its entries small; perhaps one number is marked."""
+    side, n, scale = 30.0, len(grid), float(np.abs(grid).max())
     parts = [svg.rect(0.5, 0.5, n * side, n * side, "paper")]
-    for i in range(n):
-        for j in range(n):
-            x, y = 0.5 + j * side, 0.5 + i * side
-            if 0 < i < n - 1 and 0 < j < n - 1:
-                parts.append(svg.cell(x, y, side, padded[i, j], 4, 0.5))
-            inside = p <= i < p + 2 and q <= j < q + 2
-            parts.append(
-                svg.text(x + side / 2, y + (13 if inside else 20), svg.short(padded[i, j]), css="entry")
-            )
-            if inside:
-                parts.append(
-                    svg.text(x + side - 3, y + 27, f"×{svg.short(turned[i - p, j - q])}", "end", "tiny")
-                )
+    for i, j in np.ndindex(*grid.shape):
+        x, y, value = 0.5 + j * side, 0.5 + i * side, float(grid[i, j])
+        parts.append(svg.cell(x, y, side, value, scale, 0.5))
+        inside = p <= i < p + 2 and q <= j < q + 2
+        parts.append(svg.text(x + side / 2, y + (13 if inside else 20), svg.short(value), css="entry"))
+        if inside:
+            in_mark = 2.5 if spot == (i, j) else 0
+            met = f"×{svg.short(kernel[i - p, j - q])}"
+            parts.append(svg.text(x + side - 3 - in_mark, y + 27 - in_mark, met, "end", "tiny"))
     parts += [svg.line(0.5, 0.5 + k * side, n * side + 0.5, 0.5 + k * side) for k in range(n + 1)]
     parts += [svg.line(0.5 + k * side, 0.5, 0.5 + k * side, n * side + 0.5) for k in range(n + 1)]
     parts.append(svg.rect(0.5 + q * side, 0.5 + p * side, 2 * side, 2 * side, "window"))
-    label = f"the rotated filter at row {p}, column {q} of the padded gradient"
+    if spot:
+        parts.append(svg.rect(2.5 + spot[1] * side, 2.5 + spot[0] * side, side - 4, side - 4, "spot"))
     return svg.drawing("".join(parts), n * side + 1, n * side + 1, label, "heat")
+
+
+# --- a matrix with respect to a matrix --------------------------------------------------------------------
+
+
+def stacked_figure() -> Figure:
+    """The two Jacobians of a dense layer in the derivation's numbers, with what each row and column is of."""
+    known = numbers.named("D-09")
+    X, W = known["X"], known["W"]
+    b: Any = np.zeros(len(W))
+    orders = [_stacked(name, *M.shape) for name, M in (("Z", W @ X), ("W", W), ("A", X))]
+    rows = orders[0]
+    of_W = _columns_first(np.asarray(jac_dense_columns_W(X, W, b)))
+    of_X = _columns_first(np.asarray(jac_dense_columns_X(X, W, b)))
+    panels = [
+        (svg.labelled(J, f"{len(J)} by {len(J[0])} matrix with labels", rows, columns, blocks, 6), under)
+        for J, columns, blocks, under in (
+            (of_W, orders[1], (3, 3), "∂ vec Z / ∂ vec W"),
+            (of_X, orders[2], (3, 2), "∂ vec Z / ∂ vec A"),
+        )
+    ]
+    return Figure(
+        "stacked",
+        beside(panels, "panels two"),
+        "Both Jacobians in the numbers above, computed by the code, where $Z$, $W$ and $A$ are $Z_5$, $W_5$ "
+        "and $A_4$. Each row belongs to an entry of $Z$ [unit, sample], each column to an entry of $W$ "
+        "[unit, input] or $A$ [input, sample], in the order of $\\operatorname{vec}$: the first index "
+        "changes fastest. Row $Z[1, 1]$ has the inputs $A[0, 1]$ and $A[1, 1]$ of its sample in the columns "
+        "$W[1, 0]$ and $W[1, 1]$; in the other matrix it has the weights of unit 1 in the columns of "
+        "sample 1.",
+        {"W": of_W.tolist(), "X": of_X.tolist(), "rows": rows, "columns": orders[1:]},
+    )
+
+
+def _stacked(name: str, rows: int, columns: int) -> list[str]:
+    """The entries of a matrix in the order of vec.
+
+    >>> _stacked("Z", 2, 1)
+    ['Z[0,0]', 'Z[1,0]']
+    """
+    return [f"{name}[{i},{j}]" for j in range(columns) for i in range(rows)]
+
+
+def _columns_first(jacobian: np.ndarray) -> np.ndarray:
+    """A Jacobian as a matrix between vectors of stacked columns, as in the notes."""
+    k, n, p, q = jacobian.shape
+    return jacobian.transpose(1, 0, 3, 2).reshape(k * n, p * q)
 
 
 # --- rows and columns -------------------------------------------------------------------------------------

@@ -114,6 +114,46 @@ def heatmap(
     return drawing("".join(parts), columns * side + 1, rows * side + 1, label, "heat")
 
 
+def labelled(
+    matrix: np.ndarray,
+    label: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    blocks: tuple[int, int],
+    room: int = 0,
+) -> Markup:
+    """A small matrix with its numbers, and what each row and column stands for.
+
+    Args:
+        matrix: (rows, columns).
+        label: the alternative text.
+        rows: a label for each row, to the left of it.
+        columns: a label for each column, above it.
+        blocks: rows and columns of a block; lines separate the blocks.
+        room: the number of columns that there is room for: drawings with equal room have equal scale.
+    """
+    M = np.asarray(matrix, float) + 0.0  # without negative zeros
+    left, top, wide, high, scale = 48.0, 22.0, 48.0, 26.0, float(np.max(np.abs(M), initial=0.0)) or 1.0
+    width, height = wide * M.shape[1], high * M.shape[0]
+    parts = [rect(left, top, width, height, "paper")]
+    parts += [text(left + (j + 0.5) * wide, top - 7, name, css="small") for j, name in enumerate(columns)]
+    parts += [text(left - 6, top + (i + 0.65) * high, name, "end", "small") for i, name in enumerate(rows)]
+    for i, j in np.ndindex(*M.shape):
+        x, y, value = left + j * wide, top + i * high, float(M[i, j])
+        if value:
+            css, strength = "pos" if value > 0 else "neg", 0.06 + 0.44 * abs(value) / scale
+            parts.append(rect(x, y, wide, high, css, strength))
+        parts.append(text(x + wide / 2, y + 0.65 * high, short(value), css="entry"))
+    parts += [
+        line(left, top + i * high, left + width, top + i * high) for i in range(0, len(rows), blocks[0])
+    ]
+    parts += [
+        line(left + j * wide, top, left + j * wide, top + height) for j in range(0, len(columns), blocks[1])
+    ]
+    parts.append(rect(left, top, width, height, "frame"))
+    return drawing("".join(parts), left + wide * max(len(columns), room) + 1, top + height + 1, label, "heat")
+
+
 def short(value: float) -> str:
     """A number in few characters, with a real minus sign.
 
