@@ -58,50 +58,79 @@
   const soon = () => { planned ||= requestAnimationFrame(() => { planned = 0; scrollable(); }); };
 
   // The whole book. Its sections are a script, loaded when the box is first used: a page from disk may load no data.
-  // Each word of the query, or one that means the same, counts where a word of the book begins with it.
+  // Each word of the query, or one that means the same, counts where a word of the book begins with it: the more, the
+  // fewer sections have it. A word that none has is taken for a slip of a letter, and does not count if it is not.
   const SAME = [
-    ["gradient", "derivative", "backward", "back", "bwd", "slope", "jacobian", "w.r.t"], ["rotate", "turn", "flip"],
-    ["convolution", "correlation", "conv2d", "cnn"], ["backprop", "backpropagation", "chain rule", "backward"],
-    ["norm", "normalis"], ["crossentropy", "cross-entropy"], ["transformer", "attention", "gpt"], ["layernorm", "layer norm"],
-    ["mean squared error", "mse"], ["batchnorm", "batch norm"], ["error", "mistake", "wrong"], ["misprint", "errata", "erratum"], ["kernel", "filter"],
+    ["gradient", "derivative", "derivation", "backward", "back", "bwd", "w.r.t"], ["slope", "derivative"], ["jacobian", "derivative", "local gradient"],
+    ["differentiate", "derivative"], ["rotate", "turn", "flip"], ["convolution", "correlation", "conv2d", "cnn"],
+    ["backprop", "backpropagation", "chain rule", "backward"], ["norm", "normalis"], ["crossentropy", "cross-entropy"],
+    ["transformer", "attention", "gpt"], ["layernorm", "layer norm"], ["batchnorm", "batch norm"], ["mean squared error", "mse"],
+    ["error", "mistake", "wrong"], ["misprint", "errata", "erratum"], ["kernel", "filter"], ["multiplication", "product", "multiply", "matmul"],
+    ["elementwise", "entry by entry"], ["teacher", "teach", "handout"], ["positional", "position", "rotary"], ["stable", "overflow", "cancellation"],
+    ["vectorised", "batch", "minibatch"], ["flash", "streaming", "chunk"], ["linear layer", "fully connected", "dense"], ["minibatch", "mini-batch"],
+    ["residual", "skip connection"], ["logits", "scores"], ["bptt", "rnn", "recurrent"], ["embedding", "lookup"], ["worksheet", "handout"],
+    ["float16", "bfloat16", "half precision"], ["finite difference", "numerical gradient"], ["neuron", "unit"], ["sharing", "shared", "tied", "same weights"],
   ];
+  const SMALL = /^(the|of|a|an|is|are|in|to|for|with|why|does|do|how|what|which|i|my|we|it|and|or|can|pass)$/;
   const plain = (text) => text.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").toLowerCase().replace(/iz(?=[aei])/g, "is");
-  const stem = (word) => word.length > 5 ? word.replace(/(ing|ed|es|s|al|e)$/, "") : word;
+  const stem = (word) => word.length > 5 ? word.replace(/((?<=.{5})ation|(?<=.{4})ion|ing|ed|es|s|al|e)$/, "") : word;
   const begins = (word) => new RegExp(`(?<![a-z0-9])${word.replace(/[^a-z0-9]/g, "\\$&")}${word.length < 3 ? "(?![a-z0-9])" : ""}`, "g");
 
-  function terms(query) {
-    return plain(query).split(/[\s,?]+/).map((word) => word.replace(/^(the|of|a|an|is|in|to|for|with|why|does|do|how|what|i|my)$/, "")).filter(Boolean).map((word) => {
-      const own = stem(word), others = SAME.filter((group) => group.some((w) => w.startsWith(own))).flat();
-      return [[begins(own), 1], ...others.filter((w) => !w.startsWith(own)).map((w) => [begins(stem(w)), 0.9])];
-    });
+  function meant(word) {
+    const own = stem(word), others = SAME.filter((group) => group.some((w) => w.startsWith(own))).flat();
+    return [[begins(own), 1], ...others.filter((w) => !w.startsWith(own)).map((w) => [begins(stem(w)), 0.9])];
   }
 
-  function score(section, wanted) {
-    let sum = 0, matched = 0;
-    for (const term of wanted) {
-      const best = Math.max(...term.map(([word, weight]) => {
-        const inText = (section.text.match(word) ?? []).length;
-        return weight * (({ [-1]: 0, 0: 8, 5: 8 }[section.title.search(word)] ?? 6) + (inText && 1 + Math.min(inText, 4) / 2));
-      }));
-      sum += best;
-      matched += best > 0;
-    }
-    return sum * (matched / wanted.length) ** 3 * (section.href.startsWith("api") ? 0.5 : section.href.includes("#") ? 1 : 0.7);
+  // one letter wrong, missing or too many, or two neighbours swapped
+  function slip(a, b) {
+    let start = 0, end = 0;
+    while (start < Math.min(a.length, b.length) && a[start] === b[start]) start += 1;
+    while (end < Math.min(a.length, b.length) - start && a.at(-1 - end) === b.at(-1 - end)) end += 1;
+    const [x, y] = [a, b].map((word) => word.slice(start, word.length - end));
+    return Math.max(x.length, y.length) < 2 || (x.length === 2 && y === x[1] + x[0]);
+  }
+
+  // how well a section answers each term, and how much the term says
+  function weighed(sections, term) {
+    const each = sections.map((section) => Math.max(...term.map(([word, weight]) => {
+      const inText = (section.text.match(word) ?? []).length, inTitle = section.title.replace(/^[a-e]-e?\d+ /, "").search(word);
+      return weight * ((inTitle < 0 ? 0 : inTitle > 20 ? 6 : 8) + (inText && 1 + Math.min(inText, 4) / 2));
+    })));
+    const having = each.filter(Boolean).length;
+    return { term, each, says: having ? 1 + Math.log(sections.length / having) / 3 : 0 };
+  }
+
+  function answers(sections, words, query) {
+    const asked = plain(query).split(/[\s,?]+/).filter((word) => word && !SMALL.test(word));
+    const terms = asked.map((word) => {
+      const found = weighed(sections, meant(word));
+      const close = found.says || word.length < 5 ? [] : words().filter((w) => slip(word, w));
+      return close.length ? weighed(sections, close.flatMap(meant)) : found;
+    });
+    const all = terms.reduce((sum, { says }) => sum + says, 0);
+    const found = sections.map((section, k) => {
+      const here = terms.filter(({ each }) => each[k]);
+      const share = here.reduce((sum, { says }) => sum + says, 0) / all;
+      const kind = section.href.startsWith("api") ? 0.5 : section.href.includes("#") ? 1 : 0.7;
+      return [here.reduce((sum, { each, says }) => sum + says * each[k], 0) * share ** 2 * kind, section];
+    }).filter(([score]) => score > 0).sort((a, b) => b[0] - a[0]);
+    return { terms, found: found.filter(([score]) => score > found[0][0] / 10), missing: asked.filter((_, k) => !terms[k].says) };
   }
 
   function finder() {
     const box = document.querySelector(".finder"), input = document.getElementById("find");
     const hits = document.getElementById("hits"), list = hits.querySelector("ol"), count = hits.querySelector("p");
-    let sections = null;
+    let sections = null, vocabulary = null;
+    const words = () => vocabulary ??= [...new Set(sections.flatMap((section) => `${section.title} ${section.text}`.match(/[a-z]{4,}/g) ?? []))];
     const show = () => {
-      const wanted = terms(input.value);
-      hits.hidden = !(sections && wanted.length);
+      hits.hidden = !(sections && input.value.trim());
       if (hits.hidden) return;
-      const found = sections.map((section) => [score(section, wanted), section]).filter(([n]) => n > 1.5).sort((a, b) => b[0] - a[0]);
-      count.textContent = found.length ? `${found.length} of ${sections.length} sections` : "Nothing found.";
+      const { terms, found, missing } = answers(sections, words, input.value);
+      const without = missing.length && found.length ? `; nothing about “${missing.join(" ")}”` : "";
+      count.textContent = found.length ? `${found.length} of ${sections.length} sections${without}` : "Nothing found.";
       list.replaceChildren(...found.slice(0, 12).map(([, section]) => {
         const item = document.createElement("li"), link = document.createElement("a"), text = document.createElement("span");
-        const first = Math.max(0, ...wanted.map((term) => section.text.search(term[0][0])));
+        const first = Math.max(0, ...terms.map(({ term }) => section.text.search(term[0][0])));
         link.href = section.href;
         link.textContent = section.shown;
         text.textContent = `${first > 30 ? "…" : ""}${section.whole.slice(Math.max(0, first - 30), first + 110)}…`;

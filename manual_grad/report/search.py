@@ -16,7 +16,7 @@ SILENT = frozenset({"a.skip", "div.facts", "footer.site", "head", "header.site",
 _UNREAD = re.compile(r"<(math|pre|script|svg)\b.*?</\1>", re.DOTALL)  # most of a page
 INLINE = frozenset(["a", "b", "code", "em", "i", "span", "strong", "sub", "sup"])
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])
-REPEATED = ("index.html", "errata.html", "questions.html")  # their content also appears elsewhere
+REPEATED = ("errata.html", "questions.html", "handout")  # their content also appears elsewhere
 
 
 class _Reader(HTMLParser):
@@ -61,9 +61,7 @@ def sections(pages: Mapping[str, str]) -> list[list[str]]:
     """
     found = []
     for name, html in pages.items():
-        if name.startswith("handout"):
-            continue
-        for section in _Reader(html).found[: 1 if name in REPEATED else None]:
+        for section in _Reader(html).found[: 1 if name.startswith(REPEATED) else None]:
             title, text = (" ".join(section[part].split()) for part in ("title", "text"))
             if title:
                 found.append([name + section["anchor"], title, text])

@@ -435,6 +435,36 @@ PHRASES = {
     "check my gradient": "guides.html#checker",
     "softmax_bwd": "api-formulas-softmax.html#softmax_bwd",
     "the sign is flipped": "gradient.html#the-sign-is-flipped",
+    # words that the book does not use, or not in this order
+    "derivative of relu": "lecture-b.html#B-06",
+    "how do I backprop through layernorm": "chapter-e.html#E-01",
+    "gradient of matrix multiplication": "lecture-d.html#D-07",
+    "vanishing gradient": "chapter-e.html#E-14",
+    "conv backward pass": "lecture-c.html#C-10",
+    "conv filter gradient": "lecture-c.html#C-09",
+    "why is the weight transposed": "lecture-d.html#D-09",
+    "batch norm derivation": "chapter-e.html#E-04",
+    "what is a jacobian": "lecture-a.html#A-01",
+    "numerical gradient check": "guides.html#checker",
+    "dead relu": "lecture-b.html#B-06",
+    "numerically stable softmax": "lecture-d.html#D-03",
+    "log sum exp trick": "lecture-b.html#B-09",
+    "vectorized backprop": "lecture-b.html#B-15",
+    "hadamard product": "lecture-b.html#B-06",
+    "mean squared error derivative": "lecture-a.html#A-04",
+    "binary cross entropy gradient": "chapter-e.html#E-22",
+    "flash attention": "chapter-e.html#E-12",
+    "grouped query attention": "chapter-e.html#E-11",
+    "lstm forget gate": "chapter-e.html#E-16",
+    "bptt": "chapter-e.html#E-14",
+    "weight sharing": "chapter-e.html#E-32",
+    "positional encoding": "chapter-e.html#E-10",
+    "inverse of a matrix derivative": "chapter-e.html#E-29",
+    "teacher": "index.html#teacher",
+    "handout for teachers": "handout-a.html",
+    "soft max jacobain": "lecture-a.html#A-07",
+    "gradeint descent": "lecture-d.html#D-11",
+    "relu zebra": "lecture-b.html#B-06",
 }
 
 
@@ -451,6 +481,8 @@ def test_search_finds_the_pages_of_phrases(browser, book):
     assert lost == {}
     page.fill("#find", "xyzzy")
     assert page.text_content("#hits") == "Nothing found."
+    page.fill("#find", "softmax zebra")
+    assert page.text_content("#hits p").endswith("sections; nothing about “zebra”")
     page.fill("#find", "delta recursion")
     page.keyboard.press("Enter")
     page.wait_for_url("**/lecture-c.html#C-05")
@@ -473,6 +505,9 @@ def test_a_handout_asks_before_it_answers(files):
         assert all(html.count(f">{e.tag}<") == 1 for html in (asked, answers) for e in chapter.equations)
         assert answers.count('class="solution"') == len(chapter.equations)
         assert "<pre" not in asked + answers
+        assert 'class="starts"' not in asked  # the steps are not given away
+        assert answers.count('class="starts"') >= len(chapter.equations)
+        assert asked.count('class="given"') == len(chapter.equations)
     asked, answers = files["handout-b.html"].decode().split("<h2>Solutions")
     assert "(o − y) a" not in asked
     assert "(o − y) a" in answers

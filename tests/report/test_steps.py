@@ -1,6 +1,8 @@
 """Every line of a derivation equals the one above it, in numbers; a wrong line is detected."""
 
+import ast
 import inspect
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +14,7 @@ import pytest
 from manual_grad.compiling import quickly
 from manual_grad.lectures import EQUATIONS
 from manual_grad.report.prose import derivations
-from manual_grad.report.steps import HELPERS, NAMES, SAME, D, Step, evaluated
+from manual_grad.report.steps import HELPERS, NAMES, SAME, D, Given, Step, evaluated
 
 BLOCKS = {
     e.tag: [p for p in derivations(e.lecture)[e.tag].parts if not isinstance(p, str)] for e in EQUATIONS
@@ -58,6 +60,26 @@ def test_a_wrong_line_is_detected(tag):
                 planted = replace(line, code=wrong.format(line.code))
                 with pytest.raises(ValueError, match="the line above is"):
                     evaluated((replace(above, latex="above"), planted), dict(known))
+
+
+def names_in(code):
+    """The names that an expression takes from outside."""
+    nodes = list(ast.walk(ast.parse(code, mode="eval")))
+    own = {arg.arg for node in nodes if isinstance(node, ast.Lambda) for arg in node.args.args}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - own
+
+
+@pytest.mark.parametrize("tag", BLOCKS)
+def test_the_numbers_that_a_line_is_computed_from_are_shown(tag):
+    """Given arrays and numbers; what the first line of a chain differentiates may be hidden."""
+    hidden = {}
+    for line in (line for block in BLOCKS[tag] for line in block):
+        if isinstance(line, Given):
+            data = re.match(r"array\(|-?\d+\.\d*$", line.code) and not line.shown
+            hidden[line.name] = bool(data)
+        elif line.continues and "D(" not in line.code:
+            assert {name for name in names_in(line.code) if hidden.get(name)} == set(), line.latex
 
 
 def test_the_basis_of_the_first_lines_is_exact():
