@@ -24,6 +24,9 @@ R = TypeVar("R")
 Prepare = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 Scalar = Float[Array, ""] | float | int
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # eight bits are not enough
+NARROW = {"int2": "int8", "int4": "int8", "uint2": "uint8", "uint4": "uint8"}  # JAX promotes none of them
+FLOATS_TEXT = "float16, bfloat16, float32 or float64"
 MANY, LONG = 12, 400  # items and characters of a value quoted in a message
 Label = Integer[Array, ""] | int
 
@@ -79,7 +82,9 @@ def _to_jax(formula: Callable[..., Any], name: str, value: Any) -> Any:
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, np.generic):
             return leaf.item()
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+        leaf = jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+        narrow = isinstance(leaf, jax.Array) and leaf.dtype.name in NARROW
+        return leaf.astype(NARROW[leaf.dtype.name]) if narrow else leaf
 
     try:
         return jax.tree.map(convert, value)
@@ -113,6 +118,8 @@ def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
             raise InputError(f"{formula}: {name} is {describe(array)} that was deleted or donated")
         if array.size == 0:
             raise InputError(f"{formula}: {name} is {describe(array)}, expected at least one element")
+        if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.name not in FLOATS:
+            raise InputError(f"{formula}: {name} is {describe(array)}, expected {FLOATS_TEXT}")
         if first and _has_own_float_dtype(array) and array.dtype != first[1].dtype:
             raise InputError(
                 f"{formula}: {name} is {describe(array)}, expected {first[1].dtype} as {first[0]} is; "
@@ -205,7 +212,8 @@ def describe(value: Any, levels: int = 6) -> str:
     'a list of 1000'
     """
     if isinstance(value, jax.Array | np.ndarray):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+        masked = "a masked " if isinstance(value, np.ma.MaskedArray) else ""
+        return f"{masked}{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, tuple | list):
         if len(value) > MANY or not levels:
             return _counted(value)
@@ -271,6 +279,23 @@ def require_seen(condition: jax.Array, message: str) -> None:
     if isinstance(condition, jax.core.Tracer) or not getattr(condition, "is_fully_addressable", True):
         return
     require(bool(condition), message)
+
+
+def require_float_dtype(formula: str, given: Any) -> np.dtype:
+    """The dtype that ``given`` names, if it is one of those that formulas compute in.
+
+    >>> require_float_dtype("f", "float16")
+    dtype('float16')
+    """
+    dtype: np.dtype | None
+    try:
+        dtype = jnp.dtype(given)
+    except Exception:  # NumPy raises whatever it meets on the way
+        dtype = None
+    if dtype is None or dtype.name not in FLOATS:  # NumPy itself takes None for float64
+        shown = describe(given) if dtype is None else dtype
+        raise InputError(f"{formula}: dtype is {shown}, expected {FLOATS_TEXT}")
+    return dtype
 
 
 def require_shape(formula: str, name: str, array: jax.Array, shape: Sequence[int]) -> None:

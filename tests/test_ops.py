@@ -380,7 +380,7 @@ BAD = {
         jnp.ones((2, 3)), jnp.ones(2)
     ),
     "mse: y is key<fry>[], expected float[*shape]": lambda: ops.mse(jnp.ones(()), jax.random.key(0)),
-    "mse: y is float64[3], expected float8_e4m3fn": lambda: ops.mse(
+    "mse: y_hat is float8_e4m3fn[3], expected float16": lambda: ops.mse(
         jnp.ones(3, jnp.float8_e4m3fn), jnp.ones(3)
     ),
     "dense: W is float64[4,2], expected float[d,m]; X is float64[5,3]": lambda: ops.dense(

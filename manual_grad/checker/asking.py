@@ -17,6 +17,8 @@ from manual_grad.border import InputError, describe
 from manual_grad.checker import nearby
 from manual_grad.checker.truth import Point, float_leaves, is_float
 
+DRAWS = 10**4  # more would take hours
+
 
 @dataclass(frozen=True, eq=False)
 class Reply:
@@ -111,6 +113,8 @@ def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any)
     for name, value, least in (("seed", seed, 0), ("draws", draws, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{who}: {name} is {describe(value)}, expected an integer of at least {least}")
+    if draws > DRAWS:
+        raise InputError(f"{who}: draws is {describe(draws)}, expected at most {DRAWS}")
 
 
 def until(who: str, seconds: Any) -> float:
@@ -127,7 +131,7 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
     if names is not None:
         try:
             given = () if isinstance(names, str) else tuple(names)
-        except TypeError:
+        except Exception:  # an iterator may raise anything
             given = ()
         if len(given) != len(args) or not all(isinstance(name, str) for name in given):
             shown = describe(names if isinstance(names, str) or not given else given)
@@ -166,7 +170,7 @@ def positions_of(
             )
         return tuple(floating)
     wanted: list[Any] = [argnums]
-    with contextlib.suppress(TypeError):  # one position
+    with contextlib.suppress(Exception):  # one position, or an iterator that raises
         wanted = list(argnums)  # type: ignore[arg-type]
     if not wanted:
         raise InputError(f"{who}: argnums is {describe(argnums)}, expected at least one position")

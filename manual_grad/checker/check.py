@@ -153,7 +153,7 @@ def check_vjp(
     """
     who = "check_vjp"
     require_settings(who, {"fwd": fwd, "bwd": bwd}, seed, draws)
-    if order not in (1, 2) or isinstance(order, bool):
+    if not isinstance(order, int) or order not in (1, 2) or isinstance(order, bool):
         raise InputError(f"{who}: order is {describe(order)}, expected 1 or 2")
     shown = names_of(who, fwd, args, names)
     positions = positions_of(who, args, shown, argnums)

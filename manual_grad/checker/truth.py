@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.border import InputError
 from manual_grad.budget import MARGIN, budgets, rounding_in_float64
 from manual_grad.compiling import quickly
 
@@ -169,11 +170,23 @@ def projected(point: Point, leaves: Sequence[Any]) -> float:
 
 def _vjp(point: Point, dout: list[Any]) -> tuple[list[Any], Any]:
     out, pull = jax.vjp(point.forward, *point.at)
+    _require_shapes(out, dout)
     return out, pull([jnp.asarray(d, o.dtype) for d, o in zip(dout, out, strict=True)])
 
 
 def _inner_product(point: Point, dout: list[Any]) -> Any:
-    return sum(jnp.sum(o * d) for o, d in zip(point.forward(*point.at), dout, strict=True))
+    out = point.forward(*point.at)
+    _require_shapes(out, dout)
+    return sum(jnp.sum(o * d) for o, d in zip(out, dout, strict=True))
+
+
+def _require_shapes(out: Sequence[Any], dout: Sequence[Any]) -> None:
+    """Refuse a function whose output has other shapes than when it was called before."""
+    now, before = ([np.shape(leaf) for leaf in leaves] for leaves in (out, dout))
+    if now != before:
+        raise InputError(
+            f"the function differs from call to call: it returned the shapes {before}, then {now}"
+        )
 
 
 def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: list[Any]) -> Any:

@@ -5,6 +5,7 @@ same result. The backward half of a pair is also called with a cotangent of 0, w
 cotangent, and with other memory layouts.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,7 @@ def verdict(
     rng = np.random.default_rng(seed)
     notes = list(written)
     given = _answer(question, question.values, drawn(rng), notes)
-    with exact():
+    with exact(), _named(question.who):
         about = nearby.alike(given.point) + _value_notes(question, given, value)
         kinks, disagreements = nearby.kinks(given.point, given.wants, rng, question.knows)
         on_the_kink, beyond = _on_the_kink(question, given, kinks)
@@ -110,6 +111,15 @@ def verdict(
     notes += _unmoved(question, plain, draws) + _nothing_to_tell(question, [*plain, *off], findings)
     points = len({tuple(map(_bytes, answer.values)) for answer in plain})
     return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed, question.truth)
+
+
+@contextlib.contextmanager
+def _named(who: str) -> Iterator[None]:
+    """Begin a refusal from deep inside with the public function that was called."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(who) else f"{who}: {error}") from None
 
 
 # --- answers ----------------------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.border import Label, Scalar, checked, describe, require, require_labels_in_range
+from manual_grad.border import (
+    Label,
+    Scalar,
+    checked,
+    describe,
+    require,
+    require_float_dtype,
+    require_labels_in_range,
+)
 from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import (
     counted,
@@ -56,8 +64,7 @@ def one_hot(labels: Integer[Array, "*N"] | int, K: int, dtype: Any = None) -> Fl
     """
     require(K >= 1, f"one_hot: K is {describe(K)}, expected at least 1")
     require(K < 2**31, f"one_hot: K is {describe(K)}, expected fewer than {2**31}")
-    dtype = jnp.dtype(dtype or jnp.result_type(float))
-    require(jnp.issubdtype(dtype, jnp.floating), f"one_hot: dtype is {dtype}, expected a float dtype")
+    dtype = require_float_dtype("one_hot", jnp.result_type(float) if dtype is None else dtype)
     require_labels_in_range("one_hot", labels, K)
     y, valid = _classes(labels, K)
     hot = (y[..., None] == jnp.arange(K)).astype(dtype)

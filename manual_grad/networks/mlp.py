@@ -13,9 +13,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from manual_grad.border import LONG, Scalar, checked, describe, is_float_array, require, require_shape
+from manual_grad.border import (
+    FLOATS,
+    FLOATS_TEXT,
+    LONG,
+    InputError,
+    Scalar,
+    checked,
+    describe,
+    is_float_array,
+    require,
+    require_shape,
+)
 from manual_grad.formulas.activations import activation_pair, relu_bwd, relu_fwd
 from manual_grad.formulas.dense import dense_columns_bwd, dense_columns_fwd, dense_rows_bwd, dense_rows_fwd
 from manual_grad.formulas.softmax import (
@@ -41,11 +53,11 @@ class MLPResiduals:
     rows: bool
 
 
-def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
+def _check_params(formula: str, params: Params, width: int, rows: bool, name: str = "params") -> None:
     """Each layer is a pair (W, b) whose width matches the layer before it; ``width`` is that of the input."""
     require(
         isinstance(params, Sequence) and len(params) > 0,
-        f"{formula}: params is {describe(params)}, expected at least one pair (W, b) in a list or tuple",
+        f"{formula}: {name} is {describe(params)}, expected at least one pair (W, b) in a list or tuple",
     )
     pair = "(float[d,m], float[m])" if rows else "(float[m,d], float[m])"
     for i, layer in enumerate(params):
@@ -54,17 +66,17 @@ def _check_params(formula: str, params: Params, width: int, rows: bool) -> None:
             and len(layer) == 2
             and is_float_array(layer[0], 2)
             and is_float_array(layer[1], 1),
-            f"{formula}: params[{i}] is {describe(layer)}, expected a pair (W, b), {pair}",
+            f"{formula}: {name}[{i}] is {describe(layer)}, expected a pair (W, b), {pair}",
         )
         W, b = layer
         fan_in, fan_out = W.shape if rows else W.shape[::-1]
         require(
             fan_in == width,
-            f"{formula}: params[{i}][0] is {describe(W)}, expected W to take the {width} features before it",
+            f"{formula}: {name}[{i}][0] is {describe(W)}, expected W to take the {width} features before it",
         )
         require(
             b.shape == (fan_out,),
-            f"{formula}: params[{i}][1] is {describe(b)}, expected float[{fan_out}] to match W",
+            f"{formula}: {name}[{i}][1] is {describe(b)}, expected float[{fan_out}] to match W",
         )
         width = fan_out
 
@@ -76,7 +88,7 @@ def _check_residuals(formula: str, res: MLPResiduals, rows: bool) -> None:
     found = f"{formula}: res holds {len(res.As)} As and {len(res.Zs)} Zs"
     require(len(res.As) == len(res.Zs) + 1, f"{found}, expected one Z fewer")
     N, width = res.As[0].shape if rows else res.As[0].shape[::-1]
-    _check_params(formula, res.params, width, rows)
+    _check_params(formula, res.params, width, rows, "res.params")
     require(len(res.As) == len(res.params), f"{found}, expected an A for each of {len(res.params)} layers")
     for l, (A, Z, (_, b)) in enumerate(zip(res.As[1:], res.Zs, res.params[:-1], strict=True)):
         shape = (N, len(b)) if rows else (len(b), N)
@@ -495,8 +507,26 @@ def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, 
     return _like_params(res[0], dlayers), g["dX"], g["dY"]
 
 
-def _is_numeric(value: Any) -> bool:
-    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.number)
+def _is_float(value: Any) -> bool:
+    array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    return array and not isinstance(value, np.ma.MaskedArray) and value.dtype.name in FLOATS
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a learning rate is a real number that a float can hold."""
+    if isinstance(value, int):
+        return abs(value) < 2**1023
+    array = isinstance(value, jax.Array | np.ndarray | np.generic) and value.ndim == 0
+    return isinstance(value, float) or (array and (value.dtype.name in FLOATS or value.dtype.kind in "iu"))
+
+
+def _structure(name: str, tree: Any) -> str:
+    try:
+        return str(jax.tree.structure(tree))
+    except (TypeError, ValueError, RecursionError):  # keys that cannot be sorted; lists in lists
+        raise InputError(
+            f"gradient_descent: {name} is {describe(tree)}, expected a pytree of arrays"
+        ) from None
 
 
 def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
@@ -509,29 +539,29 @@ def gradient_descent(params: Any, dparams: Any, learning_rate: float) -> Any:
     Returns:
         The updated parameters, with the same structure; ``params`` is not modified.
     Raises:
-        InputError: the two differ in structure or in the shape of an array, or one of them is not an array.
+        InputError: the two differ in structure or in the shape of an array, or a leaf is not a floating-point
+            array.
     Source: Lecture D, page 2; on the full batch or on mini-batches, depending on dparams.
 
     >>> gradient_descent([jnp.array([1.0, 2.0])], [jnp.array([4.0, 8.0])], 0.25)[0].tolist()
     [0.0, 0.0]
     """
-    built, dbuilt = str(jax.tree.structure(params)), str(jax.tree.structure(dparams))
+    built, dbuilt = _structure("params", params), _structure("dparams", dparams)
     require(
         built == dbuilt,
         f"gradient_descent: dparams has the structure {dbuilt[:LONG]}, expected {built[:LONG]}",
     )
     require(
-        isinstance(learning_rate, int | float)
-        or (_is_numeric(learning_rate) and jnp.ndim(learning_rate) == 0),
+        _is_number(learning_rate),
         f"gradient_descent: learning_rate is {describe(learning_rate)}, expected a number",
     )
     for p, dp in zip(jax.tree.leaves(params), jax.tree.leaves(dparams), strict=True):
         for name, leaf in (("params", p), ("dparams", dp)):
-            require(_is_numeric(leaf), f"gradient_descent: {name} holds {describe(leaf)}, expected arrays")
+            found = f"gradient_descent: {name} holds {describe(leaf)}"
+            require(_is_float(leaf), f"{found}, expected arrays of {FLOATS_TEXT}")
         require(
             jnp.shape(p) == jnp.shape(dp),
             f"gradient_descent: dparams holds {describe(dp)}, expected the shape of {describe(p)}",
         )
-    return jax.tree.map(
-        lambda p, dp: (p - learning_rate * dp).astype(jnp.result_type(p)), params, dparams
-    )  # [D-11]
+    rate = float(learning_rate) if isinstance(learning_rate, int) else learning_rate
+    return jax.tree.map(lambda p, dp: (p - rate * dp).astype(jnp.result_type(p)), params, dparams)  # [D-11]

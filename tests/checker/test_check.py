@@ -310,6 +310,11 @@ BAD = {
 }
 
 
+def _raising():
+    raise RuntimeError
+    yield
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gives_one_clear_line(case):
     args, message = BAD[case]
@@ -324,6 +329,9 @@ def test_bad_input_gives_one_clear_line(case):
         ({"argnums": 2}, "argnums has 2"),
         ({"argnums": [1], "names": ("a", "b")}, None),
         ({"draws": 0}, "draws is 0"),
+        ({"draws": 2**70}, "draws is 1180591620717411303424, expected at most 10000"),
+        ({"argnums": _raising()}, "argnums has"),
+        ({"names": _raising()}, "expected 2 names"),
         ({"seed": -1}, "seed is -1"),
         ({"names": ("a",)}, "expected 2 names"),
         ({"names": np.array(None, object)}, r"names is object\[\], expected 2 names"),
@@ -343,6 +351,20 @@ def test_bad_settings_give_one_clear_line(settings, message):
     with pytest.raises(InputError, match=message) as error:
         check_grad(mse, dmse, x, y, **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("calls", [2, 3, 4])
+def test_a_function_whose_shapes_change_from_call_to_call_gives_one_line(calls):
+    """The fifth call was JAX's for a kink, and raised the ValueError of a zip."""
+    before = []
+
+    def fwd(x, y):
+        before.append(x)
+        out = x * y
+        return (out if len(before) <= calls else (out, out)), (x, y)
+
+    with pytest.raises(InputError, match=r"^check_vjp: .*\Z"):
+        check_vjp(fwd, lambda res, dout: (dout * res[1], dout * res[0]), X, T)
 
 
 @pytest.mark.parametrize(

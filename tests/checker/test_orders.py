@@ -59,6 +59,8 @@ def test_functions_that_cannot_be_differentiated_twice_are_reported():
 
     with pytest.raises(InputError, match="order=2 differentiates fwd and bwd, and JAX cannot trace them"):
         check_vjp(fwd, lambda x, d: (2 * np.asarray(x) * d,), x, order=2, reference=lambda x: x**2)
+    with pytest.raises(InputError, match=r"order is int64\[2\], expected 1 or 2"):
+        check_vjp(dense_fwd, dense_bwd, x, w, order=np.array([1, 2]))
     with pytest.raises(InputError, match="order is 3, expected 1 or 2"):
         check_vjp(fwd, lambda x, d: (2 * x * d,), x, order=3)
     report = check_vjp(fwd, lambda x, d: (x * d,), x, order=2)
