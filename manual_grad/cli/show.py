@@ -51,7 +51,7 @@ def _print_equation(console: Console, said: Equation | Erratum) -> None:
             said_so = escape(_wrapped(f"{label}  {latex}", console.width)).removeprefix(label)
             console.print(f"[dim]{label}[/]{said_so}", highlight=False)
     for part in [said.why] if isinstance(said, Erratum) else derivations(said.lecture)[said.tag].parts:
-        text = part if isinstance(part, str) else "\n".join(map(_line, part))
+        text = part if isinstance(part, str) else "\n".join(map(_line, part)).lstrip()
         console.print("\n" + escape(_wrapped(_plain(text), console.width)), highlight=False)
     console.print()
 

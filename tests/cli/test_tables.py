@@ -66,6 +66,12 @@ def test_a_derivation_keeps_its_indents(width):
     assert any(line.startswith("        ") for line in lines) == (width < 200)
 
 
+def test_blank_lines_come_one_at_a_time():
+    (equation,) = (e for e in EQUATIONS if e.tag == "C-10")  # one of its derivations begins with a formula
+    lines = printed(lambda c: show._print_equation(c, equation), 80)
+    assert all(above.strip() or line.strip() for above, line in pairwise(lines[:-1]))
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_mutants_keep_whole_names(width):
     names = ["jac_softmax_cross_entropy_logits", "jac_softmax_cross_entropy_logits_one_hot"]
