@@ -25,6 +25,7 @@ FLOORS = {  # folder: what it may import, besides itself and what everything may
     "manual_grad.environment": set(),
     "manual_grad.forms": set(),
     "manual_grad.npz": set(),
+    "manual_grad.sympy_process": set(),
     "manual_grad.budget": {"manual_grad.compare", "manual_grad_reference"},
 }
 MATHEMATICS = {"manual_grad.formulas", "manual_grad.kernels", "manual_grad.networks"}
@@ -36,6 +37,7 @@ FLOORS |= {
     "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
 }
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
+PROOF |= {"manual_grad.sympy_process"}
 FILES = {"manual_grad.environment", "manual_grad.forms", "manual_grad.npz"}
 FLOORS |= {
     "manual_grad.verify": PROOF,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,7 +28,7 @@ def _heads(draw: Draw, N: int, Lq: int, Lk: int, H: int, Hkv: int, D: int, maske
     if draw.style == "square":
         N, Lq, Lk, H, Hkv, D = 4, 4, 4, 4, 4, 4
     scales = {"q": (N, Lq, H, D), "k": (N, Lk, Hkv, D), "v": (N, Lk, Hkv, D)}
-    mask = jnp.asarray(draw.rng.random((N, H, Lq, Lk)) < 0.7) if masked else None
+    mask = jax.device_put(draw.rng.random((N, H, Lq, Lk)) < 0.7) if masked else None
     return {name: draw.exactly(*shape) for name, shape in scales.items()} | {"mask": mask}
 
 

@@ -103,7 +103,7 @@ class Draw:
         return self._array(np.eye(K)[self.rng.integers(0, K, N)])
 
     def layers(
-        self, *widths: int, rows: bool, X: jax.Array | None = None
+        self, *widths: int, rows: bool, X: jax.Array | np.ndarray | None = None
     ) -> list[tuple[jax.Array, jax.Array]]:
         """Pairs (W, b) from width to width, W scaled so that the signal keeps its size.
 

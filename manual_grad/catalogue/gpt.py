@@ -37,7 +37,7 @@ def _model(draw: Draw, N: int, L: int, Lmax: int, V: int, D: int, blocks: int = 
         "blocks": [block() for _ in range(blocks)],
         "lnf": norm(),
     }
-    texts = (jnp.asarray(draw.rng.integers(0, V, (N, L))) for _ in range(2))
+    texts = (jax.device_put(draw.rng.integers(0, V, (N, L))) for _ in range(2))
     return {"params": params, **dict(zip(("tokens", "targets"), texts, strict=True)), "heads": heads}
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
@@ -42,7 +43,7 @@ def _columns(draw: Draw, N: int, widths: tuple[int, ...]) -> Inputs:
 def _sample(draw: Draw, widths: tuple[int, ...]) -> Inputs:
     x = draw.normal(widths[0])
     return {
-        "params": draw.layers(*widths, rows=False, X=x[:, None]),
+        "params": draw.layers(*widths, rows=False, X=np.asarray(x)[:, None]),
         "x": x,
         "y": 4 + draw.normal(widths[-1]),
     }

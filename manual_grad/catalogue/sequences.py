@@ -259,7 +259,7 @@ def _mask(draw: Draw, N: int, D: int) -> Inputs:
     x[0, 0] = 0
     keep = draw.rng.random(x.shape) < 0.6
     keep[0, :2] = True, False
-    return {"x": jnp.asarray(x), "keep": jnp.asarray(keep)}
+    return {"x": jax.device_put(x), "keep": jax.device_put(keep)}
 
 
 def _by_rate(keep: Any, dout: Any, rate: float) -> Any:

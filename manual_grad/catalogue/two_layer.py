@@ -1,6 +1,8 @@
 """Lecture B's networks of two layers: one sample, a batch in columns, a batch in rows."""
 
-import jax
+from typing import Any
+
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad.catalogue import golden, hard_layers, mutants_of_networks
@@ -23,7 +25,7 @@ from manual_grad_reference import definitions
 PARAMETERS = ("W1", "b1", "W2", "b2")
 
 
-def _parameters(draw: Draw, *widths: int, X: jax.Array, rows: bool = False) -> Inputs:
+def _parameters(draw: Draw, *widths: int, X: Any, rows: bool = False) -> Inputs:
     """Parameters for which no class is nearly certain and no hidden unit is near ReLU's kink.
 
     So no gradient is a small difference of large numbers, and rounding moves no unit across the kink."""
@@ -34,12 +36,12 @@ def _parameters(draw: Draw, *widths: int, X: jax.Array, rows: bool = False) -> I
 
 def _squared_loss(draw: Draw, d: int, m: int) -> Inputs:
     x = draw.normal(d)
-    return {**_parameters(draw, d, m, 1, X=x[:, None]), "x": x, "y": 4 + draw.positive()}
+    return {**_parameters(draw, d, m, 1, X=np.asarray(x)[:, None]), "x": x, "y": 4 + draw.positive()}
 
 
 def _cross_entropy(draw: Draw, d: int, m: int, c: int) -> Inputs:
     x = draw.normal(d)
-    return {**_parameters(draw, d, m, c, X=x[:, None]), "x": x, "y": draw.labels(1, c)[0]}
+    return {**_parameters(draw, d, m, c, X=np.asarray(x)[:, None]), "x": x, "y": draw.labels(1, c)[0]}
 
 
 def _columns(draw: Draw, N: int, d: int, m: int, c: int) -> Inputs:

@@ -5,6 +5,7 @@ which is imported only when the command runs, so that help never waits for JAX.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import inspect
 import itertools
@@ -22,6 +23,7 @@ import typer.core
 
 from manual_grad.cli import workers
 from manual_grad.cli.usage import Output, Stopped, Unwritten, UsageError, no_device, require_writable
+from manual_grad.sympy_process import start_sympy, sympy_is_installed
 
 ORDER = ("show", "report", "verify", "check", "golden", "bench", "train")  # the order of use
 
@@ -104,7 +106,7 @@ def main() -> None:
 def _run() -> int:
     """The exit code, after its one line."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="manual-grad", standalone_mode=False)
         sys.stdout.flush()
     except Stopped as error:
         _complain(str(error))
@@ -125,21 +127,27 @@ def _run() -> int:
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """While JAX is imported, Ctrl-C ends the process at once: NumPy's C code would raise other errors."""
+    """While JAX is imported, Ctrl-C ends the process at once: NumPy's C code would raise other errors.
+
+    Garbage collection, a sixth of that time, would find nothing: what is imported stays.
+    """
 
     def leave(number: int, frame: Any) -> None:
         _complain("interrupted; nothing was written")
         os._exit(130)
 
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, leave)
+    usual = usual and threading.current_thread() is threading.main_thread()
+    if usual:
+        signal.signal(signal.SIGINT, leave)
+    gc.disable()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.enable()
+        gc.freeze()
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _silence(stdout: Any) -> None:
@@ -324,6 +332,9 @@ def verify(
         require_writable(json)
     much = not (tag or hard or mutants)
     with workers.started(workers.wanted() if much else 0) as processes:
+        asked = {*(oracle or ["all"])} & {"symbolic", "all"} and not (quick or hard or mutants)
+        if asked and sympy_is_installed():
+            start_sympy()  # SymPy is imported there while JAX is imported here
         with _importing():
             from manual_grad.cli import verify as work
 

@@ -25,7 +25,7 @@ from manual_grad.lectures import ENTRIES, EQUATIONS, ERRATA, LECTURES, Equation,
 from manual_grad.verify import equations as claims
 from manual_grad.verify import kill_matrix, naming
 from manual_grad.verify.equations import Status, Verdict
-from manual_grad.verify.symbolic import load_symbolic
+from manual_grad.verify.symbolic import require_sympy
 
 LEAST = ("forward", "value", "symbolic", "exact", "differences")  # the columns to drop on a narrow terminal
 
@@ -129,7 +129,7 @@ def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
     chosen = tuple(name for name in claims.ORACLES if name in wanted)
     if "symbolic" in chosen:
         try:
-            load_symbolic()  # names a missing extra before the work starts
+            require_sympy()  # names a missing extra before the work starts
         except MissingExtra as error:
             if names:
                 raise
@@ -275,7 +275,7 @@ def verify_mutants(
         raise UsageError(
             "--mutants applies to equations, expected the --tag of one: an erratum is already wrong"
         )
-    load_symbolic()
+    require_sympy()
     started = time.perf_counter()
     targets = kill_matrix.targets(equations)
     try:

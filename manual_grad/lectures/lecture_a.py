@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 
 import manual_grad_reference as reference
 from manual_grad.catalogue import FUNCTIONS, cnn, linear_cross_entropy, mse, softmax
@@ -52,7 +53,7 @@ def _images_and_cnn(draw: Draw) -> dict:
     A3 = _features({"K1": K1, "b1": b1, "K2": K2, "b2": b2}, X)
     (W4, b4), (W5, b5) = draw.layers(A3.shape[1], 11, 10, rows=True, X=A3)
     params = {"K1": K1, "b1": b1, "K2": K2, "b2": b2, "W4": W4, "b4": b4, "W5": W5, "b5": b5}
-    return {"params": params, "X": X, "labels": jnp.asarray(jnp.eye(10)[labels[chosen]], draw.dtype)}
+    return {"params": params, "X": X, "labels": jnp.asarray(np.eye(10)[labels[chosen]], draw.dtype)}
 
 
 def _backward_from_scores(dZ5, params, X, labels):

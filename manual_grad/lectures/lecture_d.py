@@ -58,6 +58,7 @@ _WIDTHS = (784, 128, 50, 50, 25, 10)
 _SMALL_WIDTHS = {"integers": (9, 8, 7, 6, 5, 10), "tiny": (2, 3, 2, 2, 3, 3), "square": (4,) * 6}
 _GRADS = named(five_layer_fwd, five_layer_grads)
 _forward = quickly(reference.mlp.five_layer_scores)
+_softmax = quickly(reference.softmax.softmax_columns)
 
 
 def _digits(draw: Draw, m: int = 12) -> dict:
@@ -73,13 +74,18 @@ def _network(draw: Draw, m: int = 12) -> dict:
         return _small_network(draw, 2 if draw.style == "tiny" else 4)
     digits = _digits(draw, m)
     Y = jnp.asarray(np.eye(10)[:, digits["labels"]], draw.dtype)
-    X = digits["images"].reshape(m, 784).T
+    X = jax.device_put(np.asarray(digits["images"]).reshape(m, 784).T)
     return {"params": draw.layers(*_WIDTHS, rows=False, X=X), "X": X, "Y": Y}
 
 
 def _network_in_rows(draw: Draw) -> dict:
     network = _network(draw)
-    return {"params": [(W.T, b) for W, b in network["params"]], "X": network["X"].T}
+    return {"params": [(_turned(W), b) for W, b in network["params"]], "X": _turned(network["X"])}
+
+
+def _turned(matrix: jax.Array) -> jax.Array:
+    """The transpose, by NumPy, which compiles nothing."""
+    return jax.device_put(np.asarray(matrix).T)
 
 
 def _small_network(draw: Draw, m: int) -> dict:
@@ -105,7 +111,7 @@ def _scores_alone(draw: Draw) -> dict:
 
 def _probs(draw: Draw, m: int = 12) -> dict:
     scores = _scores(draw, m)
-    return {"A": reference.softmax.softmax_columns(scores["Z"]), "Y": scores["Y"]}
+    return {"A": jnp.asarray(_softmax(scores["Z"])), "Y": scores["Y"]}
 
 
 def _one_sample(draw: Draw) -> dict:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.compare import Comparison
@@ -62,7 +61,7 @@ def _weights(problem: Problem, rng: np.random.Generator) -> Any:
     if problem.dout is not None:
         return problem.cotangent
     out = jax.eval_shape(problem.forward, *problem.primals)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), out)
+    return jax.tree.map(lambda leaf: jax.device_put(rng.standard_normal(leaf.shape)), out)
 
 
 def _trusted(problem: Problem, rng: np.random.Generator, weights: Any) -> tuple[list, list]:

@@ -7,6 +7,7 @@ with probability at most d/S (with a ReLU: if it is the same polynomial on all t
 repeated until the product of these bounds is below 1e-15.
 """
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,13 @@ import numpy as np
 
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison, compare
-from manual_grad.compiling import quickly, split_settings
+from manual_grad.compiling import split_settings
 from manual_grad.lectures.entries import Claim
 from manual_grad.verify.problem import answer_in_order, drawn, oracle_of
 from manual_grad_reference.oracles import exact
 
 Program = Callable[[tuple], dict[str | None, Any]]
+Points = Callable[[int], tuple[Any, dict[str, Any]]]  # drawn from a set of integers of this size
 
 SURVIVAL = 1e-15
 SETS = (1 << 20, 1 << 16, 1 << 13, 1 << 10, 1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4)
@@ -55,7 +57,8 @@ def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     Returns:
         The result for each formula, by its name in the claim.
     """
-    sample = _integers(claim, rng, 1 << 4)
+    sample = _sample(claim, rng)
+    points = partial(_integers, claim, rng, sample)
     functions: dict[str | None, Callable] = {None: oracle_of(claim)}
     functions |= {way: partial(_in_order, claim, formula) for way, formula in claim.formulas.items()}
     program = _program(functions, sample)
@@ -63,12 +66,12 @@ def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     found = {way: Exactness() for way in claim.formulas}
     ways = [way for way in found if not isinstance(answers[way], Exception)]
     try:
-        among = _widest_set(claim, program, (None, *ways), rng)
+        among = _widest_set(points, program, (None, *ways))
     except Exception:  # one of them is to blame: try them separately
         for way in ways:
-            _compare(claim, program, {way: found[way]}, rng)
+            _compare(claim, points, program, {way: found[way]})
     else:
-        _compare(claim, program, {way: found[way] for way in ways}, rng, among)
+        _compare(claim, points, program, {way: found[way] for way in ways}, among)
     for way in found.keys() - set(ways):
         found[way].worst = _failed(claim, answers[way])
     return found
@@ -90,21 +93,23 @@ def exact_points(
     Returns:
         For each point the cotangent (or None), the inputs, and the truth to the last bit.
     """
-    program = _program({None: oracle_of(claim)}, _integers(claim, rng, 1 << 4))
-    among = _widest_set(claim, program, (None,), rng)
-    points = [_integers(claim, rng, among) for _ in range(draws)]
-    return [(*point, _followed(program(point), None)[0]) for point in points]
+    sample = _sample(claim, rng)
+    points = partial(_integers, claim, rng, sample)
+    program = _program({None: oracle_of(claim)}, sample)
+    among = _widest_set(points, program, (None,))
+    chosen = [points(among) for _ in range(draws)]
+    return [(*point, _followed(program(point), None)[0]) for point in chosen]
 
 
 def _compare(
-    claim: Claim, program: Program, found: dict[str, Exactness], rng: np.random.Generator, among: int = 0
+    claim: Claim, points: Points, program: Program, found: dict[str, Exactness], among: int = 0
 ) -> None:
     """Draw points until the bound is small enough."""
     try:
-        among = among or _widest_set(claim, program, (None, *found), rng)
+        among = among or _widest_set(points, program, (None, *found))
         going = set(found)
         while going:
-            answers = program(_integers(claim, rng, among))
+            answers = program(points(among))
             for way in list(going):
                 try:
                     _note(found[way], claim, answers, way, among)
@@ -130,50 +135,65 @@ def _followed(answers: dict, name: str | None) -> tuple:
 
 
 def _program(functions: dict[str | None, Callable], sample: tuple) -> Program:
-    """One program that runs all functions at a point: name → result, largest magnitude and degree.
+    """All functions at a point: name → result, largest magnitude and degree.
 
     The oracle's name is None. The result of a function that raises is the exception.
     """
-    settings = split_settings(sample[1])[1]
-    raised: dict[str | None, Exception] = {}
-
-    def followed(point: tuple) -> list:
-        found: list = []
-        for name, fn in functions.items():
-            try:
-                run = lambda both, fn=fn: fn(both[0], {**both[1], **settings})  # noqa: E731
-                found.append(exact.evaluate(run, point))
-            except Exception as error:
-                raised[name] = error
-                found.append(None)
-        return found
-
-    compiled = quickly(followed)
+    arrays, settings = split_settings(sample[1])
+    evaluators = {
+        name: _attempt(exact.evaluator, partial(_called, fn, settings), (sample[0], arrays))
+        for name, fn in functions.items()
+    }
 
     def program(point: tuple) -> dict[str | None, Any]:
-        dout, inputs = point
-        answers = compiled((dout, split_settings(inputs)[0]))
-        return {name: raised.get(name, answer) for name, answer in zip(functions, answers, strict=True)}
+        given = point[0], split_settings(point[1])[0]
+        return {
+            name: run if isinstance(run, Exception) else _attempt(run, given)
+            for name, run in evaluators.items()
+        }
 
     return program
 
 
-def _integers(claim: Claim, rng: np.random.Generator, among: int) -> tuple[Any, dict[str, Any]]:
-    """A cotangent and inputs whose floating-point entries are integers."""
-    dout, inputs = drawn(claim, Draw(rng, jnp.dtype(jnp.float64), "integers", among))
+def _called(fn: Callable, settings: dict[str, Any], point: tuple) -> Any:
+    return fn(point[0], {**point[1], **settings})
+
+
+def _attempt(fn: Callable, *args: Any) -> Any:
+    try:
+        return fn(*args)
+    except Exception as error:  # a broken formula may raise anything
+        return error
+
+
+def _sample(claim: Claim, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
+    """A cotangent and inputs, small integers, for their shapes."""
+    return drawn(claim, Draw(rng, jnp.dtype(jnp.float64), "integers", 1 << 4))
+
+
+def _integers(claim: Claim, rng: np.random.Generator, like: tuple, among: int) -> tuple[Any, dict[str, Any]]:
+    """A cotangent like that of the sample, and inputs, whose floating-point entries are integers."""
+    draw = Draw(rng, jnp.dtype(jnp.float64), "integers", among)
+    inputs, dout = claim.inputs(draw), draw.like(like[0])
     if any(exact.unit_of(leaf) for leaf in jax.tree.leaves((dout, split_settings(inputs)[0]))):
         raise exact.NotExactError("the inputs drawn are not integers")
     return dout, inputs
 
 
-def _widest_set(claim: Claim, program: Program, names: tuple, rng: np.random.Generator) -> int:
+def _widest_set(points: Points, program: Program, names: tuple) -> int:
     """The largest set of integers on which all stay well below 2⁵³, every entry at its largest."""
-    for among in SETS:
-        answers = program(jax.tree.map(partial(_filled, among=among), _integers(claim, rng, among)))
+
+    def facts(among: int) -> tuple[float, int]:
+        answers = program(jax.tree.map(partial(_filled, among=among), points(among)))
         peak, degree = (max(_followed(answers, name)[k] for name in names) for k in (1, 2))
-        if peak * SLACK < exact.LARGEST and 2 * degree <= among:
-            return among
-    raise exact.NotExactError("no set of integers is small enough for 2⁵³ and large enough for the degree")
+        return peak, degree
+
+    k = bisect.bisect_left(SETS, True, key=lambda among: facts(among)[0] * SLACK < exact.LARGEST)
+    if k == len(SETS) or 2 * facts(SETS[k])[1] > SETS[k]:
+        raise exact.NotExactError(
+            "no set of integers is small enough for 2⁵³ and large enough for the degree"
+        )
+    return SETS[k]
 
 
 def _filled(leaf: Any, among: int) -> Any:
@@ -181,7 +201,7 @@ def _filled(leaf: Any, among: int) -> Any:
     if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
         return leaf
     entries = np.asarray(leaf)  # in NumPy, which avoids compiling anything
-    return jnp.asarray(np.full_like(entries, max(among / 2, np.max(np.abs(entries), initial=0.0))))
+    return jax.device_put(np.full_like(entries, max(among / 2, np.max(np.abs(entries), initial=0.0))))
 
 
 def _note(found: Exactness, claim: Claim, answers: dict, way: str, among: int) -> None:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.catalogue.draw import Draw
@@ -49,4 +48,4 @@ def _zeroed(array: Any, where: Any) -> jax.Array:
     """The array with those entries set to 0; in NumPy, which avoids compiling anything."""
     entries = np.array(array)
     entries[where] = 0
-    return jnp.asarray(entries)
+    return jax.device_put(entries)

@@ -18,7 +18,7 @@ from manual_grad.border import describe
 from manual_grad.budget import MARGIN, budgets, rounding_in_float64
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import FLOAT64, Comparison, compare, share_of
-from manual_grad.compiling import Call, split_settings, together
+from manual_grad.compiling import Call, quickly, split_settings, together
 from manual_grad.lectures.entries import Claim
 from manual_grad_reference import oracles as oracles_
 from manual_grad_reference.oracles.rounding import NoBudgetError
@@ -162,11 +162,30 @@ def pose(claim: Claim, draw: Draw) -> Problem:
     """Draw a claim's inputs, and a random cotangent if it needs one."""
     inputs = claim.inputs(draw)
     exact = jax.tree.map(_float64, inputs)
-    problem = Problem(claim, draw.dtype, inputs, claim.at(**exact) if claim.at else exact, None)
+    problem = Problem(claim, draw.dtype, inputs, _moved(claim.at, exact) if claim.at else exact, None)
     if claim.kind != "gradient":
         return problem
     out = jax.eval_shape(problem.forward, *problem.primals)
     return Problem(claim, problem.dtype, inputs, problem.at, draw.like(out))
+
+
+def _moved(at: Callable, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The reference's arguments, computed from the formulas' in NumPy; a mode or a number stays as it is."""
+    arrays, settings = split_settings(inputs)
+    found: list = []
+
+    def traced(arrays: dict[str, Any]) -> dict[int, Any]:
+        leaves, tree = jax.tree.flatten(at(**arrays, **settings))
+        made = {k: leaf for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+        found[:] = [tree, [None if k in made else leaf for k, leaf in enumerate(leaves)]]
+        return made
+
+    made = quickly(traced)(arrays)
+    tree, others = found
+    if any(map(callable, others)):  # a function of the inputs, which must not be traced ones
+        return at(**inputs)
+    leaves = [jax.device_put(made[k]) if k in made else leaf for k, leaf in enumerate(others)]
+    return jax.tree.unflatten(tree, leaves)
 
 
 def drawn(claim: Claim, draw: Draw) -> tuple[Any, dict[str, Any]]:
@@ -375,4 +394,4 @@ def _float64(leaf: Any) -> Any:
     dtype = getattr(leaf, "dtype", np.dtype(int))
     if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float64:
         return leaf
-    return jnp.asarray(np.asarray(leaf, np.float64))  # in NumPy, which avoids compiling anything
+    return jax.device_put(np.asarray(leaf, np.float64))  # in NumPy, which avoids compiling anything

@@ -5,16 +5,8 @@ the definition that the catalogue names for its reference: by SymPy if there are
 quotients in decimals of 60 digits if there are more.
 """
 
-import atexit
-import functools
-import pickle
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -26,26 +18,22 @@ from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
 from manual_grad.digits import MissingExtra
 from manual_grad.lectures.entries import Claim
+from manual_grad.sympy_process import ask_sympy, sympy_is_installed
 from manual_grad.verify.problem import Check, Problem, measured, pose
-from manual_grad_reference import definitions
 
 DRAWS = 8  # until the answer is not all zero
 NOTHING = 1e-25  # what remains of cancelling terms in many digits
 FEW = 12  # up to this many input entries, SymPy takes a fraction of a second
-_ONE_AT_A_TIME = threading.Lock()
 
 
-def load_symbolic() -> ModuleType:
-    """Import :mod:`manual_grad_reference.oracles.symbolic`.
+def require_sympy() -> None:
+    """Check that SymPy can be imported.
 
     Raises:
-        MissingExtra: SymPy is not installed.
+        MissingExtra: it is not installed.
     """
-    try:
-        from manual_grad_reference.oracles import symbolic
-    except ImportError:
-        raise MissingExtra("the symbolic oracle needs SymPy: pip install 'manual-grad[symbolic]'") from None
-    return symbolic
+    if not sympy_is_installed():
+        raise MissingExtra("the symbolic oracle needs SymPy: pip install 'manual-grad[symbolic]'")
 
 
 def definition_of(claim: Claim) -> Callable | None:
@@ -140,30 +128,8 @@ def _truth(problem: Problem) -> list[np.ndarray]:
 def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.ndarray:
     """A definition's value or derivatives, computed by a helper process."""
     entries = sum(np.size(leaf) for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
-    with _ONE_AT_A_TIME:
-        process = _process()
-        pickle.dump(("symbolic" if entries <= FEW else "decimals", name, point, wrt), process.stdin)
-        process.stdin.flush()
-        return np.asarray(pickle.load(process.stdout))
-
-
-@functools.cache
-def _process() -> Any:
-    """The helper process, which ends with this one."""
-    program = [sys.executable, "-P", str(Path(definitions.__file__).parent / "oracles" / "answering.py")]
-    process = subprocess.Popen(
-        program,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is handled by this process
-    )
-    atexit.register(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.kill()
-    process.communicate()
+    oracle = "symbolic" if entries <= FEW else "decimals"
+    return np.asarray(ask_sympy(oracle, name, point, wrt))
 
 
 def _cut(entries: np.ndarray, shapes: list) -> list[np.ndarray]:

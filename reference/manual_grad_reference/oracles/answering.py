@@ -5,6 +5,7 @@ threads are busy. It starts in a fraction of a second because it bypasses the pa
 which import JAX.
 """
 
+import contextlib
 import importlib
 import pickle
 import sys
@@ -23,6 +24,8 @@ def _bare(name: str, folder: Path) -> None:
 def answer_questions() -> None:
     """Read (oracle, definition's name, point, wrt); write the derivatives or, if wrt is None, the value."""
     definitions = importlib.import_module("manual_grad_reference.definitions")
+    with contextlib.suppress(ImportError):  # before the first question
+        importlib.import_module("manual_grad_reference.oracles.symbolic")
     while True:
         try:
             oracle, name, point, wrt = pickle.load(sys.stdin.buffer)

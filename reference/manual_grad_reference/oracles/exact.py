@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from manual_grad_reference.oracles.walk import bind, floating, walk
+from manual_grad_reference.oracles.in_numpy import step
+from manual_grad_reference.oracles.walk import floating, walk
 
 LARGEST = 2.0**53  # every integer up to this one is a float64
 # Primitives that move, copy or add entries: applied to the magnitudes in the same way.
@@ -66,8 +66,8 @@ def unit_of(value: Any) -> int:
     raise NotExactError("an entry is not a multiple of a power of ½")
 
 
-def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
-    """Run `fn(inputs)` and track the magnitudes; works under `jit`.
+def evaluate(fn: Callable, inputs: Any) -> tuple[Any, float, int]:
+    """Run `fn(inputs)` in NumPy and track the magnitudes.
 
     Args:
         fn: a function of one pytree.
@@ -79,25 +79,35 @@ def evaluate(fn: Callable, inputs: Any) -> tuple[Any, Any, int]:
         NotExactError: `fn` is not a polynomial on each piece, or divides by a number that is not a power of
             two.
     """
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(inputs)
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
-    bounds = [Bound(abs(leaf), 1, 0) if floating(leaf) else None for leaf in leaves]
-    peaks = [jnp.zeros((), jnp.float64)]
+    return evaluator(fn, inputs)(inputs)
 
-    def step(eqn: Any, given: list, known: list) -> list[tuple]:
-        results = _step(eqn, given, known)
-        peaks.extend(jnp.max(b.size, initial=0.0) * 2.0**b.unit for _, b in results if b)
-        return results
 
-    found = walk(closed, leaves, bounds, step, _constant)
-    degree = max((bound.degree for _, bound in found if bound), default=0)
-    out = jax.tree.unflatten(jax.tree.structure(shapes), [value for value, _ in found])
-    return out, jnp.stack(peaks).max(), degree
+def evaluator(fn: Callable, like: Any) -> Callable[[Any], tuple[Any, float, int]]:
+    """The function that evaluates `fn` for any inputs with the shapes of `like`; JAX traces `fn` once."""
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(like)
+    structure = jax.tree.structure(shapes)
+
+    def evaluated(inputs: Any) -> tuple[Any, float, int]:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
+        bounds = [Bound(abs(leaf), 1, 0) if floating(leaf) else None for leaf in leaves]
+        peaks = [0.0]
+
+        def followed(eqn: Any, given: list, known: list) -> list[tuple]:
+            results = _step(eqn, given, known)
+            peaks.extend(float(np.max(b.size, initial=0.0)) * 2.0**b.unit for _, b in results if b)
+            return results
+
+        found = walk(closed, leaves, bounds, followed, _constant)
+        degree = max((bound.degree for _, bound in found if bound), default=0)
+        return jax.tree.unflatten(structure, [value for value, _ in found]), max(peaks), degree
+
+    return evaluated
 
 
 def _step(eqn: Any, given: list, known: list) -> list[tuple]:
     """Evaluate one primitive: the value of each output and, if it is floating-point, its `Known`."""
-    values = bind(eqn, given)
+    given = [np.asarray(value, atom.aval.dtype) for value, atom in zip(given, eqn.invars, strict=True)]
+    values = step(eqn, given)
     if not floating(values[0]):
         return [(value, None) for value in values]
     bounds = [bound for bound in known if bound]
@@ -113,19 +123,19 @@ def _rule(eqn: Any, given: list, known: list, bounds: list[Bound]) -> tuple:
     operands = [bound.size if bound else value for value, bound in zip(given, known, strict=True)]
     degree, unit = max(b.degree for b in bounds), max(b.unit for b in bounds)
     if name in _MOVES:
-        return bind(eqn, operands), degree, unit
+        return step(eqn, operands), degree, unit
     if name in _PRODUCTS:
-        return bind(eqn, operands), sum(b.degree for b in bounds), sum(b.unit for b in bounds)
+        return step(eqn, operands), sum(b.degree for b in bounds), sum(b.unit for b in bounds)
     if name in _SAME:
         return operands, degree, unit
     if name == "sub":
-        return [jnp.add(*operands)], degree, unit
+        return [np.add(*operands)], degree, unit
     if name in ("max", "min"):
-        return [jnp.maximum(*operands)], degree, unit
+        return [np.maximum(*operands)], degree, unit
     if name == "select_n":
         largest = operands[1]
         for case in operands[2:]:
-            largest = jnp.maximum(largest, case)
+            largest = np.maximum(largest, case)
         return [largest], degree, unit
     if name in ("integer_pow", "square"):
         power = eqn.params.get("y", 2)

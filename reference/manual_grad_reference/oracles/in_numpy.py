@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
@@ -98,15 +97,27 @@ def _evaluate(closed: ClosedJaxpr, *args: Any) -> list[np.ndarray]:
 
     with np.errstate(all="ignore"):
         for eqn in closed.jaxpr.eqns:
-            outs = _step(eqn, [read(atom) for atom in eqn.invars])
-            for var, out in zip(eqn.outvars, outs, strict=True):
-                env[var] = _array(out, var.aval)
-                assert np.shape(env[var]) == var.aval.shape, (eqn, np.shape(env[var]))
+            env.update(zip(eqn.outvars, step(eqn, [read(atom) for atom in eqn.invars]), strict=True))
     return [read(atom) for atom in closed.jaxpr.outvars]
+
+
+def step(eqn: Any, given: list) -> list:
+    """The outputs of one step of a program, in NumPy.
+
+    Args:
+        eqn: the step, of a jaxpr.
+        given: an array for each of its inputs.
+    """
+    outs = [_array(out, var.aval) for var, out in zip(eqn.outvars, _step(eqn, given), strict=True)]
+    for out, var in zip(outs, eqn.outvars, strict=True):
+        assert np.shape(out) == var.aval.shape, (eqn, np.shape(out))
+    return outs
 
 
 def _array(value: Any, aval: Any = None) -> Any:
     """A value as a NumPy array of JAX's dtype; random keys are left unchanged."""
+    if type(value) is np.ndarray and (aval is None or value.dtype == aval.dtype):
+        return value
     if jnp.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.extended):
         return value
     return np.asarray(value, None if aval is None else aval.dtype)
@@ -334,6 +345,17 @@ def _logistic(x: Any, **_: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
+def _special(name: str) -> Callable:
+    """A function of SciPy's, which is imported when it is first called."""
+
+    def called(x: Any) -> Any:
+        import scipy.special
+
+        return getattr(scipy.special, name)(x)
+
+    return called
+
+
 def _plain(fn: Callable) -> Callable:
     """Drop the settings for precision and device."""
     return lambda *given, **_: fn(*given)
@@ -343,14 +365,14 @@ def _identity(*given: Any, **_: Any) -> list:
     return list(given)
 
 
-_UFUNCS = {
+_UFUNCS: dict[str, Callable] = {
     "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divided, "rem": np.fmod,
     "neg": np.negative, "max": np.maximum, "min": np.minimum, "abs": np.abs, "sign": _sign, "floor": np.floor,
     "ceil": np.ceil, "exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "cosh": np.cosh,
     "atan2": np.arctan2, "logistic": _logistic, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x),
-    "cbrt": np.cbrt, "pow": np.power, "square": np.square, "erf": scipy.special.erf,
-    "erfc": scipy.special.erfc,
+    "cbrt": np.cbrt, "pow": np.power, "square": np.square, "erf": _special("erf"),
+    "erfc": _special("erfc"),
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "not": np.invert, "is_finite": np.isfinite, "select_n": _select,

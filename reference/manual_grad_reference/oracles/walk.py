@@ -1,10 +1,12 @@
 """Evaluate a JAX program step by step, carrying extra facts along with the value of each array."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
@@ -39,7 +41,7 @@ def walk(closed: ClosedJaxpr, values: list, known: list, step: Callable, of_cons
         if branch is not None:
             results = walk(branch, given[1:], said[1:], step, of_constant)
         elif eqn.primitive.name == "scan":
-            results = walk(_unrolled(eqn, given), given, said, step, of_constant)
+            results = walk(_unrolled(eqn), given, said, step, of_constant)
         elif eqn.primitive.name in _CALLS and inner is not None:
             program = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             results = walk(program, given, said, step, of_constant)
@@ -59,17 +61,26 @@ def _platform(cond: Any, jaxpr: Any) -> ClosedJaxpr | None:
     return None
 
 
-def _unrolled(scan: Any, given: list) -> ClosedJaxpr:
-    """A scan unrolled into a program without loops."""
+def _unrolled(scan: Any) -> ClosedJaxpr:
     of = scan.params
     consts, carried = of["num_consts"], of["num_consts"] + of["num_carry"]
+    return _steps_of(
+        of["jaxpr"], consts, carried, of["length"], of["reverse"], tuple(atom.aval for atom in scan.invars)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _steps_of(
+    body: ClosedJaxpr, consts: int, carried: int, length: int, backwards: bool, given: tuple
+) -> ClosedJaxpr:
+    """A scan unrolled into a program without loops."""
 
     def steps(*args: Any) -> list:
         carry, ys = list(args[consts:carried]), {}
-        for t in reversed(range(of["length"])) if of["reverse"] else range(of["length"]):
+        for t in reversed(range(length)) if backwards else range(length):
             xs = [lax.index_in_dim(x, t, keepdims=False) for x in args[carried:]]
-            carry_and_y = jaxpr_as_fun(of["jaxpr"])(*args[:consts], *carry, *xs)
-            carry, ys[t] = carry_and_y[: of["num_carry"]], carry_and_y[of["num_carry"] :]
+            carry_and_y = jaxpr_as_fun(body)(*args[:consts], *carry, *xs)
+            carry, ys[t] = carry_and_y[: carried - consts], carry_and_y[carried - consts :]
         return [*carry, *(jnp.stack(y) for y in zip(*(ys[t] for t in sorted(ys)), strict=True))]
 
     return jax.make_jaxpr(steps)(*given)
@@ -87,7 +98,8 @@ def floating(value: Any) -> bool:
     >>> floating(1.0), floating(jnp.arange(2))
     (True, False)
     """
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    return dtype.kind == "f" or bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _needed(jaxpr: Any) -> list:
