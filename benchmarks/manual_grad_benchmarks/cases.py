@@ -7,6 +7,7 @@ and a function without a scalar result gets a random cotangent.
 
 import fnmatch
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,6 +59,8 @@ class Case:
         kinks: whether there are so many units at ReLU's kink that rounding moves one across it.
         peer: the function of :mod:`manual_grad_benchmarks.peers` that computes the same.
         grown: for ``bench --scale`` the ``family``, the ``axes`` that grow, and their length ``n``.
+        lengths, wrt: for ``bench --devices`` the length of each axis, and what is differentiated with respect
+            to; by default all floating-point primals.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Case:
     kinks: bool = False
     peer: str = ""
     grown: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Mapping[str, Any] = field(default_factory=dict)
+    wrt: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -330,6 +335,19 @@ def scale_cases() -> list[Case]:
             cases = _pair_cases(replace(formula, bench=scale.of(formula.bench)))
             about = {"family": scale.family, "axes": scale.axes.replace("...", "entries").lstrip("*")}
             found += [replace(c, grown=about | {"n": n}) for c, n in zip(cases, scale.sizes, strict=True)]
+    return found
+
+
+def device_cases(devices: int) -> list[Case]:
+    """The cases of ``bench --devices``: each formula at its middle size, with samples for every device."""
+    found, share = [], math.lcm(8, devices)
+    for formula in FORMULAS.values():
+        if bench := formula.bench:
+            lengths = zip(bench.axes, bench.sizes[len(bench.sizes) // 2], strict=True)
+            size = tuple(-(-n // share) * share if axis == "N" else n for axis, n in lengths)
+            (case,) = _pair_cases(replace(formula, bench=replace(bench, sizes=(size,))))
+            known = {**formula.sizes, **bench.lengths(size)}
+            found.append(replace(case, quick=bench.scale is not None, lengths=known, wrt=bench.wrt))
     return found
 
 

@@ -699,6 +699,12 @@ def bench(
             help="Instead, time one formula of each family over three decades of size, and fit exponents.",
         ),
     ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Instead, count what N devices send each other in programs compiled for them."
+        ),
+    ] = None,
 ) -> None:
     """Time the hand-derived gradients and automatic differentiation.
 
@@ -726,11 +732,19 @@ def bench(
     manual-grad bench --device gpu --json gpu.json --plot figures
 
     manual-grad bench --scale --json scale.json --plot figures
+
+    manual-grad bench --devices 8 --json devices.json
     """
     with _importing():
         from manual_grad.cli import bench as work
 
-    work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases, scale)
+    if devices is not None:
+        others = {"--scale": scale, "--plot": plot, "--peers": peers, "--device": device != "cpu"}
+        if given := ", ".join(option for option, value in others.items() if value):
+            raise UsageError(f"--devices counts and does not time; expected without {given}")
+        work.count(case or [], devices, dtype, quick, json, list_cases)
+    else:
+        work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases, scale)
 
 
 @app.command(cls=Command)

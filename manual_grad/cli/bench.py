@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def bench(
     settings = run.Settings(dtype, device, quick, seed, torch, peers is not False, precision)
     rng = np.random.default_rng(seed)
     limits = ceiling.measured(dtype, quick, rng)
-    rows, ended = _measure(run, chosen, settings)
+    rows, ended = _measure(chosen, lambda c: [run.measure(c, settings)], run.WrongResult)
     if rows and not ended:
         limits = ceiling.higher(limits, ceiling.measured(dtype, quick, rng))
     rows = [run.under(row, limits) for row in rows]
@@ -113,19 +113,63 @@ def bench(
         raise ended
 
 
-def _measure(run: Any, chosen: Sequence[Any], settings: Any) -> tuple[list[dict], Stopped | None]:
+def count(
+    case: list[str], devices: int, dtype: str, quick: bool, json: Path | None, list_cases: bool
+) -> None:
+    """Count what this many devices send each other in the cases that the options select."""
+    started = time.perf_counter()
+    require(devices >= 2, f"--devices is {devices}, expected at least 2")
+    require(dtype in DTYPES, f"--dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if json:
+        _require_place(json, "--json", folder=False)
+    with contextlib.suppress(RuntimeError):  # this process has already used its devices, or has set a number
+        jax.config.update("jax_num_cpu_devices", devices)
+    _choose_device("cpu")
+    there = len(jax.devices("cpu"))
+    require(devices <= there, f"--devices is {devices}, expected at most the {there} that this process has")
+    from manual_grad_benchmarks import cases
+    from manual_grad_benchmarks import devices as counting
+
+    chosen = _chosen(cases, cases.device_cases(devices), case, quick)
+    if list_cases:
+        for c in chosen:
+            typer.echo(c.label)
+        return
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    rows, ended = _measure(chosen, lambda c: counting.counted(c, dtype, devices), counting.Unknown)
+    console = tables.console(210)
+    if rows:
+        tables.print_fitted(console, counting.table(rows), counting.LEAST)
+    seconds = round(time.perf_counter() - started, 1)
+    if json:
+        content = {
+            "environment": environment() | {"dtype": dtype},
+            "devices": rows,
+            "passed": ended is None,
+            "ended": ended and str(ended),
+            "seconds": seconds,
+        }
+        _written(json, "--json", lambda: write_json(json.absolute(), content))
+    console.print(f"compiled, not run ({seconds:.0f} s)", highlight=False)
+    if ended:
+        raise ended
+
+
+def _measure(
+    chosen: Sequence[Any], measure: Callable[[Any], list[dict]], failure: type[Exception]
+) -> tuple[list[dict], Stopped | None]:
     """The rows, and why measuring stopped early, if it did."""
     rows: list[dict] = []
-    with tables.progress("timing", len(chosen)) as show:
+    done = 0
+    with tables.progress("measuring", len(chosen)) as show:
         try:
-            for c in chosen:
-                show(c.label, len(rows))
-                rows.append(run.measure(c, settings))
-        except run.WrongResult as error:
+            for done, c in enumerate(chosen):
+                show(c.label, done)
+                rows += measure(c)
+        except failure as error:
             return rows, Stopped(str(error), 1)
         except KeyboardInterrupt:
-            done = f"{len(rows)} of {len(chosen)} cases were measured"
-            return rows, Stopped(f"interrupted: {done}", 130)
+            return rows, Stopped(f"interrupted: {done} of {len(chosen)} cases were measured", 130)
     return rows, None
 
 

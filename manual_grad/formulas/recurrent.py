@@ -36,14 +36,9 @@ def _before(h0: Float[Array, "..."], hs: Float[Array, "..."]) -> Float[Array, ".
     return jnp.concatenate([h0[None].astype(hs.dtype), hs[:-1]])
 
 
-def _rows(z: Float[Array, "T N *H"]) -> Float[Array, "TN *H"]:
-    """All steps' samples as the rows of one matrix."""
-    return z.reshape(-1, *z.shape[2:])
-
-
 def _summed(dz: Float[Array, "T N gH"], by: Float[Array, "T N D"]) -> Float[Array, "gH D"]:
-    """Σ_t dz_tᵀ by_t, over all steps in one product."""
-    return _rows(dz).T @ _rows(by)
+    """Σ_t dz_tᵀ by_t in one product; with T and N as one axis, sharded samples would have to be gathered."""
+    return jnp.einsum("tnh,tnd->hd", dz, by)
 
 
 def _require_gates(formula: str, W_ih: Array, h0: Array, gates: int) -> None:
