@@ -9,6 +9,7 @@ backward pass each block of P is recomputed as e^(S − lse), and from it dS = P
 The query heads that share a key head are stacked as rows, so that products sum their dK and dV.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,10 +86,8 @@ def attention_streaming_fwd(
     chunk = min(chunk, max(q.shape[1], k.shape[1]))
     seen = _seen(q.shape, k.shape, mask, causal, window, chunk)
     wide_q, wide_k, wide_v = scale * wide(q), wide(k), wide(v)
-    out, lse = lax.map(
-        lambda head: _forward(seen, *head),
-        (jnp.arange(len(q) * Hkv), _rows(wide_q, Hkv, chunk), _blocks(wide_k, chunk), _blocks(wide_v, chunk)),
-    )
+    rows, keys = _rows(wide_q, Hkv, chunk), (_blocks(wide_k, chunk), _blocks(wide_v, chunk))
+    out, lse = _each_head(partial(_forward, seen), mask, (len(q), Hkv), rows, *keys)
     out, lse = (_from_rows(a, q.shape, Hkv) for a in (out, lse))  # [E-12]
     res = AttentionStreamingResiduals(q, k, v, mask, out, lse, causal, window, scale, chunk)
     return out.astype(q.dtype), res
@@ -126,10 +125,22 @@ def attention_streaming_bwd(
     delta = (dO * res.out).sum(axis=-1, keepdims=True)  # [E-12]
     rows = tuple(_rows(a, Hkv, chunk) for a in (wide_q, dO, res.lse, delta))
     keys = (_blocks(wide_k, chunk), _blocks(wide_v, chunk))
-    dq, dk, dv = lax.map(lambda head: _backward(seen, *head), (jnp.arange(len(q) * Hkv), rows, keys))
+    dq, dk, dv = _each_head(partial(_backward, seen), res.mask, (len(q), Hkv), rows, keys)
     dq = res.scale * _from_rows(dq, q.shape, Hkv)
     dk, dv = (_from_blocks(a, k.shape) for a in (dk, dv))
     return dq.astype(q.dtype), dk.astype(q.dtype), dv.astype(q.dtype)
+
+
+def _each_head(fn: Callable[..., Any], mask: Array | None, shape: tuple[int, int], *of_heads: Any) -> Any:
+    """``fn`` of each sample's key heads, one head after another.
+
+    The samples are side by side, so that they may be sharded; one after another if a mask decides for each of
+    them which blocks are skipped.
+    """
+    heads = jnp.arange(math.prod(shape)), *of_heads
+    split = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), heads)
+    of_sample = partial(lax.map, lambda head: fn(*head))
+    return jax.vmap(of_sample)(split) if mask is None else lax.map(of_sample, split)
 
 
 def _forward(seen: Seen | None, head: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
