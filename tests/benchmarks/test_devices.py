@@ -90,13 +90,33 @@ def bench(*words, folder):
 
 def test_known_formulas_send_what_paper_says(tmp_path):
     """In a process of its own, where one host has four devices."""
-    names = ("mse", "dense_rows", "layer_norm", "softmax", "embedding", "attention", "rnn", "flatten_columns")
+    names = ("dense_rows", "softmax", "embedding", "attention_streaming", "rnn")
     out, rows = bench(*(word for name in names for word in ("--case", name)), folder=tmp_path)
     assert "What each of 4 devices sends" in out
     found = {key: [devices.total(side) for side in row["sides"].values()] for key, row in rows.items()}
-    for key in [*((name, "N") for name in names), ("dense_rows", "d"), ("dense_rows", "m"), ("softmax", "K"),
-                ("embedding", "V"), ("embedding", "D"), ("attention", "H")]:  # fmt: skip
+    others = {"dense_rows": "dm", "softmax": "K", "embedding": "VD"}
+    for key in [(name, axis) for name in names for axis in ["N", *others.get(name, "")]]:
         assert found[key][0] == pytest.approx(rows[key]["paper"], rel=0.01), key
     assert found["dense_rows", "N"] == [2 * 3 / 4 * 4 * (512 * 384 + 384)] * 2
     assert found["rnn", "N"][1] > 10 * found["rnn", "N"][0]  # autodiff sums over the devices in every step
-    assert rows["attention", "L"]["sharded"] == rows["rnn", "T"]["sharded"] == "sequence"
+    assert rows["attention_streaming", "L"]["sharded"] == rows["rnn", "T"]["sharded"] == "sequence"
+
+
+def test_the_table_for_a_pod_is_computed():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split("For a pod of 256 devices")[1]
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| (\S+) MB \| (\S+) ms \|$", text, re.MULTILINE
+    )
+    assert len(rows) == 8
+    for name, sharded, sent, sizes, megabytes, milliseconds in rows:
+        lengths = {
+            n: int(v)
+            for names, v in re.findall(r"((?:\w+ = )+)(\d+)", sizes)
+            for n in names.split(" = ")[:-1]
+        }
+        paper = dict(term.split(" ", 1) for term in sent.split("; "))
+        count = 2 * devices.on_paper(paper, lengths, 256)
+        assert float(megabytes) == pytest.approx(count / 1e6, rel=0.005), name
+        assert float(milliseconds) == pytest.approx(count / 1e11 * 1e3, rel=0.005), name
+        axis = "L" if name == "attention" else "T" if sharded == "sequence" else sharded[-1]
+        assert sharded == "batch" or devices.PAPER[name, axis] == paper
