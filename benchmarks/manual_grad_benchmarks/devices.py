@@ -36,35 +36,6 @@ RING: dict[str, Callable[[int], float]] = {
     "all-to-all": lambda n: (n - 1) / n**2,
     "collective-permute": lambda n: 1,
 }
-# What has to be sent on paper: sums of products of lengths. Where nothing is said of a sharded batch, the
-# gradients of all arrays without samples, and the loss.
-PAPER: dict[tuple[str, str], dict[str, str]] = {
-    ("dense_rows", "d"): {"all-reduce": "N m"},
-    ("dense_rows", "m"): {"all-reduce": "N d"},
-    ("dense_columns", "d"): {"all-reduce": "N m"},
-    ("dense_columns", "m"): {"all-reduce": "N d"},
-    ("softmax", "K"): {"all-reduce": "3 N"},
-    ("cross_entropy", "K"): {"all-reduce": "1"},
-    ("softmax_cross_entropy", "K"): {"all-reduce": "3 N + 1"},
-    ("softmax_cross_entropy_with_integer_labels", "K"): {"all-reduce": "2 N + 1"},
-    ("linear_cross_entropy", "D"): {"all-reduce": "N V"},
-    ("linear_cross_entropy", "V"): {"all-reduce": "N D + 2 N + 1"},
-    ("layer_norm", "D"): {"all-reduce": "4 N"},
-    ("rms_norm", "D"): {"all-reduce": "2 N"},
-    ("batch_norm", "N"): {"all-reduce": "4 C"},
-    ("batch_norm", "C"): {},
-    ("group_norm", "C"): {},
-    ("embedding", "V"): {"all-reduce": "N D"},
-    ("embedding", "D"): {},
-    ("rope", "L"): {},
-    ("rope", "H"): {},
-    ("attention", "L"): {"all-gather": "2 N Lk Hkv D", "reduce-scatter": "2 N Lk Hkv D"},
-    ("attention", "H"): {},
-    ("attention_streaming", "L"): {"all-gather": "2 N Lk Hkv D", "reduce-scatter": "2 N Lk Hkv D"},
-    ("attention_streaming", "H"): {},
-    ("linear_scan", "T"): {"collective-permute": "2 S"},
-    ("conv2d", "O"): {"all-reduce": "N H W C"},
-}
 LEAST = ("collectives", "on paper", "size")
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # it is not run
 SEQUENCES, IMAGES = {"L", "T"}, {"H", "W", "h", "w"}
@@ -185,7 +156,7 @@ def counted(case: Case, dtype: str, devices: int) -> list[dict[str, Any]]:
         shared = [f"d{name}" for name in wrt if axis not in _names(hints[name], primals[name])]
         shared += ["1"] if dout is None else []
         default = {"all-reduce": " + ".join(shared)} if shared else {}
-        paper = PAPER.get((case.name, axis), default if kind == "batch" else None)
+        paper = formula.sends.get(axis, default if kind == "batch" else None)
         lengths = {**case.lengths, **{f"d{name}": _entries(primals[name]) for name in wrt}}
         rows.append(
             {

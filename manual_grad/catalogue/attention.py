@@ -212,6 +212,7 @@ ATTENTION = Formula(
         "causal": {"causal": True},
     },
     batch=Batch({"q": 0, "k": 0, "v": 0, "mask": 0}, 0),
+    sends={"L": {"all-gather": "2 N Lk Hkv D", "reduce-scatter": "2 N Lk Hkv D"}, "H": {}},
     grows=(("q", 1),),
     hard=HARD,
     functions=(

@@ -164,6 +164,7 @@ CONV2D, CONV2D_CPU, CONV2D_PLAIN = (
         variants=GEOMETRIES,
         polynomial=True,
         batch=Batch({"x": 0}, 0),
+        sends={"O": {"all-reduce": "N H W C"}},
         grows=tuple((name, axis) for name, axes in (("x", (0, 1, 2)), ("kernel", (0, 1))) for axis in axes),
         **parts,
     )

@@ -72,6 +72,7 @@ DENSE_ROWS = Formula(
     golden=golden.products("X", "W"),
     polynomial=True,
     batch=Batch({"X": 0}, 0),
+    sends={"d": {"all-reduce": "N m"}, "m": {"all-reduce": "N d"}},
     grows=(("X", 0),),
     functions=(
         Function(jac_dense_rows_X, ("X",)),
@@ -109,6 +110,7 @@ DENSE_COLUMNS = Formula(
     golden=golden.products("X", "W"),
     polynomial=True,
     batch=Batch({"X": 1}, 1),
+    sends={"d": {"all-reduce": "N m"}, "m": {"all-reduce": "N d"}},
     grows=(("X", 1),),
     functions=(
         Function(jac_dense_columns_X, ("X",)),

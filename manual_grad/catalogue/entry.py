@@ -56,6 +56,9 @@ class Formula:
         golden: the cases of its golden vectors.
         op: the differentiable operation made from it.
         bench: the sizes at which it is timed.
+        sends: a sharded axis → what each device has to send at least, on paper: the collective, and the
+            number of entries as a sum of products of lengths. By default, where the batch is sharded, an
+            all-reduce of the gradients of all primals without samples, and of the loss.
         shown: its line on the book's page of formulas.
     """
 
@@ -79,6 +82,7 @@ class Formula:
     golden: GoldenCases = field(default_factory=GoldenCases)
     op: "Op | None" = None
     bench: "Bench | None" = None
+    sends: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     shown: "Shown | None" = None
 
     @property

@@ -77,6 +77,7 @@ LINEAR_CROSS_ENTROPY = Formula(
     },
     stable=reference.stable.stable_linear_cross_entropy,
     batch=Batch({"hidden": 0, "labels": 0}, mean=True),
+    sends={"D": {"all-reduce": "N V"}, "V": {"all-reduce": "N D + 2 N + 1"}},
     grows=(("W", 1),),
     op=Op(ops.linear_cross_entropy, Bench(AXES, SMALL, PLAIN, peer=True)),
     bench=Bench(AXES, (*SMALL, (4096, 256, 32000)), PLAIN, quick=(0,), estimated=(2,), peer=True),

@@ -209,6 +209,7 @@ LAYER_NORM = Formula(
     source="Ba, Kiros and Hinton 2016, equation 3",
     variants={"": {}, "eps": {"eps": 0.5}},
     batch=Batch({"x": 0}, 0),
+    sends={"D": {"all-reduce": "4 N"}},
     grows=(("x", 0),),
     functions=(
         Function(jac_layer_norm_x, ("x",), bench=JACOBIANS),
@@ -231,6 +232,7 @@ RMS_NORM = Formula(
     source="Zhang and Sennrich 2019, equation 4",
     variants={"": {}, "eps": {"eps": 0.5}},
     batch=Batch({"x": 0}, 0),
+    sends={"D": {"all-reduce": "2 N"}},
     grows=(("x", 0), ("x", 1)),
     functions=(
         Function(jac_rms_norm_x, ("x",), variants={"": {"*N": (5,)}}, bench=JACOBIANS),
@@ -263,6 +265,7 @@ GROUP_NORM = Formula(
     source="Wu and He 2018, equations 1, 6 and 7",
     variants={"": {"groups": 2}, "eps": {"groups": 4, "eps": 0.5}},
     batch=Batch({"x": 0}, 0),
+    sends={"C": {}},
     grows=(("x", 0), ("x", 1)),
     op=Op(ops.group_norm),
     bench=Bench(*IMAGES, fixed={"groups": 32}, quick=(1,)),
@@ -281,6 +284,7 @@ BATCH_NORM = Formula(
     source="Ioffe and Szegedy 2015, algorithm 1",
     variants={"": {}, "eps": {"eps": 0.5}},
     batch=Batch({"x": -1, "gamma": 0, "beta": 0}, -1),
+    sends={"N": {"all-reduce": "4 C"}, "C": {}},
     grows=(("x", 0), ("x", 1)),
     op=Op(ops.batch_norm),
     bench=Bench(*IMAGES, quick=(1,)),

@@ -393,6 +393,7 @@ LINEAR_SCAN = Formula(
     source="Martin and Cundy 2018, equation 5",
     polynomial=True,
     batch=Batch({"a": 1, "b": 1, "h0": 0}, 1),
+    sends={"T": {"collective-permute": "2 S"}},
     op=Op(ops.linear_scan),
     bench=Bench(
         ("T", "*S"),

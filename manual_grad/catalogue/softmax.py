@@ -98,6 +98,7 @@ SOFTMAX = Formula(
     variants={"batch": {}, "vector": {"*N": ()}, "three_axes": {"*N": (2, 3)}},
     stable=reference.stable.stable_softmax,
     batch=Batch({"logits": 0}, 0),
+    sends={"K": {"all-reduce": "3 N"}},
     grows=(("logits", 0), ("logits", 1), ("logits", 2)),
     functions=(
         Function(
@@ -133,6 +134,7 @@ CROSS_ENTROPY = Formula(
     hard=hard_losses.CROSS_ENTROPY,
     golden=GOLDEN_PROBS,
     batch=Batch({"probs": 0, "labels": 0}, mean=True),
+    sends={"K": {"all-reduce": "1"}},
     functions=(Function(jac_cross_entropy_probs, ("probs",)),),
     bench=Bench(("N", "K"), CLASSES),
     shown=Shown(
@@ -160,6 +162,7 @@ SOFTMAX_CROSS_ENTROPY = Formula(
     golden=GOLDEN,
     stable=reference.stable.stable_softmax_cross_entropy,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
+    sends={"K": {"all-reduce": "3 N + 1"}},
     functions=(
         Function(jac_softmax_cross_entropy_logits, ("logits",), golden=GOLDEN_PRODUCT),
         Function(jac_softmax_cross_entropy_logits_one_hot, ("logits",), golden=GOLDEN, draw=BY_ONE_HOT),
@@ -215,6 +218,7 @@ SOFTMAX_CROSS_ENTROPY_WITH_INTEGER_LABELS = Formula(
     variants={"": {}, "ignored": {"ignore_index": -100}},
     stable=reference.stable.stable_softmax_cross_entropy_with_integer_labels,
     batch=Batch({"logits": 0, "labels": 0}, mean=True),
+    sends={"K": {"all-reduce": "2 N + 1"}},
     grows=(("logits", 1),),
     op=Op(
         ops.softmax_cross_entropy_with_integer_labels,

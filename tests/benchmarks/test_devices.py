@@ -118,5 +118,4 @@ def test_the_table_for_a_pod_is_computed():
         count = 2 * devices.on_paper(paper, lengths, 256)
         assert float(megabytes) == pytest.approx(count / 1e6, rel=0.005), name
         assert float(milliseconds) == pytest.approx(count / 1e11 * 1e3, rel=0.005), name
-        axis = "L" if name == "attention" else "T" if sharded == "sequence" else sharded[-1]
-        assert sharded == "batch" or devices.PAPER[name, axis] == paper
+        assert sharded == "batch" or devices.FORMULAS[name].sends[sharded[-1]] == paper
