@@ -103,7 +103,9 @@ def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray
             out = question.compiled["shapes"] = jax.eval_shape(point.forward, *point.at)
         if out and [o.shape for o in out] == [np.shape(d) for d in point.dout]:
             return answered(point)
-    except (Exception, SystemExit) as error:  # a user's function may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's function may raise anything
         if question.fn_name in ("loss", "fwd"):
             raise InputError(
                 f"{question.who}: {question.fn_name} cannot be traced by JAX ({untraceable(error)}); "

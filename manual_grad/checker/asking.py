@@ -259,7 +259,9 @@ def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
         raise InputError(
             str(error) if str(error).startswith(who) else f"{who}: {name} raised {error}"
         ) from error
-    except (Exception, SystemExit) as error:  # it may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it may raise anything
         raise InputError(f"{who}: {name} raised {one_line(error)}") from error
 
 

@@ -485,7 +485,9 @@ def _pulled(
             ) if wrt else ()  # fmt: skip
         except InputError:
             raise
-        except (Exception, SystemExit) as error:  # it may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # it may raise anything
             raise InputError(f"{WHO}: {name} raised {one_line(error)}") from error
     found = [
         np.zeros(np.shape(values[i])) if g is None else array_of(g) for i, g in zip(wrt, got, strict=True)

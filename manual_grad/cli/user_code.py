@@ -61,7 +61,9 @@ def _load(file: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(file)
-    except (Exception, SystemExit) as error:  # a module may raise anything, or exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything, or exit
         if isinstance(error, ModuleNotFoundError) and file.startswith(error.name or " "):
             raise InputError(f"there is no file and no module {file!r}") from None
         first = (str(error).splitlines() or [""])[0]
@@ -80,7 +82,9 @@ def _run(file: Path) -> Any:
     sys.path.insert(0, str(file.absolute().parent))
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # a user's file may raise anything, or exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's file may raise anything, or exit
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
     finally:
@@ -233,7 +237,8 @@ def arguments(
     Returns:
         Name → array.
     Raises:
-        InputError: their number differs from that of the function's parameters, or they cannot be read.
+        InputError: their number differs from that of the function's parameters, one goes by the name of
+            another parameter, or they cannot be read.
     """
     wanted = parameters(fn, name)
     if archive:
@@ -243,4 +248,12 @@ def arguments(
         raise InputError(
             f"{name} takes {len(wanted)} arguments ({', '.join(wanted)}), but --input gives {len(arrays)}"
         )
-    return {name: arrays[name] for name in wanted} if set(wanted) == set(arrays) else arrays
+    if set(wanted) == set(arrays):
+        return {name: arrays[name] for name in wanted}
+    others = [given for own, given in zip(wanted, arrays, strict=True) if given in wanted and given != own]
+    if others:
+        raise InputError(
+            f"{name} takes {', '.join(wanted)}, but --input gives {', '.join(arrays)}, {others[0]} in "
+            "another place; expected all by their names, or in order"
+        )
+    return arrays

@@ -269,7 +269,9 @@ def export_own(
         raise
     except NoBudgetError as error:
         raise InputError(f"{name} in {dtype}: {error}; export it in float64") from None
-    except (Exception, SystemExit) as error:  # a user's function may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's function may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{name} cannot be differentiated by JAX: {reason[:200]}") from error
 

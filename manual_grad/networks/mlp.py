@@ -508,8 +508,10 @@ def five_layer_bwd(res: FiveLayerRes, dL: Scalar) -> tuple[Params, Float[Array, 
 
 
 def _is_float(value: Any) -> bool:
-    array = isinstance(value, jax.Array | np.ndarray | np.generic)
-    return array and not isinstance(value, np.ma.MaskedArray) and value.dtype.name in FLOATS
+    array = isinstance(value, jax.Array | np.ndarray | np.generic) and not isinstance(
+        value, np.ma.MaskedArray
+    )
+    return array and value.dtype.name in FLOATS and value.dtype.isnative
 
 
 def _is_number(value: Any) -> bool:

@@ -51,6 +51,12 @@ def raises(*args):
 def leaves(x, w, y):
     raise SystemExit(0)
 
+class Skipped(BaseException):
+    pass
+
+def skips(x, w, y):
+    raise Skipped("no GPU")
+
 def lists(x, w, y):
     return [g.tolist() for g in grad(x, w, y)]
 
@@ -73,6 +79,7 @@ def run(capsys, monkeypatch, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "leaves.py").write_text(f"import sys\n{MINE}\nsys.exit(0)")
+    (tmp_path / "skips.py").write_text("raise BaseException('skipped')")
     (tmp_path / "text.npz").write_text("no archive")
     rng = np.random.default_rng(0)
     arrays = {"x": rng.standard_normal((8, 3)), "w": rng.standard_normal(3), "y": rng.standard_normal(8)}
@@ -165,6 +172,15 @@ BAD = {
     f"mine.py mine.py:grad {SHAPES}": "expected file.py:function",
     f"mine.py:number mine.py:grad {SHAPES}": "mine.py:number is 3, expected a function",
     f"broken.py:loss mine.py:grad {SHAPES}": "broken.py raised ZeroDivisionError",
+    f"skips.py:loss mine.py:grad {SHAPES}": "skips.py raised BaseException: skipped",  # as pytest.skip does
+    f"skips:loss mine.py:grad {SHAPES}": "skips raised BaseException: skipped",
+    f"mine.py:skips mine.py:grad {SHAPES}": "loss raised Skipped: no GPU",
+    f"mine.py:loss mine.py:skips {SHAPES}": "grad raised Skipped: no GPU",
+    f"mine.py:loss mine.py:grad {SHAPES} --against mine.py:skips": "against raised Skipped: no GPU",
+    "mine.py:loss mine.py:grad --input w=3 --input y=8 --input z=8x3": (
+        "mine.py:loss takes x, w, y, but --input gives w, y, z, w in another place; "
+        "expected all by their names, or in order"
+    ),
     f"leaves.py:loss mine.py:grad {SHAPES}": "leaves.py raised SystemExit: 0",
     f"mine.py:leaves mine.py:grad {SHAPES}": "loss raised SystemExit: 0",
     f"mine.py:loss mine.py:leaves {SHAPES}": "grad raised SystemExit: 0",

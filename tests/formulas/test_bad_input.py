@@ -294,6 +294,9 @@ WHOLE = {
     f"gradient_descent: dparams holds a masked float32[2], expected arrays of {FLOATS_TEXT}": lambda: (
         mg.gradient_descent([a(2)], [np.ma.masked_array(a(2), [0, 1])], 0.1)
     ),
+    f"gradient_descent: params holds >f4[2], expected arrays of {FLOATS_TEXT}": lambda: mg.gradient_descent(
+        [ones(2, ">f4")], [a(2)], 0.1
+    ),
     f"gradient_descent: dparams holds int4[2], expected arrays of {FLOATS_TEXT}": lambda: mg.gradient_descent(
         [a(2)], [jnp.ones(2, jnp.int4)], 0.1
     ),
