@@ -91,8 +91,19 @@ def require_known(content: dict[str, Any], path: Path) -> None:
     """
     rows = rows_of(content)
     found = misfit(rows, [ROW], "rows") or misfit(content, CONTENT) if rows else "it has no rows"
+    found = found or next(filter(None, map(_unequal, content.get("scale", ()))), "")
     if found:
         raise InputError(f"--benchmarks: {path} is not what manual-grad bench --json writes: {found}")
+
+
+def _unequal(scale: Mapping[str, Any]) -> str:
+    """A list of a case's costs without one for each size, or ""."""
+    for name, side in scale["sides"].items():
+        for what in ("seconds", "temporaries"):
+            found, wanted = len(side[what]), len(scale["sizes"])
+            if found != wanted or not found:
+                return f"{scale['case']} has {found} {what} of {name} for {wanted} sizes"
+    return "" if scale["sides"] else f"{scale['case']} has no sides in scale"
 
 
 def name_of(row: dict[str, Any]) -> str:

@@ -94,6 +94,12 @@ BAD = {
     "benchmarks": {
         '{"rows": [{"case": 1}]}': "is not what manual-grad bench --json writes: rows[0].case is 1, expected",
         '{"rows": []}': "is not what manual-grad bench --json writes: it has no rows",
+        json.dumps(made_up.BENCHMARKS | {"scale": [made_up.BENCHMARKS["scale"][0] | {"sides": {}}]}): (
+            "attention_streaming has no sides in scale"
+        ),
+        json.dumps(made_up.BENCHMARKS | {"scale": [made_up.BENCHMARKS["scale"][0] | {"sizes": []}]}): (
+            "attention_streaming has 2 seconds of manual for 0 sizes"
+        ),
     },
 }
 ROW = {"case": "relu", "ratio": 0.5}

@@ -74,7 +74,9 @@ def timed(case, size, ratio, group="formula", **more):
 
 def grown(p, n):
     fit = {"c": 1e-5, "b": 1e-6, "p": p, "off": 0.1}
-    return {"seconds": [1e-6 * n**p], "temporaries": [8 * n], "time": fit, "memory": (p and fit) or None}
+    sizes = (4, n)
+    costs = {"seconds": [1e-6 * size**p for size in sizes], "temporaries": [8 * size for size in sizes]}
+    return costs | {"time": fit, "memory": (p and fit) or None}
 
 
 SCALE = {"case": "attention_streaming", "family": "streaming attention", "axes": "Lq Lk", "sizes": [4, 4096]}
