@@ -101,7 +101,10 @@
   }
 
   function answers(sections, words, query) {
-    const asked = plain(query).split(/[\s,?]+/).filter((word) => word && !SMALL.test(word));
+    const asked = [];
+    const rest = SAME.flat().filter((w) => w.includes(" ")).reduce((left, phrase) =>
+      left.replace(new RegExp(`\\b${phrase}[a-z]*`), () => { asked.push(phrase); return " "; }), plain(query));
+    asked.push(...rest.split(/[\s,?]+/).filter((word) => word && !SMALL.test(word)));
     const terms = asked.map((word) => {
       const found = weighed(sections, meant(word));
       const close = found.says || word.length < 5 ? [] : words().filter((w) => slip(word, w));

@@ -177,7 +177,7 @@ def one_pixel_figure() -> Figure:
     said = " + ".join(_product_of(d, f) for d, f in terms)
     return Figure(
         "one-pixel",
-        beside(panels, "panels four"),
+        beside(panels, "panels pixel"),
         "The entry $\\partial L / \\partial X_{11}$, in the numbers above: the pixel in the middle of the "
         "image lies in all four windows. In each, the filter's entry that it meets (small figure) is "
         "multiplied by the gradient of that window's output, and the products are added: "

@@ -12,7 +12,9 @@ from typing import Any
 FILE = "sections.js"
 SECTIONS = frozenset({"article", "section", "aside"})
 HEADINGS = frozenset({"h1", "h2", "h3", "h4"})
-SILENT = frozenset({"a.skip", "div.facts", "footer.site", "head", "header.site", "nav", "table#entries"})
+SILENT = frozenset(
+    {"a.skip", "details.behind", "div.facts", "footer.site", "head", "header.site", "nav", "table#entries"}
+)
 _UNREAD = re.compile(r"<(math|pre|script|svg)\b.*?</\1>", re.DOTALL)  # most of a page
 INLINE = frozenset(["a", "b", "code", "em", "i", "span", "strong", "sub", "sup"])
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])

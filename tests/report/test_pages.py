@@ -483,6 +483,11 @@ def test_search_finds_the_pages_of_phrases(browser, book):
     assert page.text_content("#hits") == "Nothing found."
     page.fill("#find", "softmax zebra")
     assert page.text_content("#hits p").endswith("sections; nothing about “zebra”")
+    for view in (NARROW, WIDE):
+        page.set_viewport_size(view)
+        box = page.locator("#hits").bounding_box()
+        assert box["x"] >= 0, view
+        assert box["x"] + box["width"] <= view["width"], view
     page.fill("#find", "delta recursion")
     page.keyboard.press("Enter")
     page.wait_for_url("**/lecture-c.html#C-05")
