@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from manual_grad.verify import hard
 
 PATHS = [path for name in ("formulas", "kernels") for path in sorted(Path("manual_grad", name).glob("*.py"))]
 REFUSALS = ("require", "isinstance", "describe", "InputError", "pair")  # for the tests of bad input
-SECONDS = 300  # for one mutant
+NAMED = r"jac_\w+|\w+_(fwd|bwd)"  # by whom bad input is refused
+SECONDS = 120  # for one mutant
 FIRST, TOGETHER, FULLY = 8, 7, 3  # claims: checked first, in one program, by every oracle
 TRACED_ONCE = ("conv2d", "conv2d_cpu", "geometry", "limits", "recurrent")  # JAX keeps their programs
 
@@ -64,11 +66,16 @@ class _Finder(libcst.CSTVisitor):
         return ".".join(part.name.value for part in self.inside[: first + 1])
 
     def on_leave(self, node):
-        if isinstance(node, libcst.FunctionDef | libcst.ClassDef):
+        if self.inside and self.inside[-1] is node:
             self.inside.pop()
 
 
 def _refuses(node):
+    """Whether it is a call of what refuses bad input, its definition, or the name that it gives."""
+    if isinstance(node, libcst.SimpleString):
+        return re.fullmatch(NAMED, node.evaluated_value)
+    if isinstance(node, libcst.FunctionDef):
+        return node.name.value.startswith("_require")
     called = isinstance(node, libcst.Call) and isinstance(node.func, libcst.Name)
     return called and node.func.value.lstrip("_").startswith(REFUSALS)
 
@@ -242,7 +249,7 @@ def seen_by(questions, code, every):
 def work(todo, out, every):
     """Ask about these mutants; a line for each before, in case it takes the process with it, and after."""
     questions = Questions()
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, _stop)
     for mutant in todo:
         row = {key: str(value) for key, value in mutant.items() if key != "source"}
         print(json.dumps(row | {"seen": "crash"}), file=out, flush=True)
@@ -252,7 +259,7 @@ def work(todo, out, every):
         signal.alarm(SECONDS)
         try:
             row["seen"], row["words"] = seen_by(questions, code, every)
-        except Exception as error:  # in the drawing of a case, say, which calls the function
+        except (Exception, _TooLong) as error:  # in the drawing of a case, say, which calls the function
             row["seen"], row["words"] = "verify", f"{type(error).__name__}: {error}"[:300]
         finally:
             signal.alarm(0)
@@ -261,8 +268,12 @@ def work(todo, out, every):
         print(json.dumps(row), file=out, flush=True)
 
 
-def _too_long(*_):
-    raise TimeoutError("the mutant takes too long")
+class _TooLong(BaseException):
+    """A mutant that does not end; no Exception, which would be taken for the formula's answer."""
+
+
+def _stop(*_):
+    raise _TooLong(f"more than {SECONDS} s")
 
 
 def rows(path):
