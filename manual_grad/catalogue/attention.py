@@ -164,9 +164,9 @@ def _plain(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return jnp.einsum("nhqk,nkhd->nqhd", exps / exps.sum(axis=-1, keepdims=True), v)
 
 
-def _drawn(rng: Rng, size: int = 0) -> Arrays:
+def _drawn(rng: Rng, size: int = 0, Lq: int = 2, Lk: int = 3) -> Arrays:
     """Gaussian, or whole numbers up to a size: with D = 4 the scale is ½ and no score is rounded."""
-    shapes = {"q": (1, 2, 1, 4), "k": (1, 3, 1, 4), "v": (1, 3, 1, 4)}
+    shapes = {"q": (1, Lq, 1, 4), "k": (1, Lk, 1, 4), "v": (1, Lk, 1, 4)}
     return {
         name: rng.integers(-size, size + 1, shape) * 1.0 if size else rng.normal(size=shape)
         for name, shape in shapes.items()
@@ -190,6 +190,16 @@ HARD = (
         ("e^S/Σe^S",),
         "e^S overflows",
     ),
+)
+
+ALONE = tuple(
+    Hard(
+        "whole blocks of keys, and no other mask",
+        f"Every block is full, so that only {says} hides keys, whole blocks among them.",
+        lambda rng: _drawn(rng, Lq=3, Lk=4),
+        settings={"chunk": 2, **setting},
+    )
+    for says, setting in (("causality", {"causal": True}), ("the window", {"window": 2}))
 )
 
 # ------------------------------------------------------------------------------------ entries
@@ -256,6 +266,7 @@ ATTENTION_STREAMING = replace(
         "chunks": {"chunk": 2, "Lq": 3, "Lk": 5},
     },
     functions=(),
+    hard=HARD + ALONE,
     op=Op(ops.attention_streaming),
     bench=Bench(
         AXES,

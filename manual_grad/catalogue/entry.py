@@ -131,7 +131,7 @@ class Function:
         part: for a compact form, a function that extracts it from the dense Jacobian.
         reference: the function in ``reference/``: for a Jacobian, the plain function to differentiate, else
             one that returns the value. For a formula's own functions, by default the formula's.
-        draw, sizes, variants, stable: as for an entry; for a formula's own functions, the formula's.
+        draw, sizes, tiny, variants, stable: as for an entry; for a formula's own functions, the formula's.
         called: how to call it with the inputs by name, if not as ``fn(**inputs)``.
         golden: the cases of its own golden vectors.
         bench: the sizes at which it is timed.
@@ -144,6 +144,7 @@ class Function:
     reference: Callable[..., Any] | None = None
     draw: Mapping[str, Distribution] | Callable[..., Inputs] | None = None
     sizes: Sizes | None = None
+    tiny: Sizes | None = None
     variants: Mapping[str, Mapping[str, Any]] | None = None
     stable: Callable[..., Any] | None = None
     called: Callable[..., Any] | None = None
@@ -160,14 +161,18 @@ class Function:
         """Inputs drawn at random, by name: see :meth:`Formula.inputs`."""
         assert self.draw is not None
         assert self.sizes is not None
-        return _drawn(self.fn, self.draw, self.sizes, {}, (self.variants or {"": {}})[variant], draw, sizes)
+        chosen = (self.variants or {"": {}})[variant]
+        return _drawn(self.fn, self.draw, self.sizes, self.tiny or {}, chosen, draw, sizes)
 
 
 def adopted(formula: Formula, function: Function) -> Function:
     """A formula's own function, with the attributes that it takes from the formula filled in."""
-    given = {name: getattr(formula, name) for name in ("reference", "draw", "sizes", "variants", "stable")}
+    names = ("reference", "draw", "sizes", "tiny", "variants", "stable")
+    given = {name: getattr(formula, name) for name in names}
     if function.reference is not None:
         given["stable"] = None
+    if function.sizes is not None:
+        given["tiny"] = None
     mine = {name: getattr(function, name) for name in given if getattr(function, name) is not None}
     return replace(function, **given | mine)
 

@@ -326,6 +326,21 @@ CONV2D = (
         settings={"padding": ((-1, 1), (0, 1))},
         show=("dkernel", slice(0, 1)),
     ),
+    Hard(
+        "sums beyond float16",
+        "One pixel seen by three windows, through a kernel entry each: two of the contributions to dX are "
+        "more than 65 504 together, with the third they are not.",
+        lambda rng: (
+            _conv_inputs(rng, rng.uniform(0.5, 1, (1, 1, 1, 1)), (1, 3, 1, 1))
+            | {
+                "kernel": rng.uniform(17_000, 25_000, (1, 3, 1, 1)),
+                "dout": np.array([-2.0, 2, 2]).reshape(1, 1, 3, 1),
+            }
+        ),
+        dtype="float16",
+        settings={"padding": ((0, 0), (2, 2))},
+        show=("dx", slice(None)),
+    ),
 )
 CROPPED = (
     Hard(

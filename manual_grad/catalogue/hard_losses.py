@@ -346,6 +346,13 @@ INTEGER_LABELS = (
         show=("", slice(0, 2)),
     ),
     Hard(
+        "the largest byte is ignored",
+        "255 in bytes, as in masks of segmentation: a label that the dtype can hold, if only just.",
+        lambda rng: {"logits": rng.standard_normal((3, 4)), "labels": np.array([2, 255, 0], np.uint8)},
+        IGNORING,
+        settings={"ignore_index": 255},
+    ),
+    Hard(
         "no label counts, under jit",
         "It cannot be refused there: the mean of nothing is NaN, and so is its gradient.",
         lambda rng: {"logits": rng.standard_normal((2, 3)), "labels": np.array([1, 1])},

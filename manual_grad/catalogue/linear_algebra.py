@@ -37,16 +37,20 @@ SIZES = ((8,), (64,), (256,))
 NO_PIVOT = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
 
 
-def _to_be_pivoted(rng: Any, **more: Any) -> dict[str, Any]:
-    return {"A": NO_PIVOT} | {name: rng.standard_normal(shape) for name, shape in more.items()}
+TURNED_ROUND = np.diag([0.0, -1.0, 0.0, 0.5, 4.0])
+TURNED_ROUND[0, 2], TURNED_ROUND[2, 0] = -2.0, -3.0
 
 
-def _pivots(**more: Any) -> tuple[Hard, ...]:
+def _to_be_pivoted(rng: Any, A: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {"A": A} | {name: rng.standard_normal(shape) for name, shape in more.items()}
+
+
+def _pivots(A: np.ndarray = NO_PIVOT, says: str = "", **more: Any) -> tuple[Hard, ...]:
     return (
         Hard(
             "a zero where the first pivot is",
-            "The matrix is invertible; only elimination without row exchanges divides by 0.",
-            lambda rng: _to_be_pivoted(rng, **more),
+            f"The matrix is invertible; only elimination without row exchanges divides by 0.{says}",
+            lambda rng: _to_be_pivoted(rng, A, **more),
             {"elimination by hand": None},
             ("elimination by hand",),
             "it divides by the first entry, whatever that is",
@@ -184,6 +188,14 @@ LOGDET = Formula(
             {"ln of the product": None, "jnp.linalg.slogdet": lambda A: jnp.linalg.slogdet(A)[1]},
             ("ln of the product", "jnp.linalg.slogdet"),
             "a small determinant is multiplied out, and overflows before its logarithm is taken",
+        ),
+        *_pivots(TURNED_ROUND, " One exchange, three negative pivots: the determinant is positive."),
+        Hard(
+            "a negative determinant, under jit",
+            "It cannot be refused there: it has no logarithm, so J is NaN. The slope is that of ln |det A|.",
+            lambda rng: {"A": np.array([[-1.0, 2.0], [1.0, 3.0]])},
+            {"ln of the product": None},
+            right=lambda point, dout: (np.array(np.nan), dout * np.linalg.inv(point["A"]).T),
         ),
     ),
     op=Op(ops.logdet),

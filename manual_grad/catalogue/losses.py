@@ -12,7 +12,7 @@ from manual_grad import ops
 from manual_grad.catalogue.draw import Draw
 from manual_grad.catalogue.entry import Batch, Bench, Formula, Op, Shown, Sizes, normal
 from manual_grad.catalogue.families import FACTOR, MEAN_FOR_SUM, SLOPE, SWAPPED, TERM, family
-from manual_grad.catalogue.hard import Hard
+from manual_grad.catalogue.hard import Arrays, Hard
 from manual_grad.formulas.losses import (
     binary_cross_entropy_with_logits_bwd,
     binary_cross_entropy_with_logits_fwd,
@@ -102,6 +102,14 @@ HUBER_MUTANTS = family(
 
 # ------------------------------------------------------------------------------------------------ entries
 
+
+def _no_probabilities(point: Arrays, dout: np.ndarray) -> tuple:
+    """The slopes where the label is between 0 and 1; elsewhere there is none, and J is NaN."""
+    logits, labels = point.values()
+    error = np.where((labels >= 0) & (labels <= 1), 1 / (1 + np.exp(-logits)) - labels, np.nan)
+    return np.array(np.nan), dout / len(logits) * error, -dout / len(logits) * logits
+
+
 BINARY_CROSS_ENTROPY_WITH_LOGITS = Formula(
     binary_cross_entropy_with_logits_fwd,
     binary_cross_entropy_with_logits_bwd,
@@ -125,6 +133,16 @@ BINARY_CROSS_ENTROPY_WITH_LOGITS = Formula(
             "σ and 1 − σ round to 0, whose logarithm is −∞",
             show=("dlogits", slice(None)),
             entrywise=True,
+        ),
+        Hard(
+            "a label that is not a probability, under jit",
+            "It cannot be refused there: its sample's slope is NaN, and so is J, which is a mean.",
+            lambda rng: {"logits": rng.standard_normal(4), "labels": np.array([1.5, 0.25, -0.5, 1.0])},
+            {"ln σ": reference.losses.plain_binary_cross_entropy},
+            ("ln σ",),
+            "it takes any number for a label; the loss may be below 0",
+            right=_no_probabilities,
+            show=("dlogits", slice(None)),
         ),
     ),
     op=Op(ops.binary_cross_entropy_with_logits),

@@ -219,6 +219,7 @@ LAYER_NORM = Formula(
     bench=Bench(AXES, SIZES, quick=(0, 1), scale=GROWING),
     shown=Shown("Layers", "Layer normalisation", Y, (CENTRED_DX, PARAMETERS), ("E-01",)),
 )
+JACOBIAN_VARIANTS = {"": {"*N": (5,)}, "eps": {"*N": (5,), "eps": 0.5}}
 RMS_NORM = Formula(
     rms_norm_fwd,
     rms_norm_bwd,
@@ -230,13 +231,13 @@ RMS_NORM = Formula(
     sizes={"*N": (4, 3), "D": 6},
     tiny={"*N": (1, 2), "D": 3},
     source="Zhang and Sennrich 2019, equation 4",
-    variants={"": {}, "eps": {"eps": 0.5}},
+    variants={"": {}, "eps": {"eps": 0.5}, "blocks": {"*N": (2, 64), "D": 3}},
     batch=Batch({"x": 0}, 0),
     sends={"D": {"all-reduce": "2 N"}},
     grows=(("x", 0), ("x", 1)),
     functions=(
-        Function(jac_rms_norm_x, ("x",), variants={"": {"*N": (5,)}}, bench=JACOBIANS),
-        Function(jac_rms_norm_x_blocks, ("x",), blocks, variants={"": {"*N": (5,)}}, bench=JACOBIANS),
+        Function(jac_rms_norm_x, ("x",), variants=JACOBIAN_VARIANTS, bench=JACOBIANS),
+        Function(jac_rms_norm_x_blocks, ("x",), blocks, variants=JACOBIAN_VARIANTS, bench=JACOBIANS),
     ),
     op=Op(ops.rms_norm),
     bench=Bench(AXES, SIZES, quick=(1,)),

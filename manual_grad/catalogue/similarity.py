@@ -98,7 +98,7 @@ L2_NORMALIZE = Formula(
         Hard(
             "very long and very short vectors",
             EXTREME,
-            lambda rng: {"x": _long_and_short(rng)},
+            lambda rng: {"x": _long_and_short(rng)[:, None]},
             {"x/√Σx²": None},
             ("x/√Σx²",),
             WHY,

@@ -12,6 +12,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
+
 from manual_grad.catalogue import FUNCTIONS
 from manual_grad.catalogue.draw import Draw, differentiable
 from manual_grad.catalogue.entry import Formula, Function
@@ -177,6 +179,24 @@ def jacobian(name: str, says: str = "", variant: str | None = None, polynomial: 
     return Claim("jacobian", function.reference, function.wrt, inputs, ways, says=says, polynomial=polynomial)
 
 
+def compact(name: str, says: str = "", variant: str | None = None) -> Claim:
+    """The claim about one of the catalogue's compact forms: that part of the reference's Jacobian by JAX."""
+    function = FUNCTIONS[name]
+    reference, part = function.reference, function.part
+    assert reference is not None
+    assert part is not None
+
+    def of_jacobian(**inputs: Any) -> Any:
+        def forward(*moved: Any) -> Any:
+            return reference(**inputs | dict(zip(function.wrt, moved, strict=True)))
+
+        moved = [inputs[name] for name in function.wrt]
+        return part(*jax.jacrev(forward, tuple(range(len(moved))))(*moved))
+
+    inputs = partial(function.inputs, variant=_or_first(variant, function))
+    return Claim("value", of_jacobian, (name,), inputs, {name: function.fn}, says=says)
+
+
 def _claim(
     kind: Kind, formula: Formula, wrt: tuple[str, ...], ways: dict, says: str, variant: str | None
 ) -> Claim:
@@ -196,13 +216,15 @@ def _or_first(variant: str | None, entry: Formula | Function) -> str:
 
 
 def claims_of(formula: Formula) -> tuple[Claim, ...]:
-    """All claims of an entry of the catalogue: in each variant its value and gradient, then its Jacobians."""
+    """All claims of an entry of the catalogue, in each variant: its value, its gradient and its Jacobians."""
     claims = []
     for variant in formula.variants:
         claims.append(value(formula, says=variant, variant=variant))
         claims.append(gradient(formula, says=variant, variant=variant))
-    jacobians = [f.name for f in formula.functions if f.wrt and f.part is None]
-    return (*claims, *map(jacobian, jacobians))
+    for function in (FUNCTIONS[f.name] for f in formula.functions if f.wrt):
+        claim = compact if function.part else jacobian
+        claims += [claim(function.name, says=v, variant=v) for v in function.variants or {"": {}}]
+    return tuple(claims)
 
 
 def equation_of(formula: Formula, tag: str, title: str) -> Equation:

@@ -2,8 +2,8 @@
 
 A generic mistake is planted in one array of the answer at a time, so that no other array gives it away. It is
 left out where it would change nothing, by rules stated here that depend on the formula alone: a batch of one
-sample has no sum over the batch, and a vector has no transpose; the Jacobians of softmax and of an
-elementwise function of a vector are symmetric, and the Jacobian with respect to a bias, in rows, is an
+sample has no sum over the batch, and a vector has no transpose; the Jacobians of softmax, of l2_normalize and
+of an elementwise function of a vector are symmetric, and the Jacobian with respect to a bias, in rows, is an
 identity for each sample. A handwritten line is planted only if an array of the answer depends on it.
 """
 
@@ -120,9 +120,11 @@ def _generic(problem: Problem, way: str) -> list[Mutant]:
 def _symmetric(claim: Claim, name: str, rank: int) -> bool:
     """Whether exchanging an answer's last two axes leaves it unchanged.
 
-    This holds for a Jacobian that is diagonal, diag(p) − p pᵀ, or an identity for each sample, and for the
-    gradient with respect to a matrix of which only the symmetric part is used.
+    This holds for a Jacobian that is diagonal, diag(p) − p pᵀ, or an identity for each sample, for the blocks
+    I − y yᵀ of l2_normalize, and for the gradient with respect to a matrix whose symmetric part alone counts.
     """
+    if claim.kind == "value":
+        return "jac_l2_normalize_x_blocks" in claim.formulas
     if claim.kind != "jacobian":
         return claim.kind == "gradient" and claim.reference is reference.linear_algebra.cholesky
     if claim.reference is reference.dense.dense_rows:
