@@ -71,13 +71,12 @@ def _factored(A: Array) -> tuple[Array, Array]:
 
 
 def _solution(formula: str, of: LUFactors, B: Array) -> Array:
-    """A⁻¹ B; if A is singular, an eager call raises, and the result under ``jit`` is NaN."""
+    """A⁻¹ B; if it does not exist, an eager call raises, and the result under ``jit`` is NaN."""
     X = of.solved(B).astype(of.A.dtype)
-    exists = (of.pivots != 0).all() & jnp.isfinite(X).all()
-    require_seen(
-        exists, f"{formula}: A is singular, expected {describe(of.A)} with an inverse and finite results"
-    )
-    return jnp.where(exists, X, jnp.nan)
+    regular, finite = (of.pivots != 0).all(), jnp.isfinite(X).all()
+    require_seen(regular, f"{formula}: A is singular, expected {describe(of.A)} with an inverse")
+    require_seen(finite, f"{formula}: the result is not finite, expected finite arguments and a regular A")
+    return jnp.where(regular & finite, X, jnp.nan)
 
 
 # ---------------------------------------------------------------- solve

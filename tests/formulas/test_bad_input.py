@@ -308,6 +308,12 @@ WHOLE = {
     ),
     f"one_hot: dtype is a set, expected {FLOATS_TEXT}": lambda: mg.one_hot(ones(2, int), 3, {1}),
     f"one_hot: dtype is 1.5, expected {FLOATS_TEXT}": lambda: mg.one_hot(ones(2, int), 3, 1.5),
+    "solve_fwd: A is singular, expected float32[2,2] with an inverse": lambda: mg.solve_fwd(
+        a((2, 2)), a((2, 1))
+    ),
+    "solve_fwd: the result is not finite, expected finite arguments and a regular A": lambda: mg.solve_fwd(
+        np.eye(2, dtype=np.float32), a((2, 1)) * np.inf
+    ),
     "relu_fwd: x is a masked float64[2], expected an array of numbers": lambda: mg.relu_fwd(
         np.ma.masked_array(ones(2), [0, 1])
     ),
