@@ -123,7 +123,7 @@ def until(who: str, seconds: Any) -> float:
         return math.inf
     if not isinstance(seconds, int | float | np.number) or not seconds > 0 or isinstance(seconds, bool):
         raise InputError(f"{who}: seconds is {describe(seconds)}, expected a positive number")
-    return time.monotonic() + float(seconds)
+    return time.monotonic() + float(min(seconds, 1e300))  # an int may be too large for a float
 
 
 def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str] | None) -> tuple[str, ...]:

@@ -328,6 +328,7 @@ def test_bad_input_gives_one_clear_line(case):
     [
         ({"argnums": 2}, "argnums has 2"),
         ({"argnums": [1], "names": ("a", "b")}, None),
+        ({"argnums": [1], "seconds": 10**400}, None),
         ({"draws": 0}, "draws is 0"),
         ({"draws": 2**70}, "draws is 1180591620717411303424, expected at most 10000"),
         ({"argnums": _raising()}, "argnums has"),
