@@ -34,7 +34,7 @@ def _regular(draw: Draw, shape: tuple[int, ...], sizes: Any) -> Any:
 
 
 SIZES = ((8,), (64,), (256,))
-NO_PIVOT = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+NO_PIVOT = np.array([[0.0, 1.0, 1.0], [3.0, 0.0, 1.0], [1.0, 1.0, 0.0]])  # one of its pivots is 1
 
 
 TURNED_ROUND = np.diag([0.0, -1.0, 0.0, 0.5, 4.0])
@@ -99,7 +99,19 @@ SOLVE = Formula(
     batch=Batch({"B": 1}, 1),
     grows=(("B", 1),),
     functions=(Function(jac_solve_A, ("A",)), Function(jac_solve_B, ("B",))),
-    hard=_pivots(B=(3, 2)),
+    hard=(
+        *_pivots(B=(3, 2)),
+        Hard(
+            "a solution beyond the largest number, under jit",
+            "It cannot be refused there: X is NaN, and dA = −dB Xᵀ too; dB = A⁻ᵀ dX does not need X.",
+            lambda rng: {"A": np.diag([1e-200, 2.0]), "B": np.array([[1e200], [1.0]])},
+            right=lambda point, dout: (
+                np.full((2, 1), np.nan),
+                np.full((2, 2), np.nan),
+                dout / np.diag(point["A"])[:, None],
+            ),
+        ),
+    ),
     op=Op(ops.solve),
     bench=Bench(
         ("n k",),
