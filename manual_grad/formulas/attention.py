@@ -28,6 +28,9 @@ class AttentionResiduals:
     scale: float
 
 
+FURTHEST = 2**30  # keys; a larger window would wrap around in 32 bits
+
+
 def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window: int | None) -> None:
     """Refuse heads that cannot be grouped, a mask of the wrong shape, and a window without a key."""
     N, Lq, H, _ = q.shape
@@ -35,7 +38,7 @@ def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window:
     require(H % Hkv == 0, f"{formula}: k is {describe(k)}, {Hkv} heads, expected a divisor of q's {H}")
     require(
         window is None or (isinstance(window, int) and window >= 1),
-        f"{formula}: window is {window!r}, expected None or an integer of at least 1",
+        f"{formula}: window is {describe(window)}, expected None or an integer of at least 1",
     )
     wanted = (N, H, Lq, Lk)
     fits = mask is None or (
@@ -52,7 +55,7 @@ def _sees(i: Array, j: Array, offset: int, *, causal: bool, window: int | None) 
     [[True, True, False], [False, True, True]]
     """
     seen = (j <= i + offset) if causal else jnp.ones(jnp.broadcast_shapes(i.shape, j.shape), bool)
-    return seen if window is None else seen & (j > i + offset - window)
+    return seen if window is None else seen & (j > i + offset - min(window, FURTHEST))
 
 
 def _grouped(x: Float[Array, "N Lq H D"], Hkv: int) -> Float[Array, "N Lq Hkv G D"]:

@@ -217,3 +217,13 @@ def test_streaming_attention_rounds_no_score_in_half_precision():
     for one, other in zip((out, *grads), (chunked, *its_grads), strict=True):
         one, other = np.asarray(one, float), np.asarray(other, float)
         assert np.abs(one - other).max() <= np.abs(one).max() * 2**-8
+
+
+@pytest.mark.parametrize("fwd", [mg.attention_fwd, mg.attention_streaming_fwd])
+@pytest.mark.parametrize(
+    "window", [2**31 - 1, 2**31, 2**63, 10**400], ids=["wraps", "32 bits", "64 bits", "400 digits"]
+)
+def test_a_window_beyond_32_bits_is_none(fwd, window, x32):
+    """It raised an OverflowError, or wrapped around where there are more queries than keys."""
+    q, k = jnp.ones((1, 4, 1, 2)), jnp.arange(4.0).reshape(1, 2, 1, 2)
+    assert fwd(q, k, k, window=window)[0].tolist() == fwd(q, k, k)[0].tolist()
