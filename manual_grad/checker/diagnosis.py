@@ -63,6 +63,8 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
         return _explained(evidence)
     except OutOfTime:
         return OUT_OF_TIME
+    except RecursionError:  # a function nested too deeply; that it is wrong must be said anyway
+        return UNEXPLAINED
 
 
 def _explained(evidence: Sequence[Evidence]) -> str:
@@ -472,6 +474,46 @@ def chunk_dropped(e: Evidence) -> str:
     return ""
 
 
+def spectrum_mistaken(e: Evidence) -> str:
+    """The truth with some frequencies scaled, or with the conjugate spectrum, for a function with an FFT."""
+    if e.got.shape != e.want.shape or e.hidden is not None or not e.once("fft", lambda: _has_fft(e.point)):
+        return ""
+    for axis, n in enumerate(e.want.shape):
+        if n < 4:
+            continue
+        turned = np.fft.irfft(np.conj(np.fft.rfft(e.want, axis=axis)), n, axis)
+        if e.same(e.got, turned) and not e.same(e.want, turned):
+            inverse = "a Fourier transform where its inverse belongs, or the other way round"
+            return f"the conjugate of the spectrum is used along axis {axis} ({inverse})"
+        transforms = (np.moveaxis(np.fft.rfft(x, axis=axis), axis, 0) for x in (e.got, e.want))
+        got, want = (x.reshape(n // 2 + 1, -1) for x in transforms)
+        square = np.sum(np.abs(want) ** 2, axis=1)
+        ratio = np.sum(np.real(np.conj(want) * got), axis=1) / square
+        if not np.all(square) or np.max(np.abs(got - ratio[:, None] * want)) > e.tolerance * np.max(
+            np.abs(got)
+        ):
+            continue
+        inner, ends = ratio[1 : (n + 1) // 2], ratio[[0, n // 2]] if n % 2 == 0 else ratio[:1]
+        allowed = 1e-3 + 8 * e.tolerance
+        if np.ptp(inner) > allowed * abs(inner[0]) or np.ptp(ends) > allowed * abs(ends[0]):
+            continue
+        times = inner[0] / ends[0]
+        for factor, said in ((2.0, "twice"), (0.5, "half, each without its conjugate's share")):
+            if abs(times - factor) <= allowed:
+                also = "" if abs(ends[0] - 1) <= allowed else f", and all are scaled by {ends[0]:.4g}"
+                return (
+                    "a one-sided spectrum: the frequencies between the first and the last count "
+                    f"{said} along "
+                    f"axis {axis} (an inverse real FFT adds their conjugates; they need the factor "
+                    f"1/2 or 2){also}"
+                )
+    return ""
+
+
+def _has_fft(point: Point) -> bool:
+    return point.foreign is None and "fft[" in str(jax.make_jaxpr(point.forward)(*point.at))
+
+
 def sample_left_out(e: Evidence) -> str:
     """The truth without the first or last sample."""
     for (size, at), (what, wants) in e.once("dropped", lambda: dict(_without_a_sample(e.point))).items():
@@ -724,7 +766,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (order_mistaken,),
     (jacobian_not_transposed,),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
-    (rows_scaled, misplaced),
+    (spectrum_mistaken, rows_scaled, misplaced),
     (adjoint_not_taken,),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),

@@ -6,6 +6,7 @@ that one step passes to one of its operands. This gives the wrong gradient that 
 cause, to be compared with the checked one.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from jax.extend.core import ClosedJaxpr
 
 from manual_grad.checker.truth import Point, is_float
 from manual_grad.compiling import quickly
+from manual_grad_reference.oracles.in_numpy import step_in_numpy
 
 LONGEST = 3000  # steps; longer functions are not recorded
 WRAPPERS = {
@@ -47,6 +49,11 @@ class Step:
     outs: tuple[Slot, ...]
     eqn: Any = None
     source: Source | None = None
+
+    @functools.cached_property
+    def settings(self) -> str:
+        """JAX's parameters as text, which tells identical steps."""
+        return str(self.eqn.params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +252,8 @@ def computed(eqn: Any, ins: Sequence[Any]) -> list:
     forward = FORWARD.get(eqn.primitive.name)
     floats = all(isinstance(x, np.ndarray) and is_float(x) for x in ins)
     if forward is None or not floats or not all(is_float(v.aval) for v in eqn.outvars):
-        return bind(eqn, ins)
+        found = step_in_numpy(eqn, list(ins))
+        return bind(eqn, ins) if found is None else found
     with np.errstate(all="ignore"):
         return [np.asarray(forward(eqn.params, *ins), np.float64)]
 
@@ -352,6 +360,11 @@ def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
         )
         values[slice(step.outs[0], step.outs[-1] + 1)] = made
         moved.update(step.outs)
+    for key, known in tape.kept.items():  # which entries a step passes on, if its indices are the same
+        if isinstance(key, tuple) and key[0] in ("picked", "moved"):
+            operands = tape.steps[key[1]].ins
+            if all(is_float(tape.values[s]) or s not in moved for s in operands):
+                kept[key] = known
     return Tape(tape.steps, values, tape.leaves, tape.results, tape.active, kept)
 
 
@@ -479,8 +492,16 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
     pull = tape.kept["pull", at]
     if step.name in PLACING and set(wanted) <= {0, PLACING[step.name]}:
         return dict(zip(wanted, _picked_back(tape, at, filled[0], pull), strict=True))
-    rows = [pull(*(np.asarray(d[row]) for d in filled)) for row in range(count)]
-    return {i: np.stack([np.asarray(row[k]) for row in rows]) for k, i in enumerate(wanted)}
+    if count == 1:
+        return {i: np.asarray(d)[None] for i, d in zip(wanted, pull(*(d[0] for d in filled)), strict=True)}
+    if ("pull rows", at) not in tape.kept:
+        ins = [tape.values[slot] for slot in step.ins]
+        tape.kept["pull rows", at] = pulling(step, ins, wanted, rows=True)
+    whole = next((n for n in ROWS_TOGETHER if n >= count), count)  # few sizes, as each is traced
+    filled = [np.concatenate([d, np.zeros((whole - count, *d.shape[1:]))]) for d in filled]
+    return {
+        i: np.asarray(d)[:count] for i, d in zip(wanted, tape.kept["pull rows", at](*filled), strict=True)
+    }
 
 
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
@@ -527,13 +548,21 @@ def _picked_back(tape: Tape, at: int, d: np.ndarray, pull: Callable[..., Any]) -
 
 
 COMPILED: dict[Any, Any] = {}
+ROWS_TOGETHER = (8, 64)
 
 
 def _transposed(tape: Tape, step: Step, wanted: Sequence[int]) -> Callable[..., Any]:
     """A step's backward pass by JAX, compiled once for identical steps."""
-    ins = [tape.values[slot] for slot in step.ins]
+    return pulling(step, [tape.values[slot] for slot in step.ins], wanted)
+
+
+def pulling(step: Step, ins: Sequence[Any], wanted: Sequence[int], rows: bool = False) -> Callable[..., Any]:
+    """The same at other operands; it takes the results' cotangents and returns those of some operands.
+
+    With ``rows``, the cotangents have an extra leading axis.
+    """
     shapes = tuple((np.shape(x), str(jnp.result_type(x))) for x in ins)
-    key = (step.name, str(step.eqn.params), shapes, tuple(wanted))
+    key = (step.name, step.settings, shapes, tuple(wanted), rows)
     if key not in COMPILED:
         eqn = step.eqn
 
@@ -546,9 +575,9 @@ def _transposed(tape: Tape, step: Step, wanted: Sequence[int]) -> Callable[..., 
 
             return jax.vjp(forward, *(ins[i] for i in wanted))[1](list(cotangents))
 
-        COMPILED[key] = quickly(pull)
+        COMPILED[key] = quickly(jax.vmap(pull, (None, 0)) if rows else pull)
     compiled = COMPILED[key]
-    return lambda *cotangents: compiled(ins, cotangents)
+    return lambda *cotangents: compiled(list(ins), cotangents)
 
 
 def _slope(tape: Tape, at: int, operand: int) -> np.ndarray | None:
@@ -671,6 +700,9 @@ def _by_factor(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
     return product_back(step, i, d, np.asarray(tape.values[step.ins[1 - i]]))
 
 
+SMALL_PRODUCT = 2**17  # products
+
+
 def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The cotangent of operand ``i`` of ``dot_general``, given the other; ``d`` has an extra leading axis."""
     contracted, batched = step.eqn.params["dimension_numbers"]
@@ -688,7 +720,9 @@ def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.nda
     of_other = dict(zip([*their_batch, *theirs, *free_other], [*batch, *left, *free], strict=True))
     of_mine = dict(zip([*my_batch, *mine, *free_mine], [*batch, *left, *right], strict=True))
     to = [0, *(of_mine[a] for a in range(ndim))]
-    return np.einsum(d, [0, *out], other, [of_other[a] for a in range(other.ndim)], to, optimize=True)
+    shared = np.prod([other.shape[a] for a in (*their_batch, *free_other)])
+    small = d.size * other.size <= SMALL_PRODUCT * shared  # planning it would take longer
+    return np.einsum(d, [0, *out], other, [of_other[a] for a in range(other.ndim)], to, optimize=not small)
 
 
 def _cumulated_back(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:

@@ -202,7 +202,7 @@ PLACES = {
     "pooling assigned": (
         "max-pooling: overlapping windows are overwritten", by(pooled, pooled_bwd, SQUARE)),
     "stride for dilation": (
-        "a wrong index: the steps of the indices along the axes 0 and 1 are swapped (stride and dilation)",
+        "a wrong index: the steps of TAPS along the axes 0 and 1 are swapped (stride and dilation)",
         by(spread, spread_bwd, z[:4], z[:3], argnums=0)),
     "the first rows": (
         "rows left out: only the first 2 of 6 rows (2 · 3) of sin(x) are processed",
@@ -480,7 +480,7 @@ REBUILT = {
         "terms left out of a sum in the backward pass: the last 3 of 7 along axis 1",
         by(scaled_rows, in_tiles, RNG.standard_normal((3, 7)))),
     "one count for all": (
-        "a wrong count: the largest entry of a constant, 3, is used for every one",
+        "a wrong count: the largest entry of COUNTS, 3, is used for every one",
         by(lambda x: jnp.tanh(x) / COUNTS, lambda d, x: (d * (1 - np.tanh(x) ** 2) / 3,), Z)),
     "one maximum of several windows": (
         "max-pooling: if several windows share a maximum",

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import Mistake, made_by, said_of
-from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, bind, computed
+from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, computed, pulling
 from manual_grad.checker.truth import is_float, is_key
 
 Alteration = Callable[[np.ndarray], np.ndarray]
@@ -30,7 +29,7 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for slot, edges in found[:CONSTANTS_UP_TO]:
         name = _said(tape, e, slot, edges)
         for said, alter in _alterations(tape, slot, edges):
-            back: Changes = {edge: partial(_with_altered, slot, said, alter) for edge in edges}
+            back: Changes = {edge: partial(with_altered, slot, said, alter) for edge in edges}
             phrase = said.format(name)
             yield Mistake(f"{phrase}, in the backward pass", back)
             yield Mistake(f"{phrase}, where values are recomputed and in the backward pass", {},
@@ -43,7 +42,7 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             if names[0] == names[1]:
                 said = f"another {names[1].removeprefix('a ')}, such as another step's, is used for this one"
             changes = {
-                edge: partial(_with_altered, slot, said, partial(_another, tape, other)) for edge in edges
+                edge: partial(with_altered, slot, said, partial(_another, tape, other)) for edge in edges
             }
             yield Mistake(f"{said} in the backward pass", changes)
 
@@ -59,7 +58,7 @@ def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
                 continue
             x = np.asarray(value)
             if 1 < x.size <= ENTRIES_UP_TO and np.any(x != x.flat[0]):
-                reached = _reached(tape, slot)
+                reached = reached_from(tape, slot)
                 edges = [edge for edge in tape.edges() if reached & set(tape.steps[edge[0]].ins)]
                 if edges and not any(
                     set(edges) == set(other) and x.shape == tape.shape(s) for s, other in found
@@ -69,7 +68,7 @@ def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
     return tape.kept["constants"]
 
 
-def _reached(tape: Tape, slot: Slot) -> set[Slot]:
+def reached_from(tape: Tape, slot: Slot) -> set[Slot]:
     """A constant, and the constants computed from it."""
     reached = {slot}
     for step in tape.steps:
@@ -80,7 +79,7 @@ def _reached(tape: Tape, slot: Slot) -> set[Slot]:
 
 def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
     name = said_of(tape, e, slot)
-    if name.startswith(("a constant", "the result")):
+    if name.startswith(("a constant", "a mask", "the result")):
         names = {tape.steps[at].name for at, _ in edges}
         indices = np.asarray(tape.values[slot]).dtype.kind in "iu" and names & set(INDEXED)
         return "the indices" if indices else "a mask" if "select_n" in names else name
@@ -90,20 +89,30 @@ def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
 def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[str, Alteration]]:
     """Phrases, with a placeholder for the name, and altered arrays, except those that change nothing."""
     x = np.asarray(tape.values[slot])
-    indices = itertools.chain(_along_axes(x), _of_indices(x) if x.dtype.kind in "iu" else ())
+    kernels = [tape.steps[at] for at, _ in edges if tape.steps[at].name == "conv_general_dilated"]
+    slid = {
+        axis
+        for step in kernels
+        if step.ins[1] == slot
+        for axis in step.eqn.params["dimension_numbers"].rhs_spec[2:]  # a kernel's, which are reversed
+    }
+    indices = itertools.chain(_along_axes(x, slid), _of_indices(x) if x.dtype.kind in "iu" else ())
     for kind, found in (("index", indices), ("count", _of_counts(x) if is_float(x) else ())):
         for said, alter in found:
             if not np.array_equal(alter(x), x):
                 yield f"a wrong {kind}: {said}", alter
 
 
-def _along_axes(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
+def _along_axes(x: np.ndarray, but: set[int]) -> Iterator[tuple[str, Alteration]]:
     for axis, n in enumerate(x.shape):
-        if n < 2:
+        if n < 2 or axis in but:
             continue
         every = f"along axis {axis} is used for every one"
         yield f"the first {{}} {every} (step, row or sample)", partial(_one_for_all, axis, 0)
         yield f"the last {{}} {every} (step, row or sample)", partial(_one_for_all, axis, -1)
+        if n == 2:
+            yield f"{{}} is reversed along axis {axis}", partial(np.flip, axis=axis)
+            continue
         following = partial(np.roll, shift=-1, axis=axis)
         yield f"the next {{}} along axis {axis} is used for each", following
         yield (
@@ -191,7 +200,7 @@ def _altered(tape: Tape, slot: Slot, said: str, alter: Alteration) -> dict[Slot,
     return tape.kept[key]
 
 
-def _with_altered(slot: Slot, said: str, alter: Alteration, p: Passing) -> np.ndarray:
+def with_altered(slot: Slot, said: str, alter: Alteration, p: Passing) -> np.ndarray:
     """The cotangent passed on by a step if the constants that it reads are altered."""
     step, i = p.tape.steps[p.edge[0]], p.edge[1]
     values = _altered(p.tape, slot, said, alter)
@@ -200,7 +209,4 @@ def _with_altered(slot: Slot, said: str, alter: Alteration, p: Passing) -> np.nd
     if written is not None:
         return p.cotangent * written([np.asarray(x) for x in ins], np.asarray(p.result), step, i)
 
-    def forward(x: Any) -> Any:
-        return bind(step.eqn, [x if k == i else v for k, v in enumerate(ins)])[0]
-
-    return np.asarray(jax.vjp(forward, jnp.asarray(p.operands[i]))[1](jnp.asarray(p.cotangent))[0])
+    return np.asarray(pulling(step, ins, [i])(np.asarray(p.cotangent))[0])

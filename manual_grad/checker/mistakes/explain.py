@@ -15,12 +15,19 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, factor_of, named_scales, sizes_named
+from manual_grad.checker.mistakes.blocks import (
+    means_of_chunks,
+    normalisers_of_parts,
+    rows_of_others,
+    sums_of_blocks,
+)
 from manual_grad.checker.mistakes.constants import constants_mistaken
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
 from manual_grad.checker.mistakes.factorisations import factorisations_mistaken
 from manual_grad.checker.mistakes.factors import (
     extra_factors,
     factors_mistaken,
+    gradients_of_neighbours,
     gradients_of_others,
     operands_replaced,
     regions,
@@ -62,15 +69,24 @@ from manual_grad.checker.mistakes.mistake import (
     too_few_or_many,
     users_of,
 )
-from manual_grad.checker.mistakes.norms import norms_mistaken
+from manual_grad.checker.mistakes.norms import norms_mistaken, norms_of_another_x
+from manual_grad.checker.mistakes.positions import (
+    borders_mistaken,
+    offsets_mistaken,
+    places_taken_for_one,
+    samples_mistaken,
+    windows_misplaced,
+)
 from manual_grad.checker.mistakes.rebuilt import pairs_mistaken, rebuilt, rotations
 from manual_grad.checker.mistakes.replaced import (
     branches_mistaken,
     factors_on_the_other_side,
+    functions_of_others,
     numbers_mistaken,
     repeated_operands_replaced,
     scaled_by_rows,
     shared_products,
+    sizes_mistaken,
 )
 from manual_grad.checker.mistakes.slopes import (
     loops,
@@ -132,6 +148,7 @@ AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
 SMALL_PART = 0.02  # the share of a missing path that may remain due to rounding
 RECOGNISED = 1e-2  # from here on, a factor other than a size of the problem is distinguished from rounding
 SAMPLE = 64  # entries of a leaf that are compared first
+STEP = 100  # entries that take as long as a step
 WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
 
 ENTRIES = 2**22  # of the largest array in the backward pass, all rows together
@@ -151,8 +168,13 @@ def mistakes_that_explain(evidence: Sequence[Evidence]) -> list[str]:
 
 @np.errstate(all="ignore")
 def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
-    """The same for a factor that is applied too late, which may look like a transposed Jacobian."""
-    return _explained_by(((factors_outside, 0), (sums_of_other_factors, 0)), evidence)
+    """The same for a factor that is applied too late, which may look like a transposed Jacobian.
+
+    In a normalisation, a factor too many in one of its terms may look like one that is applied too late.
+    """
+    return _explained_by(
+        ((norms_of_another_x, 0), (factors_outside, 0), (sums_of_other_factors, 0)), evidence
+    )
 
 
 @np.errstate(all="ignore")
@@ -187,13 +209,14 @@ def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]
 
 def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Evidence) -> list[Mistake]:
     """The mistakes of a kind; only the first ones if the function is large."""
-    entries = sum(int(np.size(tape.values[slot])) for slot in tape.active)
+    entries = sum(int(np.size(tape.values[slot])) for slot in tape.active) + STEP * len(tape.steps)
     limit = max(AT_LEAST, min(AT_MOST, WORK // entries))
     mistakes = kind(tape, e)
     if kind not in OF_LOOPS:
         mistakes = in_all_iterations(tape, mistakes, limit)
     found: list[Mistake] = []
-    with contextlib.suppress(TypeError, ValueError, LookupError):  # a function of a form not thought of
+    unusual = (TypeError, ValueError, LookupError, RecursionError)
+    with contextlib.suppress(*unusual):  # a function of a form not thought of
         found.extend(itertools.islice(mistakes, limit))
     return found
 
@@ -442,11 +465,16 @@ def count_said(e: Evidence, factor: float) -> str:
 
 def _is_sum(tape: Tape, slot: Slot) -> bool:
     """Whether a scalar is computed from a sum by steps that return scalars."""
-    made = made_by(tape)
-    if slot not in made or np.size(tape.values[slot]) != 1:
-        return False
-    step = tape.steps[made[slot]]
-    return step.name in ("reduce_sum", "dot_general") or any(_is_sum(tape, s) for s in step.ins)
+    made, near, seen = made_by(tape), [slot], set[Slot]()
+    while near:
+        at = made.get(near.pop())
+        if at is None or np.size(tape.values[tape.steps[at].outs[0]]) != 1:
+            continue
+        if tape.steps[at].name in ("reduce_sum", "dot_general"):
+            return True
+        near.extend(s for s in tape.steps[at].ins if s not in seen)
+        seen.update(tape.steps[at].ins)
+    return False
 
 
 def _counts(tape: Tape, e: Evidence) -> dict[str, list[tuple[int, str]]]:
@@ -540,8 +568,20 @@ def _scaled_by_root(tape: Tape) -> Iterator[int]:
 
 
 # These handle loops, or whole sequences, themselves.
-OF_LOOPS = (loops, recursions, steps_of_time, steps_apart, chunks_apart, slopes_of_another_step,
-            cotangents_ignored, slices_lost, chunks_lost, rows_left_out, outputs_shifted)  # fmt: skip
+OF_LOOPS = (
+    gradients_of_neighbours,
+    loops,
+    recursions,
+    steps_of_time,
+    steps_apart,
+    chunks_apart,
+    slopes_of_another_step,
+    cotangents_ignored,
+    slices_lost,
+    chunks_lost,
+    rows_left_out,
+    outputs_shifted,
+)
 # The kinds of mistakes, in order, with their levels; the first kind that matches is reported.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (products_divided, 0),
@@ -572,8 +612,15 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (keepdims_missing, 0),
     (statistics_of_other_groups, 0),
     (constants_mistaken, 0),
+    (offsets_mistaken, 0),
+    (samples_mistaken, 0),
+    (places_taken_for_one, 0),
     (rebuilt, 0),
     (norms_mistaken, 0),
+    (sums_of_blocks, 0),
+    (means_of_chunks, 0),
+    (rows_of_others, 0),
+    (normalisers_of_parts, 0),
     (rotations, 0),
     (pairs_mistaken, 0),
     (kernels_turned, 0),
@@ -583,6 +630,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (spread_ignored, 0),
     (spread_ignored_in_kernels, 0),
     (borders_wrapped, 0),
+    (borders_mistaken, 0),
+    (windows_misplaced, 0),
     (slices_moved, 0),
     (parts_swapped, 0),
     (partly_summed, 0),
@@ -596,6 +645,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (members_mistaken, 0),
     (entries_picked, 0),
     (counts_taken_for_1, 0),
+    (sizes_mistaken, 0),
     (paths, 1),
     (normalisations, 1),
     (shared_products, 0),
@@ -609,12 +659,14 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (stages, 0),
     (factors_mistaken, 0),
     (operands_replaced, 0),
+    (functions_of_others, 0),
     (extra_factors, 0),
     (regions, 0),
     (sums_elsewhere, 0),
     (terms, 0),
     (steps_left_out, 0),
     (gradients_of_others, 0),
+    (gradients_of_neighbours, 0),
     (slopes_out_of_order, 0),
     (paths, 2),
     (slopes_left_out, 2),

@@ -38,9 +38,13 @@ from manual_grad.checker.tape import (
     Passing,
     Slot,
     Tape,
+    broadcast_axes,
     computed,
 )
 from manual_grad.checker.truth import is_float
+
+SUMS_UP_TO = 4  # steps between a product and a slope
+NEIGHBOURS = 40  # values before or after one
 
 
 def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -123,6 +127,7 @@ def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         slot, out = step.ins[i], step.outs[0]
         if step.name != "dot_general" or tape.shape(slot) != tape.shape(out):
             continue
+        yield from _after_the_product(tape, e, (at, i))
         after = users.get(out, [])
         before = [] if slot not in made else [x for x in tape.edges() if x[0] == made[slot]]
         for which, beside in (("after", after), ("before", before)):
@@ -134,6 +139,35 @@ def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"{which} {place_of(tape, e, (at, i))} in the backward pass",
                     changes,
                 )
+
+
+def _after_the_product(tape: Tape, e: Evidence, edge: Edge) -> Iterator[Mistake]:
+    """The slope that follows a product, applied after it in the gradient of one operand alone."""
+    users, (at, i) = users_of(tape), edge
+    slot, shape = tape.steps[at].outs[0], tape.shape(tape.steps[at].outs[0])
+    for _ in range(SUMS_UP_TO):
+        after = users.get(slot, [])
+        if len(after) != 1 or tape.shape(tape.steps[after[0][0]].outs[0]) != shape:
+            return
+        user = tape.steps[after[0][0]]
+        if user.name not in MEANINGLESS:
+            break
+        slot = user.outs[0]
+    else:
+        return
+    if user.name in ELEMENTWISE and len(user.ins) == 1:
+        name, operands = SAID.get(user.name, user.name), [said_of(tape, e, s) for s in tape.steps[at].ins]
+        other = operands[1 - i]
+        yield Mistake(
+            f"in the wrong order: the derivative of {name} is applied after the product with {other} in the "
+            f"gradient of {operands[i]} ({name}' · ({other}ᵀ d)), where it belongs before it "
+            f"({other}ᵀ ({name}' · d))",
+            {after[0]: partial(_remembered, after[0]), edge: partial(_slope_last, after[0])},
+        )
+
+
+def _slope_last(slope: Edge, p: Passing) -> np.ndarray:
+    return _with_remembered(slope, p) * p.tape.slope(slope)
 
 
 def _out_of_order(beside: Edge, which: str, p: Passing) -> np.ndarray:
@@ -232,7 +266,11 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     by_shape: dict[tuple, list[Slot]] = {}
     made = made_by(tape)
     for slot, value in enumerate(tape.values):
-        passed = slot in made and tape.steps[made[slot]].name in ("squeeze", "convert_element_type", "neg")
+        passed = (
+            slot in made
+            and tape.steps[made[slot]].name in ("squeeze", "convert_element_type", "neg")
+            and is_float(tape.values[tape.steps[made[slot]].ins[0]])
+        )
         if np.size(value) > 1 and is_float(value) and not passed:
             by_shape.setdefault(np.shape(value), []).append(slot)
     for edge in tape.edges():
@@ -259,6 +297,9 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(
                     f"{phrase} in the derivative of {place}", {edge: partial(_with_slot, slot)}, stop(edge)
                 )
+                if step.ins[0] == step.ins[1] and edge[1] == 0:  # a value times itself
+                    both = dict.fromkeys([edge, (edge[0], 1)], partial(_with_slot, slot))
+                    yield Mistake(f"{phrase} in the derivative of {place}", both)
     for edges in alike(tape):
         if tape.steps[edges[0][0]].name in PRODUCTS:
             yield from _replaced_in_a_loop(tape, e, edges)
@@ -278,6 +319,11 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
         if said.startswith("the factor"):
             return said.replace("the factor", "a factor is left out:", 1).replace(" is missing", "")
         return said.replace(" is missing", " is left out")
+    if step is not None and step.name in ("add", "sub") and slot in step.ins and len(set(step.ins)) == 2:
+        term = said_of(tape, e, step.ins[1 - step.ins.index(slot)])
+        if not term.startswith("the result of"):
+            names = said_of(tape, e, slot), said_of(tape, e, other)
+            return f"the term {term} is left out: {names[0]} is used for {names[1]}"
     loop, names = loop_of(tape), (said_of(tape, e, slot), said_of(tape, e, other))
     if loop is not None and names[0] == names[1]:
         homes = [loop.home.get(made.get(s, -1)) for s in (slot, other)]
@@ -477,6 +523,45 @@ def gradients_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"this is the gradient of another value: of {said_of(tape, e, slot)}{summed}",
                     arriving(tape, leaf, partial(_gradient_of, slot, extra)),
                 )
+
+
+def gradients_of_neighbours(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """For an argument, the gradient of another value of the same step: such as one bias's for the other's."""
+    known, users = tape.kept["known"], users_of(tape)
+    for leaf in (leaf for leaf in tape.leaves if leaf in users and tape.shape(leaf)):
+        alike: dict[str, list[Edge]] = {}
+        for edge in users[leaf]:
+            alike.setdefault(tape.steps[edge[0]].name, []).append(edge)
+        for name, edges in alike.items():
+            outs = [tape.steps[at].outs[0] for at, _ in edges]
+            shape = tape.shape(outs[0])
+            if name not in ("add", "broadcast", "broadcast_in_dim") or any(
+                tape.shape(o) != shape for o in outs
+            ):
+                continue
+            near = [slot for slot in range(outs[-1] - NEIGHBOURS, outs[-1] + NEIGHBOURS) if slot in known]
+            for slot in sorted(near, key=lambda slot: abs(slot - outs[-1])):
+                by = slot - outs[-1]
+                if tape.shape(slot) != shape or any(
+                    np.shape(known.get(o + by, 0))[1:] != shape for o in outs
+                ):
+                    continue
+                if all(np.allclose(known[o + by], known[o]) for o in outs if o in known):
+                    continue
+                names = said_of(tape, e, slot), said_of(tape, e, tape.steps[edges[-1][0]].outs[0])
+                where = f", in all {len(edges)} places" if len(edges) > 1 else ""
+                yield Mistake(
+                    f"this is the gradient of another value: {names[0]}'s is used for {names[1]}'s "
+                    "in the gradient "
+                    f"of {said_of(tape, e, leaf)}{where} (the steps between the two are left out)",
+                    {edge: partial(_of_neighbour, out + by) for edge, out in zip(edges, outs, strict=True)},
+                )
+
+
+def _of_neighbour(slot: Slot, p: Passing) -> np.ndarray:
+    d = p.tape.kept["known"][slot][0]
+    step = p.tape.steps[p.edge[0]]
+    return d if step.name == "add" else d.sum(broadcast_axes(p.tape, step)).reshape(p.right.shape)
 
 
 def _gradient_of(slot: Slot, axes: tuple[int, ...], p: Passing, d: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
 SOFTMAX_UP_TO = 16  # values computed from a mask that are searched for its softmax
 TILES = (2, 3, 4, 8, 16)
 CHUNKS_UP_TO = 9  # steps, less 1
+TILES_UP_TO, MORE_TILES = 17, 16  # the side of a tile, less 1, and the tiles that are not square
 MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
 Values = dict[Slot, Callable[[Tape], np.ndarray]]
@@ -43,9 +44,9 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         masked = next(said_of(tape, e, slot) for slot in step.ins[1:] if slot in tape.active)
         others = itertools.chain(
             _parts(tape, e, step.ins[0]), itertools.islice(_shifted(mask), 12), _edges_moved(mask),
-            _tiles_skipped(mask), _shifted(mask),
+            _tiles_whole(mask), _tiles_skipped(mask), _shifted(mask),
         )  # fmt: skip
-        saved, after = _saved(tape, step.outs[0]), _products_after(tape, step.outs[0])
+        saved, after = _saved(tape, step.outs[0]), products_after(tape, step.outs[0])
         for phrase, other in others:
             if np.array_equal(other, mask):
                 continue
@@ -90,7 +91,7 @@ def _saved(tape: Tape, slot: Slot) -> tuple[Changes, Values] | None:
     return None
 
 
-def _products_after(tape: Tape, slot: Slot) -> Values:
+def products_after(tape: Tape, slot: Slot) -> Values:
     """The results of the next matrix products, such as attention's output, as they were."""
     users, near = users_of(tape), [slot]
     found: Values = {}
@@ -154,6 +155,21 @@ def _tiles_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             low, high = (np.repeat(x, tall, -1)[..., :rows, None] for x in inside)
             j = np.arange(columns)
             yield f"rounded to tiles of {tall}×{wide}: {said}", mask & (j >= low) & (j < high)
+
+
+def _tiles_whole(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask of whole tiles: the tiles that it touches are not masked inside, such as on the diagonal."""
+    rows, columns = mask.shape[-2:]
+    sizes = range(2, min(max(rows, columns), TILES_UP_TO))
+    for tall, wide in [(n, n) for n in sizes] + [(a, b) for a in sizes for b in sizes if a != b][:MORE_TILES]:
+        tiles = np.logical_or.reduceat(mask, np.arange(0, rows, tall), axis=-2)
+        tiles = np.logical_or.reduceat(tiles, np.arange(0, columns, wide), axis=-1)
+        whole = np.repeat(np.repeat(tiles, tall, -2), wide, -1)[..., :rows, :columns]
+        if not whole.all():
+            said = (
+                "the mask is missing inside a tile, such as on the diagonal, and only whole tiles are skipped"
+            )
+            yield f"that of whole tiles of {tall}×{wide}: {said}", whole
 
 
 def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

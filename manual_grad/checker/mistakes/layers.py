@@ -11,6 +11,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.factors import ends_of
+from manual_grad.checker.mistakes.iterations import loop_of
 from manual_grad.checker.mistakes.mistake import (
     MASKS,
     PASSED_ON,
@@ -106,9 +107,6 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
             lambda z, a: _normal(z) + z * np.exp(-z * z) / (2 * math.pi) ** 0.5
         ),
         "Φ − zφ for Φ + zφ": lambda z, a: _normal(z) - z * _density(z),
-        "σ(1.702z)'s, the sigmoid approximation's": (
-            lambda z, a: _sigmoid(1.702 * z) * (1 + 1.702 * z * (1 - _sigmoid(1.702 * z)))
-        ),
     },
     "square": {"z² for 2z": lambda z, a: a, "2z² for 2z (the exponent is not lowered)": lambda z, a: 2 * a},
 }
@@ -176,11 +174,15 @@ def slopes_of_another_layer(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def _of_another_said(tape: Tape, e: Evidence, mine: _Activation, other: _Activation) -> str:
     """The phrase for a slope of another layer or, without layers, for a replaced value."""
     if mine.is_mask:
-        return f"mask taken from the wrong layer (of {mine.name})"
+        return f"mask taken from {_elsewhere(tape)} (of {mine.name})"
     names = said_of(tape, e, other.end), said_of(tape, e, mine.end)
     if _is_layer(tape, mine) or names[0] == names[1]:
         return f"the derivative of {mine.name} is taken at another layer's values"
     return f"{names[0]} is used for {names[1]} in the derivative of {mine.name}"
+
+
+def _elsewhere(tape: Tape) -> str:
+    return "another step" if loop_of(tape) is not None else "the wrong layer"
 
 
 def _is_layer(tape: Tape, mine: _Activation) -> bool:
@@ -203,7 +205,8 @@ def _layers_permuted(tape: Tape, e: Evidence, group: Sequence[_Activation]) -> I
     for order in _orders(len(layers)):
         swapped = [(mine, layers[order[k]]) for mine, k in layer_of.items() if order[k] != k]
         every = [_instead(tape, mine, partial(_with_slope, other.slope_on)) for mine, other in swapped]
-        phrase = f"{what} taken from the wrong layer (of {group[0].name}), in all layers"
+        all_of = "in all steps" if loop_of(tape) else "in all layers"
+        phrase = f"{what} taken from {_elsewhere(tape)} (of {group[0].name}), {all_of}"
         if not group[0].is_mask and not any(_is_layer(tape, mine) for mine in layers):
             first, its = (said_of(tape, e, layers[k].end) for k in (order[0], 0))
             phrase = f"{first} is used for {its} in the derivative of {group[0].name}, each for another"
@@ -218,6 +221,8 @@ KNOWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray]
     "SiLU": (lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))),
     "GELU": (lambda z: z * _normal(z), lambda z: _normal(z) + z * _density(z)),
     "tanh-GELU": (lambda z: z * _sigmoid(2 * _inner(z)), lambda z: _slope_of_tanh_gelu(z)),
+    "sigmoid-GELU, zσ(1.702z),": (lambda z: z * _sigmoid(1.702 * z), lambda z: _slope_of_sigmoid_gelu(z)),
+    "Mish": (lambda z: z * np.tanh(np.logaddexp(z, 0)), lambda z: _slope_of_mish(z)),
 }
 
 
@@ -242,6 +247,15 @@ def _inner(z: np.ndarray) -> np.ndarray:
 def _slope_of_tanh_gelu(z: np.ndarray) -> np.ndarray:
     t, inner = np.tanh(_inner(z)), (2 / math.pi) ** 0.5 * (1 + 3 * 0.044715 * z**2)
     return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * inner
+
+
+def _slope_of_sigmoid_gelu(z: np.ndarray) -> np.ndarray:
+    return _sigmoid(1.702 * z) * (1 + 1.702 * z * (1 - _sigmoid(1.702 * z)))
+
+
+def _slope_of_mish(z: np.ndarray) -> np.ndarray:
+    t = np.tanh(np.logaddexp(z, 0))
+    return t + z * (1 - t**2) * _sigmoid(z)
 
 
 def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -294,7 +308,7 @@ def _with_another_slope(tape: Tape, start: Slot, end: Slot, slope: Callable) -> 
 def _slopes_mistaken(name: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
     """Wrong slopes as functions of z and a = f(z)."""
     others = {
-        f"wrong: it is that of {other}": lambda z, a, slope=slope: slope(z)
+        f"wrong: it is that of {other.rstrip(',')}": lambda z, a, slope=slope: slope(z)
         for other, (_, slope) in KNOWN.items()
         if other != name
     }

@@ -42,6 +42,16 @@ def members_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"a wrong index: output channel o of {n} is in group o mod {g} in the backward pass, where"
             )
             yield Mistake(f"{phrase} o // {n // g} does", {edge: _regrouped}, stop(edge))
+            o, out = np.arange(n), step.eqn.params["dimension_numbers"].out_spec[1]
+            for order in (o.reshape(g, n // g).T.ravel(), o.reshape(n // g, g).T.ravel()):
+                if not np.array_equal(order, o):
+                    yield Mistake(
+                        f"a wrong index: the {n} channels that come out are taken in the order "
+                        "(member, group) "
+                        f"in the backward pass, where they are {g} groups of {n // g} members: "
+                        "(group, member)",
+                        {edge: partial(_channels_reordered, out, order)}, stop(edge),
+                    )  # fmt: skip
             axis = step.eqn.params["dimension_numbers"].rhs_spec[0]
             each, wrong = n // g, tape.shape(step.ins[1])[step.eqn.params["dimension_numbers"].rhs_spec[1]]
             o = np.arange(n)
@@ -85,6 +95,12 @@ def _regrouped(p: Passing) -> np.ndarray:
     x, changed = jnp.asarray(p.operands[0]), jnp.asarray(kernel)
     back = jax.vjp(lambda *operands: bind(step.eqn, operands)[0], x, changed)[1](jnp.asarray(d))[i]
     return np.asarray(back) if i == 0 else np.take(np.asarray(back), np.argsort(order), numbers.rhs_spec[0])
+
+
+def _channels_reordered(axis: int, order: np.ndarray, p: Passing) -> np.ndarray:
+    """The cotangent that a convolution passes on for channels in another order."""
+    d = np.take(p.cotangent, order, axis)
+    return back_with(Passing(p.tape, p.edge, d, p.right, p.notes), p.operands[1 - p.edge[1]])
 
 
 def indices(n: int, groups: Sequence[int] | set[int] = ()) -> Iterator[tuple[str, np.ndarray]]:
@@ -275,7 +291,7 @@ def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if step.name not in ("mul", "div") or (step.name == "div" and edge[1]):
             continue
         other, shape = step.ins[1 - edge[1]], tape.shape(step.outs[0])
-        if is_constant(tape, other):
+        if is_constant(tape, other) or _is_mask(tape.values[other]):
             continue
         for slot in _upstream(tape, step.ins[edge[1]], shape):
             yield Mistake(
@@ -283,6 +299,10 @@ def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"pass, at {said_of(tape, e, slot)}, outside the sums in between; it belongs inside them",
                 {edge: left_out, **arriving(tape, slot, partial(_times, other, step.name == "div"))},
             )
+
+
+def _is_mask(x: np.ndarray) -> bool:
+    return bool(np.all((x == 0) | (x == 1)))
 
 
 def _upstream(tape: Tape, slot: Slot, shape: tuple[int, ...]) -> list[Slot]:

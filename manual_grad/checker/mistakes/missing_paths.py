@@ -129,10 +129,14 @@ def _penalty(tape: Tape, e: Evidence, way: list[Edge]) -> str:
 
 
 def _ends_linearly(tape: Tape, edge: Edge) -> bool:
-    step = tape.steps[edge[0]]
-    if step.name not in LINEAR or (step.name in ("mul", "div") and _other(tape, edge) is not None):
-        return False
-    return all(_ends_linearly(tape, user) for user in users_of(tape).get(step.outs[0], ()))
+    near, seen = [edge], {edge}
+    for at, i in near:
+        step = tape.steps[at]
+        if step.name not in LINEAR or (step.name in ("mul", "div") and _other(tape, (at, i)) is not None):
+            return False
+        near.extend(user for user in users_of(tape).get(step.outs[0], ()) if user not in seen)
+        seen.update(near)
+    return True
 
 
 def _rule(tape: Tape, e: Evidence, way: list[Edge]) -> str:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.sources import source_said
-from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Tape, bind, product_back
+from manual_grad.checker.mistakes.sources import global_said, source_said
+from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Tape, product_back, pulling
 from manual_grad.checker.truth import is_float, is_key
 
 PASSED_ON = {"broadcast", "broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "copy_p",
@@ -24,7 +23,7 @@ SAID = {
     "reduce_max": "maximum", "reduce_min": "minimum", "conv_general_dilated": "convolution",
     "add": "an addition", "sub": "a difference", "mul": "a product", "div": "a quotient",
     "neg": "a negation", "convert_element_type": "a cast", "gather": "indexing", "dynamic_slice": "a slice",
-    "rsqrt": "1/√",
+    "rsqrt": "1/√", "broadcast_in_dim": "broadcasting", "broadcast": "broadcasting",
     "custom_linear_solve": "a solved system", "triangular_solve": "a solved triangular system",
     "lu": "an LU factorisation", "cholesky": "a Cholesky factorisation", "scatter-add": "an indexed sum",
     "cumsum": "a cumulative sum", "cumprod": "a cumulative product", "fft": "a Fourier transform",
@@ -95,6 +94,7 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         return e.names[tape.leaves.index(slot)]
     if slot in made:
         step = tape.steps[made[slot]]
+        _name_from_the_start(tape, e, slot)
         return (
             _statistic_said(tape, e, slot)
             or _short_expression(tape, e, slot)
@@ -114,7 +114,25 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
             and np.array_equal(v, value)
         ):
             return name
-    return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else "a constant"
+    return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else _constant_said(tape, value)
+
+
+def _constant_said(tape: Tape, value: np.ndarray) -> str:
+    masks = value.dtype.kind == "b" or bool(np.all((value == 0) | (value == 1)))
+    return global_said(tape, value) or ("a mask" if masks else "a constant")
+
+
+def _name_from_the_start(tape: Tape, e: Evidence, slot: Slot) -> None:
+    """Write down the expressions of all values that one is computed from: names must not nest deeply."""
+    made, near, found = made_by(tape), [slot], set[Slot]()
+    while near:
+        for s in tape.steps[made[near.pop()]].ins:
+            if s in made and s not in found and ("expression", s) not in tape.kept:
+                found.add(s)
+                near.append(s)
+    if len(found) > NESTED_UP_TO:
+        for s in sorted(found):
+            expression(tape, e, s)
 
 
 def _statistic_said(tape: Tape, e: Evidence, slot: Slot) -> str:
@@ -136,10 +154,10 @@ ROOTS = {
 }  # fmt: skip
 
 
-def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
+def statistic(tape: Tape, slot: Slot, steps: int = 0) -> tuple[str, Slot] | None:
     """The kind of statistic and its value: a mean, a norm, a variance; a constant may be added."""
     made, slot = made_by(tape), _reshaped_from(tape, slot)
-    if slot not in made or slot not in tape.active:
+    if slot not in made or slot not in tape.active or steps > NESTED_UP_TO:
         return None
     step = tape.steps[made[slot]]
     if step.name == "reduce_sum":
@@ -151,7 +169,7 @@ def statistic(tape: Tape, slot: Slot) -> tuple[str, Slot] | None:
         return None
     if step.name not in ("sqrt", "add", "select_n", "max", "div", "mul"):
         return None
-    kind, base = statistic(tape, varied[0]) or ("", 0)
+    kind, base = statistic(tape, varied[0], steps + 1) or ("", 0)
     if step.name in ("add", "select_n", "max"):
         return (kind, base) if kind and kind not in ("sum", "mean") else None
     called = ROOTS if step.name == "sqrt" else MEANS
@@ -220,6 +238,7 @@ def _kind(x: np.ndarray) -> str:
 SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
 WRITTEN = ("add", "add_any", "sub", "mul", "div")  # such as signs, which nobody names
 LONGEST_NAME, LONG_NAME = 28, 14  # characters
+NESTED_UP_TO = 24  # steps
 CALLED = {"tanh", "logistic", "exp", "log", "log1p", "sqrt", "sin", "cos", "abs", "erf"}
 REDUCED = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum"}
 
@@ -274,6 +293,8 @@ def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
     """The phrase for a step and one of its operands."""
     step = tape.steps[edge[0]]
     name = SAID.get(step.name, step.name)
+    if step.name in ("max", "min") and len(set(step.ins) & tape.active) == 2:
+        name = f"a {step.name}imum of two values"
     operands = [said_of(tape, e, slot).removeprefix("the result of ") for slot in step.ins]
     if len(step.ins) == 1 or step.name in MASKS[:4]:
         return name if step.name not in ("reduce_sum",) else f"the sum of {operands[0]}"
@@ -350,14 +371,8 @@ def back_with(p: Passing, other: Any) -> np.ndarray:
         return p.cotangent * other
     if step.name == "dot_general":
         return product_back(step, i, p.cotangent[None], np.asarray(other))[0]
-    operands = [other if k == 1 - i else x for k, x in enumerate(p.operands)]
-
-    def forward(x: Any) -> Any:
-        return bind(step.eqn, [x if k == i else v for k, v in enumerate(operands)])[0]
-
-    return np.asarray(
-        jax.vjp(forward, jax.numpy.asarray(p.operands[i]))[1](jax.numpy.asarray(p.cotangent))[0]
-    )
+    operands = [np.asarray(other) if k == 1 - i else x for k, x in enumerate(p.operands)]
+    return np.asarray(pulling(step, operands, [i])(np.asarray(p.cotangent))[0])
 
 
 def arrays_by_shape(tape: Tape) -> dict[tuple, list[Slot]]:

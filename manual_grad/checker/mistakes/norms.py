@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.evidence import Evidence, sizes_named
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     Mistake,
@@ -30,6 +30,7 @@ LAYOUTS = ("reshape", "squeeze", "expand_dims", "transpose")
 SQUARES = ("square", "integer_pow", "mul")
 NORMS_UP_TO = 8
 FACTORS_UP_TO = 4
+MOST_AXES = 4  # of which all sets are tried, as there are 2ⁿ
 Layout = tuple[
     tuple[int, ...], tuple[int, ...] | None
 ]  # a shape, and the order of axes that leads away from it
@@ -115,7 +116,15 @@ class Values:
 
 def norms_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A normalisation's gradient with γ, a count, x̂, σ or ε wrong in its means, in all places or in one."""
-    versions = {norm: list(_versions(tape, e, norm)) for norm in norms_of(tape)}
+    return _with_versions(tape, {norm: list(_versions(tape, e, norm)) for norm in norms_of(tape)})
+
+
+def norms_of_another_x(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The same with x, x − μ or y for x̂ alone, or a power of σ."""
+    return _with_versions(tape, {norm: list(_of_x(tape, e, norm)) for norm in norms_of(tape)})
+
+
+def _with_versions(tape: Tape, versions: dict["Norm", list[tuple[str, Version]]]) -> Iterator[Mistake]:
     for count in sorted({len(some) for some in versions.values()}):
         alike = [norm for norm, some in versions.items() if len(some) == count]
         for k in range(count):
@@ -175,6 +184,7 @@ def _versions(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Versio
     """Phrases and wrong versions of the formula."""
     yield from _of_factors(tape, e, norm)
     yield from _of_counts(tape, e, norm)
+    yield from _of_axes(tape, e, norm)
     yield from _of_x(tape, e, norm)
     yield from _of_deviations(tape, norm)
 
@@ -195,6 +205,11 @@ def _of_factors(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Vers
         other = f"{'one mean' if norm.is_centred else kind} of {gradient}: it is that of dy · x̂"
         yield f"{missing} {other}, where that {belongs} · x̂ belongs", partial(_without, -1, -1, k)
         yield (
+            f"the factor {name} is multiplied in at the end of {gradient}, after its means; it belongs "
+            f"inside them: they are those of dy and dy · x̂, where those {belongs} and dy · {name} · x̂ belong",
+            partial(_at_the_end, k),
+        )
+        yield (
             f"the factor {name} is missing in the first term of {gradient}, dy · {name} / σ",
             partial(_without, k, -1, -1),
         )
@@ -203,6 +218,42 @@ def _of_factors(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Vers
 def _without(first: int, of_mean: int, of_spread: int, v: Values) -> np.ndarray:
     """The gradient without one of the factors in each term; -1: with all of them."""
     return v.whole(v.without(first), v.without(of_mean), v.without(of_spread))
+
+
+def _at_the_end(which: int, v: Values) -> np.ndarray:
+    """The gradient of x̂'s normalisation for a cotangent without one factor, then multiplied by it."""
+    return v.whole(v.without(which)) * v.gammas[which]
+
+
+def _of_axes(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """The sums over other axes, such as over the whole matrix for each row's own."""
+    shape, axes = tape.shape(norm.x), norm.chain.axes
+    every = range(len(shape))
+    counts = every if len(shape) <= MOST_AXES else every[:2]
+    for wrong in itertools.chain.from_iterable(itertools.combinations(every, k + 1) for k in counts):
+        if wrong == axes or all(shape[a] == 1 for a in set(wrong) ^ set(axes)):
+            continue
+        what = axes_said(wrong) if len(wrong) < len(shape) or len(shape) == 1 else "all axes"
+        own = axes_said(axes)
+        kind = "means" if norm.is_centred else "mean" if _count(tape, norm) > 1 else "sum"
+        are = "are" if norm.is_centred else "is"
+        said = f"the {kind} of a normalisation's gradient {are} taken over {what}, where {own} belongs"
+        if set(axes) < set(wrong):
+            said = f"{said} (each slice has its own; here one over all of them is used for each)"
+        ratio = float(np.prod([shape[a] for a in axes]) / np.prod([shape[a] for a in wrong]))
+        for factor in dict.fromkeys((1.0, ratio)):
+            for which in (-1, *range(len(norm.factors))):
+                yield said, partial(_summed_over, wrong, factor, which)
+
+
+def _summed_over(axes: tuple[int, ...], factor: float, which: int, v: Values) -> np.ndarray:
+    """The gradient with its sums over other axes; one of the factors may be multiplied in at the end."""
+    d, r = v.without(which), v.r
+    n = np.prod([d.shape[a] for a in v.norm.chain.axes])
+    mean = factor * d.sum(axes, keepdims=True) / n if v.norm.is_centred else 0.0
+    inner = factor * (d * v.c * r).sum(axes, keepdims=True)
+    whole = r * (d - mean) + 2 * v.c * v.slope / r * inner
+    return whole if which < 0 else whole * v.gammas[which]
 
 
 def _mean_said(tape: Tape, norm: Norm) -> str:
@@ -237,6 +288,8 @@ def _of_counts(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Versi
         size = int(np.prod([shape[a] for a in some]))
         counts.setdefault(size, f"{size} ({axes_said(some)})")
     counts.setdefault(int(np.prod(shape)), f"{np.prod(shape)} (all axes)")
+    for size, name in sizes_named(e).items():
+        counts.setdefault(size, f"{size} ({name})")
     own = f"n = {n} ({axes_said(axes)})"
     for count, name in counts.items():
         if count < 2:
@@ -282,6 +335,10 @@ def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
         yield f"{said} mean(dŷ) + x̂ · mean(dŷ · x̂)", _means_swapped
     term = "in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient"
     for said, value in others.items():
+        if "σ is" in said or "− μ is used for x̂" in said:  # the same in both places, as σ is
+            yield f"{said}, {term}", partial(_with_another, value, True, False)
+            yield f"{said} twice, {term}", partial(_with_another, value, True, True)
+            continue
         yield f"{said} inside the mean, {term}", partial(_with_another, value, True, False)
         yield f"{said} in front of the mean, {term}", partial(_with_another, value, False, True)
         yield f"{said} in both places, {term}", partial(_with_another, value, True, True)

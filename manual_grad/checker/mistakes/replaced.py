@@ -11,11 +11,13 @@ from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PRODUCTS,
+    SAID,
     Mistake,
     arrays_by_shape,
     back_with,
     denominators,
     is_constant,
+    left_out,
     made_by,
     place_of,
     said_of,
@@ -24,13 +26,15 @@ from manual_grad.checker.mistakes.mistake import (
     too_few_or_many,
     users_of,
 )
-from manual_grad.checker.tape import Edge, Passing, Slot, Tape, computed
+from manual_grad.checker.tape import MEANINGLESS, Edge, Passing, Slot, Tape, computed
 from manual_grad.checker.truth import is_float, is_key
 
 REPEATED = PASSED_ON - {"neg", "slice", "stop_gradient"}
 NEAR_UP_TO = 10  # values tried in one's place
 NUMBERS_UP_TO, PLACES_UP_TO = 12, 60
 VECTORS_UP_TO = 24
+CHAIN_UP_TO = 4  # functions of one value
+CLIPPED_UP_TO = 8  # steps after a clip
 COMPARED: dict[str, Callable[[Any, Any], Any]] = {
     "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
 }  # fmt: skip
@@ -57,6 +61,34 @@ def repeated_operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"{names[0]} is used for {names[1]}{offset} in the derivative of "
                     f"{place_of(tape, e, edge)}",
                     {edge: partial(_with_repeated, slot, chain)}, stop(edge),
+                )  # fmt: skip
+
+
+def functions_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A product's other factor computed from another value by the right function: log p for log pₜ."""
+    by_shape, made = arrays_by_shape(tape), made_by(tape)
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in PRODUCTS[:2]:
+            continue
+        inner, chain = step.ins[1 - edge[1]], list[int]()
+        while inner in made and len(tape.steps[made[inner]].ins) == 1 and len(chain) < CHAIN_UP_TO:
+            if tape.shape(tape.steps[made[inner]].ins[0]) != tape.shape(inner):
+                break
+            chain.insert(0, made[inner])
+            inner = tape.steps[made[inner]].ins[0]
+        names = [tape.steps[at].name for at in chain if tape.steps[at].name not in MEANINGLESS]
+        if not names or names == ["reduce_precision"]:
+            continue
+        near = sorted(by_shape.get(tape.shape(inner), []), key=lambda slot: abs(slot - inner))
+        for slot in near[:NEAR_UP_TO]:
+            if slot != inner and not is_constant(tape, slot):
+                wrong, right = said_of(tape, e, slot), said_of(tape, e, inner)
+                called = SAID.get(names[-1], names[-1])
+                yield Mistake(
+                    f"{wrong} is used for {right} inside {called}, in the derivative of "
+                    f"{place_of(tape, e, edge)}",
+                    {edge: partial(_with_repeated, slot, chain)},
                 )  # fmt: skip
 
 
@@ -128,12 +160,65 @@ def numbers_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 )
 
 
+def sizes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A number computed from one size, such as the height, in the place of the same one of another size."""
+    sizes = {
+        (name, axis): n
+        for name, value in zip(e.point.names, e.point.values, strict=True)
+        for axis, n in enumerate(np.shape(value))
+    }
+    numbers = {slot: edge for edge, slot in _scaled_by(tape)}
+    for slot, edge in numbers.items():
+        for other in numbers:
+            ratio = _number(tape, other) / _number(tape, slot)
+            ratio = 1 / ratio if tape.steps[edge[0]].name == "div" else ratio
+            if ratio == 1:
+                continue
+            said = _sizes_said(sizes, _number(tape, slot), _number(tape, other))
+            if said:
+                place = f"in the derivative of {place_of(tape, e, edge)}"
+                yield Mistake(
+                    f"one size is used for another: {said}, {place}", {edge: partial(_times, ratio)}
+                )
+
+
+def _scaled_by(tape: Tape) -> Iterator[tuple[Edge, Slot]]:
+    """The numbers that active values are multiplied by or divided by."""
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name == "mul" or (step.name == "div" and i == 0):
+            other = step.ins[1 - i]
+            if other in tape.active or not is_float(tape.values[other]) or not np.size(tape.values[other]):
+                continue
+            if is_constant(tape, other) and np.isfinite(_number(tape, other)) and _number(tape, other):
+                yield (at, i), other
+
+
+def _number(tape: Tape, slot: Slot) -> float:
+    return float(np.ravel(tape.values[slot])[0])
+
+
+def _sizes_said(sizes: dict[tuple[str, int], int], right: float, wrong: float) -> str:
+    """``3 = 4 − 1 (axis 0 of x) for 6 = 7 − 1 (axis 1 of x)``, if both numbers are such sizes."""
+    for less, each in ((0, ""), (1, " − 1")):
+        for (name, axis), n in sizes.items():
+            for (its, other_axis), m in sizes.items():
+                if n == m or min(n, m) <= less + 1 or {right, wrong} != {float(n - less), float(m - less)}:
+                    continue
+                if right == n - less:
+                    values = [f"{k - less} = {k}{each}" if less else str(k) for k in (m, n)]
+                    of = f"axis {other_axis} of {its}", f"axis {axis} of {name}"
+                    return f"{values[0]} ({of[0]}) for {values[1]} ({of[1]})"
+    return ""
+
+
 def _times(factor: float, p: Passing) -> np.ndarray:
     return factor * p.right
 
 
 def branches_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """The branch of ``where`` chosen by another value than in the function, such as by the output."""
+    """The branch of ``where`` chosen by another value than in the function; one of a minimum's two always."""
+    yield from _always_one(tape, e)
     made, by_shape = made_by(tape), arrays_by_shape(tape)
     for at, step in enumerate(tape.steps):
         if step.name != "select_n" or len(step.ins) != 3 or step.outs[0] not in tape.active:
@@ -158,6 +243,40 @@ def branches_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"{phrase}, in the backward pass",
                 {(at, i): partial(_chosen_by, slot, made[source], own[0]) for i in (1, 2)},
             )
+
+
+def _always_one(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The cotangent of a maximum or minimum of two values always passed to the same one."""
+    for at, step in enumerate(tape.steps):
+        if step.name not in ("max", "min") or len(set(step.ins) & tape.active) != 2:
+            continue
+        for i in (0, 1):
+            names = [said_of(tape, e, slot) for slot in step.ins]
+            mine, other = names[i], names[1 - i]
+            zero = ""
+            if _is_clipped(tape, step.ins[i]) and not _is_clipped(tape, step.ins[1 - i]):
+                mine, other = f"the clipped one ({mine})", f"the one that is not clipped ({other})"
+                zero = "; it is 0 wherever the value is clipped, also where the other one is chosen"
+            which = "larger" if step.name == "max" else "smaller"
+            yield Mistake(
+                f"the mask of a {step.name}imum of two values is wrong: the gradient always goes to {mine}, "
+                f"also where {other} is the {which}{zero}",
+                {(at, i): left_out, **stop((at, 1 - i))},
+            )
+
+
+def _is_clipped(tape: Tape, slot: Slot) -> bool:
+    """Whether a value is clipped, perhaps with a factor."""
+    made = made_by(tape)
+    for _ in range(CLIPPED_UP_TO):
+        step = tape.steps[made[slot]] if slot in made else None
+        if step is None or step.name in ("clamp", "max", "min"):
+            return step is not None
+        varied = [s for s in step.ins if s in tape.active]
+        if step.name not in ("mul", "div", "neg", *REPEATED) or len(varied) != 1:
+            return False
+        slot = varied[0]
+    return False
 
 
 def _chosen_by(slot: Slot, at: int, own: Slot, p: Passing) -> np.ndarray:
@@ -266,14 +385,14 @@ def _product_before(tape: Tape, slot: Slot) -> tuple[int, np.ndarray] | None:
     return product, where.astype(int)
 
 
-def _leads_from_product(tape: Tape, slot: Slot) -> bool:
+def _leads_from_product(tape: Tape, slot: Slot, steps: int = 8) -> bool:
     made = made_by(tape)
-    for _ in range(8):
+    for left in range(steps, 0, -1):
         step = tape.steps[made[slot]] if slot in made else None
         if step is None or step.name == "dot_general":
             return step is not None
         if step.name == "add":
-            return any(_leads_from_product(tape, s) for s in step.ins if s in tape.active)
+            return any(_leads_from_product(tape, s, left - 1) for s in step.ins if s in tape.active)
         if step.name not in ("slice", "split", "dynamic_slice", *REPEATED):
             return False
         slot = step.ins[0]

@@ -28,6 +28,8 @@ from manual_grad.checker.mistakes.mistake import (
 from manual_grad.checker.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape
 
 LOOKED_AT = 12  # values after a step that are searched for the next state of a recursion
+REPEATING = {"broadcast", "broadcast_in_dim"}  # of pairs: the differences along rows, and along columns
+CHOOSING = {"max", "min", "select_n", "clamp"}
 INTEREST = ("reduce_sum", "dot_general", "exp", "log", "tanh", "logistic", "integer_pow", "square", "sqrt")
 
 
@@ -113,7 +115,10 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edges in into.values():
         for one, other in itertools.permutations(edges[:6], 2):
             first, second = (tape.steps[edge[0]].name for edge in (one, other))
-            why = " (a matrix is assumed to be symmetric)" if "dot_general" in (first, second) else ""
+            if {first, second} & CHOOSING:  # a mask of one alone may have the same effect
+                continue
+            symmetric = " (a matrix is assumed to be symmetric)"
+            why = symmetric if "dot_general" in (first, second) or {first, second} <= REPEATING else ""
             phrase = f"one of two terms twice, the other not at all{why}: {place_of(tape, e, one)}"
             yield Mistake(phrase, {one: lambda p: 2 * p.right, other: nothing})
     edges = list(tape.edges())[:40]

@@ -3,6 +3,9 @@
 import ast
 import functools
 import linecache
+import sys
+
+import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.tape import Slot, Source, Tape
@@ -25,6 +28,22 @@ def source_said(tape: Tape, e: Evidence, slot: Slot, at: int) -> str:
     if key not in tape.kept:
         tape.kept[key] = _said(tape, e, at)
     return tape.kept[key]
+
+
+def global_said(tape: Tape, value: np.ndarray) -> str:
+    """The name of a variable of the user's module that has this value, such as labels or lengths; else ""."""
+    if "globals" not in tape.kept:
+        files = {step.source.file for step in tape.steps if step.source is not None}
+        spaces = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+        tape.kept["globals"] = [
+            (name, np.asarray(x))
+            for space in spaces
+            if space.get("__file__") in files
+            for name, x in list(space.items())
+            if isinstance(x, np.ndarray) and x.size > 1 and not name.startswith("_")
+        ]
+    same = [name for name, x in tape.kept["globals"] if np.array_equal(x.ravel(), value.ravel())]
+    return same[0] if len(same) == 1 else ""
 
 
 def _said(tape: Tape, e: Evidence, at: int) -> str:

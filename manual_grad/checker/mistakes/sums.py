@@ -356,6 +356,10 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 f"transposed: what {OF_MATRICES[step.name]} passes back",
                 {edge: lambda p: np.swapaxes(p.right, -1, -2)},
             )
+        if step.name == "svd" and len(mine) == 2:
+            for said, turned in SVD_MISTAKEN.items():
+                yield Mistake(f"transposed: singular vectors are taken wrongly: {said}",
+                              {edge: partial(_of_singular_values, turned)})  # fmt: skip
         result = tape.shape(step.outs[0])
         if step.name == "dot_general" and len(result) > 1 and result[-1] == result[-2] > 1:
             yield Mistake("transposed: the gradient of a matrix product", {edge: _of_the_transpose})
@@ -363,6 +367,21 @@ def others_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 OF_MATRICES = {"dot_general": "a matrix product", "lu": "a factorisation (of a determinant or an inverse)",
                "cholesky": "a Cholesky factorisation", "eigh": "an eigenvalue decomposition"}  # fmt: skip
+
+
+SVD_MISTAKEN = {
+    "the columns of Vᵀ for those of V, which are its rows": (False, True),
+    "the rows of U for its columns": (True, False),
+    "the rows of U for its columns, and the columns of Vᵀ for those of V": (True, True),
+}
+
+
+def _of_singular_values(turned: tuple[bool, bool], p: Passing) -> np.ndarray:
+    """The cotangent of a matrix from those of its singular values alone, with other singular vectors."""
+    u, _, vt = np.linalg.svd(np.asarray(p.operands[0]))
+    n = p.cotangent.shape[-1]
+    left, right = u.T if turned[0] else u, vt.T if turned[1] else vt
+    return (left[:, :n] * p.cotangent) @ right[:n]
 
 
 def _not_rotated(axes: tuple, p: Passing) -> np.ndarray:
@@ -465,6 +484,12 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     )
         elif step.name == "sort":
             yield Mistake("the sorting is not undone in the backward pass", {edge: left_out})
+            again = (
+                "the sorting permutation is applied again in the backward pass (the gradient is "
+                "gathered by the "
+                "order), where its inverse belongs (scattered to the order's places)"
+            )
+            yield Mistake(again, {edge: _sorted_again})
         elif step.name == "rev":
             yield Mistake("flipped: a reversal is not undone in the backward pass", {edge: left_out})
 
@@ -614,6 +639,12 @@ def _mean_of_added(p: Passing) -> np.ndarray:
 
 def _picked_again(p: Passing) -> np.ndarray:
     return np.asarray(bind(p.tape.steps[p.edge[0]].eqn, [jax.numpy.asarray(p.cotangent), *p.operands[1:]])[0])
+
+
+def _sorted_again(p: Passing) -> np.ndarray:
+    params = p.tape.steps[p.edge[0]].eqn.params
+    order = np.argsort(np.asarray(p.operands[0]), params["dimension"], kind="stable")
+    return np.take_along_axis(p.cotangent, order, params["dimension"])
 
 
 def _put_first(p: Passing) -> np.ndarray:

@@ -86,7 +86,7 @@ def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             edge
             for edge in edges
             if tape.steps[edge[0]].name in PICKING and edge[1] == 0
-            and any(_is_maximum(tape, users, tape.steps[edge[0]].outs[0]))
+            and _is_maximum(tape, users, tape.steps[edge[0]].outs[0])
         ]  # fmt: skip
         if len(pooled) > 1:
             yield Mistake(
@@ -96,13 +96,18 @@ def maxima_overwritten(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             )
 
 
-def _is_maximum(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> Iterator[bool]:
-    """Whether every use of a value is a maximum."""
-    for at, _ in users.get(slot, ()):
-        step = tape.steps[at]
-        yield step.name == "reduce_max" or (
-            (step.name in TURNING or step.name in ELEMENTWISE) and any(_is_maximum(tape, users, step.outs[0]))
-        )
+def _is_maximum(tape: Tape, users: dict[Slot, list[Edge]], slot: Slot) -> bool:
+    """Whether a maximum is taken of a value, perhaps after elementwise steps."""
+    near, seen = [slot], {slot}
+    for s in near:
+        for at, _ in users.get(s, ()):
+            step = tape.steps[at]
+            if step.name == "reduce_max":
+                return True
+            if step.outs[0] not in seen and (step.name in TURNING or step.name in ELEMENTWISE):
+                seen.add(step.outs[0])
+                near.append(step.outs[0])
+    return False
 
 
 def _if_first(slot: Slot, p: Passing) -> np.ndarray:
@@ -261,6 +266,14 @@ def windows_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for by, cyclic in itertools.product((-1, 1), (False, True)):
             every = [arriving(tape, slot, partial(_shifted, axis, by, cyclic)) for slot in slots]
             said = f"shifted by {by} along axis {axis} in the backward pass, the padding is off by one: "
+            if all(_one_by_one(tape, slot, axis) for slot in slots):
+                other = "the next" if by < 0 else "the previous"
+                said = (
+                    f"shifted by {by} along axis {axis} in the backward pass: each step gets the gradient of "
+                    f"{other} one (an index is off by one, or a cumulative sum over the steps is "
+                    "exclusive: it "
+                    "leaves out each step's own term): "
+                )
             for slot, changes in zip(slots, every, strict=True):
                 yield Mistake(said + f"the gradient of {said_of(tape, e, slot)}", changes)
             if len(every) > 1:
@@ -319,7 +332,9 @@ def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]
         cuts = [_cut(tape, (made_by(tape)[slot], 0)) for slot in windows]
         starts, strides = (np.array(some) for some in zip(*cuts, strict=True))
         for setting, (at, by) in _spreads(starts, strides).items():
-            if np.any(at != starts) or np.any(by != strides):
+            sizes = np.array([tape.shape(slot) for slot in windows])
+            inside = np.all(at + (sizes - 1) * by < np.array(tape.shape(image)))
+            if inside and (np.any(at != starts) or np.any(by != strides)):
                 yield (
                     image,
                     setting,
@@ -330,7 +345,11 @@ def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]
 def _spreads(starts: np.ndarray, strides: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The starts and strides of windows if one setting were 1."""
     closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
-    return {"stride": (starts, np.ones_like(strides)), "dilation": (closer, strides)}
+    found = {"stride": (starts, np.ones_like(strides)), "dilation": (closer, strides)}
+    apart = [math.gcd(*map(int, np.diff(np.unique(axis)))) for axis in starts.T]
+    if max(apart) > 1 and np.all(strides == 1):  # windows at multiples of a stride
+        found["stride taken for dilation,"] = (closer, np.maximum(apart, 1))
+    return found
 
 
 def _lags_shorter(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]:
@@ -541,6 +560,12 @@ def _slides(tape: Tape, edges: Sequence[Edge], axis: int) -> bool:
         if step.name == "slice":
             starts.add(step.eqn.params["start_indices"][axis])
     return len(starts) > 1
+
+
+def _one_by_one(tape: Tape, slot: Slot, axis: int) -> bool:
+    """Whether a value is read in slices of one entry each along an axis, as the steps of a loop do."""
+    slices = [tape.steps[at] for at, _ in users_of(tape).get(slot, ()) if tape.steps[at].name == "slice"]
+    return bool(slices) and all(tape.shape(step.outs[0])[axis] == 1 for step in slices)
 
 
 def _shifted(axis: int, by: int, cyclic: bool, p: Passing, d: np.ndarray) -> np.ndarray:

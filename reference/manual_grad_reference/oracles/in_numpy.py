@@ -51,6 +51,19 @@ def in_numpy(fn: Callable, otherwise: Callable[[Callable], Callable] = jax.jit) 
     return computed
 
 
+def step_in_numpy(eqn: Any, given: list) -> list | None:
+    """The results of one step of a program; None if only JAX can compute it.
+
+    The operands may be larger than the step's own, as for a step of single numbers applied to arrays.
+    """
+    keys = any(jnp.issubdtype(getattr(x, "dtype", np.float64), jax.dtypes.extended) for x in given)
+    if eqn.primitive.name not in _LINES or keys or any(map(_is_narrow, eqn.outvars)):
+        return None
+    with np.errstate(all="ignore"):
+        outs = _step(eqn, [np.asarray(x) for x in given])
+        return [_array(out, var.aval) for var, out in zip(eqn.outvars, outs, strict=True)]
+
+
 def _weak(leaf: Any) -> bool:
     return isinstance(leaf, int | float) or bool(getattr(leaf, "weak_type", False))
 
