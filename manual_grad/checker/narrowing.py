@@ -6,6 +6,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 
+CANCELS = "entries are in each other's place, or the error is in terms that cancel there"
 FEW = 4  # positions that are listed one by one
 
 
@@ -56,7 +57,7 @@ def _form(error: np.ndarray, largest: float, tolerance: float) -> list[str]:
         if n > 1 and np.max(np.ptp(error, axis)) <= allowed:
             said.append(f"the error is the same along axis {axis}")
         elif n > 2 and np.max(np.abs(error.sum(axis))) <= n * allowed:
-            said.append(f"the sums along axis {axis} are right")
+            said.append(f"the sums along axis {axis} are right: {CANCELS}")
     matrix = error.reshape(-1, error.shape[-1])
     if not said and min(matrix.shape) > 2 and matrix.size <= 2**16:
         values = np.linalg.svd(matrix, compute_uv=False)

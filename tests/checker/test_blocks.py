@@ -530,3 +530,11 @@ def test_one_of_two_terms_is_not_said_of_a_mask():
     (finding,) = CASES["a clip's mask for a minimum's"][1]().findings
     assert "ReLU" not in finding.diagnosis
     assert "one of two terms" not in finding.diagnosis
+
+
+def test_an_error_that_cancels_in_sums_is_narrowed_down():
+    cancelling = RNG.standard_normal((6, 5))
+    cancelling -= cancelling.mean(0)
+    ask = loss_by(lambda x: jnp.sum(jnp.sin(x)), lambda x: (np.cos(x) + cancelling * np.sin(x.sum()),), X)
+    said = "no known mistake explains it; the sums along axis 0 are right: entries are in each other's place"
+    assert ask().findings[0].diagnosis.startswith(said)
