@@ -17,6 +17,7 @@ SQUARE = RNG.standard_normal((7, 7))
 KEEP = RNG.uniform(size=(4, 7)) < 0.6
 LENGTHS, OTHER_LENGTHS = np.array([2, 6, 3, 5]), np.array([4, 1, 6, 2])
 LAST, CODES = np.array([1, 4, 0, 2]), np.array([[3, 1, 0, 7, 2], [5, 5, 1, 2, 9], [0, 4, 8, 1, 6]])
+SEEN = np.tril(np.ones((6, 5)))
 VALID = np.array([1.0, 0, 1, 1, 0, 1])
 TRUE = np.array([[1, 0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0, 1], [0, 1, 0, 1, 1, 0, 0]])
 
@@ -229,6 +230,23 @@ def mirrored_grad(mode, at):
         return (d[2:-2, 2:-2],)
 
     return grad
+
+
+def extended(x):
+    return jnp.sum(jnp.sin(jnp.pad(x, 1, mode="edge") * jnp.arange(7.0)))
+
+
+def extended_grad(x):
+    d = np.cos(np.pad(x, 1, mode="edge") * np.arange(7.0)) * np.arange(7.0)
+    return (d[1:-1, 1:-1],)
+
+
+def mean_of_rows(x):
+    return jnp.sum((x**2 * SEEN).sum(1) / SEEN.sum(1))
+
+
+def mean_of_rows_grad(x):
+    return (2 * x * SEEN / SEEN.sum() * 6,)
 
 
 def sorted_columns(x):
@@ -457,6 +475,12 @@ CASES = {
         "gradient is added as "
         "for padding by reflection",
         loss_by(mirrored("symmetric"), mirrored_grad("symmetric", lambda j: j), X)),
+    "the padding's gradient lost": (
+        "the border is padded with the edge entry in the function, but the gradient of the padding is left",
+        loss_by(extended, extended_grad, X)),
+    "the mean of all rows' counts": (
+        "a wrong count: the mean of a constant, 3.33333, is used for every one",
+        loss_by(mean_of_rows, mean_of_rows_grad, X)),
     "a permutation for its inverse": (
         "the sorting permutation is applied again in the backward pass",
         loss_by(sorted_columns, sorted_columns_grad, X)),

@@ -148,6 +148,8 @@ def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
     if np.all(x > 0) and np.array_equal(x, np.round(x)):
         yield f"the largest entry of {{}}, {x.max():g}, is used for every one", partial(_all_of, np.max)
         yield f"the smallest entry of {{}}, {x.min():g}, is used for every one", partial(_all_of, np.min)
+        yield f"the mean of {{}}, {x.mean():g}, is used for every one", partial(_all_of, np.mean)
+        yield f"the sum of {{}}, {x.sum():g}, is used for every one", partial(_all_of, np.sum)
 
 
 def _all_of(pick: Callable, x: np.ndarray) -> np.ndarray:

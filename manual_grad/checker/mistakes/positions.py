@@ -272,7 +272,7 @@ def _border(tape: Tape, edge: Edge) -> tuple[Edge, str, int, bool, np.ndarray] |
         user = tape.steps[users[slot][0][0]]
         if user.name == "rev":
             reverse ^= set(user.eqn.params["dimensions"])
-        elif user.name not in PASSED_ON - {"transpose", "broadcast", "broadcast_in_dim", "slice", "neg"}:
+        elif user.name not in PASSED_ON - {"transpose", "slice", "neg"} or _repeats(tape, slot, user.outs[0]):
             break
         slot = user.outs[0]
     else:
@@ -291,6 +291,10 @@ def _border(tape: Tape, edge: Edge) -> tuple[Edge, str, int, bool, np.ndarray] |
         if np.array_equal(inside, place(outside)):
             return edge, kind, axis, at_end, outside
     return None
+
+
+def _repeats(tape: Tape, slot: Slot, out: Slot) -> bool:
+    return np.size(tape.values[slot]) != np.size(tape.values[out])
 
 
 def _placed_as(axis: int, at_end: bool, outside: np.ndarray, place: Callable, p: Passing) -> np.ndarray:
