@@ -153,6 +153,16 @@ def unit_rows_grad(v, g):
     return (g[:, None] / n * (d - (d * v / n).sum() * v / n), None)
 
 
+def shrunk(x):
+    return jnp.sum(jnp.sin(x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-3)) * GAMMA)
+
+
+def shrunk_grad(x):
+    r = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-3)
+    d = np.cos(x * r) * GAMMA
+    return (r * (d - x * r * r * (d * x * r).mean(-1, keepdims=True)),)
+
+
 # --- positions ----------------------------------------------------------------------------------------------
 
 
@@ -441,6 +451,9 @@ CASES = {
     "gamma at the end": (
         "the factor gamma is multiplied in at the end of a normalisation's gradient, after its means",
         loss_by(scaled_norm, scaled_norm_grad, X, GAMMA)),
+    "1/σ once too often in one term": (
+        "1/σ is applied once too often to x̂, in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient",
+        loss_by(shrunk, shrunk_grad, 3 * X)),
     "a group's count": (
         "the means of a normalisation's gradient are divided by 3 (axis 2 of x), where n = 6",
         loss_by(grouped_norm, grouped_norm_grad, RNG.standard_normal((4, 4, 3)))),

@@ -30,6 +30,7 @@ LAYOUTS = ("reshape", "squeeze", "expand_dims", "transpose")
 SQUARES = ("square", "integer_pow", "mul")
 NORMS_UP_TO = 8
 FACTORS_UP_TO = 4
+NEGLIGIBLE = 1e3  # tolerances, which a small term must exceed
 MOST_AXES = 4  # of which all sets are tried, as there are 2ⁿ
 Layout = tuple[
     tuple[int, ...], tuple[int, ...] | None
@@ -336,12 +337,20 @@ def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
     term = "in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient"
     for said, value in others.items():
         if "σ is" in said or "− μ is used for x̂" in said:  # the same in both places, as σ is
-            yield f"{said}, {term}", partial(_with_another, value, True, False)
-            yield f"{said} twice, {term}", partial(_with_another, value, True, True)
+            size = _factor(tape, norm) if "σ is" in said else 1.0
+            for power, times in ((1, ""), (2, " twice")):
+                if size**power > NEGLIGIBLE * e.tolerance:  # otherwise the term is lost, whatever the reason
+                    yield f"{said}{times}, {term}", partial(_with_another, value, True, power == 2)
             continue
         yield f"{said} inside the mean, {term}", partial(_with_another, value, True, False)
         yield f"{said} in front of the mean, {term}", partial(_with_another, value, False, True)
         yield f"{said} in both places, {term}", partial(_with_another, value, True, True)
+
+
+def _factor(tape: Tape, norm: Norm) -> float:
+    """The largest 1/σ."""
+    spread = np.abs(np.asarray(tape.values[tape.steps[norm.chain.spread[0]].outs[0]]))
+    return float(1 / np.min(spread) if norm.divides else np.max(spread))
 
 
 def _means_swapped(v: Values) -> np.ndarray:
