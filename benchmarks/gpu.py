@@ -194,7 +194,7 @@ def write(path, text):
 
 
 def environment_of(device, packages):
-    """The checkout first, then what was carried; a GPU for what names no device."""
+    """The environment of a step: Python finds the checkout first, then the packages carried along."""
     places = [ROOT, ROOT / "reference", ROOT / "benchmarks", *([packages] if packages else [])]
     before = os.environ.get("PYTHONPATH")
     environment = os.environ | {

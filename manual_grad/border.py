@@ -115,14 +115,14 @@ def _check(formula: str, hints: dict[str, Any], given: dict[str, Any]) -> None:
     first = next(((name, a) for name, a in arrays if _has_own_float_dtype(a)), None)
     for name, array in arrays:
         if not isinstance(array, jax.core.Tracer) and array.is_deleted():
-            raise InputError(f"{formula}: {name} is {describe(array)} that was deleted or donated")
+            raise InputError(f"{formula}: {name} is {describe(array)}, which was deleted or donated")
         if array.size == 0:
             raise InputError(f"{formula}: {name} is {describe(array)}, expected at least one element")
         if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.name not in FLOATS:
             raise InputError(f"{formula}: {name} is {describe(array)}, expected {FLOATS_TEXT}")
         if first and _has_own_float_dtype(array) and array.dtype != first[1].dtype:
             raise InputError(
-                f"{formula}: {name} is {describe(array)}, expected {first[1].dtype} as {first[0]} is; "
+                f"{formula}: {name} is {describe(array)}, expected {first[1].dtype}, like {first[0]}; "
                 "cast one of them"
             )
 
@@ -318,7 +318,7 @@ def require_labels_in_range(
     counts = np.ones(values.shape, bool) if ignore_index is None else values != ignore_index
     require(
         ignore_index is None or bool(counts.any()),
-        f"{formula}: {name} are all {ignore_index}, which is ignored; expected at least one other",
+        f"{formula}: {name} are all {ignore_index}, which is ignored; expected at least one other value",
     )
     bad = np.argwhere(counts & ((values < 0) | (values >= K)))
     if len(bad):

@@ -102,7 +102,7 @@ def _header(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo, objects:
         if len(shape) > AXES:
             raise InputError(f"{name} is damaged: it has {len(shape)} axes, expected at most {AXES}")
         if min(shape, default=0) < 0 or not dtype.itemsize or declared != there:
-            raise InputError(f"{name} is damaged: it declares {dtype}{list(shape)}, and holds {there} bytes")
+            raise InputError(f"{name} is damaged: it declares {dtype}{list(shape)} but holds {there} bytes")
         return Header(dtype, shape, fortran, member.tell())
 
 

@@ -36,11 +36,11 @@ def patched(data, local, central, value):
 
 NUMBERS = header() + np.arange(3.0).tobytes()
 DAMAGED = {
-    "it declares float64[10000000000000], and holds 0 bytes": packed(header(shape=(10**13,))),
-    "it declares float64[4], and holds 24 bytes": packed(header(shape=(4,)) + NUMBERS[-24:]),
-    "it declares float64[-3], and holds 24 bytes": packed(header(shape=(-3,)) + NUMBERS[-24:]),
+    "it declares float64[10000000000000] but holds 0 bytes": packed(header(shape=(10**13,))),
+    "it declares float64[4] but holds 24 bytes": packed(header(shape=(4,)) + NUMBERS[-24:]),
+    "it declares float64[-3] but holds 24 bytes": packed(header(shape=(-3,)) + NUMBERS[-24:]),
     "it has 101 axes, expected at most 32": packed(header(shape=(1,) * 101) + NUMBERS[-8:]),
-    "it declares |V0[3], and holds 0 bytes": packed(header(descr="|V0")),
+    "it declares |V0[3] but holds 0 bytes": packed(header(descr="|V0")),
     "x holds objects, expected numbers": packed(header(descr="|O") + b"cos\nsystem\n"),
     "x is damaged: ": packed(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16),
     "x is damaged: EOF": packed(b""),

@@ -373,7 +373,7 @@ BAD = {
     f"{INTEGER}: labels[1] is 3, expected an integer from 0 to 2": lambda: jax.grad(
         ops.softmax_cross_entropy_with_integer_labels
     )(jnp.ones((2, 3)), jnp.array([0, 3])),
-    f"{INTEGER}: labels are all 2, which is ignored; expected at least one other": lambda: getattr(
+    f"{INTEGER}: labels are all 2, which is ignored; expected at least one other value": lambda: getattr(
         ops, INTEGER
     )(jnp.ones((2, 3)), jnp.array([2, 2]), ignore_index=2),
     f"{INTEGER}: labels is float64[2], expected int": lambda: getattr(ops, INTEGER)(

@@ -233,7 +233,7 @@ def _placed(mesh: Mesh, axis: str, hint: Any, array: Any) -> Any:
 
 
 def _fits(array: Any) -> bool:
-    """Whether the devices' number divides the sharded axis."""
+    """Whether the number of devices divides the sharded axis."""
     return all(
         n % array.sharding.mesh.size == 0
         for n, name in zip(array.shape, array.sharding.spec, strict=False)
@@ -260,7 +260,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         out.add_column(name, overflow="fold")
     for name in ("by hand", "autodiff", "on paper"):
         out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("what, on paper", overflow="fold")
+    out.add_column("collectives, on paper", overflow="fold")
     out.add_column("collectives", overflow="fold")
     for row in rows:
         hand, auto = row["sides"].values()

@@ -1,8 +1,8 @@
 """The bytes kept from the forward to the backward pass, read off the traced forward pass.
 
-An argument that is kept costs nothing as long as its owner holds it, so it is counted apart from what the
-forward pass computes and keeps. Reshaped or transposed, it is still the argument: the compiler reads it in
-another order. An array that is kept twice counts once.
+An argument that is kept costs nothing as long as its owner holds it, so it is counted separately from what
+the forward pass computes and keeps. Reshaped or transposed, it is still the argument: the compiler reads it
+in another order. An array that is kept twice counts once.
 """
 
 import math

@@ -1,8 +1,8 @@
 """How cost grows with size: time and temporaries of one formula of each family, and the exponents.
 
-The cost is taken to be c + b nᵖ: something that each call costs, and a power of the size n. The fit makes the
-sum of squared relative deviations as small as possible, so that small sizes count as much as large ones; p is
-the best hundredth between 0 and 4, and c and b are not negative.
+The cost is taken to be c + b nᵖ: a constant cost of each call, and a power of the size n. The fit minimises
+the sum of squared relative deviations, so that small sizes count as much as large ones, with p from 0 to 4 in
+steps of 0.01, and neither c nor b negative.
 """
 
 from collections.abc import Sequence

@@ -43,7 +43,7 @@ def _by_name(entries: Iterable[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in entries:
         if entry.name in found:
-            raise EntryError(f"{entry.name}: two entries go by this name")
+            raise EntryError(f"{entry.name}: two entries have this name")
         found[entry.name] = entry
     return found
 

@@ -50,7 +50,7 @@ class Formula:
             answers.
         batch: the axes of the samples; :data:`NO_BATCH` if there are none. A test requires one or the other.
         kinks: the residuals that a ReLU is applied to.
-        grows: each (primal, axis) that may grow without others having to follow, or ``params['wte']``.
+        grows: each (primal, axis) that may grow without any other; a primal may be ``params['wte']``.
         functions: its Jacobians, slopes and other public functions of the same primals.
         hard: inputs on which autodiff itself may be wrong, and the right answers.
         golden: the cases of its golden vectors.
@@ -208,8 +208,8 @@ class Bench:
         axes: the axes that grow, by the names of the entry's sizes; ``"H W"`` are two of the same length.
         sizes: the lengths of these axes, in this order, for each case.
         plain: the forward function that autodiff differentiates; by default the reference.
-        truth: the forward function whose gradients in float64 are the truth; by default the reference. A loop
-            instead of a reference that unrolls a thousand steps, which a compiler takes half an hour for.
+        truth: the forward function whose gradients in float64 are the truth; by default the reference. If
+            that unrolls a thousand steps, which take half an hour to compile, it is a loop instead.
         wrt: the primals to differentiate with respect to; by default all floating-point ones.
         fixed: the other sizes and settings, if they are not those of the entry's first variant.
         quick: the sizes that belong to ``--quick``.
@@ -354,7 +354,7 @@ def _shape(fwd: Callable[..., Any], name: str, sizes: Sizes) -> tuple[int, ...]:
     arrays = [way for way in ways if isinstance(way, type) and issubclass(way, AbstractArray)]
     if not arrays:
         raise EntryError(
-            f"{fwd.__name__}: the signature has no shape for {name}; let the entry's draw give it"
+            f"{fwd.__name__}: the signature has no shape for {name}; the entry's draw must provide it"
         )
     shape: tuple[int, ...] = ()
     for axis in arrays[0].dim_str.split():

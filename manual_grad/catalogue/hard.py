@@ -43,7 +43,7 @@ class Hard:
         digits: the number of digits to which the definition is evaluated.
         lost: the samples that have no answer, as after a NaN: an input, and an index into it.
         also: from the definition's answer as a function, the primals, the cotangent and the right answer,
-            computes further answers that are right too, entry by entry, such as those of a device that
+            computes further right answers, entry by entry, such as those of a device that
             flushes subnormal numbers to 0.
         dtype: the dtype of the floating-point primals.
         show: the answer that a table shows, and its rows.
@@ -73,7 +73,7 @@ class Hard:
 
 
 def flushed(dtype: str) -> Also:
-    """Right too: the answer where numbers below the dtype's smallest normal one are 0."""
+    """Also right: the answer where numbers below the dtype's smallest normal one are 0."""
     tiny = float(jnp.finfo(dtype).tiny)
 
     def flush(leaf: np.ndarray) -> np.ndarray:
@@ -83,12 +83,12 @@ def flushed(dtype: str) -> Also:
 
 
 def each_limit(answer: Right, point: Arrays, dout: np.ndarray, right: tuple) -> Sequence[tuple]:
-    """Right too: the limit of an entry that has one, in a sample that has none."""
+    """Also right: the limit of an entry that has one, in a sample that has none."""
     return [answer(point, dout)]
 
 
 def left_out(batch: tuple[str, ...], row: int) -> Also:
-    """Right too: parameters' gradients that are NaN, or that omit the sample whose ReLUs are at NaN."""
+    """Also right: parameters' gradients that are NaN, or that omit the sample whose ReLUs are at NaN."""
 
     def also(answer: Right, point: Arrays, dout: np.ndarray, right: tuple) -> list[tuple]:
         names = [name for name in point if name != "y"]

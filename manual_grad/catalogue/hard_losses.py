@@ -29,7 +29,7 @@ HALFWAY = 332_222  # 2²⁴ / 50.5: 1/N lies halfway between two float16 numbers
 
 
 def _cross_entropy_right(point: Arrays, dout: np.ndarray) -> tuple:
-    """−(1/N) Σ y ln ŷ over the labels that are not 0; −y/ŷ is −∞ at ŷ = 0, ln ŷ too."""
+    """−(1/N) Σ y ln ŷ over the labels that are not 0; at ŷ = 0 both −y/ŷ and ln ŷ are −∞."""
     p, y = (value.astype(np.longdouble) for value in point.values())
     with np.errstate(all="ignore"):
         J = -np.where(y == 0, 0, y * np.log(p)).sum() / len(p)

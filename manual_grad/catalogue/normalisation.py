@@ -176,7 +176,7 @@ GROUP_NORM_MUTANTS = _mutants(
     ROWS,
     OUTSIDE,
     (STATISTICS, "statistics over all channels", {"over": _sample}),
-    (STATISTICS, "statistics of each place by itself, as in layer normalisation", {"over": _features}),
+    (STATISTICS, "statistics of each position on its own, as in layer normalisation", {"over": _features}),
     (GROUPS, "dγ by c mod G", {"shared": _by_turns}),
 )
 BATCH_NORM_MUTANTS = _mutants(

@@ -186,8 +186,8 @@ def positions_of(
             )
         if at not in floating:
             raise InputError(
-                f"{who}: {names[at]} is {describe(args[at])}, which cannot be differentiated "
-                "with respect to; expected floating-point"
+                f"{who}: {names[at]} is {describe(args[at])}, and nothing can be "
+                "differentiated with respect to it; expected floating-point"
             )
         found.append(at)
     return tuple(sorted(set(found)))
@@ -198,7 +198,7 @@ def require_numbers(who: str, name: str, value: Any, says: str = "") -> None:
     said = says or f"{name} returned"
     for leaf in flat(who, said, value):
         if isinstance(leaf, jax.core.Tracer):
-            raise InputError(f"{who}: {said} a tracer; call it outside jit, with the jitted functions inside")
+            raise InputError(f"{who}: {said} a tracer; call it outside jit and pass it the jitted functions")
         if other := _no_plain_array(leaf):
             raise InputError(f"{who}: {said} {other}")
         if not _is_real(leaf) or not (says or is_array(leaf)):
@@ -213,8 +213,8 @@ def flat(who: str, said: str, value: Any) -> list[Any]:
         return jax.tree.leaves(value)
     except (TypeError, ValueError, RecursionError, SystemError):
         raise InputError(
-            f"{who}: {said} {describe(value)}, expected arrays in no more than a few lists, tuples and "
-            "dicts, whose keys can be sorted"
+            f"{who}: {said} {describe(value)}, expected arrays, in no more than a few nested lists, tuples "
+            "and dicts with keys that can be sorted"
         ) from None
 
 

@@ -260,7 +260,7 @@ def forward_named(name: str) -> Callable[..., Any]:
             known |= {f.__name__: f for f in own if f.__module__ == f"manual_grad_reference.{module.name}"}
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3) or ["mse", "softmax_cross_entropy", "dense_rows"]
-        raise InputError(f"no formula is called {name!r}; close to it: {', '.join(close)}")
+        raise InputError(f"no formula is called {name!r}; similar: {', '.join(close)}")
     return known[name]
 
 

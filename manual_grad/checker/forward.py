@@ -152,7 +152,7 @@ def _moved(jvp: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, 
     require_numbers(WHO, "jvp", out)
     shapes = [[np.shape(leaf) for leaf in float_leaves(tree)] for tree in (out, tangent)]
     if shapes[0] != shapes[1]:
-        raise InputError(f"{WHO}: jvp returned the tangent {describe(tangent)} of {describe(out)}")
+        raise InputError(f"{WHO}: jvp returned the tangent {describe(tangent)} for {describe(out)}")
     return out, tangent
 
 

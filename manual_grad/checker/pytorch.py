@@ -265,7 +265,9 @@ def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[
             raise InputError(f"{WHO}: reference is {describe(reference)}, expected a PyTorch function")
         return _callable(torch, reference), "reference"
     if not _is_function(torch, fn):
-        raise InputError(f"{WHO}: give reference=, the same in plain PyTorch, or against=, the same in JAX")
+        raise InputError(
+            f"{WHO}: give reference=, the same function in plain PyTorch, or against=, the same in JAX"
+        )
     return partial(_own_forward, torch, fn), "its own forward"
 
 
@@ -474,8 +476,8 @@ def _pulled(
             flowing = [(t, d) for t, d in zip(outs, dout, strict=True) if t.requires_grad]
             if wrt and not flowing:
                 raise InputError(
-                    f"{WHO}: autograd cannot differentiate {name}; give reference=, the same in plain "
-                    "PyTorch, or against=, the same in JAX"
+                    f"{WHO}: autograd cannot differentiate {name}; give reference=, the same function "
+                    "in plain PyTorch, or against=, the same in JAX"
                 )
             got = torch.autograd.grad(
                 [t for t, _ in flowing],

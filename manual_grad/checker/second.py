@@ -84,7 +84,7 @@ def second(first: Question, fwd: Pair, bwd: Pair, dout: Any, seed: int, draws: i
         value = called(who, "bwd", pulled, *args)
         report = verdict(question, seed, draws, [np.asarray(v) for v in value])
         constants = [] if report.ok else list(_constants(first, fwd, bwd, dout))
-    said = f"constant to the second derivative: {', '.join(constants)}" if constants else ""
+    said = f"treated as constant by the second derivative: {', '.join(constants)}" if constants else ""
     findings = [
         replace(f, name=f"{f.name}, order 2", diagnosis="" if f.ok else said or f.diagnosis)
         for f in report.findings

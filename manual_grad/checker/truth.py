@@ -115,7 +115,7 @@ def answered(point: Point, dout: Sequence[Any] | None = None) -> tuple[list[Any]
 
 
 def budget(point: Point, dtype: str) -> list[np.ndarray]:
-    """The error allowed in each entry when computed in a dtype: by the rounding rules, or judging by JAX.
+    """The error allowed in each entry when computed in a dtype: by the rounding rules, else by JAX.
 
     If there is no rule for a step, the error of JAX's own gradient in that dtype is used, at inputs moved by
     one rounding error.
@@ -181,7 +181,7 @@ def _inner_product(point: Point, dout: list[Any]) -> Any:
 
 
 def _require_shapes(out: Sequence[Any], dout: Sequence[Any]) -> None:
-    """Refuse a function whose output has other shapes than when it was called before."""
+    """Refuse a function whose output has different shapes from those of an earlier call."""
     now, before = ([np.shape(leaf) for leaf in leaves] for leaves in (out, dout))
     if now != before:
         raise InputError(

@@ -115,7 +115,7 @@ def verdict(
 
 @contextlib.contextmanager
 def _named(who: str) -> Iterator[None]:
-    """Begin a refusal from deep inside with the public function that was called."""
+    """Make errors raised deep inside begin with the public function that was called."""
     try:
         yield
     except InputError as error:

@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    """The exit code, after its one line."""
+    """Run the command, print an error as one line, and return the exit code."""
     try:
         code = app(prog_name="manual-grad", standalone_mode=False)
         sys.stdout.flush()
@@ -257,7 +257,7 @@ def verify(
         bool,
         typer.Option(
             "--mutants",
-            help="Instead, show that wrong versions of every formula fail, and with which oracle.",
+            help="Instead, show that wrong versions of every formula fail, and which oracle rejects each.",
         ),
     ] = False,
     diagnose: Annotated[
@@ -282,16 +282,17 @@ def verify(
 ) -> None:
     """Compare every formula with JAX, finite differences, exact integers and SymPy.
 
-    For each equation, the table shows the largest relative error with respect to each oracle, and the
-    verdict. [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev,
+    For each equation, the table shows the largest relative error against each oracle, and the verdict.
+    [bold]value[/] is the plain forward pass, [bold]reverse[/] is jax.vjp and jax.jacrev,
     [bold]forward[/] is jax.jvp and jax.jacfwd, [bold]differences[/] are finite differences, [bold]exact[/] is
     reverse mode on integers, where nothing rounds and formula and reference must agree to the last bit, and
     [bold]symbolic[/] is SymPy on the definition in plain loops. The lectures' misprints follow, each shown to
     be wrong. Exact and symbolic are used in float64 only. In narrower dtypes every entry has an error budget,
     as much as rounding can explain, and the share that was used is shown next to the error.
 
-    With [bold]--hard[/]: infinite logits, ReLU at 0, subnormal numbers, NaN in one sample, huge batches; for
-    each case the right answer and why, computed from the definition in decimals, the formula's and JAX's.
+    With [bold]--hard[/], the formulas are given infinite logits, ReLU at 0, subnormal numbers, NaN in one
+    sample, and huge batches. For each case the output shows the right answer, computed from the definition in
+    decimal arithmetic, says why it is right, and shows the formula's answer and JAX's.
 
     With [bold]--mutants[/], wrong versions of every formula, with the mistakes that people make, are compared
     with every oracle. The table also shows which of them common checks would let pass: a cotangent of
@@ -326,7 +327,7 @@ def verify(
         other = "--mutants" if mutants else "--hard"
         if oracle or quick or dtype != Dtype.float64 or seeds > 1 or (mutants and hard):
             raise UsageError(
-                f"{other} can be combined with --lecture, --tag, --seed and --json only; it sets the rest"
+                f"{other} can be combined only with --lecture, --tag, --seed and --json; it sets the rest"
             )
     if json:
         require_writable(json)
@@ -410,7 +411,7 @@ def check(
         str | None,
         typer.Option(
             metavar="FUNCTION",
-            help="The same loss in JAX, if yours is NumPy: the name of a formula, such as "
+            help="The same loss in JAX, if yours uses NumPy: the name of a formula, such as "
             "softmax_cross_entropy, or file.py:function.",
         ),
     ] = None,
@@ -418,7 +419,7 @@ def check(
         bool,
         typer.Option(
             "--torch",
-            help="Check the backward pass of a PyTorch function; GRAD is not given.",
+            help="Check the backward pass of a PyTorch function; GRAD is omitted.",
         ),
     ] = False,
     reference: Annotated[
@@ -443,7 +444,7 @@ def check(
         Dtype | None,
         typer.Option(
             metavar="DTYPE",
-            help=f"Dtype of the floating-point arguments: {DTYPES}. (float64; as in the archive)",
+            help=f"Dtype of the floating-point arguments: {DTYPES}. (float64, or as in the archive)",
         ),
     ] = None,
     seed: Annotated[
@@ -535,7 +536,7 @@ def train(
     ] = None,
     gradient: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="manual (by-hand), autodiff, or both side by side. (manual)"),
+        typer.Option(metavar="NAME", help="manual, autodiff, or both side by side. (manual)"),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -562,7 +563,7 @@ def train(
     ] = None,
     full_batch: Annotated[
         bool | None,
-        typer.Option("--full-batch", help="One step per epoch, on all samples, in little memory."),
+        typer.Option("--full-batch", help="One step per epoch, on all samples, with little memory."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Seed for the initial weights and the batches. (0)")
@@ -579,7 +580,7 @@ def train(
     save: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Save the parameters and all that --resume needs to this .npz file."
+            metavar="FILE", help="Save the parameters, and whatever else --resume needs, in this .npz file."
         ),
     ] = None,
     resume: Annotated[
@@ -680,7 +681,7 @@ def bench(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed for the arguments and of the order of timing.")
+        int, typer.Option(metavar="N", min=0, help="Seed for the arguments and for the order of timing.")
     ] = 0,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every number to this file too.")
@@ -708,7 +709,7 @@ def bench(
 ) -> None:
     """Time the hand-derived gradients and automatic differentiation.
 
-    Every side is first compiled and compared with float64; a wrong result stops the run. Then the sides are
+    Each side is first compiled and compared with float64; a wrong result stops the run. Then the sides are
     timed alternately. [bold]ratio[/] is the median time by hand divided by that of autodiff, with a 95 %
     interval: below 1 the formula is faster. If both compile to the same program, the table says so instead.
     [bold]trace+compile[/] is the same ratio for the cost of the first call. [bold]temporaries[/] is the
@@ -741,7 +742,7 @@ def bench(
     if devices is not None:
         others = {"--scale": scale, "--plot": plot, "--peers": peers, "--device": device != "cpu"}
         if given := ", ".join(option for option, value in others.items() if value):
-            raise UsageError(f"--devices counts and does not time; expected without {given}")
+            raise UsageError(f"--devices counts instead of timing; it cannot be combined with {given}")
         work.count(case or [], devices, dtype, quick, json, list_cases)
     else:
         work.bench(case or [], device, dtype, precision, quick, peers, seed, json, plot, list_cases, scale)
@@ -774,7 +775,7 @@ def report(
 
     The book is a folder of plain pages that open from disk, without a server or a network. Each equation
     comes with its derivation, the source code of the function that computes it, the shapes of its tensors and
-    its error compared with every oracle; each misprint with its correction and the numbers that refute it.
+    its error against every oracle; each misprint comes with its correction and the numbers that refute it.
 
     By itself the command compares every equation with the plain forward pass and both modes of JAX, and shows
     the mutants of a few formulas, which takes about two minutes. What takes longer is computed beforehand:
@@ -783,7 +784,7 @@ def report(
 
     manual-grad verify --mutants --json kills.json
 
-    Exit code 0: written, and all of it holds. 1: written, with what failed in red. 2: bad usage or input,
+    Exit code 0: written, and everything holds. 1: written, with failures in red. 2: bad usage or input,
     nothing was written. 130: interrupted.
 
     Examples:
@@ -882,7 +883,7 @@ def export(
 
 @golden.command(cls=Command)
 def compare(
-    golden: Annotated[Path, typer.Argument(metavar="GOLDEN", help="From [bold]golden export[/].")],
+    golden: Annotated[Path, typer.Argument(metavar="GOLDEN", help="An archive from [bold]golden export[/].")],
     mine: Annotated[
         Path,
         typer.Argument(
@@ -894,7 +895,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="FUNCTION",
-            help="Your own function that was exported, as file.py:function, used to find the cause of a "
+            help="The function, as file.py:function, if it is your own; used to find the cause of a "
             "mistake. An archive alone never runs code.",
         ),
     ] = None,

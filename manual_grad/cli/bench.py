@@ -199,8 +199,8 @@ def _chosen(cases: Any, everything: Sequence[Any], patterns: Sequence[str], quic
         pattern = error.args[0]
     names = list(dict.fromkeys(c.name for c in everything))
     close = ", ".join(difflib.get_close_matches(pattern, names, n=3))
-    hint = f"close to it: {close}" if close else "--list shows them"
-    raise InputError(f"--case is {pattern!r}, no such case; {hint}")
+    hint = f"similar: {close}" if close else "--list shows them"
+    raise InputError(f"--case is {pattern!r}, but there is no such case; {hint}")
 
 
 def _choose_device(device: str) -> None:

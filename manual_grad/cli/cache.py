@@ -63,7 +63,7 @@ def _processor() -> str:
 
 
 def _bound(base: Path, most: int) -> None:
-    """Remove the programs written longest ago until the cache is half full."""
+    """Remove the oldest programs until the cache is half full."""
     files = [(f.stat().st_mtime, f.stat().st_size, f) for f in base.glob("*/*") if f.is_file()]
     size = sum(size for _, size, _ in files)
     if size <= most:

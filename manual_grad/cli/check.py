@@ -86,7 +86,9 @@ def check_in_torch(
     try:
         tensors = [tensor_of(torch, np.asarray(array), device) for array in arguments.values()]
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise UsageError(f"--device is {device!r}, where PyTorch has no tensors: {one_line(error)}") from None
+        raise UsageError(
+            f"--device is {device!r}, where PyTorch cannot create tensors: {one_line(error)}"
+        ) from None
     with _words_of_the_command_line():
         report = check_torch(
             mine,

@@ -90,7 +90,8 @@ def _run(settings: Settings, given: dict[str, Any]) -> tuple[Outcome, Data, floa
         state = checkpoint.restore(resume, settings, digits) if resume else None
         require(
             state is None or state.epoch <= settings.epochs,
-            f"epochs is {settings.epochs}, but {resume} has trained for {state.epoch if state else 0}",
+            f"epochs is {settings.epochs}, "
+            f"but {resume} has already trained for {state.epoch if state else 0}",
         )
         state = state or loop.initial_state(settings, digits)
         started, saved, reached = time.perf_counter(), [time.perf_counter()], [state]
@@ -155,7 +156,7 @@ _leaving, _saving = threading.Lock(), threading.RLock()
 
 
 def _nothing_yet() -> None:
-    raise Stopped("another process is lost: stopped before the first step; nothing was saved", 1)
+    raise Stopped("another process died: stopped before the first step; nothing was saved", 1)
 
 
 _last_words: list[Callable[[], Any]] = [_nothing_yet]  # in a process that others have left

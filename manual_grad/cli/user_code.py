@@ -42,7 +42,7 @@ def load_functions(paths: Sequence[str]) -> list[Callable[..., Any]]:
         fn = getattr(module, name, None)
         if fn is None:
             close = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)])
-            hint = f"; close to it: {', '.join(close)}" if close else ""
+            hint = f"; similar: {', '.join(close)}" if close else ""
             raise InputError(f"{file} has no function {name!r}{hint}")
         if not callable(fn):
             raise InputError(f"{path} is {describe(fn)}, expected a function")
@@ -65,7 +65,7 @@ def _load(file: str) -> Any:
         raise
     except BaseException as error:  # a module may raise anything, or exit
         if isinstance(error, ModuleNotFoundError) and file.startswith(error.name or " "):
-            raise InputError(f"there is no file and no module {file!r}") from None
+            raise InputError(f"there is no file or module {file!r}") from None
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{file} raised {type(error).__name__}: {first}") from error
     finally:
@@ -237,7 +237,7 @@ def arguments(
     Returns:
         Name → array.
     Raises:
-        InputError: their number differs from that of the function's parameters, one goes by the name of
+        InputError: their number differs from that of the function's parameters, one has the name of
             another parameter, or they cannot be read.
     """
     wanted = parameters(fn, name)
@@ -253,7 +253,7 @@ def arguments(
     others = [given for own, given in zip(wanted, arrays, strict=True) if given in wanted and given != own]
     if others:
         raise InputError(
-            f"{name} takes {', '.join(wanted)}, but --input gives {', '.join(arrays)}, {others[0]} in "
-            "another place; expected all by their names, or in order"
+            f"{name} takes {', '.join(wanted)}, but --input gives {', '.join(arrays)}, with "
+            f"{others[0]} in another place; expected all of them by name, or all in order"
         )
     return arrays

@@ -104,8 +104,8 @@ def chosen(
     for tag in tags or ():
         if tag.upper() not in known:
             close = ", ".join(difflib.get_close_matches(tag.upper(), known, n=3))
-            hint = f"close to it: {close}" if close else f"expected {_ends(EQUATIONS)}, or {_ends(ERRATA)}"
-            raise UsageError(f"{named} is {tag!r}, no such equation; {hint}")
+            hint = f"similar: {close}" if close else f"expected {_ends(EQUATIONS)}, or {_ends(ERRATA)}"
+            raise UsageError(f"{named} is {tag!r}, but there is no such equation; {hint}")
     letters = {letter.upper() for letter in lectures or LECTURES}
     wanted = {tag.upper() for tag in tags or known}
 
@@ -121,7 +121,8 @@ def chosen(
 def chosen_oracles(names: Sequence[str] | None, quick: bool) -> tuple[str, ...]:
     """These oracles; by default all that are installed."""
     if quick and names:
-        raise UsageError(f"--quick uses {', '.join(claims.QUICK_ORACLES)}; expected no --oracle with it")
+        three = ", ".join(claims.QUICK_ORACLES)
+        raise UsageError(f"--quick uses {three}; it cannot be combined with --oracle")
     for name in names or ():
         if name not in (*claims.ORACLES, "all"):
             raise UsageError(f"--oracle is {name!r}, expected one of {', '.join(claims.ORACLES)}, all")
@@ -273,7 +274,7 @@ def verify_mutants(
     """Compare wrong versions of these equations' formulas with every oracle; return the exit code."""
     if not equations:
         raise UsageError(
-            "--mutants applies to equations, expected the --tag of one: an erratum is already wrong"
+            "--mutants applies to equations; expected the --tag of one, since an erratum is already wrong"
         )
     require_sympy()
     started = time.perf_counter()

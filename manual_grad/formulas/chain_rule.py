@@ -281,7 +281,7 @@ def multiply_out(
     """
     if not jacobians or len(mids) != len(jacobians) - 1:
         raise InputError(
-            f"multiply_out: {len(jacobians)} jacobians and {len(mids)} mids, expected one mid fewer"
+            f"multiply_out: {len(jacobians)} jacobians and {len(mids)} mids, expected one fewer mid"
         )
     product = jacobians[0]
     for jacobian, mid in zip(jacobians[1:], mids, strict=True):

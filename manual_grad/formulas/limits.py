@@ -130,7 +130,7 @@ def limit_of_product(x: Float[Array, "..."], factor: Float[Array, "..."]) -> Flo
 
 
 def gaussian(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """e^{−x²/2} to the last digits: the rounding error of x²/2 matters where it is large.
+    """e^{−x²/2}, accurate to the last digits: the rounding error of x²/2 matters where it is large.
 
     With h a multiple of 1/16 near x, h² is exact, and so is nearly all of h²/2 + h(x − h) + (x − h)²/2, which
     is compared with t². Written with t = −x/√2, the exponential is the one that erfc(t) computes anyway.

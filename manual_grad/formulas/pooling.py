@@ -64,7 +64,7 @@ def _to_the_first(x: Array, of: Windows, axis: int, dout: Array) -> Iterator[Arr
 
 
 def _side_by_side(share: Array, of: "AvgPool2DResiduals") -> Array:
-    """``share`` at every place of its window, for windows side by side; 0 where no window reaches."""
+    """``share`` at every position in its window, for windows side by side; 0 where no window reaches."""
     (kh, kw), (_, H, W, _) = of.window, of.shape
     dx = jnp.repeat(jnp.repeat(share, kh, axis=1), kw, axis=2)
     return jnp.pad(dx, ((0, 0), (0, H - dx.shape[1]), (0, W - dx.shape[2]), (0, 0)))

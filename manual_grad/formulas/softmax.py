@@ -39,7 +39,7 @@ IntegerResiduals = (
 
 
 def _log_softmax(logits: Float[Array, "..."], labels: Float[Array, "..."], axis: int) -> tuple[Array, Array]:
-    """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels that the probabilities expect."""
+    """``(log_probs, expected)``: ln p and p Σ_j y_j, the labels expected under the probabilities."""
     shifted, exps, total = shifted_exponentials(logits, axis)
     return shifted - jnp.log(total), exps * (labels.sum(axis=axis, keepdims=True) / total)
 

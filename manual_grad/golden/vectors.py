@@ -196,7 +196,7 @@ def formula_named(name: str) -> Exported:
 
 def _close(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"close to it: {', '.join(near)}" if near else "manual-grad golden list shows them"
+    return f"similar: {', '.join(near)}" if near else "manual-grad golden list shows them"
 
 
 def export(
@@ -624,9 +624,9 @@ def compare(
     """
     golden = load(golden_path)
     if fn is not None and not _is_own(golden.meta):
-        raise InputError(f"{golden_path} is of the formula {golden.meta['formula']}, not of your function")
+        raise InputError(f"{golden_path} is for the formula {golden.meta['formula']}, not for your function")
     if fn is not None and (unlike := _contradiction(golden, fn)):
-        raise InputError(f"{golden_path} is not of this function: {unlike}")
+        raise InputError(f"{golden_path} is not for this function: {unlike}")
     mine, texts = archive.read(mine_path)
     _require_same_question(golden, golden_path, mine, mine_path, texts)
     with exact():
@@ -637,7 +637,7 @@ def compare(
         ]
         found = [checker.compared(name, gots) for name in gots]
         if _is_own(golden.meta) and fn is None and not all(compared.ok for compared in found):
-            notes.append(f"--function {golden.meta['formula']} lets the cause be searched for step by step")
+            notes.append(f"with --function {golden.meta['formula']}, the cause is searched for step by step")
         return golden, found, notes
 
 
@@ -656,11 +656,13 @@ def _require_same_question(
     other = other if isinstance(other, dict) else {}
     for key in ("formula", "variant", "case", "dtype", "seed"):
         if key in other and other[key] != golden.meta[key]:
-            raise InputError(f"{mine_path} is of {key} {other[key]!r}, {golden_path} of {golden.meta[key]!r}")
+            raise InputError(
+                f"{mine_path} is for {key} {other[key]!r}, {golden_path} for {golden.meta[key]!r}"
+            )
     for name, array in golden.arrays.items():
         given = name in mine and name.partition("/")[0] in ("dout", "in")
         if given and not _equal(mine[name], array):
-            raise InputError(f"{name} in {mine_path} is not that of {golden_path}: made for other inputs")
+            raise InputError(f"{name} in {mine_path} differs from {golden_path}: made for other inputs")
 
 
 def _equal(left: np.ndarray, right: np.ndarray) -> bool:

@@ -30,7 +30,7 @@ TITLE = "The layers of today's networks"
 
 
 def _ignoring(formula: Formula) -> tuple[Claim, Claim]:
-    """A loss with some labels ignored; under a name of its own, as each name is mutated in one claim only."""
+    """A loss with some labels ignored, under a name of its own: each name is mutated in only one claim."""
     again = {f"{formula.name}_bwd, labels ignored": pulled(formula.fwd, formula.bwd)}
     says = f"of {formula.name}"
     return (

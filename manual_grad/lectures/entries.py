@@ -26,15 +26,15 @@ class Claim:
     """One statement of an equation, in executable form.
 
     Attributes:
-        kind: ``value``: formula and reference give the same; ``gradient``: the formula pulls a cotangent back
-            as the reference's derivative does; ``jacobian``: the formula is the reference's Jacobian.
-        reference: the plain forward function; its parameters go by the names of the inputs.
+        kind: ``value``: formula and reference give equal results; ``gradient``: the formula pulls a cotangent
+            back as the reference's derivative does; ``jacobian``: the formula is the reference's Jacobian.
+        reference: the plain forward function; its parameters have the names of the inputs.
         wrt: the names of the variables to differentiate with respect to (for a value: its name).
         inputs: draws the inputs, name → array, pytree or setting.
         formulas: every function that computes it, name → function. A value or Jacobian is called
             as ``formula(**inputs)``, a gradient as ``formula(dout, **inputs)``; a dict by name, a tuple in
             the order of ``wrt``, or one array comes back.
-        at: where the reference takes other inputs than the formula (a hidden layer's value), those.
+        at: the reference's inputs, where they differ from the formula's (a hidden layer's value).
         says: which reading of the equation this is, if there are several.
         polynomial: formula and reference are made of sums, products and selections alone, so that both are
             exact on integers.

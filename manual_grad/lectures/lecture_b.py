@@ -697,7 +697,7 @@ ERRATA = (
         corrects="B-15",
         why=(
             "Every sample uses the same bias, so its gradient is the sum over the batch. The printed "
-            "right sides are c×n and m×n matrices, while the biases are vectors of c and m entries."
+            "right-hand sides are c×n and m×n matrices, while the biases are vectors of c and m entries."
         ),
         claim=gradient(two_layer.TWO_LAYER_CROSS_ENTROPY_COLUMNS, "b2", "b1", also=_COLUMNS_GRADS),
         as_printed=_b_e2_as_printed,
@@ -717,11 +717,11 @@ ERRATA = (
         corrects="B-13",
         why=(
             "The vector of ones copies the bias to every sample, so it has n entries, and S has one "
-            "column per sample; m is the hidden width. The part in rows then uses m for both, so its shapes "
-            "fit only where the two are equal."
+            "column per sample; m is the hidden width. The part with one sample per row then uses m for "
+            "both, so its shapes fit only where the two are equal."
         ),
         note=(
-            "The slips are not uniform: page 5 labels Z and A m×n, as it should, and the 1_m in Z as 1×n; "
+            "The slips are not consistent: page 5 labels Z and A m×n, as it should, and the 1_m in Z as 1×n; "
             "page 6 labels A and ∂J/∂Z m×m. The claim and the printed version here are those for S."
         ),
         claim=Claim(

@@ -403,7 +403,7 @@ EQUATIONS = (
         ),
         note=(
             "Not an error: the notes stop at the chain rule, written once each for layers 3, 2 and 1, "
-            "and leave the bias out; here both are worked out."
+            "and leave out the bias; here both are worked out."
         ),
         claims=(
             *(
@@ -426,7 +426,7 @@ EQUATIONS = (
         section="Backpropagation in CNN",
         printed=r"Y[i, j] = \sum_{a=0}^{k_1 - 1} \sum_{b=0}^{k_2 - 1} X[i - a, j - b] \, W[a, b]",
         note=(
-            "The notes do not say what X is where i−a or j−b leaves it. Both readings are kept: full "
+            "The notes do not say what X is where i−a or j−b is outside it. Both readings are kept: full "
             "(X is 0 outside) and valid (only where no index leaves X)."
         ),
         claims=(
@@ -515,7 +515,7 @@ EQUATIONS = (
     ),
     Equation(
         tag="C-10",
-        title="gradient of the image: ∂L/∂O correlated, full, with rotated F",
+        title="gradient of the image: full correlation of ∂L/∂O with rotated F",
         section="Backpropagation in CNN",
         printed=(
             r"\frac{\partial L}{\partial X} = \operatorname{conv} \left( \operatorname{rot}_{180}(F), "

@@ -592,7 +592,7 @@ EQUATIONS = (
         ),
         note=(
             "The notes ask why, and whether the factors may be swapped. They may not: the product on "
-            "the left does not exist, and the right side comes from contracting with the Jacobian of "
+            "the left does not exist, and the right-hand side comes from contracting with the Jacobian of "
             "vec(Z5), columns stacked. An earlier page has A_5 × (A_5 − y), labelled 25×10000; the "
             "label fits A_4, so we take it for the same line."
         ),
@@ -691,7 +691,7 @@ EQUATIONS = (
                 _network_and_rate,
                 {"gradient_descent": _step},
                 at=_descent,
-                says="one step on the full batch, of 12 digits",
+                says="one step on the full batch of 12 digits",
             ),
             Claim(
                 "value",
@@ -700,7 +700,7 @@ EQUATIONS = (
                 lambda draw: _network_and_rate(draw, 5),
                 {"gradient_descent": _step},
                 at=_descent,
-                says="one step on a mini-batch, of 5 digits",
+                says="one step on a mini-batch of 5 digits",
             ),
             Claim(
                 "gradient",
@@ -727,7 +727,7 @@ ERRATA = (
         corrected=r"Z_1 = W_1 X_{\text{train}}^{\top} + b_1",
         corrects="D-02",
         why=(
-            "The left side is Z1 and the weights are missing from the right; the shapes under the "
+            "The left-hand side is Z1, and the weights are missing from the right; the shapes under the "
             "line, (128, 784)(784, 60000) + (128, 1), are those of the product."
         ),
         claim=Claim(
@@ -822,7 +822,7 @@ ERRATA = (
         corrects="D-08",
         why=(
             "The one bias is added to every column, so its gradient is the sum over the columns. The "
-            "printed right side is 10×60000, the bias 10×1; 1/m is missing as well."
+            "printed right-hand side is 10×60000, the bias 10×1; 1/m is missing as well."
         ),
         claim=Claim(
             "gradient",

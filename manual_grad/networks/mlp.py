@@ -84,12 +84,13 @@ def _check_params(formula: str, params: Params, width: int, rows: bool, name: st
 def _check_residuals(formula: str, res: MLPResiduals, rows: bool) -> None:
     """Check residuals of this layout's forward pass: every A and Z has the width that ``params`` imply."""
     made, wanted = (f"mlp_{'rows' if layout else 'columns'}_fwd" for layout in (res.rows, rows))
-    require(res.rows == rows, f"{formula}: res is of {made}, expected that of {wanted}")
+    require(res.rows == rows, f"{formula}: res is from {made}, expected that of {wanted}")
     found = f"{formula}: res holds {len(res.As)} As and {len(res.Zs)} Zs"
-    require(len(res.As) == len(res.Zs) + 1, f"{found}, expected one Z fewer")
+    require(len(res.As) == len(res.Zs) + 1, f"{found}, expected one fewer Z")
     N, width = res.As[0].shape if rows else res.As[0].shape[::-1]
     _check_params(formula, res.params, width, rows, "res.params")
-    require(len(res.As) == len(res.params), f"{found}, expected an A for each of {len(res.params)} layers")
+    layers = len(res.params)
+    require(len(res.As) == layers, f"{found}, expected an A for each of the {layers} layers")
     for l, (A, Z, (_, b)) in enumerate(zip(res.As[1:], res.Zs, res.params[:-1], strict=True)):
         shape = (N, len(b)) if rows else (len(b), N)
         require_shape(formula, f"res.As[{l + 1}]", A, shape)

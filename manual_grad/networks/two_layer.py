@@ -190,7 +190,7 @@ def jac_two_layer_squared_loss(
 def _multiply_layers_out(
     dJ_ds: Array, W2: Array, z: Array, a: Array, x: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """∂J/∂s times the Jacobians of s = W² ReLU(W¹ x + b¹) + b² in its four parameters."""
+    """∂J/∂s times the Jacobians of s = W² ReLU(W¹ x + b¹) + b², one for each parameter."""
     s, m = dJ_ds.shape, z.shape
     ds_dW2 = jnp.tensordot(jnp.eye(len(dJ_ds), dtype=a.dtype), a, axes=0)  # ∂s_i/∂W²_kj = 1{i = k} a_j
     ds_db2 = jnp.eye(len(dJ_ds), dtype=a.dtype)

@@ -97,7 +97,7 @@ def require_known(content: dict[str, Any], path: Path) -> None:
 
 
 def _unequal(scale: Mapping[str, Any]) -> str:
-    """A list of a case's costs without one for each size, or ""."""
+    """Which list of a case's costs does not have one for each size; "" if all do."""
     for name, side in scale["sides"].items():
         for what in ("seconds", "temporaries"):
             found, wanted = len(side[what]), len(scale["sizes"])
@@ -254,7 +254,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def number(value: float) -> str:
-    """A ratio, in two decimals or as many as a small one needs.
+    """A ratio, to two decimals or as many as a small one needs.
 
     >>> number(0.934), number(0.0042)
     ('0.93', '0.0042')

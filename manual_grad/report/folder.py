@@ -188,7 +188,7 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     content = {**files, MARK: (json.dumps(mark, indent=1) + "\n").encode()}
     for name in content:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputError(f"a file of the book is called {name!r}, expected a place inside its folder")
+            raise InputError(f"a file of the book is called {name!r}, expected a path inside its folder")
     for name, data in content.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def _operands(node: ast.expr) -> list[tuple[ast.expr, Any]]:
 
 
 def latex(value: Any, column: Any = False, aligned: bool = False) -> str:
-    r"""An array in LaTeX, to three digits after the point.
+    r"""An array in LaTeX, to three decimals.
 
     >>> latex(np.array([[1, 0.5], [0, -2 / 3]]))
     '\\begin{pmatrix} 1 & 0.5 \\\\ 0 & {-0.667} \\end{pmatrix}'

@@ -178,7 +178,7 @@ class Site:
         ]
 
     def pages(self) -> Iterator[tuple[str, str]]:
-        """Name and HTML of each."""
+        """The name and the HTML of each page."""
         yield "index.html", self.page("index.html", "Index", **self.index())
         for chapter in CHAPTERS.values():
             name, lecture = f"{chapter.slug}.html", self.lecture(chapter)
@@ -305,7 +305,7 @@ class Site:
         return _inverted({e.tag: [s.name for s in self.sources(e)] for e in EQUATIONS})
 
     def sources(self, entry: Equation | Erratum) -> list[Source]:
-        """The functions that compute an equation, first those with a line that carries its tag."""
+        """The functions that compute an equation, those with a line that carries its tag first."""
         claims = entry.claims if isinstance(entry, Equation) else (entry.claim,)
         derivative = re.search(r"\\partial|\\delta|\\frac\{d|d[ZW]_|d\\hat", entry.corrected or entry.printed)
         order = ("gradient", "jacobian", "value") if derivative else ("value", "gradient", "jacobian")

@@ -261,7 +261,7 @@ def _window(
 
 
 def stacked_figure() -> Figure:
-    """The two Jacobians of a dense layer in the derivation's numbers, with what each row and column is of."""
+    """A dense layer's two Jacobians in the derivation's numbers, with the entry of each row and column."""
     known = numbers.named("D-09")
     X, W = known["X"], known["W"]
     b: Any = np.zeros(len(W))

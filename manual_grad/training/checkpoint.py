@@ -139,9 +139,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except ValueError as error:
         if str(error).startswith(f"{path} holds no run"):
             raise
-        raise InputError(f"{path} is not a file of manual-grad train, or it is damaged ({error})") from None
+        raise InputError(f"{path} was not written by manual-grad train, or is damaged ({error})") from None
     if found := misfit(about, RUN) or _contradiction(about):
-        raise InputError(f"{path} is not a file of manual-grad train, or it is damaged: {found}")
+        raise InputError(f"{path} was not written by manual-grad train, or is damaged: {found}")
     return arrays, about
 
 
@@ -169,7 +169,7 @@ def restore(path: Path, settings: Settings, data: Data) -> State:
     require_same(path, Settings(**about["settings"]), settings)
     require(
         about["fingerprint"] == fingerprint(data),
-        f"{path} is a run on other samples: {about['fingerprint']}, not {fingerprint(data)}",
+        f"{path} is a run on different samples: {about['fingerprint']}, not {fingerprint(data)}",
     )
     fresh = initial_state(settings, data)
     wanted = _named(fresh)
@@ -203,7 +203,7 @@ def require_same(path: Path, theirs: Settings, settings: Settings) -> None:
     for name, value in asdict(replace(theirs, epochs=settings.epochs)).items():
         ours = getattr(settings, name)
         require(
-            ours == value, f"{path} is a run with {name} {value}, it cannot be continued with {name} {ours}"
+            ours == value, f"{path} is a run with {name} {value}; it cannot be continued with {name} {ours}"
         )
 
 

@@ -33,7 +33,8 @@ def mesh_of(devices: int | None) -> Mesh | None:
     if jax.process_count() > 1:
         require(
             devices in (None, len(found)),
-            f"devices is {devices}, expected all {len(found)} of {jax.process_count()} processes, or none",
+            f"devices is {devices}, "
+            f"expected all {len(found)} of the {jax.process_count()} processes, or none",
         )
         return Mesh(np.array(found), ("batch",))
     wanted = 1 if devices is None else devices
@@ -257,7 +258,7 @@ def _greet(address: tuple[str, int], processes: int, deadline: float, agreement:
                 )
                 require(
                     hello[1] == agreement,
-                    f"process {hello[0]} was given other settings: {hello[1]}, expected {agreement}",
+                    f"process {hello[0]} was given different settings: {hello[1]}, expected {agreement}",
                 )
                 there[hello[0]] = peer
         server.close()  # the port is JAX's
@@ -267,7 +268,7 @@ def _greet(address: tuple[str, int], processes: int, deadline: float, agreement:
                 peer.sendall(ALL_HERE)
                 peer.settimeout(None)
             except OSError:
-                raise TimeoutError(f"process {i} of {processes} left again") from None
+                raise TimeoutError(f"process {i} of {processes} joined, then left") from None
         for stranger in heard:
             stranger.close()
         stack.pop_all()

@@ -528,7 +528,7 @@ def _parting(program: Program, state: State, since: int) -> dict[str, Any] | Non
 
 
 def _close_epoch(program: Program, state: State) -> State:
-    """Count the test samples, record the epoch, and stand at the next one's beginning."""
+    """Evaluate the test samples, record the epoch, and move to the start of the next one."""
     found = {
         side: {
             "train_loss": float(np.mean(np.asarray(state.losses[side], np.float64))),

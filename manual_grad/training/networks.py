@@ -38,7 +38,7 @@ class Network:
 
     ``manual`` and ``autodiff`` return ``(loss, gradient structured like params)``; ``points`` returns a
     number per held-out sample, whose mean is called ``measure``. ``chunk`` is the number of samples of a full
-    batch processed at once. For a text, X and Y are integers of shape (N, L). Adam adds ``eps`` to its root.
+    batch processed at once. For a text, X and Y are integers of shape (N, L). ``eps`` is Adam's ε.
     """
 
     name: str
@@ -146,7 +146,7 @@ HEADS, WIDTH, BLOCKS = 4, 64, 2
 def gpt_initial(
     shape: Sequence[int], V: int, seed: int, dtype: Any, D: int = WIDTH, blocks: int = BLOCKS
 ) -> Params:
-    """A GPT for windows of L characters: weights of variance 1/inputs, less where they add to the stream.
+    """A GPT for windows of L characters: weights of variance 1/inputs, less where a branch ends.
 
     >>> params = gpt_initial((64,), 100, 0, "float32")
     >>> len(params["blocks"]), params["wpe"].shape, sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -82,9 +82,9 @@ def conv_transpose2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Float[Array, "N H W O"]:
-    """[E-21] Each entry of x lays down the kernel times itself, s apart; cropped by the padding, plus b.
+    """[E-21] Each entry of x adds x times the kernel, s apart; the padding is cropped, and b is added.
 
-    "SAME" is what crops a `conv2d` of h·s rows to h, and a margin where strides leave one.
+    "SAME" is the padding with which `conv2d` takes h·s rows to h, and a margin where strides leave one.
     """
     (N, h, w, C), (kh, kw, per_group, _), n_out = x.shape, kernel.shape, bias.shape[0]
     (sh, sw), (dh, dw) = _pair(strides), _pair(dilation)

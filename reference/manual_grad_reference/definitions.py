@@ -703,7 +703,7 @@ def avg_pool2d(
 
 
 def _pooled(x: Numbers, window: Any, strides: Any, padding: Any, of: Any) -> Numbers:
-    """`of` of each window's places inside the image, each (N, C)."""
+    """`of` of each window's positions inside the image, each (N, C)."""
     window, strides = (
         v if isinstance(v, tuple) else (v, v) for v in (window, window if strides is None else strides)
     )

@@ -1,4 +1,4 @@
-"""Elimination, as one does it by hand: no row is exchanged, so no leading minor may be 0."""
+"""Elimination as done by hand: no rows are exchanged, so no leading minor may be 0."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -11,5 +11,5 @@ def linear_cross_entropy(
     labels: Int[Array, " N"],
     ignore_index: int | None = None,
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(h_i W)_{y_i}, the ignored left out: scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(h_i W)_{y_i} over labels not ignored: scalar."""
     return softmax_cross_entropy_with_integer_labels(hidden @ W, labels, ignore_index)  # [B-09] [B-13] [E-27]

@@ -14,7 +14,7 @@ Layers = Sequence[tuple[Float[Array, "_ _"], Float[Array, " _"]]]  # (W, b) of e
 
 
 def mlp_rows(params: Layers, X: Float[Array, "N d"], activation: str = "relu") -> Float[Array, "N m"]:
-    """[B-16] [C-02] Z_l = A_{l−1} W_l + 1 b_l, A_l = f(Z_l), A_0 = X, W_l (in, out); gives linear Z_L."""
+    """[B-16] [C-02] Z_l = A_{l−1} W_l + 1 b_l, A_l = f(Z_l), A_0 = X, W_l (in, out); returns Z_L, linear."""
     *before, last = params
     A = X
     for W, b in before:
@@ -23,7 +23,7 @@ def mlp_rows(params: Layers, X: Float[Array, "N d"], activation: str = "relu") -
 
 
 def mlp_columns(params: Layers, X: Float[Array, "d N"], activation: str = "relu") -> Float[Array, "m N"]:
-    """[D-02] Z_l = W_l A_{l−1} + b_l 1ᵀ, A_l = f(Z_l), A_0 = X, W_l (out, in); returns the linear Z_L."""
+    """[D-02] Z_l = W_l A_{l−1} + b_l 1ᵀ, A_l = f(Z_l), A_0 = X, W_l (out, in); returns Z_L, linear."""
     *before, last = params
     A = X
     for W, b in before:
@@ -64,9 +64,9 @@ def network_squared_loss(
 def squared_loss_from_z(
     params_after: Layers, z: Float[Array, " m"], y: Float[Array, " k"], activation: str = "sigmoid"
 ) -> Float[Array, ""]:
-    """[C-04] [C-05] L as a function of one layer's z; its gradient in z is that layer's delta.
+    """[C-04] [C-05] L as a function of one layer's z; its gradient is that layer's delta.
 
-    `params_after` are the layers behind z: none for z^L.
+    `params_after` are the layers after z: none for z^L.
     """
     return network_squared_loss(params_after, ACTIVATIONS[activation](z), y, activation)  # [C-04] [C-05]
 

@@ -20,7 +20,7 @@ def max_pool2d(
 def avg_pool2d(
     x: Float[Array, "N H W C"], window: Pair, strides: Pair | None = None, padding: Padding = "VALID"
 ) -> Float[Array, "N h w C"]:
-    """[E-20] The sum of each window over the number of its places. Padding is 0, and counted."""
+    """[E-20] The sum of each window over the number of its positions. Padding is 0, and counted."""
     kh, kw = _pair(window)
     return _places(x, window, strides, padding, 0.0).sum(axis=0) / (kh * kw)
 
@@ -28,7 +28,7 @@ def avg_pool2d(
 def _places(
     x: Array, window: Pair, strides: Pair | None, padding: Padding, outside: float
 ) -> Float[Array, "places N h w C"]:
-    """For each place in a window, row by row, what every window has there."""
+    """For each position in a window, row by row, what every window has there."""
     (kh, kw), (sh, sw) = _pair(window), _pair(window if strides is None else strides)
     pads = _padding(padding, (x.shape[1], x.shape[2]), (kh, kw), (sh, sw), (1, 1))
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=outside)

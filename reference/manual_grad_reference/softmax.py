@@ -30,7 +30,7 @@ def cross_entropy_of_scores(s: Float[Array, " c"], y: Int[Array, ""]) -> Float[A
 def softmax_cross_entropy_with_integer_labels(
     logits: Float[Array, "N K"], labels: Int[Array, " N"], ignore_index: int | None = None
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log(e^{s_i,y_i} / Σ_j e^{s_ij}), the ignored left out: scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log(e^{s_i,y_i} / Σ_j e^{s_ij}) over labels not ignored: scalar."""
     N = logits.shape[0]
     numerator = jnp.exp(logits)[jnp.arange(N), labels]
     logs = jnp.log(numerator / jnp.sum(jnp.exp(logits), axis=1))

@@ -47,7 +47,7 @@ def stable_softmax_cross_entropy_columns(Z: Float[Array, "K N"], Y: Float[Array,
 def stable_softmax_cross_entropy_with_integer_labels(
     logits: Float[Array, "N K"], labels: Int[Array, " N"], ignore_index: int | None = None
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(s_i)_{y_i}, the ignored left out: scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(s_i)_{y_i} over labels not ignored: scalar."""
     n = logits.shape[0]
     counts = jnp.ones(n) if ignore_index is None else labels != ignore_index
     picked = stable_log_softmax(logits)[jnp.arange(n), labels]
@@ -65,5 +65,5 @@ def stable_linear_cross_entropy(
     labels: Int[Array, " N"],
     ignore_index: int | None = None,
 ) -> Float[Array, ""]:
-    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(h_i W)_{y_i}, the ignored left out: scalar."""
+    """[B-09] [B-13] [E-27] J = −(1/N) Σ_i log softmax(h_i W)_{y_i} over labels not ignored: scalar."""
     return stable_softmax_cross_entropy_with_integer_labels(hidden @ W, labels, ignore_index)

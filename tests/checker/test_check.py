@@ -339,7 +339,7 @@ def test_bad_input_gives_one_clear_line(case):
         ({"argnums": np.array(None, object)}, "argnums has object"),
         ({"argnums": [[0] * 9999]}, "argnums has a list of 9999, expected positions"),
         ({"draws": np.zeros(2, "V4")}, r"draws is \|V4\[2\], expected an integer"),
-        ({"against": "msee"}, "close to it: mse"),
+        ({"against": "msee"}, "similar: mse"),
         ({"against": 3}, "against is 3"),
         ({"against": lambda p: p}, "against raised TypeError"),
         ({"against": lambda p, t: p}, "against returned"),

@@ -49,7 +49,7 @@ def test_constants_to_the_second_derivative_are_named(fwd, bwd, where):
     assert check_vjp(fwd, bwd, x, w, reference=dense, draws=1).ok
     report = check_vjp(fwd, bwd, x, w, reference=dense, order=2, draws=1)
     told = {f.name: f.diagnosis for f in report.findings if not f.ok}
-    said = f"constant to the second derivative: res['y'], {where}"
+    said = f"treated as constant by the second derivative: res['y'], {where}"
     assert told == {"x, order 2": said, "w, order 2": said}
 
 

@@ -288,7 +288,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
         assert "torch.autograd" in out
     code, out, err = run("theirs.py:plain --torch --input x=8x3")
     assert (code, out) == (2, "")
-    assert "give --reference, the same in plain PyTorch, or --against" in err
+    assert "give --reference, the same function in plain PyTorch, or --against" in err
     assert run("theirs.py:plain --torch --input x=8 --device nowhere")[0] == 2
 
 

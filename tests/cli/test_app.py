@@ -82,7 +82,7 @@ def test_an_equation_is_shown_with_its_code_and_verdict(run):
     assert "1 equation verified" in out
     assert run("show", "A-99")[::2] == (
         2,
-        "manual-grad: TAG is 'A-99', no such equation; close to it: A-09\n",
+        "manual-grad: TAG is 'A-99', but there is no such equation; similar: A-09\n",
     )
 
 
@@ -233,20 +233,20 @@ def test_many_seeds_give_the_share_that_fails(run, tmp_path, monkeypatch):
 
 BAD_USAGE = {
     "--seeds 0": "--seeds",
-    "--seeds 2 --hard": "--hard can be combined with",
+    "--seeds 2 --hard": "--hard can be combined only with",
     "--tag A-1": "A-10",
     "--tag nonsense": "no such equation",
     "--lecture Z": "expected one of A, B, C, D, E",
     "--tag A-10 --lecture B": "is not in --lecture B",
     "--dtype int8": "--dtype",
     "--oracle nonsense": "expected one of value, reverse",
-    "--quick --oracle exact": "expected no --oracle with it",
+    "--quick --oracle exact": "it cannot be combined with --oracle",
     "--seed x": "--seed",
     "--seed -1": "--seed",
     "--nonsense": "--seed). See manual-grad verify --help.\n",
     "--tag A-02 --json .": "a folder",
     "--tag A-02 --json nowhere/v.json": "no folder",
-    "--hard --dtype float32": "--hard can be combined with",
+    "--hard --dtype float32": "--hard can be combined only with",
     "--hard --tag C-01": "--hard has no case for C-01",
     f"--tag A-02 --json {'a' * 300}": "characters)', expected a file that can be used: File name too long",
 }

@@ -133,13 +133,13 @@ def test_ctrl_c_keeps_what_was_measured(run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--case sofmax", "--case is 'sofmax', no such case; close to it: softmax"),
+        ("--case sofmax", "--case is 'sofmax', but there is no such case; similar: softmax"),
         ("--device tpu", "--device is 'tpu', expected cpu or gpu"),
         ("--device gpu", "--device is 'gpu', but JAX finds only: cpu; for a GPU install jax[cuda12]"),
         ("--dtype int8", "--dtype is 'int8', expected one of float64, float32, bfloat16, float16"),
         ("--devices 1", "--devices is 1, expected at least 2"),
         ("--devices 64 --case mse", "--devices is 64, expected at most the 1 that this process has"),
-        ("--devices 8 --scale", "--devices counts and does not time; expected without --scale"),
+        ("--devices 8 --scale", "--devices counts instead of timing; it cannot be combined with --scale"),
         ("--json no/b.json", "--json is 'no/b.json', but there is no folder"),
         ("--plot no/figures", "--plot is 'no/figures', but there is no folder"),
         ("--json .", "--json is '.', a folder; expected a file"),

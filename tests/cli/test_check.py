@@ -163,7 +163,7 @@ def test_the_seed_decides_the_arguments(run, tmp_path):
 
 BAD = {
     f"nowhere.py:loss mine.py:grad {SHAPES}": "there is no file 'nowhere.py'",
-    f"nowhere:loss mine.py:grad {SHAPES}": "there is no file and no module 'nowhere'",
+    f"nowhere:loss mine.py:grad {SHAPES}": "there is no file or module 'nowhere'",
     f"broken:loss mine.py:grad {SHAPES}": "broken raised ZeroDivisionError",
     f"mine.py:loss {SHAPES}": "give the gradient too, as file.py:function, or --torch",
     f"mine.py:loss mine.py:grad {SHAPES} --torch": "--torch takes one function",
@@ -178,8 +178,8 @@ BAD = {
     f"mine.py:loss mine.py:skips {SHAPES}": "grad raised Skipped: no GPU",
     f"mine.py:loss mine.py:grad {SHAPES} --against mine.py:skips": "against raised Skipped: no GPU",
     "mine.py:loss mine.py:grad --input w=3 --input y=8 --input z=8x3": (
-        "mine.py:loss takes x, w, y, but --input gives w, y, z, w in another place; "
-        "expected all by their names, or in order"
+        "mine.py:loss takes x, w, y, but --input gives w, y, z, with w in another place; "
+        "expected all of them by name, or all in order"
     ),
     f"leaves.py:loss mine.py:grad {SHAPES}": "leaves.py raised SystemExit: 0",
     f"mine.py:leaves mine.py:grad {SHAPES}": "loss raised SystemExit: 0",
@@ -214,7 +214,7 @@ BAD = {
     "formula, with --against",
     f"mine.py:ce mine.py:dce {CE} --against softmax_cross": "no formula is called 'softmax_cross'",
     f"mine.py:ce mine.py:dce_labels {CE} --against mine.py:ce_jax": "expected None",
-    f"mine.py:ce mine.py:dce {CE} --against mine.py:ce_jax --wrt labels": "cannot be differentiated",
+    f"mine.py:ce mine.py:dce {CE} --against mine.py:ce_jax --wrt labels": "nothing can be differentiated",
     f"mine.py:loss mine.py:grad {SHAPES} --dtype int8": "--dtype",
     f"mine.py:loss mine.py:grad {SHAPES} --json nowhere/found.json": "no folder",
     f"mine.py:loss mine.py:grad {SHAPES} --draws 0": "--draws",

@@ -71,7 +71,7 @@ def test_list_names_what_can_be_exported(run):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("export conv2 --out g.npz", "there is no formula 'conv2'; close to it: conv2d"),
+        ("export conv2 --out g.npz", "there is no formula 'conv2'; similar: conv2d"),
         ("export zzzz --out g.npz", "there is no formula 'zzzz'; manual-grad golden list shows them"),
         ("export mse --out g.txt", "--out is 'g.txt', expected a name that ends in .npz or .safetensors"),
         ("export mse --out no/g.npz", "--out is 'no/g.npz', but there is no folder"),

@@ -84,7 +84,7 @@ def test_a_gpt_writes_what_it_has_learned(run, monkeypatch):
     code, _, error = run("--resume whole.npz --net mlp")
     assert (code, error) == (
         2,
-        "manual-grad: whole.npz is a run with net gpt, it cannot be continued with net mlp\n",
+        "manual-grad: whole.npz is a run with net gpt; it cannot be continued with net mlp\n",
     )
 
 
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--data topics", "--data is 'topics', which applies to --net gpt only"),
         ("--net gpt --data digits", "--data is 'digits', expected topics for --net gpt"),
         ("--net gpt --batch-size 99", "--batch-size is 99, expected at most the 20 training samples"),
-        ("--resume run.npz --net gpt", "run.npz is a run with net mlp, it cannot be continued with net gpt"),
+        ("--resume run.npz --net gpt", "run.npz is a run with net mlp; it cannot be continued with net gpt"),
         ("--batch-size 41", "--batch-size is 41, expected at most the 40 training samples of digits"),
         ("--batch-size 0", "--batch-size is 0, expected at least 1"),
         ("--epochs 0", "--epochs is 0, expected at least 1"),
@@ -207,17 +207,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("--save params.txt", "--save is 'params.txt', expected a name that ends in .npz"),
         ("--plot curve.gif", "--plot is 'curve.gif', expected a name that ends in .png, .svg or .pdf"),
         ("--resume none.npz", "there is no file 'none.npz'"),
-        ("--resume text.npz", "text.npz is not a file of manual-grad train, or it is damaged"),
-        ("--resume cut.npz", "cut.npz is not a file of manual-grad train, or it is damaged"),
+        ("--resume text.npz", "text.npz was not written by manual-grad train, or is damaged"),
+        ("--resume cut.npz", "cut.npz was not written by manual-grad train, or is damaged"),
         ("--resume other.npz", "other.npz holds no run of manual-grad train"),
-        ("--resume run.npz --net cnn", "run.npz is a run with net mlp, it cannot be continued with net cnn"),
-        ("--resume run.npz --seed 1", "run.npz is a run with seed 0, it cannot be continued with seed 1"),
+        ("--resume run.npz --net cnn", "run.npz is a run with net mlp; it cannot be continued with net cnn"),
+        ("--resume run.npz --seed 1", "run.npz is a run with seed 0; it cannot be continued with seed 1"),
         (
             "--resume run.npz --data mnist",
-            "run.npz is a run with data digits, it cannot be continued with data mnist",
+            "run.npz is a run with data digits; it cannot be continued with data mnist",
         ),
-        ("--resume run.npz --epochs 1", "--epochs is 1, but run.npz has trained for 2"),
-        ("--resume foreign.npz", "foreign.npz is a run on other samples"),
+        ("--resume run.npz --epochs 1", "--epochs is 1, but run.npz has already trained for 2"),
+        ("--resume foreign.npz", "foreign.npz is a run on different samples"),
         ("--resume short.npz", "short.npz does not match this version: W5 is [25, 3], expected [25, 4]"),
     ],
 )

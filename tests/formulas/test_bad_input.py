@@ -219,7 +219,7 @@ WHOLE = {
         mg.mse_bwd(a(2), (1.0,))
     ),
     "mse_bwd: res is (float32[2], float32[2]), expected float[N]": lambda: mg.mse_bwd((a(2), a(2)), 1.0),
-    "mse_fwd: y is bfloat16[3], expected float32 as y_hat is; cast one of them": lambda: mg.mse_fwd(
+    "mse_fwd: y is bfloat16[3], expected float32, like y_hat; cast one of them": lambda: mg.mse_fwd(
         a(3), ones(3, jnp.bfloat16)
     ),
     "mse_fwd: y_hat is float32[0], expected at least one element": lambda: mg.mse_fwd(a(0), a(0)),
@@ -233,7 +233,7 @@ WHOLE = {
     "softmax_cross_entropy_with_integer_labels_fwd: labels is float32[2], expected int[N]; "
     "logits is float32[2,3]": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(a((2, 3)), a(2)),
     "softmax_cross_entropy_with_integer_labels_fwd: labels are all 1, which is ignored; "
-    "expected at least one other": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(
+    "expected at least one other value": lambda: mg.softmax_cross_entropy_with_integer_labels_fwd(
         a((2, 3)), ones(2, int), ignore_index=1
     ),
     "linear_cross_entropy_fwd: labels[0] is 7, expected an integer from 0 to 3 or -100": lambda: (
@@ -282,7 +282,7 @@ WHOLE = {
     "chain: inner is float32[3,2], expected a shape that begins with (2,)": lambda: mg.chain(
         a((4, 2)), a((3, 2)), mid=(2,)
     ),
-    "multiply_out: 2 jacobians and 2 mids, expected one mid fewer": lambda: mg.multiply_out(
+    "multiply_out: 2 jacobians and 2 mids, expected one fewer mid": lambda: mg.multiply_out(
         [a(2), a((2, 2))], [(2,), (2,)]
     ),
     "gradient_descent: dparams holds float32[3], expected the shape of float32[2]": lambda: (
@@ -362,7 +362,7 @@ def test_integers_beyond_64_bits_are_numbers_or_refused():
 def test_a_deleted_array_is_refused():
     x = jnp.ones(3)
     x.delete()
-    assert _message(mg.relu_fwd, x) == "relu_fwd: x is float64[3] that was deleted or donated"
+    assert _message(mg.relu_fwd, x) == "relu_fwd: x is float64[3], which was deleted or donated"
 
 
 @pytest.mark.parametrize("message", WHOLE, ids=lambda message: message.split(":")[0])

@@ -73,10 +73,10 @@ MESSAGES = [  # how each begins
         "conv2d_bwd: in conv2d_fwd: groups is 3, expected a divisor of x's 2 channels",
     ),
     (lambda: _mlp(As=[]), "mlp_rows_bwd: res.As is [], expected tuple of float[_,_]"),
-    (lambda: _mlp(As=()), "mlp_rows_bwd: res holds 0 As and 1 Zs, expected one Z fewer"),
+    (lambda: _mlp(As=()), "mlp_rows_bwd: res holds 0 As and 1 Zs, expected one fewer Z"),
     (lambda: _mlp(Zs=(_f32(4, 2),)), "mlp_rows_bwd: res.Zs[0] is float32[4,2], expected float[4,3]"),
     (lambda: _mlp(As=(_f32(4, 2),), Zs=()), "mlp_rows_bwd: res holds 1 As and 0 Zs, expected an A for each"),
-    (lambda: _mlp(rows=False), "mlp_rows_bwd: res is of mlp_columns_fwd, expected that of mlp_rows_fwd"),
+    (lambda: _mlp(rows=False), "mlp_rows_bwd: res is from mlp_columns_fwd, expected that of mlp_rows_fwd"),
     (lambda: mg.as_matrix("a", 0), "as_matrix: jacobian is 'a', expected float[...]"),
     (lambda: mg.multiply_out([_f32(2), _f32(2)], [[2]]), "multiply_out: mids is [[2]], expected sequence of"),
     (

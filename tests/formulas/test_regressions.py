@@ -139,7 +139,7 @@ def test_residuals_of_the_other_layout_are_refused(fwd, bwd):
     """[D-10] Square layers fit both ways, and the gradients were wrong."""
     layer = (jnp.eye(3), jnp.ones(3))
     Z, res = getattr(mg, f"mlp_{fwd}_fwd")([layer, layer], jnp.ones((3, 3)))
-    with pytest.raises(mg.InputError, match=f"mlp_{bwd}_bwd: res is of mlp_{fwd}_fwd"):
+    with pytest.raises(mg.InputError, match=f"mlp_{bwd}_bwd: res is from mlp_{fwd}_fwd"):
         getattr(mg, f"mlp_{bwd}_bwd")(res, Z)
 
 

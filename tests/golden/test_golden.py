@@ -413,8 +413,8 @@ def test_arrays_that_do_not_fit_are_refused(compared):
         ({"grad/b": made.arrays["dout"]}, r"expected the shape \(4,\): not summed over the batch \(axis 0\)"),
         ({"grad/W": np.ones((3, 4), int)}, r"grad/W .* is int64\[3,4\], expected floating-point numbers"),
         ({"grad/W": np.ones((3, 4), bool)}, r"grad/W .* is bool\[3,4\], expected floating-point numbers"),
-        ({"in/X": made.arrays["in/X"] + 1}, r"in/X .* is not that of .*: made for other inputs"),
-        ({"dout": np.array(["text"])}, r"dout .* is not that of .*: made for other inputs"),
+        ({"in/X": made.arrays["in/X"] + 1}, r"in/X .* differs from .*: made for other inputs"),
+        ({"dout": np.array(["text"])}, r"dout .* differs from .*: made for other inputs"),
     ):
         with pytest.raises(InputError, match=line):
             compared(made, right | wrong)
@@ -429,9 +429,9 @@ def test_another_formulas_archive_is_refused(tmp_path):
         ("c", golden.export("mse", seed=1)),
     ):
         (tmp_path / f"{name}.npz").write_bytes(golden.packed(made, ".npz"))
-    with pytest.raises(InputError, match=r"b\.npz is of formula 'relu', .*a\.npz of 'mse'"):
+    with pytest.raises(InputError, match=r"b\.npz is for formula 'relu', .*a\.npz for 'mse'"):
         golden.compare(tmp_path / "a.npz", tmp_path / "b.npz")
-    with pytest.raises(InputError, match=r"c\.npz is of seed 1, .*a\.npz of 0"):
+    with pytest.raises(InputError, match=r"c\.npz is for seed 1, .*a\.npz for 0"):
         golden.compare(tmp_path / "a.npz", tmp_path / "c.npz")
     assert all(f.ok for f in golden.compare(tmp_path / "a.npz", tmp_path / "a.npz")[1])
 

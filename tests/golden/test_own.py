@@ -74,7 +74,7 @@ def test_the_example_in_c(run):
     assert "--function rms_norm.py:rms_norm lets the cause be searched for" in out
     code, _, err = run("compare golden.safetensors mine.safetensors --function theirs.py:two")
     assert code == 2
-    assert "golden.safetensors is not of this function" in err
+    assert "golden.safetensors is not for this function" in err
 
 
 def test_integers_several_outputs_and_wrt(run, tmp_path):

@@ -96,7 +96,7 @@ def test_bad_places_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../victim", "data/../../victim", "/nowhere/victim", "a/.."])
 def test_nothing_is_written_outside_the_folder(book, name):
-    with pytest.raises(InputError, match="expected a place inside its folder"):
+    with pytest.raises(InputError, match="expected a path inside its folder"):
         folder.write(book, {"new.html": b"", name: b""}, force=True)
     assert content(book)["index.html"] == b"old"
     assert [p.name for p in book.parent.iterdir()] == ["book"]

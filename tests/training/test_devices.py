@@ -112,7 +112,11 @@ def test_a_missing_process_is_named(port):
     ("other", "first_says", "other_says"),
     [
         ((1, "same"), None, None),
-        ((1, "batch 8"), "process 1 was given other settings: batch 8, expected same", "process 0 gave up"),
+        (
+            (1, "batch 8"),
+            "process 1 was given different settings: batch 8, expected same",
+            "process 0 gave up",
+        ),
         ((7, "same"), "a process says that it is process_id 7, expected 1", "process 0 gave up"),
     ],
 )

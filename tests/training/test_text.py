@@ -55,7 +55,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(trained, tmp_path):
     resumed = loop.train(program, checkpoint.restore(tmp_path / "run.npz", SETTINGS, tiny_text())).state
     for a, b in zip(*map(jax.tree.leaves, (resumed.sides, straight.sides)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    with pytest.raises(InputError, match="is a run on other samples"):
+    with pytest.raises(InputError, match="is a run on different samples"):
         checkpoint.restore(tmp_path / "run.npz", SETTINGS, tiny_text(seed=1))
 
 

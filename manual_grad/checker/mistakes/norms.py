@@ -105,7 +105,7 @@ class Values:
         return np.broadcast_to(d.mean(self.norm.chain.axes, keepdims=True), d.shape)
 
     def spread(self, d: np.ndarray, inner: Any = None, outer: Any = None) -> np.ndarray:
-        """The term −x̂ mean(dŷ · x̂) / σ, perhaps with other values than x − μ in it."""
+        """The term −x̂ mean(dŷ · x̂) / σ, perhaps with other values in place of x − μ."""
         inner, outer = (self.c if x is None else x for x in (inner, outer))
         return 2 * outer * self.slope * (d * inner).sum(self.norm.chain.axes, keepdims=True)
 

@@ -368,7 +368,7 @@ def _lags_shorter(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]]]
 
 
 def _lag(tape: Tape, one: Slot, other: Slot, axis: int) -> int:
-    """The number of positions by which a value is another one shifted and zero-filled; 0 if it is not."""
+    """By how many positions a value is shifted and zero-filled from another one; 0 if it is not."""
     x, moved = (np.moveaxis(np.asarray(tape.values[slot]), axis, 0) for slot in (one, other))
     filled = np.flatnonzero(moved.reshape(len(moved), -1).any(1))
     if not len(filled):
@@ -448,7 +448,7 @@ def borders_wrapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def maxima_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Max-pooling whose maximum is sought at another place of its window."""
+    """Max-pooling whose maximum is looked for at another position in its window."""
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name != "reduce_window_max" or np.any(np.array(step.eqn.params["padding"])):

@@ -118,7 +118,7 @@ def _variances(
     if name in _CURVES:
         slope = jax.jvp(lambda x: bind(eqn, [x])[0], (given[0],), (jnp.ones_like(given[0]),))[1]
         return [slope**2 * own[0] + rounding(value, ULPS)]
-    raise NoBudgetError(f"no rule of rounding is known for {name}")
+    raise NoBudgetError(f"no rounding rule is known for {name}")
 
 
 def _filled(given: list, known: list) -> list:
