@@ -217,7 +217,7 @@ def _times(factor: float, p: Passing) -> np.ndarray:
 
 
 def branches_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A branch of ``where`` chosen by another value, such as the output; one of a minimum's two taken always."""
+    """A branch of ``where`` chosen by another value, such as the output; one of a minimum's two always."""
     yield from _always_one(tape, e)
     made, by_shape = made_by(tape), arrays_by_shape(tape)
     for at, step in enumerate(tape.steps):
