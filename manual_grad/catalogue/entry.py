@@ -376,7 +376,7 @@ def normal(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
 
 
 def far(draw: Draw, shape: tuple[int, ...], sizes: Sizes) -> Any:
-    """Gaussian entries far from 0 on one side, so that no sum of differences cancels and loses digits."""
+    """Gaussian entries far from 0 on one side, so that no sum of differences cancels and loses precision."""
     return 4 + draw.normal(*shape)
 
 

@@ -43,7 +43,7 @@ def counted(labels: Integer[Array, "..."], ignore_index: int | None) -> Bool[Arr
 
 
 def weighted_sum(weights: Float[Array, " N"], rows: Float[Array, "N D"]) -> Float[Array, " D"]:
-    """Σ_n w_n x_n as a product that never forms w x; 64 at a time, because a long sum loses digits.
+    """Σ_n w_n x_n as a product that never forms w x; 64 at a time, because a long sum loses precision.
 
     >>> float(weighted_sum(jnp.full(128, 2.0), jnp.ones((128, 1)))[0])
     256.0

@@ -709,7 +709,7 @@ EQUATIONS = (
                 lambda draw: {
                     **_network(draw),
                     "learning_rate": 2.0**14,
-                },  # large, so that W − W′ keeps its digits
+                },  # large, so that W − W′ keeps its precision
                 {"(W − W′)/α": _step_back},
                 at=lambda params, X, Y, learning_rate: {"params": params, "X": X, "Y": Y},
                 says="the step divided by the rate is the gradient",

@@ -283,9 +283,9 @@ def steps_of_time(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if last >= len(tape.values) or tape.shape(last) != tape.shape(others[-1]):
             continue
         said = f"of {said_of(tape, e, others[-1])}"
-        later = f"h_t is used where h_(t−1) belongs: each step's own value for the step before's, {said}"
+        later = f"h_t is used where h_(t−1) belongs: each step's own value {said}, not the previous one's"
         yield Mistake(later, _with(products, [*others[1:], last]))
-        earlier = f"h_(t−1) is used where h_t belongs: the step before's value for each step's own, {said}"
+        earlier = f"h_(t−1) is used where h_t belongs: the previous step's value {said}, not each one's own"
         yield Mistake(earlier, _with(products, [others[0], *others[:-1]]))
 
 
