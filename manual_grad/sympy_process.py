@@ -1,6 +1,6 @@
-"""The helper process that evaluates definitions with SymPy and in decimals.
+"""The helper process that evaluates definitions with SymPy and in decimal arithmetic.
 
-It shares nothing with this process. Started before JAX is imported, it imports SymPy meanwhile.
+It shares nothing with this process. It is started before JAX is imported, and imports SymPy in the meantime.
 """
 
 import atexit

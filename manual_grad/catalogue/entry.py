@@ -40,7 +40,7 @@ class Formula:
             another, a function ``draw(Draw, **sizes)`` that returns all of them.
         sizes: the length of each axis; all different, so that a transposed result is noticed.
         source: where the formula comes from.
-        definition: the same written entry by entry, for symbols and decimals.
+        definition: the same written entry by entry, for symbolic and decimal arithmetic.
         mutants: wrong versions of it, as people write them.
         tiny: the lengths for oracles that are slow per entry, if halving is not suitable: the smallest at
             which the answer is not a difference of nearly equal numbers.

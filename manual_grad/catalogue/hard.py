@@ -1,8 +1,8 @@
 """An entry's hard inputs: infinities, ties, all zeros, subnormals, huge batches.
 
 Autodiff cannot serve as the truth there, because it is itself wrong on many of them. The right answer is
-computed from the entry's definition in decimals, where nothing overflows or cancels, or given in closed form,
-with the reason. JAX's derivatives of the obvious forward functions are shown alongside.
+computed from the entry's definition in decimal arithmetic, where nothing overflows or cancels, or given in
+closed form, with the reason. JAX's derivatives of the obvious forward functions are shown alongside.
 """
 
 from collections.abc import Callable, Mapping, Sequence

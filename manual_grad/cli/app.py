@@ -300,8 +300,8 @@ def verify(
     With [bold]--diagnose[/] as well, the checker ([bold]manual-grad check[/], check_vjp) is run on each wrong
     gradient and Jacobian, without knowing the mistake, and must name it first.
 
-    Exit code 0: all is verified. 1: a formula is wrong, a misprint holds, a mutant survives, or the checker
-    does not name one. 2: bad usage or input. 130: interrupted.
+    Exit code 0: everything is verified. 1: a formula is wrong, a misprint holds, a mutant survives, or the
+    checker does not name one. 2: bad usage or input. 130: interrupted.
 
     Examples:
 

@@ -675,8 +675,8 @@ ERRATA = (
         ),
         corrects="B-10",
         why=(
-            "J = log Σ_j exp(s_j) − s_y: the first term gives p_k for every class, the second takes 1 "
-            "off at the true one. As printed, a descent step would push the true class down and all "
+            "J = log Σ_j exp(s_j) − s_y: the first term gives p_k for every class, the second subtracts "
+            "1 at the true one. As printed, a descent step would push the true class down and all "
             "others up, and the entries sum to 2 − c instead of 0. The page itself says “check Typo”."
         ),
         claim=gradient(softmax.CROSS_ENTROPY_OF_SCORES),

@@ -51,7 +51,8 @@ def text_of(name: str, text: str, source: str, length: int = LENGTH) -> Text:
     alphabet = "".join(sorted(set(text)))
     codes = np.searchsorted(np.array(list(alphabet)), np.array(list(text))).astype(np.int32)
     parts = np.split(codes, [len(codes) * 9 // 10])
-    require(min(map(len, parts)) > length, f"{name} has {len(text)} characters, expected over {10 * length}")
+    enough = min(map(len, parts)) > length
+    require(enough, f"{name} has {len(text)} characters, expected more than {10 * length}")
     (train, after_train), (test, after_test) = (_windows(part, length) for part in parts)
     return Text(name, train, after_train, test, after_test, source, alphabet)
 

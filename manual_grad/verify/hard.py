@@ -1,6 +1,6 @@
 """Run the formulas on hard inputs: infinities, ties, all zeros, subnormals, huge batches.
 
-Each result is compared with the right answer, from the entry's definition in decimals
+Each result is compared with the right answer, from the entry's definition in decimal arithmetic
 (:mod:`manual_grad_reference.oracles.decimals`) or in closed form. The derivatives that JAX gives of the
 obvious forward functions are shown alongside.
 """
@@ -184,7 +184,7 @@ def _check_kept(function: Function, case: Hard, rng: np.random.Generator) -> Har
 
 
 def _by_definition(formula: Formula, case: Hard) -> Right:
-    """The right answer, from the definition in decimals."""
+    """The right answer, from the definition in decimal arithmetic."""
     assert formula.definition is not None, formula.name
     definition = _set(formula.definition, case)
     return lambda point, dout: decimals.answer(definition, point, dout, case.digits)

@@ -2,7 +2,7 @@
 
 The claim's inputs are drawn at tiny sizes. The formula's result in float64 is compared with the derivative of
 the definition that the catalogue names for its reference: by SymPy if there are few entries, by difference
-quotients in decimals of 60 digits if there are more.
+quotients in 60-digit decimal arithmetic if there are more.
 """
 
 from collections.abc import Callable

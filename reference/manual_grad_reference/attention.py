@@ -1,4 +1,4 @@
-"""Attention as its source writes it: head by head."""
+"""Attention as in its source: head by head."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

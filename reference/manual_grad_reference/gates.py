@@ -1,4 +1,4 @@
-"""Smooth activations and gates as their papers write them."""
+"""Smooth activations and gates as in their papers."""
 
 import math
 

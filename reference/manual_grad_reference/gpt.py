@@ -1,4 +1,4 @@
-"""GPT-2 as its source writes it."""
+"""GPT-2 as in its source."""
 
 from typing import Any
 

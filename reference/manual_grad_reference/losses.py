@@ -1,4 +1,4 @@
-"""Losses beyond the lectures, as their sources write them."""
+"""Losses beyond the lectures, as in their sources."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def binary_cross_entropy_with_logits(
 
 
 def plain_binary_cross_entropy(logits: Float[Array, " N"], labels: Float[Array, " N"]) -> Float[Array, ""]:
-    """The same as its users write it, Optax among them: by ln σ."""
+    """The same as written in practice, by Optax for one: with ln σ."""
     log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     return -jnp.mean(labels * log_p + (1 - labels) * log_not_p)
 
@@ -28,7 +28,7 @@ def kl_divergence(logits_p: Float[Array, "N K"], logits_q: Float[Array, "N K"]) 
 
 
 def plain_kl_divergence(logits_p: Float[Array, "N K"], logits_q: Float[Array, "N K"]) -> Float[Array, ""]:
-    """The same as its users write it: by ln softmax."""
+    """The same as written in practice: with ln softmax."""
     log_p, log_q = jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q)
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
 

@@ -1,4 +1,4 @@
-"""Normalisations as their papers write them."""
+"""Normalisations as in their papers."""
 
 import math
 

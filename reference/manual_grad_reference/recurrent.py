@@ -1,4 +1,4 @@
-"""Recurrent layers as their sources write them: one step after the other."""
+"""Recurrent layers as in their sources: one step after another."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

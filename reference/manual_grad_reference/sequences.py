@@ -1,4 +1,4 @@
-"""Layers for sequences of tokens as their sources write them."""
+"""Layers for sequences of tokens as in their sources."""
 
 import math
 

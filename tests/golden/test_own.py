@@ -71,7 +71,7 @@ def test_the_example_in_c(run):
     assert "root mean square of x" in " ".join(out.replace("│", " ").split())
     code, out, _ = run("compare golden.safetensors mine.safetensors")  # only the numbers are looked at
     assert code == 1
-    assert "--function rms_norm.py:rms_norm lets the cause be searched for" in out
+    assert "with --function rms_norm.py:rms_norm, the cause is searched for" in out
     code, _, err = run("compare golden.safetensors mine.safetensors --function theirs.py:two")
     assert code == 2
     assert "golden.safetensors is not for this function" in err

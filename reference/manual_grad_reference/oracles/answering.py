@@ -1,8 +1,8 @@
 """A program, not to be imported, that answers questions about definitions on standard input.
 
-SymPy and decimals hold the interpreter's lock for a long time, so a process of their own is faster when JAX's
-threads are busy. It starts in a fraction of a second because it bypasses the packages' ``__init__`` files,
-which import JAX.
+SymPy and decimal arithmetic hold the interpreter's lock for a long time, so a process of their own is faster
+when JAX's threads are busy. It starts in a fraction of a second because it bypasses the packages'
+``__init__`` files, which import JAX.
 """
 
 import contextlib

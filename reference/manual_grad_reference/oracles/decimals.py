@@ -1,4 +1,4 @@
-"""The definitions in decimals of 60 digits, and their derivatives as difference quotients.
+"""The definitions in 60-digit decimal arithmetic, and their derivatives as difference quotients.
 
 Nothing here uses JAX, rounding is far too small to matter, and e^{10⁴} is an ordinary number, so no
 definition needs a shift, a select or a closed form of its gradient. The step is 10⁻²⁰ of the entry being
