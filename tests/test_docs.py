@@ -93,7 +93,12 @@ def list_of_equations():
             "|---|---|---|",
         ]
         lines += rows(equation for equation in EQUATIONS if equation.lecture == letter)
-    lines += ["", "## Misprints", "", "What the lectures print, and the functions that compute what holds."]
+    lines += [
+        "",
+        "## Misprints",
+        "",
+        "Mistakes in the lectures, and the functions that compute what is right.",
+    ]
     lines += ["", "| tag | what is wrong | functions |", RULE, *rows(ERRATA)]
     return "\n".join(lines) + "\n"
 

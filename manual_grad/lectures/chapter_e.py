@@ -86,7 +86,7 @@ EQUATIONS = (
     equation_of(
         attention.ATTENTION_STREAMING,
         "E-12",
-        "attention in chunks: P recomputed from its log-sum, and Σ dP P as a sum over features",
+        "attention in chunks: P recomputed from the log-sum-exp, and Σ dP P as a sum over features",
     ),
     equation_of(
         sequences.DROPOUT,

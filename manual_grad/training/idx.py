@@ -87,7 +87,8 @@ def check_own(arrays: Arrays, folder: Path) -> None:
     train, train_labels, test, test_labels = (arrays[file] for file in FILES)
     for part, images, labels in (("train", train, train_labels), ("t10k", test, test_labels)):
         counts = f"{folder}: {part} has {len(images)} images and {len(labels)} labels"
-        require(len(images) == len(labels) and images.size > 0, f"{counts}, expected equal numbers above 0")
+        matching = len(images) == len(labels) and images.size > 0
+        require(matching, f"{counts}, expected at least one image, and a label for each")
         worst = labels.max()
         require(worst <= 9, f"{folder}: a label in {part} is {worst}, expected an integer from 0 to 9")
     sizes = f"{folder}: the images are {list(train.shape[1:])} in train and {list(test.shape[1:])} in t10k"

@@ -382,7 +382,7 @@ def _between(tape: Tape, users: dict[Slot, list[Edge]], start: Slot, end: Slot) 
 
 
 def is_mask(x: Any) -> bool:
-    """Zeros, and one other number: a mask, or one of dropout."""
+    """Whether a value holds zeros and one other number: a mask, perhaps a dropout mask."""
     if not is_float(x) or np.size(x) < 2:
         return False
     values = np.unique(x)

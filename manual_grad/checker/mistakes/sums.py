@@ -181,7 +181,7 @@ def _noted_outside(chain: Chain, factor: Slot, p: Passing) -> np.ndarray:
 
 
 def _spread_out(chain: Chain, p: Passing) -> np.ndarray:
-    """The sum's cotangent: the noted value times the slope between the sum and the broadcast."""
+    """The sum's cotangent: the value in the notes times the slope between the sum and the broadcast."""
     lifted, total = p.notes[chain.total]
     slope = (p.cotangent.ravel() / total.ravel()).reshape(
         [1 if axis in chain.axes else n for axis, n in enumerate(p.right.shape)]
@@ -281,7 +281,7 @@ def sums_elsewhere(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 
 def _both_ways(tape: Tape, at: int) -> bool:
-    """Whether exponentials of one value are summed twice, as over the rows and the columns of a contrast."""
+    """Whether exponentials of one value are summed twice, as over rows and columns in a contrastive loss."""
     made = made_by(tape)
 
     def base(step: Step) -> Slot:

@@ -163,7 +163,7 @@ def _quotients(value: Callable[[], Decimals], leaf: Decimals) -> Iterator[Decima
 
 
 def _trials(point: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The point in decimals, with several substitutes for infinities and NaN; only once if all is finite."""
+    """The point in decimals, with several substitutes for infinities and NaN; a single time without any."""
     floats = [leaf for leaf in leaves(point) if leaf.dtype.kind == "f"]
     finite = all(np.isfinite(leaf).all() for leaf in floats)
     for trial in TRIALS[:1] if finite else TRIALS:
