@@ -86,7 +86,7 @@ class Draw:
         return self.integers(K, N)
 
     def labels_ignored(self, N: int, K: int, ignore_index: int | None) -> jax.Array:
-        """Labels of which the second, fifth and seventh are ignored, so that a chunk may hold no other."""
+        """Labels; the second, fifth and seventh are ignored, so that a whole chunk may be ignored."""
         labels = np.array(self.labels(N, K))
         if ignore_index is not None:
             labels[labels == ignore_index] = 0

@@ -35,7 +35,7 @@ def _require_heads(formula: str, q: Array, k: Array, mask: Array | None, window:
     """Refuse heads that cannot be grouped, a mask of the wrong shape, and a window without a key."""
     N, Lq, H, _ = q.shape
     Lk, Hkv = k.shape[1:3]
-    require(H % Hkv == 0, f"{formula}: k is {describe(k)}, {Hkv} heads, expected a divisor of q's {H}")
+    require(H % Hkv == 0, f"{formula}: k is {describe(k)}, with {Hkv} heads; expected a divisor of q's {H}")
     require(
         window is None or (isinstance(window, int) and window >= 1),
         f"{formula}: window is {describe(window)}, expected None or an integer of at least 1",

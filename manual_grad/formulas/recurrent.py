@@ -46,8 +46,8 @@ def _require_gates(formula: str, W_ih: Array, h0: Array, gates: int) -> None:
     H, D = h0.shape[1], W_ih.shape[1]
     require(
         W_ih.shape[0] == gates * H,
-        f"{formula}: W_ih is {describe(W_ih)}, expected float[{gates * H},{D}], {gates} gates of {H} each, as"
-        f" h0 is {describe(h0)}",
+        f"{formula}: W_ih is {describe(W_ih)}, expected float[{gates * H},{D}], {gates} gates of {H} each, "
+        f"because h0 is {describe(h0)}",
     )
 
 

@@ -96,7 +96,7 @@ def conv_transpose2d_fwd(
     size = [n * step for n, step in zip(x.shape[1:3], s, strict=True)] if same else in_full
     pads = pads_of(name, padding, (size[0], size[1]), reach, s)
     H, W = size if same else (n - lo - hi for n, (lo, hi) in zip(in_full, pads, strict=True))
-    require(H > 0 and W > 0, f"{name}: padding is {describe(padding)}, expected to leave some of {in_full}")
+    require(H > 0 and W > 0, f"{name}: padding is {describe(padding)}, which leaves nothing of {in_full}")
     res = ConvTranspose2DResiduals(x, kernel, (H, W), s, pads, d, int(groups))
     out = res.adjoint(jnp.zeros(res.out_shape, x.dtype)).gradient_of_image(x) + bias  # [E-21]
     return out, res

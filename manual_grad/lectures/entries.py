@@ -32,8 +32,8 @@ class Claim:
         wrt: the names of the variables to differentiate with respect to (for a value: its name).
         inputs: draws the inputs, name → array, pytree or setting.
         formulas: every function that computes it, name → function. A value or Jacobian is called
-            as ``formula(**inputs)``, a gradient as ``formula(dout, **inputs)``; a dict by name, a tuple in
-            the order of ``wrt``, or one array comes back.
+            as ``formula(**inputs)``, a gradient as ``formula(dout, **inputs)``; it returns a dict by name, a
+            tuple in the order of ``wrt``, or one array.
         at: the reference's inputs, where they differ from the formula's (a hidden layer's value).
         says: which reading of the equation this is, if there are several.
         polynomial: formula and reference are made of sums, products and selections alone, so that both are

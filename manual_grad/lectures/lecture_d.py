@@ -272,7 +272,7 @@ def _d_e8_as_printed(dL, params, X, Y):
         except TypeError:
             clashes.append("{} times {}".format(*shapes))
     if len(clashes) == 2:
-        raise TypeError(f"no product of {' nor of '.join(clashes)}")
+        raise TypeError(f"no product of {' or of '.join(clashes)}")
     return _GRADS(dL, params=params, X=X, Y=Y)["Z5"]
 
 

@@ -190,7 +190,9 @@ WHOLE = {
         a(2), ones(2, bool), rate=1.0
     ),
     "dropout_fwd: keep is float32[2], expected bool[*s]; x is float32[2]": lambda: mg.dropout_fwd(a(2), a(2)),
-    "attention_fwd: k is float32[1,2,3,5], 3 heads, expected a divisor of q's 4": lambda: _attention(k=3),
+    "attention_fwd: k is float32[1,2,3,5], with 3 heads; expected a divisor of q's 4": lambda: _attention(
+        k=3
+    ),
     "attention_fwd: mask is bool[3,2], expected a mask that broadcasts to bool[1,4,2,2]": lambda: _attention(
         mask=ones((3, 2), bool)
     ),
