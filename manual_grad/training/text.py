@@ -32,7 +32,7 @@ class Text:
 
     @cached_property
     def bigram_loss(self) -> float:
-        """The validation loss of a bigram table: −ln of the frequency of each character after the one before it."""
+        """The validation loss of a bigram table: −ln of each character's frequency given the previous one."""
         counts = np.full((len(self.alphabet),) * 2, SMOOTHING)
         np.add.at(counts, (self.train_images, self.train_labels), 1)
         shares = counts / counts.sum(axis=1, keepdims=True)
