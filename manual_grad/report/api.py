@@ -92,6 +92,15 @@ def docstring(doc: str) -> Markup:
     return Markup("\n").join(parts)
 
 
+def summary(doc: str) -> Markup:
+    """A docstring's first paragraph as HTML.
+
+    >>> print(summary("Add ``x``.\\n\\nArgs:\\n    x: a number.\\n"))
+    Add <code>x</code>.
+    """
+    return _inline(" ".join(doc.partition("\n\n")[0].partition("\n>>>")[0].split()))
+
+
 def _blocks(doc: str) -> list[str]:
     """Split into paragraphs; sections and examples start new ones."""
     doc = re.sub(rf"^({'|'.join(SECTIONS)})", r"\n\1", doc, flags=re.MULTILINE)

@@ -7,8 +7,9 @@ import inspect
 import pkgutil
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from pygments import highlight
@@ -87,41 +88,100 @@ def source_of(function: Callable) -> Source:
     plain = inspect.unwrap(function)
     lines, first = inspect.getsourcelines(plain)
     text = textwrap.dedent("".join(lines))
-    path = Path(inspect.getsourcefile(plain) or "").resolve()
-    place = f"{path.relative_to(ROOT).as_posix()}:{first}"
+    place = f"{_file(plain)}:{first}"
     return Source(
         plain.__name__, plain.__module__, place, _without_docstring(text), inspect.getdoc(plain) or ""
     )
 
 
 def called_by(function: Callable) -> tuple[list[Source], list[Source]]:
-    """The private functions that a function calls, directly or through each other, and the public formulas.
+    """What a function's code takes from its module, and the public formulas that it calls.
 
-    Functions that only check arguments are left out.
+    The first are private functions, dataclasses, their methods, and constants; directly or through each
+    other. What only checks arguments is left out.
 
-    >>> from manual_grad import correlate2d_bwd
+    >>> from manual_grad import conv2d_plain_bwd, correlate2d_bwd
     >>> [[source.name for source in sources] for sources in called_by(correlate2d_bwd)]
     [['_correlate', '_pad', '_rot180'], []]
+    >>> [source.name for source in called_by(conv2d_plain_bwd)[0]][:3]
+    ['Conv2DResiduals', 'Conv2DResiduals.out_shape', 'Conv2DResiduals.reach']
     """
-    private: dict[str, Source] = {}
+    found: dict[str, Source] = {}
     public: dict[str, Source] = {}
 
-    def look_into(function: Callable) -> None:
+    def look_into(function: Callable, owner: type | None = None) -> None:
         plain = inspect.unwrap(function)
-        code = ast.walk(ast.parse(source_of(plain).text))
-        for name in dict.fromkeys(node.id for node in code if isinstance(node, ast.Name)):
-            callee = inspect.unwrap(plain.__globals__.get(name, plain))
-            ours = inspect.isfunction(callee) and callee.__module__.startswith("manual_grad.")
-            if callee is plain or not ours or name in private:
-                continue
-            if name in formulas():
-                public[name] = source_of(callee)
-            elif name.startswith("_") and not name.startswith(("_require", "_check")):
-                private[name] = source_of(callee)
-                look_into(callee)
+        nodes = list(ast.walk(ast.parse(source_of(plain).text)))
+        classes = [owner] if owner else []
+        for name in dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name)):
+            value = plain.__globals__.get(name)
+            callee = inspect.unwrap(value) if callable(value) else value
+            if inspect.isclass(callee) and is_dataclass(callee) and _ours(callee):
+                found.setdefault(callee.__name__, _fields_of(callee))
+                classes.append(callee)
+            elif inspect.isfunction(callee) and callee is not plain and _ours(callee) and name not in found:
+                if name in formulas():
+                    public[name] = source_of(callee)
+                elif name.startswith("_") and not _checks(name):
+                    found[name] = source_of(callee)
+                    look_into(callee)
+            elif name in (constants := _constants(plain.__module__)):
+                found.setdefault(name, constants[name])
+        for name in dict.fromkeys(node.attr for node in nodes if isinstance(node, ast.Attribute)):
+            for cls in classes:
+                method, full = _method(cls, name), f"{cls.__name__}.{name}"
+                if method and full not in found and not _checks(name):
+                    found[full] = replace(source_of(method), name=full)
+                    look_into(method, cls)
 
     look_into(function)
-    return list(private.values()), list(public.values())
+    return list(found.values()), list(public.values())
+
+
+def _ours(value: Any) -> bool:
+    return value.__module__.startswith("manual_grad.")
+
+
+def _checks(name: str) -> bool:
+    return name.lstrip("_").startswith(("require", "check"))
+
+
+def _method(cls: type, name: str) -> Callable | None:
+    """A method of this class itself, or the function behind its property or class method."""
+    value = vars(cls).get(name)
+    plain = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
+    return plain if inspect.isfunction(plain) else None
+
+
+def _fields_of(cls: type) -> Source:
+    """A dataclass without its docstring and its methods."""
+    lines, first = inspect.getsourcelines(cls)
+    (node,) = ast.parse(textwrap.dedent("".join(lines))).body
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    fields = [line for part in body if isinstance(part, ast.AnnAssign) for line in _lines(lines, part)]
+    text = "".join(["@dataclass(frozen=True)\n", *lines[node.lineno - 1 : body[0].lineno - 1], *fields])
+    return Source(cls.__name__, cls.__module__, f"{_file(cls)}:{first}", text.rstrip(), "")
+
+
+@functools.cache
+def _constants(module: str) -> dict[str, Source]:
+    """What a module's own lines assign: constants and short names of types."""
+    file = _file(importlib.import_module(module))
+    lines = (ROOT / file).read_text().splitlines(keepends=True)
+    found = {}
+    for node in ast.parse("".join(lines)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, text = node.targets[0].id, "".join(_lines(lines, node)).rstrip()
+            found[name] = Source(name, module, f"{file}:{node.lineno}", text, "")
+    return found
+
+
+def _lines(lines: list[str], node: ast.stmt) -> list[str]:
+    return lines[node.lineno - 1 : node.end_lineno]
+
+
+def _file(value: Any) -> str:
+    return Path(inspect.getsourcefile(value) or "").resolve().relative_to(ROOT).as_posix()
 
 
 def _without_docstring(text: str) -> str:

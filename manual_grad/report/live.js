@@ -24,14 +24,14 @@
     graph: ({ x: [[x]], y: [[y]], z: [[z]] }) => ({ q: x + y, f: (x + y) * z, dq: z, dx: z, dy: z, dz: x + y }),
     softmax({ l, y: [[y]] }) {
       const { p, loss } = softmax(column(l));
-      return { p, J: loss(y - 1), dl: p.map((a, k) => a - (k === y - 1)), jac: p.map((a, i) => p.map((b, j) => a * ((i === j) - b))) };
+      return { p, J: loss(y), dl: p.map((a, k) => a - (k === y)), jac: p.map((a, i) => p.map((b, j) => a * ((i === j) - b))) };
     },
     "two-layers"({ W1, b1, W2, b2, x, y: [[y]] }) {
       const z = times(W1, column(x)).map((s, k) => s + b1[k][0]), a = z.map((s) => Math.max(s, 0));
       const { p, loss } = softmax(times(W2, a).map((s, k) => s + b2[k][0]));
-      const db2 = p.map((q, k) => q - (k === y - 1));
+      const db2 = p.map((q, k) => q - (k === y));
       const db1 = times(transposed(W2), db2).map((d, k) => z[k] > 0 ? d : 0);
-      return { z, a, p, J: loss(y - 1), db2, dW2: outer(db2, a), db1, dW1: outer(db1, column(x)), dx: times(transposed(W1), db1) };
+      return { z, a, p, J: loss(y), db2, dW2: outer(db2, a), db1, dW1: outer(db1, column(x)), dx: times(transposed(W1), db1) };
     },
     correlation: ({ X, F, dO }) => ({
       O: correlate(X, F), dF: correlate(X, dO), dX: correlate(padded(dO, 1), turned(F)),
@@ -47,7 +47,7 @@
     if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) throw new Complaint(`${name} is “${input.value.trim().slice(0, 20)}”; expected a number, such as −1.5 or 2e3.`);
     const value = Number(text), classes = Number(input.dataset.classes);
     if (!Number.isFinite(value)) throw new Complaint(`${name} is ${text.slice(0, 20)}, too large; expected at most 1.8e308 in size.`);
-    if (classes && !(Number.isInteger(value) && value >= 1 && value <= classes)) throw new Complaint(`${name} is ${text.slice(0, 20)}; expected the number of a class, 1 to ${classes}.`);
+    if (classes && !(Number.isInteger(value) && value >= 0 && value < classes)) throw new Complaint(`${name} is ${text.slice(0, 20)}; expected the number of a class, 0 to ${classes - 1}.`);
     return value;
   }
 

@@ -32,7 +32,7 @@ class Live:
         tag: the equation next to which it is shown.
         inputs: name → its initial numbers, a matrix.
         compute: the inputs → name → result, a scalar, vector or matrix.
-        classes: the input that is a class label, and the number of classes.
+        classes: the input that is a class label, counted from 0, and the number of classes.
         shown: LaTeX for names that are not single letters.
     """
 
@@ -73,7 +73,7 @@ def graph(x: Any, y: Any, z: Any) -> dict[str, Any]:
 
 def softmax(l: Any, y: Any) -> dict[str, Any]:
     """A-10 at K = 3, one sample."""
-    hot = (jnp.arange(1, 4) == y).astype(l.dtype)
+    hot = (jnp.arange(3) == y).astype(l.dtype)
     J, res = softmax_cross_entropy_fwd(l[None], hot[None])
     dl, _ = softmax_cross_entropy_bwd(res, 1.0)
     return {"p": res[0][0], "J": J, "dl": dl[0], "jac": jac_softmax_logits(l)}
@@ -81,7 +81,7 @@ def softmax(l: Any, y: Any) -> dict[str, Any]:
 
 def two_layers(W1: Any, b1: Any, W2: Any, b2: Any, x: Any, y: Any) -> dict[str, Any]:
     """B-12 with two inputs, units and classes."""
-    J, res = two_layer_cross_entropy_fwd(W1, b1, W2, b2, x, y.astype(int) - 1)
+    J, res = two_layer_cross_entropy_fwd(W1, b1, W2, b2, x, y.astype(int))
     _, _, _, z, a, p, _ = res
     names = ("dW1", "db1", "dW2", "db2", "dx")
     return {"z": z, "a": a, "p": p, "J": J} | dict(
@@ -107,13 +107,13 @@ LIVE = (
         | {"dz": _by("z", "f")},
     ),
     Live(
-        "softmax", "A-10", {"l": [1, 2, 0.5], "y": 2}, softmax, ("y", 3),
+        "softmax", "A-10", {"l": [1, 2, 0.5], "y": 1}, softmax, ("y", 3),
         {"p": r"\hat{y}", "J": "J", "dl": _by("l"), "jac": _by("l", r"\hat{y}")},
     ),
     Live(
         "two-layers", "B-12",
         {"x": [1, -1], "W1": [[0.5, -1], [1, 2]], "b1": [0, 0.5], "W2": [[1, -1], [2, 0.5]]}
-        | {"b2": [0.1, -0.2], "y": 1},
+        | {"b2": [0.1, -0.2], "y": 0},
         two_layers, ("y", 2),
         {"W1": "W^{(1)}", "b1": "b^{(1)}", "W2": "W^{(2)}", "b2": "b^{(2)}"}
         | {"z": "z", "a": "a", "p": "p", "J": "J", "dW2": _by("W^{(2)}"), "db2": _by("b^{(2)}")}

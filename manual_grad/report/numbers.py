@@ -9,7 +9,7 @@ import numpy as np
 from manual_grad.report.code import python
 from manual_grad.report.mathml import marked, mathml
 from manual_grad.report.prose import derivations
-from manual_grad.report.steps import NAMES, Given, Line, Step, evaluated
+from manual_grad.report.steps import HELPERS, NAMES, Given, Line, Step, evaluated
 
 _SIGNS: dict[Any, str] = {ast.MatMult: r"\;", ast.Add: "+", ast.Sub: "-", ast.Mult: r"\cdot", ast.Div: "/"}
 _SIGNS |= {"kron": r"\otimes", "correlate": r"\star", "outer": r"\;"}
@@ -48,9 +48,12 @@ def _block(lines: tuple[Line, ...], known: dict[str, Any]) -> dict[str, Any]:
     given = [_given(line, value) for line, value in pairs if isinstance(line, Given) and line.shown]
     steps = [(line, value) for line, value in pairs if isinstance(line, Step)]
     ends = [n + 1 == len(steps) or not steps[n + 1][0].continues for n in range(len(steps))]
+    code = "\n".join(f"{line.name} = {line.code}" if line.name else line.code for line in lines)
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     return {
         "given": [marked(f"${latex}${'.' if latex is given[-1] else ','}") for latex in given],
-        "code": python("\n".join(f"{line.name} = {line.code}" if line.name else line.code for line in lines)),
+        "code": python(code),
+        "helpers": [h.__name__ for h in HELPERS if h.__name__ in names],
         "steps": [
             {
                 "formula": mathml(line.latex, "block"),

@@ -41,6 +41,7 @@ from manual_grad.report.pictures import (
 from manual_grad.report.planted import PLANTED, mended
 from manual_grad.report.prose import derivations, introduction
 from manual_grad.report.results import Results, finite
+from manual_grad.report.steps import helpers
 from manual_grad.verify.kill_matrix import COMMON, ORACLES
 
 HERE = Path(__file__).parent
@@ -163,6 +164,7 @@ class Site:
             "breakable": _breakable,
             "formula": mathml,
             "number": lambda value: f"{value + 0.0:.4g}".replace("-", "−"),
+            "summary": api.summary,
             "capitalize_first": lambda s: s[:1].upper() + s[1:],
         }
         self.nav = [
@@ -297,6 +299,7 @@ class Site:
             "tags": self.tags_of.get(pair if op else source.name, []),
             "tests": proofs.of_function(source),
             "doctest": proofs.doctest(source),
+            "code": _code(source),
             "benchmarks": [(case, self.measured[case]) for case in dict.fromkeys(cases)],
         }
 
@@ -329,6 +332,7 @@ class Site:
             "kicker": chapter.name,
             "name": chapter.title,
             "introduction": introduction(chapter.letter),
+            "helpers": python("\n\n\n".join(helpers())),
             "equations": [self.equation(e) for tag in order for e in chapter.equations if e.tag == tag],
             "shared": python(sheet(chapter.letter).shared),
             "exercises": [
@@ -360,7 +364,7 @@ class Site:
             "blanks": left_sides(e.corrected or e.printed),
             "derivation": numbers.shown(e.tag),
             "shapes": shapes.rows(e.tag),
-            "sources": [_shown(s, e.tag) for s in self.sources(e)],
+            "sources": [_shown(s, e.tag, self.sources(e)) for s in self.sources(e)],
             "references": list(references.values()),
             "claims": [_claim(c) for c in e.claims],
             "tests": proofs.of_equation(e.tag, [s.name for s in self.sources(e)]),
@@ -563,10 +567,19 @@ def _counted(chapter: Chapter) -> str:
     return f"{equations} equations" + (f", {errata} misprint{'s' if errata != 1 else ''}" if errata else "")
 
 
-def _shown(source: Source, tag: str) -> dict[str, Any]:
-    """A function's code with what it calls."""
+def _code(source: Source) -> dict[str, Any] | None:
+    """A formula's code with what it takes from its module."""
+    formula = formulas().get(source.name)
+    if formula is None or inspect.unwrap(formula).__module__ != source.module:
+        return None
+    return {"html": source.html(), "used": called_by(formula)[0]}
+
+
+def _shown(source: Source, tag: str, listed: Sequence[Source]) -> dict[str, Any]:
+    """A function's code with what it uses: what has no listing of its own beside it, and what has a link."""
     private, public = called_by(formulas()[source.name])
-    return {"source": source, "html": source.html(tag), "private": private, "public": public}
+    used = [*private, *(p for p in public if p not in listed)]
+    return {"source": source, "html": source.html(tag), "used": used, "public": public}
 
 
 def _claim(c: Claim) -> Markup:

@@ -89,7 +89,8 @@ def jacobian_figures() -> dict[str, list[Figure]]:
                 _columns_first,
                 "$\\partial \\operatorname{vec} Z / \\partial \\operatorname{vec} W = X^{\\top} \\otimes I$ "
                 "for $X$ of $3 \\times 4$ and $W$ of $5 \\times 3$: every block is a multiple of the "
-                "identity, and the multiples are the entries of $X^{\\top}$. There is the transpose.",
+                "identity, and the multiples are the entries of $X^{\\top}$. That is where the transpose "
+                "comes from.",
                 (5, 5),
             ),
             _jacobian(

@@ -13,7 +13,8 @@ FILE = "sections.js"
 SECTIONS = frozenset({"article", "section", "aside"})
 HEADINGS = frozenset({"h1", "h2", "h3", "h4"})
 SILENT = frozenset(
-    {"a.skip", "details.behind", "div.facts", "footer.site", "head", "header.site", "nav", "table#entries"}
+    {"a.skip", "details.behind", "details.code", "details.reckoned", "div.facts", "footer.site", "head"}
+    | {"header.site", "nav", "table#entries"}
 )
 _UNREAD = re.compile(r"<(math|pre|script|svg)\b.*?</\1>", re.DOTALL)  # most of a page
 INLINE = frozenset(["a", "b", "code", "em", "i", "span", "strong", "sub", "sup"])

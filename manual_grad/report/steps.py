@@ -113,7 +113,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def D(f, x):
-    """The Jacobian of f at x by the complex step, of shape out.shape + x.shape.
+    """The derivative of f at x, computed numerically by the complex step; its shape is out.shape + x.shape.
 
     >>> D(lambda x: x**2, 3.0)
     array(6.)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from manual_grad.report import folder, pages
 from manual_grad.report.answers import answers
 from manual_grad.report.live import LIVE
 from manual_grad.report.prose import derivations
+from manual_grad.report.steps import HELPERS
 from tests.report import made_up, typing_into
 
 TAGS = [e.tag for e in (*EQUATIONS, *ERRATA)]
@@ -182,6 +184,45 @@ def test_the_code_shown_is_the_live_code(files):
     assert "def _correlate(" in re.sub(r"<.*?>", "", files["lecture-c.html"].decode())
     called = files["lecture-b.html"].decode().partition('id="B-12"')[2].partition("</article>")[0]
     assert '<a href="api-formulas-activations.html#relu_bwd"><code>relu_bwd</code></a>' in called
+
+
+@pytest.mark.parametrize(
+    ("tag", "lines"),
+    [
+        ("A-10", ["COLUMNS = 2048", "def _root(", "Residuals = ("]),
+        ("B-12", ["def multiply_out(", "def cross_entropy_of_scores_bwd("]),
+        (
+            "C-10",
+            ["def gradient_of_image(", "def turned_kernel(", "kernel[::-1, ::-1]", "def conv2d_cpu_bwd("],
+        ),
+        ("D-09", ["def from_column_stacking(", "return X.T, jnp.eye("]),
+        ("E-11", ["class AttentionResiduals:", "probs: Float32", "def _softmax("]),
+    ],
+)
+def test_what_a_listing_uses_is_listed(files, tag, lines):
+    page = files[f"{CHAPTERS[tag[0]].slug}.html"].decode()
+    article = page.partition(f'<article class="equation" id="{tag}"')[2].partition(
+        '</article>\n<article class="equation'
+    )[0]
+    shown = unescape(re.sub(r"<.*?>", "", article))
+    assert [line for line in lines if line not in shown] == []
+
+
+def test_the_api_shows_the_code_of_each_formula(files):
+    shown = re.sub(r"<.*?>", "", files["api-kernels-conv2d_cpu.html"].decode())
+    assert "the formulation is ours" in shown  # the docstring
+    for line in ("def _dx(", "def _convolve(", "FEW_ENTRIES = 25", "def turned_kernel("):
+        assert line in shown
+
+
+def test_the_helpers_of_the_numbers_are_defined_once_on_each_page(files):
+    for chapter in CHAPTERS.values():
+        page = files[f"{chapter.slug}.html"].decode()
+        defined = re.sub(
+            r"<.*?>", "", page.partition('<div id="helpers">')[2].partition("</div></details>")[0]
+        )
+        assert all(f"def {helper.__name__}(" in defined for helper in HELPERS)
+    assert '<code>D</code>, <code>correlate</code>: <a href="#helpers">' in files["lecture-c.html"].decode()
 
 
 def test_a_book_made_twice_is_the_same(results, files):

@@ -15,7 +15,11 @@ BAD = {
     "1,5": "expected",
     "1e400": "too large",
 }
-BAD_CLASS = {"0": "expected the number of a class", "1.5": "expected the number of a class"}
+BAD_CLASS = {
+    "-1": "expected the number of a class",
+    "3": "expected the number of a class",
+    "1.5": "expected the number of a class",
+}
 
 
 def graph(x, y, z):
@@ -26,7 +30,7 @@ def graph(x, y, z):
 
 def softmax(l, y):
     def loss(l):
-        return -jnp.log(p(l)[y.astype(int) - 1])
+        return -jnp.log(p(l)[y.astype(int)])
 
     p = reference.softmax.softmax
     return {"p": p(l), "J": loss(l), "dl": jax.grad(loss)(l), "jac": jax.jacobian(p)(l)}
@@ -35,7 +39,7 @@ def softmax(l, y):
 def two_layers(W1, b1, W2, b2, x, y):
     z = W1 @ x + b1
     a = jax.nn.relu(z)
-    args = (W1, b1, W2, b2, x, y.astype(int) - 1)
+    args = (W1, b1, W2, b2, x, y.astype(int))
     J, grads = jax.value_and_grad(reference.two_layer.two_layer_cross_entropy, range(5))(*args)
     found = dict(zip(("dW1", "db1", "dW2", "db2", "dx"), grads, strict=True))
     return found | {"z": z, "a": a, "p": jax.nn.softmax(W2 @ a + b2), "J": J}
@@ -66,7 +70,7 @@ def drawn(example, rng):
         given[name] = np.round(rng.normal(size=value.shape) * rng.choice([0, 1, 30], size=value.shape), 3)
     if example.classes:
         name, count = example.classes
-        given[name] = np.asarray(float(rng.integers(1, count + 1)))
+        given[name] = np.asarray(float(rng.integers(count)))
     return given
 
 
