@@ -90,11 +90,11 @@
     return Math.max(x.length, y.length) < 2 || (x.length === 2 && y === x[1] + x[0]);
   }
 
-  // how well a section answers each term, and how much the term says
+  // how well a section answers each term, and how much the term says; a long section has every word, so its text counts less
   function weighed(sections, term) {
     const each = sections.map((section) => Math.max(...term.map(([word, weight]) => {
       const inText = (section.text.match(word) ?? []).length, inTitle = section.title.replace(/^[a-e]-e?\d+ /, "").search(word);
-      return weight * ((inTitle < 0 ? 0 : inTitle > 20 ? 6 : 8) + (inText && 1 + Math.min(inText, 4) / 2));
+      return weight * ((inTitle < 0 ? 0 : inTitle > 20 ? 6 : 8) + (inText && 1 + Math.min(inText, 4) / 2) * Math.min(1, 3000 / section.text.length));
     })));
     const having = each.filter(Boolean).length;
     return { term, each, says: having ? 1 + Math.log(sections.length / having) / 3 : 0 };
