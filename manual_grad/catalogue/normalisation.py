@@ -219,7 +219,7 @@ LAYER_NORM = Formula(
     bench=Bench(AXES, SIZES, quick=(0, 1), scale=GROWING),
     shown=Shown("Layers", "Layer normalisation", Y, (CENTRED_DX, PARAMETERS), ("E-01",)),
 )
-JACOBIAN_VARIANTS = {"": {"*N": (5,)}, "eps": {"*N": (5,), "eps": 0.5}}
+JACOBIAN_VARIANTS: dict[str, dict[str, Any]] = {"": {"*N": (5,)}, "eps": {"*N": (5,), "eps": 0.5}}
 RMS_NORM = Formula(
     rms_norm_fwd,
     rms_norm_bwd,
