@@ -531,6 +531,17 @@ CASES = {
             argnums=0,
         ),
     ),
+    "divided by all samples, where 4 is to 6 as 6 is to 9": (
+        "divided by 9 (axis 0 of p) instead of the sum of m (6)",
+        grad(
+            lambda w, p, m: (m * (p @ w) ** 2).sum() / m.sum(),
+            lambda w, p, m: (2 * (m * (p @ w)) @ p / 9, None, None),
+            np.array([0.3, -0.7, 1.1, 0.4]),
+            np.random.default_rng(3).standard_normal((9, 4)),
+            np.array([1.0, 1, 0, 1, 1, 0, 1, 1, 0]),
+            argnums=0,
+        ),
+    ),
     "divided by all samples": (
         "divided by 8 (axis 0 of p) instead of the sum of m (6)",
         grad(

@@ -452,14 +452,14 @@ def count_said(e: Evidence, factor: float) -> str:
             if abs(abs(factor) * count / value - 1) <= 4 * e.tolerance:
                 what = f"{count}, the number of entries of {of} that are not 0,"
                 return f"{sign}divided by {what} instead of {name}"
-        for n, what in sizes_named(e).items():
-            if n < 2 or abs(value / n - 1) <= 4 * e.tolerance:
-                continue
-            count = f"{n} ({what})"
-            if divides and abs(abs(factor) * n / value - 1) <= 4 * e.tolerance:
-                return f"{sign}divided by {count} instead of {name}"
+        sizes = [(n, f"{n} ({what})") for n, what in sizes_named(e).items() if n > 1]
+        sizes = [(n, size) for n, size in sizes if abs(value / n - 1) > 4 * e.tolerance]
+        for n, size in sizes if divides else ():
+            if abs(abs(factor) * n / value - 1) <= 4 * e.tolerance:
+                return f"{sign}divided by {size} instead of {name}"
+        for n, size in sizes:
             if abs(abs(factor) * value / n - 1) <= 4 * e.tolerance:
-                return f"{sign}divided by {name} instead of {count}"
+                return f"{sign}divided by {name} instead of {size}"
     return ""
 
 
