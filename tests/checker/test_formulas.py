@@ -164,7 +164,7 @@ NORMS = {
         ),
     ),
     "x − μ for x̂": (
-        "x − μ is used for x̂ inside the mean",
+        "x − μ is used for x̂, in the term x̂ · mean(dŷ · x̂) of a normalisation's gradient",
         of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g) - u * mean(d * g * u) / inv)),
     ),
 }
@@ -367,7 +367,7 @@ REPLACED = {
         by(recurrent, recurrent_bwd, W[:4], H0),
     ),
     "a count for the weights": (
-        "divided by 4, the number of entries of weight · (a constant) that are not 0",
+        "divided by 4, the number of entries of weight · KEPT that are not 0",
         by(weighted, lambda d, x, w: (d * np.cos(x) * (w * KEPT)[:, None] / 4,), X[:, :6],
            RNG.uniform(1, 2, 6), argnums=0),
     ),

@@ -228,8 +228,8 @@ def test_the_table_counts_by_kind(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--oracle exact", "--mutants can be combined with --lecture"),
-        ("--dtype float32", "--mutants can be combined with --lecture"),
+        ("--oracle exact", "--mutants can be combined only with --lecture"),
+        ("--dtype float32", "--mutants can be combined only with --lecture"),
         ("--tag A-E1", "an erratum is already wrong"),
     ],
 )
