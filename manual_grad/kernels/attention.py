@@ -140,7 +140,8 @@ def _each_head(fn: Callable[..., Any], mask: Array | None, shape: tuple[int, int
     heads = jnp.arange(math.prod(shape)), *of_heads
     split = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), heads)
     of_sample = partial(lax.map, lambda head: fn(*head))
-    return jax.vmap(of_sample)(split) if mask is None else lax.map(of_sample, split)
+    side_by_side = mask is None and shape[0] > 1  # for one sample, XLA:CPU's batched products take longer
+    return jax.vmap(of_sample)(split) if side_by_side else lax.map(of_sample, split)
 
 
 def _forward(seen: Seen | None, head: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
