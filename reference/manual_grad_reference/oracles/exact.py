@@ -105,7 +105,7 @@ def evaluator(fn: Callable, like: Any) -> Callable[[Any], tuple[Any, float, int]
 
 
 def _step(eqn: Any, given: list, known: list) -> list[tuple]:
-    """Evaluate one primitive: the value of each output and, if it is floating-point, its `Known`."""
+    """Evaluate one primitive: the value of each output and, if it is floating-point, its `Bound`."""
     given = [np.asarray(value, atom.aval.dtype) for value, atom in zip(given, eqn.invars, strict=True)]
     values = step(eqn, given)
     if not floating(values[0]):
