@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from manual_grad.answer_cache import remembered
 from manual_grad_reference.oracles.in_numpy import in_numpy
 
 QUICK = {
@@ -27,13 +28,15 @@ class Call:
     """A function and its arguments; ``inputs`` that are not arrays (a mode, a chunk size) stay unchanged.
 
     With ``in_numpy``, NumPy may run the program, such as JAX's derivatives of the reference. Formulas are
-    compiled, as they are by their users.
+    compiled, as they are by their users. ``question`` is all that the answer of such a program depends on, if
+    it may be kept: see :func:`manual_grad.answer_cache.remembered`.
     """
 
     fn: Callable
     args: tuple = ()
     inputs: dict[str, Any] = field(default_factory=dict)
     in_numpy: bool = False
+    question: Any = None
 
 
 def together(calls: Sequence[Call]) -> list[Any]:
@@ -80,7 +83,9 @@ def _by_numpy(call: Call) -> Any:
     arrays, settings = split_settings(call.inputs)
     try:
         run = quickly(lambda args, arrays: call.fn(*args, **arrays, **settings))
-        return run(call.args, arrays)
+        if call.question is None:
+            return run(call.args, arrays)
+        return remembered(call.question, lambda: run(call.args, arrays))
     except Exception as error:  # a user's function may raise anything
         return error
 

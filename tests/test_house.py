@@ -20,7 +20,8 @@ FLOORS = {  # folder: what it may import, besides itself and what everything may
     "manual_grad.ops": {"manual_grad.formulas", "manual_grad.kernels"},
     "manual_grad_reference": set(),
     "manual_grad.compare": set(),
-    "manual_grad.compiling": {"manual_grad_reference"},
+    "manual_grad.answer_cache": set(),
+    "manual_grad.compiling": {"manual_grad.answer_cache", "manual_grad_reference"},
     "manual_grad.digits": set(),
     "manual_grad.environment": set(),
     "manual_grad.forms": set(),
@@ -37,7 +38,7 @@ FLOORS |= {
     "manual_grad.lectures": CATALOGUE | {"manual_grad.catalogue"},
 }
 PROOF = FLOORS["manual_grad.lectures"] | {"manual_grad.lectures", "manual_grad.checker"}
-PROOF |= {"manual_grad.sympy_process"}
+PROOF |= {"manual_grad.answer_cache", "manual_grad.sympy_process"}
 FILES = {"manual_grad.environment", "manual_grad.forms", "manual_grad.npz"}
 FLOORS |= {
     "manual_grad.verify": PROOF,

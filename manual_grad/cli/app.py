@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from manual_grad.cli import workers
+from manual_grad.cli import cache, workers
 from manual_grad.cli.usage import Output, Stopped, Unwritten, UsageError, no_device, require_writable
 from manual_grad.sympy_process import start_sympy, sympy_is_installed
 
@@ -70,7 +70,10 @@ golden = typer.Typer(
 app.add_typer(golden, name="golden")
 Cache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Compile everything again, and keep nothing in the user's cache folder."),
+    typer.Option(
+        "--no-cache",
+        help="Compile and compute everything again, and keep nothing in the user's cache folder.",
+    ),
 ]
 
 
@@ -334,7 +337,7 @@ def verify(
     much = not (tag or hard or mutants)
     with workers.started(workers.wanted() if much else 0) as processes:
         asked = {*(oracle or ["all"])} & {"symbolic", "all"} and not (quick or hard or mutants)
-        if asked and sympy_is_installed():
+        if asked and sympy_is_installed() and (no_cache or not cache.has_answers()):
             start_sympy()  # SymPy is imported there while JAX is imported here
         with _importing():
             from manual_grad.cli import verify as work

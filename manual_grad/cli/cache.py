@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs in the user's cache folder, so that only changed ones are compiled."""
+"""Compiled programs and the oracles' answers, kept in the user's cache folder."""
 
 import hashlib
 import importlib.metadata
@@ -9,17 +9,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
+import manual_grad.answer_cache as answer_cache
 
-MOST = 512 * 2**20  # bytes; above this, the oldest programs are removed
+MOST = 512 * 2**20  # bytes; above this, the oldest files are removed
 
 
 def keep() -> None:
-    """Let JAX read compiled programs from the user's cache folder, and write new ones there.
+    """Read compiled programs and the oracles' answers from the user's cache folder, and write new ones there.
 
     An unusable folder is skipped with one line; so is an unreadable program in it, which is compiled again.
     The user's own choice of a cache, ``JAX_COMPILATION_CACHE_DIR``, is respected.
     """
+    import jax
+
     folder = _folder()
     if folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
@@ -30,10 +32,20 @@ def keep() -> None:
     except OSError as error:
         _say(f"compiled programs are not kept: {folder} cannot be used: {error.strerror}")
         return
+    answer_cache.keep(
+        folder,
+        lambda why: _say(f"the oracles' answers are not kept: {why}; to start afresh, remove {folder}"),
+    )
     warnings.showwarning = _once(warnings.showwarning, folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def has_answers() -> bool:
+    """Whether the oracles have answered these sources' questions before, or some of them."""
+    folder = _folder()
+    return folder is not None and answer_cache.file_in(folder).exists()
 
 
 def _folder() -> Path | None:
@@ -64,7 +76,11 @@ def _processor() -> str:
 
 def _bound(base: Path, most: int) -> None:
     """Remove the oldest programs until the cache is half full."""
-    files = [(f.stat().st_mtime, f.stat().st_size, f) for f in base.glob("*/*") if f.is_file()]
+    files = [
+        (f.stat().st_mtime, f.stat().st_size, f)
+        for f in base.glob("*/*")
+        if f.is_file() and not f.match("answers-*")
+    ]
     size = sum(size for _, size, _ in files)
     if size <= most:
         return

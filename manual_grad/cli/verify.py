@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from manual_grad.answer_cache import how_many_read
 from manual_grad.cli import cache, hard, mutants, tables, workers
 from manual_grad.cli.usage import Stopped, UsageError, require_device, write
 from manual_grad.digits import MissingExtra
@@ -57,7 +58,7 @@ def verify_all(
     _print_verdicts(console, verdicts, dtype)
     passed = all(v.status != "failed" for v in verdicts)
     summary = _summary(verdicts, dtype, seed, seconds)
-    settings = {"dtype": dtype, "seed": seed}
+    settings = {"dtype": dtype, "seed": seed, "kept_answers": how_many_read()}
     content = {"equations": [claims.as_json(v) for v in verdicts]}
     return _conclude(console, summary, passed, json, settings, content, seconds)
 
@@ -88,7 +89,7 @@ def verify_seeds(
     failed = [row["seed"] for row in rows if row["failures"]]
     named = f" ({', '.join(map(str, failed))})" if failed else ""
     summary = f"{len(failed)} of {len(rows)} seeds failed{named}, {len(failed) / len(rows):.0%}"
-    settings = {"dtype": dtype, "seed": seeds[0]}
+    settings = {"dtype": dtype, "seed": seeds[0], "kept_answers": how_many_read()}
     seconds = time.perf_counter() - started
     return _conclude(console, summary, not failed, json, settings, {"seeds": rows}, seconds)
 
@@ -235,6 +236,7 @@ def _coloured(status: str) -> str:
 
 
 def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float) -> str:
+    kept = ", oracles' answers from an earlier run" if how_many_read() else ""
     counts = {status: sum(v.status == status for v in verdicts) for status in get_args(Status)}
     failed = ", ".join(v.tag for v in verdicts if v.status == "failed")
     worst = max((o.max_error for v in verdicts for o in v.oracles.values()), default=math.nan)
@@ -244,7 +246,7 @@ def _summary(verdicts: Sequence[Verdict], dtype: str, seed: int, seconds: float)
         f"{counts['failed']} failed"
         + (f" ({failed})" if failed else "")
         + f"; largest relative error {worst:.1e}"
-        f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s)"
+        f" ({dtype}, seed {seed}, {jax.devices()[0].platform}, {seconds:.0f} s{kept})"
     )
 
 

@@ -8,6 +8,7 @@ repeated until the product of these bounds is below 1e-15.
 """
 
 import bisect
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.answer_cache import remembered
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison, compare
 from manual_grad.compiling import split_settings
@@ -61,7 +63,7 @@ def check_exactly(claim: Claim, rng: np.random.Generator) -> dict[str, Exactness
     points = partial(_integers, claim, rng, sample)
     functions: dict[str | None, Callable] = {None: oracle_of(claim)}
     functions |= {way: partial(_in_order, claim, formula) for way, formula in claim.formulas.items()}
-    program = _program(functions, sample)
+    program = _program(claim, functions, sample)
     answers = program(sample)
     found = {way: Exactness() for way in claim.formulas}
     ways = [way for way in found if not isinstance(answers[way], Exception)]
@@ -95,7 +97,7 @@ def exact_points(
     """
     sample = _sample(claim, rng)
     points = partial(_integers, claim, rng, sample)
-    program = _program({None: oracle_of(claim)}, sample)
+    program = _program(claim, {None: oracle_of(claim)}, sample)
     among = _widest_set(points, program, (None,))
     chosen = [points(among) for _ in range(draws)]
     return [(*point, _followed(program(point), None)[0]) for point in chosen]
@@ -134,25 +136,26 @@ def _followed(answers: dict, name: str | None) -> tuple:
     return answers[name]
 
 
-def _program(functions: dict[str | None, Callable], sample: tuple) -> Program:
+def _program(claim: Claim, functions: dict[str | None, Callable], sample: tuple) -> Program:
     """All functions at a point: name → result, largest magnitude and degree.
 
     The oracle's name is None. The result of a function that raises is the exception.
     """
     arrays, settings = split_settings(sample[1])
-    evaluators = {
-        name: _attempt(exact.evaluator, partial(_called, fn, settings), (sample[0], arrays))
-        for name, fn in functions.items()
-    }
 
-    def program(point: tuple) -> dict[str | None, Any]:
-        given = point[0], split_settings(point[1])[0]
-        return {
-            name: run if isinstance(run, Exception) else _attempt(run, given)
-            for name, run in evaluators.items()
-        }
+    @functools.cache  # traced once, and not at all if every answer was kept
+    def evaluator(name: str | None) -> Callable:
+        return exact.evaluator(partial(_called, functions[name], settings), (sample[0], arrays))
 
-    return program
+    def answer(name: str | None, point: tuple) -> Any:
+        def evaluate() -> tuple:
+            return evaluator(name)((point[0], split_settings(point[1])[0]))
+
+        if name or claim.at:
+            return evaluate()
+        return remembered(("exact", claim.reference, claim.kind, claim.wrt, point), evaluate)
+
+    return lambda point: {name: _attempt(answer, name, point) for name in functions}
 
 
 def _called(fn: Callable, settings: dict[str, Any], point: tuple) -> Any:

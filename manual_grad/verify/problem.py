@@ -63,7 +63,10 @@ class Problem:
             arrays, settings = split_settings(inputs)
             return budgets(partial(_truth, self.claim, settings=settings), dout, arrays, dtype=self.dtype)[1]
 
-        return Call(allowed, (self.cotangent,), jax.tree.map(_float64, self.inputs), in_numpy=True)
+        inputs = jax.tree.map(_float64, self.inputs)
+        return Call(
+            allowed, (self.cotangent,), inputs, in_numpy=True, question=self._of_inputs("budget", inputs)
+        )
 
     @property
     def cotangent(self) -> Any:
@@ -83,7 +86,8 @@ class Problem:
             arrays, settings = split_settings(inputs)
             return rounding_in_float64(partial(_truth, self.claim, settings=settings), dout, arrays)
 
-        (found,) = together([Call(least, (self.dout,), self.inputs, in_numpy=True)])
+        question = self._of_inputs("rounding", self.inputs)
+        (found,) = together([Call(least, (self.dout,), self.inputs, in_numpy=True, question=question)])
         return None if isinstance(found, NoBudgetError) else _result(found)
 
     @functools.cached_property
@@ -93,6 +97,10 @@ class Problem:
         if found is None:
             return None
         return jax.tree.map(lambda leaf: leaf / (MARGIN * float(jnp.finfo(self.dtype).eps) / 2), found)
+
+    def _of_inputs(self, oracle: str, inputs: dict[str, Any]) -> Any:
+        """The question, if the reference takes the formula's inputs; what makes others may use a formula."""
+        return None if self.claim.at else self.question(oracle, inputs)
 
     @property
     def allowed_leaves(self) -> list:
@@ -115,7 +123,12 @@ class Problem:
         def asked(*args: Any, **at: Any) -> Any:
             return oracle(forward(self.claim, at), tuple(at[name] for name in self.claim.wrt), *args)
 
-        return Call(asked, args, self.at, in_numpy=True)
+        return Call(asked, args, self.at, in_numpy=True, question=self.question(oracle, args))
+
+    def question(self, oracle: Any, about: Any = ()) -> Any:
+        """All that an oracle's answer depends on: see :func:`manual_grad.answer_cache.remembered`."""
+        claim = self.claim
+        return oracle, about, claim.reference, claim.kind, claim.wrt, self.at, self.dout, str(self.dtype)
 
     def calls(self, formula: Callable) -> Call:
         """A call of a formula; :func:`in_order` has yet to put its result in order."""
@@ -224,7 +237,8 @@ def oracle_questions(
     """The questions for those of the wanted oracles that apply to the claim."""
     claim = problem.claim
     if claim.kind == "value":
-        asked = {"value": Call(claim.reference, (), problem.at, in_numpy=True)}
+        question = problem.question("value")
+        asked = {"value": Call(claim.reference, (), problem.at, in_numpy=True, question=question)}
     elif claim.kind == "jacobian":
         asked = {
             "reverse": problem.asks(oracles_.jacobian_reverse),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.answer_cache import remembered
 from manual_grad.catalogue import KNOWN
 from manual_grad.catalogue.draw import Draw
 from manual_grad.compare import Comparison
@@ -129,7 +130,8 @@ def _asked(name: str, point: dict[str, Any], wrt: tuple[str, ...] | None) -> np.
     """A definition's value or derivatives, computed by a helper process."""
     entries = sum(np.size(leaf) for leaf in jax.tree.leaves(point) if np.asarray(leaf).dtype.kind == "f")
     oracle = "symbolic" if entries <= FEW else "decimals"
-    return np.asarray(ask_sympy(oracle, name, point, wrt))
+    question = oracle, name, point, wrt
+    return np.asarray(remembered(question, lambda: ask_sympy(*question)))
 
 
 def _cut(entries: np.ndarray, shapes: list) -> list[np.ndarray]:
