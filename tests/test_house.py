@@ -212,7 +212,7 @@ def test_an_equation_that_a_docstring_names_stands_at_a_line():
 
 def public_functions(paths):
     for path in paths:
-        if path.stem in ("limits", "geometry"):  # what the formulas call, none of them a formula
+        if path.stem in ("limits", "geometry", "blocks"):  # what the formulas call, none of them a formula
             continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from manual_grad.border import checked, describe, require, require_shape
+from manual_grad.formulas.blocks import in_blocks
 from manual_grad.formulas.chain_rule import block_diagonal
 from manual_grad.formulas.limits import weighted_sum, wide
 
@@ -113,13 +114,17 @@ def layer_norm_bwd(
     x, gamma = res.x, res.gamma
     require_shape("layer_norm_bwd", "dy", dy, x.shape)
     mu, per_sigma = _statistics(wide(x), res.eps)
+    mean_with_x_hat, dgamma = in_blocks(_layer_norm_sums, (x, dy, mu, per_sigma), (gamma,))
     x_hat, dy = (x - mu) * per_sigma, wide(dy)  # [E-01]
-    products = dy * x_hat
-    mean, mean_with_x_hat = _mean_times(dy, gamma), _mean_times(products, gamma)  # [E-01]
-    dx = per_sigma * (gamma * dy - mean - x_hat * mean_with_x_hat)  # [E-01]
-    samples = _all_but_last(x)
-    dgamma, dbeta = products.sum(axis=samples), dy.sum(axis=samples)  # [E-01]
+    dx = per_sigma * (gamma * dy - _mean_times(dy, gamma) - x_hat * mean_with_x_hat)  # [E-01]
+    dbeta = dy.sum(axis=_all_but_last(x))  # [E-01]
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype)
+
+
+def _layer_norm_sums(x: Array, dy: Array, mu: Array, per_sigma: Array, gamma: Array) -> tuple[Array, Array]:
+    """``(mean(dx̂ x̂), dγ)``: two sums of the same products, over the features and over the samples."""
+    products = wide(dy) * ((x - mu) * per_sigma)
+    return _mean_times(products, gamma), products.sum(axis=_all_but_last(x))  # [E-01]
 
 
 @checked
@@ -227,12 +232,18 @@ def rms_norm_bwd(
     """
     x, gamma = res.x, res.gamma
     require_shape("rms_norm_bwd", "dy", dy, x.shape)
-    per_rms, dy = _per_rms(wide(x), res.eps), wide(dy)
-    products = dy * x
-    mean_with_x_hat = per_rms * _mean_times(products, gamma)  # [E-02]
-    dx = per_rms * (gamma * dy - x * (per_rms * mean_with_x_hat))  # [E-02]
-    dgamma = weighted_sum(per_rms.reshape(-1), products.reshape(-1, x.shape[-1]))  # [E-02]
+    per_rms = _per_rms(wide(x), res.eps)
+    mean_with_x_hat, dgamma = in_blocks(_rms_norm_sums, (x, dy, per_rms), (gamma,))
+    dx = per_rms * (gamma * wide(dy) - x * (per_rms * mean_with_x_hat))  # [E-02]
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype)
+
+
+def _rms_norm_sums(x: Array, dy: Array, per_rms: Array, gamma: Array) -> tuple[Array, Array]:
+    """``(mean(dx̂ x̂), dγ)``: two sums of the same products, over the features and over the samples."""
+    products = wide(dy) * x
+    mean_with_x_hat = per_rms * _mean_times(products, gamma)  # [E-02]
+    dgamma = weighted_sum(per_rms.reshape(-1), products.reshape(-1, x.shape[-1]))  # [E-02]
+    return mean_with_x_hat, dgamma
 
 
 @checked
