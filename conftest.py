@@ -2,4 +2,5 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["manual_grad/checker/pytorch.py"]
+NEEDING_TORCH = ["manual_grad/checker/pytorch.py", "manual_grad/checker/tensors.py"]
+collect_ignore = [] if importlib.util.find_spec("torch") else NEEDING_TORCH

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 import math
 import operator
 import time
@@ -52,6 +53,7 @@ class Question:
         compiled: the compiled versions of ``fn``, shared by all points.
         foreign: PyTorch's results for ``fn`` at a point, if JAX cannot trace it.
         until: when to stop looking for causes, on the clock of ``time.monotonic``.
+        in_any_layout: whether cotangents come in every memory layout: to raise for one of them is a mistake.
     """
 
     who: str
@@ -66,6 +68,7 @@ class Question:
     compiled: dict = field(default_factory=dict)
     foreign: Callable[..., Any] | None = None
     until: float = math.inf
+    in_any_layout: bool = False
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)
@@ -130,12 +133,14 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
     """A name for each argument."""
     if names is not None:
         try:
-            given = () if isinstance(names, str) else tuple(names)
+            given = () if isinstance(names, str) else tuple(itertools.islice(names, len(args) + 1))
         except Exception:  # an iterator may raise anything
             given = ()
-        if len(given) != len(args) or not all(isinstance(name, str) for name in given):
+        printable = all(isinstance(name, str) and name and name.isprintable() for name in given)
+        if not printable or not len(given) == len(set(given)) == len(args):
             shown = describe(names if isinstance(names, str) or not given else given)
-            count = f"{len(args)} name{'s' * (len(args) > 1)}"
+            alike = "different " if printable and len(set(given)) < len(given) == len(args) else ""
+            count = f"{len(args)} {alike}name{'s' * (len(args) > 1)}"
             raise InputError(f"{who}: names is {shown}, expected {count}, one for each argument")
         return given
     try:
@@ -145,7 +150,8 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
     try:
         signature.bind(*args)
     except TypeError as error:
-        raise InputError(f"{who}: {len(args)} arguments do not match the function: {error}") from None
+        count = f"{len(args)} argument{' does' if len(args) == 1 else 's do'}"
+        raise InputError(f"{who}: {count} not match the function: {error}") from None
     own = [
         p.name
         for p in signature.parameters.values()
@@ -153,6 +159,15 @@ def names_of(who: str, fn: Callable, args: tuple[Any, ...], names: Iterable[str]
     ]
     rest = next((p.name for p in signature.parameters.values() if p.kind == p.VAR_POSITIONAL), "args")
     return tuple(own[i] if i < len(own) else f"{rest}[{i - len(own)}]" for i in range(len(args)))
+
+
+def as_arguments(names: Sequence[str]) -> list[str]:
+    """What to call arguments in a sentence.
+
+    >>> as_arguments(["x", "argument 1"])
+    ['argument x', 'argument 1']
+    """
+    return [name if name.startswith("argument ") else f"argument {name}" for name in names]
 
 
 def positions_of(
@@ -171,7 +186,7 @@ def positions_of(
         return tuple(floating)
     wanted: list[Any] = [argnums]
     with contextlib.suppress(Exception):  # one position, or an iterator that raises
-        wanted = list(argnums)  # type: ignore[arg-type]
+        wanted = list(itertools.islice(argnums, DRAWS))  # type: ignore[arg-type]
     if not wanted:
         raise InputError(f"{who}: argnums is {describe(argnums)}, expected at least one position")
     found = []

@@ -19,6 +19,7 @@ from manual_grad.border import InputError, describe
 from manual_grad.checker.asking import (
     Question,
     Reply,
+    as_arguments,
     called,
     copies,
     drawn,
@@ -95,12 +96,12 @@ def check_grad(
     value = called(who, "loss", loss, *own)
     if np.shape(value if not isinstance(value, list | tuple | dict) else [0]) != () or not is_float(value):
         raise InputError(f"{who}: loss returned {describe(value)}, expected a floating-point scalar")
-    written = modified(_arguments(shown), args, own, "loss")
+    written = modified(as_arguments(shown), args, own, "loss")
 
     def ask(args: tuple[Any, ...], cotangent: Callable[[Any], Any]) -> Reply:
         own = copies(args)
         got = called(who, "grad", grad, *own)
-        return Reply(got, 1.0, tuple(modified(_arguments(shown), args, own, "grad")))
+        return Reply(got, 1.0, tuple(modified(as_arguments(shown), args, own, "grad")))
 
     fn, fn_name = truth_of(who, against, "against", loss, "loss")
     question = Question(
@@ -168,11 +169,11 @@ def check_vjp(
         own = copies(args)
         out, res = called(who, "fwd", forward, *own)
         require_numbers(who, "fwd", out)
-        written = modified(_arguments(shown), args, own, "fwd")
+        written = modified(as_arguments(shown), args, own, "fwd")
         dout, before = cotangent(out), copies(own)
         own_dout = copies(dout)
         got = called(who, "bwd", bwd, res, dout)
-        written += modified(_arguments(shown), before, own, "bwd")
+        written += modified(as_arguments(shown), before, own, "bwd")
         written += modified(["the cotangent"], [own_dout], [dout], "bwd")
         return Reply(got, own_dout, tuple(written))
 
@@ -278,7 +279,3 @@ def truth_of(who: str, given: Any, keyword: str, own: Forward, own_name: str) ->
             f"{who}: {keyword} is {describe(given)}, expected a function or the name of a formula"
         )
     return given, keyword
-
-
-def _arguments(names: tuple[str, ...]) -> list[str]:
-    return [f"argument {name}" for name in names]

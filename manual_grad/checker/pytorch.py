@@ -4,40 +4,51 @@ The truth is plain PyTorch differentiated by autograd in float64, or a JAX funct
 """
 
 import contextlib
-import importlib
 import inspect
+import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.border import InputError, describe
 from manual_grad.checker.asking import (
     Question,
     Reply,
+    as_arguments,
     called,
     copies,
+    drawn,
     modified,
     names_of,
-    one_line,
     positions_of,
     require_numbers,
     require_settings,
     until,
 )
 from manual_grad.checker.check import truth_of
-from manual_grad.checker.findings import Report
+from manual_grad.checker.diagnosis import UNEXPLAINED
+from manual_grad.checker.findings import Finding, Report
+from manual_grad.checker.tensors import (
+    array_of,
+    in_float64,
+    load_torch,
+    require_tensors,
+    strides_of,
+    tensor_of,
+    tensors_in,
+)
 from manual_grad.checker.truth import exact, is_float, pulled
 from manual_grad.checker.verdict import verdict
-from manual_grad.digits import MissingExtra
+from manual_grad.compare import TOLERANCES
 
 WHO = "check_torch"
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+MOST = 10**4  # items of wrt: an iterator may never end
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +59,13 @@ class Arguments:
         torch: PyTorch.
         given: the arguments, followed by a module's parameters; detached.
         parameters: the names of those parameters.
+        wide: whether the truth must be kept in float64, as it casts or holds narrower tensors of its own.
     """
 
     torch: Any
     given: tuple[Any, ...]
     parameters: tuple[str, ...]
+    wide: bool = False
 
     def is_tensor(self, leaf: Any) -> bool:
         """Whether a leaf is a PyTorch tensor."""
@@ -71,19 +84,66 @@ class Arguments:
     def called_with(self, fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
         """A function's result with other leaves in place of the tensors."""
         rest = iter(leaves)
-        filled = jax.tree.map(lambda leaf: next(rest) if self.is_tensor(leaf) else leaf, self.given)
+        filled = jax.tree.map(
+            lambda leaf: next(rest) if self.is_tensor(leaf) else self._fresh(leaf), self.given
+        )
         n = len(filled) - len(self.parameters)
-        return fn(*filled[:n], **dict(zip(self.parameters, filled[n:], strict=True)))
+        out = fn(*filled[:n], **dict(zip(self.parameters, filled[n:], strict=True)))
+        # a plain tuple in place of the tuple type that torch.max and others return, unknown to JAX
+        return tuple(out) if isinstance(out, tuple) and jax.tree_util.all_leaves([out]) else out
+
+    def _fresh(self, leaf: Any) -> Any:
+        """Anything but a tensor: a copy of what a call may change."""
+        if isinstance(leaf, self.torch.Generator):
+            return leaf.clone_state()
+        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+    def copied(
+        self, values: Sequence[Any], wrt: Sequence[int], plain: bool = False
+    ) -> tuple[list[Any], list[Any]]:
+        """Fresh tensors that require gradients where ``wrt`` says so, and what to call a function with.
+
+        A call may write to copies of its arguments, but gets a module's parameters as they are. They have the
+        layouts of the given ones, or with ``plain`` those of C order, where float64 exists.
+        """
+        leaves, own = [], []
+        arguments = len(self.tensors) - len(self.parameters)
+        for i, (value, given) in enumerate(zip(values, self.tensors, strict=True)):
+            device = "cpu" if plain and given.device.type == "mps" else given.device
+            strides = None if plain else strides_of(given)
+            make = partial(tensor_of, self.torch, np.array(value, order="C"), device, strides)
+            leaves.append(make().requires_grad_() if i in wrt else make())
+            copy = make() if i not in wrt else _passed_on(self.torch, leaves[-1], make)
+            own.append(copy if i < arguments else leaves[-1])
+        return leaves, own
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record gradients; each block gets the same random numbers, and leaves the generator as it was."""
+        """Record gradients; each block gets the same random numbers and restores the generators."""
         cuda = self.torch.cuda
         devices = list(range(cuda.device_count())) if any(t.is_cuda for t in self.tensors) else []
+        states = np.random.get_state(), random.getstate()
         with self.torch.random.fork_rng(devices), self.torch.enable_grad():
             self.torch.default_generator.manual_seed(0)
             if devices:
                 cuda.manual_seed_all(0)
+            np.random.seed(0)
+            random.seed(0)
+            try:
+                yield
+            finally:
+                np.random.set_state(states[0])
+                random.setstate(states[1])
+
+    @contextlib.contextmanager
+    def of_truth(self, casts: bool = True) -> Iterator[None]:
+        """The same for the truth, which is not cast to narrower dtypes."""
+        devices = {t.device.type for t in self.tensors}
+        with self.recorded(), contextlib.ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(self.torch.autocast(device, enabled=False))
+            if self.wide:
+                stack.enter_context(in_float64(self.torch, [], casts))
             yield
 
 
@@ -105,7 +165,8 @@ def check_torch(
             own. A module's parameters are checked too where the truth takes them by name.
         *tensors: its arguments: tensors on any device, containers of tensors, and anything else, which is
             passed on unchanged. They are copied; ``requires_grad`` is not needed.
-        reference: the same in plain PyTorch, which autograd differentiates in float64. Without it a
+        reference: the same in plain PyTorch, which autograd differentiates in float64: what it casts to
+            float32 or combines with float32 tensors of its own stays float64. Without it a
             ``torch.autograd.Function`` is compared with its own ``forward``, if autograd can trace that.
         against: the same in JAX, or the name of a formula; then the cause of a mistake is searched for
             step by step.
@@ -135,20 +196,20 @@ def check_torch(
     >>> print(check_torch(Square, torch.tensor([1.0, -2.5, 3.0])).findings[0].diagnosis)
     scaled by 1/2 (the factor 2 is missing)
     """
-    torch = load_torch()
+    torch = load_torch(WHO)
+    fn, reference = _function(torch, fn), _function(torch, reference)
     require_settings(WHO, {"fn": fn}, seed, draws)
     truth, truth_name = _truth(torch, fn, reference, against)
     parameters = _parameters(torch, fn, reference if reference is not None else truth)
     shown = (*names_of(WHO, signed(torch, fn), tensors, names), *parameters)
     given = (*tensors, *parameters.values())
-    _require_tensors(torch, shown, given)
-    detached = jax.tree.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, given)
-    arguments = Arguments(torch, detached, tuple(parameters))
-    arrays, mine = arguments.arrays, _callable(torch, fn)
+    require_tensors(torch, WHO, shown, given)
+    wanted = _positions(wrt, shown)
+    mine = _callable(torch, fn)
 
     def ask(args: tuple[Any, ...], cotangent: Callable[[Any], Any]) -> Reply:
         leaves = jax.tree.leaves(args)
-        got, dout, written = _asked(arguments, mine, leaves, question, cotangent)
+        got, dout, written = _asked(arguments, mine, leaves, question.wrt, question.leaf_names, cotangent)
         if any(leaf is None for leaf in got):  # no gradient is right where the truth is 0
             floats = [leaf for leaf in jax.tree.leaves(dout) if is_float(leaf)]
             with exact(), contextlib.suppress(Exception):
@@ -162,27 +223,44 @@ def check_torch(
         tree = jax.tree.map(lambda leaf: known.get(next(place)), args)
         return Reply(tuple(tree[i] for i in question.positions), dout, written)
 
-    positions = positions_of(WHO, arrays, shown, _positions(wrt, shown))
-    foreign = None if against is not None else partial(_pulled, arguments, truth, truth_name)
-    plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
-    question = Question(
-        WHO,
-        "backward",
-        plain,
-        truth_name,
-        arrays,
-        shown,
-        positions,
-        ask,
-        scalar=False,
-        foreign=foreign,
-        until=until(WHO, seconds),
-    )
-    out = [array_of(t) for t in _outputs(arguments, _run(arguments, mine, arguments.tensors))]
-    require_numbers(WHO, "fn", out)
-    return verdict(
-        question, seed, draws, [leaf for leaf in out if is_float(leaf)], _unchecked(torch, fn, parameters)
-    )
+    with torch.inference_mode(False):
+        detached = jax.tree.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, given)
+        arguments = Arguments(torch, detached, tuple(parameters))
+        arrays = arguments.arrays
+        positions = positions_of(WHO, arrays, shown, wanted)
+        notes = _unchecked(torch, fn, parameters)
+        foreign = None
+        if against is None:
+            arguments = replace(arguments, wide=_needs_float64(arguments, truth))
+            foreign = partial(_pulled, arguments, truth, truth_name)
+        plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
+        question = Question(
+            WHO,
+            "backward",
+            plain,
+            truth_name,
+            arrays,
+            shown,
+            positions,
+            ask,
+            scalar=False,
+            foreign=foreign,
+            until=until(WHO, seconds),
+            in_any_layout=True,
+        )
+        with arguments.recorded():
+            _, own = arguments.copied(question.values, question.wrt)
+            out = called(WHO, "fn", arguments.called_with, mine, own)
+            values = [array_of(t) for t in tensors_in(torch, WHO, "fn", out)]
+        require_numbers(WHO, "fn", values)
+        if foreign is not None:
+            notes += _examined(question, arguments, truth)
+        report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
+        report = _each_alone(arguments, mine, question, len(tensors), report)
+    if foreign is not None and any(UNEXPLAINED in f.diagnosis for f in report.findings):
+        hint = "the cause is searched for step by step only where the function is given in JAX too (against)"
+        report = replace(report, notes=(*report.notes, hint))
+    return report
 
 
 def assert_torch_matches(fn: Callable[..., Any], *tensors: Any, **settings: Any) -> None:
@@ -208,15 +286,29 @@ def assert_torch_matches(fn: Callable[..., Any], *tensors: Any, **settings: Any)
         raise AssertionError(str(report))
 
 
-def load_torch() -> Any:
-    """Import PyTorch, or raise one line that names the extra to install."""
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        raise MissingExtra(f"{WHO} needs PyTorch: pip install 'manual-grad[torch]'") from None
+def _passed_on(torch: Any, leaf: Any, copy: Callable[[], Any]) -> Any:
+    """A copy of a tensor, whose gradient is passed on to that tensor as it is: dense or sparse."""
+
+    class Argument(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, leaf: Any) -> Any:
+            ctx.set_materialize_grads(False)  # None stays None
+            return copy()
+
+        @staticmethod
+        def backward(ctx: Any, dout: Any) -> Any:
+            return dout
+
+    return Argument.apply(leaf)
 
 
 # --- functions --------------------------------------------------------------------------------------------
+
+
+def _function(torch: Any, fn: Any) -> Any:
+    """The class of a ``torch.autograd.Function`` if its ``apply`` was given; anything else unchanged."""
+    own = getattr(fn, "__self__", None)
+    return own if getattr(fn, "__name__", "") == "apply" and _is_function(torch, own) else fn
 
 
 def _is_function(torch: Any, fn: Any) -> bool:
@@ -227,25 +319,40 @@ def _callable(torch: Any, fn: Any) -> Callable[..., Any]:
     """The function to call with the arguments and, by name, a module's parameters."""
     if _is_function(torch, fn):
         return fn.apply
-    if not isinstance(fn, torch.nn.Module):
+    if not _is_module(torch, fn):
         return fn
 
     def call(*args: Any, **parameters: Any) -> Any:
         floats = [t for t in jax.tree.leaves(args) if isinstance(t, torch.Tensor) and t.is_floating_point()]
         wide = any(t.dtype == torch.float64 for t in floats)
-        own = {**dict(fn.named_parameters()), **dict(fn.named_buffers())}
+        inner, prefix = _uncompiled(fn)
+        own = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
         own = {name: t.detach().clone() for name, t in own.items()}
         own = {name: t.double() if wide and t.is_floating_point() else t for name, t in own.items()}
-        return torch.func.functional_call(fn, {**own, **parameters}, args)
+        return torch.func.functional_call(
+            fn, {prefix + name: t for name, t in {**own, **parameters}.items()}, args
+        )
 
     return call
 
 
+def _is_module(torch: Any, fn: Any) -> bool:
+    """Whether a function is a module that can be called with other parameters in place of its own."""
+    return isinstance(fn, torch.nn.Module) and not isinstance(fn, torch.jit.ScriptModule)
+
+
+def _uncompiled(module: Any) -> tuple[Any, str]:
+    """The module that ``torch.compile`` was given, and what stands before the names of its parameters."""
+    inner = getattr(module, "_orig_mod", None)
+    return (module, "") if inner is None else (inner, "_orig_mod.")
+
+
 def signed(torch: Any, fn: Any) -> Callable[..., Any]:
     """The function whose parameters name the arguments."""
+    fn = _function(torch, fn)
     if _is_function(torch, fn):
         return fn.forward if _has_setup(torch, fn) else partial(fn.forward, None)
-    return fn.forward if isinstance(fn, torch.nn.Module) else fn
+    return _uncompiled(fn)[0].forward if isinstance(fn, torch.nn.Module) else fn
 
 
 def _has_setup(torch: Any, fn: Any) -> bool:
@@ -254,8 +361,16 @@ def _has_setup(torch: Any, fn: Any) -> bool:
 
 def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[..., Any], str]:
     """The function to differentiate, and what to call it."""
-    if isinstance(fn, type) and issubclass(fn, torch.nn.Module):
-        raise InputError(f"{WHO}: fn is the class {fn.__name__}, expected an instance of it")
+    for name, given in (("fn", fn), ("reference", reference)):
+        if isinstance(given, torch.nn.Module) and any(map(torch.nn.parameter.is_lazy, given.parameters())):
+            raise InputError(
+                f"{WHO}: {name} has parameters without a shape, expected one that was called once"
+            )
+        if isinstance(given, type) and issubclass(given, torch.nn.Module):
+            raise InputError(f"{WHO}: {name} is the class {given.__name__}, expected an instance of it")
+        if isinstance(given, torch.autograd.Function):
+            kind = type(given).__name__
+            raise InputError(f"{WHO}: {name} is an instance of {kind}, expected the class itself")
     if reference is not None and against is not None:
         raise InputError(f"{WHO}: reference and against are both given, expected one of them")
     if against is not None:
@@ -282,13 +397,13 @@ def _own_forward(torch: Any, fn: Any, *args: Any) -> Any:
 
 def _parameters(torch: Any, fn: Any, truth: Any) -> dict[str, Any]:
     """A module's parameters, if the truth accepts them by name."""
-    if not isinstance(fn, torch.nn.Module):
+    if not _is_module(torch, fn):
         return {}
-    own = {name: p for name, p in fn.named_parameters() if p.requires_grad}
+    own = {name: p for name, p in _uncompiled(fn)[0].named_parameters() if p.requires_grad}
     try:
         takes = set(
-            dict(truth.named_parameters())
-            if isinstance(truth, torch.nn.Module)
+            dict(_uncompiled(truth)[0].named_parameters())
+            if _is_module(torch, truth)
             else inspect.signature(truth).parameters
         )
     except (TypeError, ValueError):  # a built-in function
@@ -307,147 +422,156 @@ def _unchecked(torch: Any, fn: Any, parameters: dict[str, Any]) -> list[str]:
 # --- arguments --------------------------------------------------------------------------------------------
 
 
-def _of_float64(device: Any) -> Any:
-    """The device that computes the truth: that of the tensors, unless it lacks float64."""
-    return "cpu" if device.type == "mps" else device
-
-
 def _positions(wrt: Any, names: Sequence[str]) -> list[int] | None:
     """The positions of the arguments to differentiate with respect to, given by name or position."""
     if wrt is None:
         return None
-    wanted = [wrt] if isinstance(wrt, str) or not isinstance(wrt, Iterable) else list(wrt)
+    wanted = [wrt]
+    if not isinstance(wrt, str):
+        with contextlib.suppress(Exception):  # one position, or an iterator that raises
+            wanted = list(itertools.islice(wrt, MOST))
     known: dict[Any, int] = {i: i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
     for which in wanted:
-        if not isinstance(which, str | int) or which not in known:
-            raise InputError(f"{WHO}: wrt has {describe(which)}, expected names among {', '.join(names)}")
+        if not isinstance(which, str | int | np.integer) or isinstance(which, bool) or which not in known:
+            expected = f"expected names among {', '.join(names)}, or positions"
+            raise InputError(f"{WHO}: wrt has {describe(which)}, {expected}")
     if not wanted:
         raise InputError(f"{WHO}: wrt is {describe(wrt)}, expected at least one name")
     return [known[which] for which in wanted]
 
 
-def _require_tensors(torch: Any, names: Sequence[str], given: Sequence[Any]) -> None:
-    """Refuse tensors that are not all on one device, and those without plain numbers in memory."""
-    found = [
-        (name, leaf)
-        for name, value in zip(names, given, strict=True)
-        for leaf in jax.tree.leaves(value)
-        if isinstance(leaf, torch.Tensor)
-    ]
-    for name, leaf in found[1:]:
-        if leaf.device != found[0][1].device:
-            first = f"{found[0][0]} is on {found[0][1].device}"
-            raise InputError(f"{WHO}: {first}, {name} on {leaf.device}; expected one device")
-    for name, leaf in found:
-        if leaf.layout != torch.strided or leaf.is_quantized or leaf.is_nested or leaf.is_meta:
-            what = "on meta" if leaf.is_meta else "quantized" if leaf.is_quantized else str(leaf.layout)
-            raise InputError(f"{WHO}: {name} is a tensor that is {what}, expected numbers in memory")
-        if leaf.is_floating_point() and str(leaf.dtype).removeprefix("torch.") not in DTYPES:
-            raise InputError(f"{WHO}: {name} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
-
-
-def array_of(tensor: Any) -> np.ndarray:
-    """A tensor's numbers copied to a NumPy array in C order.
-
-    >>> import torch
-    >>> array_of(torch.tensor([1.0, 2.0], dtype=torch.bfloat16)).dtype
-    dtype(bfloat16)
-    """
-    plain = tensor.detach().to_dense().cpu().resolve_conj().resolve_neg().contiguous()
-    if str(plain.dtype) == "torch.bfloat16":
-        return np.array(plain.view(importlib.import_module("torch").int16).numpy()).view(jnp.bfloat16)
-    return np.array(plain.numpy(), order="C")
-
-
-def _strides(tensor: Any) -> list[int]:
-    """A tensor's strides, or those of C order if entries share memory."""
-    steps = sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
-    end = 0
-    for stride, n in steps:
-        if stride <= end:
-            return list(tensor.new_empty(tensor.shape, device="meta").stride())
-        end += stride * (n - 1)
-    return list(tensor.stride())
-
-
-def tensor_of(torch: Any, array: np.ndarray, device: Any, strides: Sequence[int] | None = None) -> Any:
-    """An array's numbers as a tensor with the same layout, or with given strides, and NaN in the gaps.
-
-    Negative strides, which PyTorch lacks, become positive.
-    """
-    dtype = getattr(torch, array.dtype.name)
-    steps = [abs(s) // array.itemsize for s in array.strides] if strides is None else list(strides)
-    repeated = tuple(slice(0, 1) if not s else slice(None) for s in steps)
-    core = np.array(array[repeated], order="C")
-    bits = core.view(np.int16) if array.dtype == jnp.bfloat16 else core
-    numbers = torch.from_numpy(bits).view(dtype) if bits is not core else torch.from_numpy(core)
-    span = 1 + sum((n - 1) * s for n, s in zip(core.shape, steps, strict=True))
-    empty = torch.full((span,), float("nan") if dtype.is_floating_point else 0, dtype=dtype, device=device)
-    laid_out = empty.as_strided(core.shape, steps)
-    laid_out.copy_(numbers)
-    return laid_out.expand(array.shape)
-
-
 # --- a call -----------------------------------------------------------------------------------------------
-
-
-def _run(arguments: Arguments, fn: Callable[..., Any], tensors: Sequence[Any]) -> Any:
-    """Call the user's function on fresh copies."""
-    fresh = [tensor_of(arguments.torch, array_of(t), t.device, _strides(t)) for t in tensors]
-    with arguments.recorded():
-        return _plain(called(WHO, "fn", arguments.called_with, fn, fresh))
-
-
-def _plain(out: Any) -> Any:
-    """A plain tuple in place of the tuple type that ``torch.max`` and others return, unknown to JAX."""
-    return tuple(out) if isinstance(out, tuple) and jax.tree_util.all_leaves([out]) else out
-
-
-def _outputs(arguments: Arguments, out: Any) -> list[Any]:
-    """The tensors of an output."""
-    found = [leaf for leaf in jax.tree.leaves(out) if arguments.is_tensor(leaf)]
-    if not found:
-        raise InputError(f"{WHO}: fn returned {describe(out)}, expected a tensor or a tuple of tensors")
-    return found
 
 
 def _asked(
     arguments: Arguments,
     fn: Callable[..., Any],
-    leaves: Sequence[np.ndarray],
-    question: Question,
+    values: Sequence[np.ndarray],
+    wrt: Sequence[int],
+    names: Sequence[str],
     cotangent: Callable[[Any], Any],
 ) -> tuple[list[Any], Any, tuple[str, ...]]:
-    """The gradient with respect to each leaf of ``wrt``, the cotangent, and what the call modified."""
-    torch, names = arguments.torch, [f"argument {name}" for name in question.leaf_names]
-    given = zip(leaves, arguments.tensors, strict=True)
-    inputs = [tensor_of(torch, leaf, t.device, _strides(t)) for leaf, t in given]
-    for i in question.wrt:
-        inputs[i].requires_grad_()
+    """The gradient with respect to each leaf of ``wrt``, the cotangent, and notes about the call."""
+    torch, names = arguments.torch, as_arguments(names)
     with arguments.recorded():
-        out = _plain(called(WHO, "fn", arguments.called_with, fn, inputs))
-        outputs = _outputs(arguments, out)
-        after = [array_of(t) for t in inputs]
-        written = modified(names, leaves, after, "fn")
-        differentiable = [t for t in outputs if t.requires_grad]
-        if not differentiable:
+        leaves, own = arguments.copied(values, wrt)
+        before = [array_of(t) for t in own]
+        out = called(WHO, "fn", arguments.called_with, fn, own)
+        outputs = tensors_in(torch, WHO, "fn", out)
+        after = [array_of(t) for t in own]
+        notes = modified(names, before, after, "fn")
+        if not any(t.requires_grad for t in outputs):
             raise InputError(
                 f"{WHO}: fn has no backward pass: to autograd, its result does not depend on its arguments"
             )
+        notes += [
+            f"output {i} of fn is not differentiable: its cotangent is taken to be 0"
+            for i, t in enumerate(outputs)
+            if t.is_floating_point() and not t.requires_grad
+        ]
         dout = cotangent(jax.tree.map(lambda t: array_of(t) if arguments.is_tensor(t) else None, out))
         flows = iter(t.requires_grad for t in outputs)
         dout = jax.tree.map(lambda d: d if next(flows) or not is_float(d) else np.zeros_like(d), dout)
-        douts = [
-            tensor_of(torch, d, t.device)
-            for d, t in zip(jax.tree.leaves(dout), outputs, strict=True)
-            if t.requires_grad
-        ]
-        before = [array_of(d) for d in douts]
+        pairs = [(d, t) for d, t in zip(jax.tree.leaves(dout), outputs, strict=True) if t.requires_grad]
+        douts = [tensor_of(torch, d, t.device) for d, t in pairs]
+        given = [array_of(d) for d in douts]
         pull = partial(torch.autograd.grad, allow_unused=True)
-        got = called(WHO, "backward", pull, differentiable, [inputs[i] for i in question.wrt], douts)
-    written += modified(names, after, [array_of(t) for t in inputs], "backward")
-    written += modified(["the cotangent"] * len(before), before, [array_of(d) for d in douts], "backward")
-    return [None if g is None else array_of(g) for g in got], copies(dout), tuple(written)
+        got = called(WHO, "backward", pull, [t for _, t in pairs], [leaves[i] for i in wrt], douts)
+    notes += modified(names, after, [array_of(t) for t in own], "backward")
+    notes += modified(["the cotangent"] * len(given), given, [array_of(d) for d in douts], "backward")
+    return [None if g is None else array_of(g) for g in got], copies(dout), tuple(notes)
+
+
+def _each_alone(
+    arguments: Arguments, fn: Callable[..., Any], question: Question, most: int, report: Report
+) -> Report:
+    """The report, with each right gradient that differs where no other argument requires one.
+
+    A backward pass that reads ``ctx.needs_input_grad`` then takes another way. A module's parameters, which
+    follow its arguments, are left alone.
+    """
+    if len(question.wrt) < 2:
+        return report
+
+    def ask(wrt: Sequence[int]) -> list[Any]:
+        cotangent = drawn(np.random.default_rng(report.seed))
+        return _asked(arguments, fn, question.values, wrt, question.leaf_names, cotangent)[0]
+
+    found = []
+    for finding, i, both in zip(report.findings, question.wrt, ask(question.wrt), strict=True):
+        if finding.ok and question.owners[i] < most:
+            finding = _alone(finding, both, partial(ask, [i]))
+        found.append(finding)
+    return replace(report, findings=tuple(found))
+
+
+def _alone(finding: Finding, want: Any, ask: Callable[[], list[Any]]) -> Finding:
+    """A finding about one leaf, whose gradient must be the same where nothing else requires one."""
+    why = f"where only {finding.name} requires a gradient (ctx.needs_input_grad)"
+    try:
+        (got,) = ask()
+    except InputError as error:
+        if "has no backward pass" not in str(error):
+            return replace(finding, ok=False, diagnosis=f"raises {why}: {error}", max_error=np.inf)
+        got = None
+    zero = want is None or not np.any(want)
+    if got is None:
+        said = "" if zero else f"no gradient was returned (None) {why}"
+        return replace(finding, ok=not said, diagnosis=said, max_error=np.inf if said else finding.max_error)
+    want = np.zeros_like(got) if want is None else want
+    g, w = got.astype(np.float64), want.astype(np.float64)
+    off = np.where(np.isfinite(w), np.abs(g - w), 0.0)
+    if np.max(off) <= TOLERANCES[got.dtype.name] * np.max(np.abs(w), where=np.isfinite(w), initial=0.0):
+        return finding
+    at = tuple(int(j) for j in np.unravel_index(np.argmax(off), off.shape))
+    worst = float(off[at] / (np.max(np.abs(w)) or 1.0))
+    where = (at, float(g[at]), float(w[at]))
+    return replace(finding, ok=False, diagnosis=f"differs {why}", max_error=worst, where=where)
+
+
+# --- the truth --------------------------------------------------------------------------------------------
+
+
+def _needs_float64(arguments: Arguments, truth: Callable[..., Any]) -> bool:
+    """Whether the truth casts float64 to a narrower dtype, or combines it with narrower tensors."""
+    narrow: list[Any] = []
+    values = jax.tree.leaves(_in_float64(arguments.arrays))
+    with arguments.of_truth(), contextlib.suppress(InputError), in_float64(arguments.torch, narrow):
+        called(WHO, "", arguments.called_with, truth, arguments.copied(values, (), plain=True)[1])
+        return bool(narrow)
+    return False  # it raises, which it will say where it is called
+
+
+def _in_float64(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if is_float(leaf) else leaf, tree)
+
+
+def _true_outputs(
+    arguments: Arguments, truth: Callable[..., Any], name: str, own: Sequence[Any]
+) -> list[Any]:
+    """The floating-point outputs of the truth, which may raise anything."""
+    out = called(WHO, name, arguments.called_with, truth, own)
+    leaves = called(WHO, name, jax.tree.leaves, out)
+    if tensors := [t for t in leaves if arguments.is_tensor(t)]:
+        tensors_in(arguments.torch, WHO, name, tensors)
+    return [t for t in tensors if t.is_floating_point()]
+
+
+def _examined(question: Question, arguments: Arguments, truth: Callable[..., Any]) -> list[str]:
+    """Notes about the truth; refuse one that differs from call to call."""
+    name, values = question.fn_name, jax.tree.leaves(_in_float64(question.args))
+    outs, notes = [], []
+    for _ in range(2):
+        with arguments.of_truth():
+            _, own = arguments.copied(values, question.wrt, plain=True)
+            before = [array_of(t) for t in own]
+            outs.append([array_of(t) for t in _true_outputs(arguments, truth, name, own)])
+            names = as_arguments(question.leaf_names)
+            notes = modified(names, before, [array_of(t) for t in own], name)
+    pairs = list(zip(*outs, strict=False))
+    if any(a.shape != b.shape or not np.allclose(a, b, 1e-6, 1e-6, equal_nan=True) for a, b in pairs):
+        raise InputError(f"{WHO}: {name} differs from call to call, expected the same result each time")
+    return notes
 
 
 def _pulled(
@@ -460,37 +584,26 @@ def _pulled(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The truth's floating-point outputs, and the cotangent of each leaf of ``wrt``, by autograd."""
     torch = arguments.torch
-    given = zip(values, arguments.tensors, strict=True)
-    inputs = [tensor_of(torch, np.array(v, order="C"), _of_float64(t.device)) for v, t in given]
-    for i in wrt:
-        inputs[i].requires_grad_()
-    with arguments.recorded():
-        try:
-            out = _plain(arguments.called_with(truth, inputs))
-            outs = [t for t in jax.tree.leaves(out) if arguments.is_tensor(t) and t.is_floating_point()]
-            shapes = [tuple(t.shape) for t in outs]
-            if shapes != [np.shape(d) for d in dout]:
-                given_shapes = ", ".join(map(str, shapes)) or "no floating-point tensor"
-                own = ", ".join(str(np.shape(d)) for d in dout)
-                raise InputError(f"{WHO}: {name} returned {given_shapes}, expected {own}")
-            flowing = [(t, d) for t, d in zip(outs, dout, strict=True) if t.requires_grad]
-            if wrt and not flowing:
-                raise InputError(
-                    f"{WHO}: autograd cannot differentiate {name}; give reference=, the same function "
-                    "in plain PyTorch, or against=, the same in JAX"
-                )
-            got = torch.autograd.grad(
-                [t for t, _ in flowing],
-                [inputs[i] for i in wrt],
-                [tensor_of(torch, np.array(d, order="C"), t.device).to(t.dtype) for t, d in flowing],
-                allow_unused=True,
-            ) if wrt else ()  # fmt: skip
-        except InputError:
-            raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # it may raise anything
-            raise InputError(f"{WHO}: {name} raised {one_line(error)}") from error
+    floats = [i for i, value in enumerate(values) if is_float(value)]
+    with arguments.of_truth():
+        leaves, own = arguments.copied(values, floats, plain=True)
+        outs = _true_outputs(arguments, truth, name, own)
+        shapes = [tuple(t.shape) for t in outs]
+        if shapes != [np.shape(d) for d in dout]:
+            given_shapes = ", ".join(map(str, shapes)) or "no floating-point tensor"
+            expected = ", ".join(str(np.shape(d)) for d in dout)
+            raise InputError(f"{WHO}: {name} returned {given_shapes}, expected {expected}")
+        flowing = [(t, d) for t, d in zip(outs, dout, strict=True) if t.requires_grad]
+        if wrt and not flowing:
+            raise InputError(
+                f"{WHO}: autograd cannot differentiate {name}; give reference=, the same function "
+                "in plain PyTorch, or against=, the same in JAX"
+            )
+    with arguments.of_truth(casts=False):
+        douts = [tensor_of(torch, np.array(d, order="C"), t.device).to(t.dtype) for t, d in flowing]
+        pull = partial(torch.autograd.grad, allow_unused=True)
+        of = [leaves[i] for i in wrt]
+        got = called(WHO, name, pull, [t for t, _ in flowing], of, douts) if wrt else []
     found = [
         np.zeros(np.shape(values[i])) if g is None else array_of(g) for i, g in zip(wrt, got, strict=True)
     ]

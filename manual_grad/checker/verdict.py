@@ -53,12 +53,14 @@ class Probe:
         gots: the result for each leaf.
         wants: the expected result for each leaf; None if the first answer was None.
         times: the multiple of the first cotangent.
+        raised: whether the call raised instead.
     """
 
     says: str
     gots: list[Any]
     wants: list[Any]
-    times: float
+    times: float = 1.0
+    raised: bool = False
 
 
 def verdict(
@@ -168,39 +170,59 @@ def _probes(question: Question, given: Answer, rng: np.random.Generator, notes: 
     """The results for a cotangent of 0, for a multiple of it, and for other memory layouts."""
     dtype = max((o.dtype.name for o in jax.tree.leaves(given.cotangent) if hasattr(o, "dtype")), default="")
     larger = -LARGER.get(dtype, 1024.0)
-    asked: list[tuple[str, float, Any]] = [
-        ("not 0 for a cotangent of 0: a part of it does not depend on the cotangent", 0.0, None),
+    asked: list[tuple[str, float, str, Any]] = [
+        ("not 0 for a cotangent of 0: a part of it does not depend on the cotangent", 0.0, "", None),
         (
             f"not linear in the cotangent: not {larger:g} times as large for {larger:g} times the cotangent",
             larger,
+            "",
             None,
         ),
     ]
-    laid_out = "wrong where the cotangent is {}: it is read in memory order, not by its axes"
-    asked += [
-        (laid_out.format(f"{how} in memory"), 1.0, tree) for how, tree in arranged(given.cotangent).items()
-    ]
-    for says, factor, tree in asked:
+    wrong = "wrong where the cotangent is {}: it is read in memory order, not by its axes"
+    repeats = "broadcast, with strides of 0,"
+    layouts = {f"{how} in memory": tree for how, tree in arranged(given.cotangent).items()}
+    asked += [(wrong.format(layout), 1.0, layout, tree) for layout, tree in layouts.items()]
+    for says, factor, layout, tree in asked:
         other = scaled(given.cotangent, factor) if tree is None else tree
-        gots = _asked_for(question, given, other, notes)
-        if gots is not None:
+        gots = _asked_for(question, given, other, notes, layout)
+        if isinstance(gots, Probe):
+            yield gots
+        elif gots is not None:
             with np.errstate(invalid="ignore", over="ignore"):  # 0 · ∞
-                wants = [None if got is None else factor * as_float64(got) for got in given.gots]
+                wants = [None if got is None else _times(factor, got) for got in given.gots]
             yield Probe(says, gots, wants, max(abs(factor), 1.0))
     repeated = broadcast(given.cotangent)
     dense = None if repeated is None else _asked_for(question, given, copies(repeated, "C"), notes)
-    gots = None if dense is None else _asked_for(question, given, repeated, notes)
-    if dense is not None and gots is not None:
+    gots = None if dense is None else _asked_for(question, given, repeated, notes, repeats)
+    if isinstance(gots, Probe):
+        yield gots
+    elif isinstance(dense, list) and gots is not None:
         wants = [None if got is None else as_float64(got) for got in dense]
-        says = laid_out.format("broadcast, with strides of 0,")
-        yield Probe(says, gots, wants, 1.0)
+        yield Probe(wrong.format(repeats), gots, wants)
 
 
-def _asked_for(question: Question, given: Answer, cotangent: Any, notes: list[str]) -> list[Any] | None:
-    """The result for a cotangent; None if the call raises, which is noted unless it modifies a cotangent."""
+def _times(factor: float, got: Any) -> np.ndarray:
+    """A gradient times a number; NaN, which is not compared, where its dtype holds no number so large."""
+    product, dtype = factor * as_float64(got), np.asarray(got).dtype
+    most = float(jnp.finfo(dtype).max) if jnp.issubdtype(dtype, jnp.floating) else np.inf
+    return np.where(np.abs(product) > most, np.nan, product)
+
+
+def _asked_for(question: Question, given: Answer, cotangent: Any, notes: list[str], layout: str = "") -> Any:
+    """The result for a cotangent; if the call raises, a probe that says so where that is a mistake, or None.
+
+    Where it is none, it is noted, unless the call modifies a read-only cotangent.
+    """
     try:
         reply = question.ask(question.args_of(given.values), lambda out: cotangent)
     except InputError as error:
+        if layout and question.in_any_layout:
+            said = str(error).removeprefix(f"{question.who}: ")
+            empty: list[Any] = [None] * len(question.wrt)
+            return Probe(
+                f"raises where the cotangent is {layout.strip(',')}: {said}", empty, empty, raised=True
+            )
         if "read-only" not in str(error):
             notes.append(f"another cotangent could not be tried: {error}")
         return None
@@ -318,6 +340,8 @@ def _unsteady(answer: Answer, leaf: int) -> tuple[str, float, Where | None] | No
 def _probed(given: Answer, probe: Probe, leaf: int) -> tuple[str, float, Where | None] | None:
     """The diagnosis from a probe of a leaf; None if the result is the expected one."""
     want = probe.wants[leaf]
+    if probe.raised and given.gots[leaf] is not None:
+        return probe.says, float("inf"), None
     if want is None:
         return None
     right, error, where = within(given, leaf, probe.gots[leaf], want, 2 * probe.times)

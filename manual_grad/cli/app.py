@@ -447,7 +447,8 @@ def check(
         Dtype | None,
         typer.Option(
             metavar="DTYPE",
-            help=f"Dtype of the floating-point arguments: {DTYPES}. (float64, or as in the archive)",
+            help=f"Dtype of the floating-point arguments: {DTYPES}. (float64, or as in the "
+            "archive or the module)",
         ),
     ] = None,
     seed: Annotated[

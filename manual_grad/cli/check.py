@@ -16,7 +16,8 @@ from rich.table import Table
 
 from manual_grad.border import InputError, describe
 from manual_grad.checker.asking import one_line
-from manual_grad.checker.pytorch import load_torch, signed, tensor_of
+from manual_grad.checker.pytorch import signed
+from manual_grad.checker.tensors import load_torch, tensor_of
 from manual_grad.cli import cache, tables, user_code
 from manual_grad.cli.usage import UsageError, require_device, write
 from manual_grad.environment import environment
@@ -78,11 +79,21 @@ def check_in_torch(
     json: Path | None,
 ) -> int:
     """Check a PyTorch function's backward pass at random tensors or an archive's; return the exit code."""
-    torch = load_torch()
-    others = [path for path in (reference, against) if path and ":" in path]
-    mine, *functions = user_code.load_functions([fn, *others])
+    torch = load_torch("--torch")
+    if reference is not None and ":" not in reference:
+        raise UsageError(f"--reference is {reference!r}, expected file.py:function")
+    others = {"reference": reference, "against": against if against and ":" in against else None}
+    named = {option: path for option, path in others.items() if path}
+    mine, *functions = user_code.load_functions([fn, *named.values()])
+    if isinstance(mine, type) and issubclass(mine, torch.nn.Module):
+        raise UsageError(f"{fn} is a class of modules, expected an instance of it")
+    truth: dict[str, Any] = {"against": against} | dict(zip(named, functions, strict=True))
+    parameters = dict(mine.named_parameters()) if isinstance(mine, torch.nn.Module) else {}
+    if dtype is None and not archive:  # that of the module
+        dtypes = [str(p.dtype).removeprefix("torch.") for p in parameters.values() if p.is_floating_point()]
+        dtype = next(iter(dtypes), None)
     arguments = user_code.arguments(signed(torch, mine), fn, shapes, archive, dtype, seed)
-    _argnums(wrt, list(arguments))
+    _argnums(wrt, [*arguments, *parameters])
     try:
         tensors = [tensor_of(torch, np.asarray(array), device) for array in arguments.values()]
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -93,8 +104,7 @@ def check_in_torch(
         report = check_torch(
             mine,
             *tensors,
-            reference=functions.pop(0) if reference else None,
-            against=functions[0] if functions else against,
+            **truth,
             wrt=wrt,
             seed=seed,
             draws=draws,
@@ -108,6 +118,7 @@ WORDS = {  # Python parameters → options
     "as against=": "with --against",
     "against=": "--against",
     "reference=": "--reference",
+    ", or positions": "",
     "argnums selects the arguments": "--wrt selects the arguments",
 }
 
@@ -119,7 +130,7 @@ def _words_of_the_command_line() -> Iterator[None]:
         yield
     except InputError as error:
         said = re.sub(r"^check_(grad|torch): ", "", str(error))
-        said = f"--{said}" if said.startswith("against") else said
+        said = f"--{said}" if re.match("(against|reference|wrt) (is|has)|against:", said) else said
         for theirs, ours in WORDS.items():
             said = said.replace(theirs, ours)
         raise InputError(said) from error

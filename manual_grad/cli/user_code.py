@@ -203,15 +203,19 @@ def parameters(fn: Callable[..., Any], name: str) -> list[str]:
     Returns:
         The names.
     Raises:
-        InputError: it takes any number of arguments, which have no names.
+        InputError: its arguments have no names: any number of them, or a function written in C.
 
     >>> parameters(lambda x, y, axis=0: x, "loss")
     ['x', 'y']
     """
     wanted = []
-    for p in inspect.signature(fn).parameters.values():
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # a function written in C
+        raise InputError(f"{name} has parameters without names, expected a Python function") from None
+    for p in signature.parameters.values():
         if p.kind == p.VAR_POSITIONAL:
-            raise InputError(f"{name} takes *{p.name}; give it named parameters, or use --input")
+            raise InputError(f"{name} takes *{p.name}, expected named parameters")
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty:
             wanted.append(p.name)
     return wanted

@@ -4,8 +4,12 @@ Skipped where PyTorch is not installed: it is large, and only these tests need i
 """
 
 import importlib
+import itertools
+import json
 import os
+import random
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 
 from manual_grad.border import InputError
-from manual_grad.checker import pytorch
+from manual_grad.checker import tensors as made
 from manual_grad.cli import app as cli
 from manual_grad.digits import MissingExtra
 from manual_grad.verify import assert_torch_matches, check_torch
@@ -38,6 +42,16 @@ def attention(q, k, v):
     scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
     return torch.softmax(scores, -1) @ v
 
+
+def twice_in_a_hook(y):
+    y.register_hook(lambda dout: 2 * dout)
+    return y
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    SCRIPTED = torch.jit.script(nn.Linear(3, 2))
+WEIGHT = drawn(3, 2)
 
 RIGHT = {  # PyTorch's own backward passes: what is called, with what, and what it is compared with
     "relu": (F.relu, [drawn(4, 3)], {"reference": lambda x: x.clamp(min=0)}),
@@ -78,6 +92,21 @@ RIGHT = {  # PyTorch's own backward passes: what is called, with what, and what 
     "a number stays what it is": (
         lambda x, a: F.elu(x, a), [drawn(4, 3, dtype=torch.float64), 0.5],
         {"reference": lambda x, a: torch.where(x > 0, x, a * (x.exp() - 1))}),
+    "in place": (
+        lambda x: F.relu(x, inplace=True), [drawn(4, 3)], {"reference": lambda x: x.clamp(min=0)}),
+    "a gradient taken inside": (
+        lambda x: torch.autograd.grad((x**3).sum(), x, create_graph=True)[0], [drawn(4)],
+        {"reference": lambda x: torch.autograd.grad((x**3).sum(), x, create_graph=True)[0]}),
+    "a hook": (
+        lambda x: twice_in_a_hook(x.sin()), [drawn(4)],
+        {"reference": lambda x: 2 * x.sin() - x.sin().detach()}),
+    "a reference that holds float32 tensors": (
+        lambda x: x @ WEIGHT, [drawn(4, 3)], {"reference": lambda x: F.linear(x, WEIGHT.T)}),
+    "a reference that casts to float32": (
+        lambda x: x / x.norm(dim=-1, keepdim=True), [drawn(4, 3, dtype=torch.float64)],
+        {"reference": lambda x: (x.float() / (x.float() ** 2).sum(-1, keepdim=True).sqrt()).type_as(x)}),
+    "a scripted module": (SCRIPTED, [drawn(4, 3)], {"reference": SCRIPTED}),
+    "numbers near the largest": (lambda x: x**2, [drawn(3) * 1e38], {"reference": lambda x: x**2}),
     "None where the truth is 0": (
         lambda x, y: 2 * x + 0 * y.detach(), [drawn(3), drawn(4, 1)],
         {"reference": lambda x, y: 2 * x + 0 * y}),
@@ -88,6 +117,14 @@ RIGHT = {  # PyTorch's own backward passes: what is called, with what, and what 
 def test_pytorchs_own_functions_are_right(name):
     fn, tensors, settings = RIGHT[name]
     assert_torch_matches(fn, *tensors, **settings)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compiled_module_has_the_parameters_of_its_module():
+    compiled = torch.compile(nn.Linear(3, 2), backend="eager")
+    report = check_torch(compiled, drawn(4, 3), reference=nn.Linear(3, 2))
+    assert report.ok, report
+    assert [finding.name for finding in report.findings] == ["input", "weight", "bias"]
 
 
 def function(forward, backward):
@@ -144,6 +181,84 @@ def test_ten_functions(name):
     assert "torch.autograd in float64" in str(report)
 
 
+def test_a_backward_pass_that_raises_for_a_layout_is_wrong():
+    flat = function(lambda x: x.sin(), lambda d, x: (d.view(-1) * x.cos().view(-1)).view(x.shape))
+    report = check_torch(flat, drawn(4, 5))
+    assert not report.ok
+    assert "raises where the cotangent is transposed in memory: backward raised" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("needed", "said"),
+    [
+        ((0, 1), ""),
+        ((1, 1), "no gradient was returned (None) where only x requires a gradient (ctx.needs_input_grad)"),
+        ((0, 0), "no gradient was returned (None) where only y requires a gradient (ctx.needs_input_grad)"),
+    ],
+)
+def test_each_argument_may_be_the_only_one_that_requires_a_gradient(needed, said):
+    class Product(Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx, d):
+            others = reversed(ctx.saved_tensors)
+            return tuple(
+                d * other if ctx.needs_input_grad[i] else None
+                for i, other in zip(needed, others, strict=True)
+            )
+
+    report = check_torch(Product, drawn(4), drawn(4) + 1)
+    assert report.ok == (not said), report
+    assert said in str(report)
+
+
+def test_what_differs_or_raises_when_alone_is_wrong():
+    class Scaled(Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x + y
+
+        @staticmethod
+        def backward(ctx, d):
+            if not ctx.needs_input_grad[0]:
+                raise ValueError("no x")
+            return (d if ctx.needs_input_grad[1] else 3 * d), d
+
+    x, y = check_torch(Scaled, drawn(4), drawn(4) + 1).findings
+    assert x.diagnosis.startswith("differs where only x requires a gradient")
+    assert x.where[1] == pytest.approx(3 * x.where[2])
+    assert y.diagnosis.startswith("raises where only y requires a gradient")
+    assert "ValueError: no x" in y.diagnosis
+
+
+def test_an_output_without_a_gradient_is_noted():
+    both = lambda x: (x.softmax(-1), x.logsumexp(-1))  # noqa: E731
+    report = check_torch(lambda x: (both(x)[0], both(x)[1].detach()), drawn(4, 3), reference=both)
+    assert report.ok
+    assert "output 1 of fn is not differentiable: its cotangent is taken to be 0" in report.notes
+    assert check_torch(both, drawn(4, 3), reference=both).notes == ()
+
+
+def test_apply_is_as_good_as_its_class():
+    forward, backward, tensors, _ = FUNCTIONS["softmax"]
+    mine = function(forward, backward)
+    report = check_torch(mine.apply, *tensors)
+    assert report.ok
+    assert report.findings == check_torch(mine, *tensors).findings
+
+
+def test_where_no_cause_is_found_jax_is_offered():
+    wrong = function(lambda x, w: torch.tanh(x @ w), lambda d, x, w: (d @ w.mT, x.mT @ d))
+    offered = "the cause is searched for step by step only where the function is given in JAX too (against)"
+    assert offered in check_torch(wrong, drawn(6, 5), drawn(5, 4)).notes
+    other = check_torch(wrong, drawn(6, 5), drawn(5, 4), against=lambda x, w: jnp.tanh(x @ w))
+    assert offered not in other.notes
+
+
 def test_without_a_reference_the_functions_own_forward_is_differentiated():
     forward, backward, tensors, _ = FUNCTIONS["softmax"]
     assert check_torch(function(forward, backward), *tensors).ok
@@ -170,13 +285,42 @@ def test_modified_arguments_are_reported_and_the_callers_tensors_are_unchanged()
     x = drawn(4, 5)
     before = x.clone()
     report = check_torch(function(lambda x: x * x, back), x, names=["x"])
-    assert report.ok
+    assert "raises where the cotangent is broadcast" in report.findings[0].diagnosis  # as by y.sum()
     assert {"argument x was modified by backward", "the cotangent was modified by backward"} <= {
         *report.notes
     }
     assert torch.equal(x, before)
     assert x.grad is None
     assert not x.requires_grad
+
+
+def state():
+    return (
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
+        torch.get_rng_state().tolist(), torch.get_num_threads(),
+        str(np.random.get_state()), random.getstate(), jax.config.jax_enable_x64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_check_works_in_every_mode_and_changes_nothing(mode):
+    def careless(x, noise, generator):
+        torch.set_grad_enabled(True)
+        noise += np.random.rand() + random.random()
+        return x * float(noise[0]) * torch.rand((), generator=generator)
+
+    noise, generator = np.zeros(1), torch.Generator().manual_seed(3)
+    norm = nn.BatchNorm1d(3)
+    kept = [t.clone() for t in norm.state_dict().values()]
+    with mode():
+        before = state(), generator.get_state().tolist()
+        report = check_torch(careless, drawn(4), noise, generator, reference=careless)
+        assert_torch_matches(norm, drawn(4, 3).requires_grad_(), reference=norm)
+        assert before == (state(), generator.get_state().tolist())
+    assert report.ok, report
+    assert noise.tolist() == [0]
+    assert all(map(torch.equal, kept, norm.state_dict().values()))
+    assert all(p.grad is None and p.requires_grad for p in norm.parameters())
 
 
 def test_the_callers_random_state_is_restored():
@@ -206,11 +350,15 @@ def test_parameters_that_no_reference_accepts_are_named():
 @pytest.mark.parametrize("strides", [(3, 1), (1, 4), (6, 2), (0, 1), (-6, -1)])
 def test_layouts_are_those_of_the_array(strides):
     array = np.lib.stride_tricks.as_strided(
-        np.arange(40.0)[20:], (4, 3), [8 * s for s in strides], writeable=False)  # fmt: skip
-    tensor = pytorch.tensor_of(torch, array, "cpu")
+        np.arange(60.0)[20:], (4, 3), [8 * s for s in strides], writeable=False)  # fmt: skip
+    tensor = made.tensor_of(torch, array, "cpu")
     assert np.array_equal(tensor.numpy(), array)
     assert tensor.stride() == tuple(map(abs, strides))
 
+
+COUNT = itertools.count(1)
+MINE = function(F.relu, F.relu)
+INSTANCE = MINE.__new__(MINE)
 
 BAD = {
     "without a backward pass": (lambda x: x.detach(), [drawn(3)], "fn has no backward pass"),
@@ -228,6 +376,22 @@ BAD = {
     "no tensor": (lambda x: x, [3], "no argument is floating-point"),
     "complex": (lambda x: x, [drawn(3) + 1j], "expected an array of real numbers"),
     "sparse": (lambda x: x, [drawn(3).to_sparse()], "x is a tensor that is torch.sparse_coo"),
+    "meta": (lambda x: x, [drawn(3).to("meta")], "x is a tensor that is on meta"),
+    "8 bits": (lambda x: x, [drawn(3).to(torch.float8_e5m2)], "x is torch.float8_e5m2, expected one of"),
+    "a subclass": (
+        lambda x: x, [drawn(3).as_subclass(type("Mine", (torch.Tensor,), {}))],
+        "x is a Mine, expected a plain tensor, such as x.as_subclass(torch.Tensor)"),
+    "NumPy": (
+        lambda x: x, [np.ones(3)], "x is float64[3] of NumPy, expected a tensor (torch.tensor converts it)"),
+    "a list": (lambda x: x[0], [[1.0, 2.0]], "x is [1.0, 2.0]"),
+    "keys of two kinds": (lambda x: x["a"], [{"a": drawn(3), 1: drawn(3)}], "x is a dict, expected arrays"),
+    "returns such keys": (lambda x: {"a": x, 1: x}, [drawn(3)], "fn returned a dict, expected arrays"),
+    "returns meta": (lambda x: x.to("meta"), [drawn(3)], "fn returned a tensor that is on meta"),
+    "returns 8 bits": (
+        lambda x: x.to(torch.float8_e5m2), [drawn(3)], "fn returned torch.float8_e5m2, expected one of"),
+    "an instance": (INSTANCE, [drawn(3)], "fn is an instance of Mine, expected the class"),
+    "not initialised": (nn.LazyLinear(2), [drawn(4, 3)], "fn has parameters without a shape"),
+    "leaves Python": (lambda x: sys.exit(3), [drawn(3)], "fn raised SystemExit: 3"),
     "empty": (lambda x: x, [drawn(0)], "at least one element"),
     "arguments": (lambda x: x, [drawn(3), drawn(3)], "2 arguments do not match the function"),
     "a class of modules": (nn.Linear, [drawn(3)], "fn is the class Linear, expected an instance of it"),
@@ -251,7 +415,18 @@ def test_bad_input_gives_one_line(name):
         ({}, "give reference="),
         ({"reference": F.relu, "against": jax.nn.relu}, "both given"),
         ({"reference": 3}, "reference is 3, expected a PyTorch function"),
-        ({"reference": F.relu, "wrt": "z"}, "wrt has 'z', expected names among x"),
+        ({"reference": F.relu, "wrt": "z"}, "wrt has 'z', expected names among x, or positions"),
+        ({"reference": F.relu, "wrt": -1}, "wrt has -1, expected names among x, or positions"),
+        ({"reference": F.relu, "wrt": True}, "wrt has True, expected names"),
+        ({"reference": F.relu, "wrt": torch.tensor(0)}, "wrt has a Tensor, expected names"),
+        ({"reference": F.relu, "wrt": itertools.count()}, "wrt has 1, expected names"),
+        ({"reference": F.relu, "names": itertools.repeat("a")}, "expected 1 name, one for each argument"),
+        ({"reference": F.relu, "names": [""]}, "names is ('',), expected 1 name, one for each argument"),
+        ({"reference": nn.Linear}, "reference is the class Linear, expected an instance"),
+        ({"reference": lambda x: x * next(COUNT)}, "reference differs from call to call"),
+        ({"reference": lambda x: sys.exit(3)}, "reference raised SystemExit: 3"),
+        ({"reference": lambda x: {"a": x, 1: x}}, "reference raised"),
+        ({"reference": lambda x: x.to("meta")}, "reference returned a tensor that is on meta"),
         ({"reference": F.relu, "wrt": ()}, "wrt is (), expected at least one name"),
         ({"reference": lambda x: x.detach()}, "autograd cannot differentiate"),
         ({"against": "softmax_cross"}, "no formula is called"),
@@ -263,12 +438,41 @@ def test_bad_settings_give_one_line(settings, said):
     assert said in str(error.value)
 
 
+def test_two_arguments_have_different_names():
+    with pytest.raises(InputError, match=r"names is .*, expected 2 different names, one for each argument"):
+        check_torch(torch.add, drawn(3), drawn(3), reference=torch.add, names=["x", "x"])
+
+
+def test_a_reference_that_modifies_its_argument_is_noted():
+    def modifies(x):
+        x.data.mul_(2)
+        return x**2
+
+    report = check_torch(lambda x: 4 * x**2, drawn(3), reference=modifies)
+    assert "argument x was modified by reference" in report.notes
+
+
+BAD_WORDS = {
+    "Half --torch --input x=8 --reference plain": "--reference is 'plain', expected file.py:function",
+    "Half --torch --input x=8 --reference plain --against theirs.py:plain": (
+        "--reference is 'plain', expected file.py:function"
+    ),
+    "Half --torch --input x=8 --wrt z": "--wrt is 'z', expected one of x",
+    "linear --torch --input x=4x3 --wrt z": "--wrt is 'z', expected one of x, weight, bias",
+    "Linear --torch --input x=8": "theirs.py:Linear is a class of modules, expected an instance of it",
+    "sine --torch --input x=8": "theirs.py:sine has parameters without names, expected a Python function",
+    "anything --torch --input x=8": "theirs.py:anything takes *x, expected named parameters",
+}
+
+
 def test_the_command(monkeypatch, capsys, tmp_path):
     (tmp_path / "theirs.py").write_text(
         "import torch\nclass Half(torch.autograd.Function):\n"
         "    @staticmethod\n    def forward(ctx, x):\n        ctx.save_for_backward(x)\n        return x**2\n"
         "    @staticmethod\n    def backward(ctx, d):\n        return ctx.saved_tensors[0] * d\n"
         "def plain(x):\n    return x * x\n"
+        "apply, linear, Linear, sine = Half.apply, torch.nn.Linear(3, 2), torch.nn.Linear, torch.sin\n"
+        "def anything(*x):\n    return x[0]\n"
     )
     monkeypatch.chdir(tmp_path)
 
@@ -290,11 +494,23 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert (code, out) == (2, "")
     assert "give --reference, the same function in plain PyTorch, or --against" in err
     assert run("theirs.py:plain --torch --input x=8 --device nowhere")[0] == 2
+    assert run("theirs.py:apply --torch --input x=8")[0] == 1
+    linear = "theirs.py:linear --torch --input x=4x3 --reference theirs:linear"
+    assert run(f"{linear} --wrt weight --json found.json")[0] == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["passed"]
+    assert [finding["name"] for finding in found["findings"]] == ["weight"]
+    for words, said in BAD_WORDS.items():
+        assert run(f"theirs.py:{words}") == (2, "", f"manual-grad: {said}\n")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run("theirs.py:Half --torch --input x=8")[::2] == (
+        2, "manual-grad: --torch needs PyTorch: pip install 'manual-grad[torch]'\n"
+    )  # fmt: skip
 
 
 def test_a_missing_pytorch_is_named_with_its_extra(monkeypatch):
     def missing(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(MissingExtra, match=r"pip install 'manual-grad\[torch\]'"):
