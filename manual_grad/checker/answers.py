@@ -28,6 +28,7 @@ SLACK = {  # in a narrower dtype: the error allowed, in budgets of the entry and
     "float16": (1.0, 2.0),
 }
 CAST = 0.1  # of the largest entry: allowed if the code casts to a narrower dtype and is ill-conditioned there
+SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # in JAX's programs
 CANCELLED = 1e-10  # relative to the terms: in float64, a smaller error may be rounding
 Where = tuple[tuple[int, ...], float, float]
 
@@ -214,6 +215,8 @@ def _limits(answer: Answer, leaf: int, got: Any) -> Any:
     """The absolute error allowed in each entry; records whether the leaf is ill-conditioned."""
     dtype, least = answer.dtypes[leaf], _roundings(answer, leaf)
     coarse = max((TOLERANCES.get(o.dtype.name, 0.0) for o in answer.outs), default=0.0)
+    if dtype == "float64":
+        coarse = max(coarse, TOLERANCES[computed_in(answer)])
     share = max(TOLERANCES[dtype], coarse) * largest_of(answer.wants[leaf])
     if dtype == "float64":
         return _in_doubt(answer, leaf, got, share + _noise(answer, leaf))
@@ -225,6 +228,16 @@ def _limits(answer: Answer, leaf: int, got: Any) -> Any:
         answer.ill.add(leaf)
         return np.maximum(share, 2 * spread)
     return np.minimum(share, SLACK[dtype][0] * spread) + least
+
+
+def computed_in(answer: Answer) -> str:
+    """The coarsest dtype that occurs in the function for arguments in float64, such as a mean of booleans."""
+    if "computed in" not in answer.kept:
+        point = answer.point
+        program = "" if point.foreign is not None else str(jax.make_jaxpr(point.forward)(*point.at))
+        found = [name for name, short in SHORT.items() if f":{short}[" in program]
+        answer.kept["computed in"] = max(found, key=lambda name: TOLERANCES[name], default="float64")
+    return answer.kept["computed in"]
 
 
 def _noise(answer: Answer, leaf: int) -> float:

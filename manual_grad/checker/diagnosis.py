@@ -15,15 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, named_scales
+from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
     NO_SIZE,
-    constant_said,
     mistakes_that_explain,
     order_mistaken,
-    root_said,
     rows_scaled,
+    scales_said,
 )
 from manual_grad.checker.mistakes.maps import misplaced
 from manual_grad.checker.nearby import batch
@@ -315,8 +314,7 @@ def scale_of_the_problem(e: Evidence) -> str:
     factor = factor_of(e)
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
-    said = [*named_scales(e, factor, lambda: constant_said(e, factor)), root_said(e, factor)]
-    return "\n".join(dict.fromkeys(filter(None, said)))
+    return "\n".join(dict.fromkeys(filter(None, scales_said(e, factor))))
 
 
 def transposed(e: Evidence) -> str:

@@ -24,6 +24,7 @@ from manual_grad.checker.answers import (
     as_float64,
     checked,
     compared,
+    computed_in,
     in_float64,
     largest_of,
     within,
@@ -454,7 +455,8 @@ def _is_wider(got: Any, argument: Any) -> bool:
 
 def _fit(answer: Answer, leaf: int) -> float:
     """The relative error up to which a mistake matches: smaller if the gradient is only slightly wrong."""
-    dtype = max(answer.dtypes[leaf], answer.least, key=lambda name: TOLERANCES[name])
+    known = (answer.dtypes[leaf], answer.least, computed_in(answer))
+    dtype = max(known, key=lambda name: TOLERANCES[name])
     fit = FIT.get(dtype, TOLERANCES[dtype] / 2)
     error = checked(answer, leaf)[1]
     return fit if error > 4 * fit else max(error / 20, 4 * float(jnp.finfo(dtype).eps))

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from manual_grad.verify import check_grad
-from tests.checker.test_mistakes import by, softmax
+from tests.checker.causes import by, loss_by, named_first, softmax
 
 RNG = np.random.default_rng(77)
 X, Z, W = RNG.standard_normal((6, 5)), RNG.standard_normal((4, 7)), RNG.standard_normal((7, 3))
@@ -20,13 +20,6 @@ LAST, CODES = np.array([1, 4, 0, 2]), np.array([[3, 1, 0, 7, 2], [5, 5, 1, 2, 9]
 SEEN = np.tril(np.ones((6, 5)))
 VALID = np.array([1.0, 0, 1, 1, 0, 1])
 TRUE = np.array([[1, 0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0, 1], [0, 1, 0, 1, 1, 0, 0]])
-
-
-def loss_by(fn, grad, *args, argnums=0):
-    """The checker, asked about a loss and its gradient."""
-    return by(
-        fn, lambda d, *args: tuple(None if g is None else d * g for g in grad(*args)), *args, argnums=argnums
-    )
 
 
 # --- sums over blocks -------------------------------------------------------------------------------------
@@ -538,12 +531,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_true_cause_is_named_first(case):
-    start, ask = CASES[case]
-    report = ask()
-    wrong = next(f for f in report.findings if not f.ok)
-    assert wrong.diagnosis.startswith(start), str(report)
+test_the_true_cause_is_named_first = named_first(CASES)
 
 
 @pytest.mark.parametrize("steps", [120, 200])

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from manual_grad.verify import check_grad
-from tests.checker.test_mistakes import by
+from tests.checker.causes import by, named_first
 
 RNG = np.random.default_rng(41)
 X, IMAGE = RNG.standard_normal((6, 5)) + 0.4, RNG.standard_normal((3, 4, 2, 5))
@@ -572,13 +571,7 @@ PLACES = {
 CASES = NORMS | ATTENTION | REPLACED | PLACES
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_true_cause_is_named_first(case):
-    start, ask = CASES[case]
-    report = ask()
-    wrong = [finding.diagnosis for finding in report.findings if not finding.ok]
-    assert wrong
-    assert all(diagnosis.startswith(start) for diagnosis in wrong), str(report)
+test_the_true_cause_is_named_first = named_first(CASES, in_all=True)
 
 
 def test_a_right_gradient_in_a_wider_dtype_is_right():

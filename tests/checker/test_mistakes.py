@@ -1,15 +1,14 @@
 """Mistakes in single steps: systems that are solved, labels, factors, groups, windows, indices."""
 
-import inspect
 from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from manual_grad.verify import check_vjp
+from tests.checker.causes import by, named_first, softmax
 
 RNG = np.random.default_rng(11)
 A, B, v = RNG.standard_normal((5, 5)) + 3 * np.eye(5), RNG.standard_normal((5, 3)), RNG.standard_normal(5)
@@ -20,25 +19,6 @@ PLACES = RNG.standard_normal((4, 3))
 SHARES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 LABELS, BINARY = np.eye(4)[[0, 2, 1, 1, 0, 3]], (z > 0.3).astype(float)
 REPEATED, ORDER = np.array([0, 3, 1, 1, 2, 0, 5]), np.array([2, 0, 3, 1, 6, 4, 5])
-
-
-def softmax(z, axis=-1):
-    e = np.exp(z - z.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
-
-
-def by(fn, bwd, *args, **settings):
-    """The checker, asked about ``bwd(dout, *args)``."""
-
-    def ask():
-        def backward(res, dout):
-            return bwd(np.asarray(dout), *(np.asarray(x) for x in res))
-
-        names = tuple(inspect.signature(fn).parameters)[: len(args)]
-        forward = lambda *args: (fn(*args), args)  # noqa: E731
-        return check_vjp(forward, backward, *args, reference=fn, names=names, **settings)
-
-    return ask
 
 
 # --- systems that are solved, and inverses ------------------------------------------------------------
@@ -194,7 +174,6 @@ def recurrent_bwd(slope_at=1, back=lambda dz, W: dz @ W.T):
 
 FACTORS = {
     "attention without 1/√d": (
-        "scaled by N = 2 (axis 0 of q): loss summed instead of averaged, 1/N is missing or scaled by 2 or "
         "scaled by √4 (axis 2 of q): 1/√4 is missing",
         by(attention, attention_bwd, Q, K, argnums=0),
     ),
@@ -862,12 +841,7 @@ STEPS = {
 CASES = SOLVED | LOGITS | FACTORS | INDICES | FINITE | PLACED | CALLED | PARTS | STEPS
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_true_cause_is_named_first(case):
-    start, ask = CASES[case]
-    report = ask()
-    wrong = next(f for f in report.findings if not f.ok)
-    assert wrong.diagnosis.startswith(start), str(report)
+test_the_true_cause_is_named_first = named_first(CASES)
 
 
 def test_infinities_and_nan_are_not_explained_away():

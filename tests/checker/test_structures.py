@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from manual_grad.verify import check_vjp
-from tests.checker.test_mistakes import by, softmax
+from tests.checker.causes import by, named_first, softmax
 
 RNG = np.random.default_rng(23)
 S, Z, z = RNG.standard_normal((4, 4)), RNG.standard_normal((5, 4)), RNG.standard_normal(9)
@@ -506,12 +505,7 @@ REBUILT = {
 CASES = FACTORISED | SLOPES | PLACES | LOOPS | REBUILT
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_true_cause_is_named_first(case):
-    start, ask = CASES[case]
-    report = ask()
-    wrong = next(f for f in report.findings if not f.ok)
-    assert wrong.diagnosis.startswith(start), str(report)
+test_the_true_cause_is_named_first = named_first(CASES)
 
 
 def test_a_small_error_in_float64_is_not_called_one_of_precision():

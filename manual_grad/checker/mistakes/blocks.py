@@ -9,7 +9,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.indices import products_after
-from manual_grad.checker.mistakes.mistake import PASSED_ON, Mistake, made_by, said_of, users_of
+from manual_grad.checker.mistakes.mistake import PASSED_ON, Mistake, made_by, nothing, said_of, users_of
 from manual_grad.checker.mistakes.sums import Chain, chains_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Step, Tape
 
@@ -213,6 +213,73 @@ def _after(tape: Tape, slot: Slot) -> list[Slot]:
     return found[1:]
 
 
+def softmaxes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Wrong versions of a softmax's gradient p ∘ (dp − Σ p · dp), or of its logarithm's, dy − p · Σ dy."""
+    made = made_by(tape)
+    for at, divides in _softmaxes(tape):
+        total = _sum_below(tape, tape.steps[at]) if divides else _sum_of_logarithm(tape, at)
+        if total is None:
+            continue
+        exp = made[total.ins[0]]
+        axes = tuple(total.eqn.params["axes"])
+        versions = OF_SOFTMAX if divides else OF_LOG_SOFTMAX
+        right = "p · (dp − Σ p · dp)" if divides else "dy − p · Σ dy"
+        less = made.get(tape.steps[exp].ins[0])  # the maximum
+        of = tape.steps[less if less is not None and tape.steps[less].name == "sub" else exp]
+        name = said_of(tape, e, of.ins[0])
+        kind = "a softmax" if divides else "a logarithm of softmax"
+        for said, version in versions.items():
+            change: dict[Edge, Callable[[Passing], np.ndarray]] = {
+                (at, -1): partial(_noted_at, at),
+                (exp, 0): partial(_version, at, axes, version),
+            }
+            if not divides:
+                change[at, 0] = nothing
+            yield Mistake(f"the gradient of {kind} is {said}, where {right} belongs, at {name}", change)
+
+
+def _sum_of_logarithm(tape: Tape, at: int) -> Step | None:
+    made, slot = made_by(tape), tape.steps[at].ins[1]
+    while slot in made and tape.steps[made[slot]].name in PASSED_ON | {"log"}:
+        slot = tape.steps[made[slot]].ins[0]
+    total = tape.steps[made[slot]] if slot in made else None
+    same = total is not None and tape.steps[made[total.ins[0]]].ins[0] == tape.steps[at].ins[0]
+    return total if same else None
+
+
+def _noted_at(at: int, p: Passing) -> np.ndarray:
+    p.notes["softmax", at] = p.right
+    return p.right
+
+
+def _version(at: int, axes: tuple[int, ...], version: Callable[..., np.ndarray], p: Passing) -> np.ndarray:
+    d = p.notes["softmax", at]
+    y = np.asarray(p.tape.values[p.tape.steps[at].outs[0]])
+    return version(y, d, lambda x: x.sum(axes, keepdims=True))
+
+
+OF_SOFTMAX: dict[str, Callable[..., np.ndarray]] = {
+    "p · dp − Σ p · dp (the sum is not multiplied by p)": lambda p, d, total: p * d - total(p * d),
+    "dp − p · Σ p · dp (dp is not multiplied by p)": lambda p, d, total: d - p * total(p * d),
+    "dp − Σ p · dp (not multiplied by p)": lambda p, d, total: d - total(p * d),
+    "p · (dp − Σ dp) (p is missing in the sum)": lambda p, d, total: p * (d - total(d)),
+    "p · dp − p² · Σ p · dp": lambda p, d, total: p * d - p**2 * total(p * d),
+    "p · (dp − Σ p² · dp)": lambda p, d, total: p * (d - total(p**2 * d)),
+    "p · (1 − p) · (dp − Σ p · dp)": lambda p, d, total: p * (1 - p) * (d - total(p * d)),
+    "p · dp − Σ p · dp / n": lambda p, d, total: p * d - total(p * d) * np.mean(p),
+}
+OF_LOG_SOFTMAX: dict[str, Callable[..., np.ndarray]] = {
+    "dy − Σ dy (the sum is not multiplied by p)": lambda y, d, total: d - total(d),
+    "dy − p · dy (the sum is missing)": lambda y, d, total: d - np.exp(y) * d,
+    "dy − y · Σ dy (log p for p)": lambda y, d, total: d - y * total(d),
+    "dy − Σ p · dy": lambda y, d, total: d - total(np.exp(y) * d),
+    "p · (dy − Σ p · dy), that of softmax itself": (
+        lambda y, d, total: np.exp(y) * (d - total(np.exp(y) * d))
+    ),
+    "dy − p · Σ dy · p": lambda y, d, total: d - np.exp(y) * total(np.exp(y) * d),
+}
+
+
 # --- a softmax's normaliser -------------------------------------------------------------------------------
 
 
@@ -243,6 +310,30 @@ def normalisers_of_parts(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             yield Mistake(said, {(at, 1): _of_the_right_rows}, instead=value)
             yield Mistake(said, {(at, 1): _of_the_right_rows}, instead=value | saved)
             yield Mistake(said, {}, instead=value)
+    yield from _normalisers_of_blocks(tape, e)
+
+
+def _normalisers_of_blocks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The same with the sum over the first or the last entries of a row, such as one block of keys."""
+    for at, divides in _softmaxes(tape):
+        total = _sum_below(tape, tape.steps[at]) if divides else None
+        if total is None or len(total.eqn.params["axes"]) != 1:
+            continue
+        (axis,) = total.eqn.params["axes"]
+        n = tape.shape(total.ins[0])[axis]
+        saved = products_after(tape, tape.steps[at].outs[0])
+        for k in range(1, n) if n <= SPLIT_UP_TO else ():
+            for lost, which in ((slice(0, k), f"last {n - k}"), (slice(k, n), f"first {k}")):
+                here = (slice(None),) * axis + (lost,)
+                said = (
+                    f"the sum that a softmax divides by is only that of the {which} of {n} entries of a row, "
+                    "where the probabilities are recomputed in the backward pass (such as a log-sum-exp of "
+                    "one block that is not combined with the others')"
+                )
+                value = {total.outs[0]: partial(_sum_without, total, axis, here)}
+                yield Mistake(said, {(at, 1): _of_the_right_rows}, instead=value)
+                yield Mistake(said, {(at, 1): _of_the_right_rows}, instead=value | saved)
+                yield Mistake(said, {}, instead=value)
 
 
 def _sum_below(tape: Tape, step: Step) -> Step | None:

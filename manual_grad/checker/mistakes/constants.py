@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.evidence import Evidence, sizes_named
 from manual_grad.checker.mistakes.mistake import Mistake, made_by, said_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, computed, pulling
 from manual_grad.checker.truth import is_float, is_key
@@ -28,7 +28,7 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     found = _constants(tape)
     for slot, edges in found[:CONSTANTS_UP_TO]:
         name = _said(tape, e, slot, edges)
-        for said, alter in _alterations(tape, slot, edges):
+        for said, alter in _alterations(tape, slot, edges, sizes_named(e)):
             back: Changes = {edge: partial(with_altered, slot, said, alter) for edge in edges}
             phrase = said.format(name)
             yield Mistake(f"{phrase}, in the backward pass", back)
@@ -86,7 +86,9 @@ def _said(tape: Tape, e: Evidence, slot: Slot, edges: list[Edge]) -> str:
     return name
 
 
-def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[str, Alteration]]:
+def _alterations(
+    tape: Tape, slot: Slot, edges: list[Edge], sizes: dict[int, str]
+) -> Iterator[tuple[str, Alteration]]:
     """Phrases, with a placeholder for the name, and altered arrays, except those that change nothing."""
     x = np.asarray(tape.values[slot])
     kernels = [tape.steps[at] for at, _ in edges if tape.steps[at].name == "conv_general_dilated"]
@@ -97,7 +99,7 @@ def _alterations(tape: Tape, slot: Slot, edges: list[Edge]) -> Iterator[tuple[st
         for axis in step.eqn.params["dimension_numbers"].rhs_spec[2:]  # a kernel's, which are reversed
     }
     indices = itertools.chain(_along_axes(x, slid), _of_indices(x) if x.dtype.kind in "iu" else ())
-    for kind, found in (("index", indices), ("count", _of_counts(x) if is_float(x) else ())):
+    for kind, found in (("index", indices), ("count", _of_counts(x, sizes) if is_float(x) else ())):
         for said, alter in found:
             if not np.array_equal(alter(x), x):
                 yield f"a wrong {kind}: {said}", alter
@@ -143,10 +145,13 @@ def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
             yield said, partial(_stepping, {axis: 1 - step})
 
 
-def _of_counts(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:
+def _of_counts(x: np.ndarray, sizes: dict[int, str]) -> Iterator[tuple[str, Alteration]]:
     """One whole number for several, such as a window's size for the number of entries inside the image."""
     if np.all(x > 0) and np.array_equal(x, np.round(x)):
-        yield f"the largest entry of {{}}, {x.max():g}, is used for every one", partial(_all_of, np.max)
+        size = sizes.get(int(x.max()), "")
+        or_size = f" (or the size {x.max():g}, {size})" if size else ""
+        yield f"the largest entry of {{}}, {x.max():g}{or_size}, is used for every one", partial(
+            _all_of, np.max)  # fmt: skip
         yield f"the smallest entry of {{}}, {x.min():g}, is used for every one", partial(_all_of, np.min)
         yield f"the mean of {{}}, {x.mean():g}, is used for every one", partial(_all_of, np.mean)
         yield f"the sum of {{}}, {x.sum():g}, is used for every one", partial(_all_of, np.sum)

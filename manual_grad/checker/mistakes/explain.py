@@ -19,8 +19,11 @@ from manual_grad.checker.mistakes.blocks import (
     means_of_chunks,
     normalisers_of_parts,
     rows_of_others,
+    softmaxes_mistaken,
     sums_of_blocks,
 )
+from manual_grad.checker.mistakes.chunks import factors_of_other_chunks, states_too_early
+from manual_grad.checker.mistakes.clamps import bounds_ignored
 from manual_grad.checker.mistakes.constants import constants_mistaken
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
 from manual_grad.checker.mistakes.factorisations import factorisations_mistaken
@@ -80,11 +83,13 @@ from manual_grad.checker.mistakes.positions import (
 from manual_grad.checker.mistakes.rebuilt import pairs_mistaken, rebuilt, rotations
 from manual_grad.checker.mistakes.replaced import (
     branches_mistaken,
+    counts_replaced,
     factors_on_the_other_side,
     functions_of_others,
     numbers_mistaken,
     repeated_operands_replaced,
     scaled_by_rows,
+    scaled_by_slices,
     shared_products,
     sizes_mistaken,
 )
@@ -111,6 +116,7 @@ from manual_grad.checker.mistakes.sums import (
     sums_of_segments,
     sums_on_the_way_back,
 )
+from manual_grad.checker.mistakes.terms import factors_missing_in_terms, terms_left_out_of_factors
 from manual_grad.checker.mistakes.windows import (
     borders_wrapped,
     chunks_lost,
@@ -130,6 +136,7 @@ from manual_grad.checker.mistakes.windows import (
     terms_left_out,
     windows_shifted,
 )
+from manual_grad.checker.nearby import batch
 from manual_grad.checker.tape import (
     Changes,
     Slot,
@@ -152,6 +159,7 @@ STEP = 100  # entries that take as long as a step
 WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
 
 ENTRIES = 2**22  # of the largest array in the backward pass, all rows together
+Row = tuple[list[np.ndarray], list[np.ndarray] | None]
 
 
 @np.errstate(all="ignore")
@@ -181,7 +189,7 @@ def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
 def rows_scaled(e: Evidence) -> str:
     """The phrase for a gradient whose rows are multiplied by values of the function."""
     tape = _tape(e)
-    return "" if tape is None else scaled_by_rows(tape, e)
+    return "" if tape is None else scaled_by_slices(tape, e) or scaled_by_rows(tape, e)
 
 
 def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]) -> list[str]:
@@ -194,17 +202,30 @@ def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]
         name = kind.__name__
         mistakes = first.once(f"mistakes {name}", partial(_some, kind, tape, first))
         rows = first.once(f"rows {name}", partial(_rows, first, mistakes))
-        fitting = [
-            (mistake, phrase)
+        fits = [
+            (mistake, phrase, row)
             for mistake, row in _plausible(first, name, mistakes, rows, level)
             if (phrase := _fits(mistake, first, row, level))
         ]
+        if len(fits) > 1 and len(first.wants) > 1 and level < 2:
+            counts = [_leaves_explained(first, mistake, row) for mistake, _, row in fits]
+            best = max(counts)
+            fits = [fit for fit, count in zip(fits, counts, strict=True) if count in (best, -1)]
+        fitting = [(mistake, phrase) for mistake, phrase, _ in fits]
         agreed = [
             (mistake, said) for mistake, said in fitting[:6] if _agreed(mistake, said, evidence[1:], level)
         ]
         if agreed:
             return _unlike([said for mistake, said in agreed if not _is_half(mistake, agreed)])
     return []
+
+
+def _leaves_explained(e: Evidence, mistake: Mistake, row: Row) -> int:
+    """The number of leaves of the checked gradient that a mistake reproduces; -1 if it has a free factor."""
+    if mistake.path:
+        return -1
+    pairs = zip(e.gots, row[0], strict=True)
+    return sum(got is not None and e.same(got, made) for got, made in pairs)
 
 
 def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Evidence) -> list[Mistake]:
@@ -253,9 +274,10 @@ def _tape(e: Evidence) -> Tape | None:
         return None
     tape.kept["dout"] = e.point.dout
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
+    share = max(1e-9, 1e-2 * e.tolerance)
     ok = all(
         mine.shape == want.shape  # for a value, the expected result is not a gradient
-        and _off(mine, want) <= 1e-9 * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
+        and _off(mine, want) <= share * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
         for mine, want in zip(wants, e.wants, strict=True)
     )
     return tape if ok else None
@@ -273,9 +295,6 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
     without_dead_maxima(tape, known)
     tape.kept["known"] = known
     return right, known
-
-
-Row = tuple[list[np.ndarray], list[np.ndarray] | None]
 
 
 def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
@@ -375,14 +394,18 @@ def _path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
         return f"sign flipped in one place: in what flows back through {mistake.phrase}"
     if level == 0 or abs(factor - 1) <= max(10 * e.tolerance, RECOGNISED if level == 2 else 0.0):
         return ""
-    said = (
-        (named_scales(e, factor, partial(constant_said, e, factor)) or [""])[0]
-        if level == 1
-        else _factor_said(e, factor)
-    )
+    said = _size_said(e, factor) if level == 1 else _factor_said(e, factor)
     if said and factor_of(e) is not None:  # there is no other path
         return said
     return f"{said}; only what flows back through {mistake.phrase}" if said else ""
+
+
+def _size_said(e: Evidence, factor: float) -> str:
+    """The phrase for a factor that is a size, or a number of the function that is missing."""
+    own = scalar_said(e, factor, sizes=(1,)) if abs(factor) < 1 else ""
+    if own.endswith("is missing"):
+        return own
+    return (named_scales(e, factor, partial(constant_said, e, factor)) or [""])[0]
 
 
 def _scale_said(mistake: Mistake, e: Evidence, factor: float) -> str:
@@ -400,6 +423,55 @@ def _factor_said(e: Evidence, factor: float) -> str:
     if named and named[0]:
         return named[0]
     return f"scaled by {factor:.4g}, {NO_SIZE}" if e.want.size > 3 else ""
+
+
+def scales_said(e: Evidence, factor: float) -> list[str]:
+    """The names of a factor, those of numbers that the function computes first if it takes no mean of N.
+
+    1/N and 1/√D may be equal. Where only one argument is wrong, 1/N, which concerns all, comes last.
+    """
+    sizes = named_scales(e, factor, partial(constant_said, e, factor))
+    root = root_said(e, factor)
+    own = root or scalar_said(e, factor, sizes=(1,))
+    if abs(factor) < 1 and own.endswith("is missing"):  # the function multiplies by that number
+        return sizes if sizes and "is missing" in sizes[0] else [own, *sizes[:1]]
+    n, _ = batch(e.point)
+    of_n = n > 1 and any(abs(abs(factor) / v - 1) <= 4 * e.tolerance for v in (n, 1 / n))
+    if not own or not of_n or own in sizes:
+        return [root, *sizes[:1]] if root else sizes
+    if not _takes_mean(e, n):
+        return [own] if abs(factor) > 1 else [own, *sizes[:1]]
+    return [own, *sizes[:1]] if root and _others_are_right(e) else [*sizes[:1], root]
+
+
+def _takes_mean(e: Evidence, n: int) -> bool:
+    """Whether the function divides a sum by N or a multiple of it."""
+    tape = _tape(e)
+    if tape is None:
+        return True
+    made = made_by(tape)
+    for step in tape.steps:
+        if step.name not in ("mul", "div") or step.outs[0] not in tape.active:
+            continue
+        source = next(s for s in step.ins if s in tape.active)
+        while source in made and tape.steps[made[source]].name in PASSED_ON:
+            source = tape.steps[made[source]].ins[0]
+        sums = source in made and tape.steps[made[source]].name == "reduce_sum"
+        for slot in step.ins if sums or np.size(tape.values[source]) == 1 else ():
+            if slot not in tape.active and is_constant(tape, slot) and np.size(tape.values[slot]):
+                number = abs(float(np.ravel(tape.values[slot])[0]))
+                times = (number if step.name == "div" else 1 / number if number else 0.0) / n
+                if times >= 1 and abs(times - round(times)) <= 1e-9 * times:
+                    return True
+    return False
+
+
+def _others_are_right(e: Evidence) -> bool:
+    """Whether the gradient of another argument is right and not 0."""
+    return any(
+        k != e.leaf and got is not None and np.any(want) and e.same(got, want)
+        for k, (got, want) in enumerate(zip(e.gots, e.wants, strict=True))
+    )
 
 
 def constant_said(e: Evidence, factor: float) -> str:
@@ -575,6 +647,8 @@ OF_LOOPS = (
     steps_of_time,
     steps_apart,
     chunks_apart,
+    states_too_early,
+    factors_of_other_chunks,
     slopes_of_another_step,
     cotangents_ignored,
     slices_lost,
@@ -587,6 +661,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (products_divided, 0),
     (factorisations_mistaken, 0),
     (sums_on_the_way_back, 0),
+    (bounds_ignored, 0),
     (slopes_left_out, 0),
     (masks_left_out, 0),
     (recursions, 0),
@@ -606,6 +681,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (masks_shifted, 0),
     (groups_mistaken, 0),
     (steps_of_time, 0),
+    (states_too_early, 0),
+    (factors_of_other_chunks, 0),
     (powers, 0),
     (others_mistaken, 0),
     (inverses_mistaken, 0),
@@ -620,6 +697,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (sums_of_blocks, 0),
     (means_of_chunks, 0),
     (rows_of_others, 0),
+    (softmaxes_mistaken, 0),
     (normalisers_of_parts, 0),
     (rotations, 0),
     (pairs_mistaken, 0),
@@ -646,6 +724,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (entries_picked, 0),
     (counts_taken_for_1, 0),
     (sizes_mistaken, 0),
+    (counts_replaced, 0),
     (paths, 1),
     (normalisations, 1),
     (shared_products, 0),
@@ -658,7 +737,9 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (signs_mistaken, 0),
     (stages, 0),
     (factors_mistaken, 0),
+    (terms_left_out_of_factors, 0),
     (operands_replaced, 0),
+    (factors_missing_in_terms, 0),
     (functions_of_others, 0),
     (extra_factors, 0),
     (regions, 0),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,34 +28,86 @@ SOFTMAX_UP_TO = 16  # values computed from a mask that are searched for its soft
 TILES = (2, 3, 4, 8, 16)
 CHUNKS_UP_TO = 9  # steps, less 1
 TILES_UP_TO, MORE_TILES = 17, 16  # the side of a tile, less 1, and the tiles that are not square
+MINUS_INFINITY = -1e4  # what is added to a masked entry, or less
 MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
 Values = dict[Slot, Callable[[Tape], np.ndarray]]
 SLOPES = ("logistic", "tanh", "exp", "max")
 
 
-def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """A mask over rows and columns, such as a causal one, that is shifted by an offset or by one."""
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """A mask over rows and columns: a choice between values and a constant, a product, or a sum with −∞.
+
+    Attributes:
+        at: the step.
+        i: the operand that is masked.
+        mask: True where the operand is kept; for a choice between two values, where the second is taken.
+        name: the name of the operand.
+        with_zero: whether the others become 0, so that entries can be counted several times.
+    """
+
+    at: int
+    i: int
+    mask: np.ndarray
+    name: str
+    with_zero: bool
+
+
+def _masks(tape: Tape, e: Evidence) -> Iterator[_Mask]:
     for at, step in enumerate(tape.steps):
-        if step.name != "select_n" or len(step.ins) != 3 or step.outs[0] not in tape.active:
+        if step.name not in ("select_n", "mul", "add") or step.outs[0] not in tape.active:
             continue
-        mask = np.asarray(tape.values[step.ins[0]])
-        if step.ins[0] in tape.active or mask.ndim < 2 or mask.dtype != bool or mask.all() or not mask.any():
+        varied = [i for i, slot in enumerate(step.ins) if slot in tape.active]
+        if step.name == "select_n" and (len(step.ins) != 3 or varied[0] == 0):
             continue
-        masked = next(said_of(tape, e, slot) for slot in step.ins[1:] if slot in tape.active)
+        if step.name != "select_n" and len(varied) != 1:
+            continue
+        other = np.asarray(tape.values[step.ins[0 if step.name == "select_n" else 1 - varied[0]]])
+        if step.name == "mul":
+            is_mask, mask = bool(np.all((other == 0) | (other == 1))), other == 1
+        elif step.name == "add":
+            is_mask, mask = bool(np.all((other == 0) | (other <= MINUS_INFINITY))), other == 0
+        else:
+            is_mask, mask = other.dtype == bool, other
+        if step.name != "select_n" and not _in_one_piece(mask):  # such as dropout's
+            continue
+        if is_mask and mask.ndim > 1 and not mask.all() and mask.any():
+            others = [s for k, s in enumerate(step.ins) if k and k != varied[0]]
+            zeros = step.name == "mul" or (len(others) == 1 and not np.any(tape.values[others[0]]))
+            yield _Mask(at, varied[0], mask, said_of(tape, e, step.ins[varied[0]]), zeros)
+
+
+def _in_one_piece(mask: np.ndarray) -> bool:
+    """Whether the entries kept in each row follow each other, and not all rows are alike."""
+    if mask.ndim < 2 or min(mask.shape[-2:]) < 2:
+        return False
+    changes = np.count_nonzero(np.diff(mask, axis=-1), -1) + mask[..., 0] + mask[..., -1]
+    return bool(np.all(changes <= 2)) and not np.array_equal(mask, np.roll(mask, 1, -2))
+
+
+def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A mask over rows and columns, such as a causal one, shifted, or with a block's own rows or columns."""
+    for found in _masks(tape, e):
+        step, mask = tape.steps[found.at], found.mask
         others = itertools.chain(
             _parts(tape, e, step.ins[0]), itertools.islice(_shifted(mask), 12), _edges_moved(mask),
-            _tiles_whole(mask), _tiles_skipped(mask), _shifted(mask),
+            _of_own_blocks(mask), _tiles_whole(mask), _tiles_skipped(mask), _shifted(mask),
+            _chunks_counted(found),
         )  # fmt: skip
         saved, after = _saved(tape, step.outs[0]), products_after(tape, step.outs[0])
         for phrase, other in others:
             if np.array_equal(other, mask):
                 continue
-            back: Changes = {(at, i): partial(_where, other == bool(i - 1)) for i in (1, 2)}
+            operands = (1, 2) if step.name == "select_n" else (found.i,)
+            back: Changes = {(found.at, i): partial(_masked_back, other) for i in operands}
             values: Values = {step.outs[0]: partial(_masked, step, other)}
-            said = f"the mask of {masked} is {phrase}"
+            said = f"the mask of {found.name} is {phrase}"
+            if phrase.startswith("a "):
+                said = phrase
             yield Mistake(f"{said}, where it is recomputed and in the backward pass", back, instead=values)
-            yield Mistake(f"{said}, in the backward pass", back)
+            if step.name != "add":
+                yield Mistake(f"{said}, in the backward pass", back)
             if after:
                 again = f"{said}, where it is recomputed (the output is saved) and in the backward pass"
                 yield Mistake(again, back, instead={**values, **after})
@@ -65,6 +118,47 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 for outputs in [after, {}] if after else [after]:
                     there = values | kept | outputs
                     yield Mistake(everywhere, {**back, **changes}, instead=there)
+
+
+def _of_own_blocks(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask computed from the index inside a block of rows or columns, not from the index in the whole."""
+    rows, columns = np.indices(mask.shape[-2:])
+    every = (
+        "each block of {} {} uses the index inside the block (0 to {}), where the index in the whole belongs"
+    )
+    for size in range(2, min(max(mask.shape[-2:]), TILES_UP_TO)):
+        tall, wide = rows % size, columns % size
+        kinds = {"rows": (tall, columns), "columns": (rows, wide), "rows and columns": (tall, wide)}
+        for what, (i, j) in kinds.items():
+            yield f"that of a block: {every.format(size, what, size - 1)}", mask[..., i, j]
+        skipped = mask[..., tall, wide] & _tiles(mask, size, size)
+        if not np.array_equal(skipped, mask[..., tall, wide]):
+            said = every.format(size, "rows and columns", size - 1)
+            yield f"that of a block: {said}; blocks that are masked as a whole are skipped", skipped
+        same = rows // size == columns // size
+        near = same | (abs(rows // size - columns // size) > 1)
+        for said, kept in (
+            (f"nothing is carried between blocks of {size} (entries outside its own block are lost)", same),
+            (f"nothing inside a block of {size} counts, only what other blocks carry", ~same),
+            (
+                f"the state carried between blocks of {size} is one block too old (the neighbour lost)",
+                near,
+            ),
+        ):
+            yield f"also that of blocks: {said}", mask & kept
+
+
+def _chunks_counted(found: _Mask) -> Iterator[tuple[str, np.ndarray]]:
+    """Weights instead of a mask, as for a running sum that a chunk is added to before the chunk uses it."""
+    rows, columns = np.indices(found.mask.shape[-2:])
+    kept = found.mask.astype(float)
+    for size in range(2, min(max(kept.shape[-2:]), TILES_UP_TO)) if found.with_zero else ():
+        same = rows // size == columns // size
+        yield (
+            f"a running state is updated too early: with each chunk of {size} before that chunk uses it, not "
+            "after it (the chunk counts twice, and its masked entries once)",
+            kept + same,
+        )
 
 
 def _saved(tape: Tape, slot: Slot) -> tuple[Changes, Values] | None:
@@ -162,14 +256,20 @@ def _tiles_whole(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     rows, columns = mask.shape[-2:]
     sizes = range(2, min(max(rows, columns), TILES_UP_TO))
     for tall, wide in [(n, n) for n in sizes] + [(a, b) for a in sizes for b in sizes if a != b][:MORE_TILES]:
-        tiles = np.logical_or.reduceat(mask, np.arange(0, rows, tall), axis=-2)
-        tiles = np.logical_or.reduceat(tiles, np.arange(0, columns, wide), axis=-1)
-        whole = np.repeat(np.repeat(tiles, tall, -2), wide, -1)[..., :rows, :columns]
+        whole = _tiles(mask, tall, wide)
         if not whole.all():
             said = (
                 "the mask is missing inside a tile, such as on the diagonal, and only whole tiles are skipped"
             )
             yield f"that of whole tiles of {tall}×{wide}: {said}", whole
+
+
+def _tiles(mask: np.ndarray, tall: int, wide: int) -> np.ndarray:
+    """The whole tiles in which a mask is True somewhere."""
+    rows, columns = mask.shape[-2:]
+    tiles = np.logical_or.reduceat(mask, np.arange(0, rows, tall), axis=-2)
+    tiles = np.logical_or.reduceat(tiles, np.arange(0, columns, wide), axis=-1)
+    return np.repeat(np.repeat(tiles, tall, -2), wide, -1)[..., :rows, :columns]
 
 
 def _shifted(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -203,11 +303,20 @@ def _edges_moved(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _masked(step: Step, mask: np.ndarray, tape: Tape) -> np.ndarray:
-    return np.where(mask, *(np.asarray(tape.values[slot]) for slot in step.ins[:0:-1]))
+    values = [np.asarray(tape.values[slot]) for slot in step.ins]
+    if step.name == "select_n" and mask.dtype == bool:
+        return np.where(mask, *values[:0:-1])
+    x, other = values[-2:] if step.ins[-2] in tape.active else values[:-3:-1]
+    return np.where(mask, x, x + other.min()) if step.name == "add" else x * mask
 
 
-def _where(kept: np.ndarray, p: Passing) -> np.ndarray:
-    return np.where(kept, p.cotangent, 0.0)
+def _masked_back(mask: np.ndarray, p: Passing) -> np.ndarray:
+    step, i = p.tape.steps[p.edge[0]], p.edge[1]
+    if step.name == "add":
+        return p.right
+    if step.name == "select_n" and mask.dtype == bool:
+        return np.where(mask == bool(i - 1), p.cotangent, 0.0)
+    return p.cotangent * mask
 
 
 def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:

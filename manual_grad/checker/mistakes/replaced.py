@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.evidence import Evidence, sizes_named
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PRODUCTS,
@@ -33,6 +33,8 @@ REPEATED = PASSED_ON - {"neg", "slice", "stop_gradient"}
 NEAR_UP_TO = 10  # values tried in one's place
 NUMBERS_UP_TO, PLACES_UP_TO = 12, 60
 VECTORS_UP_TO = 24
+SLICES_UP_TO = 8
+PRECISE = 1e-3  # the tolerance up to which numbers are told apart
 CHAIN_UP_TO = 4  # functions of one value
 CLIPPED_UP_TO = 8  # steps after a clip
 COMPARED: dict[str, Callable[[Any, Any], Any]] = {
@@ -180,6 +182,34 @@ def sizes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(
                     f"one size is used for another: {said}, {place}", {edge: partial(_times, ratio)}
                 )
+
+
+def counts_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A size for the count that several steps divide by, such as that of the valid rows in a batch norm."""
+    made = made_by(tape)
+    found: dict[Slot, list[Edge]] = {}
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name != "div" or i or step.ins[1] in tape.active:
+            continue
+        count = step.ins[1]
+        while count in made and tape.steps[made[count]].name in REPEATED:
+            count = tape.steps[made[count]].ins[0]
+        if count in made and np.size(tape.values[count]) == 1 and is_float(tape.values[count]):
+            found.setdefault(count, []).append((at, i))
+    for count, edges in found.items():
+        value = _number(tape, count)
+        for n, what in sizes_named(e).items():
+            if n > 1 and value and n != value:
+                name = f"{said_of(tape, e, count)} ({value:g})"
+                change = partial(_times, value / n)
+                told = f"divided by {n} ({what}) instead of {name}"
+                yield Mistake(f"{told}, in all {len(edges)} places", dict.fromkeys(edges, change))
+                for edge in edges if len(edges) > 1 else ():
+                    others = dict.fromkeys([x for x in edges if x != edge], change)
+                    place = place_of(tape, e, edge)
+                    yield Mistake(f"{told}, in the derivative of {place}", {edge: change})
+                    yield Mistake(f"{told}, in all places but the derivative of {place}", others)
 
 
 def _scaled_by(tape: Tape) -> Iterator[tuple[Edge, Slot]]:
@@ -416,6 +446,64 @@ def _on_the_cotangent(factor: Slot, h: Slot, p: Passing) -> np.ndarray:
 # --- a factor for each row --------------------------------------------------------------------------------
 
 
+def scaled_by_slices(tape: Tape, e: Evidence) -> str:
+    """Each slice along an axis without a number that it is multiplied by, such as (W − 1)/2 for x alone."""
+    if e.got.shape != e.want.shape or e.hidden is not None or e.tolerance > PRECISE:
+        return ""
+    numbers = _products(tape)
+    for axis, n in enumerate(e.want.shape):
+        others = tuple(a for a in range(e.want.ndim) if a != axis)
+        square = (e.want**2).sum(others, keepdims=True)
+        whole = (e.got * e.want).sum(others, keepdims=True) / square
+        ratio = whole.ravel()
+        if not 1 < n <= SLICES_UP_TO or e.want.size == n or not np.all(np.isfinite(ratio)):
+            continue
+        if np.ptp(ratio) <= 1e-3 * np.max(np.abs(ratio)) or not e.same(e.got, whole * e.want):
+            continue
+        for what, factors in (("missing", 1 / ratio), ("applied once too often", ratio)):
+            some = [_near_number(e, numbers, factor) for factor in factors]
+            if all(some) and set(some) != {1.0}:
+                said = _as_sizes(e, some) or [f"{number:.6g}" for number in some]
+                places = ", ".join(f"{name} at {k}" for k, name in enumerate(said) if name != "1")
+                return f"a number that each slice along axis {axis} is multiplied by is {what}: {places}"
+    return ""
+
+
+def _products(tape: Tape) -> set[float]:
+    """The numbers that values are multiplied by, and the products of two of them."""
+    found = {1.0}
+    for edge, slot in _scaled_by(tape):
+        number = _number(tape, slot)
+        found.add(number if tape.steps[edge[0]].name == "mul" else 1 / number)
+    some = sorted(found, key=abs)[-NUMBERS_UP_TO:]
+    return {a * b for a, b in itertools.product(some, some)}
+
+
+def _near_number(e: Evidence, numbers: set[float], factor: float) -> float:
+    """The number that a factor equals, up to rounding; 0 if there is none."""
+    return next((x for x in numbers if abs(factor / x - 1) <= 8 * e.tolerance), 0.0)
+
+
+SIZES: dict[str, Callable[[int], float]] = {
+    "({} − 1)/2": lambda n: (n - 1) / 2,
+    "{} − 1": lambda n: n - 1,
+    "{}/2": lambda n: n / 2,
+    "{}": lambda n: n,
+    "2/{}": lambda n: 2 / n,
+    "1/{}": lambda n: 1 / n,
+}
+
+
+def _as_sizes(e: Evidence, numbers: Sequence[float]) -> list[str]:
+    """The numbers as sizes, such as (W − 1)/2, if all but 1 are of one form; otherwise nothing."""
+    for form, of in SIZES.items():
+        known = {of(n): f"{form.format(n)} ({what})" for n, what in sizes_named(e).items() if n > 2}
+        said = ["1" if x == 1 else known.get(round(x, 9), "") for x in numbers]
+        if all(said):
+            return [one if x == 1 else f"{x:.6g} = {one}" for x, one in zip(numbers, said, strict=True)]
+    return []
+
+
 def scaled_by_rows(tape: Tape, e: Evidence) -> str:
     """The truth with each row multiplied by a value of the function, or by a quotient of two."""
     if e.got.shape != e.want.shape or e.want.ndim < 2 or e.hidden is not None:
@@ -436,7 +524,7 @@ def _rows_said(tape: Tape, e: Evidence, ratio: np.ndarray, axis: int) -> list[st
     for slot, value in enumerate(tape.values):
         if not is_key(value) and np.size(value) == len(ratio) and is_float(value):
             flat = np.ravel(np.asarray(value))
-            if np.all(flat) and np.ptp(flat) and len(vectors) < VECTORS_UP_TO:
+            if np.all(flat) and np.all(np.isfinite(flat)) and np.ptp(flat) and len(vectors) < VECTORS_UP_TO:
                 vectors.setdefault(said_of(tape, e, slot), (slot, flat))
     entry = f"entry i of the gradient along axis {axis} is scaled"
     said: list[str] = []
