@@ -10,12 +10,13 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of
+from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, sizes_named
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
     NO_SIZE,
@@ -363,6 +364,17 @@ def cotangent_ignored(e: Evidence) -> str:
     return "cotangent ignored (this is the gradient for a cotangent of ones)" if same else ""
 
 
+def output_ignored(e: Evidence) -> str:
+    """The cotangent of one of several outputs is not used; with a tape, the search by steps says so."""
+    n = len(e.point.dout)
+    for k in range(n) if n > 1 and e.point.foreign is not None else ():
+        dout = [np.zeros_like(d) if i == k else d for i, d in enumerate(e.point.dout)]
+        wants = e.once(f"without output {k}", partial(pulled, e.point, dout))
+        if e.same(e.got, e.seen(wants[e.leaf])):
+            return f"the cotangent of output {k + 1} of {n} is ignored"
+    return ""
+
+
 def cotangent_misused(e: Evidence) -> str:
     """The cotangent squared, summed or averaged before use."""
     if e.scalar:
@@ -700,7 +712,32 @@ def _turned(value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def any_scale(e: Evidence) -> str:
     """The truth times a factor without a known meaning."""
     factor = factor_of(e)
-    return f"scaled by {factor:.4g}, {NO_SIZE}" if factor and e.want.size > 1 else ""
+    if not factor or e.want.size < 2:
+        return ""
+    told = "" if e.point.foreign is None else _root(e, factor) or _samples_that_count(e, factor)
+    return told or f"scaled by {factor:.4g}, {NO_SIZE}"
+
+
+def _root(e: Evidence, factor: float) -> str:
+    """The phrase for the root of a size, as attention's 1/√d, where no step can tell whether it occurs."""
+    sign = "sign flipped and " if factor < 0 else ""
+    for n, what in sizes_named(e).items():
+        if n > 2 and abs(abs(factor) / n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by √{n} ({what}): 1/√{n} is missing"
+        if n > 2 and abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance:
+            return f"{sign}scaled by 1/√{n} ({what}): 1/√{n} is applied twice"
+    return ""
+
+
+def _samples_that_count(e: Evidence, factor: float) -> str:
+    """The phrase for all samples in place of those whose gradient is not 0, as with an ``ignore_index``."""
+    n, where = batch(e.point)
+    if e.want.ndim < 1 or e.want.shape[0] != n:
+        return ""
+    kept = int(np.sum(np.any(e.want.reshape(n, -1) != 0, axis=1)))
+    if 0 < kept < n and abs(factor * n / kept - 1) <= 4 * e.tolerance:
+        return f"divided by N = {n} ({where}) instead of {kept}, the number of samples with a gradient"
+    return ""
 
 
 def reordered(e: Evidence) -> str:
@@ -752,6 +789,7 @@ def _listed(axes: Sequence[int]) -> str:
 
 ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (
+        output_ignored,
         missing_mask,
         cotangent_unchanged,
         input_for_slope,

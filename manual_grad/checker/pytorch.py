@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import itertools
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.border import InputError, describe
@@ -59,13 +61,14 @@ class Arguments:
         torch: PyTorch.
         given: the arguments, followed by a module's parameters; detached.
         parameters: the names of those parameters.
-        wide: whether the truth must be kept in float64, as it casts or holds narrower tensors of its own.
+        narrow: the dtypes that the truth casts to, and "" if it holds narrower tensors of its own: if there
+            are any, it is kept in float64.
     """
 
     torch: Any
     given: tuple[Any, ...]
     parameters: tuple[str, ...]
-    wide: bool = False
+    narrow: frozenset[str] = frozenset()
 
     def is_tensor(self, leaf: Any) -> bool:
         """Whether a leaf is a PyTorch tensor."""
@@ -142,7 +145,7 @@ class Arguments:
         with self.recorded(), contextlib.ExitStack() as stack:
             for device in devices:
                 stack.enter_context(self.torch.autocast(device, enabled=False))
-            if self.wide:
+            if self.narrow:
                 stack.enter_context(in_float64(self.torch, [], casts))
             yield
 
@@ -224,14 +227,15 @@ def check_torch(
         return Reply(tuple(tree[i] for i in question.positions), dout, written)
 
     with torch.inference_mode(False):
-        detached = jax.tree.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, given)
+        detach = lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
+        detached = called(WHO, "PyTorch", jax.tree.map, detach, given)  # not where all tensors must be fake
         arguments = Arguments(torch, detached, tuple(parameters))
         arrays = arguments.arrays
         positions = positions_of(WHO, arrays, shown, wanted)
         notes = _unchecked(torch, fn, parameters)
         foreign = None
         if against is None:
-            arguments = replace(arguments, wide=_needs_float64(arguments, truth))
+            arguments = replace(arguments, narrow=_narrow_in(arguments, truth))
             foreign = partial(_pulled, arguments, truth, truth_name)
         plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
         question = Question(
@@ -532,14 +536,14 @@ def _alone(finding: Finding, want: Any, ask: Callable[[], list[Any]]) -> Finding
 # --- the truth --------------------------------------------------------------------------------------------
 
 
-def _needs_float64(arguments: Arguments, truth: Callable[..., Any]) -> bool:
-    """Whether the truth casts float64 to a narrower dtype, or combines it with narrower tensors."""
-    narrow: list[Any] = []
+def _narrow_in(arguments: Arguments, truth: Callable[..., Any]) -> frozenset[str]:
+    """The dtypes that the truth casts float64 to; "" if it combines it with narrower tensors."""
+    narrow: list[str] = []
     values = jax.tree.leaves(_in_float64(arguments.arrays))
     with arguments.of_truth(), contextlib.suppress(InputError), in_float64(arguments.torch, narrow):
         called(WHO, "", arguments.called_with, truth, arguments.copied(values, (), plain=True)[1])
-        return bool(narrow)
-    return False  # it raises, which it will say where it is called
+        return frozenset(narrow)
+    return frozenset()  # it raises, which it will say where it is called
 
 
 def _in_float64(tree: Any) -> Any:
@@ -550,7 +554,13 @@ def _true_outputs(
     arguments: Arguments, truth: Callable[..., Any], name: str, own: Sequence[Any]
 ) -> list[Any]:
     """The floating-point outputs of the truth, which may raise anything."""
-    out = called(WHO, name, arguments.called_with, truth, own)
+    try:
+        out = called(WHO, name, arguments.called_with, truth, own)
+    except InputError as error:
+        if not re.search("[Dd]ouble|float64", str(error)):
+            raise
+        remedy = "it is called in float64: pass its other tensors as arguments, or give the module itself"
+        raise InputError(f"{error}; {remedy}") from error
     leaves = called(WHO, name, jax.tree.leaves, out)
     if tensors := [t for t in leaves if arguments.is_tensor(t)]:
         tensors_in(arguments.torch, WHO, name, tensors)
@@ -607,4 +617,8 @@ def _pulled(
     found = [
         np.zeros(np.shape(values[i])) if g is None else array_of(g) for i, g in zip(wrt, got, strict=True)
     ]
-    return [array_of(t) for t in outs], [g.astype(np.float64) for g in found]
+    told = [array_of(t) for t in outs]
+    if wrt and (casts := arguments.narrow - {""}):  # no more digits are required than it asks for itself
+        coarsest = max(casts, key=lambda name: TOLERANCES[name])
+        told = [out.astype(jnp.dtype(coarsest)) for out in told]
+    return told, [g.astype(np.float64) for g in found]

@@ -46,7 +46,7 @@ def require_tensors(torch: Any, who: str, names: Sequence[str], given: Sequence[
         if what := _strange(torch, leaf) or (str(leaf.layout) if leaf.layout != torch.strided else ""):
             raise InputError(f"{who}: {name} is a tensor that is {what}, expected numbers in memory")
         if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
-            plain = f"expected a plain tensor, such as {name}.as_subclass(torch.Tensor)"
+            plain = "expected a plain tensor (.as_subclass(torch.Tensor) makes one)"
             raise InputError(f"{who}: {name} is {describe(leaf)}, {plain}")
         if leaf.is_floating_point() and _name(leaf.dtype) not in DTYPES:
             raise InputError(f"{who}: {name} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
@@ -74,7 +74,12 @@ def _strange(torch: Any, leaf: Any) -> str:
     """What a tensor is whose numbers cannot be read; "" for any other."""
     if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
         return "inside torch.func.grad or vmap"
-    kinds = {"nested": leaf.is_nested, "quantized": leaf.is_quantized, "on meta": leaf.is_meta}
+    kinds = {
+        "fake": type(leaf).__name__ == "FakeTensor",
+        "nested": leaf.is_nested,
+        "quantized": leaf.is_quantized,
+        "on meta": leaf.is_meta,
+    }
     return next((what for what, true in kinds.items() if true), "")
 
 
@@ -146,14 +151,14 @@ def tensor_of(torch: Any, array: np.ndarray, device: Any, strides: Sequence[int]
 
 
 @contextlib.contextmanager
-def in_float64(torch: Any, narrow: list[Any], casts: bool = True) -> Iterator[None]:
+def in_float64(torch: Any, narrow: list[str], casts: bool = True) -> Iterator[None]:
     """Keep what is computed from float64 in float64, whatever a function casts it to or combines it with.
 
     So a function may hold float32 tensors of its own, or cast to float32 and back.
 
     Args:
         torch: PyTorch.
-        narrow: gets an entry for each operation that would have computed in a narrower dtype.
+        narrow: gets the dtype of each such cast, and "" for each narrower tensor combined with float64.
         casts: whether casts are ignored too; in a backward pass they must not be, as gradients are cast to
             the dtype of what they are gradients of.
 
@@ -167,10 +172,10 @@ def in_float64(torch: Any, narrow: list[Any], casts: bool = True) -> Iterator[No
 
     def wide(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.dtype in floats:
-            narrow.append(leaf.dtype)
+            narrow.append("")
             return leaf.double()
         if casts and isinstance(leaf, torch.dtype) and leaf in floats:
-            narrow.append(leaf)
+            narrow.append(_name(leaf))
             return torch.float64
         return leaf
 

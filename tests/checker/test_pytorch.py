@@ -235,12 +235,76 @@ def test_what_differs_or_raises_when_alone_is_wrong():
     assert "ValueError: no x" in y.diagnosis
 
 
+def both_of(x):
+    return x.softmax(-1), x.logsumexp(-1)
+
+
 def test_an_output_without_a_gradient_is_noted():
-    both = lambda x: (x.softmax(-1), x.logsumexp(-1))  # noqa: E731
-    report = check_torch(lambda x: (both(x)[0], both(x)[1].detach()), drawn(4, 3), reference=both)
+    report = check_torch(lambda x: (both_of(x)[0], both_of(x)[1].detach()), drawn(4, 3), reference=both_of)
     assert report.ok
     assert "output 1 of fn is not differentiable: its cotangent is taken to be 0" in report.notes
-    assert check_torch(both, drawn(4, 3), reference=both).notes == ()
+    assert check_torch(both_of, drawn(4, 3), reference=both_of).notes == ()
+
+
+KEPT = torch.tensor([1.0, 0, 1, 1, 0])[:, None]
+EXPLAINED = {  # without steps to search: forward, backward, inputs, what is said
+    "the root of a size": (
+        lambda q, k: q @ k.mT / 8**0.5, lambda d, q, k: (d @ k, d.mT @ q / 8**0.5),
+        [drawn(4, 8), drawn(5, 8)], "scaled by √8 (axis 1 of inputs[0]): 1/√8 is missing"),
+    "its inverse": (
+        lambda q, k: q @ k.mT / 8**0.5, lambda d, q, k: (-d @ k / 8, d.mT @ q / 8**0.5),
+        [drawn(4, 8), drawn(5, 8)], "sign flipped and scaled by 1/√8 (axis 1 of inputs[0]): 1/√8 is applied"),
+    "all samples for those that count": (
+        lambda x: (x**2 * KEPT).sum() / KEPT.sum(), lambda d, x: 2 * d * x * KEPT / 5, [drawn(5, 3)],
+        "divided by N = 5 (axis 0 of inputs[0]) instead of 3, the number of samples with a gradient"),
+    "another number": (lambda x: x**2, lambda d, x: 1.37 * 2 * x * d, [drawn(5, 3)], "scaled by 1.37, which"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_a_factor_is_explained_by_the_sizes(name):
+    forward, backward, tensors, said = EXPLAINED[name]
+    assert said in str(check_torch(function(forward, backward), *tensors, reference=forward))
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_an_ignored_cotangent_is_named(used):
+    class Both(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return both_of(x)
+
+        @staticmethod
+        def backward(ctx, *douts):
+            p = softmax(ctx.saved_tensors[0])
+            return (softmax_back(douts[0], *ctx.saved_tensors), douts[1][:, None] * p)[used]
+
+    (finding,) = check_torch(Both, drawn(4, 3), reference=both_of).findings
+    assert finding.diagnosis == f"the cotangent of output {2 - used} of 2 is ignored"
+
+
+def test_a_function_need_not_be_more_precise_than_its_reference():
+    def in_float32(x):
+        return (x.float() ** 3).type_as(x)
+
+    x = drawn(4, dtype=torch.float64)
+    assert check_torch(in_float32, x, reference=in_float32).ok
+    report = check_torch(in_float32, x, reference=lambda x: x**3)
+    assert "imprecise" in report.findings[0].diagnosis
+    wrong = check_torch(lambda x: 1.001 * in_float32(x), x, reference=in_float32)
+    assert not wrong.ok
+
+
+def test_a_reference_that_loses_digits_has_no_kinks():
+    def filled(x):
+        out = torch.zeros(x.shape)
+        out[:] = x**2
+        return out
+
+    report = check_torch(lambda x: x**2, drawn(4), reference=filled)
+    assert report.ok, report
+    assert report.notes == ()
 
 
 def test_apply_is_as_good_as_its_class():
@@ -380,7 +444,7 @@ BAD = {
     "8 bits": (lambda x: x, [drawn(3).to(torch.float8_e5m2)], "x is torch.float8_e5m2, expected one of"),
     "a subclass": (
         lambda x: x, [drawn(3).as_subclass(type("Mine", (torch.Tensor,), {}))],
-        "x is a Mine, expected a plain tensor, such as x.as_subclass(torch.Tensor)"),
+        "x is a Mine, expected a plain tensor (.as_subclass(torch.Tensor) makes one)"),
     "NumPy": (
         lambda x: x, [np.ones(3)], "x is float64[3] of NumPy, expected a tensor (torch.tensor converts it)"),
     "a list": (lambda x: x[0], [[1.0, 2.0]], "x is [1.0, 2.0]"),
@@ -426,6 +490,10 @@ def test_bad_input_gives_one_line(name):
         ({"reference": lambda x: x * next(COUNT)}, "reference differs from call to call"),
         ({"reference": lambda x: sys.exit(3)}, "reference raised SystemExit: 3"),
         ({"reference": lambda x: {"a": x, 1: x}}, "reference raised"),
+        (
+            {"reference": lambda x: nn.LSTM(3, 3)(x[None])[0][0]},
+            "it is called in float64: pass its other tensors as arguments, or give the module itself",
+        ),
         ({"reference": lambda x: x.to("meta")}, "reference returned a tensor that is on meta"),
         ({"reference": F.relu, "wrt": ()}, "wrt is (), expected at least one name"),
         ({"reference": lambda x: x.detach()}, "autograd cannot differentiate"),
