@@ -10,6 +10,7 @@ from manual_grad.verify import check_grad
 from tests.checker.causes import loss_by, named_first, softmax
 
 RNG = np.random.default_rng(91)
+LOOKED_UP = np.array([0, 2, 2, 4, 1])
 SHORT_ROWS = np.array([0.1, 1, 1, 0.2, 1])[:, None]
 A, B = RNG.standard_normal((5, 4)) * SHORT_ROWS, RNG.standard_normal((5, 4)) * SHORT_ROWS[::-1]
 Q, K, V = (RNG.standard_normal((9, n)) for n in (3, 3, 2))
@@ -345,6 +346,69 @@ def attended_grad(sum_of, last=9):
     return grad
 
 
+def capped(q, k, v):
+    return jnp.sum(jnp.sin(jax.nn.softmax(3 * jnp.tanh(q @ k.T / 5)) @ v))
+
+
+def capped_grad(scale=5, slope=1, of_q=slice(None)):
+    """With the log-sum-exp saved; q's gradient is that of some keys alone."""
+
+    def grad(q, k, v):
+        t = np.tanh(q @ k.T / 5)
+        p = softmax(3 * t)
+        d = np.cos(p @ v)
+        rows = (d * (p @ v)).sum(1, keepdims=True)
+        again = np.exp(3 * t * scale / 5 - np.log(np.exp(3 * t).sum(1, keepdims=True)))
+        ds = again * (d @ v.T - rows) * 3 * (1 - (slope * t) ** 2) / 5
+        return ds[:, of_q] @ k[of_q], ds.T @ q, again.T @ d
+
+    return grad
+
+
+def from_state(x, h, a):
+    def step(h, x):
+        h = jnp.tanh(a) * h + x
+        return h, h
+
+    return jnp.sum(jnp.sin(lax.scan(step, h, x)[1]))
+
+
+def from_state_grad(whole):
+    def grad(x, h, a):
+        states, carried = [h], np.zeros(3)
+        for row in x:
+            states.append(np.tanh(a) * states[-1] + row)
+        dx, da = np.zeros_like(x), np.zeros(3)
+        for t in range(len(x) - 1, -1, -1):
+            dx[t] = np.cos(states[t + 1]) + carried
+            da += dx[t] * states[t] * (1 - np.tanh(a) ** 2)
+            carried = np.tanh(a) * dx[t]
+        return dx, carried if whole else dx[0], da
+
+    return grad
+
+
+def looked_up(table, weights):
+    return jnp.sum(jnp.sin(table[LOOKED_UP] * jnp.sqrt(table.shape[1]) * weights))
+
+
+def looked_up_grad(scale):
+    def grad(table, weights):
+        back = np.zeros_like(table)
+        np.add.at(back, LOOKED_UP, scale * weights * np.cos(table[LOOKED_UP] * 2 * weights))
+        return (back,)
+
+    return grad
+
+
+def quantile(x, y):
+    return jnp.mean(jnp.where(y > x, 0.8 * (y - x), -0.2 * (y - x)))
+
+
+def quantile_grad(below):
+    return lambda x, y: (np.where(y > x, -0.8, below) / x.size,)
+
+
 def right_rows(p, rows):
     return p * rows
 
@@ -365,6 +429,10 @@ RIGHT = {
     "heads": (heads, heads_grad(1 / 4), (MANY[0], MANY[1], MANY[2])),
     "valid rows": (standardised, standardised_grad(4), (A / SHORT_ROWS, VALID)),
     "attention": (attended, attended_grad(right_rows), (Q, K, V)),
+    "capped scores": (capped, capped_grad(), (Q, K, V)),
+    "an initial state": (from_state, from_state_grad(True), (Q, K[0], K[1])),
+    "a scaled embedding": (looked_up, looked_up_grad(2), (A, B)),
+    "a quantile": (quantile, quantile_grad(0.2), (LOGITS, LOGITS[::-1])),
 }
 
 
@@ -460,6 +528,33 @@ CASES = {
     "the last block's normaliser": (
         "the sum that a softmax divides by is only that of the last 4 of 9 entries of a row",
         mistaken("attention", attended_grad(right_rows, last=4), (0, 1, 2)),
+    ),
+}
+
+CASES |= {
+    "scores without their scale": (
+        "the factor 3 is left out of 3 · (tanh((q @ k) / 5)) where it is recomputed (what softmax divides by",
+        mistaken("capped scores", capped_grad(scale=5 / 3), (0, 1, 2)),
+    ),
+    "a slope of the scaled result": (
+        "the derivative of tanh is computed from 3 · (tanh((q @ k) / 5)), where its own result",
+        mistaken("capped scores", capped_grad(slope=3), (0, 1, 2)),
+    ),
+    "the last block of keys alone": (
+        "blocks are assigned instead of added up (= for +=): only the last block of 1 of 9 counts in the",
+        mistaken("capped scores", capped_grad(of_q=slice(8, 9)), (0, 1, 2)),
+    ),
+    "the first state's gradient for the initial one's": (
+        "this is the gradient of another value: of a later h",
+        mistaken("an initial state", from_state_grad(False), (0, 1, 2)),
+    ),
+    "√d is missing": (
+        "scaled by one over sqrt(4): the factor sqrt(4) is missing (√D = √4, axis 1 of table)",
+        mistaken("a scaled embedding", looked_up_grad(1), 0),
+    ),
+    "the other side's number": (
+        "the number −0.8 is used for -0.2 in the derivative of",
+        mistaken("a quantile", quantile_grad(0.8), 0),
     ),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.iterations import Loop, loop_of
-from manual_grad.checker.mistakes.mistake import Mistake, back_with, made_by, said_of, users_of
+from manual_grad.checker.mistakes.mistake import Mistake, back_with, made_by, place_of, said_of, users_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape
 
 CHUNKS_UP_TO = 17  # steps, less 1
@@ -197,3 +197,39 @@ def factors_of_other_chunks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 def _by_slot(slot: Slot, p: Passing) -> np.ndarray:
     return back_with(p, np.asarray(p.tape.values[slot]))
+
+
+# --- blocks of a product ------------------------------------------------------------------------------------
+
+
+def blocks_assigned(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A product's gradient in blocks that are assigned and not added up, so that only the last one counts."""
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name != "dot_general":
+            continue
+        contracted, batched = step.eqn.params["dimension_numbers"]
+        ndims = [len(tape.shape(slot)) for slot in step.ins]
+        free = [ndim - len(c) - len(b) for ndim, c, b in zip(ndims, contracted, batched, strict=True)]
+        start = len(batched[0]) + (free[0] if i == 0 else 0)
+        for axis in range(start, start + free[1 - i]):
+            n = tape.shape(step.outs[0])[axis]
+            for size in range(1, min(n, CHUNKS_UP_TO)):
+                last = n - (n - 1) // size * size
+                for part, which in ((slice(n - last, n), "last"), (slice(0, size), "first")):
+                    count = last if which == "last" else size
+                    if size == 1 and count == 1:  # that one sample alone counted is said elsewhere
+                        continue
+                    told = f"only the {which} block of {count} of {n} counts"
+                    yield Mistake(
+                        f"blocks are assigned instead of added up (= for +=): {told} in the gradient of "
+                        f"{said_of(tape, e, step.ins[i])}, in the derivative of {place_of(tape, e, (at, i))}",
+                        {(at, i): partial(_of_part, axis, part)},
+                    )
+
+
+def _of_part(axis: int, part: slice, p: Passing) -> np.ndarray:
+    kept = np.zeros_like(p.cotangent)
+    place = (slice(None),) * axis + (part,)
+    kept[place] = p.cotangent[place]
+    return back_with(Passing(p.tape, p.edge, kept, p.right, p.notes), p.operands[1 - p.edge[1]])

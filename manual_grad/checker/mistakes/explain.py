@@ -22,7 +22,11 @@ from manual_grad.checker.mistakes.blocks import (
     softmaxes_mistaken,
     sums_of_blocks,
 )
-from manual_grad.checker.mistakes.chunks import factors_of_other_chunks, states_too_early
+from manual_grad.checker.mistakes.chunks import (
+    blocks_assigned,
+    factors_of_other_chunks,
+    states_too_early,
+)
 from manual_grad.checker.mistakes.clamps import bounds_ignored
 from manual_grad.checker.mistakes.constants import constants_mistaken
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
@@ -44,6 +48,7 @@ from manual_grad.checker.mistakes.indices import (
     groups_mistaken,
     masks_shifted,
     steps_apart,
+    steps_before_softmax,
     steps_of_time,
 )
 from manual_grad.checker.mistakes.inverses import inverses_mistaken
@@ -434,7 +439,8 @@ def scales_said(e: Evidence, factor: float) -> list[str]:
     root = root_said(e, factor)
     own = root or scalar_said(e, factor, sizes=(1,))
     if abs(factor) < 1 and own.endswith("is missing"):  # the function multiplies by that number
-        return sizes if sizes and "is missing" in sizes[0] else [own, *sizes[:1]]
+        root = _as_root(e, factor)
+        return sizes if not root and sizes and "is missing" in sizes[0] else [own + root, *sizes[:1]]
     n, _ = batch(e.point)
     of_n = n > 1 and any(abs(abs(factor) / v - 1) <= 4 * e.tolerance for v in (n, 1 / n))
     if not own or not of_n or own in sizes:
@@ -442,6 +448,14 @@ def scales_said(e: Evidence, factor: float) -> list[str]:
     if not _takes_mean(e, n):
         return [own] if abs(factor) > 1 else [own, *sizes[:1]]
     return [own, *sizes[:1]] if root and _others_are_right(e) else [*sizes[:1], root]
+
+
+def _as_root(e: Evidence, factor: float) -> str:
+    """`` (√D = √4, axis 1 of E)`` if a missing number is the root of a size; otherwise ""."""
+    near = [
+        (n, what) for n, what in sizes_named(e).items() if abs(abs(factor) * n**0.5 - 1) <= 4 * e.tolerance
+    ]
+    return f" (√D = √{near[0][0]}, {near[0][1]})" if near else ""
 
 
 def _takes_mean(e: Evidence, n: int) -> bool:
@@ -650,6 +664,8 @@ OF_LOOPS = (
     states_too_early,
     factors_of_other_chunks,
     slopes_of_another_step,
+    gradients_of_others,
+    blocks_assigned,
     cotangents_ignored,
     slices_lost,
     chunks_lost,
@@ -742,6 +758,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (factors_missing_in_terms, 0),
     (functions_of_others, 0),
     (extra_factors, 0),
+    (steps_before_softmax, 0),
+    (blocks_assigned, 0),
     (regions, 0),
     (sums_elsewhere, 0),
     (terms, 0),

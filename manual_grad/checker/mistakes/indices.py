@@ -120,6 +120,27 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield Mistake(everywhere, {**back, **changes}, instead=there)
 
 
+def steps_before_softmax(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A step, such as the scale of scores, left out where they are recomputed; the log-sum-exp is saved."""
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        if step.name not in ("mul", "div", "add", "sub") or (step.name in ("div", "sub") and i):
+            continue
+        out, slot = step.outs[0], step.ins[i]
+        saved = _saved(tape, out) if len(tape.shape(out)) > 1 else None
+        if saved is None or step.ins[1 - i] in saved[1]:
+            continue
+        changes, kept = saved
+        left = {"mul": "the factor", "div": "the division by", "add": "the term", "sub": "the term"}
+        other = said_of(tape, e, step.ins[1 - i])
+        said = (
+            f"{left[step.name]} {other} is left out of {said_of(tape, e, out)} where it is recomputed (what "
+            "softmax divides by is saved), but not of the derivative"
+        )
+        for after in (products_after(tape, out), {}):
+            yield Mistake(said, changes, instead={out: partial(_own_value, slot), **kept, **after})
+
+
 def _of_own_blocks(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """A mask computed from the index inside a block of rows or columns, not from the index in the whole."""
     rows, columns = np.indices(mask.shape[-2:])

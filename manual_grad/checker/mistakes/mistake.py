@@ -326,7 +326,7 @@ def denominators(tape: Tape) -> set[Slot]:
     if "denominators" not in tape.kept:
         made = made_by(tape)
         found = {step.ins[1] for step in tape.steps if step.name == "div"}
-        found |= {step.outs[0] for step in tape.steps if step.name == "sqrt"}
+        found |= {step.outs[0] for step in tape.steps if step.name == "sqrt" and step.outs[0] in tape.active}
         for slot in list(found):
             while slot in made and tape.steps[made[slot]].name in PASSED_ON:
                 slot = tape.steps[made[slot]].ins[0]

@@ -154,12 +154,15 @@ def numbers_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for value, name in names.items():
             if value != number:
                 over = tape.steps[edge[0]].name == "div"
+                signs = (1, -1) if number * value < 0 else (1,)
                 wrong = f"1/{name}" if over and found[edge][1] != slot else name
-                yield Mistake(
-                    f"the number {wrong} is used for {said_of(tape, e, slot)} in the derivative of "
-                    f"{place_of(tape, e, edge)}",
-                    {edge: partial(_times, value / number)},
-                )
+                for sign in signs:
+                    used = wrong if sign > 0 else f"−{wrong}"
+                    yield Mistake(
+                        f"the number {used} is used for {said_of(tape, e, slot)} "
+                        f"in the derivative of {place_of(tape, e, edge)}",
+                        {edge: partial(_times, sign * value / number)},
+                    )
 
 
 def sizes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:

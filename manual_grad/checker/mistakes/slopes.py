@@ -16,6 +16,7 @@ from manual_grad.checker.mistakes.mistake import (
     SAID,
     Mistake,
     alike,
+    is_constant,
     left_out,
     made_by,
     nothing,
@@ -175,6 +176,7 @@ def masks_left_out(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The slope of an elementwise step applied twice, taken at the wrong value, or replaced by another."""
     found = elementwise(tape)
+    yield from _of_scaled_results(tape, e, found)
     yield from _cases(tape, e, found.get("select_n", ()))
     for name, edges in found.items():
         said = SAID.get(name, name)
@@ -191,6 +193,24 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             formula = formula.replace("by the root", "by the norm") if root else formula
             phrase = f"the derivative of {said} is wrong: {formula}"
             yield from _everywhere(phrase, edges, partial(_with_slope, slope))
+
+
+def _of_scaled_results(tape: Tape, e: Evidence, found: dict[str, list[Edge]]) -> Iterator[Mistake]:
+    """A slope computed from the result after it is scaled, such as 1 − (c · tanh)² for a cap."""
+    users = users_of(tape)
+    for name in SLOPES_OF_RESULTS.keys() - {"max"} & found.keys():
+        for edge in found[name][-8:]:
+            out = tape.steps[edge[0]].outs[0]
+            for at, i in users.get(out, ()):
+                step = tape.steps[at]
+                scaled = step.name == "mul" or (step.name == "div" and i == 0)
+                if scaled and is_constant(tape, step.ins[1 - i]) and step.ins[1 - i] not in tape.active:
+                    names = said_of(tape, e, step.outs[0]), said_of(tape, e, out)
+                    yield Mistake(
+                        f"the derivative of {SAID.get(name, name)} is computed from {names[0]}, where its "
+                        f"own result {names[1]} belongs",
+                        {edge: partial(_of_result, step.outs[0])},
+                    )
 
 
 def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Mistake]:
