@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from manual_grad.border import (
@@ -118,7 +119,7 @@ def _block_back(res: tuple[Any, ...], dx: Stream) -> tuple[Stream, Params]:
     """The same lines in reverse; each residual connection passes dx on and adds that of its branch."""
     ln1, qkv, attention, proj, ln2, up, gelu, down = res
     dg, d_down = _dense_back(down, dx)
-    (du,) = gelu_bwd(gelu, dg)
+    (du,) = gelu_bwd(*lax.optimization_barrier((gelu, dg)))  # else XLA keeps exponentials of all blocks
     da, d_up = _dense_back(up, du)
     dr, d_ln2 = _norm_back(ln2, da)
     dx = dx + dr
