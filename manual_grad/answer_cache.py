@@ -5,9 +5,11 @@ sources of all that computes it. What a formula returns is never kept. Nothing i
 called.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import math
 import pickle
 import platform
 import sqlite3
@@ -57,7 +59,7 @@ class Store:
 
     def put(self, question: bytes, answer: Any) -> None:
         """Keep an answer, unless the file is full."""
-        if self._path.exists() and self._path.stat().st_size < LARGEST:
+        if _size(self._path) < LARGEST:
             written = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             values = question, zlib.crc32(written), written
             self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", *values)
@@ -102,9 +104,17 @@ def keep(folder: Path, damaged: Callable[[str], None]) -> None:
     file = file_in(folder)
     others = sorted((f for f in folder.glob("answers-*.sqlite") if f != file), key=_age)
     for old in others[FILES - 1 :]:
-        old.unlink(missing_ok=True)  # another process may be removing it
-        Path(f"{old}-journal").unlink(missing_ok=True)
+        for left in (old, Path(f"{old}-journal")):
+            with contextlib.suppress(OSError):  # another process is using or removing it
+                left.unlink()
     _KEPT[:] = [Store(file, damaged)]
+
+
+def _size(file: Path) -> float:
+    try:
+        return file.stat().st_size
+    except OSError:  # removed by another process
+        return math.inf
 
 
 def _age(file: Path) -> float:

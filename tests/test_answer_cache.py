@@ -156,6 +156,13 @@ def test_the_files_of_older_sources_are_removed(tmp_path, said):
     }
 
 
+def test_a_file_that_was_removed_is_not_missed(kept, said):
+    answer_cache.remembered(QUESTION, lambda: "kept")
+    answer_cache.file_in(kept).unlink()
+    assert answer_cache.remembered(OTHERS["oracle"], lambda: "computed") == "computed"
+    assert said == []
+
+
 def test_processes_write_at_the_same_time(tmp_path):
     program = (
         "import sys; from pathlib import Path; from manual_grad import answer_cache\n"
