@@ -50,6 +50,7 @@ from manual_grad.checker.verdict import verdict
 from manual_grad.compare import TOLERANCES
 
 WHO = "check_torch"
+ROUGHLY = 0.03  # as far as values of the same function may differ in another dtype
 MOST = 10**4  # items of wrt: an iterator may never end
 
 
@@ -63,12 +64,14 @@ class Arguments:
         parameters: the names of those parameters.
         narrow: the dtypes that the truth casts to, and "" if it holds narrower tensors of its own: if there
             are any, it is kept in float64.
+        random: whether the truth draws random numbers, which fill a tensor in the order of memory.
     """
 
     torch: Any
     given: tuple[Any, ...]
     parameters: tuple[str, ...]
     narrow: frozenset[str] = frozenset()
+    random: bool = False
 
     def is_tensor(self, leaf: Any) -> bool:
         """Whether a leaf is a PyTorch tensor."""
@@ -107,13 +110,14 @@ class Arguments:
         """Fresh tensors that require gradients where ``wrt`` says so, and what to call a function with.
 
         A call may write to copies of its arguments, but gets a module's parameters as they are. They have the
-        layouts of the given ones, or with ``plain`` those of C order, where float64 exists.
+        layouts of the given ones, or with ``plain``, if nothing is random, those of C order, where float64
+        exists.
         """
         leaves, own = [], []
         arguments = len(self.tensors) - len(self.parameters)
         for i, (value, given) in enumerate(zip(values, self.tensors, strict=True)):
             device = "cpu" if plain and given.device.type == "mps" else given.device
-            strides = None if plain else strides_of(given)
+            strides = None if plain and not self.random else strides_of(given)
             make = partial(tensor_of, self.torch, np.array(value, order="C"), device, strides)
             leaves.append(make().requires_grad_() if i in wrt else make())
             copy = make() if i not in wrt else _passed_on(self.torch, leaves[-1], make)
@@ -235,7 +239,7 @@ def check_torch(
         notes = _unchecked(torch, fn, parameters)
         foreign = None
         if against is None:
-            arguments = replace(arguments, narrow=_narrow_in(arguments, truth))
+            arguments = _looked_at(arguments, truth)
             foreign = partial(_pulled, arguments, truth, truth_name)
         plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
         question = Question(
@@ -258,7 +262,7 @@ def check_torch(
             values = [array_of(t) for t in tensors_in(torch, WHO, "fn", out)]
         require_numbers(WHO, "fn", values)
         if foreign is not None:
-            notes += _examined(question, arguments, truth)
+            notes += _examined(question, arguments, truth, [v for v in values if is_float(v)])
         report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
         report = _each_alone(arguments, mine, question, len(tensors), report)
     if foreign is not None and any(UNEXPLAINED in f.diagnosis for f in report.findings):
@@ -536,14 +540,19 @@ def _alone(finding: Finding, want: Any, ask: Callable[[], list[Any]]) -> Finding
 # --- the truth --------------------------------------------------------------------------------------------
 
 
-def _narrow_in(arguments: Arguments, truth: Callable[..., Any]) -> frozenset[str]:
-    """The dtypes that the truth casts float64 to; "" if it combines it with narrower tensors."""
+def _looked_at(arguments: Arguments, truth: Callable[..., Any]) -> Arguments:
+    """The same, with what a call of the truth shows; unchanged if it raises, as it will again."""
     narrow: list[str] = []
     values = jax.tree.leaves(_in_float64(arguments.arrays))
+    generators = [arguments.torch.default_generator, *arguments.torch.cuda.default_generators]
     with arguments.of_truth(), contextlib.suppress(InputError), in_float64(arguments.torch, narrow):
-        called(WHO, "", arguments.called_with, truth, arguments.copied(values, (), plain=True)[1])
-        return frozenset(narrow)
-    return frozenset()  # it raises, which it will say where it is called
+        own = arguments.copied(values, (), plain=True)[1]
+        before = [generator.get_state() for generator in generators]
+        called(WHO, "", arguments.called_with, truth, own)
+        after = [generator.get_state() for generator in generators]
+        drew = any(not a.equal(b) for a, b in zip(before, after, strict=True))
+        return replace(arguments, narrow=frozenset(narrow), random=drew)
+    return arguments
 
 
 def _in_float64(tree: Any) -> Any:
@@ -567,8 +576,10 @@ def _true_outputs(
     return [t for t in tensors if t.is_floating_point()]
 
 
-def _examined(question: Question, arguments: Arguments, truth: Callable[..., Any]) -> list[str]:
-    """Notes about the truth; refuse one that differs from call to call."""
+def _examined(
+    question: Question, arguments: Arguments, truth: Callable[..., Any], value: Sequence[Any]
+) -> list[str]:
+    """Notes about the truth; refuse one that differs from call to call, or draws other random numbers."""
     name, values = question.fn_name, jax.tree.leaves(_in_float64(question.args))
     outs, notes = [], []
     for _ in range(2):
@@ -578,10 +589,26 @@ def _examined(question: Question, arguments: Arguments, truth: Callable[..., Any
             outs.append([array_of(t) for t in _true_outputs(arguments, truth, name, own)])
             names = as_arguments(question.leaf_names)
             notes = modified(names, before, [array_of(t) for t in own], name)
-    pairs = list(zip(*outs, strict=False))
-    if any(a.shape != b.shape or not np.allclose(a, b, 1e-6, 1e-6, equal_nan=True) for a, b in pairs):
+    if not _alike(outs[0], outs[1], 1e-6):
         raise InputError(f"{WHO}: {name} differs from call to call, expected the same result each time")
+    if arguments.random and not _alike(outs[0], value, ROUGHLY):
+        with arguments.recorded():
+            narrower = _true_outputs(arguments, truth, name, arguments.copied(question.values, ())[1])
+        if _alike([array_of(t) for t in narrower], value, ROUGHLY):
+            raise InputError(
+                f"{WHO}: {name} draws random numbers, which differ in float64, where its gradient is "
+                "computed; pass them as an argument"
+            )
     return notes
+
+
+def _alike(left: Sequence[np.ndarray], right: Sequence[np.ndarray], share: float) -> bool:
+    """Whether outputs agree up to a share of the largest entry."""
+    return all(
+        a.shape == b.shape
+        and np.allclose(a.astype(np.float64), b.astype(np.float64), share, share, equal_nan=True)
+        for a, b in zip(left, right, strict=False)
+    )
 
 
 def _pulled(

@@ -48,9 +48,11 @@ def require_tensors(torch: Any, who: str, names: Sequence[str], given: Sequence[
         if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
             plain = "expected a plain tensor (.as_subclass(torch.Tensor) makes one)"
             raise InputError(f"{who}: {name} is {describe(leaf)}, {plain}")
+        if leaf.is_complex():
+            raise InputError(f"{who}: {name} is {_told(torch, leaf)}, expected an array of real numbers")
         if leaf.is_floating_point() and _name(leaf.dtype) not in DTYPES:
             raise InputError(f"{who}: {name} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
-    if not any(leaf.is_floating_point() or leaf.is_complex() for _, leaf in found):
+    if not any(leaf.is_floating_point() for _, leaf in found):
         shown = ", ".join(f"{name} is {_told(torch, v)}" for name, v in zip(names, given, strict=True))
         raise InputError(
             f"{who}: no argument is floating-point, so nothing can be differentiated: {shown or 'none'}"
@@ -65,6 +67,9 @@ def tensors_in(torch: Any, who: str, name: str, out: Any) -> list[Any]:
     for leaf in found:
         if what := _strange(torch, leaf):
             raise InputError(f"{who}: {name} returned a tensor that is {what}, expected numbers in memory")
+        if leaf.is_complex():
+            said = f"{name} returned {_told(torch, leaf)}, expected an array of real numbers"
+            raise InputError(f"{who}: {said}")
         if leaf.is_floating_point() and _name(leaf.dtype) not in DTYPES:
             raise InputError(f"{who}: {name} returned {leaf.dtype}, expected one of {', '.join(DTYPES)}")
     return found

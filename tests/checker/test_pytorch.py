@@ -51,6 +51,7 @@ def twice_in_a_hook(y):
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     SCRIPTED = torch.jit.script(nn.Linear(3, 2))
+    HALF = drawn(3).half() + 1j
 WEIGHT = drawn(3, 2)
 
 RIGHT = {  # PyTorch's own backward passes: what is called, with what, and what it is compared with
@@ -86,6 +87,8 @@ RIGHT = {  # PyTorch's own backward passes: what is called, with what, and what 
         {"reference": lambda x, weight, bias: layer_norm(x.mT, 1, 0).mT * weight + bias}),
     "a GRU": (nn.GRU(3, 4), [drawn(5, 2, 3)], {"reference": nn.GRU(3, 4)}),
     "dropout": (nn.Dropout(0.5), [drawn(4, 3)], {"reference": lambda x: nn.Dropout(0.5)(x)}),
+    "dropout in another layout": (
+        nn.Dropout(0.5), [drawn(3, 4).T], {"reference": lambda x: nn.Dropout(0.5)(x)}),
     "a dict, and an expanded tensor": (
         lambda p, x: x @ p["w"] + p["b"], [{"w": drawn(3, 2), "b": drawn(2)}, drawn(3).expand(4, 3)],
         {"reference": lambda p, x: torch.addmm(p["b"], x, p["w"])}),
@@ -307,6 +310,14 @@ def test_a_reference_that_loses_digits_has_no_kinks():
     assert report.notes == ()
 
 
+def test_random_numbers_that_differ_in_float64_are_refused():
+    dropped, x = (lambda x: x * (torch.rand_like(x) > 0.5)), drawn(4, 3)
+    with pytest.raises(InputError, match="reference draws random numbers, which differ in float64"):
+        check_torch(dropped, x, reference=dropped)
+    assert check_torch(dropped, x.double(), reference=dropped).ok
+    assert not check_torch(lambda x: 2 * dropped(x), x.double(), reference=dropped).ok
+
+
 def test_apply_is_as_good_as_its_class():
     forward, backward, tensors, _ = FUNCTIONS["softmax"]
     mine = function(forward, backward)
@@ -458,6 +469,8 @@ BAD = {
     "leaves Python": (lambda x: sys.exit(3), [drawn(3)], "fn raised SystemExit: 3"),
     "empty": (lambda x: x, [drawn(0)], "at least one element"),
     "arguments": (lambda x: x, [drawn(3), drawn(3)], "2 arguments do not match the function"),
+    "half complex": (lambda x: x, [HALF], "x is complex32[3], expected an array of real"),
+    "returns complex": (lambda x: x + 1j, [drawn(3)], "fn returned complex64[3], expected an array of real"),
     "a class of modules": (nn.Linear, [drawn(3)], "fn is the class Linear, expected an instance of it"),
     "no function": (3, [drawn(3)], "fn is 3, expected a function"),
 }  # fmt: skip
