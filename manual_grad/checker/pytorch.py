@@ -34,7 +34,7 @@ from manual_grad.checker.asking import (
     until,
 )
 from manual_grad.checker.check import truth_of
-from manual_grad.checker.diagnosis import UNEXPLAINED
+from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.tensors import (
     array_of,
@@ -265,7 +265,8 @@ def check_torch(
             notes += _examined(question, arguments, truth, [v for v in values if is_float(v)])
         report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
         report = _each_alone(arguments, mine, question, len(tensors), report)
-    if foreign is not None and any(UNEXPLAINED in f.diagnosis for f in report.findings):
+    untold = [f for f in report.findings if UNEXPLAINED in f.diagnosis and OUT_OF_TIME not in f.diagnosis]
+    if foreign is not None and untold:
         hint = "the cause is searched for step by step only where the function is given in JAX too (against)"
         report = replace(report, notes=(*report.notes, hint))
     return report

@@ -111,7 +111,7 @@ def check_in_torch(
             seconds=seconds,
             names=list(arguments),
         )
-    return _told(report, arguments, json)
+    return _told(report, arguments, json, {"torch": torch.__version__})
 
 
 WORDS = {  # Python parameters → options
@@ -136,11 +136,13 @@ def _words_of_the_command_line() -> Iterator[None]:
         raise InputError(said) from error
 
 
-def _told(report: Report, arguments: dict[str, Any], json: Path | None) -> int:
+def _told(
+    report: Report, arguments: dict[str, Any], json: Path | None, versions: dict[str, str] | None = None
+) -> int:
     """Print a report, write the JSON if wanted, and return the exit code."""
     _print_report(tables.console(132), report)
     if json:
-        write(json, _report_as_json(report, arguments))
+        write(json, _report_as_json(report, arguments, versions or {}))
     return 0 if report.ok else 1
 
 
@@ -185,7 +187,7 @@ def _print_report(console: Console, report: Report) -> None:
     )
 
 
-def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]:
+def _report_as_json(report: Report, arguments: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
     """A report as a JSON object, with null in place of infinities and NaN."""
 
     def finite(number: float) -> float | None:
@@ -201,7 +203,8 @@ def _report_as_json(report: Report, arguments: dict[str, Any]) -> dict[str, Any]
         for f in report.findings
     ]
     return {
-        "environment": environment() | {"seed": report.seed},
+        "environment": environment() | versions | {"seed": report.seed},
+        "truth": report.truth,
         "inputs": {name: describe(value) for name, value in arguments.items()},
         "findings": findings,
         "notes": list(report.notes),

@@ -330,6 +330,7 @@ def test_where_no_cause_is_found_jax_is_offered():
     wrong = function(lambda x, w: torch.tanh(x @ w), lambda d, x, w: (d @ w.mT, x.mT @ d))
     offered = "the cause is searched for step by step only where the function is given in JAX too (against)"
     assert offered in check_torch(wrong, drawn(6, 5), drawn(5, 4)).notes
+    assert offered not in check_torch(wrong, drawn(6, 5), drawn(5, 4), seconds=1e-9).notes
     other = check_torch(wrong, drawn(6, 5), drawn(5, 4), against=lambda x, w: jnp.tanh(x @ w))
     assert offered not in other.notes
 
@@ -580,6 +581,8 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert run(f"{linear} --wrt weight --json found.json")[0] == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["passed"]
+    assert found["truth"] == "torch.autograd"
+    assert found["environment"]["torch"] == torch.__version__
     assert [finding["name"] for finding in found["findings"]] == ["weight"]
     for words, said in BAD_WORDS.items():
         assert run(f"theirs.py:{words}") == (2, "", f"manual-grad: {said}\n")
