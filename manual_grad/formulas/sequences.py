@@ -347,6 +347,6 @@ def lora_bwd(
     dU = res.scale * (dZ @ B.T)  # [E-18]
     dx = dZ @ W.T + dU @ A.T  # [E-18]
     dW, dA = x.T @ dZ, x.T @ dU  # [E-18]
-    U = x @ A  # the forward pass's; as the factor (x A)ᵀ the compiler would compute it again
+    U = x @ A
     dB = res.scale * jnp.einsum("nr,nm->rm", U, dZ)  # [E-18]
     return dx.reshape(res.x.shape), dW, dA, dB
