@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.border import InputError, describe
+from manual_grad.border import LONG, InputError, describe
 from manual_grad.checker import nearby
 from manual_grad.checker.truth import Point, float_leaves, is_float
 
@@ -281,8 +281,13 @@ def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
+    """An error's type and the first line of its message, cut if it is long, as some of PyTorch's are.
+
+    >>> one_line(ValueError("no such axis\\nmore")), len(one_line(ValueError(1000 * "x")))
+    ('ValueError: no such axis', 413)
+    """
     first = (str(error).strip().splitlines() or [""])[0]
+    first = first if len(first) <= LONG else f"{first[:LONG]}…"
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

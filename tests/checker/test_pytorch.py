@@ -448,6 +448,7 @@ BAD = {
     "two devices": (lambda x, y: x, [drawn(3), torch.empty(3, device="meta")], "x is on cpu, y on meta"),
     "a reference of another shape": (F.silu, [drawn(3)], "reference returned (), expected (3,)"),
     "raises": (lambda x: 1 / 0, [drawn(3)], "fn raised ZeroDivisionError"),
+    "raises at length": (lambda x: exec(f"raise ValueError({'x' * 1000!r})"), [drawn(3)], "xxx…"),
     "no floats": (lambda x: x, [torch.arange(3)], "no argument is floating-point"),
     "no tensor": (lambda x: x, [3], "no argument is floating-point"),
     "complex": (lambda x: x, [drawn(3) + 1j], "expected an array of real numbers"),
