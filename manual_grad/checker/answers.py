@@ -19,7 +19,18 @@ import numpy as np
 
 from manual_grad.border import InputError
 from manual_grad.checker.asking import Question, gradients, like, one_line, widened
-from manual_grad.checker.truth import Point, answered, at_values, budget, exact, is_float, native, pulled
+from manual_grad.checker.truth import (
+    IN_NUMPY,
+    Point,
+    answered,
+    at_values,
+    budget,
+    exact,
+    is_float,
+    is_key,
+    native,
+    pulled,
+)
 from manual_grad.compare import TOLERANCES, share_of
 
 SLACK = {  # in a narrower dtype: the error allowed, in budgets of the entry and in ulps of the largest
@@ -86,11 +97,32 @@ class Answer:
 def compared(question: Question, values: Sequence[Any], cotangent: Any, gots: list[Any]) -> Answer:
     """Pair a gradient at a point with the truth."""
     with exact():
-        point = question.point(values, [leaf for leaf in jax.tree.leaves(cotangent) if is_float(leaf)])
+        dout = [leaf for leaf in jax.tree.leaves(cotangent) if is_float(leaf)]
+        point = question.point(values, dout)
+        if _needs_numbers(question, point):
+            point = question.point(values, dout)
         outs, wants = _truth(question, point)
     given = [question.values[i] for i in question.wrt]
     dtypes = [checked_dtype(got, value) for got, value in zip(gots, given, strict=True)]
     return Answer(values, cotangent, gots, point, outs, wants, dtypes)
+
+
+def _needs_numbers(question: Question, point: Point) -> bool:
+    """Whether the function can be traced only if integers and booleans are NumPy's, such as a loop's length.
+
+    JAX traces what is done with an array of its own, even where its values are known.
+    """
+    others = [v for v in point.values if isinstance(v, jax.Array) and not (is_float(v) or is_key(v))]
+    if question.foreign is not None or not others or question.compiled.keys() & {"shapes", IN_NUMPY}:
+        return False
+    try:
+        question.compiled["shapes"] = jax.eval_shape(point.forward, *point.at)
+    except jax.errors.JAXTypeError:
+        question.compiled[IN_NUMPY] = True
+        return True
+    except Exception:  # reported when the truth is computed
+        return False
+    return False
 
 
 def _truth(question: Question, point: Point) -> tuple[list[Any], list[np.ndarray]]:

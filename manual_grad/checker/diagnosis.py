@@ -65,6 +65,8 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
         return OUT_OF_TIME
     except RecursionError:  # a function nested too deeply; that it is wrong must be said anyway
         return UNEXPLAINED
+    except Exception as error:  # a fault of ours, which must not hide the verdict
+        return f"{UNEXPLAINED} (the search ended with {type(error).__name__}: {error})"
 
 
 def _explained(evidence: Sequence[Evidence]) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manual_grad.checker.truth import Point, is_float, is_key, projected, to_float64
+from manual_grad.checker.truth import IN_NUMPY, Point, is_float, is_key, projected, to_float64
 
 SMALL, LARGE = 1e-6, 1e-5  # steps of the one-sided derivatives, in units of the array's size
 
@@ -289,4 +289,8 @@ def point_at(
 ) -> Point:
     """A question posed in float64; call this where float64 is enabled."""
     exact = tuple(to_float64(v) for v in values)
+    if compiled.get(IN_NUMPY):
+        exact = tuple(
+            np.asarray(v) if isinstance(v, jax.Array) and not (is_float(v) or is_key(v)) else v for v in exact
+        )
     return Point(fn, tree, exact, tuple(names), tuple(wrt), tuple(map(to_float64, dout)), compiled, foreign)

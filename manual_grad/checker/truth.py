@@ -18,6 +18,9 @@ from manual_grad.compiling import quickly
 NOISES = 4  # gradients used to estimate the noise of a dtype
 
 
+IN_NUMPY = "integers in NumPy"  # among what was compiled: integers and booleans must not be JAX's arrays
+
+
 @dataclass(frozen=True)
 class Point:
     """A function at one point of its domain.

@@ -601,3 +601,50 @@ def test_a_mean_of_booleans_which_jax_computes_in_float32_is_no_error():
     x = RNG.standard_normal((7, 3))
     assert check_grad(fn, grad, x).ok
     assert not check_grad(fn, lambda x: 1.01 * grad(x), x).ok
+
+
+def relaxed(swapped):
+    """tanh of W z + x over and over: unrolled, with the slope on the wrong side of Wᵀ."""
+
+    def fn(W, x):
+        z = jnp.zeros(4)
+        for _ in range(12):
+            z = jnp.tanh(W @ z + x)
+        return jnp.sum(z * jnp.arange(1.0, 5.0))
+
+    def grad(W, x):
+        zs = [np.zeros(4)]
+        for _ in range(12):
+            zs.append(np.tanh(W @ zs[-1] + x))
+        d, dW, dx = np.arange(1.0, 5.0), np.zeros_like(W), np.zeros_like(x)
+        for before, z in zip(zs[-2::-1], zs[:0:-1], strict=True):
+            dz = d * (1 - z**2)
+            dW, dx = dW + np.outer(dz, before), dx + dz
+            d = (1 - z**2) * (W.T @ d) if swapped else W.T @ dz
+        return dW, dx
+
+    return check_grad(fn, grad, 0.3 * RNG.standard_normal((4, 4)), RNG.standard_normal(4), argnums=(0, 1))
+
+
+def test_a_slope_with_a_constant_term_in_a_loop_is_explained():
+    assert relaxed(swapped=False).ok
+    report = relaxed(swapped=True)
+    assert "the search ended" not in str(report), str(report)
+    assert report.findings[0].diagnosis.startswith("in the wrong order: the derivative of tanh"), str(report)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_integers_may_decide_what_is_computed(array):
+    def fn(x, lengths, keep):
+        return sum(
+            jnp.sum(jnp.sin(row[: int(n)]) ** 2) for row, n, k in zip(x, lengths, keep, strict=True) if k
+        )
+
+    def grad(x, lengths, keep):
+        inside = (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]) & np.asarray(keep)[:, None]
+        return np.where(inside, np.sin(2 * x), 0)
+
+    args = RNG.standard_normal((4, 6)), array([6, 2, 5, 3]), array([True, True, False, True])
+    assert check_grad(fn, grad, *args).ok
+    report = check_grad(fn, lambda *given: -grad(*given), *args)
+    assert report.findings[0].diagnosis == "sign flipped", str(report)

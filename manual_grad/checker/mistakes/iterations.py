@@ -152,6 +152,23 @@ def _there(k: int, edge: Edge, change: Change, p: Passing) -> np.ndarray:
     return np.asarray(change(Passing(_seen_from(p.tape, k), edge, p.cotangent, p.right, notes)))
 
 
+def known_from(tape: Tape, k: int, known: dict) -> dict:
+    """The cotangents of slots and operands, with those of one iteration in place of the last one's."""
+    loop = loop_of(tape)
+    assert loop is not None
+    moved = {slot: known[mine] for slot, mine in loop.slots[k].items() if mine in known}
+    for at, mine in loop.steps[k].items():
+        moved |= {(at, i): known[mine, i] for i in range(len(tape.steps[at].ins)) if (mine, i) in known}
+    return known | moved
+
+
+def edge_in(tape: Tape, k: int, edge: Edge) -> Edge:
+    """The operand of an iteration that corresponds to one of the last."""
+    loop = loop_of(tape)
+    assert loop is not None
+    return loop.steps[k].get(edge[0], edge[0]), edge[1]
+
+
 def _seen_from(tape: Tape, k: int) -> Tape:
     """The tape with the values of one iteration in place of the last one's."""
     key = ("iteration", k)
@@ -163,5 +180,8 @@ def _seen_from(tape: Tape, k: int) -> Tape:
         for slot, mine in loop.slots[k].items():
             values[slot] = tape.values[mine]
         kept = {name: tape.kept[name] for name in ("made by", "users", "dout", "loop") if name in tape.kept}
+        kept["home"] = tape, k
+        if "known" in tape.kept:
+            kept["known"] = known_from(tape, k, tape.kept["known"])
         tape.kept[key] = Tape(tape.steps, values, tape.leaves, tape.results, tape.active, kept)
     return tape.kept[key]

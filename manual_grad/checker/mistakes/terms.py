@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.iterations import loop_of
+from manual_grad.checker.mistakes.iterations import edge_in, known_from, loop_of
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     PRODUCTS,
@@ -116,8 +116,11 @@ def _known_without(tape: Tape, edge: Edge, rest: tuple[Slot, ...]) -> dict:
     """The cotangents of every slot and operand if a product's factor is replaced by a part of it."""
     key = ("without", edge, rest)
     if key not in tape.kept:
-        tape.kept[key] = known = dict[Any, np.ndarray]()
-        pulled_back(tape, tape.kept["dout"], [{edge: partial(_times_rest, rest)}], known)
+        home, k = tape.kept.get("home", (tape, 0))
+        there = edge_in(home, k, edge) if k else edge
+        known: dict[Any, np.ndarray] = {}
+        pulled_back(home, home.kept["dout"], [{there: lambda p: p.cotangent * _rest_of(tape, rest)}], known)
+        tape.kept[key] = known_from(home, k, known) if k else known
     return tape.kept[key]
 
 
