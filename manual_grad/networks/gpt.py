@@ -33,6 +33,7 @@ from manual_grad.kernels.linear_cross_entropy import linear_cross_entropy_bwd, l
 
 Params = dict[str, Any]
 Stream = Float[Array, "N L D"]
+LARGE = 2**17  # numbers, for which computing exponentials again takes less time than keeping them
 
 
 def _shapes(params: Params) -> Params:
@@ -99,6 +100,11 @@ def _norm_back(res: Any, dy: Stream) -> tuple[Stream, Params]:
     return dx, {"gamma": dgamma, "beta": dbeta}
 
 
+def _computed_again(res: Any, dg: Stream) -> tuple[Any, Stream]:
+    """The arguments of ``gelu_bwd``; if they are large, XLA keeps no exponentials of the forward pass."""
+    return lax.optimization_barrier((res, dg)) if dg.size >= LARGE else (res, dg)
+
+
 def _block(x: Stream, p: Params, heads: int) -> tuple[Stream, tuple[Any, ...]]:
     """One block, and the residuals of its lines."""
     N, L, D = x.shape
@@ -119,7 +125,7 @@ def _block_back(res: tuple[Any, ...], dx: Stream) -> tuple[Stream, Params]:
     """The same lines in reverse; each residual connection passes dx on and adds that of its branch."""
     ln1, qkv, attention, proj, ln2, up, gelu, down = res
     dg, d_down = _dense_back(down, dx)
-    (du,) = gelu_bwd(*lax.optimization_barrier((gelu, dg)))  # else XLA keeps exponentials of all blocks
+    (du,) = gelu_bwd(*_computed_again(gelu, dg))
     da, d_up = _dense_back(up, du)
     dr, d_ln2 = _norm_back(ln2, da)
     dx = dx + dr
