@@ -81,7 +81,9 @@ def test_another_question_has_another_answer(kept, part):
 
 
 @pytest.mark.parametrize(
-    "unnamed", [lambda x: x, manual_grad.relu_fwd, dataclasses.replace, object(), jnp.tanh], ids=repr
+    "unnamed",
+    [lambda x: x, manual_grad.relu_fwd, dataclasses.replace, object(), jnp.tanh],
+    ids=["lambda", "formula", "library", "object", "jitted"],
 )
 def test_what_has_no_name_in_the_reference_is_asked_each_time(kept, unnamed):
     calls, answer = counted(1)
