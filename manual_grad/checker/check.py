@@ -86,7 +86,7 @@ def check_grad(
     >>> report.ok, [finding.ok for finding in report.findings]
     (False, [False, True])
     >>> print(report.findings[0].diagnosis)
-    scaled by N = 2 (axis 0 of x): loss summed instead of averaged, 1/N is missing or scaled by 2
+    scaled by N = 2 (axis 0 of x): loss summed instead of averaged, 1/N is missing
     """
     who = "check_grad"
     require_settings(who, {"loss": loss, "grad": grad}, seed, draws)
