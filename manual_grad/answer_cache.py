@@ -12,9 +12,9 @@ import importlib.metadata
 import math
 import pickle
 import platform
-import sqlite3
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -25,7 +25,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 FORMULAS = ("formulas", "kernels", "networks")  # their sources do not matter: no oracle uses them
-PACKAGES = ("jax", "jaxlib", "mpmath", "numpy", "sympy")
+PACKAGES = ("jax", "jaxlib", "ml_dtypes", "mpmath", "numpy", "scipy", "sympy")
+STARTED = time.time()  # before the sources are imported, as whoever keeps answers imports this module first
+SOON = 1.0  # seconds after which the sources are looked at again
 WAIT = 5.0  # seconds for another process that is writing
 LARGEST = 256 * 2**20  # bytes; a file of this size is only read
 FILES = 4  # one for each state of the sources; the oldest are removed
@@ -39,27 +41,29 @@ class Store:
     """A file of answers, which several threads and processes may read and write.
 
     Attributes:
-        read: how many answers were found in it.
+        read: how many answers of earlier runs were found in it.
     """
 
-    def __init__(self, path: Path, damaged: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, unusable: Callable[[str], None]) -> None:
         self.read = 0
         self._path = path
-        self._damaged: Callable[[str], None] | None = damaged  # None once it was told
+        self._unusable: Callable[[str], None] | None = unusable  # None once it was told
         self._lock = threading.Lock()
-        self._open: sqlite3.Connection | None = None
+        self._open: Any = None
+        self._own: set[bytes] = set()
 
     def get(self, question: bytes) -> Any:
         """The answer that was kept, or None."""
         rows = self._run("SELECT sum, answer FROM answers WHERE question = ?", question)
         if not rows or zlib.crc32(rows[0][1]) != rows[0][0]:
             return None
-        self.read += 1
+        self.read += question not in self._own
         return pickle.loads(rows[0][1])
 
     def put(self, question: bytes, answer: Any) -> None:
-        """Keep an answer, unless the file is full."""
-        if _size(self._path) < LARGEST:
+        """Keep an answer, unless the file is full or the sources have changed since they were imported."""
+        self._own.add(question)
+        if _size(self._path) < LARGEST and not changed(int(time.monotonic() / SOON)):
             written = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
             values = question, zlib.crc32(written), written
             self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", *values)
@@ -67,18 +71,32 @@ class Store:
     def _run(self, command: str, *values: Any) -> list:
         """The rows found; after an error of the file, none, now and later."""
         with self._lock:
-            if self._damaged is None:
+            if self._unusable is None:
+                return []
+            try:
+                import sqlite3
+            except ImportError:  # a Python without it
+                self._unusable = None
                 return []
             try:
                 self._open = self._open or _opened(self._path)
                 return self._open.execute(command, values).fetchall()
             except sqlite3.Error as error:
-                self._damaged(str(error))
-                self._damaged = None
+                self._unusable(str(error))
+                self._unusable = None
                 return []
 
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+            self._open = self._unusable = None
 
-def _opened(path: Path) -> sqlite3.Connection:
+
+def _opened(path: Path) -> Any:
+    import sqlite3
+
     file = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     file.execute("PRAGMA journal_mode=TRUNCATE")
     file.execute("PRAGMA synchronous=OFF")
@@ -94,12 +112,12 @@ def file_in(folder: Path) -> Path:
     return folder / f"answers-{sources()}.sqlite"
 
 
-def keep(folder: Path, damaged: Callable[[str], None]) -> None:
+def keep(folder: Path, unusable: Callable[[str], None]) -> None:
     """From now on, read answers from a file in this folder and write new ones to it.
 
     Args:
         folder: holds a file for each state of the sources.
-        damaged: told once, in a few words, why the file is no longer used.
+        unusable: told once, in a few words, why the file is no longer used.
     """
     file = file_in(folder)
     others = sorted((f for f in folder.glob("answers-*.sqlite") if f != file), key=_age)
@@ -107,7 +125,15 @@ def keep(folder: Path, damaged: Callable[[str], None]) -> None:
         for left in (old, Path(f"{old}-journal")):
             with contextlib.suppress(OSError):  # another process is using or removing it
                 left.unlink()
-    _KEPT[:] = [Store(file, damaged)]
+    forget()
+    if not changed(-1):
+        _KEPT[:] = [Store(file, unusable)]
+
+
+def forget() -> None:
+    """Read and keep no more answers."""
+    while _KEPT:
+        _KEPT.pop().close()
 
 
 def _size(file: Path) -> float:
@@ -125,7 +151,7 @@ def _age(file: Path) -> float:
 
 
 def how_many_read() -> int:
-    """The number of answers that were found in the file."""
+    """The number of answers of earlier runs that this process used."""
     return sum(store.read for store in _KEPT)
 
 
@@ -134,10 +160,10 @@ def remembered(question: Any, answer: Callable[[], T]) -> T:
 
     Args:
         question: everything that the answer depends on: a pytree of arrays, numbers, texts and functions of
-            the reference. A question with any other part is answered anew each time.
+            the reference. A question with any other part is answered anew each time, and so is None.
         answer: computes it; what it raises is not kept.
     """
-    if not _KEPT:
+    if question is None or not _KEPT:
         return answer()
     try:
         key = hashlib.sha256(b"".join(_written(question))).digest()
@@ -178,7 +204,7 @@ def _written(part: Any) -> Iterator[bytes]:
 
 def _name(fn: FunctionType) -> str:
     """The name of a function of the reference, which imports nothing of ours and is among the sources."""
-    known = vars(sys.modules[fn.__module__]).get(fn.__name__)
+    known = getattr(sys.modules.get(fn.__module__), fn.__name__, None)
     if fn is not known or fn.__module__.partition(".")[0] != "manual_grad_reference":
         raise _Unnamed(fn.__qualname__)
     return f"{fn.__module__}.{fn.__name__}"
@@ -193,15 +219,35 @@ def sources() -> str:
             digest.update(f"{package} {importlib.metadata.version(package)};".encode())
         except importlib.metadata.PackageNotFoundError:
             digest.update(f"no {package};".encode())
-    for package in ("manual_grad", "manual_grad_reference"):
-        found = find_spec(package)
-        assert found
-        assert found.origin
-        folder = Path(found.origin).parent
-        for path in sorted(folder.rglob("*.py")):
-            inside = path.relative_to(folder)
-            if package == "manual_grad" and inside.parts[0] in FORMULAS:
-                continue
-            digest.update(f"{package}/{inside.as_posix()} {path.stat().st_size};".encode())
-            digest.update(path.read_bytes())
+    for name, path in _files().items():
+        digest.update(f"{name} {path.stat().st_size};".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(1)
+def changed(moment: int) -> bool:
+    """Whether the sources are no longer those that were imported, or cannot be found.
+
+    Args:
+        moment: the sources are looked at once for each.
+    """
+    files = _files().values()
+    return not files or max(path.stat().st_mtime for path in files) > STARTED
+
+
+def _files() -> dict[str, Path]:
+    """Name → file of all our sources but the formulas."""
+    found: dict[str, Path] = {}
+    for package in ("manual_grad", "manual_grad_reference"):
+        spec = find_spec(package)
+        assert spec
+        assert spec.origin
+        folder = Path(spec.origin).parent
+        inside = {path.relative_to(folder): path for path in sorted(folder.rglob("*.py"))}
+        found |= {
+            f"{package}/{name.as_posix()}": path
+            for name, path in inside.items()
+            if package != "manual_grad" or name.parts[0] not in FORMULAS
+        }
+    return found

@@ -83,8 +83,6 @@ def _by_numpy(call: Call) -> Any:
     arrays, settings = split_settings(call.inputs)
     try:
         run = quickly(lambda args, arrays: call.fn(*args, **arrays, **settings))
-        if call.question is None:
-            return run(call.args, arrays)
         return remembered(call.question, lambda: run(call.args, arrays))
     except Exception as error:  # a user's function may raise anything
         return error

@@ -1,5 +1,6 @@
 """The oracles' answers are kept, each for exactly its question; what a formula returns never is."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 import manual_grad
 import manual_grad_reference
-from manual_grad import answer_cache
+from manual_grad import answer_cache, compiling
 from manual_grad.lectures import EQUATIONS
 from manual_grad.verify import differences, equations, exact, symbolic
 from manual_grad.verify.problem import Problem
@@ -55,7 +56,12 @@ def kept(tmp_path, said):
     """Keep answers in a folder; closed afterwards."""
     answer_cache.keep(tmp_path, said.append)
     yield tmp_path
-    answer_cache._KEPT.clear()
+    answer_cache.forget()
+
+
+def next_run(folder):
+    """The same folder, as another process sees it."""
+    answer_cache.keep(folder, pytest.fail)
 
 
 def counted(value):
@@ -70,7 +76,11 @@ def test_a_question_is_answered_once(kept, said):
         np.testing.assert_array_equal(got, np.arange(3.0))
         assert rest == {"b": None}
     assert len(calls) == 1
-    assert answer_cache.how_many_read() == 2
+    assert answer_cache.how_many_read() == 0  # of an earlier run
+    next_run(kept)
+    answer_cache.remembered(QUESTION, answer)
+    assert len(calls) == 1
+    assert answer_cache.how_many_read() == 1
     assert said == []
 
 
@@ -89,7 +99,8 @@ def test_what_has_no_name_in_the_reference_is_asked_each_time(kept, unnamed):
     calls, answer = counted(1)
     for _ in range(2):
         answer_cache.remembered(("forward", unnamed), answer)
-    assert len(calls) == 2
+        answer_cache.remembered(None, answer)
+    assert len(calls) == 4
 
 
 def test_a_patched_function_of_the_reference_is_asked_each_time(kept, monkeypatch):
@@ -118,9 +129,11 @@ def test_nothing_is_kept_unless_asked_for():
 
 def test_a_damaged_answer_is_computed_again(kept, said):
     answer_cache.remembered(QUESTION, lambda: np.arange(3.0))
-    with sqlite3.connect(answer_cache.file_in(kept)) as file:
+    answer_cache.forget()
+    with contextlib.closing(sqlite3.connect(answer_cache.file_in(kept), isolation_level=None)) as file:
         ((whole,),) = file.execute("SELECT answer FROM answers").fetchall()
         file.execute("UPDATE answers SET answer = ?", (whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],))
+    next_run(kept)
     np.testing.assert_array_equal(answer_cache.remembered(QUESTION, lambda: np.arange(3.0)), np.arange(3.0))
     assert answer_cache.how_many_read() == 0
     assert said == []
@@ -133,8 +146,24 @@ def test_a_broken_file_costs_one_line(tmp_path, said, content):
     answer_cache.keep(tmp_path, said.append)
     for question in (QUESTION, OTHERS["oracle"], QUESTION):
         assert answer_cache.remembered(question, lambda: "computed") == "computed"
-    answer_cache._KEPT.clear()
+    answer_cache.forget()
     assert len(said) == (content != b"")
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_nothing_is_kept_if_a_source_changes(tmp_path, monkeypatch, when):
+    def change():
+        monkeypatch.setattr(answer_cache, "STARTED", 0.0)
+        answer_cache.changed.cache_clear()
+
+    if when == "before":
+        change()
+    answer_cache.keep(tmp_path, pytest.fail)
+    change()
+    answer_cache.remembered(QUESTION, lambda: "kept")
+    assert answer_cache.remembered(QUESTION, lambda: "computed") == "computed"
+    answer_cache.forget()
+    answer_cache.changed.cache_clear()
 
 
 def test_a_full_file_is_only_read(kept, monkeypatch):
@@ -152,7 +181,7 @@ def test_the_files_of_older_sources_are_removed(tmp_path, said):
         Path(f"{file}-journal").touch()
         os.utime(file, (1000 - age, 1000 - age))
     answer_cache.keep(tmp_path, said.append)
-    answer_cache._KEPT.clear()
+    answer_cache.forget()
     assert {f.name for f in tmp_path.iterdir()} == {
         f"answers-{age}.sqlite{end}" for age in range(answer_cache.FILES - 1) for end in ("", "-journal")
     }
@@ -181,7 +210,7 @@ def test_processes_write_at_the_same_time(tmp_path):
         process.stdin.write(b"\n")
         process.stdin.flush()
     assert [(p.communicate()[1], p.returncode) for p in processes] == [(b"", 0)] * 3
-    with sqlite3.connect(answer_cache.file_in(tmp_path)) as file:
+    with contextlib.closing(sqlite3.connect(answer_cache.file_in(tmp_path))) as file:
         assert file.execute("SELECT count(*) FROM answers").fetchone() == (300,)
 
 
@@ -222,10 +251,10 @@ def test_the_sources_are_those_that_answer(tmp_path, monkeypatch):
 TAGS = ("A-02", "B-02")  # polynomial, and not
 
 
-def verified(oracles=ALL):
-    entries = [e for e in EQUATIONS if e.tag in TAGS]
-    assert len(entries) == len(TAGS)
-    return [equations.as_json(v) for v in equations.verify_all(entries, "float64", 0, oracles)]
+def verified(seed=0, dtype="float64", tags=TAGS, oracles=ALL):
+    entries = [e for e in EQUATIONS if e.tag in tags]
+    assert len(entries) == len(tags)
+    return [equations.as_json(v) for v in equations.verify_all(entries, dtype, seed, oracles)]
 
 
 def test_an_equation_is_verified_with_the_same_result_and_no_oracle_at_work(kept, monkeypatch, x64):
@@ -233,20 +262,34 @@ def test_an_equation_is_verified_with_the_same_result_and_no_oracle_at_work(kept
     assert {v["status"] for v in before} == {"verified"}
     assert set().union(*(v["oracles"] for v in before)) == set(ALL)
 
-    def at_work(*_, **__):
+    def at_work():
         raise AssertionError("an oracle is at work")
 
-    monkeypatch.setattr(symbolic, "ask_sympy", at_work)
-    monkeypatch.setattr(differences, "_trusted", at_work)
-    for oracle in ("reverse", "forward", "jacobian_reverse", "jacobian_forward"):
-        monkeypatch.setattr(f"manual_grad_reference.oracles._{oracle}", at_work, raising=False)
-    monkeypatch.setattr(exact, "oracle_of", lambda claim: at_work)
+    def kept_already(question, answer):
+        return answer_cache.remembered(question, answer if question is None else at_work)
+
+    for module in (compiling, differences, exact, symbolic):
+        monkeypatch.setattr(module, "remembered", kept_already)
+    next_run(kept)
     assert verified() == before
     assert answer_cache.how_many_read() > 20
 
 
+def test_seeds_dtypes_and_variables_have_answers_of_their_own(tmp_path, x64):
+    """A-09 and B-12: claims of several variables, and of the same reference."""
+    asked = [(0, "float64"), (1, "float64"), (0, "float32"), (0, "bfloat16")]
+    tags, quick = ("A-09", "B-12"), ("value", "reverse", "forward", "differences")
+    alone = [verified(*about, tags, quick) for about in asked]
+    for _ in range(2):
+        next_run(tmp_path)
+        assert [verified(*about, tags, quick) for about in asked] == alone
+    assert answer_cache.how_many_read() > 20
+    answer_cache.forget()
+
+
 def test_a_formula_that_became_wrong_fails(kept, monkeypatch, x64):
     verified()
+    next_run(kept)
     calls = Problem.calls
 
     def doubled(problem, formula):

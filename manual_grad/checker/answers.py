@@ -8,7 +8,7 @@ rounding error in that dtype, and the gradient is checked again in float64.
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from manual_grad.border import InputError
 from manual_grad.checker.asking import Question, gradients, like, one_line, widened
@@ -117,7 +118,7 @@ def _needs_numbers(question: Question, point: Point) -> bool:
         return False
     try:
         question.compiled["shapes"] = jax.eval_shape(point.forward, *point.at)
-    except jax.errors.JAXTypeError:
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
         question.compiled[IN_NUMPY] = True
         return True
     except Exception:  # reported when the truth is computed
@@ -263,13 +264,38 @@ def _limits(answer: Answer, leaf: int, got: Any) -> Any:
 
 
 def computed_in(answer: Answer) -> str:
-    """The coarsest dtype that occurs in the function for arguments in float64, such as a mean of booleans."""
+    """The coarsest dtype in which the function computes anything from its arguments in float64.
+
+    Such as a mean of booleans; a constant of a narrower dtype does not count.
+    """
     if "computed in" not in answer.kept:
         point = answer.point
-        program = "" if point.foreign is not None else str(jax.make_jaxpr(point.forward)(*point.at))
-        found = [name for name, short in SHORT.items() if f":{short}[" in program]
+        foreign = point.foreign is not None
+        found = [] if foreign else [*_narrower(jax.make_jaxpr(point.forward)(*point.at).jaxpr)]
         answer.kept["computed in"] = max(found, key=lambda name: TOLERANCES[name], default="float64")
     return answer.kept["computed in"]
+
+
+def _narrower(jaxpr: Any) -> Iterator[str]:
+    """The dtypes narrower than float64 of what depends on the inputs; inside a loop, of everything."""
+    active = set(jaxpr.invars)
+    for eqn in jaxpr.eqns:
+        if active.isdisjoint(x for x in eqn.invars if not isinstance(x, Literal)):
+            continue
+        active.update(eqn.outvars)
+        inside = str(eqn) if any(hasattr(getattr(p, "jaxpr", p), "eqns") for p in eqn.params.values()) else ""
+        own = {x.aval.dtype.name for x in eqn.outvars if hasattr(x.aval, "dtype")}
+        yield from (name for name, short in SHORT.items() if name in own or f":{short}[" in inside)
+
+
+def allowance(answer: Answer) -> list[str]:
+    """A note on errors that are allowed because the function itself computes in a narrower dtype."""
+    name = computed_in(answer)
+    if name not in SLACK or all(dtype == name for dtype in answer.dtypes):
+        return []
+    return [
+        f"the function computes in {name}: errors up to {TOLERANCES[name]:.2g} of the largest are allowed"
+    ]
 
 
 def _noise(answer: Answer, leaf: int) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from manual_grad.checker.asking import one_line
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, sizes_named
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
@@ -66,7 +67,7 @@ def diagnose(evidence: Sequence[Evidence]) -> str:
     except RecursionError:  # a function nested too deeply; that it is wrong must be said anyway
         return UNEXPLAINED
     except Exception as error:  # a fault of ours, which must not hide the verdict
-        return f"{UNEXPLAINED} (the search ended with {type(error).__name__}: {error})"
+        return f"{UNEXPLAINED} (the search ended with {one_line(error)})"
 
 
 def _explained(evidence: Sequence[Evidence]) -> str:

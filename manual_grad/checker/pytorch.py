@@ -45,7 +45,7 @@ from manual_grad.checker.tensors import (
     tensor_of,
     tensors_in,
 )
-from manual_grad.checker.truth import exact, is_float, pulled
+from manual_grad.checker.truth import exact, is_float, native, pulled
 from manual_grad.checker.verdict import verdict
 from manual_grad.compare import TOLERANCES
 
@@ -263,11 +263,14 @@ def check_torch(
         require_numbers(WHO, "fn", values)
         if foreign is not None:
             notes += _examined(question, arguments, truth, [v for v in values if is_float(v)])
+            notes += _allowance(arguments, question)
         report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
         report = _each_alone(arguments, mine, question, len(tensors), report)
     untold = [f for f in report.findings if UNEXPLAINED in f.diagnosis and OUT_OF_TIME not in f.diagnosis]
     if foreign is not None and untold:
-        hint = "the cause is searched for step by step only where the function is given in JAX too (against)"
+        hint = (
+            "the cause is searched for step by step only where the function is given in JAX too, as against"
+        )
         report = replace(report, notes=(*report.notes, hint))
     return report
 
@@ -603,13 +606,27 @@ def _examined(
     return notes
 
 
+def _allowance(arguments: Arguments, question: Question) -> list[str]:
+    """A note on errors that are allowed because the truth itself casts to a narrower dtype."""
+    own = {native(v.dtype).name for v in question.values if is_float(v)}
+    coarsest = max(arguments.narrow - {""} - own, key=lambda name: TOLERANCES[name], default="")
+    if not coarsest or any(TOLERANCES.get(name, 0.0) >= TOLERANCES[coarsest] for name in own):
+        return []
+    allowed = f"errors up to {TOLERANCES[coarsest]:.2g} of the largest are allowed"
+    return [f"{question.fn_name} casts to {coarsest}: {allowed}"]
+
+
 def _alike(left: Sequence[np.ndarray], right: Sequence[np.ndarray], share: float) -> bool:
     """Whether outputs agree up to a share of the largest entry."""
-    return all(
-        a.shape == b.shape
-        and np.allclose(a.astype(np.float64), b.astype(np.float64), share, share, equal_nan=True)
-        for a, b in zip(left, right, strict=False)
+    return len(left) == len(right) and all(
+        a.shape == b.shape and _close(a.astype(np.float64), b.astype(np.float64), share)
+        for a, b in zip(left, right, strict=True)
     )
+
+
+def _close(a: np.ndarray, b: np.ndarray, share: float) -> bool:
+    largest = np.max(np.abs(b), initial=0.0, where=np.isfinite(b))
+    return np.allclose(a, b, 0.0, share * largest, equal_nan=True)
 
 
 def _pulled(

@@ -212,7 +212,11 @@ def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: 
     if point.compiled[key] is not None:
         try:
             return point.compiled[key]([point.values[i] for i in floats], dout)
-        except (jax.errors.JAXTypeError, TypeError):  # tracers where the function needs numbers
+        except (
+            jax.errors.JAXTypeError,
+            jax.errors.JAXIndexError,
+            TypeError,
+        ):  # tracers where the function needs numbers
             point.compiled[key] = None
     return ask(point, dout)
 

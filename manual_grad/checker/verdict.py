@@ -21,6 +21,7 @@ from manual_grad.checker import nearby
 from manual_grad.checker.answers import (
     Answer,
     Where,
+    allowance,
     as_float64,
     checked,
     compared,
@@ -111,7 +112,11 @@ def verdict(
     for leaf, i in enumerate(question.wrt):
         answers = off or plain if i in doubtful else plain
         findings.append(_finding(question, leaf, answers, given, probes, beyond.get(leaf), notes))
-    notes += _unmoved(question, plain, draws) + _nothing_to_tell(question, [*plain, *off], findings)
+    notes += (
+        allowance(given)
+        + _unmoved(question, plain, draws)
+        + _nothing_to_tell(question, [*plain, *off], findings)
+    )
     points = len({tuple(map(_bytes, answer.values)) for answer in plain})
     return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed, question.truth)
 

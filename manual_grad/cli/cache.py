@@ -27,14 +27,14 @@ def keep() -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _bound(folder.parent, MOST)
+        _bound(folder.parent, MOST, folder)
         _require_writable(folder)
     except OSError as error:
-        _say(f"compiled programs are not kept: {folder} cannot be used: {error.strerror}")
+        _say(f"nothing is kept for the next run: {folder} cannot be used: {error.strerror}")
         return
     answer_cache.keep(
         folder,
-        lambda why: _say(f"the oracles' answers are not kept: {why}; to start afresh, remove {folder}"),
+        lambda why: _say(f"the oracles' answers are not kept: {why} ({answer_cache.file_in(folder)})"),
     )
     warnings.showwarning = _once(warnings.showwarning, folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -74,12 +74,12 @@ def _processor() -> str:
     return "".join(dict.fromkeys(x for x in lines if x.startswith(("model name", "flags", "Features"))))
 
 
-def _bound(base: Path, most: int) -> None:
-    """Remove the oldest programs until the cache is half full."""
+def _bound(base: Path, most: int, here: Path) -> None:
+    """Remove the oldest files until the cache is half full; the answers in use are bounded elsewhere."""
     files = [
         (f.stat().st_mtime, f.stat().st_size, f)
         for f in base.glob("*/*")
-        if f.is_file() and not f.match("answers-*")
+        if f.is_file() and not (f.parent == here and f.match("answers-*"))
     ]
     size = sum(size for _, size, _ in files)
     if size <= most:

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array
 
 PARTS, ROWS = 8, 64  # a block has this many rows of each part; the parts may be sharded
-LARGE = 2**20  # numbers in an array, for which the loop pays
+LARGE = 2**20  # numbers in an array, from which the loop pays
 
 
 def in_blocks(fn: Callable[..., Any], samples: tuple[Array, ...], shared: tuple[Any, ...]) -> Any:
@@ -22,7 +22,7 @@ def in_blocks(fn: Callable[..., Any], samples: tuple[Array, ...], shared: tuple[
 
     Args:
         fn: a function of the module, so that an eager call compiles it only once.
-        samples: arrays (…, D) of the same shape.
+        samples: arrays (…, D) and (…, 1) with the same samples, the first of them (…, D).
         shared: what all samples share.
 
     >>> x = jnp.ones((1024, 1024))
@@ -31,7 +31,9 @@ def in_blocks(fn: Callable[..., Any], samples: tuple[Array, ...], shared: tuple[
     """
     x = samples[0]
     small = x.size < LARGE or x.size // x.shape[-1] % (PARTS * ROWS)
-    if small or any(jax.typeof(x).sharding.spec):  # a loop over axes sharded explicitly is refused by JAX
+    if small or any(
+        any(jax.typeof(a).sharding.spec) for a in samples
+    ):  # a loop over axes sharded explicitly is refused by JAX
         return fn(*samples, *shared)
     return _chosen(fn, samples, shared)
 

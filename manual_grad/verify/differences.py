@@ -33,7 +33,7 @@ def differences_check(problem: Problem, rng: np.random.Generator) -> Check:
         rng: draws the directions and, for a Jacobian, the weights of its outputs.
     """
     weights = _weights(problem, rng)
-    question = problem.question("differences", (weights, rng.bit_generator.state))
+    question = problem.question_of("differences", (problem.inputs, weights, rng.bit_generator.state))
     return partial(_check, problem, weights, remembered(question, lambda: _trusted(problem, rng, weights)))
 
 

@@ -153,7 +153,7 @@ def _program(claim: Claim, functions: dict[str | None, Callable], sample: tuple)
 
         if name or claim.at:
             return evaluate()
-        return remembered(("exact", claim.reference, claim.kind, claim.wrt, point), evaluate)
+        return remembered(("exact", claim.reference, claim.kind, claim.wrt, point, settings), evaluate)
 
     return lambda point: {name: _attempt(answer, name, point) for name in functions}
 

@@ -65,7 +65,7 @@ class Problem:
 
         inputs = jax.tree.map(_float64, self.inputs)
         return Call(
-            allowed, (self.cotangent,), inputs, in_numpy=True, question=self._of_inputs("budget", inputs)
+            allowed, (self.cotangent,), inputs, in_numpy=True, question=self.question_of("budget", inputs)
         )
 
     @property
@@ -86,7 +86,7 @@ class Problem:
             arrays, settings = split_settings(inputs)
             return rounding_in_float64(partial(_truth, self.claim, settings=settings), dout, arrays)
 
-        question = self._of_inputs("rounding", self.inputs)
+        question = self.question_of("rounding", self.inputs)
         (found,) = together([Call(least, (self.dout,), self.inputs, in_numpy=True, question=question)])
         return None if isinstance(found, NoBudgetError) else _result(found)
 
@@ -98,7 +98,7 @@ class Problem:
             return None
         return jax.tree.map(lambda leaf: leaf / (MARGIN * float(jnp.finfo(self.dtype).eps) / 2), found)
 
-    def _of_inputs(self, oracle: str, inputs: dict[str, Any]) -> Any:
+    def question_of(self, oracle: str, inputs: Any) -> Any:
         """The question, if the reference takes the formula's inputs; what makes others may use a formula."""
         return None if self.claim.at else self.question(oracle, inputs)
 
@@ -128,7 +128,8 @@ class Problem:
     def question(self, oracle: Any, about: Any = ()) -> Any:
         """All that an oracle's answer depends on: see :func:`manual_grad.answer_cache.remembered`."""
         claim = self.claim
-        return oracle, about, claim.reference, claim.kind, claim.wrt, self.at, self.dout, str(self.dtype)
+        point = claim.reference, claim.kind, claim.wrt, self.at, self.dout, str(self.dtype)
+        return oracle, about, point, jax.default_backend()
 
     def calls(self, formula: Callable) -> Call:
         """A call of a formula; :func:`in_order` has yet to put its result in order."""

@@ -44,6 +44,7 @@ def named_first(cases, in_all=False):
         report = ask()
         wrong = [finding.diagnosis for finding in report.findings if not finding.ok]
         assert not report.ok, str(report)
+        assert "the search ended" not in str(report), str(report)
         assert wrong, str(report)
         assert all(said.startswith(start) for said in (wrong if in_all else wrong[:1])), str(report)
 

@@ -316,6 +316,17 @@ def test_random_numbers_that_differ_in_float64_are_refused():
         check_torch(dropped, x, reference=dropped)
     assert check_torch(dropped, x.double(), reference=dropped).ok
     assert not check_torch(lambda x: 2 * dropped(x), x.double(), reference=dropped).ok
+    small = lambda x: 1e-3 * dropped(x)  # noqa: E731
+    with pytest.raises(InputError, match="reference draws random numbers, which differ in float64"):
+        check_torch(small, x, reference=small)
+
+
+def test_the_error_that_a_reference_s_cast_allows_is_noted():
+    def cast(x):
+        return (x.to(torch.bfloat16).to(x.dtype) ** 2).sum()
+
+    report = check_torch(lambda x: (x**2).sum(), drawn(4, 3), reference=cast)
+    assert "reference casts to bfloat16: errors up to 0.12 of the largest are allowed" in report.notes
 
 
 def test_apply_is_as_good_as_its_class():

@@ -633,6 +633,40 @@ def test_a_slope_with_a_constant_term_in_a_loop_is_explained():
     assert report.findings[0].diagnosis.startswith("in the wrong order: the derivative of tanh"), str(report)
 
 
+def test_a_constant_of_a_narrower_dtype_allows_no_larger_error():
+    mask = np.array([1.0, 0, 1, 1])
+
+    def fn(x):
+        return jnp.sum(jnp.sin(x) * jnp.asarray(mask, jnp.bfloat16))
+
+    x = RNG.standard_normal((3, 4))
+    assert check_grad(fn, lambda x: np.cos(x) * mask, x).ok
+    report = check_grad(fn, lambda x: 1.1 * np.cos(x) * mask, x)
+    assert not report.ok
+    assert "bfloat16" not in str(report)
+
+
+def test_the_error_that_a_function_s_own_dtype_allows_is_noted():
+    def fn(x):
+        return jnp.sum(jnp.sin(x.astype(jnp.bfloat16)).astype(x.dtype))
+
+    report = check_grad(fn, np.cos, RNG.standard_normal((3, 4)))
+    assert report.ok
+    assert "the function computes in bfloat16: errors up to 0.12 of the largest are allowed" in report.notes
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_booleans_may_choose_entries(array):
+    keep = array([True, False, True, True])
+
+    def fn(x, keep):
+        return jnp.sum(jnp.sin(x[keep]))
+
+    x = RNG.standard_normal(4)
+    assert check_grad(fn, lambda x, keep: np.cos(x) * np.asarray(keep), x, keep).ok
+    assert not check_grad(fn, lambda x, keep: np.cos(x), x, keep).ok
+
+
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_integers_may_decide_what_is_computed(array):
     def fn(x, lengths, keep):

@@ -49,7 +49,7 @@ def test_an_unusable_folder_is_skipped(run, tmp_path):
     code, lines = run(WORDS, tmp_path / "file")
     assert code == 0
     (line,) = lines
-    assert "compiled programs are not kept" in line
+    assert "nothing is kept for the next run" in line
 
 
 @pytest.mark.parametrize("words", [f"{WORDS} --no-cache", "bench --quick --no-peers --case mse"])
@@ -64,10 +64,18 @@ def test_a_full_cache_loses_the_oldest_programs(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(100))
         os.utime(file, (1000 - age, 1000 - age))
-    cache._bound(tmp_path, 800)
+    cache._bound(tmp_path, 800, tmp_path)
     assert len(programs(tmp_path)) == 8
-    cache._bound(tmp_path, 799)
+    cache._bound(tmp_path, 799, tmp_path)
     assert sorted(path.name[0] for path in programs(tmp_path)) == ["0", "1", "2"]
+
+
+def test_answers_of_another_version_are_removed_with_its_programs(tmp_path):
+    for folder in ("this", "another"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "answers-1.sqlite").write_bytes(bytes(100))
+    cache._bound(tmp_path, 99, tmp_path / "this")
+    assert [path.parent.name for path in tmp_path.rglob("answers-*")] == ["this"]
 
 
 def test_each_processor_has_its_own_programs(monkeypatch, tmp_path):

@@ -198,7 +198,7 @@ def wrong_slopes(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def _of_scaled_results(tape: Tape, e: Evidence, found: dict[str, list[Edge]]) -> Iterator[Mistake]:
     """A slope computed from the result after it is scaled, such as 1 − (c · tanh)² for a cap."""
     users = users_of(tape)
-    for name in SLOPES_OF_RESULTS.keys() - {"max"} & found.keys():
+    for name in (name for name in SLOPES_OF_RESULTS if name != "max" and name in found):
         for edge in found[name][-8:]:
             out = tape.steps[edge[0]].outs[0]
             for at, i in users.get(out, ()):
