@@ -71,5 +71,5 @@ def sees(bad):
 if __name__ == "__main__":
     found = {norm.name: (share_of(norm), 0.2) for norm in (LAYER_NORM, RMS_NORM)}
     found |= {"gpt": (share_of_gpt(), 0.75), "lora": (products_of_lora(), 9)}
-    wrong = {name: got for name, (got, limit) in found.items() if got > limit}
+    wrong = {name: got for name, (got, limit) in found.items() if not 0 < got <= limit}
     print(wrong | {f"finite {bad}": False for bad in (1.0, np.nan, np.inf, -np.inf) if not sees(bad)})
