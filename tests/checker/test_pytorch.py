@@ -339,7 +339,7 @@ def test_apply_is_as_good_as_its_class():
 
 def test_where_no_cause_is_found_jax_is_offered():
     wrong = function(lambda x, w: torch.tanh(x @ w), lambda d, x, w: (d @ w.mT, x.mT @ d))
-    offered = "the cause is searched for step by step only where the function is given in JAX too (against)"
+    offered = "the cause is searched for step by step only where the function is given in JAX too, as against"
     assert offered in check_torch(wrong, drawn(6, 5), drawn(5, 4)).notes
     assert offered not in check_torch(wrong, drawn(6, 5), drawn(5, 4), seconds=1e-9).notes
     other = check_torch(wrong, drawn(6, 5), drawn(5, 4), against=lambda x, w: jnp.tanh(x @ w))
