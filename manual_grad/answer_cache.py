@@ -50,23 +50,21 @@ class Store:
         self._unusable: Callable[[str], None] | None = unusable  # None once it was told
         self._lock = threading.Lock()
         self._open: Any = None
-        self._own: set[bytes] = set()
 
     def get(self, question: bytes) -> Any:
         """The answer that was kept, or None."""
-        rows = self._run("SELECT sum, answer FROM answers WHERE question = ?", question)
+        rows = self._run("SELECT sum, answer, written FROM answers WHERE question = ?", question)
         if not rows or zlib.crc32(rows[0][1]) != rows[0][0]:
             return None
-        self.read += question not in self._own
+        self.read += rows[0][2] < STARTED
         return pickle.loads(rows[0][1])
 
     def put(self, question: bytes, answer: Any) -> None:
         """Keep an answer, unless the file is full or the sources have changed since they were imported."""
-        self._own.add(question)
         if _size(self._path) < LARGEST and not changed(int(time.monotonic() / SOON)):
             written = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-            values = question, zlib.crc32(written), written
-            self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", *values)
+            values = question, zlib.crc32(written), written, time.time()
+            self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", *values)
 
     def _run(self, command: str, *values: Any) -> list:
         """The rows found; after an error of the file, none, now and later."""
@@ -100,7 +98,8 @@ def _opened(path: Path) -> Any:
     file = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     file.execute("PRAGMA journal_mode=TRUNCATE")
     file.execute("PRAGMA synchronous=OFF")
-    file.execute("CREATE TABLE IF NOT EXISTS answers (question BLOB PRIMARY KEY, sum INT, answer BLOB)")
+    columns = "question BLOB PRIMARY KEY, sum INT, answer BLOB, written REAL"
+    file.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns})")
     return file
 
 

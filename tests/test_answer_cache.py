@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -59,9 +60,15 @@ def kept(tmp_path, said):
     answer_cache.forget()
 
 
-def next_run(folder):
-    """The same folder, as another process sees it."""
-    answer_cache.keep(folder, pytest.fail)
+@pytest.fixture
+def next_run(monkeypatch):
+    """Use the same folder as a process that is started now."""
+
+    def start(folder):
+        monkeypatch.setattr(answer_cache, "STARTED", time.time())
+        answer_cache.keep(folder, pytest.fail)
+
+    return start
 
 
 def counted(value):
@@ -69,7 +76,7 @@ def counted(value):
     return calls, lambda: calls.append(1) or value
 
 
-def test_a_question_is_answered_once(kept, said):
+def test_a_question_is_answered_once(kept, said, next_run):
     calls, answer = counted((np.arange(3.0), {"b": None}))
     for _ in range(3):
         (got, rest) = answer_cache.remembered(QUESTION, answer)
@@ -127,7 +134,7 @@ def test_nothing_is_kept_unless_asked_for():
     assert len(calls) == 2
 
 
-def test_a_damaged_answer_is_computed_again(kept, said):
+def test_a_damaged_answer_is_computed_again(kept, said, next_run):
     answer_cache.remembered(QUESTION, lambda: np.arange(3.0))
     answer_cache.forget()
     with contextlib.closing(sqlite3.connect(answer_cache.file_in(kept), isolation_level=None)) as file:
@@ -257,7 +264,7 @@ def verified(seed=0, dtype="float64", tags=TAGS, oracles=ALL):
     return [equations.as_json(v) for v in equations.verify_all(entries, dtype, seed, oracles)]
 
 
-def test_an_equation_is_verified_with_the_same_result_and_no_oracle_at_work(kept, monkeypatch, x64):
+def test_an_equation_is_verified_with_the_same_result_and_no_oracle_at_work(kept, next_run, monkeypatch, x64):
     before = verified()
     assert {v["status"] for v in before} == {"verified"}
     assert set().union(*(v["oracles"] for v in before)) == set(ALL)
@@ -275,7 +282,7 @@ def test_an_equation_is_verified_with_the_same_result_and_no_oracle_at_work(kept
     assert answer_cache.how_many_read() > 20
 
 
-def test_seeds_dtypes_and_variables_have_answers_of_their_own(tmp_path, x64):
+def test_seeds_dtypes_and_variables_have_answers_of_their_own(tmp_path, next_run, x64):
     """A-09 and B-12: claims of several variables, and of the same reference."""
     asked = [(0, "float64"), (1, "float64"), (0, "float32"), (0, "bfloat16")]
     tags, quick = ("A-09", "B-12"), ("value", "reverse", "forward", "differences")
@@ -287,7 +294,7 @@ def test_seeds_dtypes_and_variables_have_answers_of_their_own(tmp_path, x64):
     answer_cache.forget()
 
 
-def test_a_formula_that_became_wrong_fails(kept, monkeypatch, x64):
+def test_a_formula_that_became_wrong_fails(kept, next_run, monkeypatch, x64):
     verified()
     next_run(kept)
     calls = Problem.calls
