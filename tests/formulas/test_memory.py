@@ -74,7 +74,10 @@ def test_blocks_under_vmap_and_differentiated_again(norm):
     assert apart(of_square(dy, gradients), of_square(dy, in_one_piece)) < 3e-6
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts a CPU's temporaries; this is not one")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu",
+    reason="counts the temporaries of programs for a CPU, and JAX runs on another device here",
+)
 def test_little_is_stored_with_xla_s_defaults():
     done = subprocess.run(
         [sys.executable, "-m", "tests.formulas.stored"],
