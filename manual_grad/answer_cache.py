@@ -231,8 +231,10 @@ def changed(moment: int) -> bool:
     Args:
         moment: the sources are looked at once for each.
     """
-    files = _files().values()
-    return not files or max(path.stat().st_mtime for path in files) > STARTED
+    try:
+        return max((path.stat().st_mtime for path in _files().values()), default=math.inf) > STARTED
+    except OSError:  # one was removed in between
+        return True
 
 
 def _files() -> dict[str, Path]:

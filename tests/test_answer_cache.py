@@ -157,6 +157,13 @@ def test_a_broken_file_costs_one_line(tmp_path, said, content):
     assert len(said) == (content != b"")
 
 
+@pytest.mark.parametrize("files", [{}, {"removed": Path("nowhere.py")}], ids=["none", "removed"])
+def test_sources_that_are_not_found_count_as_changed(monkeypatch, files):
+    assert not answer_cache.changed.__wrapped__(0)
+    monkeypatch.setattr(answer_cache, "_files", lambda: files)
+    assert answer_cache.changed.__wrapped__(0)
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_nothing_is_kept_if_a_source_changes(tmp_path, monkeypatch, when):
     def change():
