@@ -21,6 +21,7 @@ from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, sizes_n
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
     NO_SIZE,
+    implied_by_the_error,
     mistakes_that_explain,
     order_mistaken,
     rows_scaled,
@@ -92,7 +93,7 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """The phrases that an explanation returns at every point, one per line."""
     evidence[0].require_time()
-    if explanation in (mistakes_that_explain, order_mistaken):
+    if explanation in (mistakes_that_explain, order_mistaken, implied_by_the_error):
         return explanation(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
@@ -834,6 +835,7 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (wrong_shape,),
     (true_gradient_zero,),
     *ELSEWHERE,
+    (implied_by_the_error,),
     (imprecise,),
     (itself_added,),
     (any_scale, reordered, constant_added),

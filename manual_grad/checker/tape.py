@@ -283,16 +283,22 @@ def _cutting(params: Any, x: np.ndarray) -> np.ndarray:
     return x[tuple(slice(a, b, s) for a, b, s in zip(start, stop, strides, strict=True))]
 
 
-def _product(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def product_labels(params: Any, x_ndim: int, y_ndim: int) -> tuple[list[int], list[int], list[int]]:
+    """The labels for ``np.einsum`` of the axes of the operands and the result of ``dot_general``."""
     (left, right), (left_batch, right_batch) = params["dimension_numbers"]
     label = itertools.count()
     batch, inner = [next(label) for _ in left_batch], [next(label) for _ in left]
     of_x = dict(zip([*left_batch, *left], [*batch, *inner], strict=True))
     of_y = dict(zip([*right_batch, *right], [*batch, *inner], strict=True))
-    free_x = [of_x.setdefault(a, next(label)) for a in range(x.ndim) if a not in of_x]
-    free_y = [of_y.setdefault(a, next(label)) for a in range(y.ndim) if a not in of_y]
-    labels = [of_x[a] for a in range(x.ndim)], [of_y[a] for a in range(y.ndim)]
-    return np.einsum(x, labels[0], y, labels[1], [*batch, *free_x, *free_y], optimize=True)
+    free_x = [of_x.setdefault(a, next(label)) for a in range(x_ndim) if a not in of_x]
+    free_y = [of_y.setdefault(a, next(label)) for a in range(y_ndim) if a not in of_y]
+    labels = [of_x[a] for a in range(x_ndim)], [of_y[a] for a in range(y_ndim)]
+    return *labels, [*batch, *free_x, *free_y]
+
+
+def _product(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    of_x, of_y, out = product_labels(params, x.ndim, y.ndim)
+    return np.einsum(x, of_x, y, of_y, out, optimize=True)
 
 
 FORWARD: dict[str, Callable[..., Any]] = {
@@ -507,6 +513,11 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
     """The cotangents of a step's active operands for given cotangents of its results."""
     return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
+
+
+def pull_rows(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
+    """The same for several cotangents at once, with a leading axis; None for a result without one."""
+    return _handed(tape, at, cotangents, count)
 
 
 MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that pass on entries of their first operand

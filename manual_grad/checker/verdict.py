@@ -34,6 +34,7 @@ from manual_grad.checker.asking import Question, arranged, broadcast, copies, dr
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.findings import Finding, Report
+from manual_grad.checker.mistakes.explain import located
 from manual_grad.checker.narrowing import narrowed
 from manual_grad.checker.truth import exact, native
 from manual_grad.compare import TOLERANCES
@@ -288,8 +289,9 @@ def _finding(
         if not dtype and diagnosis in UNTOLD:
             if note := next((note for note in notes if "was modified by" in note), ""):
                 diagnosis = f"{diagnosis}; {note}, and what it computes after that is for the new values"
+            clues = narrowed(evidence), located(evidence)
             few = "the error is small: an ε in another place or of another size, or too few digits"
-            diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", narrowed(evidence)]))
+            diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", *clues]))
         if dtype:
             diagnosis = dtype if diagnosis in UNTOLD else f"{diagnosis}; also {dtype}"
         return Finding(argument, name, False, diagnosis, *worst[1:])

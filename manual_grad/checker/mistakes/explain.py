@@ -7,6 +7,7 @@ checked one. If a mistake has a free factor, the factor that fits best is found 
 import contextlib
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -43,6 +44,8 @@ from manual_grad.checker.mistakes.factors import (
     stages,
     steps_left_out,
 )
+from manual_grad.checker.mistakes.implied import implied, place_implied
+from manual_grad.checker.mistakes.implied_terms import terms_implied
 from manual_grad.checker.mistakes.indices import (
     chunks_apart,
     groups_mistaken,
@@ -188,6 +191,22 @@ def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
     return _explained_by(
         ((norms_of_another_x, 0), (factors_outside, 0), (sums_of_other_factors, 0)), evidence
     )
+
+
+@np.errstate(all="ignore")
+def implied_by_the_error(evidence: Sequence[Evidence]) -> list[str]:
+    """The same for mistakes that are not known beforehand, but that the error implies: the simplest one."""
+    return _explained_by(((implied, 0), (terms_implied, 0)), evidence)[:1]
+
+
+@np.errstate(all="ignore")
+def located(evidence: Sequence[Evidence]) -> str:
+    """The place that all errors can come from, if it is the same at every point; otherwise ""."""
+    said: set[str] = set()
+    for e in evidence:
+        tape = _tape(e) if time.monotonic() <= e.until else None
+        said.add("" if tape is None else e.once("place", partial(place_implied, tape, e)))
+    return said.pop() if len(said) == 1 else ""
 
 
 @np.errstate(all="ignore")
@@ -671,6 +690,8 @@ OF_LOOPS = (
     chunks_lost,
     rows_left_out,
     outputs_shifted,
+    implied,
+    terms_implied,
 )
 # The kinds of mistakes, in order, with their levels; the first kind that matches is reported.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
