@@ -114,7 +114,7 @@ def require_settings(who: str, functions: dict[str, Any], seed: Any, draws: Any)
         if not callable(fn):
             raise InputError(f"{who}: {name} is {describe(fn)}, expected a function")
     for name, value, least in (("seed", seed, 0), ("draws", draws, 1)):
-        if not isinstance(value, int | np.integer) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise InputError(f"{who}: {name} is {describe(value)}, expected an integer of at least {least}")
     if draws > DRAWS:
         raise InputError(f"{who}: draws is {describe(draws)}, expected at most {DRAWS}")
@@ -191,10 +191,9 @@ def positions_of(
         raise InputError(f"{who}: argnums is {describe(argnums)}, expected at least one position")
     found = []
     for i in wanted:
-        try:
-            at = operator.index(i)
-        except TypeError:
-            at = -1
+        at = -1
+        with contextlib.suppress(TypeError):
+            at = -1 if isinstance(i, bool) else operator.index(i)
         if not 0 <= at < len(args):
             raise InputError(
                 f"{who}: argnums has {describe(i)}, expected positions from 0 to {len(args) - 1}"

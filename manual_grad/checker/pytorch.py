@@ -8,6 +8,7 @@ import inspect
 import itertools
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,8 +37,11 @@ from manual_grad.checker.asking import (
 from manual_grad.checker.check import truth_of
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED
 from manual_grad.checker.findings import Finding, Report
+from manual_grad.checker.graph import kept_on_ctx, pulled_back, with_tensors
+from manual_grad.checker.reached import drawn_from, restore, states_of
 from manual_grad.checker.tensors import (
     array_of,
+    casts_of,
     in_float64,
     load_torch,
     require_tensors,
@@ -51,7 +55,9 @@ from manual_grad.compare import TOLERANCES
 
 WHO = "check_torch"
 ROUGHLY = 0.03  # as far as values of the same function may differ in another dtype
+OWN = "its own forward"
 MOST = 10**4  # items of wrt: an iterator may never end
+MOST_ALONE = 32  # arguments that are each asked for alone, and outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +71,9 @@ class Arguments:
         narrow: the dtypes that the truth casts to, and "" if it holds narrower tensors of its own: if there
             are any, it is kept in float64.
         random: whether the truth draws random numbers, which fill a tensor in the order of memory.
+        roots: the functions that are called.
+        generators: the random generators among the arguments and those that the functions can reach, each
+            with its state.
     """
 
     torch: Any
@@ -72,6 +81,8 @@ class Arguments:
     parameters: tuple[str, ...]
     narrow: frozenset[str] = frozenset()
     random: bool = False
+    roots: tuple[Any, ...] = ()
+    generators: tuple[tuple[Any, Any], ...] = ()
 
     def is_tensor(self, leaf: Any) -> bool:
         """Whether a leaf is a PyTorch tensor."""
@@ -90,19 +101,11 @@ class Arguments:
     def called_with(self, fn: Callable[..., Any], leaves: Sequence[Any]) -> Any:
         """A function's result with other leaves in place of the tensors."""
         rest = iter(leaves)
-        filled = jax.tree.map(
-            lambda leaf: next(rest) if self.is_tensor(leaf) else self._fresh(leaf), self.given
-        )
+        filled = jax.tree.map(lambda leaf: next(rest) if self.is_tensor(leaf) else _fresh(leaf), self.given)
         n = len(filled) - len(self.parameters)
         out = fn(*filled[:n], **dict(zip(self.parameters, filled[n:], strict=True)))
         # a plain tuple in place of the tuple type that torch.max and others return, unknown to JAX
         return tuple(out) if isinstance(out, tuple) and jax.tree_util.all_leaves([out]) else out
-
-    def _fresh(self, leaf: Any) -> Any:
-        """Anything but a tensor: a copy of what a call may change."""
-        if isinstance(leaf, self.torch.Generator):
-            return leaf.clone_state()
-        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
     def copied(
         self, values: Sequence[Any], wrt: Sequence[int], plain: bool = False
@@ -128,9 +131,12 @@ class Arguments:
     def recorded(self) -> Iterator[None]:
         """Record gradients; each block gets the same random numbers and restores the generators."""
         cuda = self.torch.cuda
-        devices = list(range(cuda.device_count())) if any(t.is_cuda for t in self.tensors) else []
+        used = cuda.is_initialized() or any(t.is_cuda for t in self.tensors)
+        devices = list(range(cuda.device_count())) if used else []
         states = np.random.get_state(), random.getstate()
-        with self.torch.random.fork_rng(devices), self.torch.enable_grad():
+        quiet = self.torch.autograd.set_detect_anomaly(False)  # NaN is reported, not raised
+        with self.torch.random.fork_rng(devices), self.torch.enable_grad(), quiet:
+            restore(self.generators)
             self.torch.default_generator.manual_seed(0)
             if devices:
                 cuda.manual_seed_all(0)
@@ -141,6 +147,7 @@ class Arguments:
             finally:
                 np.random.set_state(states[0])
                 random.setstate(states[1])
+                restore(self.generators)
 
     @contextlib.contextmanager
     def of_truth(self, casts: bool = True) -> Iterator[None]:
@@ -152,6 +159,11 @@ class Arguments:
             if self.narrow:
                 stack.enter_context(in_float64(self.torch, [], casts))
             yield
+
+
+def _fresh(leaf: Any) -> Any:
+    """Anything but a tensor: a copy of what a call may change."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def check_torch(
@@ -206,13 +218,14 @@ def check_torch(
     torch = load_torch(WHO)
     fn, reference = _function(torch, fn), _function(torch, reference)
     require_settings(WHO, {"fn": fn}, seed, draws)
-    truth, truth_name = _truth(torch, fn, reference, against)
+    swapped = contextlib.ExitStack()
+    truth, truth_name = _truth(torch, fn, reference, against, swapped)
     parameters = _parameters(torch, fn, reference if reference is not None else truth)
     shown = (*names_of(WHO, signed(torch, fn), tensors, names), *parameters)
     given = (*tensors, *parameters.values())
     require_tensors(torch, WHO, shown, given)
     wanted = _positions(wrt, shown)
-    mine = _callable(torch, fn)
+    mine = _callable(torch, fn, swapped)
 
     def ask(args: tuple[Any, ...], cotangent: Callable[[Any], Any]) -> Reply:
         leaves = jax.tree.leaves(args)
@@ -230,13 +243,15 @@ def check_torch(
         tree = jax.tree.map(lambda leaf: known.get(next(place)), args)
         return Reply(tuple(tree[i] for i in question.positions), dout, written)
 
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), swapped:
         detach = lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
         detached = called(WHO, "PyTorch", jax.tree.map, detach, given)  # not where all tensors must be fake
-        arguments = Arguments(torch, detached, tuple(parameters))
+        roots = (fn, reference, detached)
+        generators = tuple(states_of(torch, roots))
+        arguments = Arguments(torch, detached, tuple(parameters), roots=roots, generators=generators)
         arrays = arguments.arrays
         positions = positions_of(WHO, arrays, shown, wanted)
-        notes = _unchecked(torch, fn, parameters)
+        notes = _unchecked(torch, fn, parameters) + _rules_unchecked(torch, fn)
         foreign = None
         if against is None:
             arguments = _looked_at(arguments, truth)
@@ -265,7 +280,7 @@ def check_torch(
             notes += _examined(question, arguments, truth, [v for v in values if is_float(v)])
             notes += _allowance(arguments, question)
         report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
-        report = _each_alone(arguments, mine, question, len(tensors), report)
+        report = _each_alone(arguments, mine, question, report)
     untold = [f for f in report.findings if UNEXPLAINED in f.diagnosis and OUT_OF_TIME not in f.diagnosis]
     if foreign is not None and untold:
         hint = (
@@ -327,23 +342,27 @@ def _is_function(torch: Any, fn: Any) -> bool:
     return isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
 
 
-def _callable(torch: Any, fn: Any) -> Callable[..., Any]:
-    """The function to call with the arguments and, by name, a module's parameters."""
+def _callable(torch: Any, fn: Any, swapped: contextlib.ExitStack) -> Callable[..., Any]:
+    """The function to call with the arguments and, by name, a module's parameters.
+
+    The module has them until the next call, as its backward pass may call it again.
+    """
     if _is_function(torch, fn):
         return fn.apply
     if not _is_module(torch, fn):
         return fn
 
     def call(*args: Any, **parameters: Any) -> Any:
+        swapped.close()
         floats = [t for t in jax.tree.leaves(args) if isinstance(t, torch.Tensor) and t.is_floating_point()]
         wide = any(t.dtype == torch.float64 for t in floats)
         inner, prefix = _uncompiled(fn)
         own = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
         own = {name: t.detach().clone() for name, t in own.items()}
         own = {name: t.double() if wide and t.is_floating_point() else t for name, t in own.items()}
-        return torch.func.functional_call(
-            fn, {prefix + name: t for name, t in {**own, **parameters}.items()}, args
-        )
+        named = {prefix + name: t for name, t in {**own, **parameters}.items()}
+        swapped.enter_context(with_tensors(fn, named))
+        return fn(*args)
 
     return call
 
@@ -371,7 +390,9 @@ def _has_setup(torch: Any, fn: Any) -> bool:
     return fn.setup_context is not torch.autograd.Function.setup_context
 
 
-def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[..., Any], str]:
+def _truth(
+    torch: Any, fn: Any, reference: Any, against: Any, swapped: contextlib.ExitStack
+) -> tuple[Callable[..., Any], str]:
     """The function to differentiate, and what to call it."""
     for name, given in (("fn", fn), ("reference", reference)):
         if isinstance(given, torch.nn.Module) and any(map(torch.nn.parameter.is_lazy, given.parameters())):
@@ -390,12 +411,12 @@ def _truth(torch: Any, fn: Any, reference: Any, against: Any) -> tuple[Callable[
     if reference is not None:
         if not callable(reference):
             raise InputError(f"{WHO}: reference is {describe(reference)}, expected a PyTorch function")
-        return _callable(torch, reference), "reference"
+        return _callable(torch, reference, swapped), "reference"
     if not _is_function(torch, fn):
         raise InputError(
             f"{WHO}: give reference=, the same function in plain PyTorch, or against=, the same in JAX"
         )
-    return partial(_own_forward, torch, fn), "its own forward"
+    return partial(_own_forward, torch, fn), OWN
 
 
 def _own_forward(torch: Any, fn: Any, *args: Any) -> Any:
@@ -431,6 +452,16 @@ def _unchecked(torch: Any, fn: Any, parameters: dict[str, Any]) -> list[str]:
     return [f"the module's parameters were not checked: no function to compare with takes {names} by name"]
 
 
+def _rules_unchecked(torch: Any, fn: Any) -> list[str]:
+    """A note if a ``torch.autograd.Function`` has rules for forward mode or vmap."""
+    if not _is_function(torch, fn):
+        return []
+    own = [
+        name for name in ("jvp", "vmap") if getattr(fn, name) is not getattr(torch.autograd.Function, name)
+    ]
+    return [f"{' and '.join(own)} of {fn.__name__}: not checked, only backward is"] if own else []
+
+
 # --- arguments --------------------------------------------------------------------------------------------
 
 
@@ -462,20 +493,30 @@ def _asked(
     wrt: Sequence[int],
     names: Sequence[str],
     cotangent: Callable[[Any], Any],
+    bare: bool = False,
 ) -> tuple[list[Any], Any, tuple[str, ...]]:
-    """The gradient with respect to each leaf of ``wrt``, the cotangent, and notes about the call."""
+    """The gradient with respect to each leaf of ``wrt``, the cotangent, and notes about the call.
+
+    With ``bare``, an output whose cotangent is 0 has none.
+    """
     torch, names = arguments.torch, as_arguments(names)
     with arguments.recorded():
         leaves, own = arguments.copied(values, wrt)
-        before = [array_of(t) for t in own]
+        before, nodes = [array_of(t) for t in own], [t.grad_fn for t in own]
         out = called(WHO, "fn", arguments.called_with, fn, own)
         outputs = tensors_in(torch, WHO, "fn", out)
         after = [array_of(t) for t in own]
-        notes = modified(names, before, after, "fn")
+        notes = modified(names, before, after, "fn") + kept_on_ctx(outputs, own, names)
+        notes += [
+            f"{name} was modified unknown to autograd: ctx.mark_dirty is missing"
+            for name, node, t, old, new in zip(names, nodes, own, before, after, strict=True)
+            if node is not None and t.grad_fn is node and modified([name], [old], [new], "fn")
+        ]
         if not any(t.requires_grad for t in outputs):
-            raise InputError(
-                f"{WHO}: fn has no backward pass: to autograd, its result does not depend on its arguments"
-            )
+            listed = not jax.tree_util.all_leaves(arguments.given)
+            why = ", which a torch.autograd.Function does not see in lists and dicts" if listed else ""
+            said = "fn has no backward pass: to autograd, its result does not depend on its arguments"
+            raise InputError(f"{WHO}: {said}{why}")
         notes += [
             f"output {i} of fn is not differentiable: its cotangent is taken to be 0"
             for i, t in enumerate(outputs)
@@ -485,48 +526,67 @@ def _asked(
         flows = iter(t.requires_grad for t in outputs)
         dout = jax.tree.map(lambda d: d if next(flows) or not is_float(d) else np.zeros_like(d), dout)
         pairs = [(d, t) for d, t in zip(jax.tree.leaves(dout), outputs, strict=True) if t.requires_grad]
+        pairs = [(d, t) for d, t in pairs if np.any(d) or not bare]
         douts = [tensor_of(torch, d, t.device) for d, t in pairs]
         given = [array_of(d) for d in douts]
-        pull = partial(torch.autograd.grad, allow_unused=True)
-        got = called(WHO, "backward", pull, [t for _, t in pairs], [leaves[i] for i in wrt], douts)
+        outs, of = [t for _, t in pairs], [leaves[i] for i in wrt]
+        got = called(WHO, "backward", pulled_back, torch, outs, of, douts, arguments.roots)
     notes += modified(names, after, [array_of(t) for t in own], "backward")
     notes += modified(["the cotangent"] * len(given), given, [array_of(d) for d in douts], "backward")
     return [None if g is None else array_of(g) for g in got], copies(dout), tuple(notes)
 
 
-def _each_alone(
-    arguments: Arguments, fn: Callable[..., Any], question: Question, most: int, report: Report
-) -> Report:
+def _each_alone(arguments: Arguments, fn: Callable[..., Any], question: Question, report: Report) -> Report:
     """The report, with each right gradient that differs where no other argument requires one.
 
-    A backward pass that reads ``ctx.needs_input_grad`` then takes another way. A module's parameters, which
-    follow its arguments, are left alone.
+    A backward pass that reads ``ctx.needs_input_grad`` then takes another way; so does one that, after
+    ``ctx.set_materialize_grads(False)``, gets None, as where only one of several outputs has a cotangent.
     """
-    if len(question.wrt) < 2:
-        return report
 
-    def ask(wrt: Sequence[int]) -> list[Any]:
-        cotangent = drawn(np.random.default_rng(report.seed))
-        return _asked(arguments, fn, question.values, wrt, question.leaf_names, cotangent)[0]
+    def ask(wrt: Sequence[int], only: int | None = None, bare: bool = False) -> tuple[list[Any], Any]:
+        cotangent = partial(_cotangent, report.seed, only)
+        return _asked(arguments, fn, question.values, wrt, question.leaf_names, cotangent, bare)[:2]
 
-    found = []
-    for finding, i, both in zip(report.findings, question.wrt, ask(question.wrt), strict=True):
-        if finding.ok and question.owners[i] < most:
-            finding = _alone(finding, both, partial(ask, [i]))
-        found.append(finding)
-    return replace(report, findings=tuple(found))
+    found, notes = list(report.findings), list(report.notes)
+    wants, dout = ask(question.wrt)
+    for k, i in enumerate(question.wrt[:MOST_ALONE] if len(wants) > 1 else ()):
+        why = f"where only {found[k].name} requires a gradient (ctx.needs_input_grad)"
+        found[k] = _alone(found[k], wants[k], lambda i=i: ask([i])[0][0], why, notes)  # type: ignore[misc]
+    flowing = [k for k, d in enumerate(jax.tree.leaves(dout)) if is_float(d) and np.any(d)]
+    for one in flowing[:MOST_ALONE] if len(flowing) > 1 else ():
+        why = f"where only output {one} has a cotangent (None for others: ctx.set_materialize_grads(False))"
+        for k, want in enumerate(ask(question.wrt, one)[0]):
+            bare = lambda one=one, k=k: ask(question.wrt, one, True)[0][k]  # noqa: E731
+            found[k] = _alone(found[k], want, bare, why, notes)
+    return replace(report, findings=tuple(found), notes=tuple(dict.fromkeys(notes)))
 
 
-def _alone(finding: Finding, want: Any, ask: Callable[[], list[Any]]) -> Finding:
-    """A finding about one leaf, whose gradient must be the same where nothing else requires one."""
-    why = f"where only {finding.name} requires a gradient (ctx.needs_input_grad)"
+def _cotangent(seed: int, only: int | None, out: Any) -> Any:
+    """A random cotangent for an output, or for one of its leaves alone."""
+    leaves, tree = jax.tree.flatten(drawn(np.random.default_rng(seed))(out))
+    some = [d if only in (None, k) or not is_float(d) else np.zeros_like(d) for k, d in enumerate(leaves)]
+    return jax.tree.unflatten(tree, some)
+
+
+def _alone(finding: Finding, want: Any, ask: Callable[[], Any], why: str, notes: list[str]) -> Finding:
+    """A finding about one leaf, whose gradient must be the same where ``ask`` differentiates less."""
+    if not finding.ok:
+        return finding
     try:
-        (got,) = ask()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            got = ask()
     except InputError as error:
         if "has no backward pass" not in str(error):
-            return replace(finding, ok=False, diagnosis=f"raises {why}: {error}", max_error=np.inf)
+            said = str(error).removeprefix(f"{WHO}: ")
+            return replace(finding, ok=False, diagnosis=f"raises {why}: {said}", max_error=np.inf)
         got = None
     zero = want is None or not np.any(want)
+    if got is None and any("None of the inputs have requires_grad" in str(w.message) for w in warned):
+        notes.append(
+            f"{finding.name} has no gradient where no input of checkpoint(use_reentrant=True) has one"
+        )
+        return finding
     if got is None:
         said = "" if zero else f"no gradient was returned (None) {why}"
         return replace(finding, ok=not said, diagnosis=said, max_error=np.inf if said else finding.max_error)
@@ -546,17 +606,29 @@ def _alone(finding: Finding, want: Any, ask: Callable[[], list[Any]]) -> Finding
 
 def _looked_at(arguments: Arguments, truth: Callable[..., Any]) -> Arguments:
     """The same, with what a call of the truth shows; unchanged if it raises, as it will again."""
-    narrow: list[str] = []
+    narrow = [*_casts(arguments, truth)]
     values = jax.tree.leaves(_in_float64(arguments.arrays))
     generators = [arguments.torch.default_generator, *arguments.torch.cuda.default_generators]
     with arguments.of_truth(), contextlib.suppress(InputError), in_float64(arguments.torch, narrow):
-        own = arguments.copied(values, (), plain=True)[1]
-        before = [generator.get_state() for generator in generators]
+        own = arguments.copied(values, _floats(values), plain=True)[1]
+        before = [*states_of(arguments.torch, generators), *arguments.generators]
         called(WHO, "", arguments.called_with, truth, own)
-        after = [generator.get_state() for generator in generators]
-        drew = any(not a.equal(b) for a, b in zip(before, after, strict=True))
-        return replace(arguments, narrow=frozenset(narrow), random=drew)
+        return replace(arguments, narrow=frozenset(narrow), random=drawn_from(before))
     return arguments
+
+
+def _casts(arguments: Arguments, fn: Callable[..., Any]) -> set[str]:
+    """The narrower dtypes that a function casts to, by itself or by the caller's ``torch.autocast``."""
+    found: set[str] = set()
+    with arguments.recorded(), contextlib.suppress(InputError), casts_of(arguments.torch, found):
+        values = jax.tree.leaves(arguments.arrays)
+        _, own = arguments.copied(values, _floats(values))
+        called(WHO, "", arguments.called_with, fn, own)
+    return found
+
+
+def _floats(values: Sequence[Any]) -> list[int]:
+    return [i for i, value in enumerate(values) if is_float(value)]
 
 
 def _in_float64(tree: Any) -> Any:
@@ -594,14 +666,17 @@ def _examined(
             names = as_arguments(question.leaf_names)
             notes = modified(names, before, [array_of(t) for t in own], name)
     if not _alike(outs[0], outs[1], 1e-6):
-        raise InputError(f"{WHO}: {name} differs from call to call, expected the same result each time")
+        raise InputError(
+            f"{WHO}: {name} differs from call to call, expected the same result each time; random numbers "
+            "of a source that is not PyTorch's, NumPy's or Python's must be an argument"
+        )
     if arguments.random and not _alike(outs[0], value, ROUGHLY):
         with arguments.recorded():
             narrower = _true_outputs(arguments, truth, name, arguments.copied(question.values, ())[1])
         if _alike([array_of(t) for t in narrower], value, ROUGHLY):
             raise InputError(
                 f"{WHO}: {name} draws random numbers, which differ in float64, where its gradient is "
-                "computed; pass them as an argument"
+                "computed; pass the numbers as an argument, or give float64 tensors"
             )
     return notes
 
@@ -639,16 +714,15 @@ def _pulled(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The truth's floating-point outputs, and the cotangent of each leaf of ``wrt``, by autograd."""
     torch = arguments.torch
-    floats = [i for i, value in enumerate(values) if is_float(value)]
     with arguments.of_truth():
-        leaves, own = arguments.copied(values, floats, plain=True)
-        outs = _true_outputs(arguments, truth, name, own)
-        shapes = [tuple(t.shape) for t in outs]
+        leaves, own = arguments.copied(values, _floats(values), plain=True)
+        floating = _true_outputs(arguments, truth, name, own)
+        shapes = [tuple(t.shape) for t in floating]
         if shapes != [np.shape(d) for d in dout]:
             given_shapes = ", ".join(map(str, shapes)) or "no floating-point tensor"
             expected = ", ".join(str(np.shape(d)) for d in dout)
             raise InputError(f"{WHO}: {name} returned {given_shapes}, expected {expected}")
-        flowing = [(t, d) for t, d in zip(outs, dout, strict=True) if t.requires_grad]
+        flowing = [(t, d) for t, d in zip(floating, dout, strict=True) if t.requires_grad]
         if wrt and not flowing:
             raise InputError(
                 f"{WHO}: autograd cannot differentiate {name}; give reference=, the same function "
@@ -656,13 +730,16 @@ def _pulled(
             )
     with arguments.of_truth(casts=False):
         douts = [tensor_of(torch, np.array(d, order="C"), t.device).to(t.dtype) for t, d in flowing]
-        pull = partial(torch.autograd.grad, allow_unused=True)
-        of = [leaves[i] for i in wrt]
-        got = called(WHO, name, pull, [t for t, _ in flowing], of, douts) if wrt else []
+        outs, of = [t for t, _ in flowing], [leaves[i] for i in wrt]
+        try:
+            got = called(WHO, name, pulled_back, torch, outs, of, douts, arguments.roots) if wrt else []
+        except InputError as error:
+            other = "; give reference=, the same in plain PyTorch" if name == OWN else ""
+            raise InputError(f"{error}{other}") from error
     found = [
         np.zeros(np.shape(values[i])) if g is None else array_of(g) for i, g in zip(wrt, got, strict=True)
     ]
-    told = [array_of(t) for t in outs]
+    told = [array_of(t) for t in floating]
     if wrt and (casts := arguments.narrow - {""}):  # no more digits are required than it asks for itself
         coarsest = max(casts, key=lambda name: TOLERANCES[name])
         told = [out.astype(jnp.dtype(coarsest)) for out in told]

@@ -156,6 +156,30 @@ def tensor_of(torch: Any, array: np.ndarray, device: Any, strides: Sequence[int]
 
 
 @contextlib.contextmanager
+def casts_of(torch: Any, narrower: set[str]) -> Iterator[None]:
+    """Write down the dtypes that floating-point tensors are cast to, if they are narrower.
+
+    >>> import torch
+    >>> found = set()
+    >>> with casts_of(torch, found), torch.autocast("cpu"):
+    ...     _ = torch.ones(2, 2) @ torch.ones(2, 2)
+    >>> found
+    {'bfloat16'}
+    """
+    modes = importlib.import_module("torch.utils._python_dispatch")
+    width = {getattr(torch, name): i for i, name in enumerate(DTYPES)}
+
+    def call(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = op(*args, **(kwargs or {}))
+        if op is torch.ops.aten._to_copy.default and width.get(out.dtype, 0) > width.get(args[0].dtype, 3):
+            narrower.add(_name(out.dtype))
+        return out
+
+    with type("Casts", (modes.TorchDispatchMode,), {"__torch_dispatch__": call})():
+        yield
+
+
+@contextlib.contextmanager
 def in_float64(torch: Any, narrow: list[str], casts: bool = True) -> Iterator[None]:
     """Keep what is computed from float64 in float64, whatever a function casts it to or combines it with.
 

@@ -462,7 +462,8 @@ def _is_wider(got: Any, argument: Any) -> bool:
 
 def _fit(answer: Answer, leaf: int) -> float:
     """The relative error up to which a mistake matches: smaller if the gradient is only slightly wrong."""
-    known = (answer.dtypes[leaf], answer.least, computed_in(answer))
+    outs = [o.dtype.name for o in answer.outs if o.dtype.name in TOLERANCES]
+    known = (answer.dtypes[leaf], answer.least, computed_in(answer), *outs)
     dtype = max(known, key=lambda name: TOLERANCES[name])
     fit = FIT.get(dtype, TOLERANCES[dtype] / 2)
     error = checked(answer, leaf)[1]

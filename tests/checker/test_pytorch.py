@@ -3,6 +3,7 @@
 Skipped where PyTorch is not installed: it is large, and only these tests need it. ``.ci/run`` installs it.
 """
 
+import functools
 import importlib
 import itertools
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from manual_grad.border import InputError
+from manual_grad.checker import reached
 from manual_grad.checker import tensors as made
 from manual_grad.cli import app as cli
 from manual_grad.digits import MissingExtra
@@ -27,6 +29,7 @@ if os.environ.get("MANUAL_GRAD_NEEDS_TORCH"):
 else:
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'manual-grad[torch]'")
 F, Function, nn = torch.nn.functional, torch.autograd.Function, torch.nn
+checkpoint = importlib.import_module("torch.utils.checkpoint").checkpoint
 
 
 def drawn(*shape, dtype=torch.float32):
@@ -238,6 +241,211 @@ def test_what_differs_or_raises_when_alone_is_wrong():
     assert "ValueError: no x" in y.diagnosis
 
 
+@pytest.mark.parametrize("needed", ["weight", "bias"])
+def test_each_parameter_may_be_the_only_one_that_requires_a_gradient(needed):
+    class Affine(Function):
+        @staticmethod
+        def forward(ctx, x, w, b):
+            ctx.save_for_backward(x, w)
+            return x * w + b
+
+        @staticmethod
+        def backward(ctx, d):
+            x, w = ctx.saved_tensors
+            dw, db = (d * x).sum(0), d.sum(0)
+            if not ctx.needs_input_grad[0]:
+                dw, db = (None, db) if needed == "weight" else (dw, None)
+            return d * w, dw, db
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(drawn(3)), nn.Parameter(drawn(3))
+
+        def forward(self, x):
+            return Affine.apply(x, self.weight, self.bias)
+
+    report = check_torch(Scale(), drawn(4, 3), reference=lambda x, weight, bias: x * weight + bias)
+    (wrong,) = [finding for finding in report.findings if not finding.ok]
+    assert wrong.name == needed
+    assert f"(None) where only {needed} requires a gradient" in wrong.diagnosis
+
+
+class Two(Function):
+    """Two outputs, and a backward pass that gets None for one without a cotangent."""
+
+    @staticmethod
+    def forward(ctx, x, careful):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        ctx.careful = careful
+        return x * x, x.sin()
+
+    @staticmethod
+    def backward(ctx, a, b):
+        (x,) = ctx.saved_tensors
+        if not ctx.careful:
+            return 2 * x * a + (0 if b is None else b * x.cos()), None
+        return (0 if a is None else 2 * x * a) + (0 if b is None else b * x.cos()), None
+
+
+def test_each_output_may_be_the_only_one_with_a_cotangent():
+    assert check_torch(Two, drawn(4), True).ok
+    (finding,) = check_torch(Two, drawn(4), False).findings
+    assert finding.diagnosis.startswith("raises where only output 1 has a cotangent")
+    assert "ctx.set_materialize_grads(False)" in finding.diagnosis
+    assert "TypeError" in finding.diagnosis
+
+
+def square_of(**also):
+    """A right ``autograd.Function``, with other methods."""
+    return type("Square", (function(lambda x: x * x, lambda d, x: 2 * x * d),), also)
+
+
+def half(x):
+    return function(lambda x: x * x, lambda d, x: x * d).apply(x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints(reentrant):
+    def kept(fn):
+        return lambda *args: checkpoint(fn, *args, use_reentrant=reentrant)
+
+    class Layer(nn.Linear):
+        def forward(self, x):
+            return kept(lambda x: square_of().apply(super(Layer, self).forward(x)))(x)
+
+    layer, x = Layer(3, 2), drawn(4, 3)
+    layer.weight.grad = ones = torch.ones(2, 3)
+    squared = lambda x: square_of().apply(x.sin())  # noqa: E731
+    assert_torch_matches(kept(squared), x, reference=lambda x: x.sin() ** 2)
+    assert_torch_matches(square_of(), x, reference=kept(lambda x: x * x))
+    assert_torch_matches(lambda x: layer(x), x, reference=lambda x: layer(x))
+    report = check_torch(layer, x, reference=lambda x, weight, bias: F.linear(x, weight, bias) ** 2)
+    assert report.ok, report
+    assert len(report.findings) == 3
+    assert ("weight has no gradient where no input of checkpoint" in str(report)) == reentrant
+    assert layer.weight.grad is ones
+    assert torch.equal(ones, torch.ones(2, 3))
+    assert layer.bias.grad is None
+    wrong = check_torch(kept(half), x, reference=lambda x: x * x)
+    assert "scaled by 1/2" in wrong.findings[0].diagnosis
+
+
+def in_bfloat16(fn):
+    def cast(*args):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return fn(*args)
+
+    return cast
+
+
+def test_autocast_allows_its_own_errors():
+    product = function(lambda x, w: x @ w, lambda d, x, w: inner(d.float(), x, w)).apply
+    x, w = drawn(6, 5), drawn(5, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        around = check_torch(product, x, w, reference=torch.matmul)
+        assert check_torch(square_of(), x).notes == ()
+    within = check_torch(in_bfloat16(product), x, w, reference=in_bfloat16(torch.matmul))
+    for report in (around, within):
+        assert report.ok, report
+        assert "reference casts to bfloat16: errors up to 0.12 of the largest are allowed" in report.notes
+    squared = in_bfloat16(lambda x, w: (x @ w) ** 2)
+    wrong = check_torch(in_bfloat16(lambda x, w: half(x @ w)), x, w, reference=squared)
+    assert [finding.diagnosis[:13] for finding in wrong.findings] == ["scaled by 1/2"] * 2
+
+
+def test_nan_is_reported_where_anomalies_are_detected():
+    bad = square_of(backward=staticmethod(lambda ctx, d: d * float("nan")))
+    with torch.autograd.set_detect_anomaly(True):
+        assert check_torch(bad, drawn(4)).findings[0].diagnosis == "NaN"
+        assert torch.is_anomaly_enabled()
+
+
+def test_what_is_kept_on_ctx_is_noted():
+    class Kept(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.x, ctx.y, ctx.z = x, x.exp(), x.clone()
+            return ctx.y
+
+        @staticmethod
+        def backward(ctx, d):
+            return d * ctx.y
+
+    leaks, misses = sorted(check_torch(Kept, drawn(4)).notes, reverse=True)
+    assert leaks == "ctx.y is an output, a cycle that leaks memory: use ctx.save_for_backward"
+    assert misses.startswith("ctx.x is argument x: PyTorch notices whether it is modified")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_function_in_place_must_mark_its_argument(marked):
+    class Triple(Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.mul_(3)
+            if marked:
+                ctx.mark_dirty(x)
+            return x if marked else x.clone()
+
+        @staticmethod
+        def backward(ctx, d):
+            return 3 * d
+
+    report = check_torch(Triple, drawn(4), reference=lambda x: 3 * x)
+    assert report.ok
+    assert "argument x was modified by fn" in report.notes
+    said = "argument x was modified unknown to autograd: ctx.mark_dirty is missing"
+    assert (said in report.notes) != marked
+
+
+def test_the_rules_for_forward_mode_and_vmap_are_not_checked():
+    rules = {"jvp": staticmethod(lambda ctx, t: 7 * t), "vmap": staticmethod(lambda *args: 1 / 0)}
+    assert check_torch(square_of(**rules), drawn(4)).notes == (
+        "jvp and vmap of Square: not checked, only backward is",
+    )
+    assert check_torch(square_of(), drawn(4)).notes == ()
+
+
+class Mapped(Function):
+    """A function for ``torch.func``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, d):
+        return 3 * ctx.saved_tensors[0] ** 2 * d
+
+
+FOR_TORCH_FUNC = {
+    "itself": (Mapped, lambda x: x**3),
+    "vmap": (torch.vmap(Mapped.apply), lambda x: x**3),
+    "grad": (torch.func.grad(lambda x: Mapped.apply(x).sum()), lambda x: 3 * x**2),
+    "jacrev": (torch.func.jacrev(Mapped.apply), lambda x: torch.diag(3 * x**2)),
+    "vjp": (lambda x: torch.func.vjp(Mapped.apply, x)[1](x)[0], lambda x: 3 * x**3),
+    "compiled": (torch.compile(Mapped.apply, backend="eager"), lambda x: x**3),
+    "twice": (
+        lambda x: torch.autograd.grad(Mapped.apply(x).sum(), x, create_graph=True)[0],
+        lambda x: 3 * x**2,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:<class 'torch.autograd.function.Function'>")
+@pytest.mark.parametrize("name", FOR_TORCH_FUNC)
+def test_functions_for_torch_func(name):
+    fn, reference = FOR_TORCH_FUNC[name]
+    assert_torch_matches(fn, drawn(4), reference=reference)
+
+
 def both_of(x):
     return x.softmax(-1), x.logsumexp(-1)
 
@@ -314,6 +522,9 @@ def test_random_numbers_that_differ_in_float64_are_refused():
     dropped, x = (lambda x: x * (torch.rand_like(x) > 0.5)), drawn(4, 3)
     with pytest.raises(InputError, match="reference draws random numbers, which differ in float64"):
         check_torch(dropped, x, reference=dropped)
+    same = lambda x, g: x * (torch.rand(x.shape, dtype=x.dtype, generator=g) > 0.5)  # noqa: E731
+    with pytest.raises(InputError, match="pass the numbers as an argument, or give float64 tensors"):
+        check_torch(same, x, torch.Generator().manual_seed(3), reference=same)
     assert check_torch(dropped, x.double(), reference=dropped).ok
     assert not check_torch(lambda x: 2 * dropped(x), x.double(), reference=dropped).ok
     small = lambda x: 1e-3 * dropped(x)  # noqa: E731
@@ -418,6 +629,61 @@ def test_the_callers_random_state_is_restored():
     assert torch.equal(torch.rand(2), first)
 
 
+class Holder(nn.Module):
+    def __init__(self, *held):
+        super().__init__()
+        self.held = {"generators": held}
+
+    def forward(self, x):
+        return drops(x, *self.held["generators"])
+
+
+HELD = torch.Generator().manual_seed(3), np.random.default_rng(3), np.random.RandomState(3), random.Random(3)
+
+
+def drops(x, ours, new, old, plain):
+    """A mask and a factor from four generators."""
+    return x * (torch.rand(x.shape, generator=ours) > 0.5) * float(new.random() + old.rand() + plain.random())
+
+
+class Drops(Function):
+    @staticmethod
+    def forward(ctx, x):
+        mask = drops(torch.ones_like(x), *HELD)
+        ctx.save_for_backward(mask)
+        return x * mask
+
+    @staticmethod
+    def backward(ctx, d):
+        return d * ctx.saved_tensors[0]
+
+
+HOLDERS = {
+    "given": (drops, HELD),
+    "given in a list": (lambda x, held: drops(x, *held), [list(HELD)]),
+    "a closure": ((lambda *held: lambda x: drops(x, *held))(*HELD), ()),
+    "a global": (lambda x: drops(x, *HELD), ()),
+    "a partial": (functools.partial(lambda held, x: drops(x, *held), HELD), ()),
+    "a default": (lambda x, held=HELD: drops(x, *held), ()),
+    "a module": (Holder(*HELD), ()),
+    "a Function": (Drops, ()),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_generators_are_held(name):
+    fn, args = HOLDERS[name]
+    kept = reached.states_of(torch, [HELD])
+    assert len(kept) == 4
+    report = check_torch(fn, drawn(4, 3), *args, reference=None if fn is Drops else fn)
+    assert report.ok, report
+    assert not reached.drawn_from(kept)
+    plain = getattr(fn, "apply", fn) if fn is Drops else fn
+    wrong = lambda x, *args: half(plain(x, *args))  # noqa: E731
+    report = check_torch(wrong, drawn(4, 3), *args, reference=lambda x, *args: plain(x, *args) ** 2)
+    assert "scaled by 1/2" in report.findings[0].diagnosis
+
+
 def test_wrt_and_no_gradient():
     wrong = function(lambda x, w: x * w, lambda d, x, w: (d * w, None))
     report = check_torch(wrong, drawn(4), drawn(4), reference=lambda x, w: x * w, names=["x", "w"])
@@ -508,6 +774,8 @@ def test_bad_input_gives_one_line(name):
         ({"reference": F.relu, "wrt": "z"}, "wrt has 'z', expected names among x, or positions"),
         ({"reference": F.relu, "wrt": -1}, "wrt has -1, expected names among x, or positions"),
         ({"reference": F.relu, "wrt": True}, "wrt has True, expected names"),
+        ({"reference": F.relu, "seed": True}, "seed is True, expected an integer of at least 0"),
+        ({"reference": F.relu, "draws": True}, "draws is True, expected an integer of at least 1"),
         ({"reference": F.relu, "wrt": torch.tensor(0)}, "wrt has a Tensor, expected names"),
         ({"reference": F.relu, "wrt": itertools.count()}, "wrt has 1, expected names"),
         ({"reference": F.relu, "names": itertools.repeat("a")}, "expected 1 name, one for each argument"),
@@ -530,6 +798,14 @@ def test_bad_settings_give_one_line(settings, said):
     with pytest.raises(InputError, match=r"^check_torch: ") as error:
         check_torch(lambda x: F.relu(x), drawn(3), **settings)
     assert said in str(error.value)
+
+
+def test_tensors_in_a_list_are_unknown_to_a_function():
+    of_list = type("OfList", (Function,), {"forward": staticmethod(lambda ctx, xs: xs[0] * 2)})
+    with pytest.raises(
+        InputError, match=r"which a torch\.autograd\.Function does not see in lists and dicts"
+    ):
+        check_torch(of_list, [drawn(3)], reference=lambda xs: xs[0] * 2)
 
 
 def test_two_arguments_have_different_names():
