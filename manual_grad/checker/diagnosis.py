@@ -24,6 +24,7 @@ from manual_grad.checker.mistakes.explain import (
     implied_by_the_error,
     mistakes_that_explain,
     order_mistaken,
+    rows_counted,
     rows_scaled,
     scales_said,
 )
@@ -342,6 +343,8 @@ def flipped(e: Evidence) -> str:
     for axes in sorted(_subsets(range(e.want.ndim)), key=len):
         turned = np.flip(e.want, axes)
         if not e.same(turned, e.want) and e.same(e.got, turned):
+            if len(axes) == 1 and e.want.shape[axes[0]] == 2:
+                return f"swapped: the two entries along {_listed(axes)} are in each other's place"
             what = "rotated by 180°" if len(axes) == 2 else "flipped"
             return f"rotated or flipped kernel: {what}, {_listed(axes)} reversed"
     return ""
@@ -806,6 +809,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (order_mistaken,),
     (jacobian_not_transposed,),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
+    (rows_counted,),
     (spectrum_mistaken, rows_scaled, misplaced),
     (adjoint_not_taken,),
     (sample_left_out, one_sample_only),

@@ -457,8 +457,7 @@ CASES = {
         "the offset 3 of the positions is left out: they are counted from 0, not 3",
         by(rotated, rotated_bwd, RNG.standard_normal((6, 4)))),
     "aligned corners": (
-        "the sample points of an interpolation are those of aligned corners (0 to n − 1) in the "
-        "backward pass",
+        "an interpolation's positions are those of aligned corners, j (n − 1)/(m − 1), where half-pixel",
         by(resized, resized_bwd, X)),
     "the last step for each": (
         "a wrong index: the last place along axis 0 of x gets the gradient of every one",

@@ -83,7 +83,7 @@ def test_the_effect_of_every_value_is_its_derivative():
 
 CASES = {
     "the rows of a clamped tile are added twice": (
-        "4 and 5 of 7 along axis 0 are counted twice, in the cotangent of tanh(x) @ W,",
+        "rows counted twice: 4 to 5 of 7 rows along axis 0 of tanh(x) @ W, as with tiles of 3",
         by(layer, layer_in_tiles([[0, 1, 2], [3, 4, 5], [4, 5, 6]]), normal(7, 4), normal(4, 5)),
     ),
     "every second row is left out": (
@@ -95,7 +95,7 @@ CASES = {
         by(windowed, windowed_without_the_last_query(False), normal(7, 4), normal(7, 4), normal(7, 3)),
     ),
     "statistics of a part": (
-        "2 · the cotangent of the sum of x^2 · x reaches all entries of x, also those outside the slice",
+        "the statistics are those of 3 of 7 entries along axis 1 of x, but their gradient is given to all 7",
         by(part_norm, part_norm_everywhere, normal(4, 7), normal(7)),
     ),
 }

@@ -279,14 +279,14 @@ INDICES = {
         by(grouped, grouped_bwd, X, KERNEL, argnums=0),
     ),
     "row and column swapped": (
-        "max-pooling: the gradient goes to the largest entry's place with row and column swapped",
+        "max-pooling: the maximum's place in its window is wrong: row and column are swapped",
         by(pooled, pooled_bwd(transposed_place), IMAGE),
     ),
     "equal parts": (
         "max-pooling: the gradient goes to all entries in equal parts",
         by(pooled, pooled_bwd(equal_parts), IMAGE),
     ),
-    "stride ignored": ("stride ignored", by(pooled, pooled_bwd(unstrided), IMAGE)),
+    "stride ignored": ("max-pooling: the stride is ignored", by(pooled, pooled_bwd(unstrided), IMAGE)),
     "repeated indices averaged": (
         "repeated indices are averaged",
         by(lambda x: x[REPEATED] ** 2, indexed_bwd(averaged), z),
@@ -411,7 +411,7 @@ PLACED = {
         by(mixed, mixed_bwd, SQUARE, LAYERS[1], A, LAYERS[3], A[::-1], argnums=0),
     ),
     "two weights swapped": (
-        "swapped: each of two factors is used for the other",
+        "the two weights of an interpolation, 1 − t and t, are swapped",
         by(between, between_bwd, z, np.linspace(0.1, 0.8, 7), argnums=0),
     ),
     "the first of what was repeated": (

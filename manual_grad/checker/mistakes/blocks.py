@@ -30,7 +30,14 @@ def sums_of_blocks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         alone = [[chain for chain in group if chain.total == total] for total in totals]
         for some in [group, *(alone if len(alone) > 1 else ())]:
             for axis in axes:
-                for said, blocks in _blocks(shape[axis]):
+                for said, blocks in blocks_of(shape[axis]):
+                    uneven = len({len(range(shape[axis])[block]) for block in blocks}) > 1
+                    if uneven:
+                        yield Mistake(
+                            f"a mean in the backward pass over axis {axis} is that of the means of {said}, "
+                            "averaged as if they were of one size",
+                            _changes(some, partial(_mean_of_means, axes, axis, blocks)),
+                        )
                     for own in (False, True):
                         what = "mean" if own else "sum"
                         yield Mistake(
@@ -41,9 +48,9 @@ def sums_of_blocks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                         )
 
 
-def _blocks(n: int) -> Iterator[tuple[str, Blocks]]:
+def blocks_of(n: int, smallest: int = 2) -> Iterator[tuple[str, Blocks]]:
     """Ways to divide an axis: into blocks of one size, or into two."""
-    for size in range(2, min(n, BLOCKS_UP_TO)):
+    for size in range(smallest, min(n, BLOCKS_UP_TO)):
         blocks = [slice(k, min(k + size, n)) for k in range(0, n, size)]
         yield f"{len(blocks)} blocks of {size}", blocks
     for k in range(1, n) if n <= SPLIT_UP_TO else ():
@@ -69,6 +76,14 @@ def _of_blocks(axes: tuple[int, ...], axis: int, blocks: Blocks, own: bool, d: n
         share = d.shape[axis] / part.shape[axis] if own else 1.0
         found[place] = share * part.sum(axes, keepdims=True)
     return found - d.sum(axes, keepdims=True)
+
+
+def _mean_of_means(axes: tuple[int, ...], axis: int, blocks: Blocks, d: np.ndarray) -> np.ndarray:
+    """The difference between the sum of all and that of each block, as if the blocks were of one size."""
+    parts = [d[(slice(None),) * axis + (block,)] for block in blocks]
+    share = [d.shape[axis] / (len(parts) * part.shape[axis]) for part in parts]
+    total = sum(s * part.sum(axes, keepdims=True) for s, part in zip(share, parts, strict=True))
+    return np.broadcast_to(total - d.sum(axes, keepdims=True), d.shape)
 
 
 def _noted(chain: Chain, blockwise: Callable[[np.ndarray], np.ndarray], p: Passing) -> np.ndarray:
@@ -120,7 +135,7 @@ def means_of_chunks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for axis in step.eqn.params["axes"]:
             others = tuple(a for a in range(summed.ndim) if a != axis)
             counts = np.count_nonzero(summed, others)
-            for said, blocks in _blocks(summed.shape[axis]):
+            for said, blocks in blocks_of(summed.shape[axis], 1):
                 for entries, each in (("entries that are not 0", counts), ("entries", 1 + 0 * counts)):
                     of = np.array([each[block].sum() for block in blocks])
                     if np.all(of == of[0]) or not of.all():

@@ -218,8 +218,8 @@ def blocks_assigned(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 last = n - (n - 1) // size * size
                 for part, which in ((slice(n - last, n), "last"), (slice(0, size), "first")):
                     count = last if which == "last" else size
-                    if size == 1 and count == 1:  # that one sample alone counted is said elsewhere
-                        continue
+                    if count == 1 == size or (which == "first" and n < 2 * size):
+                        continue  # one sample alone, or an incomplete last block left out: said elsewhere
                     told = f"only the {which} block of {count} of {n} counts"
                     yield Mistake(
                         f"blocks are assigned instead of added up (= for +=): {told} in the gradient of "

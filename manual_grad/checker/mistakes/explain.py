@@ -80,12 +80,12 @@ from manual_grad.checker.mistakes.mistake import (
     too_few_or_many,
     users_of,
 )
-from manual_grad.checker.mistakes.norms import norms_mistaken, norms_of_another_x
+from manual_grad.checker.mistakes.norms import norms_mistaken, norms_of_another_x, outputs_for_normal
+from manual_grad.checker.mistakes.parts import parts_for_the_whole
+from manual_grad.checker.mistakes.pooling import maxima_misplaced
 from manual_grad.checker.mistakes.positions import (
-    borders_mistaken,
     offsets_mistaken,
     places_taken_for_one,
-    samples_mistaken,
     windows_misplaced,
 )
 from manual_grad.checker.mistakes.rebuilt import pairs_mistaken, rebuilt, rotations
@@ -101,6 +101,8 @@ from manual_grad.checker.mistakes.replaced import (
     shared_products,
     sizes_mistaken,
 )
+from manual_grad.checker.mistakes.resampling import resampled_otherwise
+from manual_grad.checker.mistakes.rows import rows_weighed, sums_of_parts
 from manual_grad.checker.mistakes.slopes import (
     loops,
     masks_left_out,
@@ -132,7 +134,6 @@ from manual_grad.checker.mistakes.windows import (
     entries_picked,
     kernels_turned,
     kernels_turned_together,
-    maxima_misplaced,
     maxima_overwritten,
     overlaps,
     padding_ignored,
@@ -214,6 +215,13 @@ def rows_scaled(e: Evidence) -> str:
     """The phrase for a gradient whose rows are multiplied by values of the function."""
     tape = _tape(e)
     return "" if tape is None else scaled_by_slices(tape, e) or scaled_by_rows(tape, e)
+
+
+@np.errstate(all="ignore")
+def rows_counted(e: Evidence) -> str:
+    """The phrase for rows that count twice or not at all, or by the size of their chunk."""
+    tape = _tape(e)
+    return "" if tape is None else rows_weighed(tape, e)
 
 
 def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]) -> list[str]:
@@ -692,6 +700,8 @@ OF_LOOPS = (
     outputs_shifted,
     implied,
     terms_implied,
+    resampled_otherwise,
+    maxima_misplaced,
 )
 # The kinds of mistakes, in order, with their levels; the first kind that matches is reported.
 ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
@@ -704,6 +714,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (recursions, 0),
     (steps_apart, 0),
     (chunks_apart, 0),
+    (resampled_otherwise, 0),
+    (maxima_misplaced, 0),
     (paths, 0),
     (normalisations, 0),
     (loops, 0),
@@ -727,12 +739,14 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (statistics_of_other_groups, 0),
     (constants_mistaken, 0),
     (offsets_mistaken, 0),
-    (samples_mistaken, 0),
     (places_taken_for_one, 0),
     (rebuilt, 0),
     (norms_mistaken, 0),
+    (outputs_for_normal, 0),
+    (parts_for_the_whole, 0),
     (sums_of_blocks, 0),
     (means_of_chunks, 0),
+    (sums_of_parts, 0),
     (rows_of_others, 0),
     (softmaxes_mistaken, 0),
     (normalisers_of_parts, 0),
@@ -745,7 +759,6 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (spread_ignored, 0),
     (spread_ignored_in_kernels, 0),
     (borders_wrapped, 0),
-    (borders_mistaken, 0),
     (windows_misplaced, 0),
     (slices_moved, 0),
     (parts_swapped, 0),
@@ -753,7 +766,6 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (moves, 0),
     (overlaps, 0),
     (maxima_overwritten, 0),
-    (maxima_misplaced, 0),
     (sums_of_segments, 0),
     (rows_left_out, 0),
     (outputs_shifted, 0),

@@ -294,11 +294,34 @@ def factors_outside(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if is_constant(tape, other) or _is_mask(tape.values[other]):
             continue
         for slot in _upstream(tape, step.ins[edge[1]], shape):
+            if _gets_nothing(tape, slot):
+                continue
             yield Mistake(
                 f"in the wrong order: the factor {said_of(tape, e, other)} is applied last in the backward "
                 f"pass, at {said_of(tape, e, slot)}, outside the sums in between; it belongs inside them",
                 {edge: left_out, **arriving(tape, slot, partial(_times, other, step.name == "div"))},
             )
+
+
+def _gets_nothing(tape: Tape, slot: Slot) -> bool:
+    """Whether a value's gradient is 0 up to rounding, such as that of a mean inside a variance."""
+    made, largest = made_by(tape), 0.0
+    while True:
+        into = _handed_to(tape, slot)
+        largest = max([largest, *(float(np.max(np.abs(d))) for d in into)])
+        if slot not in made or tape.steps[made[slot]].name not in (
+            "broadcast",
+            "broadcast_in_dim",
+            "reshape",
+        ):
+            return bool(np.max(np.abs(sum(into, np.zeros(1)))) <= 1e-12 * largest)
+        slot = tape.steps[made[slot]].ins[0]
+
+
+def _handed_to(tape: Tape, slot: Slot) -> list[np.ndarray]:
+    """What a value's users hand back to it."""
+    known = tape.kept["known"]
+    return [known[edge] for edge in users_of(tape).get(slot, ()) if edge in known]
 
 
 def _is_mask(x: np.ndarray) -> bool:

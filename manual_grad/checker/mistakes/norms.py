@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, sizes_named
+from manual_grad.checker.mistakes.blocks import blocks_of
 from manual_grad.checker.mistakes.mistake import (
     PASSED_ON,
     Mistake,
     axes_said,
+    back_with,
     is_constant,
     made_by,
     nothing,
@@ -25,12 +27,14 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.mistakes.sums import Chain, chains_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape
+from manual_grad.checker.truth import is_float, is_key
 
 LAYOUTS = ("reshape", "squeeze", "expand_dims", "transpose")
 SQUARES = ("square", "integer_pow", "mul")
 NORMS_UP_TO = 8
 FACTORS_UP_TO = 4
 NEGLIGIBLE = 1e3  # tolerances, which a small term must exceed
+PAIRS_UP_TO = 12  # of arguments
 MOST_AXES = 4  # of which all sets are tried, as there are 2ⁿ
 Layout = tuple[
     tuple[int, ...], tuple[int, ...] | None
@@ -125,6 +129,26 @@ def norms_of_another_x(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     return _with_versions(tape, {norm: list(_of_x(tape, e, norm)) for norm in norms_of(tape)})
 
 
+def outputs_for_normal(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """y / γ, from which β is not subtracted, instead of x̂ in the gradient of γ."""
+    for norm in norms_of(tape):
+        after, step = _after(tape, norm), tape.steps[made_by(tape)[norm.end]]
+        if after is None or step.name != "mul":
+            continue
+        for i, slot in enumerate(step.ins):
+            if slot in {factor for factor, *_ in norm.factors} and slot in tape.active:
+                gamma = said_of(tape, e, slot)
+                yield Mistake(
+                    f"x̂ is recomputed as y / {gamma}, without subtracting what is added to it (β), in the "
+                    f"gradient of {gamma}",
+                    {(made_by(tape)[norm.end], i): partial(_over_factor, norm, after, slot)},
+                )
+
+
+def _over_factor(norm: Norm, after: Slot, factor: Slot, p: Passing) -> np.ndarray:
+    return back_with(p, _in_place_of_the_end(p.tape, norm, after) / np.asarray(p.tape.values[factor]))
+
+
 def _with_versions(tape: Tape, versions: dict["Norm", list[tuple[str, Version]]]) -> Iterator[Mistake]:
     for count in sorted({len(some) for some in versions.values()}):
         alike = [norm for norm, some in versions.items() if len(some) == count]
@@ -186,8 +210,14 @@ def _versions(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Versio
     yield from _of_factors(tape, e, norm)
     yield from _of_counts(tape, e, norm)
     yield from _of_axes(tape, e, norm)
+    yield from _of_blocks(tape, norm)
     yield from _of_x(tape, e, norm)
     yield from _of_deviations(tape, norm)
+    for said, standardised in _of_other_statistics(tape, e, norm):
+        both = f"x̂ and σ are {said} in a normalisation's gradient, not from the statistics of x"
+        yield both, partial(_with_other_statistics, standardised, False)
+        constant = "nothing flows back through the mean and the variance"
+        yield f"{both}; {constant}", partial(_with_other_statistics, standardised, True)
 
 
 def _of_factors(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
@@ -244,17 +274,52 @@ def _of_axes(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version
         ratio = float(np.prod([shape[a] for a in axes]) / np.prod([shape[a] for a in wrong]))
         for factor in dict.fromkeys((1.0, ratio)):
             for which in (-1, *range(len(norm.factors))):
-                yield said, partial(_summed_over, wrong, factor, which)
+                yield said, partial(_summed_over, wrong, wrong, factor, which)
+            for term, places in (("dŷ", (wrong, axes)), ("dŷ · x̂", (axes, wrong))) if norm.is_centred else ():
+                one = f"one of the two means of a normalisation's gradient, that of {term}, is taken over"
+                yield f"{one} {what}, where {own} belongs", partial(_summed_over, *places, factor, -1)
 
 
-def _summed_over(axes: tuple[int, ...], factor: float, which: int, v: Values) -> np.ndarray:
+def _summed_over(
+    of_mean: tuple[int, ...], of_spread: tuple[int, ...], factor: float, which: int, v: Values
+) -> np.ndarray:
     """The gradient with its sums over other axes; one of the factors may be multiplied in at the end."""
-    d, r = v.without(which), v.r
-    n = np.prod([d.shape[a] for a in v.norm.chain.axes])
-    mean = factor * d.sum(axes, keepdims=True) / n if v.norm.is_centred else 0.0
-    inner = factor * (d * v.c * r).sum(axes, keepdims=True)
+    d, r, own = v.without(which), v.r, v.norm.chain.axes
+    first, second = (factor if axes != own else 1.0 for axes in (of_mean, of_spread))
+    n = np.prod([d.shape[a] for a in own])
+    mean = first * d.sum(of_mean, keepdims=True) / n if v.norm.is_centred else 0.0
+    inner = second * (d * v.c * r).sum(of_spread, keepdims=True)
     whole = r * (d - mean) + 2 * v.c * v.slope / r * inner
     return whole if which < 0 else whole * v.gammas[which]
+
+
+def _of_blocks(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """The sums over one block alone, or means of blocks averaged without regard to their sizes."""
+    for axis in norm.chain.axes:
+        mean = f"a mean in a normalisation's gradient, over axis {axis}, is"
+        for said, blocks in blocks_of(tape.shape(norm.x)[axis]):
+            if len({block.stop - block.start for block in blocks}) > 1:
+                uneven = f"{mean} that of the means of {said}, averaged as if they were of one size"
+                yield uneven, partial(_with_blocks, axis, blocks, False)
+            yield (
+                f"{mean} taken over one block alone: each of {said} uses its own (such as a shard's, without "
+                "adding up the others')",
+                partial(_with_blocks, axis, blocks, True),
+            )
+
+
+def _with_blocks(axis: int, blocks: list[slice], own: bool, v: Values) -> np.ndarray:
+    """The gradient with its means over each block alone, or with the mean of the blocks' means."""
+    d = np.stack([v.m, v.m * v.c * v.r])
+    each, mean = np.empty_like(d), np.zeros(1)
+    for block in blocks:
+        place = (slice(None),) * (axis + 1) + (block,)
+        share = v.c.shape[axis] / (block.stop - block.start)
+        each[place] = total = share * d[place].sum(tuple(a + 1 for a in v.norm.chain.axes), keepdims=True)
+        mean = mean + total / len(blocks)
+    first, second = each if own else mean
+    count = np.prod([v.c.shape[a] for a in v.norm.chain.axes])
+    return v.r * (v.m - (first / count if v.norm.is_centred else 0.0)) + 2 * v.c * v.slope / v.r * second
 
 
 def _mean_said(tape: Tape, norm: Norm) -> str:
@@ -329,7 +394,15 @@ def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
     others[f"{x} is used for x̂"] = lambda v: _at(norm.x, v) / v.r
     others["y, after γ, is used for x̂"] = lambda v: v.c * v.m / v.dy
     if after is not None:
-        others["y, the output, is used for x̂"] = lambda v: _brought_back(_at(after, v), v.norm.layouts) / v.r
+        y = "y, the output," if after in tape.results else f"{said_of(tape, e, after)}, scaled and shifted,"
+        others[f"{y} is used for x̂"] = lambda v: _output(after, v) / v.r
+        if norm.factors:
+            gamma = said_of(tape, e, norm.factors[-1][0])
+            others[f"x̂ is recomputed as y / {gamma}, without subtracting what is added to it (β),"] = partial(
+                _not_shifted_back, after
+            )
+    for said, standardised in _of_other_statistics(tape, e, norm):
+        others[f"x̂ is {said}"] = partial(_normal_of, standardised)
     others["1/σ is applied once too often to x̂"] = lambda v: v.c * v.r
     if norm.is_centred:
         said = "swapped: the two means of a normalisation's gradient, mean(dŷ · x̂) + x̂ · mean(dŷ) for"
@@ -345,6 +418,51 @@ def _of_x(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Version]]:
         yield f"{said} inside the mean, {term}", partial(_with_another, value, True, False)
         yield f"{said} in front of the mean, {term}", partial(_with_another, value, False, True)
         yield f"{said} in both places, {term}", partial(_with_another, value, True, True)
+
+
+def _of_other_statistics(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, partial]]:
+    """1/σ and x̂ from two arguments of a statistic's shape, such as a running mean and variance."""
+    one = [1 if axis in norm.chain.axes else n for axis, n in enumerate(tape.shape(norm.x))]
+    given = [
+        slot
+        for slot, value in enumerate(tape.values)
+        if slot not in made_by(tape) and not is_key(value) and is_float(value)
+        and np.size(value) == np.prod(one) > 1
+    ]  # fmt: skip
+    for m, v in itertools.islice(itertools.permutations(given, 2), PAIRS_UP_TO):
+        if norm.is_centred and np.all(np.asarray(tape.values[v]) > 0):
+            mean, variance = said_of(tape, e, m), said_of(tape, e, v)
+            for root, power in ((f"√({variance} + ε)", 0.5), (variance, 1.0)):
+                said = f"computed from {mean} and {variance}, (x − {mean}) / {root},"
+                yield said, partial(_standardised, m, v, one, power)
+
+
+def _standardised(
+    mean: Slot, variance: Slot, shape: list[int], power: float, v: Values
+) -> tuple[np.ndarray, np.ndarray]:
+    """1/σ and x̂ for another mean and variance; ε is that of the normalisation."""
+    m, spread = (np.reshape(_at(slot, v), shape) for slot in (mean, variance))
+    r = (spread + (_epsilon(v) if power < 1 else 0.0)) ** -power
+    return r, (_at(v.norm.x, v) - m) * r
+
+
+def _normal_of(standardised: partial, v: Values) -> np.ndarray:
+    return standardised(v)[1] / v.r
+
+
+def _with_other_statistics(standardised: partial, constant: bool, v: Values) -> np.ndarray:
+    """The gradient with another 1/σ and x̂; perhaps without its means."""
+    r, normal = standardised(v)
+    return r * v.m if constant else r * (v.m - v.mean(v.m) - normal * v.mean(v.m * normal))
+
+
+def _epsilon(v: Values) -> float:
+    """The number that is added to the variance."""
+    for at, i in v.norm.path:
+        step = v.tape.steps[at]
+        if step.name == "add" and is_constant(v.tape, step.ins[1 - i]):
+            return float(np.ravel(v.tape.values[step.ins[1 - i]])[0])
+    return 0.0
 
 
 def _factor(tape: Tape, norm: Norm) -> float:
@@ -371,8 +489,41 @@ def _at(slot: Slot, v: Values) -> np.ndarray:
 
 def _after(tape: Tape, norm: Norm) -> Slot | None:
     """The value after β is added."""
-    users = users_of(tape).get(norm.end, ())
-    return next((tape.steps[at].outs[0] for at, _ in users if tape.steps[at].name == "add"), None)
+    users, slot = users_of(tape), norm.end
+    while len(users.get(slot, ())) == 1 and tape.steps[users[slot][0][0]].name in LAYOUTS:
+        slot = tape.steps[users[slot][0][0]].outs[0]
+    steps = (tape.steps[at] for at, _ in users.get(slot, ()))
+    return next((step.outs[0] for step in steps if step.name == "add"), None)
+
+
+def _output(after: Slot, v: Values) -> np.ndarray:
+    """The value after β is added, of x's shape."""
+    return _brought_back(_in_place_of_the_end(v.tape, v.norm, after), v.norm.layouts)
+
+
+def _in_place_of_the_end(tape: Tape, norm: Norm, after: Slot) -> np.ndarray:
+    """The value after β is added, in the layout of the product that it is added to."""
+    made, layouts = made_by(tape), list[Layout]()
+    slot = next(s for s in tape.steps[made[after]].ins if s in _following(tape, norm.end))
+    while slot != norm.end:
+        step = tape.steps[made[slot]]
+        slot = step.ins[0]
+        layouts.append((tape.shape(slot), step.eqn.params.get("permutation")))
+    return _brought_back(np.asarray(tape.values[after], np.float64), layouts[::-1])
+
+
+def _following(tape: Tape, slot: Slot) -> set[Slot]:
+    """A value, and the same in other layouts."""
+    found = {slot}
+    for step in tape.steps:
+        if step.name in LAYOUTS and step.ins[0] in found:
+            found.add(step.outs[0])
+    return found
+
+
+def _not_shifted_back(after: Slot, v: Values) -> np.ndarray:
+    """The output over the factors, times σ."""
+    return _output(after, v) / np.prod(v.gammas, axis=0) / v.r
 
 
 def _of_deviations(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
@@ -521,7 +672,7 @@ def _computed_from(tape: Tape, slot: Slot) -> set[Slot]:
     found = {slot}
     for step in tape.steps:
         if not found.isdisjoint(step.ins):
-            found.update(step.outs)
+            found.update(tape.active & set(step.outs))
     return found
 
 

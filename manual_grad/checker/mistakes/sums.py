@@ -440,10 +440,9 @@ def moves(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"{SAID[step.name]}: the gradient goes to {said}", {edge: partial(_to_entries, pick)}
                 )
         elif step.name in ("reduce_window_max", "reduce_window_min"):
-            for said, pick in (ENTRIES_PICKED | PLACES_PICKED).items():
+            for said, pick in ENTRIES_PICKED.items():
                 yield Mistake(f"max-pooling: the gradient goes to {said}, in each window",
-                              {edge: partial(_to_window, pick)})  # fmt: skip
-            yield Mistake("stride ignored in the backward pass of max-pooling", {edge: _to_unstrided})
+                              {edge: partial(to_window, pick)})  # fmt: skip
             said = "max-pooling: overlapping windows are overwritten instead of added up"
             for which, whole in itertools.product(("last", "first"), (False, True)):
                 yield Mistake(f"{said} (= for +=); the {which} window counts",
@@ -672,21 +671,7 @@ def _to_entries(pick: Callable, p: Passing) -> np.ndarray:
     return np.moveaxis(d.reshape(x.shape), range(-len(axes), 0), axes)
 
 
-def _transposed_place(x: np.ndarray) -> np.ndarray:
-    """The position of a window's largest entry, with its last two axes swapped."""
-    n = round(x.shape[-1] ** 0.5)
-    if n * n != x.shape[-1]:
-        raise ValueError
-    largest = (x == x.max(-1, keepdims=True)).reshape(*x.shape[:-1], n, n)
-    return largest.swapaxes(-1, -2).reshape(x.shape)
-
-
-PLACES_PICKED: dict[str, Callable[[np.ndarray], Any]] = {
-    "the largest entry's place with row and column swapped": _transposed_place
-}
-
-
-def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndarray:
+def to_window(pick: Callable, p: Passing) -> np.ndarray:
     """The cotangent that pooling passes on if each window's gradient goes to the selected entries."""
     params = p.tape.steps[p.edge[0]].eqn.params
     shape, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
@@ -696,9 +681,8 @@ def _to_window(pick: Callable, p: Passing, stride: int | None = None) -> np.ndar
     parts = p.cotangent[..., None] * pick(windows.reshape(*p.cotangent.shape, -1))
     whole = np.zeros_like(x)
     for k, at in enumerate(np.ndindex(*shape)):
-        steps = [stride or s for s in strides]
         place = tuple(
-            slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, p.cotangent.shape, steps, strict=True)
+            slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(at, p.cotangent.shape, strides, strict=True)
         )
         whole[place] += parts[..., k]
     return whole[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
@@ -722,7 +706,3 @@ def _to_window_assigned(which: str, whole_windows: bool, p: Passing) -> np.ndarr
             back[window] = 0.0
         back[window][place] = p.cotangent[at]
     return back[tuple(slice(low, n - high) for (low, high), n in zip(padding, x.shape, strict=True))]
-
-
-def _to_unstrided(p: Passing) -> np.ndarray:
-    return _to_window(ENTRIES_PICKED["the largest entry"], p, stride=1)

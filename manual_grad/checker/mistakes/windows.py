@@ -447,41 +447,6 @@ def borders_wrapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         )
 
 
-def maxima_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
-    """Max-pooling whose maximum is looked for at another position in its window."""
-    for edge in tape.edges():
-        step = tape.steps[edge[0]]
-        if step.name != "reduce_window_max" or np.any(np.array(step.eqn.params["padding"])):
-            continue
-        size = step.eqn.params["window_dimensions"]
-        axes = [axis for axis, n in enumerate(size) if n > 1]
-        if len(axes) == 2:
-            high, wide = (size[axis] for axis in axes)
-            by_height = f"it is divided by the window's height {high} to find row and column"
-            for said, place in (
-                (f"{by_height}; it should be divided by the width {wide}", lambda n, h=high: (n // h, n % h)),
-                ("row and column are swapped", lambda n, w=wide: (n % w, n // w)),
-            ):
-                yield Mistake(
-                    f"max-pooling: the maximum's place in its window is wrong: {said}",
-                    {edge: partial(_at_other_places, axes, place)},
-                )
-
-
-def _at_other_places(axes: list[int], place: Callable, p: Passing) -> np.ndarray:
-    params = p.tape.steps[p.edge[0]].eqn.params
-    size, strides = params["window_dimensions"], params["window_strides"]
-    x, back = np.asarray(p.operands[0]), np.zeros_like(p.right)
-    for at in np.ndindex(p.cotangent.shape):
-        corner = [i * s for i, s in zip(at, strides, strict=True)]
-        window = x[tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))]
-        for axis, more in zip(axes, place(int(window.argmax())), strict=True):
-            corner[axis] += more
-        if all(a < n for a, n in zip(corner, back.shape, strict=True)):
-            back[tuple(corner)] += p.cotangent[at]
-    return back
-
-
 def parts_swapped(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Two parts of a split or concatenation, such as gates, swapped in the backward pass."""
     for at, step in enumerate(tape.steps):
