@@ -447,7 +447,7 @@ def pulled_back(
             if operand < 0 and cotangents[0] is not None:
                 d = cotangents[0] = cotangents[0].copy()
                 at_result = d[row].copy()
-                d[row] = change(Passing(tape, (at, operand), at_result, at_result, notes[row]))
+                d[row] = _changed(change, Passing(tape, (at, operand), at_result, at_result, notes[row]))
         handed = _handed(tape, at, cotangents, count)
         for row, operand, change in changed.get(at, ()):
             right = handed.get(operand)
@@ -456,10 +456,7 @@ def pulled_back(
             if not right.flags.writeable or right is cotangents[0]:
                 right = handed[operand] = right.copy()
             d = cotangents[0][row] if cotangents[0] is not None else np.zeros(tape.shape(step.outs[0]))
-            try:
-                right[row] = change(Passing(tape, (at, operand), d, right[row].copy(), notes[row]))
-            except (TypeError, ValueError, LookupError):  # a mistake that does not apply to this step
-                right[row] = np.nan
+            right[row] = _changed(change, Passing(tape, (at, operand), d, right[row].copy(), notes[row]))
         for operand, d in handed.items():
             _add(gots, step.ins[operand], d)
         if known is not None:
@@ -472,6 +469,13 @@ def pulled_back(
     if known is not None:
         known.update(zip(tape.leaves, leaves, strict=True))
     return leaves
+
+
+def _changed(change: Change, p: Passing) -> Any:
+    try:
+        return change(p)
+    except (TypeError, ValueError, LookupError):  # a mistake that does not apply to this step
+        return np.nan
 
 
 def _add(gots: dict[Slot, np.ndarray], slot: Slot, d: np.ndarray) -> None:

@@ -45,6 +45,7 @@ from manual_grad.checker.mistakes.factors import (
     steps_left_out,
 )
 from manual_grad.checker.mistakes.implied import implied, place_implied
+from manual_grad.checker.mistakes.implied_routes import groups_resummed, misrouted
 from manual_grad.checker.mistakes.implied_terms import terms_implied
 from manual_grad.checker.mistakes.indices import (
     chunks_apart,
@@ -103,6 +104,7 @@ from manual_grad.checker.mistakes.replaced import (
 )
 from manual_grad.checker.mistakes.resampling import resampled_otherwise
 from manual_grad.checker.mistakes.rows import rows_weighed, sums_of_parts
+from manual_grad.checker.mistakes.scans import scans_mistaken
 from manual_grad.checker.mistakes.slopes import (
     loops,
     masks_left_out,
@@ -197,7 +199,10 @@ def order_mistaken(evidence: Sequence[Evidence]) -> list[str]:
 @np.errstate(all="ignore")
 def implied_by_the_error(evidence: Sequence[Evidence]) -> list[str]:
     """The same for mistakes that are not known beforehand, but that the error implies: the simplest one."""
-    return _explained_by(((implied, 0), (terms_implied, 0)), evidence)[:1]
+    return _explained_by(
+        ((scans_mistaken, 0), (groups_resummed, 0), (misrouted, 0), (implied, 0), (terms_implied, 0)),
+        evidence,
+    )[:1]
 
 
 @np.errstate(all="ignore")
@@ -698,6 +703,9 @@ OF_LOOPS = (
     chunks_lost,
     rows_left_out,
     outputs_shifted,
+    scans_mistaken,
+    groups_resummed,
+    misrouted,
     implied,
     terms_implied,
     resampled_otherwise,

@@ -15,6 +15,8 @@ import numpy as np
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.maps import indices
 from manual_grad.checker.mistakes.mistake import (
+    MASKS,
+    SAID,
     Mistake,
     alike,
     back_with,
@@ -25,15 +27,18 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.reach import reach, sampled
 from manual_grad.checker.tape import Edge, Passing, Slot, Tape, product_labels
+from manual_grad.checker.truth import is_key
 
 BUDGET = 288  # entries of the leaves that are looked at
 UNKNOWN_UP_TO = 144  # numbers solved for at once
 SPARE = 1.4  # equations for each of them
 EXACT = 1e-7  # the share of the error that may remain
+LONGEST_AXIS = 64  # whose entries may be in another order
 CHOSEN_UP_TO = 24  # numbers that a greedy search finds
 SLOWEST = 0.95  # the share of the squared error that a further number may leave
 ITERATIONS_UP_TO = 64
 SIZE_UP_TO = 2**22  # of a place's matrix
+MASKS_UP_TO = 8  # of one shape
 ERRORS_UP_TO = 4  # that of all leaves, and those of a few alone
 FIRST = 12  # mistakes, the simplest ones
 LISTED = 6  # numbers
@@ -74,6 +79,7 @@ def implied(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             e.require_time()
             mistakes += _reweighted(tape, e, place, error)
             mistakes += _reordered(tape, e, place, error)
+            mistakes += _masked(tape, e, place, error)
         yield from (mistake for _, mistake in sorted(mistakes, key=lambda m: m[0])[:FIRST])
 
 
@@ -341,6 +347,65 @@ def _where_said(tape: Tape, e: Evidence, place: _Place) -> str:
     return f"in {what}, where the gradient of {said_of(tape, e, step.ins[i])} is computed from it"
 
 
+def _masked(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Iterator[tuple[float, Mistake]]:
+    """A mask of the function that is applied to what does not pass through it."""
+    if place.stacked or place.of == "other":
+        return
+    seen = error[~np.isnan(error)]
+    rows = place.reach.reshape(place.value.size, -1)
+    for key in masks_of(tape).get(place.value.shape, ()):
+        mask = mask_at(tape, key)
+        for inverse in (False, True):
+            kept = 1 - mask if inverse else mask
+            left = (place.value * (kept - 1)).ravel() @ rows - seen
+            if np.max(np.abs(left)) <= EXACT * np.max(np.abs(seen)):
+                said = f"{'the inverse of ' * inverse}{_mask_said(tape, e, key)}"
+                phrase = (
+                    f"{said} is applied too {_where_said(tape, e, place)}, which does not pass through it"
+                )
+                change = partial(_masked_back, key, inverse, place.of)
+                yield 3 + len(key) / 4, Mistake(phrase, dict.fromkeys(place.edges, change))
+
+
+Mask = tuple[Slot | Edge, ...]  # their product: undifferentiated values, and the slopes of operands
+
+
+def masks_of(tape: Tape) -> dict[tuple[int, ...], list[Mask]]:
+    """By shape: the masks of the steps that pass on some entries, arrays of 0 and 1, and products of two."""
+    if "masks" not in tape.kept:
+        found: dict[tuple[int, ...], list[Mask]] = {}
+        for edge in tape.edges():
+            if tape.steps[edge[0]].name in MASKS[:4] and np.ptp(mask_at(tape, (edge,))):
+                found.setdefault(mask_at(tape, (edge,)).shape, []).append((edge,))
+        for slot, value in enumerate(tape.values):
+            if not is_key(value) and np.size(value) > 1 and slot not in tape.active:
+                x = np.asarray(value)
+                if x.dtype.kind in "bf" and np.array_equal(x, x != 0) and np.any(x) and not np.all(x):
+                    found.setdefault(x.shape, []).append((slot,))
+        for some in found.values():
+            some += [(*a, *b) for a, b in itertools.combinations(some[:MASKS_UP_TO], 2)]
+        tape.kept["masks"] = found
+    return tape.kept["masks"]
+
+
+def mask_at(tape: Tape, key: Mask) -> np.ndarray:
+    """The value of a mask."""
+    parts = [tape.slope(k) if isinstance(k, tuple) else np.asarray(tape.values[k], np.float64) for k in key]
+    return np.prod([part for part in parts if part is not None], axis=0)
+
+
+def _mask_said(tape: Tape, e: Evidence, key: Mask) -> str:
+    names = [tape.steps[k[0]].name if isinstance(k, tuple) else k for k in key]
+    called = SAID | {"max": "maximum", "min": "minimum"}
+    said = [said_of(tape, e, name) if isinstance(name, int) else called.get(name, name) for name in names]
+    return f"the mask of {' and '.join(dict.fromkeys(said))}"
+
+
+def _masked_back(key: Mask, inverse: bool, of: str, p: Passing) -> np.ndarray:
+    mask = mask_at(p.tape, key)
+    return (_times if of == "back" else _times_before)(1 - mask if inverse else mask, p)
+
+
 # --- order --------------------------------------------------------------------------------------------------
 
 
@@ -348,22 +413,79 @@ def _reordered(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Ite
     """Another entry of an axis in the place of each, sums of several, or a neighbour's added."""
     shape, count = place.value.shape, place.reach.shape[-1]
     for axis, n in enumerate(shape):
-        if n < 2 or n * n > UNKNOWN_UP_TO or n * n * SPARE > count:
+        if not 1 < n <= LONGEST_AXIS:
             continue
         effect = np.moveaxis(place.reach, axis, 0).reshape(n, -1, count)
         value = np.moveaxis(place.value, axis, 0).reshape(n, -1)
-        rows = np.einsum("irl,jr->ijl", effect, value, optimize=True).reshape(n * n, count)
-        for solve in (_solved, _sparse):
-            x = solve(rows, error)
-            mixed = None if x is None else rounded(np.eye(n) + x.reshape(n, n))
-            if mixed is not None and np.any(mixed != np.diag(np.diag(mixed))):
-                said = _mixed_said(mixed, (axis,), place.stacked)
-                phrase = f"{said}, {_where_said(tape, e, place)}"
-                rank = 4 + np.count_nonzero(mixed - np.eye(n)) / 4 + place.stacked
-                yield rank, Mistake(phrase, _mixed(place, mixed, axis))
-                break
-            if x is None:
-                break
+        mixed = _named_order(effect, value, error)
+        if mixed is None and n * n <= UNKNOWN_UP_TO and n * n * SPARE <= count:
+            rows = np.einsum("irl,jr->ijl", effect, value, optimize=True).reshape(n * n, count)
+            mixed = _solved_order(rows, n, error)
+        if mixed is None:
+            mixed = _picked(effect, value, error)
+        if mixed is not None:
+            phrase = f"{_mixed_said(mixed, axis, place.stacked)}, {_where_said(tape, e, place)}"
+            rank = 4 + np.count_nonzero(mixed - np.eye(n)) / 4 + place.stacked
+            yield rank, Mistake(phrase, _mixed(place, mixed, axis))
+
+
+def orders(n: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Wrong orders and sums along an axis, each with a phrase and as a matrix."""
+    for said, index in indices(n):
+        yield said, np.eye(n)[index]
+    yield "the next one is used for each, nothing for the last", np.eye(n, k=1)
+    yield "the one before is used for each, nothing for the first", np.eye(n, k=-1)
+    for said, sums in {
+        "the sum up to each, itself included,": np.tri(n),
+        "the sum before each, without itself,": np.tri(n, k=-1),
+        "the sum from each on, itself included,": np.tri(n).T,
+        "the sum after each, without itself,": np.tri(n, k=-1).T,
+        "the sum of all": np.ones((n, n)),
+        "the mean of all": np.full((n, n), 1 / n),
+    }.items():
+        yield f"{said} is used for each", sums
+
+
+def _named_order(effect: np.ndarray, value: np.ndarray, error: np.ndarray) -> np.ndarray | None:
+    """One of the known orders that explains the error."""
+    error = error[~np.isnan(error)]
+    for _, matrix in orders(len(value)):
+        left = np.einsum("irl,ir->l", effect, matrix @ value - value) - error
+        if np.max(np.abs(left)) <= EXACT * np.max(np.abs(error)):
+            return matrix
+    return None
+
+
+def _solved_order(rows: np.ndarray, n: int, error: np.ndarray) -> np.ndarray | None:
+    """Simple numbers for the entries of the matrix; None if there are none."""
+    for solve in (_solved, _sparse):
+        x = solve(rows, error)
+        if x is None:
+            return None
+        mixed = rounded(np.eye(n) + x.reshape(n, n))
+        if mixed is not None and np.any(mixed != np.diag(np.diag(mixed))):
+            return mixed
+    return None
+
+
+def _picked(effect: np.ndarray, value: np.ndarray, error: np.ndarray) -> np.ndarray | None:
+    """The order if every slice is known and equals one of the right ones, or is 0."""
+    n, rest, count = effect.shape
+    rows = effect.reshape(n * rest, count)
+    if n * rest > min(UNKNOWN_UP_TO, count) or not np.any(value):
+        return None
+    x = _solved(rows, error)
+    if x is None or np.linalg.matrix_rank(rows, 1e-9) < len(rows):
+        return None
+    wrong, mixed = value + x.reshape(n, rest), np.zeros((n, n))
+    for i, mine in enumerate(wrong):
+        near = np.max(np.abs(value - mine), axis=1)
+        j = i if near[i] <= 1e-6 * np.max(np.abs(value)) else int(np.argmin(near))
+        if near[j] <= 1e-6 * np.max(np.abs(value)):
+            mixed[i, j] = 1
+        elif np.max(np.abs(mine)) > 1e-6 * np.max(np.abs(value)):
+            return None
+    return mixed if np.any(mixed != np.diag(np.diag(mixed))) else None
 
 
 def _mixed(place: _Place, mixed: np.ndarray, axis: int) -> dict[Edge, Any]:
@@ -395,32 +517,13 @@ def _other_mixed(mixed: np.ndarray, axis: int, p: Passing) -> np.ndarray:
     return back_with(p, _along(mixed, axis, np.asarray(p.operands[1 - p.edge[1]])))
 
 
-def _mixed_said(mixed: np.ndarray, axes: Axes, stacked: bool) -> str:
+def _mixed_said(mixed: np.ndarray, axis: int, stacked: bool) -> str:
     """What is taken for each entry of an axis."""
-    n = len(mixed)
-    along = f"along {_axis_said(axes[0], stacked)}"
-    for said, index in indices(n):
-        if np.array_equal(mixed, np.eye(n)[index]):
+    along = f"along {_axis_said(axis, stacked)}"
+    for said, matrix in orders(len(mixed)):
+        if np.array_equal(mixed, matrix):
             return f"{said} {along}"
-    shifts = {
-        1: "the next one is used for each, nothing for the last",
-        -1: "the one before is used for each, nothing for the first",
-    }
-    for by, said in shifts.items():
-        if np.array_equal(mixed, np.eye(n, k=by)):
-            return f"{said}, {along}"
-    triangles = {
-        "the sum up to each, itself included,": np.tri(n),
-        "the sum before each, without itself,": np.tri(n, k=-1),
-        "the sum from each on, itself included,": np.tri(n).T,
-        "the sum after each, without itself,": np.tri(n, k=-1).T,
-        "the sum of all": np.ones((n, n)),
-        "the mean of all": np.full((n, n), 1 / n),
-    }
-    for said, triangle in triangles.items():
-        if np.array_equal(mixed, triangle):
-            return f"{said} is used for each {along}"
-    changed = np.flatnonzero(np.any(mixed != np.eye(n), axis=1))
+    changed = np.flatnonzero(np.any(mixed != np.eye(len(mixed)), axis=1))
     told = [f"{_sum_said(mixed[i])} for {i}" for i in changed[:LISTED]]
     return f"entries {along} are taken for each other: {', '.join(told)}" + ", …" * (len(changed) > LISTED)
 

@@ -1,7 +1,7 @@
 """Terms that the error implies: a value times a cotangent that is too many, or in another term's place."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,11 +18,22 @@ from manual_grad.checker.mistakes.implied import (
     reached_by,
     rounded,
 )
-from manual_grad.checker.mistakes.mistake import PICKING, Mistake, is_constant, place_of, said_of
+from manual_grad.checker.mistakes.mistake import (
+    MASKS,
+    PICKING,
+    SAID,
+    Mistake,
+    bracketed,
+    is_constant,
+    place_of,
+    said_of,
+    users_of,
+)
 from manual_grad.checker.tape import Edge, Passing, Slot, Tape
 from manual_grad.checker.truth import is_float
 
 COLUMNS = 40  # entries of the leaves that are looked at first
+SOLVED_UP_TO = 64  # entries of a value whose cotangent is solved for
 TERMS_UP_TO = 2000  # for values of one shape
 TOGETHER_UP_TO = 2**22  # numbers in all of them
 VALUES_UP_TO = 30  # of one shape, and as many cotangents
@@ -32,82 +43,134 @@ Axes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Term:
-    """A cotangent times a value, or divided by it, summed over some axes; the value may be missing."""
+    """A cotangent times some values, or divided by them, summed over some axes.
+
+    A value is a slot, or an operand whose slope is meant, such as the mask of a clip.
+    """
 
     cotangent: Slot | Edge
-    value: Slot | None = None
-    divided: bool = False
+    values: tuple[Slot | Edge, ...] = ()
+    divisor: Slot | Edge | None = None
     axes: Axes = ()
 
     def at(self, tape: Tape, shape: tuple[int, ...]) -> np.ndarray:
         d = tape.kept["known"][self.cotangent][0]
-        if self.value is not None:
-            v = np.asarray(tape.values[self.value])
-            d = d / v if self.divided else d * v
+        for value in self.values:
+            d = d * _value(tape, value)
+        if self.divisor is not None:
+            d = d / _value(tape, self.divisor)
         return d.sum(self.axes).reshape(shape)
 
     @property
+    def plain(self) -> bool:
+        return not self.values and self.divisor is None and not self.axes
+
+    @property
     def cost(self) -> int:
-        return (self.value is not None) + self.divided + 2 * bool(self.axes)
+        of_operand = isinstance(self.cotangent, tuple)  # which has a long name
+        return len(self.values) + 2 * (self.divisor is not None) + 2 * bool(self.axes) + 3 * of_operand
+
+
+def _value(tape: Tape, key: Slot | Edge) -> np.ndarray:
+    return np.asarray(tape.slope(key) if isinstance(key, tuple) else tape.values[key])
 
 
 def terms_implied(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """One term that is too many, or stands where another belongs, the simplest first."""
     reached, errors = reached_by(tape, e)
+    users = users_of(tape)
     for error in errors[:ERRORS_UP_TO]:
         found: list[tuple[float, Mistake]] = []
         for slot in sorted(reached, reverse=True):
             e.require_time()
-            if explains(reached[slot], error):
-                found += _of_a_value(tape, e, slot, reached[slot], error)
+            edges = [edge for edge in users.get(slot, ()) if edge in tape.kept["known"]]
+            if edges and explains(reached[slot], error):
+                seen = ~np.isnan(error)
+                matrix = reached[slot][..., seen].reshape(-1, int(seen.sum()))
+                found += _of_a_value(tape, e, slot, edges, matrix, error[seen])
         yield from (mistake for _, mistake in sorted(found, key=lambda f: f[0])[:FIRST])
 
 
 def _of_a_value(
-    tape: Tape, e: Evidence, slot: Slot, effect: np.ndarray, error: Error
+    tape: Tape, e: Evidence, slot: Slot, edges: Sequence[Edge], matrix: np.ndarray, error: Error
 ) -> Iterator[tuple[float, Mistake]]:
-    shape, seen = tape.shape(slot), ~np.isnan(error)
-    terms, values = _terms(tape, shape)
-    if not terms:
-        return
-    matrix = effect[..., seen].reshape(-1, int(seen.sum()))
-    below = computed_from(tape, slot)
-    mine = np.array([_belongs(tape, term, below) for term in terms])
-    terms, values = [t for t, m in zip(terms, mine, strict=True) if m], values[mine]
-    wanted = error[seen]
-    few = np.random.default_rng(0).permutation(len(wanted))[:COLUMNS]
-    rows = values @ matrix[:, few]
-    lengths = np.linalg.norm(rows, axis=1)
-    known = tape.kept["known"]
-    edges = [edge for edge in tape.edges() if tape.steps[edge[0]].ins[edge[1]] == slot and edge in known]
-    places: list[tuple[Edge | None, np.ndarray]] = [(edge, known[edge][0]) for edge in edges]
-    for edge, right in [*places, (None, np.zeros(shape))]:
-        own = right.ravel() @ matrix
-        target = wanted + own
-        size = np.linalg.norm(target[few])
-        if size <= 1e-6 * np.linalg.norm(wanted[few]) or not edges:
+    shape, below = tape.shape(slot), computed_from(tape, slot)
+    rights = {edge: tape.kept["known"][edge][0] for edge in edges}
+    for edge in [*edges, None]:
+        target = error + (0 if edge is None else rights[edge].ravel() @ matrix)
+        if np.linalg.norm(target) <= 1e-6 * np.linalg.norm(error):
             continue
-        dots = rows @ target[few]
-        for k in np.flatnonzero(np.abs(dots) >= (1 - 1e-9) * lengths * size):
-            factor = dots[k] / lengths[k] ** 2 if lengths[k] else 0.0
-            nice = rounded(np.asarray(factor), [n**p for n in sizes_named(e) for p in (1, -1, -0.5)])
-            row = values[k] @ matrix
-            if (
-                nice is None
-                or not nice
-                or np.max(np.abs(nice * row - target)) > EXACT * np.max(np.abs(wanted))
-            ):
+        fitting = list(_fitting(tape, e, shape, below, matrix, target))
+        if edge is not None:
+            fitting += _of_three(tape, e, shape, below, matrix, target)
+        for term, factor in fitting:
+            row = term.at(tape, shape).ravel() @ matrix
+            if np.max(np.abs(factor * row - target)) > EXACT * np.max(np.abs(error)):
                 continue
-            if edge is None and (terms[k].cost or _parallel(row, [r.ravel() @ matrix for _, r in places])):
+            own = [right.ravel() @ matrix for right in rights.values()]
+            if edge is None and (not term.plain or _parallel(row, own)):
                 continue  # a factor of what is there already
-            cost = 2 * (edge is None) + terms[k].cost + 2 * (abs(nice) != 1)
-            change = partial(_instead if edge is not None else _added, float(nice), terms[k], shape)
-            phrase = _said(tape, e, slot, edge, terms[k], float(nice))
+            cost = 2 * (edge is None) + term.cost + 2 * (abs(factor) != 1)
+            change = partial(_instead if edge is not None else _added, factor, term, shape)
+            phrase = _said(tape, e, slot, edge, term, factor)
             yield cost, Mistake(phrase, {edge if edge is not None else edges[-1]: change})
 
 
+def _fitting(
+    tape: Tape, e: Evidence, shape: tuple[int, ...], below: set[Slot], matrix: np.ndarray, target: np.ndarray
+) -> Iterator[tuple[_Term, float]]:
+    """The terms that a multiple of fits, judging by some entries."""
+    terms, values = _terms(tape, shape)
+    few = np.random.default_rng(0).permutation(len(target))[:COLUMNS]
+    mine = np.array([_belongs(tape, term, below) for term in terms], bool)
+    rows = values[mine] @ matrix[:, few]
+    lengths, dots = np.linalg.norm(rows, axis=1), rows @ target[few]
+    for k in np.flatnonzero(np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(target[few])):
+        factor = _nice(e, dots[k] / lengths[k] ** 2) if lengths[k] else 0.0
+        if factor:
+            yield terms[np.flatnonzero(mine)[k]], factor
+
+
+def _nice(e: Evidence, factor: float) -> float:
+    """A simple number, or a size, its reciprocal or root, close to a factor; 0 if there is none."""
+    found = rounded(np.asarray(factor), [n**p for n in sizes_named(e) for p in (1, -1, -0.5)])
+    return 0.0 if found is None else float(found)
+
+
+def _of_three(
+    tape: Tape, e: Evidence, shape: tuple[int, ...], below: set[Slot], matrix: np.ndarray, target: np.ndarray
+) -> Iterator[tuple[_Term, float]]:
+    """A cotangent times two values, if what is passed back can be told entry by entry."""
+    size = matrix.shape[0]
+    if not 2 < size <= min(SOLVED_UP_TO, matrix.shape[1]):
+        return
+    x, _, rank, _ = np.linalg.lstsq(matrix.T, target, rcond=1e-9)
+    if rank < size or np.max(np.abs(x @ matrix - target)) > EXACT * np.max(np.abs(target)):
+        return
+    cotangents, values = _distinct(tape)
+    some = values.get(shape, [])[:VALUES_UP_TO]
+    if len(some) < 2:
+        return
+    table = np.stack([_value(tape, v).ravel() for v in some])
+    pairs = table[:, None] * table[None]
+    lengths = np.linalg.norm(pairs, axis=-1)
+    for d in cotangents.get(shape, [])[:VALUES_UP_TO]:
+        c = tape.kept["known"][d][0].ravel()
+        divides = np.all(np.abs(c) > 1e-9 * np.max(np.abs(c)))
+        if not divides or not _belongs(tape, _Term(d, (some[0],)), below):
+            continue
+        u = x / c
+        dots = pairs @ u
+        for i, j in np.argwhere(np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(u)):
+            factor = _nice(e, dots[i, j] / lengths[i, j] ** 2) if i <= j and lengths[i, j] else 0.0
+            if factor:
+                yield _Term(d, (some[i], some[j])), factor
+
+
 def _belongs(tape: Tape, term: _Term, below: set[Slot]) -> bool:
-    """Whether a term's cotangent is that of a value computed from another one."""
+    """Whether a term's cotangent is that of a value computed from another one, or it is one by itself."""
+    if term.plain:
+        return True
     of = term.cotangent
     return tape.steps[of[0]].outs[0] in below if isinstance(of, tuple) else of in below
 
@@ -160,16 +223,15 @@ def _candidates(tape: Tape, shape: tuple[int, ...]) -> Iterator[_Term]:
                 yield _Term(d, axes=axes)
             for theirs in values:
                 if _spreads(theirs, over):
-                    for d, v in itertools.product(
-                        cotangents[over][:VALUES_UP_TO], values[theirs][:VALUES_UP_TO]
-                    ):
-                        yield _Term(d, v, axes=axes)
-                        if np.all(np.abs(tape.values[v]) > 1e-6):
-                            yield _Term(d, v, divided=True, axes=axes)
+                    some = itertools.product(cotangents[over][:VALUES_UP_TO], values[theirs][:VALUES_UP_TO])
+                    for d, v in some:
+                        yield _Term(d, (v,), axes=axes)
+                        if np.all(np.abs(_value(tape, v)) > 1e-6):
+                            yield _Term(d, divisor=v, axes=axes)
     for d_shape in cotangents:
         if d_shape != shape and _spreads(d_shape, shape):
             for d, v in itertools.product(cotangents[d_shape], values.get(shape, [])[:VALUES_UP_TO]):
-                yield _Term(d, v)
+                yield _Term(d, (v,))
 
 
 def _spreads(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
@@ -200,45 +262,63 @@ def _distinct(tape: Tape) -> tuple[dict[tuple, list], dict[tuple, list]]:
                 seen.add(name)
                 cotangents.setdefault(d.shape, []).append(key)
         values: dict[tuple, list[Any]] = {}
-        for slot, value in enumerate(tape.values):
-            if not is_float(value) or is_constant(tape, slot) or not np.all(np.isfinite(value)):
-                continue
-            name = np.shape(value), np.asarray(value).tobytes()
-            if name not in seen_values:
+        slots = [s for s, v in enumerate(tape.values) if is_float(v) and not is_constant(tape, s)]
+        masks = [edge for edge in tape.edges() if tape.steps[edge[0]].name in MASKS[:4]]
+        keys: list[Slot | Edge] = [*slots, *masks]
+        for which in keys:
+            value = np.asarray(_value(tape, which), np.float64)
+            name = value.shape, value.tobytes()
+            if name not in seen_values and np.all(np.isfinite(value)) and np.any(value):
                 seen_values.add(name)
-                values.setdefault(np.shape(value), []).append(slot)
+                values.setdefault(value.shape, []).append(which)
         tape.kept["distinct"] = cotangents, values
     return tape.kept["distinct"]
 
 
 def _said(tape: Tape, e: Evidence, slot: Slot, edge: Edge | None, term: _Term, factor: float) -> str:
     what = _term_said(tape, e, term)
-    sign = "" if factor == 1 else "−" if factor == -1 else f"{factor:.4g} · "
+    sign = "" if factor == 1 else "−" if factor == -1 else f"{factor:.4g} · ".replace("-", "−")
     if edge is None:
         return f"an extra term in the gradient with respect to {said_of(tape, e, slot)}: {sign}{what}"
-    step = tape.steps[edge[0]]
-    other = step.ins[1 - edge[1]] if step.name == "mul" else None
-    if other is not None and term.cotangent == step.outs[0] and term.value is not None and not term.axes:
-        over = "1 / " if term.divided else ""
-        return (
-            f"{sign}{over}{said_of(tape, e, term.value)} stands where {said_of(tape, e, other)} belongs, in "
-            f"the derivative of {place_of(tape, e, edge)}"
-        )
-    if step.name in PICKING:
-        right, wrong = tape.kept["known"][edge][0], factor * term.at(tape, tape.shape(slot))
-        if np.allclose(wrong[right != 0], right[right != 0]):
-            whole = said_of(tape, e, slot)
-            return f"{sign}{what} reaches all entries of {whole}, also those outside the slice"
-    place = place_of(tape, e, edge)
+    step, place = tape.steps[edge[0]], place_of(tape, e, edge)
+    right, wrong = tape.kept["known"][edge][0], factor * term.at(tape, tape.shape(slot))
+    if step.name in PICKING and np.allclose(wrong[right != 0], right[right != 0]):
+        whole = said_of(tape, e, slot)
+        return f"{sign}{what} reaches all entries of {whole}, also those outside the slice"
+    slope, d = tape.slope(edge), tape.kept["known"][term.cotangent][0]
+    if slope is not None and d.shape == slope.shape == wrong.shape and np.allclose(slope * d, wrong):
+        names = _cotangent_said(tape, e, term), said_of(tape, e, step.outs[0])
+        left = "what is between them, such as a mask, is left out"
+        return f"{names[0]} stands where that of {names[1]} belongs ({left}), in the derivative of {place}"
+    if step.name == "mul" and term.cotangent == step.outs[0] and not term.axes and term.divisor is None:
+        (mine, theirs) = _values_said(tape, e, term), said_of(tape, e, step.ins[1 - edge[1]])
+        if mine == theirs:
+            theirs = f"the right {theirs} (along another axis, or another part)"
+        return f"{sign}{mine} stands where {theirs} belongs, in the derivative of {place}"
     return f"{sign}{what} is passed back instead of the right term, in the derivative of {place}"
 
 
 def _term_said(tape: Tape, e: Evidence, term: _Term) -> str:
-    if isinstance(term.cotangent, tuple):
-        of = f"what flows back through {place_of(tape, e, term.cotangent)}"
-    else:
-        of = f"the cotangent of {said_of(tape, e, term.cotangent)}"
-    if term.value is not None:
-        of = f"{of} {'/' if term.divided else '·'} {said_of(tape, e, term.value)}"
+    of = " · ".join(filter(None, [_cotangent_said(tape, e, term), _values_said(tape, e, term)]))
+    if term.divisor is not None:
+        of = f"{of} / {_value_said(tape, e, term.divisor)}"
     over = f"axis {term.axes[0]}" if len(term.axes) == 1 else f"axes {', '.join(map(str, term.axes))}"
     return f"the sum over {over} of ({of})" if term.axes else of
+
+
+def _cotangent_said(tape: Tape, e: Evidence, term: _Term) -> str:
+    if isinstance(term.cotangent, tuple):
+        return f"what flows back through {place_of(tape, e, term.cotangent)}"
+    return f"the cotangent of {said_of(tape, e, term.cotangent)}"
+
+
+def _values_said(tape: Tape, e: Evidence, term: _Term) -> str:
+    said = [_value_said(tape, e, value) for value in term.values]
+    return " · ".join(map(bracketed, said) if len(said) > 1 else said)
+
+
+def _value_said(tape: Tape, e: Evidence, key: Slot | Edge) -> str:
+    if isinstance(key, tuple):
+        name = tape.steps[key[0]].name
+        return f"the mask of {SAID.get(name, name)}"
+    return said_of(tape, e, key)

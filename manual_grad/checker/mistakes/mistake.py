@@ -266,13 +266,13 @@ def _expression(tape: Tape, e: Evidence, slot: Slot) -> str:
     if not all(ins):
         return ""
     if step.name in SIGNS and len(ins) == 2:
-        return f" {SIGNS[step.name]} ".join(_bracketed(x) for x in ins)
+        return f" {SIGNS[step.name]} ".join(bracketed(x) for x in ins)
     if step.name in CALLED:
         return f"{SAID.get(step.name, step.name)}({ins[0]})"
     if step.name in REDUCED:
         return f"the {REDUCED[step.name]} of {ins[0]}"
     if step.name in ("integer_pow", "square"):
-        return f"{_bracketed(ins[0])}^{step.eqn.params.get('y', 2)}"
+        return f"{bracketed(ins[0])}^{step.eqn.params.get('y', 2)}"
     return ""
 
 
@@ -280,12 +280,12 @@ def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
     made = made_by(tape)
     if slot in made and tape.steps[made[slot]].name == "neg":
         inner = _operand_said(tape, e, tape.steps[made[slot]].ins[0])
-        return f"−{_bracketed(inner)}" if inner else ""
+        return f"−{bracketed(inner)}" if inner else ""
     said = said_of(tape, e, slot)
     return "" if said.startswith("the ") else said
 
 
-def _bracketed(said: str) -> str:
+def bracketed(said: str) -> str:
     return f"({said})" if " " in said else said
 
 
@@ -299,7 +299,7 @@ def place_of(tape: Tape, e: Evidence, edge: Edge) -> str:
     if len(step.ins) == 1 or step.name in MASKS[:4]:
         return name if step.name not in ("reduce_sum",) else f"the sum of {operands[0]}"
     if step.name in WRITTEN:
-        return f"{f' {SIGNS[step.name]} '.join(map(_bracketed, operands))} to {operands[edge[1]]}"
+        return f"{f' {SIGNS[step.name]} '.join(map(bracketed, operands))} to {operands[edge[1]]}"
     return f"{name} ({', '.join(operands)}) to {operands[edge[1]]}"
 
 
