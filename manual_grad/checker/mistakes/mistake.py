@@ -286,6 +286,7 @@ def _operand_said(tape: Tape, e: Evidence, slot: Slot) -> str:
 
 
 def bracketed(said: str) -> str:
+    """An expression in brackets, if it has parts."""
     return f"({said})" if " " in said else said
 
 
