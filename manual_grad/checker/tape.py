@@ -473,7 +473,7 @@ def pulled_back(
 
 def _changed(change: Change, p: Passing) -> Any:
     try:
-        return change(p)
+        return np.broadcast_to(change(p), p.right.shape)
     except (TypeError, ValueError, LookupError):  # a mistake that does not apply to this step
         return np.nan
 

@@ -375,6 +375,30 @@ CASES |= {
     for mistake, start in STRETCHED.items()
 }
 
+
+def overlapping(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2), (1, 2, 1), "VALID")
+
+
+def overlapping_assigned(order):
+    def bwd(d, x):
+        dx = np.zeros_like(x)
+        for n, i, j in list(np.ndindex(d.shape))[::order]:
+            window = x[n, 2 * i : 2 * i + 3, j : j + 2]
+            row, column = np.unravel_index(window.argmax(), window.shape)
+            dx[n, 2 * i + row, j + column] = d[n, i, j]
+        return (dx,)
+
+    return bwd
+
+
+CASES |= {
+    f"the {which} window counts": (
+        f"max-pooling: overlapping windows are overwritten instead of added up (= for +=); the {which} window",
+        by(overlapping, overlapping_assigned(order), IMAGES),
+    )
+    for which, order in (("last", 1), ("first", -1))
+}
 test_the_true_cause_is_named_first = named_first(CASES)
 
 RIGHT = {

@@ -80,19 +80,10 @@ def maxima_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(
                     f"max-pooling: {said}, along {axes_said(some)}, {of}", changed(tape, region, back)
                 )
-        for said, version in (
-            (
-                "overlapping windows are overwritten instead of added up (= for +=); the last window counts",
-                -1,
-            ),
-            (
-                "overlapping windows are overwritten instead of added up (= for +=); the first window counts",
-                1,
-            ),
-        ):
-            yield Mistake(
-                f"max-pooling: {said}", changed(tape, region, partial(_overwritten, region, version))
-            )
+        assigned = "overlapping windows are overwritten instead of added up (= for +=)"
+        for which, order in (("last", 1), ("first", -1)):
+            back = partial(_overwritten, region, order)
+            yield Mistake(f"max-pooling: {assigned}; the {which} window counts", changed(tape, region, back))
         for said, share in (
             ("all entries", False),
             ("all entries in equal parts, as for average pooling", True),
