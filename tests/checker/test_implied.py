@@ -11,6 +11,7 @@ from manual_grad.checker.truth import Point, exact
 from tests.checker.causes import by, named_first, softmax
 
 RNG = np.random.default_rng(5)
+PARTS = ((0, 3), (2, 5), (4, 8), (7, 9))
 MASK = RNG.integers(0, 2, (4, 6)) * 1.0
 
 
@@ -181,6 +182,17 @@ def gated_with_the_product(d, x, W, V):
     return da @ W.T + db @ V.T, x.T @ da, x.T @ db
 
 
+def means_of_parts(x):
+    return jnp.stack([x[:, a:b].mean(1) for a, b in PARTS], 1)
+
+
+def means_of_parts_by_one_size(d, x):
+    dx = np.zeros_like(x)
+    for j, (a, b) in enumerate(PARTS):
+        dx[:, a:b] += d[:, j : j + 1] / 3
+    return (dx,)
+
+
 def test_the_effect_of_every_value_is_its_derivative():
     def fn(x, W, g):
         h = jnp.tanh(x @ W) * g
@@ -259,6 +271,10 @@ CASES = {
     "a product of two for one": (
         "(x @ V) · (sigmoid(x @ W)) stands where (x @ W) · (sigmoid(x @ W)) belongs",
         by(gated, gated_with_the_product, normal(5, 6), normal(6, 4), normal(6, 4)),
+    ),
+    "parts of different sizes": (
+        "all 4 parts are divided by the same number, where each one's own size belongs",
+        by(means_of_parts, means_of_parts_by_one_size, normal(3, 9)),
     ),
 }
 test_the_cause_is_named = named_first(CASES)

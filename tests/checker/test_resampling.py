@@ -394,7 +394,7 @@ def overlapping_assigned(order):
 
 CASES |= {
     f"the {which} window counts": (
-        f"max-pooling: overlapping windows are overwritten instead of added up (= for +=); the {which} window",
+        f"max-pooling: overlapping windows are overwritten instead of added up (= for +=); the {which}",
         by(overlapping, overlapping_assigned(order), IMAGES),
     )
     for which, order in (("last", 1), ("first", -1))

@@ -232,7 +232,8 @@ def _reweighted(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> It
             factors = None if x is None else rounded(1 + x)
             if factors is not None and np.ptp(factors):
                 there = factors.reshape([shape[a] for a in some])
-                said = _factors_said(there, some, place.stacked)
+                by_size = _by_size(tape, place, factors) if place.stacked and some == (0,) else ""
+                said = by_size or _factors_said(there, some, place.stacked)
                 phrase = f"{said}, {_where_said(tape, e, place)}"
                 yield (
                     size / 10 + 3 * len(some) + place.stacked,
@@ -241,6 +242,16 @@ def _reweighted(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> It
                 return
             if x is None:
                 break
+
+
+def _by_size(tape: Tape, place: _Place, factors: np.ndarray) -> str:
+    """The phrase for parts of different sizes that are all divided by the same number; "" for others."""
+    steps = [tape.steps[at] for at, _ in place.edges]
+    parts = [step.ins[0] if step.name == "reduce_sum" else step.outs[0] for step in steps]
+    sizes = np.array([np.size(tape.values[part]) for part in parts])
+    if not np.ptp(sizes) or np.ptp(factors / sizes) > 1e-9:
+        return ""
+    return f"all {len(steps)} parts are divided by the same number, where each one's own size belongs"
 
 
 def _weighted(place: _Place, factors: np.ndarray, axes: Axes) -> dict[Edge, Any]:
