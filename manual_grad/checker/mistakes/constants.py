@@ -152,7 +152,9 @@ def _of_counts(x: np.ndarray, sizes: dict[int, str]) -> Iterator[tuple[str, Alte
         or_size = f" (or the size {x.max():g}, {size})" if size else ""
         yield f"the largest entry of {{}}, {x.max():g}{or_size}, is used for every one", partial(
             _all_of, np.max)  # fmt: skip
-        yield f"the smallest entry of {{}}, {x.min():g}, is used for every one", partial(_all_of, np.min)
+        smallest = f"the smallest entry of {{}}, {x.min():g}, is used for every one"
+        left_out = "{} is left out, as if each were 1"
+        yield left_out if x.min() == 1 else smallest, partial(_all_of, np.min)
         yield f"the mean of {{}}, {x.mean():g}, is used for every one", partial(_all_of, np.mean)
         yield f"the sum of {{}}, {x.sum():g}, is used for every one", partial(_all_of, np.sum)
 

@@ -83,6 +83,13 @@ from manual_grad.checker.mistakes.mistake import (
 )
 from manual_grad.checker.mistakes.norms import norms_mistaken, norms_of_another_x, outputs_for_normal
 from manual_grad.checker.mistakes.parts import parts_for_the_whole
+from manual_grad.checker.mistakes.places import (
+    clips_left_out,
+    index_computed,
+    indices_replaced,
+    segments_mistaken,
+    weights_between,
+)
 from manual_grad.checker.mistakes.pooling import maxima_misplaced
 from manual_grad.checker.mistakes.positions import (
     offsets_mistaken,
@@ -745,7 +752,10 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (inverses_mistaken, 0),
     (keepdims_missing, 0),
     (statistics_of_other_groups, 0),
+    (index_computed, 0),
     (constants_mistaken, 0),
+    (indices_replaced, 0),
+    (segments_mistaken, 0),
     (offsets_mistaken, 0),
     (places_taken_for_one, 0),
     (rebuilt, 0),
@@ -787,6 +797,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (shared_products, 0),
     (factors_on_the_other_side, 0),
     (repeated_operands_replaced, 0),
+    (weights_between, 0),
+    (clips_left_out, 0),
     (numbers_mistaken, 0),
     (slices_lost, 0),
     (chunks_lost, 0),

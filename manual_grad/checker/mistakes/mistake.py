@@ -87,9 +87,7 @@ def source_of(tape: Tape, slot: Slot) -> Slot:
 
 def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
     """A name for a value: its argument, or the step that computes it."""
-    made = made_by(tape)
-    while slot in made and tape.steps[made[slot]].name in PASSED_ON:
-        slot = tape.steps[made[slot]].ins[0]
+    made, slot = made_by(tape), index_given(tape, slot)
     if slot in tape.leaves:
         return e.names[tape.leaves.index(slot)]
     if slot in made:
@@ -115,6 +113,22 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         ):
             return name
     return f"{float(value.ravel()[0]):.4g}" if value.size == 1 else _constant_said(tape, value)
+
+
+def index_given(tape: Tape, slot: Slot) -> Slot:
+    """The value that is in a slot in another shape, or as an index from whose end negative numbers count."""
+    made = made_by(tape)
+    while slot in made:
+        step = tape.steps[made[slot]]
+        if step.name in PASSED_ON:
+            slot = step.ins[0]
+        elif step.name == "select_n" and len(step.ins) == 3 and np.array_equal(
+            tape.values[step.ins[1]], tape.values[slot]
+        ) and np.asarray(tape.values[slot]).dtype.kind in "iu":  # fmt: skip
+            slot = step.ins[1]
+        else:
+            break
+    return slot
 
 
 def _constant_said(tape: Tape, value: np.ndarray) -> str:

@@ -469,6 +469,14 @@ def scaled_by_slices(tape: Tape, e: Evidence) -> str:
                 said = _as_sizes(e, some) or [f"{number:.6g}" for number in some]
                 places = ", ".join(f"{name} at {k}" for k, name in enumerate(said) if name != "1")
                 return f"a number that each slice along axis {axis} is multiplied by is {what}: {places}"
+        for which, by in (("n is used for n − 1", 1.0), ("n − 1 is used for n", -1.0)):
+            sizes = {(n / (n - 1)) ** by: f"{n} ({what})" for n, what in sizes_named(e).items() if n > 2}
+            names = [
+                next((x for s, x in sizes.items() if abs(r / s - 1) <= 8 * e.tolerance), "") for r in ratio
+            ]
+            if all(names):
+                places = ", ".join(f"n = {name} at {k}" for k, name in enumerate(names))
+                return f"{which} in what each slice along axis {axis} is multiplied by: {places}"
     return ""
 
 
