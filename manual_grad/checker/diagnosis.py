@@ -30,7 +30,7 @@ from manual_grad.checker.mistakes.explain import (
 )
 from manual_grad.checker.mistakes.maps import misplaced
 from manual_grad.checker.nearby import batch
-from manual_grad.checker.truth import Point, at_values, is_float, pulled
+from manual_grad.checker.truth import Point, at_values, is_float, is_key, pulled
 
 UNEXPLAINED = "no known mistake explains it"
 OUT_OF_TIME = "no known mistake explains it, among those tried in the seconds given"
@@ -389,10 +389,10 @@ def cotangent_misused(e: Evidence) -> str:
     wrong = {
         "cotangent used twice": [np.square(d) for d in e.point.dout],
         "the cotangent's sum is used for each of its entries": [
-            np.full(np.shape(d), np.sum(d)) for d in e.point.dout
+            np.full(np.shape(d), np.sum(np.asarray(d))) for d in e.point.dout
         ],
         "the cotangent's mean is used for each of its entries": [
-            np.full(np.shape(d), np.mean(d)) for d in e.point.dout
+            np.full(np.shape(d), np.mean(np.asarray(d))) for d in e.point.dout
         ],
     }
     for phrase, dout in wrong.items():
@@ -553,7 +553,7 @@ def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str
         kept = slice(0, -1) if at else slice(1, None)
 
         def cut(v: Any, axis: int | None, kept: slice = kept) -> Any:
-            return v if axis is None else v[(slice(None),) * axis + (kept,)]
+            return v if axis is None else _sliced(v, (slice(None),) * axis + (kept,))
 
         values = [cut(v, axis) for v, axis in zip(point.values, axes, strict=True)]
         dout = [cut(d, next((a for a, s in enumerate(np.shape(d)) if s == size), None)) for d in point.dout]
@@ -561,6 +561,11 @@ def _without_a_sample(point: Point) -> Iterator[tuple[tuple[int, int], tuple[str
         wants = _asked(point, values, dout)
         if wants is not None:
             yield (size, at), (what, wants)
+
+
+def _sliced(v: Any, at: tuple[slice, ...]) -> Any:
+    """Part of an array; NumPy's slices need no compiling."""
+    return jax.numpy.asarray(np.asarray(v)[at]) if isinstance(v, jax.Array) and not is_key(v) else v[at]
 
 
 def _asked(point: Point, values: Sequence[Any], dout: Sequence[Any]) -> list[np.ndarray] | None:
@@ -577,8 +582,11 @@ def one_sample_only(e: Evidence) -> str:
     if n < 2:
         return ""
     for at in (0, n - 1):
-        values = [v[at : at + 1] if np.ndim(v) and np.shape(v)[0] == n else v for v in e.point.values]
-        dout = [d[at : at + 1] if np.ndim(d) and np.shape(d)[0] == n else d for d in e.point.dout]
+        one = slice(at, at + 1)
+        values, dout = (
+            [_sliced(v, (one,)) if np.ndim(v) and np.shape(v)[0] == n else v for v in leaves]
+            for leaves in (e.point.values, e.point.dout)
+        )
         wants = e.once(f"only {at}", functools.partial(_asked, e.point, values, dout))
         if wants is None:
             continue

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,12 @@ def factor_of(e: Evidence) -> float | None:
     return factor if factor and e.same(e.got, factor * e.want) else None
 
 
+def first_near(factor: float, factors: np.ndarray, tolerance: float) -> int:
+    """The index of the first of several factors that a factor equals, up to its sign; −1 if there is none."""
+    near = np.abs(abs(factor) / factors - 1) <= 4 * tolerance
+    return int(np.argmax(near)) if np.any(near) else -1
+
+
 def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
     """Factors by which gradients are often wrong, with the meaning of each; the most common first."""
     n, where = batch(e.point)
@@ -113,6 +120,10 @@ def sizes_of(e: Evidence) -> Iterator[tuple[float, str]]:
 
 def sizes_named(e: Evidence) -> dict[int, str]:
     """The sizes of the problem, each with a description."""
+    return e.once(f"sizes of {e.leaf}", lambda: _sizes_named(e))
+
+
+def _sizes_named(e: Evidence) -> dict[int, str]:
     total = sum(np.size(d) for d in e.point.dout)
     sizes: dict[int, str] = {}
     for name, value in zip(e.point.names, e.point.values, strict=True):
@@ -154,7 +165,8 @@ def named_scales(e: Evidence, factor: float, also: Callable[[], str] = lambda: "
     Names from ``also`` take precedence over those of combined sizes.
     """
     prefix = "sign flipped and " if factor < 0 else ""
-    for sizes in (sizes_of(e), compound_sizes(e)):
+    for kind in (sizes_of, compound_sizes):
+        sizes = e.once(f"{kind.__name__} {e.leaf}", partial(list, kind(e)))
         near = [(value, phrase) for value, phrase in sizes if abs(abs(factor) / value - 1) <= 4 * e.tolerance]
         told = [
             not 0.5 < value < 2 or abs(value - 1) > 32 * e.tolerance for value, _ in near

@@ -172,9 +172,9 @@ def _one_sided(
 ) -> tuple[float, float]:
     """The one-sided derivatives with respect to one leaf, forwards and backwards along ``direction``."""
     ahead, behind = point.at, point.at
-    h = step * _size(np.asarray(ahead[place]))
-    ahead[place] = ahead[place] + h * direction
-    behind[place] = behind[place] - h * direction
+    x = np.asarray(ahead[place])
+    h = step * _size(x)
+    ahead[place], behind[place] = x + h * direction, x - h * direction
     return (projected(point, ahead) - value) / h, (value - projected(point, behind)) / h
 
 

@@ -196,6 +196,7 @@ def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: 
     """``ask(point, dout)``, compiled once for all points with the same non-floating-point arguments.
 
     A function that cannot be compiled because it depends on the values of its arguments runs step by step.
+    One that was traced before raises a TypeError for other reasons, such as shapes that do not fit.
     """
     floats = [i for i, value in enumerate(point.values) if is_float(value)]
     static = [np.shape(v) if i in floats else _key(v) for i, v in enumerate(point.values)]
@@ -211,12 +212,16 @@ def _run(point: Point, what: str, ask: Callable[[Point, list[Any]], Any], dout: 
         point.compiled[key] = quickly(run)
     if point.compiled[key] is not None:
         try:
-            return point.compiled[key]([point.values[i] for i in floats], dout)
+            found = point.compiled[key]([point.values[i] for i in floats], dout)
+            point.compiled["traced", what] = True
+            return found
         except (
             jax.errors.JAXTypeError,
             jax.errors.JAXIndexError,
             TypeError,
-        ):  # tracers where the function needs numbers
+        ) as error:  # tracers where the function needs numbers
+            if not isinstance(error, jax.errors.JAXTypeError) and ("traced", what) in point.compiled:
+                raise
             point.compiled[key] = None
     return ask(point, dout)
 

@@ -1,6 +1,8 @@
 """NumPy runs a program with XLA's results, for every kind of step that it knows."""
 
+import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ ARRAYS = {
 ROWS = np.array([1, 1, 9])  # the last lies outside
 CURVES = (
     *(jnp.exp, jnp.exp2, jnp.expm1, jnp.sin, jnp.cos, jnp.tan, jnp.tanh, jnp.sinh, jnp.cosh, jnp.cbrt),
-    *(lax.erf, lax.erfc, lax.logistic, jax.nn.softplus),
+    *(lax.erf, lax.erfc, lax.logistic, jax.nn.softplus, lax.asin, lax.acos, lax.atan, lax.asinh),
 )
 STEPS = {
     "arithmetic": lambda A, B: (A + B, A - B, A * B, A / B, -A, A**3, A**-2, jnp.square(A), abs(A)),
@@ -33,6 +35,7 @@ STEPS = {
     "curves": lambda A: tuple(curve(A) for curve in CURVES),
     "curves of what is positive": lambda P, B: (
         *(jnp.log(P), jnp.log1p(P), jnp.sqrt(P), lax.rsqrt(P), jnp.power(P, B), jnp.arctan2(P, B)),
+        *(lax.acosh(1 + P), lax.atanh(P / 2), lax.erf_inv(P / 2), lax.lgamma(P), lax.digamma(P)),
     ),
     "comparisons": lambda A, B, I, J: (A < B, A > B, A <= A, A >= B, I == J, I != J, jnp.isfinite(1 / I)),
     "logic": lambda A, I: ((I < 0) & (A < 0), (I < 0) | (A < 0), (I < 0) ^ (A < 0), ~(A < 0)),
@@ -71,22 +74,28 @@ STEPS = {
     "sums": lambda A, I: (
         *(A.sum(), A.sum(0), A.max(1), A.min(0), A.prod(1), (A > 0).all(0), (A > 0).any(1), I.sum()),
         *(A.argmax(1), A.argmin(0), jnp.cumsum(A, 1), lax.cumsum(A, 0, reverse=True), jnp.cumprod(A, 1)),
-        lax.cummax(A, 1),
+        *(lax.cummax(A, 1), lax.cumlogsumexp(A, 0), jnp.sort(A, 0), jnp.argsort(I, 1, descending=True)),
     ),
     "products": lambda A, B, M, image: (
         *(A @ M, jnp.einsum("ij,ij->i", A, B), jnp.einsum("nhwc,nhwd->ncd", image, image), jnp.outer(A, B)),
         jnp.zeros((3, 0)) @ jnp.zeros((0, 2)),
     ),
     "convolutions": lambda image, kernel: [_pulled_back(image, kernel, *how) for how in GEOMETRIES],
+    "windows": lambda image: [_pooled(image, *how) for how in POOLED],
+    "factorisations": lambda A, B, M: (
+        *(jnp.linalg.cholesky(A @ A.T), jnp.linalg.cholesky(A @ A.T - 9 * jnp.eye(3)), *lax.linalg.lu(A)),
+        *(lax.linalg.lu(jnp.stack([M.T, 2 * M.T]))[0], lax.linalg.lu(jnp.zeros((2, 2)))[2]),
+        *(jnp.linalg.solve(M[:, :4], B.T), jnp.linalg.inv(jnp.stack([A, B])[..., :3])),
+        *_pulled_back_through(jnp.linalg.solve, M[:, :4], B.T),
+    ),
+    "triangular systems": lambda A, B: [_solved(A[:, :3] + 2 * jnp.eye(3), B, *how) for how in TRIANGULAR],
     "loops and branches": lambda A, B: (
         lax.scan(lambda c, x: (c * x.sum(), (c + x, x[0])), 1.0, A),
         lax.scan(lambda c, x: (c - x, c), B[0], A, reverse=True),
         *(lax.cond(A[0, 0] > 0, jnp.sin, jnp.cos, A), lax.switch(2, [jnp.sin, jnp.cos, jnp.tanh], A)),
         *(lax.map(lambda x: x.sum(), A, batch_size=2), lax.scan(lambda c, x: (c, x + c), 1.0, A[:0])),
     ),
-    "what is left to JAX": lambda A: (
-        *(jnp.linalg.cholesky(A @ A.T), jnp.sort(A), jax.random.normal(jax.random.key(3), (2,))),
-    ),
+    "what is left to JAX": lambda A: (*(jnp.linalg.svd(A)[1], jax.random.normal(jax.random.key(3), (2,))),),
 }
 GEOMETRIES = (((1, 1), "VALID", (1, 1)), ((2, 3), ((3, 1), (-1, 4)), (2, 3)), ((2, 1), "SAME", (1, 2)))
 
@@ -97,8 +106,40 @@ def _convolved(x, kernel, strides, padding, dilation):
 
 
 def _pulled_back(image, kernel, *how):
-    out, pull = jax.vjp(lambda x, k: _convolved(x, k, *how), image, kernel)
-    return out, pull(jnp.sin(out))
+    return _pulled_back_through(lambda x, k: _convolved(x, k, *how), image, kernel)
+
+
+def _pulled_back_through(fn, *arrays):
+    out, pull = jax.vjp(fn, *arrays)
+    return out, *pull(jnp.sin(out))
+
+
+POOLED = (((2, 2), (2, 2), "VALID"), ((3, 2), (1, 2), "SAME"), ((2, 3), (2, 1), ((1, 0), (0, 2))))
+
+
+def _pooled(image, sizes, strides, padding):
+    sizes, strides = (1, *sizes, 1), (1, *strides, 1)
+    padding = padding if isinstance(padding, str) else ((0, 0), *padding, (0, 0))
+    kinds = ((lax.max, -jnp.inf), (lax.min, jnp.inf), (lax.add, 0.0))
+    return [
+        _pulled_back_through(
+            lambda x, of=of, at=at: lax.reduce_window(x, at, of, sizes, strides, padding), image
+        )
+        for of, at in kinds
+    ] + [
+        lax.reduce_window(jnp.round(image).astype(int), jnp.iinfo(int).min, lax.max, sizes, strides, padding)
+    ]
+
+
+TRIANGULAR = list(itertools.product((False, True), repeat=4))
+
+
+def _solved(a, b, left, lower, turned, unit):
+    form = {"left_side": left, "lower": lower, "transpose_a": turned, "unit_diagonal": unit}
+    b = b if left else b.T
+    both = jnp.stack([a, 2 * a]), jnp.stack([b, b + 1])
+    solved = functools.partial(lax.linalg.triangular_solve, **form)
+    return solved(*both), _pulled_back_through(solved, a, b)
 
 
 def arrays_of(name):
@@ -137,7 +178,7 @@ def test_every_line_is_tested_and_a_wrong_one_is_detected(monkeypatch):
 
 
 # What JAX writes into a derivative, or leaves there for others; all but the first change nothing.
-NOTHING_TO_DO = {"add_any", "stop_gradient", "copy", "copy_p", "optimization_barrier", "pvary", "name"}
+NOTHING_TO_DO = {"add_any", "copy", "copy_p", "optimization_barrier", "pvary", "name"}
 
 
 @pytest.mark.parametrize(

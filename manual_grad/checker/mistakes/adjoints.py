@@ -13,7 +13,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.tape import WRAPPERS, bind
+from manual_grad.checker.tape import WRAPPERS, bind, computed
+from manual_grad.checker.truth import is_float
+from manual_grad.compiling import quickly
 
 EQUATIONS_UP_TO, MAPS_UP_TO = 200, 6
 WHY = {
@@ -39,7 +41,7 @@ def adjoint_not_taken(e: Evidence) -> str:
 
 def _maps(e: Evidence, trace: ClosedJaxpr) -> Iterator[tuple[list[str], np.ndarray]]:
     """For each linear map: the steps that it consists of, and the gradient with the map for its adjoint."""
-    at = [jnp.asarray(x, jnp.float64) if np.asarray(x).dtype.kind == "f" else x for x in e.point.at]
+    at = [np.asarray(x, np.float64) if is_float(x) else x for x in e.point.at]
     names: list[str] = []
     here = _evaluated(trace, at, {}, names)[1]
     if len(here) > EQUATIONS_UP_TO:
@@ -62,20 +64,24 @@ def _maps(e: Evidence, trace: ClosedJaxpr) -> Iterator[tuple[list[str], np.ndarr
         there = _evaluated(trace, _with(at, e.leaf, d), {})[1][k] - at_0[k]
 
         def forward(x: Any, k: int = k) -> Any:
-            return _evaluated(trace, _with(at, e.leaf, x), {})[1][k]
+            return jnp.asarray(_evaluated(trace, _with(at, e.leaf, x), {})[1][k])
 
-        back = jax.vjp(forward, at[e.leaf])[1](d)[0]
+        back = quickly(lambda x, d: jax.vjp(forward, x)[1](d)[0])(at[e.leaf], d)
         yield names[: k + 1], e.want + np.asarray(there - back)
 
 
 def _with(at: Sequence[Any], leaf: int, value: Any) -> list[Any]:
-    return [jnp.asarray(value) if i == leaf else x for i, x in enumerate(at)]
+    return [value if i == leaf else x for i, x in enumerate(at)]
 
 
 def _cotangent_of(e: Evidence, trace: ClosedJaxpr, at: Sequence[Any], k: int, value: Any) -> Any:
     """The cotangent of the k-th value."""
-    outs, pull = jax.vjp(lambda v: tuple(_evaluated(trace, at, {k: v})[0]), value)
-    return pull(tuple(jnp.asarray(d, out.dtype) for d, out in zip(e.point.dout, outs, strict=True)))[0]
+
+    def pulled(v: Any, dout: list[Any]) -> Any:
+        outs, pull = jax.vjp(lambda v: tuple(map(jnp.asarray, _evaluated(trace, at, {k: v})[0])), v)
+        return pull(tuple(jnp.asarray(d, out.dtype) for d, out in zip(dout, outs, strict=True)))[0]
+
+    return quickly(pulled)(value, list(e.point.dout))
 
 
 def _evaluated(
@@ -99,7 +105,8 @@ def _evaluated(
                 closed = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, ())
                 outs = run(closed.jaxpr, closed.consts, values[len(values) - len(closed.jaxpr.invars) :])
             else:
-                outs = bind(eqn, values)
+                traced = any(isinstance(value, jax.core.Tracer) for value in values)
+                outs = bind(eqn, values) if traced else computed(eqn, values)
                 for i, out in enumerate(outs):
                     outs[i] = given.get(len(seen), out)
                     seen.append(outs[i])

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from manual_grad.checker.evidence import Evidence, factor_of, named_scales, sizes_named
+from manual_grad.checker.evidence import Evidence, factor_of, first_near, named_scales, sizes_named
 from manual_grad.checker.mistakes.blocks import (
     means_of_chunks,
     normalisers_of_parts,
@@ -317,14 +317,18 @@ def _tape(e: Evidence) -> Tape | None:
     if tape is None:
         return None
     tape.kept["dout"] = e.point.dout
+    return tape if e.once(f"tape is right, {e.tolerance}", partial(_is_right, e, tape)) else None
+
+
+def _is_right(e: Evidence, tape: Tape) -> bool:
+    """Whether the truth computed from the tape is that of JAX."""
     wants = [row[0] for row in e.once("right", lambda: _right(e, tape))[0]]
     share = max(1e-9, 1e-2 * e.tolerance)
-    ok = all(
+    return all(
         mine.shape == want.shape  # for a value, the expected result is not a gradient
         and _off(mine, want) <= share * np.max(np.abs(want), initial=0.0, where=np.isfinite(want)) + 1e-300
         for mine, want in zip(wants, e.wants, strict=True)
     )
-    return tape if ok else None
 
 
 def _off(mine: np.ndarray, want: np.ndarray) -> float:
@@ -542,21 +546,32 @@ def inner_size_said(e: Evidence, factor: float) -> str:
     tape = _tape(e)
     if tape is None:
         return ""
-    sign = "sign flipped and " if factor < 0 else ""
+    sizes, factors = e.once("inner sizes", lambda: _inner_sizes(tape))
+    near = first_near(factor, factors, e.tolerance)
+    if near < 0:
+        return ""
+    n, slot, axis = sizes[near // 2]
+    sign, name = "sign flipped and " if factor < 0 else "", said_of(tape, e, slot)
+    if axis < 0:
+        return f"{sign}scaled by 1/{n} (the number of places that {name} is repeated at): mean instead of sum"
+    of = f"(axis {axis} of {name})"
+    if near % 2:
+        return f"{sign}scaled by 1/{n} {of}: mean instead of sum"
+    return f"{sign}scaled by {n} {of}: summed where a mean is taken"
+
+
+def _inner_sizes(tape: Tape) -> tuple[list[tuple[int, Slot, int]], np.ndarray]:
+    """Sizes with a slot and an axis, or −1 where it is repeated so often; the factors that each leads to."""
+    found: dict[Any, tuple[int, Slot, int]] = {}
     for step in tape.steps:
         if step.name in ("broadcast", "broadcast_in_dim") and step.ins[0] in tape.active:
             n = np.size(tape.values[step.outs[0]]) // max(np.size(tape.values[step.ins[0]]), 1)
-            if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
-                of = f"(the number of places that {said_of(tape, e, step.ins[0])} is repeated at)"
-                return f"{sign}scaled by 1/{n} {of}: mean instead of sum"
+            found.setdefault((n, "repeated"), (n, step.ins[0], -1))
     for slot in sorted(tape.active):
         for axis, n in enumerate(tape.shape(slot)):
-            of = f"(axis {axis} of {said_of(tape, e, slot)})"
-            if n > 2 and abs(abs(factor) / n - 1) <= 4 * e.tolerance:
-                return f"{sign}scaled by {n} {of}: summed where a mean is taken"
-            if n > 2 and abs(abs(factor) * n - 1) <= 4 * e.tolerance:
-                return f"{sign}scaled by 1/{n} {of}: mean instead of sum"
-    return ""
+            found.setdefault(n, (n, slot, axis))
+    sizes = [size for size in found.values() if size[0] > 2]
+    return sizes, np.array([f for n, _, axis in sizes for f in (np.nan if axis < 0 else n, 1 / n)])
 
 
 def count_said(e: Evidence, factor: float) -> str:
@@ -565,13 +580,10 @@ def count_said(e: Evidence, factor: float) -> str:
     if tape is None:
         return ""
     sign = "sign flipped and " if factor < 0 else ""
-    for step in tape.steps:
-        if step.name == "reduce_sum" and step.outs[0] in tape.active and tape.shape(step.outs[0]) == ():
-            summed = np.asarray(tape.values[step.ins[0]])
-            active = np.count_nonzero(summed)
-            if 0 < active < summed.size and abs(abs(factor) * active / summed.size - 1) <= 4 * e.tolerance:
-                what = f"the number of entries of {said_of(tape, e, step.ins[0])} that are not 0"
-                return f"{sign}divided by {what}, instead of the number of all"
+    partly, shares = e.once("partly summed", lambda: _summed_in_part(tape))
+    if (near := first_near(factor, shares, e.tolerance)) >= 0:
+        what = f"the number of entries of {said_of(tape, e, partly[near])} that are not 0"
+        return f"{sign}divided by {what}, instead of the number of all"
     for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
         for count, of in e.once("counts", lambda: _counts(tape, e)).get(name, ()) if divides else ():
             if abs(abs(factor) * count / value - 1) <= 4 * e.tolerance:
@@ -586,6 +598,15 @@ def count_said(e: Evidence, factor: float) -> str:
             if abs(abs(factor) * value / n - 1) <= 4 * e.tolerance:
                 return f"{sign}divided by {name} instead of {size}"
     return ""
+
+
+def _summed_in_part(tape: Tape) -> tuple[list[Slot], np.ndarray]:
+    """Arrays summed whole in which some entries are 0, and all entries over the number of the others."""
+    of = [step.ins[0] for step in tape.steps if step.name == "reduce_sum" and step.outs[0] in tape.active
+          and tape.shape(step.outs[0]) == ()]  # fmt: skip
+    counts = {slot: int(np.count_nonzero(tape.values[slot])) for slot in of}
+    partly = [slot for slot in of if 0 < counts[slot] < np.size(tape.values[slot])]
+    return partly, np.array([np.size(tape.values[slot]) / counts[slot] for slot in partly])
 
 
 def _is_sum(tape: Tape, slot: Slot) -> bool:
@@ -640,23 +661,28 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
         return ""
     sign = "sign flipped and " if factor < 0 else ""
     sizes = sizes or sorted({1} | {n for v in e.point.values for n in np.shape(v)})
+    scalars, factors = e.once(f"scalars over {sizes}", lambda: _scalars(tape, sizes))
+    near = first_near(factor, factors, e.tolerance)
+    if near < 0:
+        return ""
+    slot, n = scalars[near // 2]
+    name = said_of(tape, e, slot)
+    missing, extra = too_few_or_many(tape, slot, name)
+    if near % 2:
+        return f"{sign}scaled by {n if n > 1 else 'one'} over {name}: {missing}"
+    return f"{sign}scaled by {name}{f' over {n}' if n > 1 else ''}: {extra}"
+
+
+def _scalars(tape: Tape, sizes: Sequence[int]) -> tuple[list[tuple[Slot, int]], np.ndarray]:
+    """The scalars that the function computes, with each size; the quotients and their reciprocals."""
+    found: dict[float, Slot] = {}
     for slot, value in enumerate(tape.values):
-        if np.size(value) != 1 or not is_float(value):
-            continue
-        v = abs(float(np.asarray(value).ravel()[0]))
-        if not 0 < v < np.inf or v == 1:
-            continue
-        name = said_of(tape, e, slot)
-        for n in sizes:
-            over = f" over {n}" if n > 1 else ""
-            missing, extra = too_few_or_many(tape, slot, name)
-            for factor_of_it, what in (
-                (v / n, f"scaled by {name}{over}: {extra}"),
-                (n / v, f"scaled by {n if n > 1 else 'one'} over {name}: {missing}"),
-            ):
-                if abs(abs(factor) / factor_of_it - 1) <= 4 * e.tolerance:
-                    return sign + what
-    return ""
+        if np.size(value) == 1 and is_float(value):
+            v = abs(float(np.asarray(value).ravel()[0]))
+            if 0 < v < np.inf and v != 1:
+                found.setdefault(v, slot)
+    factors = [factor for v in found for n in sizes for factor in (v / n, n / v)]
+    return [(slot, n) for slot in found.values() for n in sizes], np.array(factors)
 
 
 def root_said(e: Evidence, factor: float) -> str:

@@ -1,6 +1,6 @@
 """Run a program traced by JAX in NumPy, which on small inputs is far faster than compiling it.
 
-A derivative traced by JAX is a program of some seventy kinds of steps, each a few lines of NumPy. Any other
+A derivative traced by JAX is a program of some ninety kinds of steps, each a few lines of NumPy. Any other
 step is left to JAX, which compiles that step alone. Nothing here differentiates.
 """
 
@@ -320,6 +320,107 @@ def _conv(
     return out.transpose(np.argsort(of_out))
 
 
+def _swapped(x: Any) -> Any:
+    return np.swapaxes(x, -1, -2)
+
+
+def _triangular_solve(
+    a: Any, b: Any, *, left_side: bool, lower: bool, transpose_a: bool, unit_diagonal: bool, **_: Any
+) -> Any:
+    """By substitution, row by row."""
+    if transpose_a == left_side:
+        a, lower = _swapped(a), not lower
+    b = b if left_side else _swapped(b)
+    n, x = a.shape[-1], np.zeros_like(b)
+    for i in range(n) if lower else reversed(range(n)):
+        known = slice(0, i) if lower else slice(i + 1, n)
+        rest = b[..., i, :] - (a[..., i, None, known] @ x[..., known, :])[..., 0, :]
+        x[..., i, :] = rest if unit_diagonal else rest / a[..., i, i, None]
+    return x if left_side else _swapped(x)
+
+
+def _cholesky(a: Any, **_: Any) -> Any:
+    """The factor, and above it what XLA leaves there: the matrix's own entries; NaN if it has no factor."""
+    factors = a.reshape(-1, *a.shape[-2:]).copy()
+    for factor in factors:
+        try:
+            factor[...] = np.tril(np.linalg.cholesky(factor)) + np.triu(factor, 1)
+        except np.linalg.LinAlgError:
+            factor[...] = np.nan
+    return factors.reshape(a.shape)
+
+
+def _lu(a: Any, **_: Any) -> list:
+    """The factors, the pivots and the order of the rows."""
+    m, n = a.shape[-2:]
+    factors = a.reshape(-1, m, n).copy()
+    pivots = np.zeros((len(factors), min(m, n)), np.int32)
+    orders = np.tile(np.arange(m, dtype=np.int32), (len(factors), 1))
+    for x, pivot, order in zip(factors, pivots, orders, strict=True):
+        for k in range(min(m, n)):
+            at = pivot[k] = k + int(np.argmax(np.abs(x[k:, k])))
+            x[[k, at]], order[[k, at]] = x[[at, k]], order[[at, k]]
+            if x[k, k] != 0:
+                x[k + 1 :, k] /= x[k, k]
+            x[k + 1 :, k + 1 :] -= np.outer(x[k + 1 :, k], x[k, k + 1 :])
+    batch = a.shape[:-2]
+    return [factors.reshape(a.shape), pivots.reshape(*batch, -1), orders.reshape(*batch, -1)]
+
+
+def _linear_solve(*given: Any, const_lengths: Any, jaxprs: Any) -> list:
+    """By the function's own solver."""
+    before = const_lengths.matvec + const_lengths.vecmat
+    consts, sides = given[before : before + const_lengths.solve], given[sum(const_lengths) :]
+    return _evaluate(jaxprs.solve, *consts, *sides)
+
+
+def _sort(*xs: Any, dimension: int, num_keys: int, **_: Any) -> list:
+    order = np.lexsort(xs[:num_keys][::-1], axis=dimension)
+    return [np.take_along_axis(x, order, dimension) for x in xs]
+
+
+def _windows(x: Any, fill: Any, sizes: Any, strides: Any, padding: Any, base: Any, dilation: Any) -> Any:
+    """The entries of each window of a padded array, on as many further axes."""
+    x = _pad(x, fill, padding_config=[(*sides, d - 1) for sides, d in zip(padding, base, strict=True)])
+    spread = tuple((n - 1) * d + 1 for n, d in zip(sizes, dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(x, spread)
+    return windows[tuple(slice(None, None, step) for step in (*strides, *dilation))]
+
+
+def _extreme(dtype: Any, sign: int) -> Any:
+    """What changes no maximum (−1), no minimum (1), or no sum (0)."""
+    if dtype.kind == "f" or not sign:
+        return sign * np.inf if sign else 0
+    return np.iinfo(dtype).max if sign > 0 else np.iinfo(dtype).min
+
+
+def _over_windows(ufunc: Any, sign: int) -> Callable:
+    def reduced(
+        x: Any, *, window_dimensions: Any, window_strides: Any, padding: Any, base_dilation: Any,
+        window_dilation: Any,
+    ) -> Any:  # fmt: skip
+        form = window_dimensions, window_strides, padding, base_dilation, window_dilation
+        windows = _windows(x, _extreme(x.dtype, sign), *form)
+        return ufunc.reduce(windows, axis=tuple(range(x.ndim, 2 * x.ndim)))
+
+    return reduced
+
+
+def _select_and_scatter_add(
+    source: Any, x: Any, *, select_prim: Any, window_dimensions: Any, window_strides: Any, padding: Any
+) -> Any:
+    """Each entry of ``source`` is added where its window has its first largest, or smallest, entry."""
+    largest, ones = select_prim.name == "ge", (1,) * x.ndim
+    form = window_dimensions, window_strides, padding, ones, ones
+    windows = _windows(x, -np.inf if largest else np.inf, *form).reshape(*source.shape, -1)
+    inside = np.unravel_index((np.argmax if largest else np.argmin)(windows, -1), window_dimensions)
+    starts = np.indices(source.shape)
+    at = tuple(i * step + k for i, step, k in zip(starts, window_strides, inside, strict=True))
+    whole = np.zeros([n + low + high for n, (low, high) in zip(x.shape, padding, strict=True)])
+    np.add.at(whole, at, source)
+    return whole[tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, padding, strict=True))]
+
+
 def _reduced(ufunc: Any) -> Callable:
     return lambda x, *, axes, **_: ufunc.reduce(x, axis=tuple(axes))
 
@@ -385,7 +486,9 @@ _UFUNCS: dict[str, Callable] = {
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "cosh": np.cosh,
     "atan2": np.arctan2, "logistic": _logistic, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x),
     "cbrt": np.cbrt, "pow": np.power, "square": np.square, "erf": _special("erf"),
-    "erfc": _special("erfc"),
+    "erfc": _special("erfc"), "erf_inv": _special("erfinv"), "lgamma": _special("gammaln"),
+    "digamma": _special("psi"), "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh,
+    "acosh": np.arccosh, "atanh": np.arctanh,
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "not": np.invert, "is_finite": np.isfinite, "select_n": _select,
@@ -413,6 +516,11 @@ _LINES: dict[str, Callable] = {name: _plain(fn) for name, fn in _UFUNCS.items()}
     "reduce_prod": _reduced(np.multiply), "reduce_and": _reduced(np.bitwise_and),
     "reduce_or": _reduced(np.bitwise_or), "argmax": _arg(np.argmax), "argmin": _arg(np.argmin),
     "cumsum": _cumulated(np.add), "cumprod": _cumulated(np.multiply), "cummax": _cumulated(np.maximum),
+    "cumlogsumexp": _cumulated(np.logaddexp), "sort": _sort, "triangular_solve": _triangular_solve,
+    "cholesky": _cholesky, "lu": _lu, "custom_linear_solve": _linear_solve,
+    "reduce_window_max": _over_windows(np.maximum, -1), "reduce_window_min": _over_windows(np.minimum, 1),
+    "reduce_window_sum": _over_windows(np.add, 0),
+    "select_and_scatter_add": _select_and_scatter_add,
 }  # fmt: skip
 
 
