@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manual_grad.checker.tape import ELEMENTWISE, Slot, Step, Tape, broadcast_axes, product_labels, pull_rows
+from manual_grad.checker.tape import ELEMENTWISE, Slot, Step, Tape, broadcast_axes, handed, product_labels
 from manual_grad.checker.truth import is_float
 
 DENSE_UP_TO = 2**20  # entries of one step's Jacobian
@@ -84,7 +84,7 @@ def _dense(tape: Tape, at: int, ins: dict[int, np.ndarray]) -> dict[Slot, np.nda
         if out not in tape.active or size * max(t[..., 0].size for t in ins.values()) > DENSE_UP_TO:
             continue
         basis = np.eye(size).reshape(size, *tape.shape(out))
-        rows = pull_rows(tape, at, [basis if o == out else None for o in step.outs], size)
+        rows = handed(tape, at, [basis if o == out else None for o in step.outs], size)
         parts = [rows[i].reshape(size, -1) @ t.reshape(-1, t.shape[-1]) for i, t in ins.items()]
         found[out] = np.asarray(sum(parts)).reshape(*tape.shape(out), -1)
     return found

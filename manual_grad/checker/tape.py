@@ -417,7 +417,12 @@ def _leads_to(tape: Tape, edge: Edge, slot: Slot) -> bool:
 
 
 def pulled_back(
-    tape: Tape, dout: Sequence[Any], mistakes: Sequence[Changes], known: dict | None = None
+    tape: Tape,
+    dout: Sequence[Any],
+    mistakes: Sequence[Changes],
+    known: dict | None = None,
+    hand: Callable[[int, Sequence[Any]], dict[int, np.ndarray]] | None = None,
+    seen: Callable[[int], Tape] | None = None,
 ) -> list[np.ndarray]:
     """The gradients with respect to the leaves, one row for each set of changes.
 
@@ -426,6 +431,8 @@ def pulled_back(
         dout: the cotangent of each output.
         mistakes: sets of changes; an empty one gives the truth.
         known: if given, filled with the cotangent of every slot.
+        hand: computes what a step passes to its operands, if the rows have values of their own.
+        seen: the tape with a row's values, if it has its own.
     Returns:
         One array per leaf, of shape (rows, *shape).
     """
@@ -447,21 +454,23 @@ def pulled_back(
             if operand < 0 and cotangents[0] is not None:
                 d = cotangents[0] = cotangents[0].copy()
                 at_result = d[row].copy()
-                d[row] = _changed(change, Passing(tape, (at, operand), at_result, at_result, notes[row]))
-        handed = _handed(tape, at, cotangents, count)
+                of = tape if seen is None else seen(row)
+                d[row] = _changed(change, Passing(of, (at, operand), at_result, at_result, notes[row]))
+        passed = handed(tape, at, cotangents, count) if hand is None else hand(at, cotangents)
         for row, operand, change in changed.get(at, ()):
-            right = handed.get(operand)
+            right = passed.get(operand)
             if right is None:
                 continue
             if not right.flags.writeable or right is cotangents[0]:
-                right = handed[operand] = right.copy()
+                right = passed[operand] = right.copy()
             d = cotangents[0][row] if cotangents[0] is not None else np.zeros(tape.shape(step.outs[0]))
-            right[row] = _changed(change, Passing(tape, (at, operand), d, right[row].copy(), notes[row]))
-        for operand, d in handed.items():
+            of = tape if seen is None else seen(row)
+            right[row] = _changed(change, Passing(of, (at, operand), d, right[row].copy(), notes[row]))
+        for operand, d in passed.items():
             _add(gots, step.ins[operand], d)
         if known is not None:
             known.update({out: gots[out] for out in step.outs if out in gots})
-            known.update({(at, i): d for i, d in handed.items()})
+            known.update({(at, i): d for i, d in passed.items()})
         for out in step.outs:
             if out not in tape.leaves:
                 gots.pop(out, None)
@@ -482,8 +491,11 @@ def _add(gots: dict[Slot, np.ndarray], slot: Slot, d: np.ndarray) -> None:
     gots[slot] = gots[slot] + d if slot in gots else d
 
 
-def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
-    """The cotangents that a step passes to its active operands, one row for each row of its own."""
+def handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
+    """The cotangents that a step passes to its active operands, one row for each row of its own.
+
+    A result without a cotangent has None.
+    """
     step = tape.steps[at]
     wanted = [i for i, slot in enumerate(step.ins) if slot in tape.active]
     if step.name in LINEAR and cotangents[0] is not None:
@@ -506,7 +518,7 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
         return {i: np.asarray(d)[None] for i, d in zip(wanted, pull(*(d[0] for d in filled)), strict=True)}
     if ("pull rows", at) not in tape.kept:
         ins = [tape.values[slot] for slot in step.ins]
-        tape.kept["pull rows", at] = pulling(step, ins, wanted, rows=True)
+        tape.kept["pull rows", at] = pulling(step, ins, wanted, (None,) * len(ins))
     whole = next((n for n in ROWS_TOGETHER if n >= count), count)  # few sizes, as each is traced
     filled = [np.concatenate([d, np.zeros((whole - count, *d.shape[1:]))]) for d in filled]
     return {
@@ -516,12 +528,7 @@ def _handed(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[
 
 def pull_of(tape: Tape, at: int, cotangents: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
     """The cotangents of a step's active operands for given cotangents of its results."""
-    return {i: d[0] for i, d in _handed(tape, at, [c[None] for c in cotangents], 1).items()}
-
-
-def pull_rows(tape: Tape, at: int, cotangents: Sequence[Any], count: int) -> dict[int, np.ndarray]:
-    """The same for several cotangents at once, with a leading axis; None for a result without one."""
-    return _handed(tape, at, cotangents, count)
+    return {i: d[0] for i, d in handed(tape, at, [c[None] for c in cotangents], 1).items()}
 
 
 MOVING = ("split", "dynamic_slice", "gather", "rev")  # steps that pass on entries of their first operand
@@ -571,10 +578,12 @@ def _transposed(tape: Tape, step: Step, wanted: Sequence[int]) -> Callable[..., 
     return pulling(step, [tape.values[slot] for slot in step.ins], wanted)
 
 
-def pulling(step: Step, ins: Sequence[Any], wanted: Sequence[int], rows: bool = False) -> Callable[..., Any]:
+def pulling(
+    step: Step, ins: Sequence[Any], wanted: Sequence[int], rows: tuple[int | None, ...] | None = None
+) -> Callable[..., Any]:
     """The same at other operands; it takes the results' cotangents and returns those of some operands.
 
-    With ``rows``, the cotangents have an extra leading axis.
+    With ``rows``, the cotangents have an extra leading axis, and so have the operands for which it is 0.
     """
     shapes = tuple((np.shape(x), str(jnp.result_type(x))) for x in ins)
     key = (step.name, step.settings, shapes, tuple(wanted), rows)
@@ -590,7 +599,7 @@ def pulling(step: Step, ins: Sequence[Any], wanted: Sequence[int], rows: bool = 
 
             return jax.vjp(forward, *(ins[i] for i in wanted))[1](list(cotangents))
 
-        COMPILED[key] = quickly(jax.vmap(pull, (None, 0)) if rows else pull)
+        COMPILED[key] = quickly(pull if rows is None else jax.vmap(pull, (list(rows), 0)))
     compiled = COMPILED[key]
     return lambda *cotangents: compiled(list(ins), cotangents)
 
@@ -718,11 +727,15 @@ def _by_factor(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
 SMALL_PRODUCT = 2**17  # products
 
 
-def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The cotangent of operand ``i`` of ``dot_general``, given the other; ``d`` has an extra leading axis."""
+def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray, rows: bool = False) -> np.ndarray:
+    """The cotangent of operand ``i`` of ``dot_general``, given the other; ``d`` has an extra leading axis.
+
+    With ``rows``, ``other`` has one too.
+    """
     contracted, batched = step.eqn.params["dimension_numbers"]
     (mine, theirs), (my_batch, their_batch) = (x[:: 1 - 2 * i] for x in (contracted, batched))
-    free_other = [a for a in range(other.ndim) if a not in (*theirs, *their_batch)]
+    sizes = other.shape[1:] if rows else other.shape
+    free_other = [a for a in range(len(sizes)) if a not in (*theirs, *their_batch)]
     free_mine_count = d.ndim - 1 - len(batched[0]) - len(free_other)
     ndim = free_mine_count + len(mine) + len(my_batch)
     free_mine = [a for a in range(ndim) if a not in (*mine, *my_batch)]
@@ -735,9 +748,10 @@ def product_back(step: Step, i: int, d: np.ndarray, other: np.ndarray) -> np.nda
     of_other = dict(zip([*their_batch, *theirs, *free_other], [*batch, *left, *free], strict=True))
     of_mine = dict(zip([*my_batch, *mine, *free_mine], [*batch, *left, *right], strict=True))
     to = [0, *(of_mine[a] for a in range(ndim))]
-    shared = np.prod([other.shape[a] for a in (*their_batch, *free_other)])
-    small = d.size * other.size <= SMALL_PRODUCT * shared  # planning it would take longer
-    return np.einsum(d, [0, *out], other, [of_other[a] for a in range(other.ndim)], to, optimize=not small)
+    shared = np.prod([sizes[a] for a in (*their_batch, *free_other)])
+    small = d.size * np.prod(sizes) <= SMALL_PRODUCT * shared  # planning it would take longer
+    labels = [0] * rows + [of_other[a] for a in range(len(sizes))]
+    return np.einsum(d, [0, *out], other, labels, to, optimize=not small)
 
 
 def _cumulated_back(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
@@ -748,9 +762,15 @@ def _cumulated_back(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray
 
 
 def _to_the_largest(tape: Tape, step: Step, i: int, d: np.ndarray) -> np.ndarray:
-    x, axes = np.asarray(tape.values[step.ins[0]]), tuple(step.eqn.params["axes"])
-    largest = x == np.expand_dims(np.asarray(tape.values[step.outs[0]]), axes)
-    return _unsummed(tape, step, i, d) * (largest / largest.sum(axes, keepdims=True))
+    axes = tuple(axis + 1 for axis in step.eqn.params["axes"])
+    x, out = (np.asarray(tape.values[slot])[None] for slot in (step.ins[0], step.outs[0]))
+    return to_the_largest(x, out, axes, d)
+
+
+def to_the_largest(x: np.ndarray, out: np.ndarray, axes: tuple[int, ...], d: np.ndarray) -> np.ndarray:
+    """The cotangent of the operand of a maximum or minimum: shared by the entries equal to it."""
+    largest = x == np.expand_dims(out, axes)
+    return np.expand_dims(d, axes) * (largest / largest.sum(axes, keepdims=True))
 
 
 LINEAR: dict[str, Callable[[Tape, Step, int, np.ndarray], np.ndarray]] = {

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -155,6 +155,7 @@ from manual_grad.checker.mistakes.windows import (
     windows_shifted,
 )
 from manual_grad.checker.nearby import batch
+from manual_grad.checker.rows import handed_by_rows, reworked_together, settled
 from manual_grad.checker.tape import (
     Changes,
     Slot,
@@ -168,6 +169,7 @@ from manual_grad.checker.truth import is_float, is_key
 
 NO_SIZE = "which is not a size of the problem"
 ROWS = 64  # mistakes pulled back at once
+FEW = 4  # mistakes at other values that are pulled back one by one
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
 SMALL_PART = 0.02  # the share of a missing path that may remain due to rounding
@@ -348,12 +350,16 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
 def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
     """All leaves of the gradients, with each mistake and without its contribution."""
     tape = e.kept["tape"]
-    asked: list[Changes] = [mistake.changes for mistake in mistakes]
+    others = {i: values for i, m in enumerate(mistakes) if (values := _other_values(tape, m)) is not None}
+    asked: list[Changes] = []
     at: dict[Any, int] = {}
-    for mistake in mistakes:
+    for i, mistake in enumerate(mistakes):
+        if i not in others:
+            at[i] = len(asked)
+            asked.append(mistake.changes)
         if mistake.without is not None:
             key = tuple((edge, id(change)) for edge, change in mistake.without.items())
-            at[id(mistake)] = at.get(key, len(asked))
+            at["without", i] = at.get(key, len(asked))
             if key not in at:
                 at[key] = len(asked)
                 asked.append(mistake.without)
@@ -365,18 +371,48 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
             e.require_time()
             leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
             made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
-    for i, mistake in enumerate(mistakes):
-        if mistake.of is not None:
-            step, operand = mistake.of
-            other = reworked(tape, tape.steps[step].outs[0], tape.values[tape.steps[step].ins[operand]])
-            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
-        if mistake.instead is not None:
-            e.require_time()
-            other = tape
-            for slot, value in mistake.instead.items():
-                other = reworked(other, slot, value(tape))
-            made[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistake.changes])]
-    return [(made[i], made[at[id(p)]] if id(p) in at else None) for i, p in enumerate(mistakes)]
+        own = _with_other_values(e, {i: (mistakes[i].changes, values) for i, values in others.items()}, count)
+    return [
+        (own[i] if i in own else made[at[i]], made[at["without", i]] if ("without", i) in at else None)
+        for i in range(len(mistakes))
+    ]
+
+
+def _other_values(tape: Tape, mistake: Mistake) -> Mapping[Slot, Any] | None:
+    """The values at which the derivative is computed, where they are not the function's own."""
+    if mistake.instead is not None:
+        return settled(tape, {slot: value(tape) for slot, value in mistake.instead.items()})
+    if mistake.of is None:
+        return None
+    step = tape.steps[mistake.of[0]]
+    return {step.outs[0]: tape.values[step.ins[mistake.of[1]]]}
+
+
+def _with_other_values(
+    e: Evidence, asked: Mapping[int, tuple[Changes, Mapping[Slot, Any]]], count: int
+) -> dict[int, list[np.ndarray]]:
+    """The gradients for changes at other values, all at once where that pays."""
+    tape, found = e.kept["tape"], dict[int, list[np.ndarray]]()
+    fitting = [
+        i for i, (_, values) in asked.items() if all(np.shape(v) == tape.shape(s) for s, v in values.items())
+    ]
+    for start in range(0, len(fitting), count):
+        some = fitting[start : start + count]
+        e.require_time()
+        if len(some) >= FEW:
+            with contextlib.suppress(Exception):  # a step that JAX cannot do for all rows at once
+                rows = reworked_together(tape, [asked[i][1] for i in some])
+                hand = partial(handed_by_rows, rows)
+                changes = [asked[i][0] for i in some]
+                leaves = pulled_back(tape, e.point.dout, changes, hand=hand, seen=rows.one)
+                found |= {i: [leaf[row] for leaf in leaves] for row, i in enumerate(some)}
+    for i in asked.keys() - found.keys():
+        e.require_time()
+        other = tape
+        for slot, value in asked[i][1].items():
+            other = reworked(other, slot, value)
+        found[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [asked[i][0]])]
+    return found
 
 
 def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
