@@ -9,7 +9,7 @@ cause, to be compared with the checked one.
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -372,6 +372,17 @@ def reworked(tape: Tape, slot: Slot, value: np.ndarray) -> Tape:
             if all(is_float(tape.values[s]) or s not in moved for s in operands):
                 kept[key] = known
     return Tape(tape.steps, values, tape.leaves, tape.results, tape.active, kept)
+
+
+def flowing_through(tape: Tape, stops: Sequence[int]) -> Tape:
+    """The tape if some of its ``stop_gradient`` steps let the cotangent pass."""
+    steps, let = list(tape.steps), set[Slot]()
+    for at, step in enumerate(steps):
+        if at in stops:
+            steps[at] = replace(step, name="copy")
+        if at in stops or (step.name not in STOPS and not let.isdisjoint(step.ins)):
+            let.update(out for out in step.outs if is_float(tape.values[out]))
+    return Tape(steps, tape.values, tape.leaves, tape.results, tape.active | let)
 
 
 # Steps that take a maximum, and the operand that it is taken of.

@@ -196,7 +196,7 @@ def local_bwd(mask):
 WIDER = np.arange(7)[:, None] - np.arange(7)
 ATTENTION = {
     "a window too wide": (
-        "the mask of query @ key is one wider at one edge along axis 2",
+        "the mask of query @ key is one wider at one edge of the band",
         by(local, local_bwd((WIDER < 4) & (WIDER > -3)), QUERY, KEY, VALUE),
     ),
 }

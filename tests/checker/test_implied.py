@@ -221,7 +221,7 @@ CASES = {
         by(layer, layer_in_tiles([[0, 2, 4, 6]]), normal(7, 4), normal(4, 5)),
     ),
     "the last query of a window": (
-        "the entries with j − i = −2 (i along axis 0, j along axis 1) are left out, in the cotangent of",
+        "the mask of (q @ k) / 2 is one narrower at one edge of the band (a window or causal edge off by one",
         by(windowed, windowed_without_the_last_query(False), normal(7, 4), normal(7, 4), normal(7, 3)),
     ),
     "statistics of a part": (

@@ -533,7 +533,7 @@ CASES = {
 
 CASES |= {
     "scores without their scale": (
-        "the factor 3 is left out of 3 · (tanh((q @ k) / 5)) where it is recomputed (what softmax divides by",
+        "the factor 3 is left out of the scores where the probabilities are rebuilt (what softmax divides by",
         mistaken("capped scores", capped_grad(scale=5 / 3), (0, 1, 2)),
     ),
     "a slope of the scaled result": (

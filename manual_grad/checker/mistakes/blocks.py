@@ -165,7 +165,7 @@ def _averaged(axis: int, blocks: Blocks, every: bool, p: Passing) -> np.ndarray:
 def rows_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The sum over a row in the gradient of a softmax, of the gradient or the values of a later step."""
     known = tape.kept["known"]
-    for at, divides in _softmaxes(tape):
+    for at, divides in softmaxes_in(tape):
         step = tape.steps[at]
         own = step.outs[0]
         near = [slot for slot in (own, *_after(tape, own)) if slot in known]
@@ -197,7 +197,7 @@ def _instead_of(value: Slot, gradient: Slot, divides: bool, p: Passing) -> np.nd
     return -np.asarray(p.tape.values[value]) * d / np.asarray(p.operands[1]) if divides else -d
 
 
-def _softmaxes(tape: Tape) -> Iterator[tuple[int, bool]]:
+def softmaxes_in(tape: Tape) -> Iterator[tuple[int, bool]]:
     """The quotients of exponentials and their sum; the differences from the logarithm of such a sum."""
     made = made_by(tape)
     for at, step in enumerate(tape.steps):
@@ -231,8 +231,8 @@ def _after(tape: Tape, slot: Slot) -> list[Slot]:
 def softmaxes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Wrong versions of a softmax's gradient p ∘ (dp − Σ p · dp), or of its logarithm's, dy − p · Σ dy."""
     made = made_by(tape)
-    for at, divides in _softmaxes(tape):
-        total = _sum_below(tape, tape.steps[at]) if divides else _sum_of_logarithm(tape, at)
+    for at, divides in softmaxes_in(tape):
+        total = sum_below(tape, tape.steps[at]) if divides else _sum_of_logarithm(tape, at)
         if total is None:
             continue
         exp = made[total.ins[0]]
@@ -245,7 +245,7 @@ def softmaxes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         kind = "a softmax" if divides else "a logarithm of softmax"
         for said, version in versions.items():
             change: dict[Edge, Callable[[Passing], np.ndarray]] = {
-                (at, -1): partial(_noted_at, at),
+                (at, -1): partial(noted_at, at),
                 (exp, 0): partial(_version, at, axes, version),
             }
             if not divides:
@@ -262,7 +262,8 @@ def _sum_of_logarithm(tape: Tape, at: int) -> Step | None:
     return total if same else None
 
 
-def _noted_at(at: int, p: Passing) -> np.ndarray:
+def noted_at(at: int, p: Passing) -> np.ndarray:
+    """The cotangent of a softmax's result, kept for later."""
     p.notes["softmax", at] = p.right
     return p.right
 
@@ -301,8 +302,8 @@ OF_LOG_SOFTMAX: dict[str, Callable[..., np.ndarray]] = {
 def normalisers_of_parts(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A softmax over several parts, recomputed with the sum of some of them, such as without a sink."""
     made = made_by(tape)
-    for at, divides in _softmaxes(tape):
-        total = _sum_below(tape, tape.steps[at]) if divides else None
+    for at, divides in softmaxes_in(tape):
+        total = sum_below(tape, tape.steps[at]) if divides else None
         if total is None:
             continue
         joined = tape.steps[made[total.ins[0]]].ins[0]
@@ -330,8 +331,8 @@ def normalisers_of_parts(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 def _normalisers_of_blocks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """The same with the sum over the first or the last entries of a row, such as one block of keys."""
-    for at, divides in _softmaxes(tape):
-        total = _sum_below(tape, tape.steps[at]) if divides else None
+    for at, divides in softmaxes_in(tape):
+        total = sum_below(tape, tape.steps[at]) if divides else None
         if total is None or len(total.eqn.params["axes"]) != 1:
             continue
         (axis,) = total.eqn.params["axes"]
@@ -351,7 +352,7 @@ def _normalisers_of_blocks(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(said, {}, instead=value)
 
 
-def _sum_below(tape: Tape, step: Step) -> Step | None:
+def sum_below(tape: Tape, step: Step) -> Step | None:
     """The sum that a quotient divides by."""
     made, slot = made_by(tape), step.ins[1]
     while slot in made and tape.steps[made[slot]].name in PASSED_ON:

@@ -34,7 +34,7 @@ class _Running:
 def states_too_early(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A running sum, or its cotangent, updated with a chunk before that chunk uses it."""
     users = users_of(tape)
-    for running in _running(tape):
+    for running in running_in(tape):
         count = len(running.states)
         name = said_of(tape, e, running.states[-1])
         for size in range(2, min(count, CHUNKS_UP_TO)):
@@ -61,7 +61,7 @@ def states_too_early(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield Mistake(f"{EARLY}: {name} gets the part {said}", states)
 
 
-def _running(tape: Tape) -> list[_Running]:
+def running_in(tape: Tape) -> list[_Running]:
     """The running sums of a loop."""
     loop, made = loop_of(tape), made_by(tape)
     if loop is None:
@@ -128,7 +128,8 @@ def _of_the_state(ins: tuple[Slot, ...], active: list[int], want: Slot | None) -
     return ins.index(want) if want in ins else active[-1]
 
 
-def _slope(tape: Tape, way: list[Edge]) -> np.ndarray | float:
+def slope_of_way(tape: Tape, way: list[Edge]) -> np.ndarray | float:
+    """The derivative along some elementwise steps."""
     slope: np.ndarray | float = 1.0
     for edge in way:
         one = tape.slope(edge)
@@ -140,14 +141,14 @@ def _cotangent_too_early(running: _Running, chunks: list[int], t: int, p: Passin
     """The cotangent of what is added at a step, if the chunk's part is carried into the chunk itself."""
     known = p.tape.kept["known"]
     mine = [k for k, chunk in enumerate(chunks) if chunk == chunks[t]]
-    entering = _slope(p.tape, running.ways[mine[0]]) * known[running.states[mine[0]]][0]
+    entering = slope_of_way(p.tape, running.ways[mine[0]]) * known[running.states[mine[0]]][0]
     after: np.ndarray | float = 0.0
     if mine[-1] + 1 < len(chunks):
-        after = _slope(p.tape, running.ways[mine[-1] + 1]) * known[running.states[mine[-1] + 1]][0]
+        after = slope_of_way(p.tape, running.ways[mine[-1] + 1]) * known[running.states[mine[-1] + 1]][0]
     later: np.ndarray | float = 1.0  # what the chunk's later steps multiply by
     for k in mine:
         if k > t:
-            later = later * _slope(p.tape, running.ways[k])
+            later = later * slope_of_way(p.tape, running.ways[k])
     return p.right + later * (entering - after)
 
 

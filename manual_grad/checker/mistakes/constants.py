@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, sizes_named
-from manual_grad.checker.mistakes.mistake import Mistake, made_by, said_of
+from manual_grad.checker.mistakes.mistake import Mistake, made_by, mask_said, said_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, computed, pulling
 from manual_grad.checker.truth import is_float, is_key
 
@@ -45,6 +45,40 @@ def constants_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 edge: partial(with_altered, slot, said, partial(_another, tape, other)) for edge in edges
             }
             yield Mistake(f"{said} in the backward pass", changes)
+
+
+def constants_unmasked(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A constant, such as one-hot labels, without the mask that it is multiplied by: padded steps count."""
+    found = 0
+    for step in tape.steps:
+        masks = [i for i, s in enumerate(step.ins) if step.name == "mul" and _is_mask(tape.values[s])]
+        slot = step.outs[0]
+        if not masks or slot in tape.active or found == CONSTANTS_UP_TO or np.size(tape.values[slot]) < 2:
+            continue
+        found += 1
+        for i in masks:
+            other = np.broadcast_to(np.asarray(tape.values[step.ins[1 - i]]), tape.shape(slot))
+            reached = reached_from(tape, slot)
+            edges = [edge for edge in tape.edges() if reached & set(tape.steps[edge[0]].ins)]
+            name, mask = said_of(tape, e, step.ins[1 - i]), mask_said(tape, e, step.ins[i])
+            said = f"{mask} of {name} is left out"
+            change = partial(with_altered, slot, f"{said} {slot}", partial(_instead, other))
+            for some in [edges, *([edge] for edge in edges if len(edges) > 1)] if edges else []:
+                yield Mistake(
+                    f"{said} in the backward pass (such as padded steps that count: lengths are ignored)",
+                    dict.fromkeys(some, change),
+                )
+
+
+def _is_mask(x: Any) -> bool:
+    if is_key(x) or np.size(x) < 2:
+        return False
+    values = np.asarray(x)
+    return bool(np.all((values == 0) | (values == 1)) and np.any(values == 0) and np.any(values == 1))
+
+
+def _instead(other: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return other
 
 
 def _constants(tape: Tape) -> list[tuple[Slot, list[Edge]]]:
@@ -122,12 +156,25 @@ def _along_axes(x: np.ndarray, but: set[int]) -> Iterator[tuple[str, Alteration]
             partial(np.roll, shift=1, axis=axis),
         )
         yield f"{{}} is reversed along axis {axis}", partial(np.flip, axis=axis)
+        for by, which in ((1, "next"), (-1, "previous")):
+            said = f"the {which} {{}} along axis {axis} is used for each"
+            yield f"{said}, and the own one at the end", partial(_beside, axis, by, 1)
+            yield f"{said}, and 0 at the end", partial(_beside, axis, by, 0)
     for a, b in itertools.pairwise(range(x.ndim)):
         if x.shape[a] == x.shape[b] > 1:
             yield (
                 f"{{}} with rows and columns swapped (j for i, axes {a} and {b})",
                 partial(np.swapaxes, axis1=a, axis2=b),
             )
+
+
+def _beside(axis: int, by: int, end: int, x: np.ndarray) -> np.ndarray:
+    index = np.arange(x.shape[axis]) + by
+    other = np.take(x, np.clip(index, 0, x.shape[axis] - 1), axis)
+    inside = (index >= 0) & (index < x.shape[axis])
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return np.asarray(np.where((inside | bool(end)).reshape(shape), other, 0), x.dtype)
 
 
 def _of_indices(x: np.ndarray) -> Iterator[tuple[str, Alteration]]:

@@ -122,7 +122,7 @@ def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 
 def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
     if not e.y.any():
-        return OF_LOG_SUM_EXP
+        return OF_LOG_SUM_EXP | _in_chunks(e)
     moved = {
         f"the labels are those of the {which} sample, along axis {axis}": partial(_of_samples, axis, by)
         for which, by in OF_SAMPLES.items()
@@ -144,7 +144,105 @@ def _mistakes(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
     two = np.sort(np.moveaxis(e.y, e.axis, -1), -1).reshape(-1, _classes(e))
     smoothed = two.min() > 0 and np.ptp(two[:, :-1]) <= 1e-6 and np.all(two[:, -1] > two[:, -2] + 1e-3)
     of_distributions = OF_DISTRIBUTIONS if two.min() > 0 else {}
-    return (OF_SMOOTHED if smoothed else {}) | OF_SOFTMAX | OF_LOG_SUM_EXP | of_distributions | moved
+    known = (OF_SMOOTHED if smoothed else {}) | OF_SOFTMAX | OF_LOG_SUM_EXP | of_distributions | moved
+    return known | _in_chunks(e)
+
+
+def _in_chunks(e: _Error) -> dict[str, Callable[[_Error], np.ndarray]]:
+    """The classes taken chunk by chunk, such as a vocabulary's: the maximum, the sum or the label of one."""
+    found: dict[str, Callable[[_Error], np.ndarray]] = {}
+    for size in CHUNKS if e.axis is not None else ():
+        n = e.p.shape[e.axis or 0]
+        names = f"chunks of {size} classes", f"chunk (the last {n - (n - 1) // size * size} classes)"
+        if size < n:
+            for said, version in OF_CHUNKS.items():
+                found[said.format(*names)] = partial(_with_chunks, size, version)
+            for said, labels in LABELS_OF_CHUNKS.items() if np.all((e.y == 0) | (e.y == 1)) else ():
+                found[said.format(*names)] = partial(_labels_in_chunks, size, labels)
+    return found
+
+
+def _with_chunks(size: int, version: Callable[..., np.ndarray], e: _Error) -> np.ndarray:
+    z = np.moveaxis(e.z, e.axis or 0, -1)
+    chunks = [slice(k, k + size) for k in range(0, z.shape[-1], size)]
+    return np.moveaxis(version(z, chunks), -1, e.axis or 0) * e.sum - e.y
+
+
+def _labels_in_chunks(size: int, labels: Callable[[np.ndarray, int], np.ndarray], e: _Error) -> np.ndarray:
+    y = labels(np.moveaxis(e.y, e.axis or 0, -1), size)
+    return e.p * e.sum - np.moveaxis(y, -1, e.axis or 0)
+
+
+def _most(z: np.ndarray) -> np.ndarray:
+    return z.max(-1, keepdims=True)
+
+
+def _exps(z: np.ndarray, of: np.ndarray) -> np.ndarray:
+    return np.exp(z - of).sum(-1, keepdims=True)
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    return np.exp(z - _most(z)) / _exps(z, _most(z))
+
+
+def _sums_not_rescaled(z: np.ndarray, chunks: list[slice], running: bool) -> np.ndarray:
+    """With the sum of the chunks' sums, each for its own maximum or for the largest so far."""
+    tops = [_most(z[..., : c.stop] if running else z[..., c]) for c in chunks]
+    return np.exp(z - _most(z)) / sum(_exps(z[..., c], top) for c, top in zip(chunks, tops, strict=True))
+
+
+CHUNKS = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)
+UNSCALED = "not rescaled to the common maximum"
+OF_CHUNKS: dict[str, Callable[[np.ndarray, list[slice]], np.ndarray]] = {
+    f"the exponentials of {{}} are those of each chunk's own maximum, {UNSCALED}": (
+        lambda z, chunks: (
+            np.concatenate([np.exp(z[..., c] - _most(z[..., c])) for c in chunks], -1) / _exps(z, _most(z))
+        )
+    ),
+    f"the sums of {{}} are added up {UNSCALED}": lambda z, chunks: _sums_not_rescaled(z, chunks, False),
+    f"the sums of {{}} are added up {UNSCALED}: the sum so far is kept as it is when the maximum grows": (
+        lambda z, chunks: _sums_not_rescaled(z, chunks, True)
+    ),
+    "each of the {} is normalised by its own sum, not by that of all classes": (
+        lambda z, chunks: np.concatenate([_softmax(z[..., c]) for c in chunks], -1)
+    ),
+    "the log-sum-exp of the {} so far is used, not that of all classes": (
+        lambda z, chunks: np.concatenate([_softmax(z[..., : c.stop])[..., c] for c in chunks], -1)
+    ),
+    "the sum of the last {1} is used for that of all classes": (
+        lambda z, chunks: np.exp(z - _most(z)) / _exps(z[..., chunks[-1]], _most(z))
+    ),
+    "the sum of the first of the {} is used for that of all classes": (
+        lambda z, chunks: np.exp(z - _most(z)) / _exps(z[..., chunks[0]], _most(z))
+    ),
+    "the exponentials are those of the maximum of the last {1}, the sum that of the common one": (
+        lambda z, chunks: np.exp(z - _most(z[..., chunks[-1]])) / _exps(z, _most(z))
+    ),
+    "the exponentials are those of the maximum of the first of the {}, the sum that of the common one": (
+        lambda z, chunks: np.exp(z - _most(z[..., chunks[0]])) / _exps(z, _most(z))
+    ),
+}
+
+
+def _in_every_chunk(y: np.ndarray, size: int) -> np.ndarray:
+    k = np.arange(y.shape[-1])
+    return np.take_along_axis(_in_first_chunk(y, size), np.broadcast_to(k % size, y.shape), -1)
+
+
+def _in_first_chunk(y: np.ndarray, size: int) -> np.ndarray:
+    moved = np.zeros_like(y)
+    np.add.at(np.moveaxis(moved, -1, 0), np.arange(y.shape[-1]) % size, np.moveaxis(y, -1, 0))
+    return moved
+
+
+LABELS_OF_CHUNKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "the label is the index inside the {}, and the first chunk's class is taken for it": _in_first_chunk,
+    "the label is the index inside the {}, and is subtracted in every chunk": _in_every_chunk,
+    "the labels outside the first of the {} are lost": lambda y, size: y * (np.arange(y.shape[-1]) < size),
+    "the labels outside the last {1} are lost": (
+        lambda y, size: y * (np.arange(y.shape[-1]) >= (y.shape[-1] - 1) // size * size)
+    ),
+}
 
 
 def _scaled(of_p: float, of_y: float, e: _Error) -> np.ndarray:

@@ -16,6 +16,12 @@ import jax
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence, factor_of, first_near, named_scales, sizes_named
+from manual_grad.checker.mistakes.attention import (
+    entries_counted,
+    rebuilt_without_steps,
+    slopes_before_sums,
+    statistics_of_others,
+)
 from manual_grad.checker.mistakes.blocks import (
     means_of_chunks,
     normalisers_of_parts,
@@ -29,8 +35,9 @@ from manual_grad.checker.mistakes.chunks import (
     states_too_early,
 )
 from manual_grad.checker.mistakes.clamps import bounds_ignored
-from manual_grad.checker.mistakes.constants import constants_mistaken
+from manual_grad.checker.mistakes.constants import constants_mistaken, constants_unmasked
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
+from manual_grad.checker.mistakes.cumulative import cumulative_sums_mistaken
 from manual_grad.checker.mistakes.factorisations import factorisations_mistaken
 from manual_grad.checker.mistakes.factors import (
     extra_factors,
@@ -44,12 +51,14 @@ from manual_grad.checker.mistakes.factors import (
     stages,
     steps_left_out,
 )
+from manual_grad.checker.mistakes.gates import probabilities_of_others
 from manual_grad.checker.mistakes.implied import implied, place_implied
 from manual_grad.checker.mistakes.implied_routes import groups_resummed, misrouted
 from manual_grad.checker.mistakes.implied_terms import terms_implied
 from manual_grad.checker.mistakes.indices import (
     chunks_apart,
     groups_mistaken,
+    groups_of_products_mistaken,
     masks_shifted,
     steps_apart,
     steps_before_softmax,
@@ -59,6 +68,7 @@ from manual_grad.checker.mistakes.inverses import inverses_mistaken
 from manual_grad.checker.mistakes.iterations import in_all_iterations
 from manual_grad.checker.mistakes.layers import (
     activations_mistaken,
+    masks_left_out_of_loops,
     masks_left_out_of_values,
     slopes_of_another_layer,
 )
@@ -94,6 +104,7 @@ from manual_grad.checker.mistakes.pooling import maxima_misplaced
 from manual_grad.checker.mistakes.positions import (
     offsets_mistaken,
     places_taken_for_one,
+    rotations_misplaced,
     windows_misplaced,
 )
 from manual_grad.checker.mistakes.rebuilt import pairs_mistaken, rebuilt, rotations
@@ -120,8 +131,15 @@ from manual_grad.checker.mistakes.slopes import (
     recursions,
     slopes_left_out,
     slopes_of_another_step,
+    slopes_without_steps,
     terms,
     wrong_slopes,
+)
+from manual_grad.checker.mistakes.states import (
+    cotangents_added_late,
+    operands_of_other_steps,
+    states_after_updates,
+    stops_ignored,
 )
 from manual_grad.checker.mistakes.sums import (
     counts_taken_for_1,
@@ -160,6 +178,7 @@ from manual_grad.checker.tape import (
     Changes,
     Slot,
     Tape,
+    flowing_through,
     pulled_back,
     reworked,
     without_dead_maxima,
@@ -354,7 +373,7 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
     asked: list[Changes] = []
     at: dict[Any, int] = {}
     for i, mistake in enumerate(mistakes):
-        if i not in others:
+        if i not in others and not mistake.skipped and not mistake.through:
             at[i] = len(asked)
             asked.append(mistake.changes)
         if mistake.without is not None:
@@ -372,10 +391,22 @@ def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
             leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
             made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
         own = _with_other_values(e, {i: (mistakes[i].changes, values) for i, values in others.items()}, count)
+        for i in set(range(len(mistakes))) - at.keys() - others.keys():
+            e.require_time()
+            other = _with_other_steps(tape, mistakes[i])
+            own[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistakes[i].changes])]
     return [
         (own[i] if i in own else made[at[i]], made[at["without", i]] if ("without", i) in at else None)
         for i in range(len(mistakes))
     ]
+
+
+def _with_other_steps(tape: Tape, mistake: Mistake) -> Tape:
+    """The function without the steps that a mistake skips, and where its stopped gradients flow."""
+    other = flowing_through(tape, mistake.through) if mistake.through else tape
+    for step, operand in sorted(mistake.skipped):
+        other = reworked(other, tape.steps[step].outs[0], other.values[tape.steps[step].ins[operand]])
+    return other
 
 
 def _other_values(tape: Tape, mistake: Mistake) -> Mapping[Slot, Any] | None:
@@ -621,15 +652,18 @@ def count_said(e: Evidence, factor: float) -> str:
         what = f"the number of entries of {said_of(tape, e, partly[near])} that are not 0"
         return f"{sign}divided by {what}, instead of the number of all"
     for value, name, divides in e.once("sums", lambda: list(_sums(tape, e))):
-        for count, of in e.once("counts", lambda: _counts(tape, e)).get(name, ()) if divides else ():
-            if abs(abs(factor) * count / value - 1) <= 4 * e.tolerance:
-                what = f"{count}, the number of entries of {of} that are not 0,"
-                return f"{sign}divided by {what} instead of {name}"
+        counts = e.once("counts", lambda: _counts(tape, e)).get(name, ()) if divides else ()
+        counts = [(n, of) for n, of in counts if abs(abs(factor) * n / value - 1) <= 4 * e.tolerance]
+        for n, of in counts:
+            if not of.startswith("all"):
+                return f"{sign}divided by {n}, the number of {of}, instead of {name}"
         sizes = [(n, f"{n} ({what})") for n, what in sizes_named(e).items() if n > 1]
         sizes = [(n, size) for n, size in sizes if abs(value / n - 1) > 4 * e.tolerance]
         for n, size in sizes if divides else ():
             if abs(abs(factor) * n / value - 1) <= 4 * e.tolerance:
                 return f"{sign}divided by {size} instead of {name}"
+        for n, of in counts:
+            return f"{sign}divided by {n}, the number of {of}, instead of {name}"
         for n, size in sizes:
             if abs(abs(factor) * value / n - 1) <= 4 * e.tolerance:
                 return f"{sign}divided by {name} instead of {size}"
@@ -668,8 +702,11 @@ def _counts(tape: Tape, e: Evidence) -> dict[str, list[tuple[int, str]]]:
             summed = np.asarray(tape.values[step.ins[0]])
             count = int(np.count_nonzero(summed))
             if 1 < count < summed.size:
-                name = said_of(tape, e, slot)
-                found.setdefault(name, []).append((count, said_of(tape, e, step.ins[0])))
+                of, v = said_of(tape, e, step.ins[0]), float(np.ravel(tape.values[slot])[0])
+                name = said_of(tape, e, slot) + (f" ({abs(v):g})" if v == round(v) else "")
+                found.setdefault(name, []).extend(
+                    [(count, f"entries of {of} that are not 0"), (summed.size, f"all entries of {of}")]
+                )
     return found
 
 
@@ -759,10 +796,15 @@ OF_LOOPS = (
     gradients_of_neighbours,
     loops,
     recursions,
+    stops_ignored,
+    masks_left_out_of_loops,
     steps_of_time,
     steps_apart,
     chunks_apart,
     states_too_early,
+    cumulative_sums_mistaken,
+    states_after_updates,
+    operands_of_other_steps,
     factors_of_other_chunks,
     slopes_of_another_step,
     gradients_of_others,
@@ -788,6 +830,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (bounds_ignored, 0),
     (slopes_left_out, 0),
     (masks_left_out, 0),
+    (stops_ignored, 0),
     (recursions, 0),
     (steps_apart, 0),
     (chunks_apart, 0),
@@ -804,8 +847,10 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (branches_mistaken, 0),
     (cross_entropies_mistaken, 0),
     (masks_left_out_of_values, 0),
+    (masks_left_out_of_loops, 0),
     (masks_shifted, 0),
     (groups_mistaken, 0),
+    (groups_of_products_mistaken, 0),
     (steps_of_time, 0),
     (states_too_early, 0),
     (factors_of_other_chunks, 0),
@@ -815,6 +860,8 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (keepdims_missing, 0),
     (statistics_of_other_groups, 0),
     (index_computed, 0),
+    (rotations_misplaced, 0),
+    (constants_unmasked, 0),
     (constants_mistaken, 0),
     (indices_replaced, 0),
     (segments_mistaken, 0),
@@ -830,6 +877,12 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (rows_of_others, 0),
     (softmaxes_mistaken, 0),
     (normalisers_of_parts, 0),
+    (cumulative_sums_mistaken, 0),
+    (rebuilt_without_steps, 0),
+    (statistics_of_others, 0),
+    (slopes_before_sums, 0),
+    (entries_counted, 0),
+    (probabilities_of_others, 0),
     (rotations, 0),
     (pairs_mistaken, 0),
     (kernels_turned, 0),
@@ -869,7 +922,11 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (stages, 0),
     (factors_mistaken, 0),
     (terms_left_out_of_factors, 0),
+    (slopes_without_steps, 0),
+    (states_after_updates, 0),
+    (operands_of_other_steps, 0),
     (operands_replaced, 0),
+    (cotangents_added_late, 0),
     (factors_missing_in_terms, 0),
     (functions_of_others, 0),
     (extra_factors, 0),

@@ -45,6 +45,7 @@ from manual_grad.checker.truth import is_float
 
 SUMS_UP_TO = 4  # steps between a product and a slope
 NEIGHBOURS = 40  # values before or after one
+STAGES_UP_TO = 6  # steps between a product and a slope
 
 
 def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -85,29 +86,30 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A slope missing from the cotangent that a product passes to one of its operands only."""
     users = users_of(tape)
     pairs: dict[Edge, Edge] = {}
+    further: dict[Edge, tuple[Edge, ...]] = {}
     for edge in tape.edges():
         step = tape.steps[edge[0]]
         if step.name not in PRODUCTS:
             continue
-        slot, shape = step.outs[0], tape.shape(step.outs[0])
-        for _ in range(6):
+        slot, shape, way = step.outs[0], tape.shape(step.outs[0]), list[Edge]()
+        for _ in range(STAGES_UP_TO):
             (user, *more) = users.get(slot, [None])
             if user is None or more or tape.shape(tape.steps[user[0]].outs[0]) != shape:
                 break
             if tape.steps[user[0]].name not in (*MEANINGLESS, *PASSED_ON):
-                if tape.steps[user[0]].name in ELEMENTWISE:
-                    pairs[edge] = user
-                break
+                if tape.steps[user[0]].name not in ELEMENTWISE:
+                    break
+                way.append(user)
             slot = tape.steps[user[0]].outs[0]
+        if way:
+            pairs[edge] = way[0]
+        if len(way) > 1:
+            further[edge] = tuple(way[:2])
+    yield from _second_stages(tape, e, further)
     for edges in [[edge] for edge in pairs] + [[x for x in group if x in pairs] for group in alike(tape)]:
         if not edges:
             continue
-        slope = pairs[edges[-1]]
-        name = tape.steps[slope[0]].name
-        what = f"the derivative of {SAID.get(name, name)} is left out of"
-        if name in ("mul", "div"):
-            other = tape.steps[slope[0]].ins[1 - slope[1]]
-            what = f"{too_few_or_many(tape, other, said_of(tape, e, other))[name == 'div']} in"
+        what = _left_out_said(tape, e, pairs[edges[-1]])
         changes: dict[Edge, Change] = {}
         for edge in edges:
             changes[pairs[edge]] = partial(_remembered, pairs[edge])
@@ -117,6 +119,38 @@ def stages(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             f"{what} what flows back through {place_of(tape, e, edges[-1])}{everywhere}",
             changes,
         )
+
+
+def _left_out_said(tape: Tape, e: Evidence, slope: Edge) -> str:
+    name = tape.steps[slope[0]].name
+    if name in ("mul", "div"):
+        other = tape.steps[slope[0]].ins[1 - slope[1]]
+        return f"{too_few_or_many(tape, other, said_of(tape, e, other))[name == 'div']} in"
+    if name == "select_n":
+        return "the mask (of where) is left out of"
+    return f"the derivative of {SAID.get(name, name)} is left out of"
+
+
+def _second_stages(tape: Tape, e: Evidence, further: dict[Edge, tuple[Edge, ...]]) -> Iterator[Mistake]:
+    """The same for the second slope after a product, such as the mask after an activation."""
+    groups = [[edge] for edge in further] + [[x for x in group if x in further] for group in alike(tape)]
+    for edges in groups:
+        if edges:
+            changes: dict[Edge, Change] = {}
+            for edge in edges:
+                near, far = further[edge]
+                changes[far] = partial(_remembered, far)
+                changes[edge] = partial(_with_remembered_through, near, far)
+            everywhere = f", in all {len(edges)} places" if len(edges) > 1 else ""
+            what = _left_out_said(tape, e, further[edges[-1]][1])
+            yield Mistake(
+                f"{what} what flows back through {place_of(tape, e, edges[-1])}{everywhere}", changes
+            )
+
+
+def _with_remembered_through(near: Edge, far: Edge, p: Passing) -> np.ndarray:
+    d = p.notes[far] * p.tape.slope(near)
+    return back_with(Passing(p.tape, p.edge, d, p.right, p.notes), p.operands[1 - p.edge[1]])
 
 
 def slopes_out_of_order(tape: Tape, e: Evidence) -> Iterator[Mistake]:

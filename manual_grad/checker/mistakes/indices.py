@@ -17,6 +17,7 @@ from manual_grad.checker.mistakes.mistake import (
     back_with,
     left_out,
     made_by,
+    place_of,
     said_of,
     source_of,
     stop,
@@ -29,6 +30,7 @@ TILES = (2, 3, 4, 8, 16)
 CHUNKS_UP_TO = 9  # steps, less 1
 TILES_UP_TO, MORE_TILES = 17, 16  # the side of a tile, less 1, and the tiles that are not square
 MINUS_INFINITY = -1e4  # what is added to a masked entry, or less
+GLOBAL_UP_TO = 5  # keys or queries, less 1
 MASKS_UP_TO = 32  # the largest shift of a mask, less 1
 STEPS_AT_LEAST = 3
 Values = dict[Slot, Callable[[Tape], np.ndarray]]
@@ -91,22 +93,26 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for found in _masks(tape, e):
         step, mask = tape.steps[found.at], found.mask
         others = itertools.chain(
-            _parts(tape, e, step.ins[0]), itertools.islice(_shifted(mask), 12), _edges_moved(mask),
-            _of_own_blocks(mask), _tiles_whole(mask), _tiles_skipped(mask), _shifted(mask),
-            _chunks_counted(found),
+            _left_out(mask), _parts(tape, e, step.ins[0]), _bands_moved(mask),
+            itertools.islice(_shifted(mask), 12), _edges_moved(mask), _lines_lost(mask),
+            _blocks_skipped(mask), _of_own_blocks(mask), _tiles_whole(mask), _tiles_skipped(mask),
+            _shifted(mask), _chunks_counted(found),
         )  # fmt: skip
         saved, after = _saved(tape, step.outs[0]), products_after(tape, step.outs[0])
+        seen, seen_alone = {mask.tobytes()}, set[bytes]()
         for phrase, other in others:
-            if np.array_equal(other, mask):
+            if other.tobytes() in seen:
                 continue
+            seen.add(other.tobytes())
             operands = (1, 2) if step.name == "select_n" else (found.i,)
             back: Changes = {(found.at, i): partial(_masked_back, other) for i in operands}
             values: Values = {step.outs[0]: partial(_masked, step, other)}
             said = f"the mask of {found.name} is {phrase}"
-            if phrase.startswith("a "):
-                said = phrase
+            if phrase.startswith(("a ", "left out")):
+                said = phrase if phrase.startswith("a ") else f"{phrase} of {found.name}"
             yield Mistake(f"{said}, where it is recomputed and in the backward pass", back, instead=values)
-            if step.name != "add":
+            if step.name != "add" and (alone := (other * mask).tobytes()) not in seen_alone:
+                seen_alone.add(alone)
                 yield Mistake(f"{said}, in the backward pass", back)
             if after:
                 again = f"{said}, where it is recomputed (the output is saved) and in the backward pass"
@@ -139,6 +145,30 @@ def steps_before_softmax(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         )
         for after in (products_after(tape, out), {}):
             yield Mistake(said, changes, instead={out: partial(_own_value, slot), **kept, **after})
+
+
+def _left_out(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "missing", np.ones_like(mask)
+
+
+def _lines_lost(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A mask without its last or first rows or columns."""
+    place = np.indices(mask.shape[-2:])
+    for which, n in enumerate(mask.shape[-2:]):
+        what = ("rows (queries)", "columns (keys)")[which]
+        for count in range(1, min(n // 2 + 1, TILES_UP_TO)):
+            yield f"left out: the last {count} of {n} {what}", mask & (place[which] < n - count)
+            yield f"left out: the first {count} of {n} {what}", mask & (place[which] >= count)
+
+
+def _blocks_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A causal mask in blocks whose start or end is computed without the difference of the sizes."""
+    i, j = np.indices(mask.shape[-2:])
+    for tall, wide in itertools.product(TILES, TILES) if mask.shape[-2] != mask.shape[-1] else ():
+        above, below = j // wide * wide, i // tall * tall
+        said = f"skipped in blocks of {tall}×{wide} from a diagonal without the offset {j.max() - i.max()}"
+        yield f"{said} (columns − rows, L_k − L_q)", mask & (above <= below + tall - 1)
+        yield f"{said} (columns − rows, L_k − L_q) in whole blocks", mask & (above // wide <= below // tall)
 
 
 def _of_own_blocks(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -323,6 +353,61 @@ def _edges_moved(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             yield f"one {said} at one edge along axis {axis} (off by one, such as < for ≤)", both(mask, moved)
 
 
+def _bands_moved(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A band, such as a window, without its first or last diagonal, or with one more."""
+    rows, columns = np.indices(mask.shape[-2:])
+    diagonal = columns - rows
+    kept = [d for d in range(diagonal.min(), diagonal.max() + 1) if mask[..., diagonal == d].all()]
+    if not kept or not np.array_equal(np.broadcast_to(np.isin(diagonal, kept), mask.shape), mask):
+        return
+    for end, inside in ((min(kept), 1), (max(kept), -1)):
+        if end not in (diagonal.min(), diagonal.max()):
+            said = "one {} at one edge of the band (a window or causal edge off by one, such as < for ≤)"
+            yield said.format("narrower"), mask & (diagonal != end)
+            yield said.format("wider"), mask | (diagonal == end - inside)
+
+
+def parts_counted(tape: Tape, e: Evidence, edge: Edge) -> Iterator[tuple[str, np.ndarray]]:
+    """How often entries count if those in both parts of a mask, such as global keys, count twice or not."""
+    for found in _masks(tape, e):
+        if (found.at, found.i) != edge:
+            continue
+        inverted = tape.steps[found.at].name == "select_n" and found.i == 1
+        mask = ~found.mask if inverted else found.mask
+        for names, one, other in list(_parts_of(tape, e, tape.steps[found.at].ins[0])) or _parts_seen(mask):
+            if np.any(one & other) and np.array_equal(one | other, mask):
+                both = f"the entries that {names[0]} and {names[1]} have in common are counted"
+                yield f"{both} twice", one + 1.0 * other
+                yield f"{both} not at all", 1.0 * (one ^ other)
+
+
+def _parts_of(
+    tape: Tape, e: Evidence, slot: Slot
+) -> Iterator[tuple[tuple[str, str], np.ndarray, np.ndarray]]:
+    """The two parts of a mask that combines them by "or"."""
+    parts = [(phrase.split(": ")[1].split(" alone, without "), x) for phrase, x in _parts(tape, e, slot)]
+    if len(parts) == 2:
+        yield (parts[0][0][0], parts[0][0][1]), parts[0][1], parts[1][1]
+
+
+def _parts_seen(mask: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray, np.ndarray]]:
+    """The first keys or queries, which are seen by all or see all, and a window."""
+    rows, columns = np.indices(mask.shape[-2:])
+    diagonal = columns - rows
+    for count, (tall, wide) in itertools.product(range(1, GLOBAL_UP_TO), ((0, 1), (1, 0), (1, 1))):
+        inside = (columns < count * wide) | (rows < count * tall)
+        seen = mask & inside
+        kept = [
+            d
+            for d in range(diagonal.min(), diagonal.max() + 1)
+            if np.any((diagonal == d) & ~inside) and mask[..., (diagonal == d) & ~inside].all()
+        ]
+        band = mask & np.isin(diagonal, kept)
+        what = " and ".join(["queries (rows)"] * tall + ["keys (columns)"] * wide)
+        if not np.array_equal(band, mask):
+            yield (f"the first {count} {what}, such as global ones,", "the window"), seen, band
+
+
 def _masked(step: Step, mask: np.ndarray, tape: Tape) -> np.ndarray:
     values = [np.asarray(tape.values[slot]) for slot in step.ins]
     if step.name == "select_n" and mask.dtype == bool:
@@ -360,6 +445,70 @@ def groups_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 name = said_of(tape, e, tape.steps[at].ins[0])
                 one: Changes = {(at, 0): changes[at, 0]}
                 yield Mistake(f"{place}, in the gradient of {name}", one)
+
+
+def groups_of_products_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The same for products over an axis of groups and one of their members, as for grouped query heads."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name != "dot_general":
+            continue
+        contracted, batched = step.eqn.params["dimension_numbers"]
+        ndims = [len(tape.shape(slot)) for slot in step.ins]
+        free = [[a for a in range(ndims[k]) if a not in (*contracted[k], *batched[k])] for k in (0, 1)]
+        of_one = [(k, axis) for k in (0, 1) for axis in free[k]]
+        for g, (k, axis) in itertools.product(range(len(batched[0])), of_one):
+            r = len(batched[0]) + free[k].index(axis) + (len(free[0]) if k else 0)
+            shape = tape.shape(step.outs[0])
+            if min(shape[g], shape[r]) < 2 or not _is_split(tape, shape[g], shape[r]):
+                continue
+            name, groups, members = said_of(tape, e, step.ins[edge[1]]), shape[g], shape[r]
+            place = f"in the gradient of {name}, in the derivative of {place_of(tape, e, edge)}"
+            belongs = f"member i of {groups * members} takes i mod {groups}, where i // {members} belongs"
+            axes = (batched[k][g], axis)
+            swapped = partial(_of_other_groups, k == edge[1], (g, r), axes)
+            yield Mistake(f"wrong group: {belongs}, {place}", {edge: swapped})
+            for which, at in (("first", 0), ("last", -1)) if k != edge[1] else ():
+                yield Mistake(
+                    f"the gradient of members of a group is not added up (= for +=): only the {which} of "
+                    f"{members} members (heads) of each of {groups} groups counts, {place}",
+                    {edge: partial(_of_one_member, r, at)},
+                )
+
+
+def _is_split(tape: Tape, groups: int, members: int) -> bool:
+    """Whether an axis is split into groups and members somewhere, or both are merged."""
+    for step in tape.steps:
+        if step.name == "reshape":
+            for one, other in itertools.permutations((tape.shape(step.ins[0]), tape.shape(step.outs[0]))):
+                if groups * members in one and (groups, members) in itertools.pairwise(other):
+                    return True
+    return False
+
+
+def _regrouped(x: np.ndarray, axes: tuple[int, int], back: bool = False) -> np.ndarray:
+    """Members numbered through all groups, dealt out to the groups one by one; or the way back."""
+    first = np.moveaxis(x, axes, (0, 1))
+    groups, members = first.shape[:2]
+    if back:
+        dealt = first.swapaxes(0, 1).reshape(groups, members, *first.shape[2:])
+    else:
+        dealt = first.reshape(members, groups, *first.shape[2:]).swapaxes(0, 1)
+    return np.moveaxis(dealt, (0, 1), axes)
+
+
+def _of_other_groups(own: bool, out: tuple[int, int], axes: tuple[int, int], p: Passing) -> np.ndarray:
+    """What a product passes on if members belong to other groups; own: to the operand with the members."""
+    other = np.asarray(p.operands[1 - p.edge[1]])
+    moved = Passing(p.tape, p.edge, _regrouped(p.cotangent, out), p.right, p.notes)
+    back = back_with(moved, other if own else _regrouped(other, axes))
+    return _regrouped(back, axes, back=True) if own else back
+
+
+def _of_one_member(axis: int, at: int, p: Passing) -> np.ndarray:
+    kept = np.zeros_like(p.cotangent)
+    np.moveaxis(kept, axis, 0)[at] = np.moveaxis(p.cotangent, axis, 0)[at]
+    return back_with(Passing(p.tape, p.edge, kept, p.right, p.notes), p.operands[1 - p.edge[1]])
 
 
 def _repeat(tape: Tape, at: int) -> tuple[int, int, int, int] | None:
@@ -463,6 +612,8 @@ def chunks_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         before = loop.home.get(made.get(tape.steps[at].ins[i], -1))
         if at in loop.home and before is not None and before > loop.home[at]:
             carried.setdefault((first[at], i), {})[loop.home[at]] = (at, i)
+    yield from _resets_ignored(tape, e, carried)
+    states = {mine: last for slots in loop.slots for last, mine in slots.items()}
     for size in range(2, min(len(loop.steps), CHUNKS_UP_TO)):
         for phase in range(size):
             ends = {
@@ -473,11 +624,43 @@ def chunks_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 continue
             apart = f"from one chunk of {size} steps to the one before"
             yield Mistake(f"nothing is carried back {apart} (truncated)", stop(*every))
+            of_states: dict[Slot | None, list[Edge]] = {}
+            for at, i in every:
+                of_states.setdefault(states.get(tape.steps[at].ins[i]), []).append((at, i))
+            for edges in of_states.values() if len(of_states) > 1 else ():
+                name = said_of(tape, e, tape.steps[edges[0][0]].ins[edges[0][1]])
+                yield Mistake(
+                    f"the gradient of {name} alone is reset: it is not carried back {apart} (truncated)",
+                    stop(*edges),
+                )
             for (at, i), edges in ends.items():
-                if tape.steps[at].name == "mul" and edges:
+                others = [tape.steps[k].ins[1 - i] for k, _ in carried[at, i].values() if (k, i) not in edges]
+                differs = any(np.any(np.asarray(tape.values[slot]) != 1) for slot in others)
+                if tape.steps[at].name == "mul" and edges and differs:
                     factor = said_of(tape, e, tape.steps[at].ins[1 - i])
                     said = f"the factor {factor} is left out of what is carried back"
                     yield Mistake(f"{said} {apart}", dict.fromkeys(edges, left_out))
+
+
+def _resets_ignored(tape: Tape, e: Evidence, carried: dict[Edge, dict[int, Edge]]) -> Iterator[Mistake]:
+    """A mask that a loop's states are multiplied by or chosen with, ignored going back."""
+    masks = {
+        place: list(edges.values())
+        for place, edges in carried.items()
+        if tape.steps[place[0]].name in ("mul", "select_n")
+        and [s for s in tape.steps[place[0]].ins if s in tape.active] == [tape.steps[place[0]].ins[place[1]]]
+    }
+    every = [edge for edges in masks.values() for edge in edges]
+    for edges in [*([every] if len(masks) > 1 else []), *masks.values()]:
+        at, i = edges[0]
+        step = tape.steps[at]
+        mask = said_of(tape, e, step.ins[0 if step.name == "select_n" else 1 - i])
+        whose = " and ".join(dict.fromkeys(said_of(tape, e, tape.steps[k].ins[j]) for k, j in edges))
+        yield Mistake(
+            f"the factor or mask {mask} is left out of what is carried back from step to step, in the "
+            f"gradient of {whose} (such as a reset that is ignored)",
+            dict.fromkeys(edges, left_out),
+        )
 
 
 def _recurrences(tape: Tape) -> list[tuple[list[Edge], list[Slot]]]:

@@ -23,6 +23,8 @@ from manual_grad.checker.mistakes.mistake import (
     back_with,
     left_out,
     made_by,
+    mask_said,
+    nothing,
     place_of,
     said_of,
     stop,
@@ -34,6 +36,7 @@ from manual_grad.checker.truth import is_float
 SIMPLE = {*MEANINGLESS, *PASSED_ON, "mul", "div", "reduce_precision"}
 Slope = Callable[[Tape], Any]  # at a point
 ARRAYS_UP_TO = 240  # of the same shape that are searched for activations
+MASKS_UP_TO = 6  # of the steps of loops
 MOST_ALIKE = 8  # activations of one kind that are compared with each other
 
 
@@ -454,6 +457,28 @@ def masks_left_out_of_values(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         without: Changes = {edge: left_out}
         yield Mistake(f"{phrase}, and in the backward pass", without, of=edge)
         yield Mistake(phrase, {}, of=edge)
+
+
+def masks_left_out_of_loops(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The mask of every step of a loop left out, so that padded steps count where values are recomputed."""
+    groups: dict[object, list[Edge]] = {}
+    for at, i in tape.edges():
+        step = tape.steps[at]
+        chosen = step.name == "select_n" and len(step.ins) == 3 and step.ins[0] not in tape.active
+        if chosen or (step.name == "mul" and is_mask(tape.values[step.ins[1 - i]])):
+            groups.setdefault((step.name, step.source, i, tape.shape(step.outs[0])), []).append((at, i))
+    for edges in [edges for edges in groups.values() if len(edges) > 1][:MASKS_UP_TO]:
+        at, i = edges[-1]
+        step = tape.steps[at]
+        mask = mask_said(tape, e, step.ins[0 if step.name == "select_n" else 1 - i])
+        others = {(k, 3 - i): nothing for k, _ in edges} if step.name == "select_n" else {}
+        through: Changes = {**dict.fromkeys(edges, left_out), **others}
+        phrase = (
+            f"{mask} is left out in all {len(edges)} steps where {said_of(tape, e, step.ins[i])} is "
+            "recomputed (such as padded steps that count: sequence lengths are ignored)"
+        )
+        yield Mistake(f"{phrase}, and in the backward pass", through, skipped=tuple(edges))
+        yield Mistake(phrase, {}, skipped=tuple(edges))
 
 
 def masking(tape: Tape, edge: Edge) -> bool:

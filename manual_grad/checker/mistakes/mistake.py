@@ -49,6 +49,8 @@ class Mistake:
         of: a step that is omitted from the values at which the derivative is computed.
         instead: slots with other values at which the derivative is computed.
         missing: for a path, the diagnosis if it is missing; "" to derive it from the function.
+        skipped: steps that are omitted, one after the other, from the values of the derivative.
+        through: the steps that stop the gradient, but let it pass with this mistake.
     """
 
     phrase: str
@@ -58,6 +60,8 @@ class Mistake:
     of: Edge | None = None
     missing: str = ""
     instead: Mapping[Slot, Callable[[Tape], np.ndarray]] | None = None
+    skipped: tuple[Edge, ...] = ()
+    through: tuple[int, ...] = ()
 
 
 def made_by(tape: Tape) -> dict[Slot, int]:
@@ -348,6 +352,12 @@ def denominators(tape: Tape) -> set[Slot]:
                 found.add(slot)
         tape.kept["denominators"] = found
     return tape.kept["denominators"]
+
+
+def mask_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A name for a mask."""
+    name = said_of(tape, e, slot)
+    return name if name.endswith("a mask") else "the mask" if name == "mask" else f"the mask {name}"
 
 
 def nothing(p: Passing) -> np.ndarray:

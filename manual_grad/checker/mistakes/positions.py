@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,10 +11,12 @@ from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.constants import reached_from, with_altered
 from manual_grad.checker.mistakes.mistake import PRODUCTS, Mistake, said_of
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Tape, pull_of, pulling
-from manual_grad.checker.truth import is_key
+from manual_grad.checker.truth import is_float, is_key
 
 LINES_UP_TO = 12  # arrays of positions
 OFFSETS_UP_TO = 8
+COSINES_UP_TO = 8  # pairs of arrays
+STARTS_UP_TO = 512  # the offset of positions, plus 1
 WINDOWS_UP_TO = 64
 ENTRIES_UP_TO = 2**14  # of what windows are added to
 Alteration = Callable[[np.ndarray], np.ndarray]
@@ -45,12 +47,103 @@ def offsets_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 )
             else:
                 said = f"the positions are counted from {start:g}, where they start at {own:g}"
-            what = ", ".join(dict.fromkeys(said_of(tape, e, tape.steps[at].ins[i]) for at, i in products[:2]))
-            for some in dict.fromkeys((tuple(products), tuple(edges))):
-                if some:
-                    change = partial(with_altered, slot, said, partial(_plus, start - own))
-                    place = f", in the gradient of {what}" if what else ""
-                    yield Mistake(f"{said}, in the backward pass{place}", dict.fromkeys(some, change))
+            for what, some in [*_by_leaf(tape, e, products), *([("", edges)] if edges else [])]:
+                change = partial(with_altered, slot, said, partial(_plus, start - own))
+                place = f", in the gradient of {what}" if what else ""
+                yield Mistake(f"{said}, in the backward pass{place}", dict.fromkeys(some, change))
+
+
+def _by_leaf(tape: Tape, e: Evidence, edges: Sequence[Edge]) -> list[tuple[str, list[Edge]]]:
+    """The edges into values that are computed from one argument alone, by that argument; then all of them."""
+    if "leaves above" not in tape.kept:
+        above: dict[Slot, frozenset[Slot]] = {slot: frozenset([slot]) for slot in tape.leaves}
+        for step in tape.steps:
+            met = frozenset[Slot]().union(*(above.get(slot, frozenset()) for slot in step.ins))
+            above.update(dict.fromkeys(step.outs, met))
+        tape.kept["leaves above"] = above
+    found: dict[frozenset[Slot], list[Edge]] = {}
+    for at, i in edges:
+        found.setdefault(tape.kept["leaves above"].get(tape.steps[at].ins[i], frozenset()), []).append(
+            (at, i)
+        )
+    alone = [(said_of(tape, e, next(iter(of))), some) for of, some in found.items() if len(of) == 1]
+    every = " and ".join(name for name, _ in alone)
+    return alone if len(found) == 1 else [*alone, (every, list(edges))]
+
+
+def rotations_misplaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """Cosines and sines of positions, as in RoPE, at others: without their offset, or one further."""
+    for pair in itertools.islice(_cosines(tape), COSINES_UP_TO):
+        angles = np.arctan2(*(np.asarray(tape.values[slot], np.float64) for slot in pair[::-1]))
+        axis = _axis_of_positions(angles)
+        if axis is None:
+            continue
+        first, step = np.take(angles, [0], axis), np.diff(np.take(angles, [0, 1], axis), axis=axis)
+        own = _start(first, step)
+        counted = (
+            f"the offset{own} of the positions is left out: they are counted from 0"
+            f"{own and f', not{own}'}, in cos and sin"
+        )
+        edges = [
+            (edge, which)
+            for which, slot in enumerate(pair)
+            for reached in [reached_from(tape, slot)]
+            for edge in tape.edges()
+            if reached & set(tape.steps[edge[0]].ins)
+        ]
+        for said, shift in (
+            (counted, first),
+            ("cos and sin are those of the next position", -step),
+            ("cos and sin are those of the previous position", step),
+        ):
+            changes = {
+                edge: partial(
+                    with_altered, pair[which], f"{said} {pair}", partial(_turned, angles - shift, which)
+                )
+                for edge, which in edges
+            }
+            if np.any(shift) and np.any(step):
+                for what, some in _by_leaf(tape, e, list(changes)):
+                    yield Mistake(
+                        f"{said}, in the backward pass, in the gradient of {what}",
+                        {edge: changes[edge] for edge in some},
+                    )
+
+
+def _turned(angles: np.ndarray, which: int, x: np.ndarray) -> np.ndarray:
+    return np.sin(angles) if which else np.cos(angles)
+
+
+def _cosines(tape: Tape) -> Iterator[tuple[Slot, Slot]]:
+    """The undifferentiated arrays that are the cosines and sines of the same angles."""
+    arrays = [
+        slot
+        for slot, value in enumerate(tape.values)
+        if slot not in tape.active and is_float(value) and 1 < np.size(value) <= ENTRIES_UP_TO
+        if np.max(np.abs(np.asarray(value))) <= 1 and np.ndim(value) > 1
+    ]
+    for one, other in itertools.combinations(arrays, 2):
+        x, y = (np.asarray(tape.values[slot]) for slot in (one, other))
+        if x.shape == y.shape and np.allclose(x**2 + y**2, 1, atol=1e-6):
+            yield (one, other) if np.sum(x) >= np.sum(y) else (other, one)
+            yield (other, one) if np.sum(x) >= np.sum(y) else (one, other)
+
+
+def _axis_of_positions(angles: np.ndarray) -> int | None:
+    """The axis along which angles advance by equal steps; None if there is none."""
+    for axis in sorted(range(angles.ndim), key=lambda axis: -angles.shape[axis]):
+        steps = np.diff(angles, axis=axis)
+        if angles.shape[axis] > 2 and np.allclose(np.exp(1j * (steps - steps.take([0], axis))), 1, atol=1e-5):
+            return axis
+    return None
+
+
+def _start(first: np.ndarray, step: np.ndarray) -> str:
+    """The number of steps in the first angles, if it is the same for all."""
+    for start in range(1, STARTS_UP_TO):
+        if np.allclose(np.exp(1j * (first - start * step)), 1, atol=1e-5):
+            return f" {start}"
+    return ""
 
 
 def _lines(tape: Tape) -> Iterator[Slot]:

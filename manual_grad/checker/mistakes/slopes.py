@@ -26,8 +26,19 @@ from manual_grad.checker.mistakes.mistake import (
     stop,
     users_of,
 )
-from manual_grad.checker.tape import ELEMENTWISE, MEANINGLESS, Change, Edge, Passing, Slot, Tape
+from manual_grad.checker.tape import (
+    ELEMENTWISE,
+    MEANINGLESS,
+    Change,
+    Edge,
+    Passing,
+    Slot,
+    Tape,
+    computed,
+    pulling,
+)
 
+CHAIN_UP_TO = 6  # steps before a slope
 LOOKED_AT = 12  # values after a step that are searched for the next state of a recursion
 REPEATING = {"broadcast", "broadcast_in_dim"}  # of pairs: the differences along rows, and along columns
 CHOOSING = {"max", "min", "select_n", "clamp"}
@@ -114,6 +125,9 @@ def terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edge in tape.edges():
         into.setdefault(tape.steps[edge[0]].ins[edge[1]], []).append(edge)
     for edges in into.values():
+        for some in itertools.combinations(edges[:6], 2) if len(edges) > 2 else ():
+            two = " and ".join(place_of(tape, e, edge) for edge in some)
+            yield Mistake(f"a path is missing in two places: nothing flows back through {two}", stop(*some))
         for one, other in itertools.permutations(edges[:6], 2):
             first, second = (tape.steps[edge[0]].name for edge in (one, other))
             if {first, second} & CHOOSING:  # a mask of one alone may have the same effect
@@ -213,6 +227,51 @@ def _of_scaled_results(tape: Tape, e: Evidence, found: dict[str, list[Edge]]) ->
                     )
 
 
+def slopes_without_steps(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The slope of an activation or a cap at its input without a factor or a term."""
+    made = made_by(tape)
+    for at, i in tape.edges():
+        step, chain = tape.steps[at], list[Edge]()
+        if len(step.ins) != 1 or step.name not in ELEMENTWISE or step.name in MEANINGLESS:
+            continue
+        slot = step.ins[0]
+        while slot in made and len(chain) < CHAIN_UP_TO:
+            before = tape.steps[made[slot]]
+            k = next((k for k, s in enumerate(before.ins) if s in tape.active), 0)
+            if (
+                before.name not in TERMS
+                or len(before.ins) != 2
+                or tape.shape(before.ins[k]) != tape.shape(slot)
+            ):
+                break
+            chain.append((made[slot], k))
+            slot = before.ins[k]
+        for n, (left, k) in enumerate(chain):
+            name = said_of(tape, e, tape.steps[left].ins[1 - k])
+            said = {"mul": "the factor", "div": "the division by"}.get(tape.steps[left].name, "the term")
+            yield Mistake(
+                f"{said} {name} is left out of the input at which the derivative of "
+                f"{SAID.get(step.name, step.name)} is taken",
+                {(at, i): partial(_without_step, tuple(chain[: n + 1]))},
+            )
+
+
+def _without_step(chain: tuple[Edge, ...], p: Passing) -> np.ndarray:
+    """The cotangent if the first of some steps is omitted from the value at which a slope is taken."""
+    tape = p.tape
+    x = np.asarray(tape.values[tape.steps[chain[-1][0]].ins[chain[-1][1]]])
+    for at, k in chain[-2::-1]:
+        step = tape.steps[at]
+        x = np.asarray(
+            computed(step.eqn, [x if j == k else tape.values[s] for j, s in enumerate(step.ins)])[0]
+        )
+    step = tape.steps[p.edge[0]]
+    written = ELEMENTWISE[step.name]
+    if written is None:
+        return np.asarray(pulling(step, [x], [0])(np.asarray(p.cotangent))[0])
+    return p.cotangent * written([x], np.asarray(computed(step.eqn, [x])[0]), step, 0)
+
+
 def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A slope computed from a step's result, taken from the step before or after in a loop."""
     for edges in alike(tape):
@@ -233,6 +292,7 @@ def _of_result(slot: Slot, p: Passing) -> np.ndarray:
     return p.cotangent * SLOPES_OF_RESULTS[p.tape.steps[p.edge[0]].name](np.asarray(p.tape.values[slot]))
 
 
+TERMS = ("mul", "div", "add", "sub")
 SLOPES_OF_RESULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": lambda a: 1 - a**2,
     "logistic": lambda a: a * (1 - a),
