@@ -4,6 +4,7 @@ Other kinds try mistakes that are known. Here, the error is solved for: if it co
 linear in what flows back there, and few unknown numbers explain many entries, or none do.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -203,14 +204,20 @@ def _sparse(rows: np.ndarray, error: Error) -> np.ndarray | None:
     return None
 
 
+ROUNDED = 1e-5  # from a simple number
 NICE = sorted({a / b for a in range(-4, 5) for b in (1, 2, 3, 4)}, key=abs)
 
 
 def rounded(x: np.ndarray, also: Sequence[float] = ()) -> np.ndarray | None:
     """Numbers that are close to simple ones, as these; None if one is not."""
+    near = nearest(x, also)
+    return near if np.max(np.abs(x - near), initial=0.0) <= ROUNDED else None
+
+
+def nearest(x: np.ndarray, also: Sequence[float] = ()) -> np.ndarray:
+    """The nearest simple numbers."""
     nice = np.asarray([*NICE, *also])
-    near = nice[np.argmin(np.abs(x[..., None] - nice), axis=-1)]
-    return near if np.max(np.abs(x - near), initial=0.0) <= 1e-5 else None
+    return nice[np.argmin(np.abs(x[..., None] - nice), axis=-1)]
 
 
 # --- factors ------------------------------------------------------------------------------------------------
@@ -423,6 +430,7 @@ def _masked_back(key: Mask, inverse: bool, of: str, p: Passing) -> np.ndarray:
 def _reordered(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Iterator[tuple[float, Mistake]]:
     """Another entry of an axis in the place of each, sums of several, or a neighbour's added."""
     shape, count = place.value.shape, place.reach.shape[-1]
+    whole = functools.cache(partial(_told_apart, place, error))
     for axis, n in enumerate(shape):
         if not 1 < n <= LONGEST_AXIS:
             continue
@@ -433,7 +441,7 @@ def _reordered(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Ite
             rows = np.einsum("irl,jr->ijl", effect, value, optimize=True).reshape(n * n, count)
             mixed = _solved_order(rows, n, error)
         if mixed is None:
-            mixed = _picked(effect, value, error)
+            mixed = _picked(whole(), value, axis)
         if mixed is not None:
             phrase = f"{_mixed_said(mixed, axis, place.stacked)}, {_where_said(tape, e, place)}"
             rank = 4 + np.count_nonzero(mixed - np.eye(n)) / 4 + place.stacked
@@ -479,16 +487,23 @@ def _solved_order(rows: np.ndarray, n: int, error: np.ndarray) -> np.ndarray | N
     return None
 
 
-def _picked(effect: np.ndarray, value: np.ndarray, error: np.ndarray) -> np.ndarray | None:
-    """The order if every slice is known and equals one of the right ones, or is 0."""
-    n, rest, count = effect.shape
-    rows = effect.reshape(n * rest, count)
-    if n * rest > min(UNKNOWN_UP_TO, count) or not np.any(value):
+def _told_apart(place: _Place, error: np.ndarray) -> np.ndarray | None:
+    """The value that explains the error, if it is the only one."""
+    error, count = error[~np.isnan(error)], place.reach.shape[-1]
+    rows = place.reach.reshape(-1, count)
+    if len(rows) > min(UNKNOWN_UP_TO, count) or not np.any(place.value) or not _nearly(rows, error):
         return None
-    x = _solved(rows, error)
-    if x is None or np.linalg.matrix_rank(rows, 1e-9) < len(rows):
+    x, _, _, spectrum = np.linalg.lstsq(rows.T, error, rcond=1e-11)
+    explained = np.max(np.abs(x @ rows - error)) <= EXACT * np.max(np.abs(error))
+    return place.value + x.reshape(place.value.shape) if explained and np.all(spectrum > 1e-9) else None
+
+
+def _picked(whole: np.ndarray | None, value: np.ndarray, axis: int) -> np.ndarray | None:
+    """The order if every slice of the value that explains the error equals one of the right ones, or is 0."""
+    if whole is None:
         return None
-    wrong, mixed = value + x.reshape(n, rest), np.zeros((n, n))
+    n = len(value)
+    wrong, mixed = np.moveaxis(whole, axis, 0).reshape(n, -1), np.zeros((n, n))
     for i, mine in enumerate(wrong):
         near = np.max(np.abs(value - mine), axis=1)
         j = i if near[i] <= 1e-6 * np.max(np.abs(value)) else int(np.argmin(near))

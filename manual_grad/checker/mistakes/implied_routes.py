@@ -34,21 +34,29 @@ class _Contribution:
 def misrouted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """What belongs to one value's cotangent is added to another one's, as before a norm for after it."""
     reached, errors = reached_by(tape, e)
-    parts = _contributions(tape, e)
+    parts = {
+        shape: some
+        for shape, all_of_it in _contributions(tape, e).items()
+        if (some := [c for c in all_of_it if c.slot in reached])
+    }
     for error in errors[:ERRORS_UP_TO]:
         seen, scale = ~np.isnan(error), EXACT * np.nanmax(np.abs(error))
         found: list[tuple[int, Mistake]] = []
+        own = {
+            shape: np.stack([c.part.ravel() @ _rows(reached[c.slot], seen) for c in some])
+            for shape, some in parts.items()
+        }
         for to in sorted(set(reached) - set(tape.leaves), reverse=True):
-            some = [c for c in parts.get(tape.shape(to), ()) if c.slot != to and c.slot in reached]
+            some = parts.get(tape.shape(to), [])
             if not some or to not in tape.kept["known"]:
                 continue
             e.require_time()
             there = np.stack([c.part.ravel() for c in some]) @ _rows(reached[to], seen)
-            for contribution, effect in zip(some, there, strict=True):
-                here = contribution.part.ravel() @ _rows(reached[contribution.slot], seen)
-                for moved in (True, False):
-                    if np.max(np.abs(effect - moved * here - error[seen])) <= scale:
-                        found.append((not moved, _moved(tape, e, contribution, to, moved)))
+            for moved in (True, False):
+                off = np.max(np.abs(there - moved * own[tape.shape(to)] - error[seen]), axis=1)
+                for k in np.flatnonzero(off <= scale):
+                    if some[k].slot != to:
+                        found.append((not moved, _moved(tape, e, some[k], to, moved)))
         yield from (mistake for _, mistake in sorted(found, key=lambda f: f[0])[:FIRST])
 
 

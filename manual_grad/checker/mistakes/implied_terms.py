@@ -12,11 +12,12 @@ from manual_grad.checker.evidence import Evidence, sizes_named
 from manual_grad.checker.mistakes.implied import (
     ERRORS_UP_TO,
     EXACT,
+    ROUNDED,
     Error,
     computed_from,
     explains,
+    nearest,
     reached_by,
-    rounded,
 )
 from manual_grad.checker.mistakes.mistake import (
     MASKS,
@@ -125,16 +126,17 @@ def _fitting(
     mine = np.array([_belongs(tape, term, below) for term in terms], bool)
     rows = values[mine] @ matrix[:, few]
     lengths, dots = np.linalg.norm(rows, axis=1), rows @ target[few]
-    for k in np.flatnonzero(np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(target[few])):
-        factor = _nice(e, dots[k] / lengths[k] ** 2) if lengths[k] else 0.0
+    fits = np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(target[few])
+    fitting = np.flatnonzero(fits & (lengths > 0))
+    for k, factor in zip(fitting, _nice(e, dots[fitting] / lengths[fitting] ** 2), strict=True):
         if factor:
-            yield terms[np.flatnonzero(mine)[k]], factor
+            yield terms[np.flatnonzero(mine)[k]], float(factor)
 
 
-def _nice(e: Evidence, factor: float) -> float:
-    """A simple number, or a size, its reciprocal or root, close to a factor; 0 if there is none."""
-    found = rounded(np.asarray(factor), [n**p for n in sizes_named(e) for p in (1, -1, -0.5)])
-    return 0.0 if found is None else float(found)
+def _nice(e: Evidence, factors: np.ndarray) -> np.ndarray:
+    """Simple numbers, or a size, its reciprocal or root, close to the factors; 0 if there is none."""
+    near = nearest(factors, [n**p for n in sizes_named(e) for p in (1, -1, -0.5)])
+    return np.where(np.abs(factors - near) <= ROUNDED, near, 0.0)
 
 
 def _of_three(
@@ -161,10 +163,12 @@ def _of_three(
             continue
         u = x / c
         dots = pairs @ u
-        for i, j in np.argwhere(np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(u)):
-            factor = _nice(e, dots[i, j] / lengths[i, j] ** 2) if i <= j and lengths[i, j] else 0.0
+        fits = np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(u)
+        fitting = np.argwhere(np.triu(fits & (lengths > 0)))
+        factors = _nice(e, dots[tuple(fitting.T)] / lengths[tuple(fitting.T)] ** 2)
+        for (i, j), factor in zip(fitting, factors, strict=True):
             if factor:
-                yield _Term(d, (some[i], some[j])), factor
+                yield _Term(d, (some[i], some[j])), float(factor)
 
 
 def _belongs(tape: Tape, term: _Term, below: set[Slot]) -> bool:
