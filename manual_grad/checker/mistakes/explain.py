@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,7 @@ from manual_grad.checker.mistakes.factors import (
     steps_left_out,
 )
 from manual_grad.checker.mistakes.gates import probabilities_of_others
+from manual_grad.checker.mistakes.gradients import Row, gradients_with
 from manual_grad.checker.mistakes.implied import implied, place_implied
 from manual_grad.checker.mistakes.implied_routes import groups_resummed, misrouted
 from manual_grad.checker.mistakes.implied_terms import terms_implied
@@ -173,22 +174,16 @@ from manual_grad.checker.mistakes.windows import (
     windows_shifted,
 )
 from manual_grad.checker.nearby import batch
-from manual_grad.checker.rows import handed_by_rows, reworked_together, settled
 from manual_grad.checker.tape import (
-    Changes,
     Slot,
     Tape,
-    flowing_through,
     pulled_back,
-    reworked,
     without_dead_maxima,
     write_down,
 )
 from manual_grad.checker.truth import is_float, is_key
 
 NO_SIZE = "which is not a size of the problem"
-ROWS = 64  # mistakes pulled back at once
-FEW = 4  # mistakes at other values that are pulled back one by one
 
 AT_LEAST, AT_MOST = 60, 900  # mistakes of one kind
 SMALL_PART = 0.02  # the share of a missing path that may remain due to rounding
@@ -196,9 +191,6 @@ RECOGNISED = 1e-2  # from here on, a factor other than a size of the problem is 
 SAMPLE = 64  # entries of a leaf that are compared first
 STEP = 100  # entries that take as long as a step
 WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
-
-ENTRIES = 2**22  # of the largest array in the backward pass, all rows together
-Row = tuple[list[np.ndarray], list[np.ndarray] | None]
 
 
 @np.errstate(all="ignore")
@@ -266,7 +258,7 @@ def _explained_by(order: Sequence[tuple[Any, int]], evidence: Sequence[Evidence]
         first.require_time()
         name = kind.__name__
         mistakes = first.once(f"mistakes {name}", partial(_some, kind, tape, first))
-        rows = first.once(f"rows {name}", partial(_rows, first, mistakes))
+        rows = first.once(f"rows {name}", partial(gradients_with, first, mistakes))
         fits = [
             (mistake, phrase, row)
             for mistake, row in _plausible(first, name, mistakes, rows, level)
@@ -326,7 +318,7 @@ def _agreed(mistake: Mistake, phrase: str, others: Sequence[Evidence], level: in
     for e in others:
         if _tape(e) is None:
             return False
-        (row,) = e.once(f"row {id(mistake)}", partial(_rows, e, [mistake]))
+        (row,) = e.once(f"row {id(mistake)}", partial(gradients_with, e, [mistake]))
         if _fits(mistake, e, row, level) != phrase:
             return False
     return True
@@ -364,86 +356,6 @@ def _right(e: Evidence, tape: Tape) -> tuple[list[np.ndarray], dict]:
     without_dead_maxima(tape, known)
     tape.kept["known"] = known
     return right, known
-
-
-def _rows(e: Evidence, mistakes: Sequence[Mistake]) -> list[Row]:
-    """All leaves of the gradients, with each mistake and without its contribution."""
-    tape = e.kept["tape"]
-    others = {i: values for i, m in enumerate(mistakes) if (values := _other_values(tape, m)) is not None}
-    asked: list[Changes] = []
-    at: dict[Any, int] = {}
-    for i, mistake in enumerate(mistakes):
-        if i not in others and not mistake.skipped and not mistake.through:
-            at[i] = len(asked)
-            asked.append(mistake.changes)
-        if mistake.without is not None:
-            key = tuple((edge, id(change)) for edge, change in mistake.without.items())
-            at["without", i] = at.get(key, len(asked))
-            if key not in at:
-                at[key] = len(asked)
-                asked.append(mistake.without)
-    largest = max(int(np.size(value)) for value in tape.values)
-    count = max(1, min(ROWS, ENTRIES // largest))
-    made: list[list[np.ndarray]] = []
-    with np.errstate(all="ignore"):
-        for start in range(0, len(asked), count):
-            e.require_time()
-            leaves = pulled_back(tape, e.point.dout, asked[start : start + count])
-            made.extend([leaf[row] for leaf in leaves] for row in range(len(leaves[0])))
-        own = _with_other_values(e, {i: (mistakes[i].changes, values) for i, values in others.items()}, count)
-        for i in set(range(len(mistakes))) - at.keys() - others.keys():
-            e.require_time()
-            other = _with_other_steps(tape, mistakes[i])
-            own[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [mistakes[i].changes])]
-    return [
-        (own[i] if i in own else made[at[i]], made[at["without", i]] if ("without", i) in at else None)
-        for i in range(len(mistakes))
-    ]
-
-
-def _with_other_steps(tape: Tape, mistake: Mistake) -> Tape:
-    """The function without the steps that a mistake skips, and where its stopped gradients flow."""
-    other = flowing_through(tape, mistake.through) if mistake.through else tape
-    for step, operand in sorted(mistake.skipped):
-        other = reworked(other, tape.steps[step].outs[0], other.values[tape.steps[step].ins[operand]])
-    return other
-
-
-def _other_values(tape: Tape, mistake: Mistake) -> Mapping[Slot, Any] | None:
-    """The values at which the derivative is computed, where they are not the function's own."""
-    if mistake.instead is not None:
-        return settled(tape, {slot: value(tape) for slot, value in mistake.instead.items()})
-    if mistake.of is None:
-        return None
-    step = tape.steps[mistake.of[0]]
-    return {step.outs[0]: tape.values[step.ins[mistake.of[1]]]}
-
-
-def _with_other_values(
-    e: Evidence, asked: Mapping[int, tuple[Changes, Mapping[Slot, Any]]], count: int
-) -> dict[int, list[np.ndarray]]:
-    """The gradients for changes at other values, all at once where that pays."""
-    tape, found = e.kept["tape"], dict[int, list[np.ndarray]]()
-    fitting = [
-        i for i, (_, values) in asked.items() if all(np.shape(v) == tape.shape(s) for s, v in values.items())
-    ]
-    for start in range(0, len(fitting), count):
-        some = fitting[start : start + count]
-        e.require_time()
-        if len(some) >= FEW:
-            with contextlib.suppress(Exception):  # a step that JAX cannot do for all rows at once
-                rows = reworked_together(tape, [asked[i][1] for i in some])
-                hand = partial(handed_by_rows, rows)
-                changes = [asked[i][0] for i in some]
-                leaves = pulled_back(tape, e.point.dout, changes, hand=hand, seen=rows.one)
-                found |= {i: [leaf[row] for leaf in leaves] for row, i in enumerate(some)}
-    for i in asked.keys() - found.keys():
-        e.require_time()
-        other = tape
-        for slot, value in asked[i][1].items():
-            other = reworked(other, slot, value)
-        found[i] = [leaf[0] for leaf in pulled_back(other, e.point.dout, [asked[i][0]])]
-    return found
 
 
 def _fits(mistake: Mistake, e: Evidence, row: Row, level: int) -> str:
