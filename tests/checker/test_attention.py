@@ -172,6 +172,31 @@ def rotary_bwd(positions, of_q=0, of_k=0):
     return bwd
 
 
+# --- sequences packed into one ------------------------------------------------------------------------------
+
+
+SEGMENTS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+INSIDE = np.array([0, 1, 2, 0, 1, 0, 1, 2])
+
+
+def packed(q, k, v, segment):
+    i = jnp.arange(8)
+    mask = (segment[:, None] == segment) & (i[:, None] >= i)
+    s = jnp.where(mask, q @ k.T * SCALE, INFINITE)
+    return jnp.exp(s - jax.nn.logsumexp(s, -1, keepdims=True)) @ v
+
+
+def packed_bwd(delta=same, over=same):
+    def bwd(d, q, k, v, segment):
+        mask = (segment[:, None] == segment) & np.tri(8, dtype=bool)
+        x = np.where(mask, q @ k.T * SCALE, INFINITE)
+        p = np.exp(x - over(np.log(np.exp(x).sum(-1, keepdims=True))))
+        ds = p * (d @ v.T - delta((d * (softmax(x) @ v)).sum(-1, keepdims=True))) * SCALE
+        return ds @ k, ds.T @ q, p.T @ d, None
+
+    return bwd
+
+
 TWICE, BUT_BOTH = NEAR + 1.0 * FIRST, 1.0 * (NEAR ^ FIRST)
 DELTA = "the sum over a row in the gradient of a softmax, δ = Σ p · dp, is read at"
 LSE = "the log-sum-exp (maximum and sum) with which a softmax is rebuilt is read at"
@@ -183,6 +208,7 @@ RIGHT = {
     "global keys": (with_global, with_global_bwd(), LONG),
     "a mask as a constant": (with_fixed_mask, with_global_bwd(), LONG),
 }
+RIGHT["packed"] = packed, packed_bwd(), (*LONG, SEGMENTS)
 for positions in (*COUNTED, *READ):
     RIGHT[positions] = rotary(positions), rotary_bwd(positions), (*ROTATED, PLACES)
 
@@ -280,6 +306,16 @@ for positions in (*COUNTED, *READ):
         )
 
 
+CASES |= {
+    "δ of a segment's rows": (
+        f"{DELTA} the index inside a segment",
+        mistaken("packed", packed_bwd(delta=lambda x: x[INSIDE])),
+    ),
+    "statistics of a segment's rows": (
+        f"{LSE} the index inside a segment",
+        mistaken("packed", packed_bwd(over=lambda x: x[INSIDE])),
+    ),
+}
 MEMBERS = "the gradient of members of a group is not added up (= for +=): only the"
 CASES |= {
     "the last head of a group": (

@@ -181,7 +181,9 @@ def statistics_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
 def _statistics_of_others(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for softmax in softmaxes_of(tape):
         name = said_of(tape, e, softmax.scores)
-        for said, moved in _elsewhere(tape.shape(softmax.scores), softmax.axes):
+        shape = tape.shape(softmax.scores)
+        in_segments = _inside_segments(_rows(tape, softmax).p, softmax.axes)
+        for said, moved in itertools.chain(in_segments, _elsewhere(shape, softmax.axes)):
             belongs = f"at {said}, where each one's own belongs, in the softmax of {name}"
             yield Mistake(f"{OF_ROW} is read {belongs}", _rebuilt_with(tape, softmax, None, moved))
             value = partial(_with_others, softmax, moved, False)
@@ -198,6 +200,19 @@ def _with_others(softmax: Softmax, moved: Moved, largest_alone: bool, tape: Tape
     rows = _rows(tape, softmax)
     statistic = rows.largest if largest_alone else rows.over
     return rows.p * np.exp(np.minimum(statistic - moved(statistic), LARGEST))
+
+
+def _inside_segments(p: np.ndarray, axes: tuple[int, ...]) -> Iterator[tuple[str, Moved]]:
+    """The index of a row inside its segment, which starts at the first entry that the row sees."""
+    rows = p.ndim - 2
+    if axes == (p.ndim - 1,) and rows >= 0:
+        seen = np.any(p > 0, axis=tuple(range(rows)))
+        i, starts = np.arange(len(seen)), seen.argmax(-1)
+        if np.all(starts <= i) and 1 < len(set(starts)) < len(i):
+            said = f"the index inside a segment, i less its start, along axis {rows} (row)"
+            yield said, partial(_taken, (*p.shape[:-1], 1), rows, i - starts)
+            said = f"the first row of each segment, along axis {rows} (row)"
+            yield said, partial(_taken, (*p.shape[:-1], 1), rows, starts)
 
 
 def _elsewhere(
