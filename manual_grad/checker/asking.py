@@ -52,6 +52,8 @@ class Question:
         scalar: whether the function is a loss, whose cotangent is 1.
         compiled: the compiled versions of ``fn``, shared by all points.
         foreign: PyTorch's results for ``fn`` at a point, if JAX cannot trace it.
+        translated: returns the same in JAX, where the cause of a mistake can be searched for step by step;
+            None if it cannot be translated.
         until: when to stop looking for causes, on the clock of ``time.monotonic``.
         in_any_layout: whether cotangents come in every memory layout: to raise for one of them is a mistake.
     """
@@ -67,6 +69,7 @@ class Question:
     scalar: bool
     compiled: dict = field(default_factory=dict)
     foreign: Callable[..., Any] | None = None
+    translated: Callable[[], Callable[..., Any] | None] = lambda: None
     until: float = math.inf
     in_any_layout: bool = False
     owners: tuple[int, ...] = field(init=False)

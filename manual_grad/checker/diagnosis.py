@@ -320,7 +320,10 @@ def scale_of_the_problem(e: Evidence) -> str:
     factor = factor_of(e)
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
-    return "\n".join(dict.fromkeys(filter(None, scales_said(e, factor))))
+    said = [_samples_that_count(e, factor)] if e.in_torch else []
+    if not any(said) or abs(abs(factor) - 0.5) <= e.tolerance:  # which the factor 2 explains as well
+        said = [*scales_said(e, factor), *said]
+    return "\n".join(dict.fromkeys(filter(None, said)))
 
 
 def transposed(e: Evidence) -> str:
@@ -372,9 +375,12 @@ def cotangent_ignored(e: Evidence) -> str:
 
 
 def output_ignored(e: Evidence) -> str:
-    """The cotangent of one of several outputs is not used; with a tape, the search by steps says so."""
+    """The cotangent of one of several outputs of an ``autograd.Function`` is not used.
+
+    In JAX, where that is rarer, the search by steps says so.
+    """
     n = len(e.point.dout)
-    for k in range(n) if n > 1 and e.point.foreign is not None else ():
+    for k in range(n) if n > 1 and e.in_torch else ():
         dout = [np.zeros_like(d) if i == k else d for i, d in enumerate(e.point.dout)]
         wants = e.once(f"without output {k}", partial(pulled, e.point, dout))
         if e.same(e.got, e.seen(wants[e.leaf])):
@@ -686,7 +692,8 @@ def label_not_subtracted(e: Evidence) -> str:
     for axis in range(e.want.ndim):
         if (
             e.want.shape[axis] > 2
-            and np.all(at.sum(axis) == 1)
+            and at.any()
+            and np.all(at.sum(axis) == np.any(e.want, axis))  # none where a label is ignored
             and e.same(e.want.sum(axis) + 1, np.ones_like(e.want.sum(axis)))
         ):
             values = difference[at]
@@ -729,7 +736,7 @@ def any_scale(e: Evidence) -> str:
     factor = factor_of(e)
     if not factor or e.want.size < 2:
         return ""
-    told = "" if e.point.foreign is None else _root(e, factor) or _samples_that_count(e, factor)
+    told = "" if e.point.foreign is None else _root(e, factor)
     return told or f"scaled by {factor:.4g}, {NO_SIZE}"
 
 

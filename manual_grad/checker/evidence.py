@@ -33,6 +33,7 @@ class Evidence:
         hidden: the entries of the leaf that are ignored because they are not finite; None if all are finite.
         as_infinite: whether a mistake must lead to infinity or NaN in the hidden entries.
         until: when to stop looking for causes, on the clock of ``time.monotonic``.
+        in_torch: whether the checked function is PyTorch's.
     """
 
     leaf: int
@@ -46,6 +47,7 @@ class Evidence:
     hidden: Any = None
     as_infinite: bool = False
     until: float = math.inf
+    in_torch: bool = False
 
     @property
     def got(self) -> np.ndarray:

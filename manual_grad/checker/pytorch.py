@@ -4,6 +4,7 @@ The truth is plain PyTorch differentiated by autograd in float64, or a JAX funct
 """
 
 import contextlib
+import functools
 import inspect
 import itertools
 import random
@@ -39,6 +40,7 @@ from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.graph import kept_on_ctx, pulled_back, with_tensors
 from manual_grad.checker.reached import drawn_from, restore, states_of
+from manual_grad.checker.recorded import Recording, recorded, replayed, untranslatable
 from manual_grad.checker.tensors import (
     array_of,
     casts_of,
@@ -256,6 +258,7 @@ def check_torch(
         if against is None:
             arguments = _looked_at(arguments, truth)
             foreign = partial(_pulled, arguments, truth, truth_name)
+        translation = functools.cache(lambda: _translated(arguments, truth))
         plain = lambda *args: arguments.called_with(truth, jax.tree.leaves(args))  # noqa: E731
         question = Question(
             WHO,
@@ -268,6 +271,7 @@ def check_torch(
             ask,
             scalar=False,
             foreign=foreign,
+            translated=lambda: translation()[0],
             until=until(WHO, seconds),
             in_any_layout=True,
         )
@@ -281,12 +285,12 @@ def check_torch(
             notes += _allowance(arguments, question)
         report = verdict(question, seed, draws, [leaf for leaf in values if is_float(leaf)], notes)
         report = _each_alone(arguments, mine, question, report)
-    untold = [f for f in report.findings if UNEXPLAINED in f.diagnosis and OUT_OF_TIME not in f.diagnosis]
-    if foreign is not None and untold:
-        hint = (
-            "the cause is searched for step by step only where the function is given in JAX too, as against"
-        )
-        report = replace(report, notes=(*report.notes, hint))
+        untold = [f for f in report.findings if UNEXPLAINED in f.diagnosis and OUT_OF_TIME not in f.diagnosis]
+        if foreign is not None and untold and translation()[0] is None:
+            why = translation()[1]
+            other = "it is searched for step by step where the function is given in JAX too, as against"
+            hint = f"the cause was searched for in the numbers alone, as {why}; {other}"
+            report = replace(report, notes=(*report.notes, hint))
     return report
 
 
@@ -615,6 +619,23 @@ def _looked_at(arguments: Arguments, truth: Callable[..., Any]) -> Arguments:
         called(WHO, "", arguments.called_with, truth, own)
         return replace(arguments, narrow=frozenset(narrow), random=drawn_from(before))
     return arguments
+
+
+def _translated(arguments: Arguments, truth: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:
+    """The truth in JAX, as recorded at the given point, or None and why there is none."""
+    torch, recording = arguments.torch, Recording()
+    values = jax.tree.leaves(_in_float64(arguments.arrays))
+    floats = _floats(values)
+    with arguments.of_truth():
+        _, own = arguments.copied(values, (), plain=True)
+        inputs = [own[i] for i in floats]
+        with recorded(torch, recording, inputs):
+            out = called(WHO, "", arguments.called_with, truth, own)
+    recording.results = [t for t in tensors_in(torch, WHO, "", out) if t.is_floating_point()]
+    if why := untranslatable(recording):
+        return None, why
+    fn = replayed(torch, recording, inputs)
+    return (lambda *args: fn(*(jax.tree.leaves(args)[i] for i in floats))), ""
 
 
 def _casts(arguments: Arguments, fn: Callable[..., Any]) -> set[str]:

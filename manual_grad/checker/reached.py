@@ -53,7 +53,7 @@ def _parts(item: Any) -> Iterator[Any]:
     elif isinstance(item, functools.partial):
         yield from (item.func, item.args, item.keywords)
     elif isinstance(item, type):
-        if not _is_of_library(item.__module__):
+        if not is_of_library(item.__module__):
             yield from (dict(vars(item)), item.__bases__)
     elif not isinstance(item, types.ModuleType) and hasattr(item, "__dict__"):
         yield from (vars(item), type(item))
@@ -65,13 +65,13 @@ def _of_function(fn: types.FunctionType) -> Iterator[Any]:
     for cell in fn.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is empty
             yield cell.cell_contents
-    if _is_of_library(fn.__globals__.get("__name__", "")):
+    if is_of_library(fn.__globals__.get("__name__", "")):
         return
     names = list(_names(fn.__code__))
     for value in [fn.__globals__[name] for name in names if name in fn.__globals__]:
         if not isinstance(value, types.ModuleType):
             yield value
-        elif not _is_of_library(value.__name__):
+        elif not is_of_library(value.__name__):
             yield from [vars(value)[name] for name in names if name in vars(value)]
 
 
@@ -82,7 +82,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(const)
 
 
-def _is_of_library(module: str) -> bool:
+def is_of_library(module: str) -> bool:
+    """Whether a module's name is that of a library, whose code nobody checks."""
     return module.partition(".")[0] in LIBRARIES
 
 

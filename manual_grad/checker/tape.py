@@ -22,6 +22,7 @@ from manual_grad.checker.truth import Point, is_float
 from manual_grad.compiling import quickly
 from manual_grad_reference.oracles.in_numpy import step_in_numpy
 
+SCOPE = "source|"  # of the name of JAX's scope for a step that is translated: where it comes from follows
 LONGEST = 3000  # steps; longer functions are not recorded
 WRAPPERS = {
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
@@ -148,6 +149,11 @@ def _source(eqn: Any) -> Source | None:
     try:
         from jax._src import source_info_util  # JAX has no public name for it
 
+        scope = str(eqn.source_info.name_stack)
+        if SCOPE in scope:
+            file, function, *places = scope.rpartition(SCOPE)[2].split("|")
+            first, start, last, end = map(int, places)
+            return Source(file, function, (first, start, last, end))
         frame: Any = source_info_util.user_frame(eqn.source_info.traceback)
         span = (frame.start_line, frame.start_column, frame.end_line, frame.end_column)
         return Source(frame.file_name, frame.function_name, span)

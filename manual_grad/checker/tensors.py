@@ -114,8 +114,9 @@ def array_of(tensor: Any) -> np.ndarray:
     """
     plain = tensor.detach().to_dense().cpu().resolve_conj().resolve_neg().contiguous()
     if str(plain.dtype) == "torch.bfloat16":
-        return np.array(plain.view(importlib.import_module("torch").int16).numpy()).view(jnp.bfloat16)
-    return np.array(plain.numpy(), order="C")
+        bits = plain.view(importlib.import_module("torch").int16)
+        return np.array(bits.numpy(force=True)).view(jnp.bfloat16)
+    return np.array(plain.numpy(force=True), order="C")
 
 
 def strides_of(tensor: Any) -> list[int]:

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -32,11 +32,11 @@ from manual_grad.checker.answers import (
 )
 from manual_grad.checker.asking import Question, arranged, broadcast, copies, drawn, gradients, scaled
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
-from manual_grad.checker.evidence import Evidence
+from manual_grad.checker.evidence import Evidence, same
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.mistakes.explain import located
 from manual_grad.checker.narrowing import narrowed
-from manual_grad.checker.truth import exact, native
+from manual_grad.checker.truth import Point, answered, exact, native
 from manual_grad.compare import TOLERANCES
 
 FIT = {"float64": 1e-9, "float32": 1e-4}  # relative error up to which a known mistake matches
@@ -476,6 +476,21 @@ def _tells(answer: Answer, leaf: int) -> bool:
     return bool(allowed <= _fit(answer, leaf) * largest_of(answer.wants[leaf]))
 
 
+def _in_jax(question: Question, answer: Answer) -> Point:
+    """The question at a point for a function translated to JAX, if that computes the same there."""
+    if question.foreign is None or "in JAX" in answer.kept:
+        return answer.kept.get("in JAX", answer.point)
+    answer.kept["in JAX"] = answer.point
+    with contextlib.suppress(Exception):  # PyTorch may have taken another branch here
+        if (fn := question.translated()) is not None:
+            point = replace(answer.point, fn=fn, foreign=None, compiled=question.compiled)
+            outs, wants = answered(point)
+            pairs = [*zip(outs, answer.outs, strict=True), *zip(wants, answer.wants, strict=True)]
+            if all(same(np.asarray(a), as_float64(b), FIT["float64"]) for a, b in pairs):
+                answer.kept["in JAX"] = point
+    return answer.kept["in JAX"]
+
+
 def _evidence(question: Question, answer: Answer, leaf: int) -> Evidence:
     gots = [None if got is None else as_float64(got) for got in answer.gots]
     names = [question.leaf_names[i] for i in question.wrt]
@@ -488,10 +503,11 @@ def _evidence(question: Question, answer: Answer, leaf: int) -> Evidence:
         gots,
         answer.wants,
         names,
-        answer.point,
+        _in_jax(question, answer),
         tolerance,
         question.scalar,
         answer.kept,
         hidden,
         until=question.until,
+        in_torch=question.foreign is not None,
     )

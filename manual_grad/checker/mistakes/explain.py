@@ -655,6 +655,8 @@ def scalar_said(e: Evidence, factor: float, sizes: Sequence[int] = ()) -> str:
     missing, extra = too_few_or_many(tape, slot, name)
     if near % 2:
         return f"{sign}scaled by {n if n > 1 else 'one'} over {name}: {missing}"
+    if n > 1 and slot in denominators(tape):
+        return f"{sign}divided by {n} ({sizes_named(e).get(n)}) instead of {name}"
     return f"{sign}scaled by {name}{f' over {n}' if n > 1 else ''}: {extra}"
 
 
