@@ -189,8 +189,8 @@ def check_torch(
         reference: the same in plain PyTorch, which autograd differentiates in float64: what it casts to
             float32 or combines with float32 tensors of its own stays float64. Without it a
             ``torch.autograd.Function`` is compared with its own ``forward``, if autograd can trace that.
-        against: the same in JAX, or the name of a formula; then the cause of a mistake is searched for
-            step by step.
+            It is translated to JAX, where the cause of a mistake is searched for step by step.
+        against: the same in JAX, or the name of a formula, instead.
         wrt: the arguments to differentiate with respect to, by name or position; by default all
             floating-point ones.
         seed: seed for the cotangents and for the points near the given one.

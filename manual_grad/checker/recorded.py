@@ -110,8 +110,8 @@ def recorded(torch: Any, recording: Recording, inputs: Sequence[Any]) -> Iterato
         return _called(torch, recording, op, args, kwargs or {})
 
     def plain(mode: Any, fn: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        attends = getattr(fn, "__name__", "") == "scaled_dot_product_attention"
-        return (partial(_attention, torch, fn) if attends else fn)(*args, **(kwargs or {}))
+        written = WRITTEN.get(getattr(fn, "__name__", ""))
+        return (partial(written, torch, fn) if written else fn)(*args, **(kwargs or {}))
 
     functions = importlib.import_module("torch.overrides").TorchFunctionMode
     with (
@@ -130,6 +130,17 @@ def _attention(torch: Any, fn: Any, q: Any, k: Any, v: Any, attn_mask: Any = Non
     mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if is_causal else attn_mask
     shown = scores if mask is None else scores.masked_fill(~mask.to(scores.device), -torch.inf)
     return torch.softmax(shown, -1) @ v
+
+
+def _rms_norm(torch: Any, fn: Any, x: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Any:
+    """RMS norm as it is written, with a quotient."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    small = torch.finfo(x.dtype).eps if eps is None else eps
+    xhat = x / torch.sqrt((x * x).mean(axes, keepdim=True) + small)
+    return xhat if weight is None else xhat * weight
+
+
+WRITTEN = {"scaled_dot_product_attention": _attention, "rms_norm": _rms_norm}
 
 
 def _called(torch: Any, recording: Recording, op: Any, args: Any, kwargs: Any) -> Any:

@@ -99,6 +99,7 @@ def said_of(tape: Tape, e: Evidence, slot: Slot) -> str:
         _name_from_the_start(tape, e, slot)
         return (
             _statistic_said(tape, e, slot)
+            or _reciprocal_said(tape, e, slot)
             or _short_expression(tape, e, slot)
             or _kind_said(tape, slot)
             or source_said(tape, e, slot, made[slot])
@@ -162,6 +163,17 @@ def _statistic_said(tape: Tape, e: Evidence, slot: Slot) -> str:
         if found is not None and found[0] not in SUMS:
             tape.kept[key] = f"the {found[0]} of {said_of(tape, e, found[1])}"
     return tape.kept[key]
+
+
+def _reciprocal_said(tape: Tape, e: Evidence, slot: Slot) -> str:
+    """A name such as ``1 / the norm of x``; "" if the value is not one over a statistic."""
+    step = tape.steps[made_by(tape)[slot]]
+    if step.name == "rsqrt" and (found := statistic(tape, step.ins[0])) and found[0] in ROOTS:
+        return f"1 / the {ROOTS[found[0]]} of {said_of(tape, e, found[1])}"
+    if step.name != "div" or not is_constant(tape, step.ins[0]) or step.ins[1] not in tape.active:
+        return ""
+    said = _statistic_said(tape, e, step.ins[1]) if np.all(np.asarray(tape.values[step.ins[0]]) == 1) else ""
+    return said and f"1 / {said}"
 
 
 SUMS = ("sum", "sum of squares", "sum of squared deviations", "mean of squares")
