@@ -140,7 +140,7 @@ def _rms_norm(torch: Any, fn: Any, x: Any, normalized_shape: Any, weight: Any = 
     return xhat if weight is None else xhat * weight
 
 
-WRITTEN = {"scaled_dot_product_attention": _attention, "rms_norm": _rms_norm}
+WRITTEN: dict[str, Callable[..., Any]] = {"scaled_dot_product_attention": _attention, "rms_norm": _rms_norm}
 
 
 def _called(torch: Any, recording: Recording, op: Any, args: Any, kwargs: Any) -> Any:
