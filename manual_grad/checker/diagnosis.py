@@ -321,7 +321,7 @@ def scale_of_the_problem(e: Evidence) -> str:
     if factor is None or abs(abs(factor) - 1) <= e.tolerance:
         return ""
     said = [_samples_that_count(e, factor)] if e.in_torch else []
-    if not any(said) or abs(abs(factor) - 0.5) <= e.tolerance:  # which the factor 2 explains as well
+    if not any(said) or abs(1 / factor - round(1 / factor)) <= e.tolerance:  # which 2 or N explains as well
         said = [*scales_said(e, factor), *said]
     return "\n".join(dict.fromkeys(filter(None, said)))
 

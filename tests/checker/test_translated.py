@@ -467,3 +467,16 @@ def test_where_a_reference_cannot_be_translated_jax_is_offered(forward, why):
     offered = "it is searched for step by step where the function is given in JAX too, as against"
     assert f"the cause was searched for in the numbers alone, as {why}; {offered}" in report.notes
     assert not [n for n in check_torch(wrong, drawn(3, 3), reference=forward, seconds=1e-9).notes if why in n]
+
+
+def test_a_single_sample_that_counts_does_not_hide_a_mean():
+    def first(x):
+        return (x[0] ** 2).sum()
+
+    def backward(mistake, d, x):
+        dx = torch.zeros_like(x)
+        dx[0] = 2 * d * x[0] / len(x)
+        return dx
+
+    (finding,) = check_torch(mine(first, backward, ""), drawn(5, 3), reference=first, names=["x"]).findings
+    assert finding.diagnosis.startswith("scaled by 1/N, N = 5 (axis 0 of x): mean instead of sum")
