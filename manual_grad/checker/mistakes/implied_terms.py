@@ -97,11 +97,12 @@ def _of_a_value(
 ) -> Iterator[tuple[float, Mistake]]:
     shape, below = tape.shape(slot), computed_from(tape, slot)
     rights = {edge: tape.kept["known"][edge][0] for edge in edges}
+    sampled = _sampled(tape, shape, below, matrix)
     for edge in [*edges, None]:
         target = error + (0 if edge is None else rights[edge].ravel() @ matrix)
         if np.linalg.norm(target) <= 1e-6 * np.linalg.norm(error):
             continue
-        fitting = list(_fitting(tape, e, shape, below, matrix, target))
+        fitting = list(_fitting(e, sampled, target))
         if edge is not None:
             fitting += _of_three(tape, e, shape, below, matrix, target)
         for term, factor in fitting:
@@ -117,20 +118,27 @@ def _of_a_value(
             yield cost, Mistake(phrase, {edge if edge is not None else edges[-1]: change})
 
 
+def _sampled(
+    tape: Tape, shape: tuple[int, ...], below: set[Slot], matrix: np.ndarray
+) -> tuple[list[_Term], np.ndarray, np.ndarray]:
+    """The terms, some entries of the leaves, and what each term adds to them."""
+    terms, values = _terms(tape, shape)
+    few = np.random.default_rng(0).permutation(matrix.shape[1])[:COLUMNS]
+    mine = np.flatnonzero([_belongs(tape, term, below) for term in terms])
+    return [terms[k] for k in mine], few, values[mine] @ matrix[:, few]
+
+
 def _fitting(
-    tape: Tape, e: Evidence, shape: tuple[int, ...], below: set[Slot], matrix: np.ndarray, target: np.ndarray
+    e: Evidence, sampled: tuple[list[_Term], np.ndarray, np.ndarray], target: np.ndarray
 ) -> Iterator[tuple[_Term, float]]:
     """The terms that a multiple of fits, judging by some entries."""
-    terms, values = _terms(tape, shape)
-    few = np.random.default_rng(0).permutation(len(target))[:COLUMNS]
-    mine = np.array([_belongs(tape, term, below) for term in terms], bool)
-    rows = values[mine] @ matrix[:, few]
+    terms, few, rows = sampled
     lengths, dots = np.linalg.norm(rows, axis=1), rows @ target[few]
     fits = np.abs(dots) >= (1 - 1e-9) * lengths * np.linalg.norm(target[few])
     fitting = np.flatnonzero(fits & (lengths > 0))
     for k, factor in zip(fitting, _nice(e, dots[fitting] / lengths[fitting] ** 2), strict=True):
         if factor:
-            yield terms[np.flatnonzero(mine)[k]], float(factor)
+            yield terms[k], float(factor)
 
 
 def _nice(e: Evidence, factors: np.ndarray) -> np.ndarray:
