@@ -80,6 +80,11 @@ def normed_bwd(layout, mistake, centred=True):
     return bwd
 
 
+def normed_by_squares(x, gamma, beta):
+    m = x.mean(-1, keepdims=True)
+    return (x - m) / jnp.sqrt((x * x).mean(-1, keepdims=True) - m * m + EPS) * gamma + beta
+
+
 def partly_normed(x, gamma):
     return x / jnp.sqrt((x[:, :2] ** 2).mean(-1, keepdims=True) + EPS) * gamma
 
@@ -204,6 +209,11 @@ CASES |= {
     "batch renorm: r is missing": (
         "the factor `jnp.clip(s / running, 0.5, 2.0)` is missing",
         by(renormed, renormed_bwd("r is missing"), ROWS, GAMMA, BETA, MEAN, VARIANCE, argnums=0)),
+    "the mean of squares less the square of the mean": (
+        f"{OUTPUT}both places", by(normed_by_squares, normed_bwd("rows", "β not subtracted"), *data("rows"))),
+    "its γ": (
+        f"{INSIDE} · x̂",
+        by(normed_by_squares, normed_bwd("rows", "γ not in the mean of dŷ · x̂"), *data("rows"))),
     "means of shards": (
         "a mean in a normalisation's gradient, over axis 0, is that of the means of two blocks (0 to 1",
         by(whitened, whitened_bwd(lambda d: (d[:2].mean(0) + d[2:].mean(0)) / 2), ROWS)),
@@ -217,6 +227,7 @@ test_the_true_cause_is_named_first = named_first(CASES)
 
 RIGHT = {name: by(normed(name), normed_bwd(name, ""), *data(name)) for name in LAYOUTS} | {
     "RMS": by(normed("rows", False), normed_bwd("rows", "", False), *data("rows")),
+    "squares": by(normed_by_squares, normed_bwd("rows", ""), *data("rows")),
     "a part": by(partly_normed, partly_normed_bwd(""), ROWS, GAMMA),
     "a part's mean": by(partly_centred, partly_centred_bwd(False), ROWS, GAMMA),
     "batch renorm": by(renormed, renormed_bwd(""), ROWS, GAMMA, BETA, MEAN, VARIANCE, argnums=(0, 3, 4)),

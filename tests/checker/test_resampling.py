@@ -166,6 +166,23 @@ def average_bwd(what):
     return bwd
 
 
+def halves(x):
+    return x[:, :4, :6].reshape(2, 2, 2, 3, 2).mean((2, 4))
+
+
+def halves_bwd(mistake):
+    def bwd(d, x):
+        back = np.zeros_like(x)
+        spread = np.tile(d, (1, 2, 2)) if mistake == "tiled" else d.repeat(2, 1).repeat(2, 2)
+        back[:, :4, :6] = spread / 4
+        if mistake == "first":
+            back[:] = 0
+            back[:, :4:2, :6:2] = d
+        return (back,)
+
+    return bwd
+
+
 # --- borders ------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +214,22 @@ def bordered_bwd(mode, *places):
                 if place is not None:
                     inner[place] += border
             back = np.moveaxis(inner, 0, axis)
+        return (back,)
+
+    return bwd
+
+
+def doubly_bordered(x):
+    return jnp.sin(jnp.pad(x, ((0, 0), (2, 2)), mode="reflect") * jnp.arange(1.0, 16))
+
+
+def doubly_bordered_bwd(places):
+    def bwd(d, x):
+        d = d * np.cos(np.pad(x, ((0, 0), (2, 2)), mode="reflect") * np.arange(1.0, 16)) * np.arange(1.0, 16)
+        back = d[:, 2:-2].copy()
+        for j, place in zip((1, 2), places, strict=True):
+            back[:, place] += d[:, 2 - j]
+            back[:, -1 - place] += d[:, -3 + j]
         return (back,)
 
     return bwd
@@ -355,6 +388,15 @@ CASES |= {
     "a periodic border lost": (
         BORDER.format("periodically (with the opposite border)") + "the gradient of the padding is left out",
         by(bordered("wrap"), bordered_bwd("wrap", None, None), IMAGES)),
+    "reflected in reverse order": (
+        f"{REFLECTED}its gradient is added in reverse order",
+        by(doubly_bordered, doubly_bordered_bwd((2, 1)), ROWS)),
+    "the first entry of a window": (
+        "a window's gradient goes to its first entry alone",
+        by(halves, halves_bwd("first"), IMAGES[:, :4, :6])),
+    "windows for tiles": (
+        "entry i gets the gradient of window i mod m, where that of the window that holds it belongs",
+        by(halves, halves_bwd("tiled"), IMAGES[:, :4, :6])),
     "repeated for tiled": (
         "entry j mod n gets the gradient of entry j, where ⌊j n/m⌋ belongs, along axes 1, 2",
         by(repeated, repeated_bwd("tiled"), IMAGES)),
@@ -411,6 +453,8 @@ RIGHT |= {
     "adaptive": by(adaptive_mean, adaptive_mean_bwd(""), ROWS),
     "adaptive matrix": by(adaptive_matrix, adaptive_mean_bwd(""), ROWS),
     "adaptive maximum": by(adaptive_maximum, adaptive_maximum_bwd(""), ROWS),
+    "halves": by(halves, halves_bwd(""), IMAGES),
+    "wide borders": by(doubly_bordered, doubly_bordered_bwd((1, 2)), ROWS),
     "slices": by(average_by_slices, average_bwd("inside"), SMALL),
     "reflected": by(bordered("reflect"), bordered_bwd("reflect", 1, -2), IMAGES),
     "edge": by(by_index, bordered_bwd("edge", 0, -1), IMAGES),

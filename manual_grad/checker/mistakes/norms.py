@@ -625,6 +625,9 @@ def _starting(tape: Tape, chain: Chain) -> Iterator[Norm]:
     less = tape.steps[made[x]] if x in made else None
     if less is not None and less.name == "sub" and _is_mean(tape, less.ins, chain.axes):
         x = less.ins[0]
+    elif any(tape.steps[at].name == "sub" for at, _ in path):  # the mean of squares less that of x, squared
+        subtracted = (s for s in tape.steps if s.name == "sub" and s.ins[0] == x)
+        centred = next((s.outs[0] for s in subtracted if _is_mean(tape, s.ins, chain.axes)), x)
     spread = tape.steps[chain.spread[0]].outs[0]
     of_x = _computed_from(tape, x)
     for first in users[spread]:

@@ -357,6 +357,14 @@ def _other_windows(line: Line, own: str) -> Iterator[tuple[str, Maker]]:
     for k, (said, *_) in enumerate(other_windows(line.matrix)):
         yield said, partial(_with_windows, k, True)
         yield f"{said}, but each is divided by its right size", partial(_with_windows, k, False)
+    m, n = line.matrix.shape
+    for which, order in (("first", 1), ("last", -1)):
+        for whole in (True, False):
+            said = f"a window's gradient goes to its {which} entry alone"
+            yield said if whole else f"{said}, divided by its size", partial(_to_one, order, whole)
+    if n % m == 0:
+        own_window = "where that of the window that holds it belongs"
+        yield f"entry i gets the gradient of window i mod m, {own_window}", _tiled
     for name in _counts(line.matrix) if own else ():
         if name != own:
             yield (
@@ -364,6 +372,17 @@ def _other_windows(line: Line, own: str) -> Iterator[tuple[str, Maker]]:
                 "count_include_pad)",
                 partial(_with_count, own, name),
             )
+
+
+def _to_one(order: int, whole: bool, line: Line) -> np.ndarray:
+    there = np.cumsum((line.matrix != 0)[:, ::order], axis=1)[:, ::order]
+    one = np.where((there == 1) & (line.matrix != 0), line.matrix, 0.0)
+    return one * np.count_nonzero(line.matrix, 1)[:, None] if whole else one
+
+
+def _tiled(line: Line) -> np.ndarray:
+    m, n = line.matrix.shape
+    return np.where(np.arange(n) % m == np.arange(m)[:, None], line.matrix.max(), 0.0)
 
 
 def _with_windows(which: int, own: bool, line: Line) -> np.ndarray:
@@ -470,8 +489,9 @@ def _other_places(line: Line) -> Iterator[tuple[str, Maker]]:
             if before or after:
                 lost = f"{own} the gradient of the padding{side} is left out"
                 yield lost, partial(_with_border, "", before, after)
-                yield f"{own} its gradient{side} is added at the opposite border", partial(
-                    _with_border, "opposite", before, after)  # fmt: skip
+                for wrong, how in (("at the opposite border", "opposite"), ("in reverse order", "reversed")):
+                    said = f"{own} its gradient{side} is added {wrong}"
+                    yield said, partial(_with_border, how, before, after)
                 for other in BORDERS:
                     if other != kind:
                         said = f"{own} its gradient{side} is added as for padding {other}"
@@ -496,6 +516,9 @@ def _with_border(kind: str, before: int, after: int, line: Line) -> np.ndarray:
     found[rows] = 0
     if kind == "opposite":
         found[rows, n - 1 - BORDERS[own](i[rows], n)] = 1
+    elif kind == "reversed":
+        for side in (rows[i[rows] < 0], rows[i[rows] >= n]):
+            found[side, BORDERS[own](i[side[::-1]], n)] = 1
     elif kind:
         found[rows, BORDERS[kind](i[rows], n)] = 1
     return found
@@ -534,6 +557,7 @@ POSITIONS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "aligned corners, j (n − 1)/(m − 1)": lambda j, n, m: j * (n - 1) / max(m - 1, 1),
     "half-pixel centres, (j + ½) n/m − ½": lambda j, n, m: (j + 0.5) * n / m - 0.5,
     "j n/m, without the half pixel": lambda j, n, m: j * n / m,
+    "j (n − 1)/m": lambda j, n, m: j * (n - 1) / m,
 }
 
 
