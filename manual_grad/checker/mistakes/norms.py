@@ -35,6 +35,7 @@ NORMS_UP_TO = 8
 FACTORS_UP_TO = 4
 NEGLIGIBLE = 1e3  # tolerances, which a small term must exceed
 PAIRS_UP_TO = 12  # of arguments
+BLOCKS_UP_TO = 16  # ways to divide an axis into blocks
 MOST_AXES = 4  # of which all sets are tried, as there are 2ⁿ
 Layout = tuple[
     tuple[int, ...], tuple[int, ...] | None
@@ -297,7 +298,7 @@ def _of_blocks(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
     """The sums over one block alone, or means of blocks averaged without regard to their sizes."""
     for axis in norm.chain.axes:
         mean = f"a mean in a normalisation's gradient, over axis {axis}, is"
-        for said, blocks in blocks_of(tape.shape(norm.x)[axis]):
+        for said, blocks in itertools.islice(blocks_of(tape.shape(norm.x)[axis]), BLOCKS_UP_TO):
             if len({block.stop - block.start for block in blocks}) > 1:
                 uneven = f"{mean} that of the means of {said}, averaged as if they were of one size"
                 yield uneven, partial(_with_blocks, axis, blocks, False)

@@ -18,7 +18,7 @@ ROWS_UP_TO = 64
 RUNS_UP_TO = 24  # rows, of which every run is tried
 ANY_CHUNKS_UP_TO = 12  # rows that are divided into chunks in every possible way, as there are 2ⁿ
 PLACES_UP_TO = 32  # values whose rows are weighed
-STEPS_UP_TO = 2000  # of all backward passes together
+STEPS_UP_TO = 1000  # of all backward passes together
 SUMMED = ("reduce_sum", "dot_general", "conv_general_dilated", "broadcast", "broadcast_in_dim", "gather")
 
 
