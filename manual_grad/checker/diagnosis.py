@@ -20,15 +20,15 @@ from manual_grad.checker.asking import one_line
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, sizes_named
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
 from manual_grad.checker.mistakes.explain import (
-    NO_SIZE,
     implied_by_the_error,
     mistakes_that_explain,
     order_mistaken,
     rows_counted,
     rows_scaled,
-    scales_said,
+    writes_that_explain,
 )
 from manual_grad.checker.mistakes.maps import misplaced
+from manual_grad.checker.mistakes.scales import NO_SIZE, scales_said
 from manual_grad.checker.nearby import batch
 from manual_grad.checker.truth import Point, at_values, is_float, is_key, pulled
 
@@ -94,7 +94,7 @@ def _explain(evidence: Sequence[Evidence], tiers: Sequence[Sequence[Explanation]
 def _agreed(explanation: Explanation, evidence: Sequence[Evidence]) -> list[str]:
     """The phrases that an explanation returns at every point, one per line."""
     evidence[0].require_time()
-    if explanation in (mistakes_that_explain, order_mistaken, implied_by_the_error):
+    if explanation in (mistakes_that_explain, order_mistaken, writes_that_explain, implied_by_the_error):
         return explanation(evidence)
     try:
         phrases = explanation(evidence[0]).splitlines()
@@ -810,6 +810,7 @@ def _listed(axes: Sequence[int]) -> str:
 
 
 ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
+    (writes_that_explain,),
     (
         output_ignored,
         missing_mask,

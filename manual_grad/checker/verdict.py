@@ -289,7 +289,8 @@ def _finding(
         if not dtype and diagnosis in UNTOLD:
             if note := next((note for note in notes if "was modified by" in note), ""):
                 diagnosis = f"{diagnosis}; {note}, and what it computes after that is for the new values"
-            clues = narrowed(evidence), located(evidence)
+            with exact():
+                clues = narrowed(evidence), located(evidence)
             few = "the error is small: an ε in another place or of another size, or too few digits"
             diagnosis = "; ".join(filter(None, [diagnosis, few if small else "", *clues]))
         if dtype:

@@ -359,11 +359,56 @@ def _replaced_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
             names = said_of(tape, e, slot), said_of(tape, e, other)
             return f"the term {term} is left out: {names[0]} is used for {names[1]}"
     loop, names = loop_of(tape), (said_of(tape, e, slot), said_of(tape, e, other))
+    if earlier := _earlier_said(tape, e, slot, other):
+        return earlier
     if loop is not None and names[0] == names[1]:
         homes = [loop.home.get(made.get(s, -1)) for s in (slot, other)]
         if homes[0] is not None and homes[0] == homes[1]:
             return f"another {names[1]} of the same step, such as another gate's, is used for the right one,"
     return _stands_for(*names, loop is not None)
+
+
+def _earlier_said(tape: Tape, e: Evidence, slot: Slot, other: Slot) -> str:
+    """The phrase for a value before a few steps in place of the one after them; "" if they are too many."""
+    made, told = made_by(tape), list[str]()
+    at, name = other, said_of(tape, e, other)
+    while at != slot:
+        step = tape.steps[made[at]] if at in made else None
+        inner = [s for s in step.ins if s == slot or _leads_to(tape, slot, s)] if step is not None else []
+        if step is None or len(set(inner)) != 1 or len(told) > EARLIER_UP_TO:
+            return ""
+        if step.name in DONE and len(step.ins) == 2 and inner[0] != step.ins[1 - step.ins.index(inner[0])]:
+            i = step.ins.index(inner[0])
+            if i == 1 and step.name not in ("mul", "add"):
+                return ""
+            told.insert(0, DONE[step.name].format(said_of(tape, e, step.ins[1 - i])))
+        elif step.name in (*MASKS[:4], *ELEMENTWISE) and step.name not in MEANINGLESS:
+            told.insert(0, f"{SAID.get(step.name, step.name)} is applied")
+        elif step.name not in PASSED_ON:
+            return ""
+        at = inner[0]
+    if not told or len(told) > EARLIER_UP_TO:
+        return ""
+    mine = said_of(tape, e, slot)
+    what = name if mine == name else f"{mine} is used for {name}: the value"
+    return f"{what} before {' and '.join(told)}" + (" is used for the one after it" if mine == name else "")
+
+
+EARLIER_UP_TO = 3  # steps
+DONE = {
+    "mul": "it is multiplied by {}", "div": "it is divided by {}", "add": "{} is added",
+    "sub": "{} is subtracted",
+}  # fmt: skip
+
+
+def _leads_to(tape: Tape, start: Slot, end: Slot) -> bool:
+    """Whether one value is computed from another by a few steps."""
+    made, near = made_by(tape), {end}
+    for _ in range(2 * EARLIER_UP_TO + 2):
+        near = {s for slot in near if slot in made for s in tape.steps[made[slot]].ins if s >= start}
+        if start in near:
+            return True
+    return False
 
 
 def _stands_for(wrong: str, right: str, loop: bool = False) -> str:

@@ -46,6 +46,7 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "1 − a for 1 − a²": lambda z, a: 1 - a,
         "1 − z² for 1 − a² (its input is used for its output)": lambda z, a: 1 - z**2,
         "a² for 1 − a²": lambda z, a: a**2,
+        "tanh(a) for 1 − a² (tanh is applied to its own result again)": lambda z, a: np.tanh(a),
         "1 + a² for 1 − a²": lambda z, a: 1 + a**2,
         "a(1 − a), which is the sigmoid's": lambda z, a: a * (1 - a),
         "a for 1 − a²": lambda z, a: a,
@@ -56,6 +57,9 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "z(1 − z) for a(1 − a) (its input is used for its output)": lambda z, a: z * (1 - z),
         "1 − a², which is that of tanh": lambda z, a: 1 - a**2,
         "a² for a(1 − a)": lambda z, a: a**2,
+        "σ(a) for a(1 − a) (the sigmoid is applied to its own result again)": lambda z, a: _sigmoid(a),
+        "σ(a)(1 − a) for a(1 − a)": lambda z, a: _sigmoid(a) * (1 - a),
+        "a(1 − σ(a)) for a(1 − a)": lambda z, a: a * (1 - _sigmoid(a)),
     },
     "softplus": {
         "the slope of the sigmoid, for the sigmoid": lambda z, a: 1 / (2 + np.exp(z) + np.exp(-z)),
@@ -63,6 +67,8 @@ SLOPES_MISTAKEN: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "1 − e⁻ᶻ for 1 − e⁻ᵃ (its input is used for its output)": lambda z, a: 1 - np.exp(-z),
         "1/(1 + eᶻ) for eᶻ/(1 + eᶻ)": lambda z, a: 1 / (1 + np.exp(z)),
         "1 for the sigmoid": lambda z, a: np.ones_like(z),
+        "its own value, for the sigmoid": lambda z, a: a,
+        "softplus of its own result, for the sigmoid": lambda z, a: np.logaddexp(a, 0),
     },
     "log": {
         "1/(1 + z) for 1/z": lambda z, a: 1 / (1 + z),
@@ -263,7 +269,7 @@ def _slope_of_mish(z: np.ndarray) -> np.ndarray:
 
 def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """A well-known activation, computed in any number of steps, with another slope."""
-    for name, pairs in _known(tape).items():
+    for name, pairs in known_activations(tape).items():
         for said, slope in _slopes_mistaken(name).items():
             every = [_with_another_slope(tape, start, end, slope) for start, end in pairs]
             phrase = f"the derivative of {name} is {said}"
@@ -273,7 +279,7 @@ def activations_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield from (Mistake(f"{phrase} in one place", changes) for changes in every)
 
 
-def _known(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
+def known_activations(tape: Tape) -> dict[str, list[tuple[Slot, Slot]]]:
     """The values that are a well-known activation of another, recognised by their entries."""
     found: dict[str, list[tuple[Slot, Slot]]] = {}
     made = made_by(tape)

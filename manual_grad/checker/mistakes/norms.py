@@ -150,6 +150,92 @@ def _over_factor(norm: Norm, after: Slot, factor: Slot, p: Passing) -> np.ndarra
     return back_with(p, _in_place_of_the_end(p.tape, norm, after) / np.asarray(p.tape.values[factor]))
 
 
+def deviations_taken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """One statistic taken for another where σ is recomputed: 1/σ for the variance, the variance for σ."""
+    formulas = {norm: _formulas(tape, norm) for norm in norms_of(tape)}
+    for said in dict.fromkeys(said for some in formulas.values() for said in some):
+        having = [norm for norm, some in formulas.items() if said in some]
+        for norms in [having, *([norm] for norm in having)] if len(having) > 1 else [having]:
+            in_all = f", in all {len(norms)} of them" if len(norms) > 1 else ""
+            for again in (False, True):
+                back = {
+                    edge: change
+                    for norm in norms
+                    for edge, change in _changes(
+                        tape, norm, partial(_with_formula, formulas[norm][said], again)
+                    ).items()
+                }
+                what = "x̂ is computed with it too" if again else "x̂ is right"
+                phrase = f"{said}, in a normalisation's gradient; {what}{in_all}"
+                yield Mistake(phrase, back)
+                deviations: dict[Slot, Callable[[Tape], np.ndarray]] = {}
+                ends: dict[Slot, Callable[[Tape], np.ndarray]] = {}
+                for norm in norms if again else ():
+                    slot = tape.steps[norm.chain.spread[0]].outs[0]
+                    deviations[slot] = partial(_deviation, norm, formulas[norm][said])
+                    ends[norm.end] = partial(_own_value, norm.end)
+                for pinned in (ends, {}) if again else ():
+                    yield Mistake(phrase, back, instead={**deviations, **pinned})
+
+
+def _own_value(slot: Slot, tape: Tape) -> np.ndarray:
+    return np.asarray(tape.values[slot])
+
+
+def _deviation(norm: Norm, formula: Callable, tape: Tape) -> np.ndarray:
+    r = np.broadcast_to(formula(_values(tape, norm, np.zeros(tape.shape(norm.end)))), tape.shape(norm.x))
+    return 1 / r if norm.divides else r
+
+
+def _with_formula(formula: Callable, again: bool, v: Values) -> np.ndarray:
+    """The textbook's gradient with another 1/σ in front; in x̂ too, if that is computed again."""
+    r = formula(v)
+    normal, n = v.c * (r if again else v.r), _sizes(v.tape, v.norm)[0]
+    return r * (v.m - v.mean(v.m) - normal * (v.m * normal).sum(v.norm.chain.axes, keepdims=True) / n)
+
+
+def _formulas(tape: Tape, norm: Norm) -> dict[str, Callable[[Values], np.ndarray]]:
+    """Wrong versions of 1/σ, such as those computed from another statistic."""
+    n, count = _sizes(tape, norm)
+    rooted = [step for at, _ in norm.path if (step := tape.steps[at]).name in ("sqrt", "rsqrt", "pow")]
+    if not rooted:
+        return {}
+    after = rooted[0].ins[0]
+    maker = made_by(tape).get(after)
+    adds = [] if maker is None or tape.steps[maker].name != "add" else tape.steps[maker].ins
+    varied = [slot for slot in adds if slot in tape.active]
+    before = varied[0] if len(varied) == 1 else after
+
+    def var(v: Values) -> np.ndarray:
+        return _kept(v, before)
+
+    def eps(v: Values) -> np.ndarray:
+        return _kept(v, after) - _kept(v, before)
+
+    kind = "variance" if norm.is_centred else "mean of squares" if count == n else "sum of squares"
+    root = {"variance": "standard deviation", "mean of squares": "root mean square"}.get(kind, "norm")
+    found: dict[str, Callable[[Values], np.ndarray]] = {
+        f"1/σ is taken for the {kind}: 1/√(1/σ + ε) for 1/σ": lambda v: (v.r + eps(v)) ** -0.5,
+        f"1/σ is taken for the {kind}: 1/√(1/σ) for 1/σ": lambda v: v.r**-0.5,
+        f"the {root} σ is taken for the {kind}: 1/√(σ + ε) for 1/σ": lambda v: (1 / v.r + eps(v)) ** -0.5,
+        f"the {root} σ is taken for the {kind}: 1/√σ for 1/σ": lambda v: v.r**0.5,
+        f"the {kind} is taken for the {root} σ: 1/σ² for 1/σ": lambda v: v.r**2,
+        f"the {kind} is taken for the {root} σ: 1/σ² without ε for 1/σ": lambda v: 1 / var(v),
+        f"the {kind} is taken for the {root} σ: 1/(σ² + ε) for 1/σ": lambda v: 1 / (v.r**-2 + eps(v)),
+        f"the {root} σ is taken for its reciprocal 1/σ": lambda v: 1 / v.r,
+        f"the {kind} is taken for 1/σ": var,
+        f"the {kind}, with ε, is taken for 1/σ": lambda v: v.r**-2,
+        "ε is added a second time: 1/(σ + ε) for 1/σ": lambda v: 1 / (1 / v.r + eps(v)),
+        "ε is added a second time: 1/√(σ² + ε) for 1/σ": lambda v: (v.r**-2 + eps(v)) ** -0.5,
+    }
+    if count == n > 1:
+        said = "sum of squares" if not norm.is_centred else "sum of squared deviations"
+        found[f"the {said} is taken for the {kind}"] = lambda v: (n * var(v) + eps(v)) ** -0.5
+    if count == 1 < n:
+        found["the mean of squares is taken for their sum"] = lambda v: (var(v) / n + eps(v)) ** -0.5
+    return found
+
+
 def _with_versions(tape: Tape, versions: dict["Norm", list[tuple[str, Version]]]) -> Iterator[Mistake]:
     for count in sorted({len(some) for some in versions.values()}):
         alike = [norm for norm, some in versions.items() if len(some) == count]
@@ -172,7 +258,7 @@ def _changes(tape: Tape, norm: Norm, version: Version) -> Changes:
         return p.right
 
     def instead(p: Passing) -> np.ndarray:
-        return version(_values(p.tape, norm, p.notes[end]))
+        return version(_values(p.tape.kept.get("before", p.tape), norm, p.notes[end]))
 
     return {end: noted, **dict.fromkeys(others, nothing), first: instead}
 

@@ -172,7 +172,7 @@ def sizes_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         for name, value in zip(e.point.names, e.point.values, strict=True)
         for axis, n in enumerate(np.shape(value))
     }
-    numbers = {slot: edge for edge, slot in _scaled_by(tape)}
+    numbers = {slot: edge for edge, slot in scaled_by(tape)}
     for slot, edge in numbers.items():
         for other in numbers:
             ratio = _number(tape, other) / _number(tape, slot)
@@ -215,7 +215,7 @@ def counts_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     yield Mistake(f"{told}, in all places but the derivative of {place}", others)
 
 
-def _scaled_by(tape: Tape) -> Iterator[tuple[Edge, Slot]]:
+def scaled_by(tape: Tape) -> Iterator[tuple[Edge, Slot]]:
     """The numbers that active values are multiplied by or divided by."""
     for at, i in tape.edges():
         step = tape.steps[at]
@@ -483,7 +483,7 @@ def scaled_by_slices(tape: Tape, e: Evidence) -> str:
 def _products(tape: Tape) -> set[float]:
     """The numbers that values are multiplied by, and the products of two of them."""
     found = {1.0}
-    for edge, slot in _scaled_by(tape):
+    for edge, slot in scaled_by(tape):
         number = _number(tape, slot)
         found.add(number if tape.steps[edge[0]].name == "mul" else 1 / number)
     some = sorted(found, key=abs)[-NUMBERS_UP_TO:]

@@ -502,6 +502,7 @@ _LINES: dict[str, Callable] = {name: _plain(fn) for name, fn in _UFUNCS.items()}
     "stack": lambda *xs, axis: np.stack(xs, axis),
     "unstack": lambda x, *, axis: list(np.moveaxis(x, axis, 0)),
     "gather": _gather, "scatter": _scatter(None), "scatter-add": _scatter(np.add),
+    "scatter-mul": _scatter(np.multiply),
     "squeeze": lambda x, *, dimensions: x.squeeze(tuple(dimensions)),
     "transpose": lambda x, *, permutation: x.transpose(permutation),
     "rev": lambda x, *, dimensions: np.flip(x, tuple(dimensions)),
