@@ -19,6 +19,7 @@ import numpy as np
 from manual_grad.checker.asking import one_line
 from manual_grad.checker.evidence import Evidence, OutOfTime, factor_of, sizes_named
 from manual_grad.checker.mistakes.adjoints import adjoint_not_taken
+from manual_grad.checker.mistakes.conjugates import conjugate_missing
 from manual_grad.checker.mistakes.explain import (
     implied_by_the_error,
     mistakes_that_explain,
@@ -828,6 +829,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
     (rows_counted,),
     (spectrum_mistaken, rows_scaled, misplaced),
     (adjoint_not_taken,),
+    (conjugate_missing,),
     (sample_left_out, one_sample_only),
     (off_diagonal_zero, mask_inverted, shifted),
 )

@@ -227,7 +227,7 @@ def _inner(eqn: Any, ins: Sequence[Any]) -> Any:
         branches = eqn.params["branches"]
         return branches[int(np.clip(int(ins[0]), 0, len(branches) - 1))]
     if name == "scan" and eqn.params["length"] * len(eqn.params["jaxpr"].jaxpr.eqns) <= LONGEST:
-        return jax.make_jaxpr(lambda *args: _unrolled(eqn, args))(*ins)
+        return jax.make_jaxpr(lambda *args: unrolled(eqn, args))(*ins)
     if name not in WRAPPERS:
         return None
     inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
@@ -236,7 +236,7 @@ def _inner(eqn: Any, ins: Sequence[Any]) -> Any:
     return inner
 
 
-def _unrolled(eqn: Any, args: Sequence[Any]) -> list[Any]:
+def unrolled(eqn: Any, args: Sequence[Any]) -> list[Any]:
     """A ``scan`` unrolled into its iterations."""
     params = eqn.params
     body, fixed, carried = params["jaxpr"], params["num_consts"], params["num_carry"]

@@ -149,7 +149,7 @@ NORMS = {
         of_layer(lambda d, g, u, inv, mean, x: inv * (d * g - mean(d * g * u) - u * mean(d * g))),
     ),
     "σ² for σ": (
-        "the variance of x is used for the result of sqrt as a divisor",
+        "the variance is taken for the standard deviation σ: 1/σ² without ε for 1/σ",
         by(
             lambda x: (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 0.1),
             lambda d, x: (

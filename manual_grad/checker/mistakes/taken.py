@@ -60,7 +60,7 @@ def _pairs(tape: Tape, e: Evidence) -> Iterator[tuple[Slot, str, Value]]:
         for start in _ancestors(before, end):
             name, (called, twice) = said_of(tape, e, start), how.get((start, end), ("", None))
             result = f"{called}({name})" if called in KNOWN else said_of(tape, e, end)
-            if name == result:
+            if name == result or how.get((start, end), ("a function", None))[0] == "":
                 continue
             again = f" ({called} is applied to its own result again)" if called else ""
             yield end, f"{name} for {result}", partial(_own_value, start)
