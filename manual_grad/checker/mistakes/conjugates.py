@@ -189,7 +189,7 @@ def _name(e: Evidence, trace: _Trace, var: Any) -> str:
         said = JOINED[name].format(*parts)
     elif len(parts) == 1 and name == "mul" and others and np.all(_value(trace.values, others[0]) == 1j):
         said = f"i · {parts[0]}"
-    elif len(parts) == 1 and (name in REAL or name == "mul"):
+    elif len(parts) == 1 and (name in REAL or name in ("mul", "div")):
         said = f"{PART.get(name, '')}{parts[0]}"
     elif len(parts) == 1:
         said = f"{PART[name]}{parts[0]}" if name in PART else f"{name}({parts[0]})"
