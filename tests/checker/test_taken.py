@@ -348,6 +348,68 @@ def test_right_gates():
     assert by(lstm, lstm_bwd(*SLOPES), SERIES, U, W, BIAS)().ok
 
 
+FUSED_U, FUSED_W = RNG.standard_normal((2, 9)) / 2, RNG.standard_normal((3, 9)) / 2
+
+
+def gru(x, u, w):
+    def step(h, now):
+        a, b = now @ u, h @ w
+        gates = jax.nn.sigmoid(a[:6] + b[:6])
+        z, r = gates[:3], gates[3:]
+        h = (1 - z) * jnp.tanh(a[6:] + r * b[6:]) + z * h
+        return h, h
+
+    return lax.scan(step, jnp.zeros(3), x)[1]
+
+
+def gru_bwd(of_z, of_r):
+    def bwd(d, x, u, w):
+        h, states = np.zeros(3), []
+        for now in x:
+            a, b = now @ u, h @ w
+            z, r = sigmoid(a[:3] + b[:3]), sigmoid(a[3:6] + b[3:6])
+            n = np.tanh(a[6:] + r * b[6:])
+            states.append((h, b, z, r, n))
+            h = (1 - z) * n + z * h
+        dx, du, dw, dh = np.zeros_like(x), np.zeros_like(u), np.zeros_like(w), np.zeros(3)
+        for t in reversed(range(len(x))):
+            h, b, z, r, n = states[t]
+            dh = dh + d[t]
+            dn = dh * (1 - z) * (1 - n**2)
+            dz, dr = dh * (h - n) * of_z(z), dn * b[6:] * of_r(r)
+            da, db = np.concatenate([dz, dr, dn]), np.concatenate([dz, dr, dn * r])
+            dx[t], du, dw = u @ da, du + np.outer(x[t], da), dw + np.outer(h, db)
+            dh = dh * z + w @ db
+        return dx, du, dw
+
+    return bwd
+
+
+test_fused_gates = named_first(
+    {
+        f"{gate}: {said}": (
+            f"the derivative of sigmoid is {said}",
+            by(gru, gru_bwd(*((slope, of_sigmoid)[:: 1 - 2 * k])), SERIES, FUSED_U, FUSED_W),
+        )
+        for k, gate in enumerate(("update gate", "reset gate"))
+        for said, slope in (
+            (
+                "wrong: σ(a) for a(1 − a) (the sigmoid is applied to its own result again), in one part",
+                sigmoid,
+            ),
+            ("wrong: a for a(1 − a), in one part", lambda a: a),
+            ("taken at its output instead of its input, in one part", lambda a: of_sigmoid(sigmoid(a))),
+            ("left out, in one part", np.ones_like),
+        )
+    },
+    in_all=True,
+)
+
+
+def test_right_fused_gates():
+    assert by(gru, gru_bwd(of_sigmoid, of_sigmoid), SERIES, FUSED_U, FUSED_W)().ok
+
+
 # --- a size in the place of a factor; a value before a step -------------------------------------------------
 
 LENGTHS = np.array([3.0, 2, 5, 6, 7, 2])

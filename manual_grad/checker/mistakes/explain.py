@@ -51,6 +51,7 @@ from manual_grad.checker.mistakes.factors import (
     steps_left_out,
 )
 from manual_grad.checker.mistakes.fixed_points import fixed_points_mistaken
+from manual_grad.checker.mistakes.fused import slopes_of_parts
 from manual_grad.checker.mistakes.gates import probabilities_of_others
 from manual_grad.checker.mistakes.gradients import Row, gradients_with
 from manual_grad.checker.mistakes.implied import implied, place_implied
@@ -448,6 +449,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (cotangents_ignored, 0),
     (wrong_slopes, 0),
     (activations_mistaken, 0),
+    (slopes_of_parts, 0),
     (slopes_of_another_layer, 0),
     (slopes_of_another_step, 0),
     (branches_mistaken, 0),

@@ -315,9 +315,9 @@ def operands_replaced(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 if not is_constant(tape, slot):
                     phrase = f"{said_of(tape, e, slot)} is used for the derivative of {name}"
                     yield Mistake(phrase, {edge: partial(_with_value, slot)}, stop(edge))
+                    names = said_of(tape, e, slot), said_of(tape, e, step.ins[0])
                     yield Mistake(
-                        f"{said_of(tape, e, slot)} is used for {said_of(tape, e, step.ins[0])} in the "
-                        f"derivative of {name}",
+                        f"{_stands_for(*names)} in the derivative of {name}",
                         {edge: partial(slope_at, slot)},
                         stop(edge),
                     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.factors import slope_at
+from manual_grad.checker.mistakes.iterations import loop_of
 from manual_grad.checker.mistakes.layers import SLOPES_MISTAKEN, is_mask
 from manual_grad.checker.mistakes.mistake import (
     MASKS,
@@ -39,6 +40,7 @@ from manual_grad.checker.tape import (
 )
 
 CHAIN_UP_TO = 6  # steps before a slope
+SHORTEST_LOOP = 3  # steps that look like those of a loop
 LOOKED_AT = 12  # values after a step that are searched for the next state of a recursion
 REPEATING = {"broadcast", "broadcast_in_dim"}  # of pairs: the differences along rows, and along columns
 CHOOSING = {"max", "min", "select_n", "clamp"}
@@ -277,7 +279,7 @@ def slopes_of_another_step(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for edges in alike(tape):
         steps = [tape.steps[at] for at, _ in edges]
         name, shape = steps[0].name, tape.shape(steps[0].outs[0])
-        if name not in SLOPES_OF_RESULTS:
+        if name not in SLOPES_OF_RESULTS or (len(edges) < SHORTEST_LOOP and loop_of(tape) is None):
             continue
         outs = [step.outs[0] for step in steps]
         ends = [slot for slot in tape.leaves if tape.shape(slot) == shape] or outs[:1]

@@ -45,9 +45,10 @@ def factors_missing_in_terms(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             for term in _terms(tape, above):
                 place = f"{said}: in what flows back through {place_of(tape, e, term)}"
                 yield Mistake(place, {term: partial(_without, edge, rest)})
-            less = (
-                f"{said_of(tape, e, rest[0]) if rest else 1} stands where {said_of(tape, e, whole)} belongs"
-            )
+            left, right = said_of(tape, e, rest[0]) if rest else "1", said_of(tape, e, whole)
+            less = f"{left} stands where {right} belongs"
+            if left == right:
+                less = f"{right} stands there without it"
             for slot in sorted((s for s in above if s in tape.active), key=lambda s: s not in tape.leaves):
                 names = said_of(tape, e, operand), said_of(tape, e, slot)
                 slope = f"in the slope of {names[0]} with respect to {names[1]}"
