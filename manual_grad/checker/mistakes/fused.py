@@ -24,9 +24,9 @@ def slopes_of_parts(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         if name not in ("sigmoid", "tanh"):
             continue
         of_it: dict[str, Slope] = {
-            "taken at its output instead of its input": lambda z, a, name=name: KNOWN[name][1](a),
+            "taken at its output instead of its input": partial(_at_output, name),
             "left out": lambda z, a: np.ones_like(a),
-            "applied twice": lambda z, a, name=name: KNOWN[name][1](z) ** 2,
+            "applied twice": partial(_twice, name),
             **{f"wrong: {said}": slope for said, slope in SLOPES_MISTAKEN[name].items()},
         }
         for where, part in list(_parts(tape, step.outs[0]))[:PARTS_UP_TO]:
@@ -36,6 +36,14 @@ def slopes_of_parts(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     "one gate",
                     {edge: partial(_in_part, part, slope)},
                 )
+
+
+def _at_output(name: str, z: np.ndarray, a: np.ndarray) -> np.ndarray:
+    return KNOWN[name][1](a)
+
+
+def _twice(name: str, z: np.ndarray, a: np.ndarray) -> np.ndarray:
+    return KNOWN[name][1](z) ** 2
 
 
 def _in_part(part: np.ndarray, slope: Slope, p: Passing) -> np.ndarray:
