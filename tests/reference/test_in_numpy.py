@@ -68,6 +68,7 @@ STEPS = {
             A.at[:, ROWS[:2]].add(B[:, :2]),
             A.at[ROWS[1:]].set(7.0),
             A.at[ROWS].add(B, mode="clip"),
+            A.at[ROWS].multiply(B),
         ),
         jax.vmap(lambda row, j: row.at[j].add(1.5))(A, J[:, 0]),
     ),

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import PASSED_ON, Mistake, is_constant, left_out, made_by, said_of
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
-from manual_grad.checker.truth import is_float
+from manual_grad.checker.truth import is_float, is_key
 
 # Slopes that people compute from the result.
 OF_RESULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -42,6 +43,36 @@ def bounds_ignored(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             changes: Changes = {edge: left_out, (made[slot], 0): partial(_of_bounded, step.outs[0])}
             yield Mistake(said, changes)
         yield Mistake(f"{said}, and the value is recomputed without it", {edge: left_out}, of=edge)
+
+
+# Comparisons that differ from others only where both sides are equal.
+SWAPPED: dict[str, Callable[[Any, Any], Any]] = {
+    "lt": np.less_equal,
+    "le": np.less,
+    "gt": np.greater_equal,
+    "ge": np.greater,
+}
+
+
+def bounds_counted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """< for ≤ or the other way round: entries that are exactly at a bound, as quantised values often are."""
+    found = []
+    for at, step in enumerate(tape.steps):
+        if step.name in SWAPPED and not any(is_key(tape.values[s]) for s in step.ins):
+            x, y = (np.asarray(tape.values[s]) for s in step.ins)
+            if np.any(x == y):
+                found.append(at)
+    for some in [found, *([at] for at in found if len(found) > 1)] if found else []:
+        sides = dict.fromkeys(said_of(tape, e, s) for at in some for s in tape.steps[at].ins)
+        values = {tape.steps[at].outs[0]: partial(_counted, at) for at in some}
+        said = f"< for ≤ (or ≤ for <) in the mask that compares {' and '.join(sides)}"
+        where = "entries that are exactly at a bound are counted on its other side in the backward pass"
+        yield Mistake(f"{said}: {where}", {}, instead=values)
+
+
+def _counted(at: int, tape: Tape) -> np.ndarray:
+    step = tape.steps[at]
+    return SWAPPED[step.name](*(np.asarray(tape.values[s]) for s in step.ins))
 
 
 def _bounded(tape: Tape, at: int) -> Edge | None:

@@ -33,7 +33,7 @@ from manual_grad.checker.mistakes.chunks import (
     factors_of_other_chunks,
     states_too_early,
 )
-from manual_grad.checker.mistakes.clamps import bounds_ignored
+from manual_grad.checker.mistakes.clamps import bounds_counted, bounds_ignored
 from manual_grad.checker.mistakes.constants import constants_mistaken, constants_unmasked
 from manual_grad.checker.mistakes.cross_entropies import cross_entropies_mistaken
 from manual_grad.checker.mistakes.cumulative import cumulative_sums_mistaken
@@ -41,6 +41,7 @@ from manual_grad.checker.mistakes.factorisations import factorisations_mistaken
 from manual_grad.checker.mistakes.factors import (
     extra_factors,
     factors_mistaken,
+    factors_of_operands,
     gradients_of_neighbours,
     gradients_of_others,
     operands_replaced,
@@ -434,6 +435,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (factorisations_mistaken, 0),
     (sums_on_the_way_back, 0),
     (bounds_ignored, 0),
+    (bounds_counted, 0),
     (slopes_left_out, 0),
     (masks_left_out, 0),
     (stops_ignored, 0),
@@ -444,6 +446,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (resampled_otherwise, 0),
     (maxima_misplaced, 0),
     (paths, 0),
+    (factors_of_operands, 0),
     (normalisations, 0),
     (loops, 0),
     (cotangents_ignored, 0),

@@ -74,6 +74,43 @@ def factors_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 yield Mistake(f"{what}, in the derivative of {place}", {edge: change}, stop(edge))
 
 
+def factors_of_operands(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A factor missing in a product's other operand, itself a product, such as a decay in q kᵀ · decay."""
+    for edge in tape.edges():
+        step = tape.steps[edge[0]]
+        if step.name not in ("dot_general", "mul") or step.ins[0] == step.ins[1]:
+            continue
+        other = step.ins[1 - edge[1]]
+        factors = _factors_of(tape, other)
+        for k, factor in enumerate(factors) if len(factors) > 1 + (step.name == "mul") else ():
+            if np.size(tape.values[factor]) > 1 and not is_constant(tape, factor):
+                rest = tuple(factors[:k] + factors[k + 1 :])
+                names = said_of(tape, e, factor), said_of(tape, e, other)
+                phrase = f"the factor {names[0]} is missing in {names[1]}, in the derivative of"
+                yield Mistake(
+                    f"{phrase} {place_of(tape, e, edge)}", {edge: partial(_with_product, rest)}, stop(edge)
+                )
+
+
+FACTORS_UP_TO = 6
+
+
+def _factors_of(tape: Tape, slot: Slot) -> list[Slot]:
+    """The factors that a value is the product of; they have its shape."""
+    made, found, near = made_by(tape), list[Slot](), [slot]
+    while near and len(found) + len(near) <= FACTORS_UP_TO:
+        at = made.get(s := near.pop())
+        if at is not None and tape.steps[at].name == "mul":
+            near += tape.steps[at].ins
+        else:
+            found.append(s)
+    return found + near
+
+
+def _with_product(factors: tuple[Slot, ...], p: Passing) -> np.ndarray:
+    return back_with(p, np.prod([np.asarray(p.tape.values[slot]) for slot in factors], axis=0))
+
+
 def _divided(slot: Slot, p: Passing) -> np.ndarray:
     return p.right / np.asarray(p.tape.values[slot])
 

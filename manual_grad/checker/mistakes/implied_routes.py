@@ -46,6 +46,8 @@ def misrouted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             shape: np.stack([c.part.ravel() @ _rows(reached[c.slot], seen) for c in some])
             for shape, some in parts.items()
         }
+        ends = [(s, d) for s, d in zip(tape.results, tape.kept["dout"], strict=True) if s in reached]
+        whole = sum(np.ravel(d) @ _rows(reached[s], seen) for s, d in ends)
         for to in sorted(set(reached) - set(tape.leaves), reverse=True):
             some = parts.get(tape.shape(to), [])
             if not some or to not in tape.kept["known"]:
@@ -55,7 +57,8 @@ def misrouted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
             for moved in (True, False):
                 off = np.max(np.abs(there - moved * own[tape.shape(to)] - error[seen]), axis=1)
                 for k in np.flatnonzero(off <= scale):
-                    if some[k].slot != to:
+                    alone = np.allclose(own[tape.shape(to)][k], whole)  # there is no other part
+                    if some[k].slot != to and not (moved and alone):
                         found.append((not moved, _moved(tape, e, some[k], to, moved)))
         yield from (mistake for _, mistake in sorted(found, key=lambda f: f[0])[:FIRST])
 

@@ -26,6 +26,7 @@ from manual_grad.checker.mistakes.mistake import (
 from manual_grad.checker.tape import Changes, Edge, Passing, Slot, Step, Tape
 
 SOFTMAX_UP_TO = 16  # values computed from a mask that are searched for its softmax
+LEAST = 4  # the share of a mask, 1/4, that is left if it is shifted or cut
 TILES = (2, 3, 4, 8, 16)
 CHUNKS_UP_TO = 9  # steps, less 1
 TILES_UP_TO, MORE_TILES = 17, 16  # the side of a tile, less 1, and the tiles that are not square
@@ -101,7 +102,9 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         saved, after = _saved(tape, step.outs[0]), products_after(tape, step.outs[0])
         seen, seen_alone = {mask.tobytes()}, set[bytes]()
         for phrase, other in others:
-            if other.tobytes() in seen:
+            if (
+                other.tobytes() in seen or LEAST * (other & mask).sum() < mask.sum()
+            ):  # next to nothing is left
                 continue
             seen.add(other.tobytes())
             operands = (1, 2) if step.name == "select_n" else (found.i,)

@@ -184,7 +184,8 @@ def statistics_of_other_groups(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for at, step in enumerate(tape.steps):
         if step.name in ("broadcast", "broadcast_in_dim"):
             axes, shape = broadcast_axes(tape, step), tape.shape(step.outs[0])
-            if len(axes) == 1 and axes[0] and not is_constant(tape, step.outs[0]):
+            together = bool(axes) and axes == tuple(range(axes[0], axes[0] + len(axes)))
+            if together and axes[0] and not is_constant(tape, step.outs[0]):
                 spread.setdefault((shape, axes[0]), []).append(at)
     for (shape, axis), steps in spread.items():
         for members in sorted(_merged(tape, shape, axis)):

@@ -74,6 +74,8 @@ def path_said(mistake: Mistake, e: Evidence, factor: float, level: int) -> str:
     said = _size_said(e, factor) if level == 1 else _factor_said(e, factor)
     if said and factor_of(e) is not None:  # there is no other path
         return said
+    if said and abs(factor - 2) <= 10 * e.tolerance:  # more common than 1/N of one path alone
+        said = "counted twice (scaled by 2)"
     return f"{said}; only what flows back through {mistake.phrase}" if said else ""
 
 

@@ -84,19 +84,23 @@ def states_after_updates(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     edges.append((made, 0))
                 alone = [[x] for x in edges] if len(edges) > 1 else []
                 for some in [edges, *alone] if edges else []:
-                    changes: dict[Edge, Change] = {}
-                    for k, mine in enumerate(loop.steps):
-                        for at, i in some:
-                            if at in mine:
-                                changes[mine[at], i] = partial(
-                                    _from_another, loop, k, own, other, factor, tuple(chain)
-                                )
+                    by_step = [
+                        {
+                            (mine[at], i): partial(_from_another, loop, k, own, other, factor, tuple(chain))
+                            for at, i in some
+                            if at in mine
+                        }
+                        for k, mine in enumerate(loop.steps)  # the first step last
+                    ]
                     place = " and ".join(place_of(tape, e, x) for x in some[:2])
                     whose = "" if factor == own else f" in {said_of(tape, e, factor)}"
-                    yield Mistake(
+                    phrase = (
                         f"the state {name} {said} is used{whose}, where that {belongs} belongs, in the "
-                        f"derivative of {place}, in all {len(loop.steps)} steps",
-                        changes,
+                        f"derivative of {place}, in all {len(loop.steps)} steps"
+                    )
+                    yield Mistake(phrase, {x: c for step in by_step for x, c in step.items()})
+                    yield Mistake(
+                        f"{phrase} but the first", {x: c for step in by_step[:-1] for x, c in step.items()}
                     )
 
 

@@ -342,13 +342,23 @@ def _windows_closer(tape: Tape) -> Iterator[tuple[Slot, str, dict[Slot, partial]
                 )
 
 
+APART = "stride (or dilation)"
+
+
 def _spreads(starts: np.ndarray, strides: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The starts and strides of windows if one setting were 1."""
+    """The starts and strides of windows if one setting were 1.
+
+    Whether where they start is a stride (one window for each output) or a dilation (one slice for each tap)
+    cannot be told from the windows alone.
+    """
     closer = starts.min(0) + np.stack([np.unique(axis, return_inverse=True)[1] for axis in starts.T], 1)
-    found = {"stride": (starts, np.ones_like(strides)), "dilation": (closer, strides)}
+    found = {"stride": (starts, np.ones_like(strides)), APART: (closer, strides)}
     apart = [math.gcd(*map(int, np.diff(np.unique(axis)))) for axis in starts.T]
     if max(apart) > 1 and np.all(strides == 1):  # windows at multiples of a stride
-        found["stride taken for dilation,"] = (closer, np.maximum(apart, 1))
+        found["stride taken for dilation,"] = (
+            closer,
+            np.broadcast_to(np.maximum(apart, 1), starts.shape),
+        )
     return found
 
 

@@ -1,0 +1,195 @@
+"""Causes in networks that are written by hand, as in courses and kernels: states, strides, bounds, decays."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tests.checker.causes import by, named_first
+
+RNG = np.random.default_rng(8)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape)
+
+
+# --- a recurrent network ------------------------------------------------------------------------------------
+
+
+def rnn(x, U, W):
+    h, hs = jnp.zeros(W.shape[0]), []
+    for step in x:
+        h = jnp.tanh(step @ U + h @ W)
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+def rnn_bwd(state):
+    """``state(hs, t)``: what the gradient of W is computed from, in all steps but the first."""
+
+    def bwd(d, x, U, W):
+        h, hs = np.zeros(W.shape[0]), []
+        for step in x:
+            hs.append(h := np.tanh(step @ U + h @ W))
+        dx, dU, dW, dh = np.zeros_like(x), np.zeros_like(U), np.zeros_like(W), np.zeros_like(h)
+        for t in range(len(x) - 1, -1, -1):
+            dz = (dh + d[t]) * (1 - hs[t] ** 2)
+            dx[t], dh = U @ dz, W @ dz
+            dU += np.outer(x[t], dz)
+            if t > 0:
+                dW += np.outer(state(hs, t), dz)
+        return dx, dU, dW
+
+    return bwd
+
+
+# --- a strided convolution, window by window ----------------------------------------------------------------
+
+
+def windows(x, W):
+    rows = [
+        jnp.stack([jnp.einsum("nijc,ijcf->nf", x[:, a : a + 3, b : b + 2], W) for b in range(0, 5, 2)], 1)
+        for a in range(0, 5, 2)
+    ]
+    return jnp.stack(rows, 1)
+
+
+def windows_bwd(stride):
+    def bwd(d, x, W):
+        dx, dW = np.zeros_like(x), np.zeros_like(W)
+        for i, j in np.ndindex(3, 3):
+            at = np.s_[:, i * stride : i * stride + 3, j * stride : j * stride + 2]
+            dx[at] += np.einsum("nf,ijcf->nijc", d[:, i, j], W)
+            dW += np.einsum("nijc,nf->ijcf", x[at], d[:, i, j])
+        return dx, dW
+
+    return bwd
+
+
+# --- quantisation -------------------------------------------------------------------------------------------
+
+
+def quantised(x, s):
+    v = x / s
+    q = v + lax.stop_gradient(jnp.round(v) - v)
+    return jnp.where(q < -3, -3.0, jnp.where(q > 2, 2.0, q)) * s
+
+
+def quantised_bwd(inside):
+    def bwd(d, x, s):
+        q = np.round(x / s)
+        kept = d * inside(q)
+        return kept, (d * np.clip(q, -3, 2) - kept * x / s).sum(0)
+
+    return bwd
+
+
+# --- gated linear attention ---------------------------------------------------------------------------------
+
+
+def decayed(q, k, v, g):
+    total = jnp.cumsum(g)
+    causal = jnp.tril(jnp.ones((len(g), len(g))))
+    return (q @ k.T * (jnp.exp((total[:, None] - total) * causal) * causal)) @ v
+
+
+def decayed_bwd(decay_in_v):
+    def bwd(d, q, k, v, g):
+        total, causal = np.cumsum(g), np.tril(np.ones((len(g), len(g))))
+        decay = np.exp((total[:, None] - total) * causal) * causal
+        scores = q @ k.T
+        ds = d @ v.T * decay
+        m = ds * scores
+        dg = np.cumsum((m.sum(1) - m.sum(0))[::-1])[::-1]
+        return ds @ k, ds.T @ q, (scores * (decay if decay_in_v else causal)).T @ d, dg
+
+    return bwd
+
+
+# --- normalisation ------------------------------------------------------------------------------------------
+
+
+def group_norm(x, g):
+    z = x.reshape(2, 3, 2, 4, 5)
+    m, v = z.mean((2, 3, 4), keepdims=True), z.var((2, 3, 4), keepdims=True)
+    return ((z - m) / jnp.sqrt(v + 1e-5)).reshape(x.shape) * g[:, None, None]
+
+
+def group_norm_bwd(group):
+    def bwd(d, x, g):
+        z = x.reshape(2, 3, -1)
+        m, r = z.mean(-1), 1 / np.sqrt(z.var(-1) + 1e-5)
+        h = (z - m[..., None]) * r[..., None]
+        dh = (d * g[:, None, None]).reshape(z.shape)
+        dx = r[..., None] * (dh - dh.mean(-1, keepdims=True) - h * (dh * h).mean(-1, keepdims=True))
+        other = (x - m[:, group, None, None]) * r[:, group, None, None]
+        return dx.reshape(x.shape), (d * other).sum((0, 2, 3))
+
+    return bwd
+
+
+def layer_norm(x, g):
+    m = x.mean(-1, keepdims=True)
+    return (x - m) / jnp.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5) * g
+
+
+def layer_norm_bwd(times):
+    def bwd(d, x, g):
+        m = x.mean(-1, keepdims=True)
+        r = 1 / np.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5)
+        h, dh = (x - m) * r, d * g
+        means = times * dh.mean(-1, keepdims=True), (dh * h).mean(-1, keepdims=True)
+        return r * (dh - means[0] - h * means[1]), (d * h).sum((0, 1))
+
+    return bwd
+
+
+RNN = normal(6, 3), normal(3, 4) / 2, normal(4, 4) / 2
+IMAGES = normal(2, 7, 6, 2), normal(3, 2, 2, 3)
+QUANTISED = normal(4, 9), np.array([0.3, 0.2, 0.5, 0.4, 0.3, 0.2, 0.6, 0.4, 0.3])
+DECAYED = normal(6, 3), normal(6, 3), normal(6, 4), -np.abs(normal(6)) / 2
+GROUPS = normal(2, 6, 4, 5), normal(6)
+ROWS = normal(2, 3, 5), normal(5)
+CASES = {
+    "h_t for h_(t − 1) in all steps but the first": (
+        "the state h after its update (h_t) is used, where that before it (h_(t−1)) belongs",
+        by(rnn, rnn_bwd(lambda hs, t: hs[t]), *RNN),
+    ),
+    "stride left out": (
+        "stride (or dilation) ignored in",
+        by(windows, windows_bwd(1), *IMAGES),
+    ),
+    "< for ≤": (
+        "< for ≤ (or ≤ for <) in the mask that compares q and -3 and 2",
+        by(quantised, quantised_bwd(lambda q: (q > -3) & (q < 2)), *QUANTISED),
+    ),
+    "a decay missing in one gradient": (
+        "the factor the result of exp is missing in",
+        by(decayed, decayed_bwd(False), *DECAYED),
+    ),
+    "another group's statistics": (
+        "wrong group: channel c of 6 takes the statistics of group c mod 3, where c // 2 belongs",
+        by(group_norm, group_norm_bwd(np.arange(6) % 3), *GROUPS),
+    ),
+    "a mean subtracted twice": (
+        "counted twice (scaled by 2); only what flows back through the sum of x",
+        by(layer_norm, layer_norm_bwd(2), *ROWS),
+    ),
+}
+test_the_cause_is_named = named_first(CASES, in_all=True)
+
+RIGHT = {
+    "rnn": by(rnn, rnn_bwd(lambda hs, t: hs[t - 1]), *RNN),
+    "windows": by(windows, windows_bwd(2), *IMAGES),
+    "quantised": by(quantised, quantised_bwd(lambda q: (q >= -3) & (q <= 2)), *QUANTISED),
+    "decayed": by(decayed, decayed_bwd(True), *DECAYED),
+    "group norm": by(group_norm, group_norm_bwd(np.arange(6) // 2), *GROUPS),
+    "layer norm": by(layer_norm, layer_norm_bwd(1), *ROWS),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_right_gradient_passes(name):
+    report = RIGHT[name]()
+    assert report.ok, str(report)
