@@ -145,13 +145,32 @@ def layer_norm_bwd(times):
     return bwd
 
 
+def evaluated(x, mean, var, g):
+    return (x - mean) / jnp.sqrt(var + 1e-5) * g
+
+
+def evaluated_bwd(training):
+    def bwd(d, x, mean, var, g):
+        r = 1 / np.sqrt(var + 1e-5)
+        h, dh = (x - mean) * r, d * g
+        dx = dh - training * (dh.mean(0) + h * (dh * h).mean(0))
+        return dx * r, None, None, (d * h).sum(0)
+
+    return bwd
+
+
 RNN = normal(6, 3), normal(3, 4) / 2, normal(4, 4) / 2
 IMAGES = normal(2, 7, 6, 2), normal(3, 2, 2, 3)
 QUANTISED = normal(4, 9), np.array([0.3, 0.2, 0.5, 0.4, 0.3, 0.2, 0.6, 0.4, 0.3])
 DECAYED = normal(6, 3), normal(6, 3), normal(6, 4), -np.abs(normal(6)) / 2
 GROUPS = normal(2, 6, 4, 5), normal(6)
 ROWS = normal(2, 3, 5), normal(5)
+EVALUATED = normal(7, 4), normal(4), RNG.uniform(0.5, 2, 4), normal(4)
 CASES = {
+    "training for evaluation": (
+        "the terms of the mean and the variance over axis 0 are subtracted, as if",
+        by(evaluated, evaluated_bwd(1), *EVALUATED, argnums=(0, 3)),
+    ),
     "h_t for h_(t − 1) in all steps but the first": (
         "the state h after its update (h_t) is used, where that before it (h_(t−1)) belongs",
         by(rnn, rnn_bwd(lambda hs, t: hs[t]), *RNN),
@@ -180,6 +199,7 @@ CASES = {
 test_the_cause_is_named = named_first(CASES, in_all=True)
 
 RIGHT = {
+    "evaluated": by(evaluated, evaluated_bwd(0), *EVALUATED, argnums=(0, 3)),
     "rnn": by(rnn, rnn_bwd(lambda hs, t: hs[t - 1]), *RNN),
     "windows": by(windows, windows_bwd(2), *IMAGES),
     "quantised": by(quantised, quantised_bwd(lambda q: (q >= -3) & (q <= 2)), *QUANTISED),

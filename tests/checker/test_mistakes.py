@@ -682,7 +682,7 @@ PARTS = {
         by(strided, uncropped(2), RNG.standard_normal((9, 7)), KERNEL[:3, 0, :], argnums=0),
     ),
     "dilation in dK by slices": (
-        "dilation ignored in the gradient of the kernel",
+        "stride (or dilation) ignored in the gradient of the kernel",
         by(causal, undilated(6), SEQUENCE, TAPS, argnums=1),
     ),
     "dilation in dK by shifts": (

@@ -72,9 +72,12 @@ def _found(tape: Tape) -> Iterator[Softmax]:
             yield Softmax(at, exp, slot, tuple(total.eqn.params["axes"]), _chain(tape, slot))
 
     for at, step in enumerate(tape.steps):
-        less = made.get(step.ins[0], -1) if step.name == "exp" and step.outs[0] in tape.active else -1
-        total = _sum_of_exponentials(tape, tape.steps[less].ins[1]) if less >= 0 else None
-        if total is None or tape.steps[less].name != "sub":
+        exponential = step.name == "exp" and step.outs[0] in tape.active
+        less = made.get(step.ins[0], -1) if exponential else -1
+        if less < 0 or tape.steps[less].name != "sub":
+            continue
+        total = _sum_of_exponentials(tape, tape.steps[less].ins[1])
+        if total is None:
             continue
         slot = tape.steps[less].ins[0]
         if not np.allclose(np.asarray(tape.values[step.outs[0]]).sum(tuple(total.eqn.params["axes"])), 1):

@@ -92,7 +92,7 @@ from manual_grad.checker.mistakes.norms import (
     norms_of_another_x,
     outputs_for_normal,
 )
-from manual_grad.checker.mistakes.parts import parts_for_the_whole
+from manual_grad.checker.mistakes.parts import constants_differentiated, parts_for_the_whole
 from manual_grad.checker.mistakes.places import (
     clips_left_out,
     index_computed,
@@ -185,6 +185,9 @@ SMALL_PART = 0.02  # the share of a missing path that may remain due to rounding
 SAMPLE = 64  # entries of a leaf that are compared first
 STEP = 100  # entries that take as long as a step
 WORK = 2**25  # entries in the backward pass of all mistakes of one kind together
+
+
+UNUSUAL: tuple[type[Exception], ...] = (TypeError, ValueError, LookupError, RecursionError)
 
 
 @np.errstate(all="ignore")
@@ -307,8 +310,7 @@ def _some(kind: Callable[[Tape, Evidence], Iterator[Mistake]], tape: Tape, e: Ev
     if kind not in OF_LOOPS:
         mistakes = in_all_iterations(tape, mistakes, limit)
     found: list[Mistake] = []
-    unusual = (TypeError, ValueError, LookupError, RecursionError)
-    with contextlib.suppress(*unusual):  # a function of a form not thought of
+    with contextlib.suppress(*UNUSUAL):  # a function of a form not thought of
         found.extend(itertools.islice(mistakes, limit))
     return found
 
@@ -480,6 +482,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (places_taken_for_one, 0),
     (rebuilt, 0),
     (norms_mistaken, 0),
+    (constants_differentiated, 0),
     (outputs_for_normal, 0),
     (parts_for_the_whole, 0),
     (deviations_taken, 0),

@@ -330,10 +330,9 @@ def _entries_said(at: np.ndarray, axes: Axes, stacked: bool) -> str:
             if not some.all()
         ]
         return f"the entries at {' and '.join(where)} are"
-    places = ", ".join(str(tuple(map(int, p))) for p in np.argwhere(at)[:LISTED]) + ", …" * (
-        at.sum() > LISTED
-    )
-    return f"{at.sum()} of {at.size} entries, {places}, are"
+    places = [str(tuple(map(int, p))) for p in np.argwhere(at)]
+    listed = ", ".join(places[:LISTED]) + ", …" * (len(places) > LISTED)
+    return f"{len(places)} of {at.size} entries, {listed}, are"
 
 
 def _of_said(axis: int, n: int, stacked: bool) -> str:

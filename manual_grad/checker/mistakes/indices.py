@@ -102,9 +102,7 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
         saved, after = _saved(tape, step.outs[0]), products_after(tape, step.outs[0])
         seen, seen_alone = {mask.tobytes()}, set[bytes]()
         for phrase, other in others:
-            if (
-                other.tobytes() in seen or LEAST * (other & mask).sum() < mask.sum()
-            ):  # next to nothing is left
+            if other.tobytes() in seen or _next_to_nothing(other, mask):
                 continue
             seen.add(other.tobytes())
             operands = (1, 2) if step.name == "select_n" else (found.i,)
@@ -127,6 +125,11 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                 for outputs in [after, {}] if after else [after]:
                     there = values | kept | outputs
                     yield Mistake(everywhere, {**back, **changes}, instead=there)
+
+
+def _next_to_nothing(other: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether hardly anything of a mask is left in another one, which may then have the effect of a 0."""
+    return bool(LEAST * np.count_nonzero(np.logical_and(other, mask)) < np.count_nonzero(mask))
 
 
 def steps_before_softmax(tape: Tape, e: Evidence) -> Iterator[Mistake]:
@@ -637,7 +640,12 @@ def chunks_apart(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     stop(*edges),
                 )
             for (at, i), edges in ends.items():
-                others = [tape.steps[k].ins[1 - i] for k, _ in carried[at, i].values() if (k, i) not in edges]
+                of_two = [
+                    k
+                    for k, _ in carried[at, i].values()
+                    if (k, i) not in edges and len(tape.steps[k].ins) == 2
+                ]
+                others = [tape.steps[k].ins[1 - i] for k in of_two]
                 differs = any(np.any(np.asarray(tape.values[slot]) != 1) for slot in others)
                 if tape.steps[at].name == "mul" and edges and differs:
                     factor = said_of(tape, e, tape.steps[at].ins[1 - i])

@@ -342,7 +342,7 @@ def axes_said(axes: Sequence[int]) -> str:
 def is_constant(tape: Tape, slot: Slot) -> bool:
     """Whether a value is a single number, or not floating-point."""
     value = tape.values[slot]
-    return not is_float(value) or bool(np.all(value == np.ravel(value)[0]))
+    return not is_float(value) or not np.size(value) or bool(np.all(value == np.ravel(value)[0]))
 
 
 def too_few_or_many(tape: Tape, slot: Slot, name: str) -> tuple[str, str]:

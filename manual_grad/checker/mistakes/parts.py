@@ -1,4 +1,4 @@
-"""Mistakes in the statistics of a part, such as those of a partial normalisation."""
+"""Mistakes in statistics of a part, such as a partial normalisation's, and in those that are constants."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from functools import partial
 import numpy as np
 
 from manual_grad.checker.evidence import Evidence
-from manual_grad.checker.mistakes.mistake import PASSED_ON, Mistake, axes_said, made_by, said_of
+from manual_grad.checker.mistakes.mistake import PASSED_ON, Mistake, arriving, axes_said, made_by, said_of
 from manual_grad.checker.tape import ELEMENTWISE, Changes, Edge, Passing, Slot, Tape, broadcast_axes
 
 SUMS_UP_TO = 4  # of one part
+NORMALISED_UP_TO = 5  # axes
+VALUES_UP_TO = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,3 +136,26 @@ def _summed_there(place: tuple[slice, ...], p: Passing) -> np.ndarray:
     some = np.zeros_like(p.cotangent)
     some[place] = p.cotangent[place]
     return some.sum(broadcast_axes(p.tape, p.tape.steps[p.edge[0]])).reshape(p.right.shape)
+
+
+def constants_differentiated(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """The terms of a mean and a variance subtracted, as in training, where both are given as constants."""
+    known = tape.kept["known"]
+    normal = [s for s in sorted(tape.active & known.keys()) if np.size(tape.values[s]) > 1]
+    found = [s for s in normal if 1 < len(tape.shape(s)) <= NORMALISED_UP_TO]
+    for slot in found[:VALUES_UP_TO]:
+        shape = tape.shape(slot)
+        for kept in range(len(shape)):
+            axes = tuple(a for a in range(len(shape)) if a != kept)
+            for some in dict.fromkeys((axes, (kept,))):
+                said = (
+                    f"the terms of the mean and the variance over {axes_said(some)} are subtracted, as if "
+                    f"{said_of(tape, e, slot)} were normalised by statistics of its own (training), where "
+                    "they are constants (such as running statistics)"
+                )
+                yield Mistake(said, arriving(tape, slot, partial(_as_in_training, slot, some)))
+
+
+def _as_in_training(slot: Slot, axes: tuple[int, ...], p: Passing, d: np.ndarray) -> np.ndarray:
+    h = np.asarray(p.tape.values[slot])
+    return d - d.mean(axes, keepdims=True) - h * (d * h).mean(axes, keepdims=True)
