@@ -492,7 +492,8 @@ test_sizes_and_steps = named_first(
             loss_by(gated, gated_grad("both"), *GATED, argnums=EVERY),
         ),
         "before the gate": (
-            "the factor tanh(x @ g) is missing in y", loss_by(gated, gated_grad("gate"), *GATED, argnums=EVERY),
+            "the factor tanh(x @ g) is missing in y",
+            loss_by(gated, gated_grad("gate"), *GATED, argnums=EVERY),
         ),
     }
 )  # fmt: skip
