@@ -1,5 +1,6 @@
 """Causes in networks that are written by hand, as in courses and kernels: states, strides, bounds, decays."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -145,6 +146,96 @@ def layer_norm_bwd(times):
     return bwd
 
 
+def layer_norm_in_tiles(size):
+    def bwd(d, x, g):
+        m = x.mean(-1, keepdims=True)
+        r = 1 / np.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5)
+        h, dh = (x - m) * r, d * g
+        means = np.empty((2, len(x), 1))
+        for a in range(0, len(x), size):
+            tile = slice(a, a + size)
+            means[:, tile] = np.stack([dh[tile].sum(), (dh * h)[tile].sum()])[:, None, None] / x.shape[-1]
+        return r * (dh - means[0] - h * means[1]), (d * h).sum(0)
+
+    return bwd
+
+
+def rms_norm(x, w):
+    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + w)
+
+
+def rms_norm_bwd(in_place):
+    def bwd(d, x, w):
+        r = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        dh = d * (1 + w)
+        dx = r * (dh - x * r**2 * (dh * x).mean(-1, keepdims=True))
+        return dx, ((dx if in_place else d) * x * r).sum(0)
+
+    return bwd
+
+
+def swiglu(a, b):
+    return a * jax.nn.sigmoid(a) * b
+
+
+def swiglu_bwd(row):
+    """``row``: where each row's gradient is written to."""
+
+    def bwd(d, a, b):
+        s = 1 / (1 + np.exp(-a))
+        da, db = np.zeros_like(a), np.zeros_like(b)
+        for i in range(len(a)):
+            da[row(i)] = d[i] * b[i] * (s[i] + a[i] * s[i] * (1 - s[i]))
+            db[row(i)] = d[i] * a[i] * s[i]
+        return da, db
+
+    return bwd
+
+
+# --- a gated recurrent unit ---------------------------------------------------------------------------------
+
+
+def gated(x, U, V):
+    h, hs = jnp.zeros(V.shape[0]), []
+    for step in x:
+        r = jax.nn.sigmoid(step @ U[:, :3] + h @ V[:, :3])
+        h = 0.5 * h + 0.5 * jnp.tanh(step @ U[:, 3:] + (r * h) @ V[:, 3:])
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+def gated_bwd(before):
+    """The gradient with r before the product, or after it."""
+
+    def bwd(d, x, U, V):
+        h, saved = np.zeros(3), []
+        for step in x:
+            r = 1 / (1 + np.exp(-step @ U[:, :3] - h @ V[:, :3]))
+            n = np.tanh(step @ U[:, 3:] + (r * h) @ V[:, 3:])
+            saved.append((h, r, n))
+            h = 0.5 * h + 0.5 * n
+        dx, dU, dV, dh = np.zeros_like(x), np.zeros_like(U), np.zeros_like(V), np.zeros(3)
+        for t in range(len(x) - 1, -1, -1):
+            h, r, n = saved[t]
+            dh = dh + d[t]
+            dn = 0.5 * dh * (1 - n**2)
+            if before:
+                dV[:, 3:] += np.outer(r * h, dn)
+                back = V[:, 3:] @ dn
+                dr, dh = back * h, 0.5 * dh + back * r
+            else:
+                dV[:, 3:] += np.outer(h, r * dn)
+                dr, dh = dn * (h @ V[:, 3:]), 0.5 * dh + V[:, 3:] @ (r * dn)
+            dr = dr * r * (1 - r)
+            dV[:, :3] += np.outer(h, dr)
+            dU += np.outer(x[t], np.concatenate([dr, dn]))
+            dh = dh + V[:, :3] @ dr
+            dx[t] = U @ np.concatenate([dr, dn])
+        return dx, dU, dV
+
+    return bwd
+
+
 def evaluated(x, mean, var, g):
     return (x - mean) / jnp.sqrt(var + 1e-5) * g
 
@@ -165,8 +256,27 @@ QUANTISED = normal(4, 9), np.array([0.3, 0.2, 0.5, 0.4, 0.3, 0.2, 0.6, 0.4, 0.3]
 DECAYED = normal(6, 3), normal(6, 3), normal(6, 4), -np.abs(normal(6)) / 2
 GROUPS = normal(2, 6, 4, 5), normal(6)
 ROWS = normal(2, 3, 5), normal(5)
+PLAIN_ROWS = normal(7, 5), normal(5)
+GATED = normal(5, 2), normal(2, 6) / 2, normal(3, 6) / 2
+SWIGLU = normal(6, 4), normal(6, 4)
 EVALUATED = normal(7, 4), normal(4), RNG.uniform(0.5, 2, 4), normal(4)
 CASES = {
+    "sums over tiles of rows": (
+        "the sums in a normalisation's gradient are taken over tiles of 2 rows (axis 0), where each",
+        by(layer_norm, layer_norm_in_tiles(2), *PLAIN_ROWS),
+    ),
+    "the cotangent is overwritten": (
+        "the gradient of x (perhaps written over it) stands where the cotangent of the output belongs",
+        by(rms_norm, rms_norm_bwd(True), *PLAIN_ROWS),
+    ),
+    "all rows written to the first": (
+        "entries along axis 0 are taken for each other: 5 for 0, nothing for 1",
+        by(swiglu, swiglu_bwd(lambda i: 0), *SWIGLU),
+    ),
+    "r after the product": (
+        "the factor r is applied after the product with V instead of before it",
+        by(gated, gated_bwd(before=False), *GATED),
+    ),
     "training for evaluation": (
         "the terms of the mean and the variance over axis 0 are subtracted, as if",
         by(evaluated, evaluated_bwd(1), *EVALUATED, argnums=(0, 3)),
@@ -199,6 +309,10 @@ CASES = {
 test_the_cause_is_named = named_first(CASES, in_all=True)
 
 RIGHT = {
+    "tiles of a row": by(layer_norm, layer_norm_in_tiles(1), *PLAIN_ROWS),
+    "RMS norm": by(rms_norm, rms_norm_bwd(False), *PLAIN_ROWS),
+    "SwiGLU": by(swiglu, swiglu_bwd(lambda i: i), *SWIGLU),
+    "gated": by(gated, gated_bwd(before=True), *GATED),
     "evaluated": by(evaluated, evaluated_bwd(0), *EVALUATED, argnums=(0, 3)),
     "rnn": by(rnn, rnn_bwd(lambda hs, t: hs[t - 1]), *RNN),
     "windows": by(windows, windows_bwd(2), *IMAGES),

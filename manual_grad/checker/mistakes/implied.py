@@ -20,6 +20,7 @@ from manual_grad.checker.mistakes.mistake import (
     SAID,
     Mistake,
     alike,
+    arriving,
     back_with,
     is_constant,
     place_of,
@@ -55,7 +56,7 @@ class _Place:
         value: what they receive in the truth, or the saved value.
         reach: the effect of every entry on the error.
         of: whether the value is what flows "back" to the operand, the "cotangent" that a product computes it
-            from, or the "other" operand of the product.
+            from, the "other" operand of the product, or the "whole" cotangent of the operand.
     """
 
     edges: tuple[Edge, ...]
@@ -125,6 +126,11 @@ def _places(tape: Tape, reached: dict[Slot, np.ndarray], error: np.ndarray) -> I
         if reached[slot].size <= SIZE_UP_TO and able(slot):
             yield _Place((edge,), known[edge][0], reached[slot][..., seen])
             yield from _in_a_product(tape, edge, reached[slot][..., seen])
+    for slot, users in users_of(tape).items():
+        if len(users) < 2 or slot not in reached or slot not in known or reached[slot].size > SIZE_UP_TO:
+            continue
+        if np.all(np.isfinite(known[slot][0])) and able(slot):
+            yield _Place((users[0],), known[slot][0], reached[slot][..., seen], "whole")
     for edges in alike(tape):
         slots = [tape.steps[at].ins[i] for at, i in edges]
         there = all(s in reached and edge in known for s, edge in zip(slots, edges, strict=True))
@@ -244,7 +250,7 @@ def _reweighted(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> It
                 phrase = f"{said}, {_where_said(tape, e, place)}"
                 yield (
                     size / 10 + 3 * len(some) + place.stacked,
-                    Mistake(phrase, _weighted(place, there, some)),
+                    Mistake(phrase, _weighted(tape, place, there, some)),
                 )
                 return
             if x is None:
@@ -261,14 +267,25 @@ def _by_size(tape: Tape, place: _Place, factors: np.ndarray) -> str:
     return f"all {len(steps)} parts are divided by the same number, where each one's own size belongs"
 
 
-def _weighted(place: _Place, factors: np.ndarray, axes: Axes) -> dict[Edge, Any]:
+def _weighted(tape: Tape, place: _Place, factors: np.ndarray, axes: Axes) -> dict[Edge, Any]:
     whole = np.ones(place.value.shape) * factors.reshape(
         [n if a in axes else 1 for a, n in enumerate(place.value.shape)]
     )
     if not place.stacked:
         whole = whole[None]
+    if place.of == "whole":
+        return dict(arriving(tape, _slot(tape, place), partial(_whole_times, whole[0])))
     change = {"back": _times, "cotangent": _times_before, "other": _other_times}[place.of]
     return {edge: partial(change, w) for edge, w in zip(place.edges, whole, strict=True)}
+
+
+def _slot(tape: Tape, place: _Place) -> Slot:
+    at, i = place.edges[0]
+    return tape.steps[at].ins[i]
+
+
+def _whole_times(factors: np.ndarray, p: Passing, d: np.ndarray) -> np.ndarray:
+    return d * factors
 
 
 def _times(factors: np.ndarray, p: Passing) -> np.ndarray:
@@ -357,6 +374,8 @@ def _indices_said(bad: np.ndarray, n: int) -> str:
 def _where_said(tape: Tape, e: Evidence, place: _Place) -> str:
     at, i = place.edges[-1]
     step = tape.steps[at]
+    if place.of == "whole":
+        return f"in the gradient with respect to {said_of(tape, e, step.ins[i])}"
     if place.of == "back":
         return f"in what flows back through {place_of(tape, e, (at, i))}"
     used = step.ins[1 - i] if place.of == "other" else step.outs[0]
@@ -366,7 +385,7 @@ def _where_said(tape: Tape, e: Evidence, place: _Place) -> str:
 
 def _masked(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Iterator[tuple[float, Mistake]]:
     """A mask of the function that is applied to what does not pass through it."""
-    if place.stacked or place.of == "other":
+    if place.stacked or place.of in ("other", "whole"):
         return
     seen = error[~np.isnan(error)]
     rows = place.reach.reshape(place.value.size, -1)
@@ -444,7 +463,7 @@ def _reordered(tape: Tape, e: Evidence, place: _Place, error: np.ndarray) -> Ite
         if mixed is not None:
             phrase = f"{_mixed_said(mixed, axis, place.stacked)}, {_where_said(tape, e, place)}"
             rank = 4 + np.count_nonzero(mixed - np.eye(n)) / 4 + place.stacked
-            yield rank, Mistake(phrase, _mixed(place, mixed, axis))
+            yield rank, Mistake(phrase, _mixed(tape, place, mixed, axis))
 
 
 def orders(n: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -513,10 +532,12 @@ def _picked(whole: np.ndarray | None, value: np.ndarray, axis: int) -> np.ndarra
     return mixed if np.any(mixed != np.diag(np.diag(mixed))) else None
 
 
-def _mixed(place: _Place, mixed: np.ndarray, axis: int) -> dict[Edge, Any]:
+def _mixed(tape: Tape, place: _Place, mixed: np.ndarray, axis: int) -> dict[Edge, Any]:
     if place.stacked and axis == 0:
         edges = place.edges
         return {edge: partial(_sum_of_steps, edges, row) for edge, row in zip(edges, mixed, strict=True)}
+    if place.of == "whole":
+        return dict(arriving(tape, _slot(tape, place), partial(_whole_along, mixed, axis)))
     change = {"back": _along_axis, "cotangent": _mixed_before, "other": _other_mixed}[place.of]
     return dict.fromkeys(place.edges, partial(change, mixed, axis - place.stacked))
 
@@ -532,6 +553,10 @@ def _along(mixed: np.ndarray, axis: int, x: np.ndarray) -> np.ndarray:
 
 def _along_axis(mixed: np.ndarray, axis: int, p: Passing) -> np.ndarray:
     return _along(mixed, axis, p.right)
+
+
+def _whole_along(mixed: np.ndarray, axis: int, p: Passing, d: np.ndarray) -> np.ndarray:
+    return _along(mixed, axis, d)
 
 
 def _mixed_before(mixed: np.ndarray, axis: int, p: Passing) -> np.ndarray:

@@ -181,9 +181,9 @@ def _of_three(
 
 def _belongs(tape: Tape, term: _Term, below: set[Slot]) -> bool:
     """Whether a term's cotangent is that of a value computed from another one, or it is one by itself."""
-    if term.plain:
-        return True
     of = term.cotangent
+    if term.plain or of in tape.leaves:  # a gradient that is returned, perhaps in the same memory
+        return True
     return tape.steps[of[0]].outs[0] in below if isinstance(of, tuple) else of in below
 
 
@@ -299,15 +299,27 @@ def _said(tape: Tape, e: Evidence, slot: Slot, edge: Edge | None, term: _Term, f
         return f"{sign}{what} reaches all entries of {whole}, also those outside the slice"
     slope, d = tape.slope(edge), tape.kept["known"][term.cotangent][0]
     if slope is not None and d.shape == slope.shape == wrong.shape and np.allclose(slope * d, wrong):
-        names = _cotangent_said(tape, e, term), said_of(tape, e, step.outs[0])
-        left = "what is between them, such as a mask, is left out"
-        return f"{names[0]} stands where that of {names[1]} belongs ({left}), in the derivative of {place}"
+        return f"{_other_cotangent_said(tape, e, term, step.outs[0])}, in the derivative of {place}"
     if step.name == "mul" and term.cotangent == step.outs[0] and not term.axes and term.divisor is None:
         (mine, theirs) = _values_said(tape, e, term), said_of(tape, e, step.ins[1 - edge[1]])
         if mine == theirs:
             theirs = f"the right {theirs} (along another axis, or another part)"
         return f"{sign}{mine} stands where {theirs} belongs, in the derivative of {place}"
     return f"{sign}{what} is passed back instead of the right term, in the derivative of {place}"
+
+
+def _other_cotangent_said(tape: Tape, e: Evidence, term: _Term, right: Slot) -> str:
+    """The phrase for another value's cotangent in the place of a step's own."""
+    wrong, name = _cotangent_said(tape, e, term), said_of(tape, e, right)
+    if term.cotangent in tape.leaves:
+        of = said_of(tape, e, term.cotangent) if isinstance(term.cotangent, int) else ""
+        return f"the gradient of {of} (perhaps written over it) stands where the cotangent of {name} belongs"
+    earlier = isinstance(term.cotangent, int) and term.cotangent < right
+    why = f"what is between them, such as a {'slope' if earlier else 'mask'}, is "
+    why += "applied too" if earlier else "left out"
+    if wrong == f"the cotangent of {name}":
+        wrong = f"the cotangent of {'an earlier' if earlier else 'a later'} {name}"
+    return f"{wrong} stands where that of {name} belongs ({why})"
 
 
 def _term_said(tape: Tape, e: Evidence, term: _Term) -> str:

@@ -36,6 +36,7 @@ FACTORS_UP_TO = 4
 NEGLIGIBLE = 1e3  # tolerances, which a small term must exceed
 PAIRS_UP_TO = 12  # of arguments
 BLOCKS_UP_TO = 16  # ways to divide an axis into blocks
+TILES_UP_TO = 9  # rows, less 1
 MOST_AXES = 4  # of which all sets are tried, as there are 2ⁿ
 Layout = tuple[
     tuple[int, ...], tuple[int, ...] | None
@@ -298,6 +299,7 @@ def _versions(tape: Tape, e: Evidence, norm: Norm) -> Iterator[tuple[str, Versio
     yield from _of_counts(tape, e, norm)
     yield from _of_axes(tape, e, norm)
     yield from _of_blocks(tape, norm)
+    yield from _of_tiles(tape, norm)
     yield from _of_x(tape, e, norm)
     yield from _of_deviations(tape, norm)
     for said, standardised in _of_other_statistics(tape, e, norm):
@@ -393,6 +395,32 @@ def _of_blocks(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
                 "adding up the others')",
                 partial(_with_blocks, axis, blocks, True),
             )
+
+
+def _of_tiles(tape: Tape, norm: Norm) -> Iterator[tuple[str, Version]]:
+    """The sums over whole tiles of several rows, where each row has its own."""
+    shape = tape.shape(norm.x)
+    for axis in set(range(len(shape))) - set(norm.chain.axes):
+        for size in range(2, min(shape[axis], TILES_UP_TO)):
+            tiles = [slice(a, a + size) for a in range(0, shape[axis], size)]
+            for shared in (False, True):
+                by = f", and divided by {size} times their number" if shared else ""
+                of = f"tiles of {size} rows (axis {axis}), where each row has its own{by}"
+                said = f"the sums in a normalisation's gradient are taken over {of}"
+                yield said, partial(_with_tiles, axis, tiles, shared)
+
+
+def _with_tiles(axis: int, tiles: list[slice], shared: bool, v: Values) -> np.ndarray:
+    """The gradient with its sums over whole tiles of rows, which may be averaged over the tile's rows too."""
+    d = np.stack([v.m, v.m * v.c * v.r]).sum(tuple(a + 1 for a in v.norm.chain.axes), keepdims=True)
+    sums = np.empty_like(d)
+    for tile in tiles:
+        place = (slice(None),) * (axis + 1) + (tile,)
+        total = d[place].sum(axis + 1, keepdims=True)
+        sums[place] = total / d[place].shape[axis + 1] if shared else total
+    count = np.prod([v.c.shape[a] for a in v.norm.chain.axes])
+    mean = sums[0] / count if v.norm.is_centred else 0.0
+    return v.r * (v.m - mean) + 2 * v.c * v.slope / v.r * sums[1]
 
 
 def _with_blocks(axis: int, blocks: list[slice], own: bool, v: Values) -> np.ndarray:

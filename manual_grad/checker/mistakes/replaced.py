@@ -390,6 +390,19 @@ def factors_on_the_other_side(tape: Tape, e: Evidence) -> Iterator[Mistake]:
                     f"where d ⊗ ({name} · h) belongs",
                     {(at, k): partial(_on_the_cotangent, factor, h)},
                 )
+                inside = {inner.ins[i]: (made[state], i) for i in (0, 1)}
+                if h in tape.active and factor in tape.active:
+                    yield Mistake(
+                        f"the factor {name} is applied after the product with {W} instead of before it: the "
+                        f"gradient is that of {name} · (h W), where ({name} · h) W belongs (as in the other "
+                        "variant of the GRU)",
+                        {
+                            (at, k): partial(_on_the_cotangent, factor, h),
+                            (at, 1 - k): partial(_after_the_factor, factor),
+                            inside[h]: lambda p: p.cotangent,
+                            inside[factor]: partial(_of_the_product, at, k, h),
+                        },
+                    )
 
 
 def _product_before(tape: Tape, slot: Slot) -> tuple[int, np.ndarray] | None:
@@ -444,6 +457,20 @@ def _on_the_state(factor: Slot, where: np.ndarray, moved: bool, p: Passing) -> n
 def _on_the_cotangent(factor: Slot, h: Slot, p: Passing) -> np.ndarray:
     d = p.cotangent * np.asarray(p.tape.values[factor])
     return back_with(Passing(p.tape, p.edge, d, p.right, p.notes), np.asarray(p.tape.values[h]))
+
+
+def _after_the_factor(factor: Slot, p: Passing) -> np.ndarray:
+    p.notes["after the factor", p.edge[0]] = p.cotangent
+    d = p.cotangent * np.asarray(p.tape.values[factor])
+    return back_with(Passing(p.tape, p.edge, d, p.right, p.notes), p.operands[1 - p.edge[1]])
+
+
+def _of_the_product(at: int, k: int, h: Slot, p: Passing) -> np.ndarray:
+    """The cotangent of the product times h W."""
+    (d,) = (x for key, x in p.notes.items() if isinstance(key, tuple) and key[0] == "after the factor")
+    step = p.tape.steps[at]
+    ins = [np.asarray(p.tape.values[slot if i == k else h]) for i, slot in enumerate(step.ins)]
+    return d * np.asarray(computed(step.eqn, ins)[0])
 
 
 # --- a factor for each row --------------------------------------------------------------------------------
