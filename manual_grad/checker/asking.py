@@ -268,6 +268,9 @@ def _is_real(leaf: Any) -> bool:
 # --- a call -----------------------------------------------------------------------------------------------
 
 
+NUMPY_GIVEN = ": arguments are passed as they are given; give JAX arrays, or write jnp.asarray(x) there"
+
+
 def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
     """Call a user's function; turn an exception or an exit into one line."""
     try:
@@ -279,7 +282,8 @@ def called(who: str, name: str, fn: Callable, *args: Any) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # it may raise anything
-        raise InputError(f"{who}: {name} raised {one_line(error)}") from error
+        hint = NUMPY_GIVEN if isinstance(error, AttributeError) and "numpy.ndarray" in str(error) else ""
+        raise InputError(f"{who}: {name} raised {one_line(error)}{hint}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -473,3 +473,13 @@ def test_seconds_limit_the_search_and_not_the_verdict():
     for seconds in (0, -1, float("nan"), "5", True):
         with pytest.raises(InputError, match=r"check_grad: seconds is .*expected a positive"):
             check_grad(mse, dmse, x, y, seconds=seconds)
+
+
+def test_numpy_arguments_of_a_jax_function_are_explained():
+    def fwd(x):
+        return x.at[0].set(0.0), None
+
+    with pytest.raises(
+        InputError, match=r"no attribute 'at': arguments are passed as they are given; give JAX"
+    ):
+        check_vjp(fwd, lambda res, d: (d,), np.ones(3))
