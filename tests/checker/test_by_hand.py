@@ -111,13 +111,13 @@ def decayed_bwd(decay_in_v):
 # --- normalisation ------------------------------------------------------------------------------------------
 
 
-def group_norm(x, g):
+def of_groups(x, g):
     z = x.reshape(2, 3, 2, 4, 5)
     m, v = z.mean((2, 3, 4), keepdims=True), z.var((2, 3, 4), keepdims=True)
     return ((z - m) / jnp.sqrt(v + 1e-5)).reshape(x.shape) * g[:, None, None]
 
 
-def group_norm_bwd(group):
+def of_groups_bwd(group):
     def bwd(d, x, g):
         z = x.reshape(2, 3, -1)
         m, r = z.mean(-1), 1 / np.sqrt(z.var(-1) + 1e-5)
@@ -130,12 +130,12 @@ def group_norm_bwd(group):
     return bwd
 
 
-def layer_norm(x, g):
+def of_rows(x, g):
     m = x.mean(-1, keepdims=True)
     return (x - m) / jnp.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5) * g
 
 
-def layer_norm_bwd(times):
+def of_rows_bwd(times):
     def bwd(d, x, g):
         m = x.mean(-1, keepdims=True)
         r = 1 / np.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5)
@@ -146,7 +146,7 @@ def layer_norm_bwd(times):
     return bwd
 
 
-def layer_norm_in_tiles(size):
+def of_rows_in_tiles(size):
     def bwd(d, x, g):
         m = x.mean(-1, keepdims=True)
         r = 1 / np.sqrt(((x - m) ** 2).mean(-1, keepdims=True) + 1e-5)
@@ -160,11 +160,11 @@ def layer_norm_in_tiles(size):
     return bwd
 
 
-def rms_norm(x, w):
+def by_squares(x, w):
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + w)
 
 
-def rms_norm_bwd(in_place):
+def by_squares_bwd(in_place):
     def bwd(d, x, w):
         r = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
         dh = d * (1 + w)
@@ -174,11 +174,11 @@ def rms_norm_bwd(in_place):
     return bwd
 
 
-def swiglu(a, b):
+def two_gates(a, b):
     return a * jax.nn.sigmoid(a) * b
 
 
-def swiglu_bwd(row):
+def two_gates_bwd(row):
     """``row``: where each row's gradient is written to."""
 
     def bwd(d, a, b):
@@ -263,15 +263,15 @@ EVALUATED = normal(7, 4), normal(4), RNG.uniform(0.5, 2, 4), normal(4)
 CASES = {
     "sums over tiles of rows": (
         "the sums in a normalisation's gradient are taken over tiles of 2 rows (axis 0), where each",
-        by(layer_norm, layer_norm_in_tiles(2), *PLAIN_ROWS),
+        by(of_rows, of_rows_in_tiles(2), *PLAIN_ROWS),
     ),
     "the cotangent is overwritten": (
         "the gradient of x (perhaps written over it) stands where the cotangent of the output belongs",
-        by(rms_norm, rms_norm_bwd(True), *PLAIN_ROWS),
+        by(by_squares, by_squares_bwd(True), *PLAIN_ROWS),
     ),
     "all rows written to the first": (
         "entries along axis 0 are taken for each other: 5 for 0, nothing for 1",
-        by(swiglu, swiglu_bwd(lambda i: 0), *SWIGLU),
+        by(two_gates, two_gates_bwd(lambda i: 0), *SWIGLU),
     ),
     "r after the product": (
         "the factor r is applied after the product with V instead of before it",
@@ -299,27 +299,27 @@ CASES = {
     ),
     "another group's statistics": (
         "wrong group: channel c of 6 takes the statistics of group c mod 3, where c // 2 belongs",
-        by(group_norm, group_norm_bwd(np.arange(6) % 3), *GROUPS),
+        by(of_groups, of_groups_bwd(np.arange(6) % 3), *GROUPS),
     ),
     "a mean subtracted twice": (
         "counted twice (scaled by 2); only what flows back through the sum of x",
-        by(layer_norm, layer_norm_bwd(2), *ROWS),
+        by(of_rows, of_rows_bwd(2), *ROWS),
     ),
 }
 test_the_cause_is_named = named_first(CASES, in_all=True)
 
 RIGHT = {
-    "tiles of a row": by(layer_norm, layer_norm_in_tiles(1), *PLAIN_ROWS),
-    "RMS norm": by(rms_norm, rms_norm_bwd(False), *PLAIN_ROWS),
-    "SwiGLU": by(swiglu, swiglu_bwd(lambda i: i), *SWIGLU),
+    "tiles of a row": by(of_rows, of_rows_in_tiles(1), *PLAIN_ROWS),
+    "RMS norm": by(by_squares, by_squares_bwd(False), *PLAIN_ROWS),
+    "SwiGLU": by(two_gates, two_gates_bwd(lambda i: i), *SWIGLU),
     "gated": by(gated, gated_bwd(before=True), *GATED),
     "evaluated": by(evaluated, evaluated_bwd(0), *EVALUATED, argnums=(0, 3)),
     "rnn": by(rnn, rnn_bwd(lambda hs, t: hs[t - 1]), *RNN),
     "windows": by(windows, windows_bwd(2), *IMAGES),
     "quantised": by(quantised, quantised_bwd(lambda q: (q >= -3) & (q <= 2)), *QUANTISED),
     "decayed": by(decayed, decayed_bwd(True), *DECAYED),
-    "group norm": by(group_norm, group_norm_bwd(np.arange(6) // 2), *GROUPS),
-    "layer norm": by(layer_norm, layer_norm_bwd(1), *ROWS),
+    "group norm": by(of_groups, of_groups_bwd(np.arange(6) // 2), *GROUPS),
+    "layer norm": by(of_rows, of_rows_bwd(1), *ROWS),
 }
 
 
