@@ -229,11 +229,11 @@ CASES = {
     ),
     "no mask": ("the mask of s is missing", mistaken("capped", capped_bwd(mask=np.ones((7, 9), bool)))),
     "the last query": (
-        "left out: the last 1 of 7 rows (queries) of s",
+        "left out: the last of 7 rows (queries) of s",
         mistaken("capped", capped_bwd(queries=6)),
     ),
     "the last key": (
-        "left out: the last 1 of 9 columns (keys) of s",
+        "left out: the last of 9 columns (keys) of s",
         mistaken("capped", capped_bwd(keys=8)),
     ),
     "a block's start without L_k − L_q": (

@@ -108,6 +108,27 @@ def decayed_bwd(decay_in_v):
     return bwd
 
 
+# --- attention ----------------------------------------------------------------------------------------------
+
+
+def causal(q, k, v):
+    i = jnp.arange(len(q))
+    return jax.nn.softmax(jnp.where(i[:, None] >= i, q @ k.T / 2, -jnp.inf), -1) @ v
+
+
+def causal_bwd(queries):
+    """The gradient of k from some of the queries alone."""
+
+    def bwd(d, q, k, v):
+        p = np.exp(np.where(np.tri(len(q)) > 0, q @ k.T / 2, -np.inf))
+        p /= p.sum(-1, keepdims=True)
+        dp = d @ v.T
+        ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / 2
+        return ds @ k, ds[queries].T @ q[queries], p.T @ d
+
+    return bwd
+
+
 # --- normalisation ------------------------------------------------------------------------------------------
 
 
@@ -259,8 +280,13 @@ ROWS = normal(2, 3, 5), normal(5)
 PLAIN_ROWS = normal(7, 5), normal(5)
 GATED = normal(5, 2), normal(2, 6) / 2, normal(3, 6) / 2
 SWIGLU = normal(6, 4), normal(6, 4)
+CAUSAL = normal(6, 4), normal(6, 4), normal(6, 3)
 EVALUATED = normal(7, 4), normal(4), RNG.uniform(0.5, 2, 4), normal(4)
 CASES = {
+    "the last query in dk": (
+        "left out: the last of 6 rows (queries) of (q @ k) / 2",
+        by(causal, causal_bwd(slice(5)), *CAUSAL),
+    ),
     "sums over tiles of rows": (
         "the sums in a normalisation's gradient are taken over tiles of 2 rows (axis 0), where each",
         by(of_rows, of_rows_in_tiles(2), *PLAIN_ROWS),
@@ -309,6 +335,7 @@ CASES = {
 test_the_cause_is_named = named_first(CASES, in_all=True)
 
 RIGHT = {
+    "causal": by(causal, causal_bwd(slice(6)), *CAUSAL),
     "tiles of a row": by(of_rows, of_rows_in_tiles(1), *PLAIN_ROWS),
     "RMS norm": by(by_squares, by_squares_bwd(False), *PLAIN_ROWS),
     "SwiGLU": by(two_gates, two_gates_bwd(lambda i: i), *SWIGLU),

@@ -94,8 +94,8 @@ def masks_shifted(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     for found in _masks(tape, e):
         step, mask = tape.steps[found.at], found.mask
         others = itertools.chain(
-            _left_out(mask), _parts(tape, e, step.ins[0]), _bands_moved(mask),
-            itertools.islice(_shifted(mask), 12), _edges_moved(mask), _lines_lost(mask),
+            _left_out(mask), _parts(tape, e, step.ins[0]), _lines_lost(mask), _bands_moved(mask),
+            itertools.islice(_shifted(mask), 12), _edges_moved(mask),
             _blocks_skipped(mask), _of_own_blocks(mask), _tiles_whole(mask), _tiles_skipped(mask),
             _shifted(mask), _chunks_counted(found),
         )  # fmt: skip
@@ -163,8 +163,9 @@ def _lines_lost(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     for which, n in enumerate(mask.shape[-2:]):
         what = ("rows (queries)", "columns (keys)")[which]
         for count in range(1, min(n // 2 + 1, TILES_UP_TO)):
-            yield f"left out: the last {count} of {n} {what}", mask & (place[which] < n - count)
-            yield f"left out: the first {count} of {n} {what}", mask & (place[which] >= count)
+            some = f" {count}" if count > 1 else ""
+            yield f"left out: the last{some} of {n} {what}", mask & (place[which] < n - count)
+            yield f"left out: the first{some} of {n} {what}", mask & (place[which] >= count)
 
 
 def _blocks_skipped(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
