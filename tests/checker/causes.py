@@ -49,3 +49,15 @@ def named_first(cases, in_all=False):
         assert all(said.startswith(start) for said in (wrong if in_all else wrong[:1])), str(report)
 
     return test
+
+
+def right(cases):
+    """A test that right gradients pass; a case asks the checker, or is a function, its gradient and arguments."""
+
+    @pytest.mark.parametrize("case", cases)
+    def test(case):
+        ask = cases[case]
+        report = ask() if callable(ask) else by(*ask[:2], *ask[2])()
+        assert report.ok, str(report)
+
+    return test

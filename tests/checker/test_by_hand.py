@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
-from tests.checker.causes import by, named_first
+from tests.checker.causes import by, named_first, right
 
 RNG = np.random.default_rng(8)
 
@@ -350,7 +349,4 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_gradient_passes(name):
-    report = RIGHT[name]()
-    assert report.ok, str(report)
+test_the_right_gradients_pass = right(RIGHT)

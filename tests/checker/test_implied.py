@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from manual_grad.checker.reach import reach
 from manual_grad.checker.tape import write_down
 from manual_grad.checker.truth import Point, exact
-from tests.checker.causes import by, named_first, softmax
+from tests.checker.causes import by, named_first, right, softmax
 
 RNG = np.random.default_rng(5)
 PARTS = ((0, 3), (2, 5), (4, 8), (7, 9))
@@ -286,7 +285,4 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_gradient_passes(name):
-    report = RIGHT[name]()
-    assert report.ok, str(report)
+test_the_right_gradients_pass = right(RIGHT)

@@ -5,9 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from tests.checker.causes import by, named_first
+from tests.checker.causes import by, named_first, right
 
 RNG = np.random.default_rng(5)
 IMAGE, ROWS = RNG.standard_normal((3, 4, 2, 3)), RNG.standard_normal((5, 6))
@@ -235,7 +234,4 @@ RIGHT = {name: by(normed(name), normed_bwd(name, ""), *data(name)) for name in L
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_gradients_pass(name):
-    report = RIGHT[name]()
-    assert report.ok, str(report)
+test_the_right_gradients_pass = right(RIGHT)

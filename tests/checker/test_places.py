@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from tests.checker.causes import by, named_first
+from tests.checker.causes import by, named_first, right
 
 RNG = np.random.default_rng(9)
 FROM, TO = np.array([0, 0, 1, 2, 3, 4, 4, 2, 1, 3, 0]), np.array([1, 2, 2, 3, 4, 0, 1, 0, 4, 1, 3])
@@ -219,7 +218,4 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_gradients_pass(name):
-    report = RIGHT[name]()
-    assert report.ok, str(report)
+test_the_right_gradients_pass = right(RIGHT)

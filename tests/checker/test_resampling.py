@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
-from tests.checker.causes import by, named_first
+from tests.checker.causes import by, named_first, right
 
 RNG = np.random.default_rng(9)
 IMAGES, ROWS = RNG.standard_normal((2, 5, 7)), RNG.standard_normal((3, 11))
@@ -467,7 +466,4 @@ RIGHT |= {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_gradients_pass(name):
-    report = RIGHT[name]()
-    assert report.ok, str(report)
+test_the_right_gradients_pass = right(RIGHT)
