@@ -52,7 +52,7 @@ def named_first(cases, in_all=False):
 
 
 def right(cases):
-    """A test that right gradients pass; a case asks the checker, or is a function, its gradient and arguments."""
+    """A test that right gradients pass. A case asks the checker, or is a function, gradient and arguments."""
 
     @pytest.mark.parametrize("case", cases)
     def test(case):
