@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from manual_grad.checker.reached import reached
+from manual_grad.checker.closures import reached
 
 MOST = 10**4  # nodes that are looked at
 

@@ -36,10 +36,10 @@ from manual_grad.checker.asking import (
     until,
 )
 from manual_grad.checker.check import truth_of
+from manual_grad.checker.closures import drawn_from, restore, states_of
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.graph import kept_on_ctx, pulled_back, with_tensors
-from manual_grad.checker.reached import drawn_from, restore, states_of
 from manual_grad.checker.recorded import Recording, recorded, replayed, untranslatable
 from manual_grad.checker.tensors import (
     array_of,

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from manual_grad.checker.aten import OPERATIONS, PARTED
-from manual_grad.checker.reached import is_of_library
+from manual_grad.checker.closures import is_of_library
 from manual_grad.checker.tape import SCOPE
 from manual_grad.checker.tensors import array_of
 from manual_grad.checker.truth import is_float

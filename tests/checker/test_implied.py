@@ -7,7 +7,7 @@ import numpy as np
 from manual_grad.checker.reach import reach
 from manual_grad.checker.tape import write_down
 from manual_grad.checker.truth import Point, exact
-from tests.checker.causes import by, named_first, right, softmax
+from tests.checker.causes import by, loss_by, named_first, right, softmax
 
 RNG = np.random.default_rng(5)
 PARTS = ((0, 3), (2, 5), (4, 8), (7, 9))
@@ -286,3 +286,19 @@ RIGHT = {
 
 
 test_the_right_gradients_pass = right(RIGHT)
+
+
+def test_all_that_flows_back_is_no_part_that_is_added_elsewhere():
+    def fn(w, u, x):
+        z = jnp.zeros(3)
+        for _ in range(8):
+            z = jnp.tanh(w @ z + u @ x)
+        return (z**2).sum()
+
+    ask = loss_by(
+        fn, lambda w, u, x: (np.ones((3, 3)), np.outer(np.ones(3), x), None),
+        normal(3, 3) / 4, normal(3, 2), normal(2), argnums=(0, 1),
+    )  # fmt: skip
+    report = ask()
+    assert [finding.ok for finding in report.findings] == [False, False]
+    assert "is added to" not in str(report), str(report)

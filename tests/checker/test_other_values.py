@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manual_grad.checker.rows import handed_by_rows, reworked_together, settled
+from manual_grad.checker.other_values import handed_by_rows, reworked_together, settled
 from manual_grad.checker.tape import pulled_back, reworked, write_down
 from manual_grad.checker.truth import Point, exact
 

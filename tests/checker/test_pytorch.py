@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from manual_grad.border import InputError
-from manual_grad.checker import reached
+from manual_grad.checker import closures
 from manual_grad.checker import tensors as made
 from manual_grad.cli import app as cli
 from manual_grad.digits import MissingExtra
@@ -664,11 +664,11 @@ HOLDERS = {
 @pytest.mark.parametrize("name", HOLDERS)
 def test_generators_are_held(name):
     fn, args = HOLDERS[name]
-    kept = reached.states_of(torch, [HELD])
+    kept = closures.states_of(torch, [HELD])
     assert len(kept) == 4
     report = check_torch(fn, drawn(4, 3), *args, reference=None if fn is Drops else fn)
     assert report.ok, report
-    assert not reached.drawn_from(kept)
+    assert not closures.drawn_from(kept)
     plain = getattr(fn, "apply", fn) if fn is Drops else fn
     wrong = lambda x, *args: half(plain(x, *args))  # noqa: E731
     report = check_torch(wrong, drawn(4, 3), *args, reference=lambda x, *args: plain(x, *args) ** 2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.mistake import Mistake
-from manual_grad.checker.rows import handed_by_rows, reworked_together, settled
+from manual_grad.checker.other_values import handed_by_rows, reworked_together, settled
 from manual_grad.checker.tape import Changes, Slot, Tape, flowing_through, pulled_back, reworked
 
 ROWS = 64  # mistakes pulled back at once
