@@ -55,6 +55,8 @@ class Question:
         translated: returns the same in JAX, where the cause of a mistake can be searched for step by step;
             None if it cannot be translated.
         until: when to stop looking for causes, on the clock of ``time.monotonic``.
+        rerun: given arguments and a function that makes a cotangent, returns what computes the gradient again
+            and again from copies, given a function that copies; None if it cannot be separated from the rest.
         in_any_layout: whether cotangents come in every memory layout: to raise for one of them is a mistake.
     """
 
@@ -72,6 +74,9 @@ class Question:
     translated: Callable[[], Callable[..., Any] | None] = lambda: None
     until: float = math.inf
     in_any_layout: bool = False
+    rerun: Callable[[tuple[Any, ...], Callable[[Any], Any]], Callable[[Callable[[Any], Any]], Any]] | None = (
+        None
+    )
     owners: tuple[int, ...] = field(init=False)
     leaf_names: tuple[str, ...] = field(init=False)
     values: tuple[Any, ...] = field(init=False)

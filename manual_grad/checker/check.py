@@ -103,9 +103,15 @@ def check_grad(
         got = called(who, "grad", grad, *own)
         return Reply(got, 1.0, tuple(modified(as_arguments(shown), args, own, "grad")))
 
+    def rerun(
+        args: tuple[Any, ...], cotangent: Callable[[Any], Any]
+    ) -> Callable[[Callable[[Any], Any]], Any]:
+        return lambda copied: grad(*copied(args))
+
     fn, fn_name = truth_of(who, against, "against", loss, "loss")
+    end = until(who, seconds)
     question = Question(
-        who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True, until=until(who, seconds)
+        who, "grad", fn, fn_name, args, shown, positions, ask, scalar=True, until=end, rerun=rerun
     )
     return verdict(question, seed, draws, [value], written)
 
@@ -177,11 +183,19 @@ def check_vjp(
         written += modified(["the cotangent"], [own_dout], [dout], "bwd")
         return Reply(got, own_dout, tuple(written))
 
+    def rerun(
+        args: tuple[Any, ...], cotangent: Callable[[Any], Any]
+    ) -> Callable[[Callable[[Any], Any]], Any]:
+        out, res = forward(*copies(args))
+        dout = cotangent(out)
+        return lambda copied: bwd(copied(res), copied(dout))
+
     out = called(who, "fwd", forward, *copies(args))[0]
     require_numbers(who, "fwd", out)
     fn, fn_name = truth_of(who, reference, "reference", lambda *a: fwd(*a)[0], "fwd")
+    end = until(who, seconds)
     question = Question(
-        who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False, until=until(who, seconds)
+        who, "bwd", fn, fn_name, args, shown, positions, ask, scalar=False, until=end, rerun=rerun
     )
     report = verdict(question, seed, draws, float_leaves(out))
     if order == 1:

@@ -17,6 +17,7 @@ class Finding:
         diagnosis: why it is wrong, in a phrase; empty if it is right.
         max_error: the largest relative error, max |got − expected| / max |expected|; infinite if the shape
             is wrong or nothing was returned, NaN if there was nothing to compare it with.
+        edit: a change of the user's code that makes it right; empty if none was found.
         where: index, got and expected at the worst error; None if the leaf is right or its shape wrong.
     """
 
@@ -26,6 +27,7 @@ class Finding:
     diagnosis: str = ""
     max_error: float = 0.0
     where: tuple[tuple[int, ...], float, float] | None = None
+    edit: str = ""
 
     @property
     def told(self) -> bool:
@@ -36,6 +38,8 @@ class Finding:
         if self.ok:
             return f"{self.name}: right, relative error {self.max_error:.1e}"
         line = f"{self.name}: {'WRONG' if self.told else 'NOT CHECKED'}, {self.diagnosis}"
+        if self.edit and self.edit not in line:
+            line += f"\n    {self.edit}"
         if self.where is None:
             return line
         index, got, expected = self.where

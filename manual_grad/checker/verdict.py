@@ -8,6 +8,7 @@ cotangent, and with other memory layouts.
 import contextlib
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ from manual_grad.checker.answers import (
 )
 from manual_grad.checker.asking import Question, arranged, broadcast, copies, drawn, gradients, scaled
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
+from manual_grad.checker.edits.search import Search, search_of
 from manual_grad.checker.evidence import Evidence, same
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.mistakes.explain import located
@@ -43,6 +45,8 @@ FIT = {"float64": 1e-9, "float32": 1e-4}  # relative error up to which a known m
 LARGER = {"float16": 4.0}  # the multiple of the cotangent for which the result must be the same multiple
 IMPRECISE = 1e-2  # an unexplained error below this is one of precision
 TOLD = 0.1  # per cent: report the error of JAX's own gradient from here on
+SEARCHED = (1.5, 2.0)  # seconds to look for an edit: before the cause, and more if none is known
+WITH_EDIT = 1.5  # seconds to look for the cause in other words, where an edit is known
 UNTOLD = (UNEXPLAINED, OUT_OF_TIME)
 NOTHING = 1e-12  # relative to the terms: a truth below this is negligible
 
@@ -109,10 +113,14 @@ def verdict(
         if answer.ill:
             answer.wide.extend(filter(None, [in_float64(question, answer)]))
     probes = [] if question.scalar else [*_probes(question, given, rng, notes)]
+    used = [off or plain if i in doubtful else plain for i in question.wrt]
+    search = _search(question, used)
     findings = []
-    for leaf, i in enumerate(question.wrt):
-        answers = off or plain if i in doubtful else plain
-        findings.append(_finding(question, leaf, answers, given, probes, beyond.get(leaf), notes))
+    soon = replace(question, until=min(question.until, time.monotonic() + WITH_EDIT))
+    for leaf, answers in enumerate(used):
+        asked = soon if search and search.said(leaf) else question
+        findings.append(_finding(asked, leaf, answers, given, probes, beyond.get(leaf), notes))
+    findings = _with_edits(question, search, findings)
     notes += (
         allowance(given)
         + _unmoved(question, plain, draws)
@@ -120,6 +128,37 @@ def verdict(
     )
     points = len({tuple(map(_bytes, answer.values)) for answer in plain})
     return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed, question.truth)
+
+
+def _search(question: Question, used: Sequence[Sequence[Answer]]) -> Search | None:
+    """The search for an edit of the user's code that makes the wrong leaves right; None if none is wrong."""
+    wrong = [
+        leaf
+        for leaf, answers in enumerate(used)
+        if not all(checked(reply, leaf)[0] for answer in answers for reply in answer.replies())
+    ]
+    search = None
+    if wrong and SEARCHED[0]:
+        search = search_of(question, used[wrong[0]], wrong)
+    if search is not None:
+        search.go_on(SEARCHED[0], question.until)
+    return search
+
+
+def _with_edits(question: Question, search: Search | None, findings: list[Finding]) -> list[Finding]:
+    """The findings with the edits that make them right, in place of the cause where none is known."""
+    if search is None:
+        return findings
+    if any(
+        not f.ok and f.diagnosis.startswith(UNTOLD) and not search.said(i) for i, f in enumerate(findings)
+    ):
+        search.go_on(SEARCHED[1], question.until)
+    found = []
+    for leaf, finding in enumerate(findings):
+        edit = "" if finding.ok else search.said(leaf)
+        untold = edit and finding.diagnosis.startswith(UNTOLD)
+        found.append(replace(finding, edit=edit, diagnosis=edit if untold else finding.diagnosis))
+    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,213 @@
+"""The user's functions that a call runs, and running that call with one of them edited.
+
+An edited function is compiled from its syntax tree and put in place of the original's code while the call
+runs, so that methods, closures and functions that are kept in tables are edited just like the function that
+is checked. The file is never touched.
+"""
+
+import __future__
+
+import ast
+import contextlib
+import gc
+import linecache
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+OWN = str(Path(__file__).parents[2])
+TOUCHING = frozenset(  # what is outside the program: functions that name one of these are never edited
+    (
+        *(
+            "open",
+            "exec",
+            "eval",
+            "compile",
+            "input",
+            "exit",
+            "quit",
+            "breakpoint",
+            "system",
+            "popen",
+            "Popen",
+        ),
+        *(
+            "run",
+            "call",
+            "check_call",
+            "check_output",
+            "remove",
+            "unlink",
+            "rmdir",
+            "rmtree",
+            "rename",
+            "write",
+        ),
+        *(
+            "writelines",
+            "write_text",
+            "write_bytes",
+            "save",
+            "savez",
+            "savez_compressed",
+            "savetxt",
+            "tofile",
+        ),
+        *(
+            "dump",
+            "mkdir",
+            "makedirs",
+            "urlopen",
+            "urlretrieve",
+            "send",
+            "sendall",
+            "connect",
+            "kill",
+            "fork",
+        ),
+    )
+)
+
+
+class Stopped(Exception):
+    """An edited function ran for too long."""
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A function of the user's that a call runs.
+
+    Attributes:
+        file: its file.
+        tree: the syntax tree, a ``def`` or a ``lambda``.
+        owners: the function objects that share its code.
+    """
+
+    file: str
+    tree: Any
+    owners: tuple[types.FunctionType, ...]
+
+    @contextlib.contextmanager
+    def edited(self, tree: Any = None) -> Iterator[None]:
+        """Run a tree, or its own as it is now, in place of the original code."""
+        original = self.owners[0].__code__
+        code = compiled(tree or self.tree, original)
+        if code is None:
+            raise SyntaxError("another set of free variables")
+        try:
+            for owner in self.owners:
+                owner.__code__ = code
+            yield
+        finally:
+            for owner in self.owners:
+                owner.__code__ = original
+
+
+def functions_run(call: Callable[[], Any]) -> list[Running]:
+    """The user's functions that a call runs, those that are defined inside others as a part of them."""
+    codes = list(_codes_run(call))
+    inner = {const for code in codes for const in _constants(code)}
+    outer = [code for code in codes if code not in inner]
+    owners: dict[types.CodeType, list[types.FunctionType]] = {code: [] for code in outer}
+    for holder in gc.get_referrers(*outer) if outer else []:
+        if isinstance(holder, types.FunctionType) and holder.__code__ in owners:
+            owners[holder.__code__].append(holder)
+    found = []
+    for code, functions in owners.items():
+        tree = tree_of(code) if functions and not TOUCHING & set(_names(code)) else None
+        if tree is not None:
+            found.append(Running(code.co_filename, tree, tuple(functions)))
+    return found
+
+
+def _codes_run(call: Callable[[], Any]) -> list[types.CodeType]:
+    """The code of the user's functions that a call runs, in the order of their first calls."""
+    found: dict[types.CodeType, None] = {}
+
+    def entered(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code not in found and _is_own(frame.f_code.co_filename):
+            found[frame.f_code] = None
+
+    before = sys.getprofile()
+    sys.setprofile(entered)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return list(found)
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is the user's: neither a library nor this package."""
+    return not file.startswith((*LIBRARIES, OWN, "<frozen")) and bool(linecache.getlines(file))
+
+
+def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield const
+            yield from _constants(const)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    for part in (code, *_constants(code)):
+        yield from part.co_names
+
+
+def tree_of(code: types.CodeType) -> Any:
+    """The syntax tree of a function, from its file; None if the file does not have that function any more."""
+    try:
+        module = ast.parse("".join(linecache.getlines(code.co_filename)))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    places = {(line, column) for line, _, column, _ in code.co_positions()}
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            fits = first == code.co_firstlineno and not any(
+                "cache" in ast.unparse(d) for d in node.decorator_list
+            )
+        elif isinstance(node, ast.Lambda) and code.co_name == "<lambda>":
+            fits = (node.body.lineno, node.body.col_offset) in places
+        else:
+            continue
+        again = compiled(node, code) if fits else None
+        if again is not None and _sketch(again) == _sketch(code):
+            return node
+    return None
+
+
+def _sketch(code: types.CodeType) -> tuple[Any, ...]:
+    """What two compilations of one function share; the instructions depend on the module around it."""
+    constants = [repr(const) for const in code.co_consts if not isinstance(const, types.CodeType)]
+    return sorted(code.co_names), code.co_varnames, code.co_freevars, sorted(constants)
+
+
+def compiled(tree: Any, original: types.CodeType) -> types.CodeType | None:
+    """A function's code from its tree, with the free variables of the original; None if that has others."""
+    free = original.co_freevars
+    if isinstance(tree, ast.Lambda):
+        return _compiled(ast.Return(ast.Lambda(tree.args, tree.body)), original)
+    definition = ast.FunctionDef(tree.name, tree.args, tree.body, [])
+    code = _compiled(definition, original)
+    if code is None and free:  # an edit has removed one: it is named where nothing runs
+        unused = ast.If(ast.Constant(False), [ast.Expr(ast.Name(name, ast.Load())) for name in free], [])
+        code = _compiled(ast.FunctionDef(tree.name, tree.args, [unused, *tree.body], []), original)
+    return code
+
+
+def _compiled(definition: ast.stmt, original: types.CodeType) -> types.CodeType | None:
+    first = [ast.Assign([ast.Name(name, ast.Store())], ast.Constant(None)) for name in original.co_freevars]
+    outer = ast.FunctionDef("outer", ast.arguments([], [], None, [], [], None, []), [*first, definition], [])
+    module = ast.fix_missing_locations(ast.Module([outer], []))
+    flags = original.co_flags & __future__.annotations.compiler_flag
+    code = compile(module, original.co_filename, "exec", flags, dont_inherit=True)
+    within = next(const for const in code.co_consts if isinstance(const, types.CodeType))
+    inner = (const for const in within.co_consts if isinstance(const, types.CodeType))
+    found = next((const for const in inner if const.co_name == original.co_name), None)
+    return found if found is not None and found.co_freevars == original.co_freevars else None
