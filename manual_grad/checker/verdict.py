@@ -45,7 +45,18 @@ FIT = {"float64": 1e-9, "float32": 1e-4}  # relative error up to which a known m
 LARGER = {"float16": 4.0}  # the multiple of the cotangent for which the result must be the same multiple
 IMPRECISE = 1e-2  # an unexplained error below this is one of precision
 TOLD = 0.1  # per cent: report the error of JAX's own gradient from here on
-SEARCHED = (1.5, 2.0)  # seconds to look for an edit: before the cause, and more if none is known
+SEARCHED = (1.5, 2.0, 0.7)  # seconds to look for an edit: before the cause, more if it is unknown, or known
+VAGUE = (  # causes that describe the error
+    "is passed back instead of the right term",
+    "are taken for each other",
+    "the right numbers in the wrong places",
+    "is not a size of the problem",
+    "in some entries",
+    "are left out, in what flows back",
+    "paths are missing",
+    "a path is missing in two places",
+    "this is the gradient of another value",
+)
 WITH_EDIT = 1.5  # seconds to look for the cause in other words, where an edit is known
 UNTOLD = (UNEXPLAINED, OUT_OF_TIME)
 NOTHING = 1e-12  # relative to the terms: a truth below this is negligible
@@ -146,19 +157,23 @@ def _search(question: Question, used: Sequence[Sequence[Answer]]) -> Search | No
 
 
 def _with_edits(question: Question, search: Search | None, findings: list[Finding]) -> list[Finding]:
-    """The findings with the edits that make them right, in place of the cause where none is known."""
+    """The findings with the edits that make them right, in place of causes that are unknown or say little."""
     if search is None:
         return findings
-    if any(
-        not f.ok and f.diagnosis.startswith(UNTOLD) and not search.said(i) for i, f in enumerate(findings)
-    ):
-        search.go_on(SEARCHED[1], question.until)
+    left = [f for leaf, f in enumerate(findings) if not f.ok and not search.said(leaf)]
+    if left:
+        search.go_on(SEARCHED[1 if any(map(_says_little, left)) else 2], question.until)
     found = []
     for leaf, finding in enumerate(findings):
         edit = "" if finding.ok else search.said(leaf)
-        untold = edit and finding.diagnosis.startswith(UNTOLD)
-        found.append(replace(finding, edit=edit, diagnosis=edit if untold else finding.diagnosis))
+        instead = edit and _says_little(finding)
+        found.append(replace(finding, edit=edit, diagnosis=edit if instead else finding.diagnosis))
     return found
+
+
+def _says_little(finding: Finding) -> bool:
+    """Whether a cause is unknown, or describes the error rather than the mistake."""
+    return finding.diagnosis.startswith(UNTOLD) or any(said in finding.diagnosis for said in VAGUE)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from manual_grad.checker.edits.observed import Seen, is_read
 
+INSERTED = 1.6  # the least cost of an insertion
 LARGEST = 14  # nodes of an expression that is put in place of another
 COMBINED_WITH = 20  # expressions that an expression is multiplied by or added to
 REPLACED_BY = 12  # expressions that are tried in place of one
@@ -216,31 +217,41 @@ def _in_place_of(
         yield from _calls(node, seen)
     if what is None:
         return
-    yield from _others(node, what, pool)
+    yield from _others(node, owner, what, pool)
     if what.kind == "integers" and what.shape == () and not isinstance(node, ast.Constant):
-        yield from _whole_numbers(node, what, owner)
+        yield from _whole_numbers(node, what, owner, pool)
     if what.kind in ("floats", "complex", "booleans"):
         yield from _inside(node, what, seen)
+        yield from _shortened(node, what, pool)
         yield from _wrapped(node, what, owner, called)
 
 
-def _others(node: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
+def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
     """Another expression of the function, of the same kind and shape."""
+    inner = isinstance(owner, ast.Subscript | ast.Attribute) and owner.value is node
+    allowed = ast.Name | ast.Attribute if inner else SMALL
     text, line = ast.unparse(node), getattr(node, "lineno", 0)
     fits = [
         (t, other)
         for t, (other, its) in pool.items()
-        if t != text and its.like(what) and not its.equals(what)
+        if t != text
+        and its.like(what)
+        and not its.equals(what)
+        and any(its.marks)
+        and isinstance(other, allowed)
     ]
     simple = isinstance(node, ast.Name | ast.Subscript | ast.Attribute)
 
     def far(item: tuple[str, Any]) -> tuple[Any, ...]:
         other = item[1]
-        return (type(other) is not type(node), _size(other) > 4, abs(getattr(other, "lineno", 0) - line))
+        alike = type(other) is type(node) and ast.unparse(getattr(other, "value", other)) in text
+        return (not alike, type(other) is not type(node), _size(other) > 4, abs(other.lineno - line))
 
     for rank, (t, other) in enumerate(sorted(fits, key=far)[:REPLACED_BY]):
         group = f"{text} -> {t}" if simple else ""
-        yield 1.0 + 0.04 * rank + (0 if simple else 0.5), copy.deepcopy(other), group
+        longer = 0.05 * max(_size(other) - _size(node), 0)
+        longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)
+        yield 1.0 + 0.03 * rank + longer + (0 if simple else 0.5), copy.deepcopy(other), group
 
 
 def _constants(node: Any, owner: Any) -> Iterator[Change]:
@@ -261,10 +272,11 @@ def _constants(node: Any, owner: Any) -> Iterator[Change]:
         yield 1.0, ast.Constant(not value), text
         return
     if isinstance(value, int):
-        for step in (-1, 1):
-            yield 1.05, _number(value + step), f"{text} {step}"
+        for step in (1, -1):
+            unlikely = 0.1 * (not isinstance(owner, ast.Subscript)) + 0.1 * (value + step < 0 <= value)
+            yield 0.95 + unlikely, _number(value + step), f"{text} by {step}"
         others = dict.fromkeys([-value, 0, 1, 2, 3, value - 2, value + 2, 2 * value])
-        yield from ((1.4, _number(n), f"{text} {n}") for n in others if abs(n - value) > 1)
+        yield from ((1.4, _number(n), f"{text} to {n}") for n in others if abs(n - value) > 1)
         yield 1.5, ast.Constant(0.5), ""
     if isinstance(value, float):
         near = [2 * value, value / 2, 1 - value, -value, value**2, 1.0, 0.0, abs(value) ** 0.5, value * 1e-9]
@@ -333,6 +345,13 @@ def _operators(node: ast.BinOp) -> Iterator[Change]:
         yield 1.2, ast.UnaryOp(ast.USub(), right), ""
     if isinstance(op, ast.Div):
         yield 1.3, ast.BinOp(ast.Constant(1.0), op, right), ""
+    if isinstance(op, ast.FloorDiv):  # rounded up
+        up = ast.BinOp(ast.UnaryOp(ast.USub(), left), op, right)
+        yield 1.4, ast.UnaryOp(ast.USub(), up), "rounded up"
+    if isinstance(op, ast.Mult | ast.Div) and isinstance(right, ast.Name | ast.Constant | ast.Attribute):
+        rest = ast.BinOp(ast.Constant(1.0), ast.Sub(), right)
+        yield 1.5, ast.BinOp(left, ast.Div(), rest), f"/ (1 - {ast.unparse(right)})"
+        yield 1.5, ast.BinOp(left, ast.Mult(), rest), f"* (1 - {ast.unparse(right)})"
     if isinstance(op, ast.MatMult):
         turned = [ast.Attribute(x, "T", ast.Load()) for x in (left, right)]
         yield 1.1, ast.BinOp(turned[0], op, right), ""
@@ -363,7 +382,18 @@ def _inside(node: Any, what: Seen, seen: dict[ast.AST, Seen]) -> Iterator[Change
             yield 1.4, inner, ""
 
 
-def _whole_numbers(node: Any, what: Seen, owner: Any) -> Iterator[Change]:
+def _shortened(node: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
+    """The first or the last entries of an array, as many as an integer of the function says."""
+    if not what.shape or not isinstance(node, ast.Name | ast.Attribute):
+        return
+    for other, its in pool.values():
+        if isinstance(other, ast.Name) and its.number is not None and 0 < its.number < what.shape[0]:
+            yield 1.6, ast.Subscript(node, ast.Slice(None, copy.deepcopy(other), None), ast.Load()), ""
+            last = ast.UnaryOp(ast.USub(), copy.deepcopy(other))
+            yield 1.7, ast.Subscript(node, ast.Slice(last, None, None), ast.Load()), ""
+
+
+def _whole_numbers(node: Any, what: Seen, owner: Any, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
     """Another integer in its place: one more or less, a small one, a multiple."""
     if isinstance(owner, ast.BinOp) and isinstance(owner.op, ast.Add | ast.Sub):
         steps: tuple[int, ...] = ()  # the sum is moved
@@ -377,6 +407,10 @@ def _whole_numbers(node: Any, what: Seen, owner: Any) -> Iterator[Change]:
         yield from ((1.7, ast.Constant(n), "") for n in list(others)[:10] if n != what.number)
     for n in (2, 3):
         yield 1.6, ast.BinOp(ast.Constant(n), ast.Mult(), node), ""
+    for other, its in pool.values():
+        if its.kind == "integers" and its.shape == () and isinstance(other, ast.Name | ast.Subscript):
+            yield 1.6, ast.BinOp(node, ast.Mult(), copy.deepcopy(other)), ""
+            yield 1.7, ast.BinOp(node, ast.FloorDiv(), copy.deepcopy(other)), ""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod | ast.FloorDiv):
         other = ast.FloorDiv() if isinstance(node.op, ast.Mod) else ast.Mod()
         yield from ((1.5, ast.BinOp(node.left, other, ast.Constant(n)), "") for n in range(2, 9))
@@ -527,12 +561,14 @@ def _wrapped(node: Any, what: Seen, owner: Any, called: dict[str, Any]) -> Itera
             yield 1.5, ast.Call(copy.deepcopy(func), [node], []), ""
     below = isinstance(owner, ast.BinOp) and isinstance(owner.op, ast.Div) and owner.right is node
     if name or outermost or term or below:
-        yield 1.6, ast.BinOp(ast.Constant(1.0), ast.Sub(), node), ""
-        yield 1.6, ast.BinOp(ast.Constant(1.0), ast.Div(), node), ""
-        yield 1.6, ast.BinOp(node, ast.Pow(), ast.Constant(2)), ""
-        yield 1.7, ast.BinOp(node, ast.Pow(), ast.Constant(0.5)), ""
-        yield 1.5, ast.BinOp(ast.Constant(2), ast.Mult(), node), ""
-        yield 1.6, ast.BinOp(ast.Constant(0.5), ast.Mult(), node), ""
+        text = ast.unparse(node)
+        one, two, half = ast.Constant(1.0), ast.Constant(2), ast.Constant(0.5)
+        yield 1.6, ast.BinOp(one, ast.Sub(), node), f"1 - {text}"
+        yield 1.6, ast.BinOp(one, ast.Div(), node), f"1 / {text}"
+        yield 1.6, ast.BinOp(node, ast.Pow(), two), f"{text} ** 2"
+        yield 1.6, ast.BinOp(node, ast.Pow(), half), f"{text} ** 0.5"
+        yield 1.5, ast.BinOp(two, ast.Mult(), node), f"2 * {text}"
+        yield 1.5, ast.BinOp(half, ast.Mult(), node), f"0.5 * {text}"
 
 
 def _combined(
@@ -541,28 +577,48 @@ def _combined(
     """The expression times, divided by, plus or minus another one."""
     outermost = not isinstance(owner, ast.BinOp | ast.UnaryOp | ast.Attribute | ast.Call | ast.Subscript)
     term = isinstance(owner, ast.BinOp) and isinstance(owner.op, ast.Add | ast.Sub)
-    if isinstance(node, ast.Constant) or (isinstance(owner, ast.BinOp) and not term):
+    factor = isinstance(owner, ast.BinOp) and not term
+    if isinstance(node, ast.Constant) or (factor and not isinstance(node, ast.Name | ast.Subscript)):
         return
     far = 0.0 if outermost or term else 0.2
-    near = getattr(node, "lineno", 0)
-    chosen: list[tuple[Any, Seen]] = []
-    for other, its in sorted(
-        pool.values(), key=lambda item: (_size(item[0]) > 3, abs(item[0].lineno - near))
-    ):
-        fits = its.kind in ("floats", "complex", "booleans", "integers") and len(its.shape) <= len(what.shape)
-        fits = fits and all(a in (1, b) for a, b in zip(its.shape[::-1], what.shape[::-1], strict=False))
-        if fits and not any(its.equals(known) and its.shape == known.shape for _, known in chosen):
-            chosen.append((other, its))
-        if len(chosen) == COMBINED_WITH:
-            break
-    for rank, (other, its) in enumerate(chosen):
-        cost = 1.6 + far + 0.01 * rank
-        yield cost, ast.BinOp(node, ast.Mult(), copy.deepcopy(other))
-        if its.kind != "booleans":
+    for rank, (other, its) in enumerate(_partners(node, what, pool)):
+        cost = INSERTED + far + 0.01 * rank
+        if not factor:  # it is the product that is multiplied
+            yield cost, ast.BinOp(node, ast.Mult(), copy.deepcopy(other))
+        if not factor and its.kind != "booleans":
             yield cost + 0.1, ast.BinOp(node, ast.Div(), copy.deepcopy(other))
-        if its.shape == what.shape and its.kind == what.kind and (outermost or term):
-            yield cost, ast.BinOp(node, ast.Add(), copy.deepcopy(other))
+        if its.kind == what.kind and (outermost or term or factor or its.shape == what.shape):
+            yield cost + 0.05, ast.BinOp(node, ast.Add(), copy.deepcopy(other))
             yield cost + 0.1, ast.BinOp(node, ast.Sub(), copy.deepcopy(other))
+
+
+def _partners(node: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> list[tuple[Any, Seen]]:
+    """The expressions that an expression may be combined with, the nearest first, equal ones once."""
+    near = node.lineno
+    found: list[tuple[Any, Seen]] = []
+    by_distance = sorted(pool.values(), key=lambda item: (_size(item[0]) > 3, abs(item[0].lineno - near)))
+    for other, its in by_distance:
+        if its.kind not in ("floats", "complex", "booleans", "integers") or not any(its.marks):
+            continue
+        if its.shape and its.shape == what.shape[:-1] and its.shape[-1:] != what.shape[-1:]:
+            last = ast.Tuple([ast.Constant(...), ast.Constant(None)], ast.Load())
+            other, its = ast.Subscript(other, last, ast.Load()), Seen(its.kind, (*its.shape, 1), its.marks)
+        fits = len(its.shape) <= len(what.shape) and all(
+            a in (1, b) for a, b in zip(its.shape[::-1], what.shape[::-1], strict=False)
+        )
+        if fits and not any(its.equals(known) and its.shape == known.shape for _, known in found):
+            found.append((other, its))
+            found += ((moved, Seen(its.kind, its.shape, [])) for moved in _moved_on(other))
+        if len(found) >= COMBINED_WITH:
+            break
+    return found
+
+
+def _moved_on(node: Any) -> Iterator[Any]:
+    """An element of an array at the next and the previous index."""
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name | ast.BinOp):
+        for step in (1, -1):
+            yield ast.Subscript(node.value, _plus(node.slice, step), ast.Load())
 
 
 # --- statements -------------------------------------------------------------------------------------------

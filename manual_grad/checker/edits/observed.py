@@ -37,7 +37,11 @@ class Seen:
 
     def equals(self, other: "Seen") -> bool:
         """Whether the values are the same."""
-        return len(self.marks) == len(other.marks) and np.allclose(self.marks, other.marks, 1e-9, 1e-12)
+        return (
+            bool(self.marks)
+            and len(self.marks) == len(other.marks)
+            and np.allclose(self.marks, other.marks, 1e-9, 1e-12)
+        )
 
 
 def is_read(node: ast.AST) -> bool:

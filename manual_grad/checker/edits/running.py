@@ -127,19 +127,19 @@ def functions_run(call: Callable[[], Any]) -> list[Running]:
 
 def _codes_run(call: Callable[[], Any]) -> list[types.CodeType]:
     """The code of the user's functions that a call runs, in the order of their first calls."""
-    found: dict[types.CodeType, None] = {}
+    entered: dict[int, types.CodeType] = {}
 
-    def entered(frame: types.FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code not in found and _is_own(frame.f_code.co_filename):
-            found[frame.f_code] = None
+    def enter(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            entered.setdefault(id(frame.f_code), frame.f_code)
 
     before = sys.getprofile()
-    sys.setprofile(entered)
+    sys.setprofile(enter)
     try:
         call()
     finally:
         sys.setprofile(before)
-    return list(found)
+    return [code for code in entered.values() if _is_own(code.co_filename)]
 
 
 def _is_own(file: str) -> bool:

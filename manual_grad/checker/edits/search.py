@@ -6,6 +6,7 @@ and run again: at the places first whose values affect the wrong entries and no 
 
 import ast
 import contextlib
+import heapq
 import io
 import itertools
 import time
@@ -20,7 +21,7 @@ import numpy as np
 
 from manual_grad.checker.answers import Answer, as_float64, within
 from manual_grad.checker.asking import Question, copies, gradients, like
-from manual_grad.checker.edits.changes import Edit, edits_of, insertions_of, statements, undone
+from manual_grad.checker.edits.changes import INSERTED, Edit, edits_of, insertions_of, statements, undone
 from manual_grad.checker.edits.observed import Seen, as_array, looking, observed, watched
 from manual_grad.checker.edits.running import Running, functions_run
 from manual_grad.checker.edits.stopping import Watch
@@ -89,7 +90,7 @@ class Search:
         end = time.thread_time() + seconds
         compiling = jax.disable_jit() if self.compiled else contextlib.nullcontext()
         with _quietly(), compiling, self.watch.watching():
-            self.to_try = self.to_try or _ranked(self.calls[0], self.running, self.watch)
+            self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self.watch))
             while not self.done and time.thread_time() < end and time.monotonic() < until:
                 tried = next(self.to_try, None)
                 if tried is None:
@@ -248,29 +249,42 @@ def _ranked(call: Call, functions: Sequence[Running], watch: Watch) -> Iterator[
             raise
         except BaseException:  # it does not run in this way
             continue
-    for edits in (edits_of, insertions_of):
-        ranked: list[Tried] = []
-        for running, seen, fits in looked:
-            around = _of_statements(running.tree, fits)
-            useful = [
-                e for e in edits(running.tree, seen) if e.place is None or fits.get(e.place, (0, True))[1]
-            ]
-            for edit in [*useful, *_together(useful)]:
-                fit = fits[edit.place][0] if edit.place in fits else around.get(edit.statement, ELSEWHERE)
-                ranked.append((edit.cost - FITTING * fit, running, edit))
-        made: set[str] = set()
-        for tried in sorted(ranked, key=lambda tried: tried[0]):
-            if (text := _text(tried[2])) not in made:
-                made.add(text)
-                yield tried
+    later = iter(_by_rank(edits_of, looked))
+    for tried in later:
+        if tried[0] > INSERTED - FITTING:  # no insertion ranks before this
+            yield from heapq.merge([tried, *later], _by_rank(insertions_of, looked), key=_rank)
+            return
+        yield tried
+    yield from _by_rank(insertions_of, looked)
 
 
-def _text(edit: Edit) -> str:
-    """Equal for edits that come to the same code."""
-    return " ".join(
-        f"{id(owner)} {name} {i} {ast.unparse(new) if isinstance(new, ast.AST) else id(new)}"
-        for owner, name, i, new in edit.parts
-    )
+def _by_rank(edits: Callable[..., Iterator[Edit]], looked: Sequence[Any]) -> list[Tried]:
+    """Edits, each text once, those first that are often right and whose places fit the error."""
+    ranked: list[Tried] = []
+    for running, seen, fits in looked:
+        around = _of_statements(running.tree, fits)
+        useful = [e for e in edits(running.tree, seen) if e.place is None or fits.get(e.place, (0, True))[1]]
+        for edit in [*useful, *_together(useful)]:
+            fit = fits[edit.place][0] if edit.place in fits else around.get(edit.statement, ELSEWHERE)
+            ranked.append((edit.cost - FITTING * fit, running, edit))
+    return sorted(ranked, key=_rank)
+
+
+def _rank(tried: Tried) -> float:
+    return tried[0]
+
+
+def _once(edits: Iterator[Tried]) -> Iterator[Tried]:
+    """Each edit once, however often it comes."""
+    made: set[str] = set()
+    for tried in edits:
+        text = " ".join(
+            f"{id(owner)} {name} {i} {ast.unparse(new) if isinstance(new, ast.AST) else id(new)}"
+            for owner, name, i, new in tried[2].parts
+        )
+        if text not in made:
+            made.add(text)
+            yield tried
 
 
 def _of_statements(tree: Any, fits: dict[Any, tuple[float, bool]]) -> dict[Any, float]:
@@ -290,6 +304,7 @@ def _together(edits: Sequence[Edit]) -> Iterator[Edit]:
     for same in groups.values():
         by_statement = [list(own) for _, own in itertools.groupby(same, key=lambda edit: id(edit.statement))]
         chosen = [own for own in by_statement if len(own) > 1]
+        chosen += [list(pair) for own in by_statement if len(own) > 2 for pair in itertools.pairwise(own)]
         chosen += [a + b for a, b in itertools.pairwise(by_statement)]
         if len(by_statement) > 2:
             chosen.append(same)

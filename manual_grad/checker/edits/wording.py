@@ -7,7 +7,8 @@ from typing import Any
 from manual_grad.checker.edits.changes import Edit, undone
 from manual_grad.checker.edits.running import Running
 
-LONG = 100  # characters of a text that is shown
+LONG = 80  # characters of a text that is shown
+PIECES = ast.Tuple | ast.Slice | ast.keyword | ast.arguments | ast.comprehension  # no code by themselves
 
 
 def phrase(running: Running, edit: Edit) -> str:
@@ -31,7 +32,7 @@ def phrase(running: Running, edit: Edit) -> str:
 
 def _shortest(before: list[str], after: list[str]) -> tuple[str, str]:
     """The statement before and after, or as much of both as is short enough to be shown."""
-    pairs = [pair for pair in zip(before, after, strict=True) if all(pair)]
+    pairs = [pair for pair in zip(before, after, strict=False) if all(pair)]
     short = [pair for pair in pairs if max(map(len, pair)) <= LONG]
     now, then = (short or pairs[-1:])[0]
     return _cut(now), _cut(then)
@@ -47,16 +48,20 @@ def _texts(edit: Edit) -> list[list[str]]:
     for (owner, name, i, _), statement in zip(edit.parts, _places(edit), strict=True):
         held = getattr(owner, name)
         now = held if i is None else held[i]
-        if isinstance(now, ast.stmt):
-            found.append([_header(now)])
-        else:
-            found.append(
-                [
-                    _header(statement),
-                    *(ast.unparse(x) if isinstance(x, ast.expr) else "" for x in (owner, now)),
-                ]
-            )
+        around = [statement, *_around(statement, owner), now]
+        whole = [now] if isinstance(now, ast.stmt) else [x for x in around if not isinstance(x, PIECES)]
+        found.append([_header(x) for x in whole])
     return found
+
+
+def _around(node: Any, inner: Any) -> list[Any]:
+    """The expressions inside a node that contain another, from the largest to that one."""
+    for child in ast.iter_child_nodes(node):
+        if child is inner:
+            return [child]
+        if below := _around(child, inner):
+            return [child, *below]
+    return []
 
 
 def _places(edit: Edit) -> list[Any]:

@@ -87,6 +87,7 @@ OF_DISTRIBUTIONS: dict[str, Callable[[_Error], np.ndarray]] = {
         lambda e: e.p * (np.log(e.p / e.y) - (e.p * np.log(e.p / e.y)).sum(e.axis, keepdims=True))
     ),
 }
+EXPONENTIALS = ("exp", "exp2", "expm1", "logistic", "tanh")  # without one, there are no probabilities
 OF_SAMPLES = {"next": -1, "previous": 1}
 
 
@@ -110,6 +111,8 @@ def _smoothed(e: _Error, true: float, other: float) -> np.ndarray:
 
 def cross_entropies_mistaken(tape: Tape, e: Evidence) -> Iterator[Mistake]:
     """Wrong gradients of logits: y not subtracted or another sample's, p unnormalised or missing."""
+    if not any(step.name in EXPONENTIALS for step in tape.steps):
+        return
     known = e.kept["right"][1]
     users = users_of(tape)
     for slot in sorted(tape.active & users.keys() & known.keys()):
