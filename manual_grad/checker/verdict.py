@@ -45,7 +45,7 @@ FIT = {"float64": 1e-9, "float32": 1e-4}  # relative error up to which a known m
 LARGER = {"float16": 4.0}  # the multiple of the cotangent for which the result must be the same multiple
 IMPRECISE = 1e-2  # an unexplained error below this is one of precision
 TOLD = 0.1  # per cent: report the error of JAX's own gradient from here on
-SEARCHED = (1.5, 2.0, 0.7)  # seconds to look for an edit: before the cause, more if it is unknown, or known
+SEARCHED = (1.2, 1.5, 0.5)  # seconds to look for an edit: before the cause, more if it is unknown, or known
 VAGUE = (  # causes that describe the error
     "is passed back instead of the right term",
     "are taken for each other",

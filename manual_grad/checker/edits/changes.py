@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manual_grad.checker.edits.observed import Seen, is_read
+from manual_grad.checker.edits.running import located
 
 INSERTED = 1.6  # the least cost of an insertion
 LARGEST = 14  # nodes of an expression that is put in place of another
@@ -94,6 +95,11 @@ class Edit:
 
     def made(self) -> list[tuple[Any, str, int | None, Any]]:
         """Make the change; what undoes it."""
+        for _, _, _, new in self.parts:
+            known = [hasattr(node, "lineno") for node in new] if isinstance(new, list) else [False]
+            for node, is_old in zip(new if isinstance(new, list) else [new], known, strict=True):
+                if not is_old:
+                    located(node, self.statement)
         return [_put(*part) for part in self.parts][::-1]
 
 

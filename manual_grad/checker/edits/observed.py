@@ -62,7 +62,7 @@ def watched(tree: Any) -> tuple[Any, list[ast.AST]]:
     index = dict(zip(ast.walk(twin), range(len(nodes)), strict=True))
     for statement in twin.body if isinstance(twin.body, list) else [twin]:
         _watch(statement, index)
-    return twin, nodes
+    return ast.fix_missing_locations(twin), nodes
 
 
 @contextlib.contextmanager

@@ -192,22 +192,33 @@ def compiled(tree: Any, original: types.CodeType) -> types.CodeType | None:
     """A function's code from its tree, with the free variables of the original; None if that has others."""
     free = original.co_freevars
     if isinstance(tree, ast.Lambda):
-        return _compiled(ast.Return(ast.Lambda(tree.args, tree.body)), original)
-    definition = ast.FunctionDef(tree.name, tree.args, tree.body, [])
-    code = _compiled(definition, original)
+        return _compiled(ast.Return(ast.Lambda(tree.args, tree.body)), tree, original)
+    code = _compiled(ast.FunctionDef(tree.name, tree.args, tree.body, []), tree, original)
     if code is None and free:  # an edit has removed one: it is named where nothing runs
         unused = ast.If(ast.Constant(False), [ast.Expr(ast.Name(name, ast.Load())) for name in free], [])
-        code = _compiled(ast.FunctionDef(tree.name, tree.args, [unused, *tree.body], []), original)
+        body = [located(unused, tree), *tree.body]
+        code = _compiled(ast.FunctionDef(tree.name, tree.args, body, []), tree, original)
     return code
 
 
-def _compiled(definition: ast.stmt, original: types.CodeType) -> types.CodeType | None:
+def _compiled(definition: ast.stmt, tree: Any, original: types.CodeType) -> types.CodeType | None:
     first = [ast.Assign([ast.Name(name, ast.Store())], ast.Constant(None)) for name in original.co_freevars]
-    outer = ast.FunctionDef("outer", ast.arguments([], [], None, [], [], None, []), [*first, definition], [])
-    module = ast.fix_missing_locations(ast.Module([outer], []))
+    body = [*(located(assigned, tree) for assigned in first), ast.copy_location(definition, tree)]
+    if isinstance(definition, ast.Return) and definition.value is not None:
+        ast.copy_location(definition.value, tree)
+    outer = ast.FunctionDef("outer", ast.arguments([], [], None, [], [], None, []), body, [])
+    module = ast.Module([ast.copy_location(outer, tree)], [])
     flags = original.co_flags & __future__.annotations.compiler_flag
     code = compile(module, original.co_filename, "exec", flags, dont_inherit=True)
     within = next(const for const in code.co_consts if isinstance(const, types.CodeType))
     inner = (const for const in within.co_consts if isinstance(const, types.CodeType))
     found = next((const for const in inner if const.co_name == original.co_name), None)
     return found if found is not None and found.co_freevars == original.co_freevars else None
+
+
+def located(new: Any, like: Any) -> Any:
+    """A new node, and what is new below it, at the place of another; compiling needs one for each node."""
+    for node in ast.walk(new):
+        if "lineno" in node._attributes and not hasattr(node, "lineno"):
+            ast.copy_location(node, like)
+    return new

@@ -30,7 +30,7 @@ from manual_grad.checker.edits.wording import phrase
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
 ELSEWHERE = 0.2  # what a place counts whose values cannot be varied
 SLOWER = 3  # times as long as that on a busy machine
-AFTER = 0.3  # seconds to look for a simpler edit after the first that makes all leaves right
+AFTER = 0.2  # seconds to look for a simpler edit after the first that makes all leaves right
 WHOLE = 5.0  # seconds more where the forward function runs too, which JAX may have to compile
 PATIENCE = 0.2  # seconds that an edited call may take, however fast the original is
 Tried = tuple[float, Running, Edit]  # a rank, the smaller the better
