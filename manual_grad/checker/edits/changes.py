@@ -54,6 +54,7 @@ CALLED = [  # functions that are taken for each other
     "var std",
     "amax amin",
     "vstack hstack",
+    "set add",  # of x.at[index]
 ]
 WORDS = [
     ("left", "right"),

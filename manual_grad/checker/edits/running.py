@@ -9,17 +9,21 @@ import __future__
 
 import ast
 import contextlib
+import functools
 import gc
 import linecache
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+CACHE = functools._lru_cache_wrapper
 OWN = str(Path(__file__).parents[2])
 TOUCHING = frozenset(  # what is outside the program: functions that name one of these are never edited
     (
@@ -108,9 +112,19 @@ class Running:
                 owner.__code__ = original
 
 
-def functions_run(call: Callable[[], Any]) -> list[Running]:
-    """The user's functions that a call runs, those that are defined inside others as a part of them."""
-    codes = list(_codes_run(call))
+def functions_run(call: Callable[[], Any]) -> tuple[list[Running], bool]:
+    """The user's functions that a call runs, those that are defined inside others as a part of them.
+
+    Returns:
+        The functions, and whether JAX compiles some of them, or has done so.
+    """
+    eager = codes = _codes_run(call)
+    with contextlib.suppress(Exception), jax.disable_jit():  # it may take too long
+        codes = list(dict.fromkeys([*eager, *_codes_run(call)]))
+    return _with_trees(codes), len(codes) > len(eager)
+
+
+def _with_trees(codes: list[types.CodeType]) -> list[Running]:
     inner = {const for code in codes for const in _constants(code)}
     outer = [code for code in codes if code not in inner]
     owners: dict[types.CodeType, list[types.FunctionType]] = {code: [] for code in outer}
@@ -119,10 +133,24 @@ def functions_run(call: Callable[[], Any]) -> list[Running]:
             owners[holder.__code__].append(holder)
     found = []
     for code, functions in owners.items():
-        tree = tree_of(code) if functions and not TOUCHING & set(_names(code)) else None
+        tree = tree_of(code) if functions and not TOUCHING & set(names_in(code)) else None
         if tree is not None:
             found.append(Running(code.co_filename, tree, tuple(functions)))
     return found
+
+
+@contextlib.contextmanager
+def caches_kept(functions: Sequence[Running]) -> Iterator[None]:
+    """Empty the caches (of functools) that functions fill meanwhile: they keep what edited code computes."""
+    owners = [owner for running in functions for owner in running.owners]
+    named = [owner.__globals__.get(name) for owner in owners for name in names_in(owner.__code__)]
+    before = [(cache, cache.cache_info().misses) for cache in named if isinstance(cache, CACHE)]
+    try:
+        yield
+    finally:
+        for cache, misses in before:
+            if cache.cache_info().misses > misses:
+                cache.cache_clear()
 
 
 def _codes_run(call: Callable[[], Any]) -> list[types.CodeType]:
@@ -154,7 +182,8 @@ def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _constants(const)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """The variables of modules and the attributes that code names."""
     for part in (code, *_constants(code)):
         yield from part.co_names
 

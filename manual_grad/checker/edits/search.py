@@ -23,16 +23,20 @@ from manual_grad.checker.answers import Answer, as_float64, within
 from manual_grad.checker.asking import Question, copies, gradients, like
 from manual_grad.checker.edits.changes import INSERTED, Edit, edits_of, insertions_of, statements, undone
 from manual_grad.checker.edits.observed import Seen, as_array, looking, observed, watched
-from manual_grad.checker.edits.running import Running, functions_run
+from manual_grad.checker.edits.running import Running, caches_kept, functions_run
+from manual_grad.checker.edits.standin import StandIn, as_arrays
 from manual_grad.checker.edits.stopping import Watch
 from manual_grad.checker.edits.wording import phrase
+from manual_grad.checker.truth import is_float
 
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
 ELSEWHERE = 0.2  # what a place counts whose values cannot be varied
 SLOWER = 3  # times as long as that on a busy machine
 AFTER = 0.2  # seconds to look for a simpler edit after the first that makes all leaves right
 WHOLE = 5.0  # seconds more where the forward function runs too, which JAX may have to compile
+NEAR = {8: 1e-7, 4: 1e-4, 2: 0.05}  # relative to the largest entry, by bytes: what rounding may change
 PATIENCE = 0.2  # seconds that an edited call may take, however fast the original is
+FIRST = 1.0  # seconds that the unedited call may take in NumPy
 Tried = tuple[float, Running, Edit]  # a rank, the smaller the better
 
 
@@ -47,6 +51,8 @@ class Call:
         base: the gradient as it is.
         wrong: the wrong entries of each leaf; None for a leaf of another shape.
         patience: the seconds after which an edited call is stopped.
+        again: runs the user's gradient, without the forward function, on copies that a function makes.
+        standing: in which ``run`` takes place; ``whole`` does not.
     """
 
     run: Callable[[], list[Any]]
@@ -55,6 +61,13 @@ class Call:
     base: list[Any]
     wrong: list[Any]
     patience: float
+    again: Any = None
+    standing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def ran(self, watch: Watch) -> list[Any]:
+        """The result of ``run``, which is stopped when it takes too long."""
+        with self.standing():
+            return watch.called(self.run, self.patience)
 
 
 @dataclass(eq=False)
@@ -89,17 +102,19 @@ class Search:
         until = min(until, time.monotonic() + SLOWER * seconds)
         end = time.thread_time() + seconds
         compiling = jax.disable_jit() if self.compiled else contextlib.nullcontext()
-        with _quietly(), compiling, self.watch.watching():
-            self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self.watch))
-            while not self.done and time.thread_time() < end and time.monotonic() < until:
-                tried = next(self.to_try, None)
-                if tried is None:
-                    self.done = True
-                elif self._keep(*tried) == len(self.wrong):
-                    end = min(end, time.thread_time() + AFTER)
+        with _quietly(), self.watch.watching():
+            with compiling, caches_kept(self.running):
+                self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self.watch))
+                while not self.done and time.thread_time() < end and time.monotonic() < until:
+                    tried = next(self.to_try, None)
+                    if tried is None:
+                        self.done = True
+                    elif self._keep(*tried) == len(self.wrong):
+                        end = min(end, time.thread_time() + AFTER)
             self.done = self.done or len(self.found) == len(self.wrong)
             if self.done:  # what the functions keep from their last call is their own again
-                self.calls[0].whole()
+                with contextlib.suppress(Exception):
+                    self.calls[0].whole()
 
     def _keep(self, rank: float, running: Running, edit: Edit) -> int:
         """Try an edit, and keep it for the leaves for which it is the best; how many it makes right."""
@@ -127,11 +142,14 @@ def search_of(question: Question, answers: Sequence[Answer], wrong: Sequence[int
             calls = [replace(call, run=call.whole) for call in calls]
         if not all(_equal(call.run(), call.base) for call in calls):
             return None
-        running = functions_run(calls[0].run)
-        if running:
-            return Search(calls, wrong, running)
-        with jax.disable_jit():  # compiled functions do not run as they are written
-            return Search(calls, wrong, functions_run(calls[0].run), compiled=True)
+        watch = Watch()
+        with watch.watching():
+            running, compiled = functions_run(partial(watch.called, calls[0].run, WHOLE))
+            standin = StandIn(running)
+            faster = [_standing(question, call, standin, watch) for call in calls if standin.variables]
+        if not faster or None in faster:
+            return Search(calls, wrong, running, compiled, watch)
+        return Search([call for call in faster if call], wrong, running, True, watch)
     except KeyboardInterrupt:
         raise
     except BaseException:  # the user's functions may raise anything
@@ -146,8 +164,8 @@ def _call(question: Question, answer: Answer) -> Call:
 
     def whole() -> list[Any]:
         def checked(out: Any) -> Any:
-            floats = [leaf for leaf in jax.tree.leaves(out) if np.asarray(leaf).dtype.kind == "f"]
-            if not all(np.allclose(a, b, 1e-6, 1e-9) for a, b in zip(floats, outs, strict=True)):
+            floats = [leaf for leaf in jax.tree.leaves(out) if is_float(leaf)]
+            if not all(_near(a, b) for a, b in zip(floats, outs, strict=True)):
                 raise ValueError("another function")
             return cotangent(out)
 
@@ -163,7 +181,39 @@ def _call(question: Question, answer: Answer) -> Call:
     began = time.monotonic()
     run()
     patience = PATIENCE + 10 * (time.monotonic() - began)
-    return Call(run, whole, _right(answer), answer.gots, _wrong_entries(answer), patience)
+    return Call(run, whole, _right(answer), answer.gots, _wrong_entries(answer), patience, again)
+
+
+def _standing(question: Question, call: Call, standin: StandIn, watch: Watch) -> Call | None:
+    """A call that computes in NumPy instead of JAX; None if that gives other gradients or cannot be done."""
+
+    def run() -> list[Any]:
+        gots = _alone(question, call.again, as_arrays)
+        pairs = zip(gots, call.base, strict=True)
+        return [
+            x if x is None or base is None else np.asarray(x, np.asarray(base).dtype) for x, base in pairs
+        ]
+
+    try:
+        with standin.used():
+            watch.called(run, FIRST)
+            began = time.monotonic()
+            base = watch.called(run, FIRST)
+            patience = PATIENCE + 10 * (time.monotonic() - began)
+    except Exception:  # it may not know what JAX knows
+        return None
+    same = all(_near(got, known) for got, known in zip(base, call.base, strict=True))
+    return replace(call, run=run, base=base, patience=patience, standing=standin.used) if same else None
+
+
+def _near(got: Any, base: Any) -> bool:
+    """Whether arrays agree up to rounding."""
+    if got is None or base is None:
+        return got is base
+    a, b = as_float64(got), as_float64(base)
+    size = np.max(np.abs(b), initial=0.0, where=np.isfinite(b))
+    rounded = size * NEAR[min(np.asarray(x).dtype.itemsize for x in (got, base))]
+    return a.shape == b.shape and np.allclose(a, b, 0.0, rounded, equal_nan=True)
 
 
 def _alone(question: Question, again: Any, copied: Callable[[Any], Any]) -> list[Any]:
@@ -215,12 +265,16 @@ def _fixed(
     """The wrong leaves that an edit makes right at every point, if it spoils none."""
     undo = edit.made()
     fixed = list(wrong)
-    again = [(call, call.run, call.patience) for call in calls]
-    again += [(call, call.whole, call.patience + WHOLE) for call in calls if call.whole is not call.run]
+    runs = [partial(call.ran, watch) for call in calls]
+    runs += [
+        partial(watch.called, call.whole, call.patience + WHOLE)
+        for call in calls
+        if call.whole is not call.run
+    ]
     try:
         with running.edited():
-            for call, run, patience in again:
-                right = call.right(watch.called(run, patience))
+            for call, run in zip(itertools.cycle(calls), runs, strict=False):
+                right = call.right(run())
                 fixed = [leaf for leaf in fixed if right[leaf]]
                 if not fixed or not all(ok for leaf, ok in enumerate(right) if leaf not in wrong):
                     return []
@@ -243,7 +297,8 @@ def _ranked(call: Call, functions: Sequence[Running], watch: Watch) -> Iterator[
         twin, nodes = watched(running.tree)
         try:
             with running.edited(twin):
-                seen = observed(nodes, call.run)
+                with call.standing():
+                    seen = observed(nodes, call.run)
                 looked.append((running, seen, _fits(nodes, seen, call, watch)))
         except KeyboardInterrupt:
             raise
@@ -340,7 +395,7 @@ def _fits(
             if node in seen and seen[node].kind in ("floats", "complex", "booleans"):
                 chosen = i
                 try:
-                    found[node] = _agreement(call, watch.called(call.run, call.patience))
+                    found[node] = _agreement(call, call.ran(watch))
                 except KeyboardInterrupt:
                     raise
                 except BaseException:  # it may raise anything for other values

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 OFTEN = 0.05  # seconds between two looks at the clock
+AGAIN = 1.0  # seconds after which a call that has caught the exception gets another
 
 
 class Stopped(BaseException):
@@ -61,6 +62,6 @@ class Watch:
         while not self.over.wait(OFTEN):
             with self.lock:
                 if self.end is not None and time.monotonic() > self.end:
-                    self.end, self.sent = None, True
+                    self.end, self.sent = time.monotonic() + AGAIN, True
                     error = ctypes.py_object(Stopped)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.watched), error)
