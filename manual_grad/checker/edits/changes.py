@@ -283,10 +283,10 @@ def _constants(node: Any, owner: Any) -> Iterator[Change]:
             unlikely = 0.1 * (not isinstance(owner, ast.Subscript)) + 0.1 * (value + step < 0 <= value)
             yield 0.95 + unlikely, _number(value + step), f"{text} by {step}"
         others = dict.fromkeys([-value, 0, 1, 2, 3, value - 2, value + 2, 2 * value])
-        yield from ((1.4, _number(n), f"{text} to {n}") for n in others if abs(n - value) > 1)
+        yield from ((1.5, _number(n), f"{text} to {n}") for n in others if abs(n - value) > 1)
         yield 1.5, ast.Constant(0.5), ""
     if isinstance(value, float):
-        near = [2 * value, value / 2, 1 - value, -value, value**2, 1.0, 0.0, abs(value) ** 0.5, value * 1e-9]
+        near = [2 * value, value / 2, 1 - value, -value, value**2, 1.0, 0.0, abs(value) ** 0.5, 1e-12]
         near += [1 / value] if value else []
         yield from ((1.1, ast.Constant(n), f"{text} {n}") for n in dict.fromkeys(near) if n != value)
 
