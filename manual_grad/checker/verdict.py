@@ -157,7 +157,7 @@ def _search(question: Question, used: Sequence[Sequence[Answer]]) -> Search | No
 
 
 def _with_edits(question: Question, search: Search | None, findings: list[Finding]) -> list[Finding]:
-    """The findings with the edits that make them right, in place of causes that are unknown or say little."""
+    """The findings with the edits that make them right, first where a cause is unknown or says little."""
     if search is None:
         return findings
     left = [f for leaf, f in enumerate(findings) if not f.ok and not search.said(leaf)]
@@ -166,8 +166,12 @@ def _with_edits(question: Question, search: Search | None, findings: list[Findin
     found = []
     for leaf, finding in enumerate(findings):
         edit = "" if finding.ok else search.said(leaf)
-        instead = edit and _says_little(finding)
-        found.append(replace(finding, edit=edit, diagnosis=edit if instead else finding.diagnosis))
+        said = finding.diagnosis
+        if edit and said.startswith(UNTOLD):
+            said = edit
+        elif edit and _says_little(finding):
+            said = f"{edit}; {said}"
+        found.append(replace(finding, edit=edit, diagnosis=said))
     return found
 
 
