@@ -57,6 +57,7 @@ class Question:
         until: when to stop looking for causes, on the clock of ``time.monotonic``.
         rerun: given arguments and a function that makes a cotangent, returns what computes the gradient again
             and again from copies, given a function that copies; None if it cannot be separated from the rest.
+        away: whether arguments are in another device's memory, where edited code must not run.
         in_any_layout: whether cotangents come in every memory layout: to raise for one of them is a mistake.
     """
 
@@ -74,6 +75,7 @@ class Question:
     translated: Callable[[], Callable[..., Any] | None] = lambda: None
     until: float = math.inf
     in_any_layout: bool = False
+    away: bool = False
     rerun: Callable[[tuple[Any, ...], Callable[[Any], Any]], Callable[[Callable[[Any], Any]], Any]] | None = (
         None
     )

@@ -38,6 +38,7 @@ from manual_grad.checker.asking import (
 from manual_grad.checker.check import truth_of
 from manual_grad.checker.closures import drawn_from, restore, states_of
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED
+from manual_grad.checker.edits.search import AnotherFunction
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.graph import kept_on_ctx, pulled_back, with_tensors
 from manual_grad.checker.recorded import Recording, recorded, replayed, untranslatable
@@ -109,14 +110,18 @@ class Arguments:
         # a plain tuple in place of the tuple type that torch.max and others return, unknown to JAX
         return tuple(out) if isinstance(out, tuple) and jax.tree_util.all_leaves([out]) else out
 
+    def on_cpu(self) -> "Arguments":
+        """The same in the CPU's memory: what edited code does with wrong indices is an exception there."""
+        return replace(self, given=jax.tree.map(lambda t: t.cpu() if self.is_tensor(t) else t, self.given))
+
     def copied(
-        self, values: Sequence[Any], wrt: Sequence[int], plain: bool = False
+        self, values: Sequence[Any], wrt: Sequence[int], plain: bool = False, cloned: bool = False
     ) -> tuple[list[Any], list[Any]]:
         """Fresh tensors that require gradients where ``wrt`` says so, and what to call a function with.
 
         A call may write to copies of its arguments, but gets a module's parameters as they are. They have the
         layouts of the given ones, or with ``plain``, if nothing is random, those of C order, where float64
-        exists.
+        exists. With ``cloned``, the copies are autograd's, which are made faster.
         """
         leaves, own = [], []
         arguments = len(self.tensors) - len(self.parameters)
@@ -125,7 +130,8 @@ class Arguments:
             strides = None if plain and not self.random else strides_of(given)
             make = partial(tensor_of, self.torch, np.array(value, order="C"), device, strides)
             leaves.append(make().requires_grad_() if i in wrt else make())
-            copy = make() if i not in wrt else _passed_on(self.torch, leaves[-1], make)
+            passed_on = (lambda leaf, _: leaf.clone()) if cloned else partial(_passed_on, self.torch)
+            copy = passed_on(leaves[-1], make) if i in wrt else make()
             own.append(copy if i < arguments else leaves[-1])
         return leaves, own
 
@@ -232,22 +238,20 @@ def check_torch(
     def ask(args: tuple[Any, ...], cotangent: Callable[[Any], Any]) -> Reply:
         leaves = jax.tree.leaves(args)
         got, dout, written = _asked(arguments, mine, leaves, question.wrt, question.leaf_names, cotangent)
-        if any(leaf is None for leaf in got):  # no gradient is right where the truth is 0
-            floats = [leaf for leaf in jax.tree.leaves(dout) if is_float(leaf)]
-            with exact(), contextlib.suppress(Exception):
-                wants = pulled(question.point(leaves, floats))
-                zeros = [np.zeros_like(leaves[i]) for i in question.wrt]
-                got = [
-                    z if g is None and not w.any() else g for g, w, z in zip(got, wants, zeros, strict=True)
-                ]
-        known = dict(zip(question.wrt, got, strict=True))
-        place = iter(range(len(leaves)))
-        tree = jax.tree.map(lambda leaf: known.get(next(place)), args)
-        return Reply(tuple(tree[i] for i in question.positions), dout, written)
+        if any(leaf is None for leaf in got):
+            got = _without_none(question, leaves, got, dout)
+        return Reply(_placed(question, args, got), dout, written)
+
+    def rerun(
+        args: tuple[Any, ...], cotangent: Callable[[Any], Any]
+    ) -> Callable[[Callable[[Any], Any]], Any]:
+        again = _again(arguments.on_cpu(), mine, question, jax.tree.leaves(args), cotangent)
+        return lambda copied: _placed(question, args, again())
 
     with torch.inference_mode(False), swapped:
         detach = lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
         detached = called(WHO, "PyTorch", jax.tree.map, detach, given)  # not where all tensors must be fake
+        away = {t.device.type for t in jax.tree.leaves(detached) if isinstance(t, torch.Tensor)} - {"cpu"}
         roots = (fn, reference, detached)
         generators = tuple(states_of(torch, roots))
         arguments = Arguments(torch, detached, tuple(parameters), roots=roots, generators=generators)
@@ -274,6 +278,8 @@ def check_torch(
             translated=lambda: translation()[0],
             until=until(WHO, seconds),
             in_any_layout=True,
+            rerun=rerun,
+            away=bool(away),
         )
         with arguments.recorded():
             _, own = arguments.copied(question.values, question.wrt)
@@ -538,6 +544,60 @@ def _asked(
     notes += modified(names, after, [array_of(t) for t in own], "backward")
     notes += modified(["the cotangent"] * len(given), given, [array_of(d) for d in douts], "backward")
     return [None if g is None else array_of(g) for g in got], copies(dout), tuple(notes)
+
+
+def _without_none(question: Question, leaves: Sequence[Any], got: Sequence[Any], dout: Any) -> list[Any]:
+    """A gradient with zeros where none was returned and the truth is 0."""
+    floats = [leaf for leaf in jax.tree.leaves(dout) if is_float(leaf)]
+    with exact(), contextlib.suppress(Exception):
+        wants = pulled(question.point(leaves, floats))
+        zeros = [np.zeros_like(leaves[i]) for i in question.wrt]
+        return [z if g is None and not w.any() else g for g, w, z in zip(got, wants, zeros, strict=True)]
+    return list(got)
+
+
+def _placed(question: Question, args: tuple[Any, ...], got: Sequence[Any]) -> tuple[Any, ...]:
+    """The gradient of each argument of ``positions``, given that of each leaf of ``wrt``."""
+    known, place = dict(zip(question.wrt, got, strict=True)), iter(range(len(question.values)))
+    tree = jax.tree.map(lambda leaf: known.get(next(place)), args)
+    return tuple(tree[i] for i in question.positions)
+
+
+def _again(
+    arguments: Arguments,
+    fn: Callable[..., Any],
+    question: Question,
+    values: Sequence[Any],
+    cotangent: Callable[[Any], Any],
+) -> Callable[[], list[Any]]:
+    """What computes a gradient again and again: the function, which must return the same, and its backward.
+
+    It does without the care of :func:`_asked`, whose notes are not needed twice.
+    """
+    torch, known = arguments.torch, {}
+
+    def run(first: bool = False) -> list[Any]:
+        with arguments.recorded():
+            leaves, own = arguments.copied(values, question.wrt, cloned=True)
+            out = arguments.called_with(fn, own)
+            arrays = jax.tree.map(lambda t: array_of(t) if arguments.is_tensor(t) else None, out)
+            if first:
+                known["out"] = arrays
+            elif not _alike(jax.tree.leaves(arrays), jax.tree.leaves(known["out"]), 1e-6):
+                raise AnotherFunction
+            pairs = zip(jax.tree.leaves(cotangent(arrays)), tensors_in(torch, WHO, "fn", out), strict=True)
+            flowing = [(tensor_of(torch, d, t.device), t) for d, t in pairs if t.requires_grad]
+            outs, of = [t for _, t in flowing], [leaves[i] for i in question.wrt]
+            got = pulled_back(torch, outs, of, [d for d, _ in flowing], arguments.roots)
+        return [None if g is None else array_of(g) for g in got]
+
+    unknown = [k for k, g in enumerate(run(first=True)) if g is None]
+    filled = _without_none(question, values, [None] * len(question.wrt), cotangent(known["out"]))
+
+    def again() -> list[Any]:
+        return [filled[k] if g is None else g for k, g in enumerate(run())]
+
+    return again if unknown else run
 
 
 def _each_alone(arguments: Arguments, fn: Callable[..., Any], question: Question, report: Report) -> Report:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manual_grad.checker.edits.observed import Seen, is_read
+from manual_grad.checker.edits.observed import Seen, is_read, name_of
 from manual_grad.checker.edits.running import located
 
 INSERTED = 1.6  # the least cost of an insertion
 LARGEST = 14  # nodes of an expression that is put in place of another
 COMBINED_WITH = 20  # expressions that an expression is multiplied by or added to
+OTHER_SHAPE = 1.45  # the cost of a variable of another shape, which may be broadcast
 REPLACED_BY = 12  # expressions that are tried in place of one
 SWAPPED: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub, ast.Mult),
@@ -55,6 +56,18 @@ CALLED = [  # functions that are taken for each other
     "amax amin",
     "vstack hstack",
     "set add",  # of x.at[index]
+    "cat stack",
+    "empty_like zeros_like ones_like",
+    "new_zeros new_ones new_empty",
+    "sqrt rsqrt square",
+    "sigmoid tanh relu silu",
+    "softmax log_softmax",
+    "clamp_min clamp_max",
+    "lt le gt ge",
+    "mul div add sub",
+    "mul_ div_ add_ sub_",
+    "scatter_ scatter_add_",
+    "index_copy_ index_add_",
 ]
 WORDS = [
     ("left", "right"),
@@ -168,16 +181,30 @@ def edits_of(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
             for cost, new, group in _in_place_of(slot, seen, pool, called):
                 yield Edit(cost, ((*slot[:3], new),), statement, group, slot[3])
     if isinstance(tree, ast.FunctionDef):
-        yield from _of_blocks(tree)
+        yield from _of_blocks(tree, seen)
 
 
 def _pool(tree: Any, seen: dict[ast.AST, Seen]) -> dict[str, tuple[Any, Seen]]:
     """The small expressions of a function, by their text."""
     found: dict[str, tuple[Any, Seen]] = {}
-    for node, what in seen.items():
-        if isinstance(node, SMALL) and what.kind not in NO_VALUE and _size(node) <= LARGEST:
-            found.setdefault(ast.unparse(node), (node, what))
+    for place, what in seen.items():
+        name = name_of(place)
+        node = ast.copy_location(ast.Name(name, ast.Load()), place) if name else place
+        if not isinstance(node, SMALL) or what.kind in NO_VALUE or _size(node) > LARGEST or _writes(node):
+            continue
+        first, its = found.setdefault(ast.unparse(node), (node, what))
+        if what.like(its) and not what.equals(its):  # it has been written to
+            found[ast.unparse(node)] = first, what
     return found
+
+
+def _writes(node: ast.AST) -> bool:
+    """Whether an expression calls a method that writes to a tensor, such as ``mul_``."""
+    return any(isinstance(n, ast.Attribute) and _in_place(n.attr) for n in ast.walk(node))
+
+
+def _in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _size(node: ast.AST) -> int:
@@ -203,9 +230,16 @@ def _in_place_of(
         yield from _operators(node)
     if isinstance(node, ast.UnaryOp):
         yield 1.1, node.operand, "no unary"
+    if isinstance(node, ast.List):
+        yield from ((1.1, ast.List(elts, node.ctx), "") for elts in _swapped(node.elts))
+    if isinstance(node, ast.Tuple):
+        yield from ((1.1, ast.Tuple(elts, node.ctx), "") for elts in _swapped(node.elts))
+        yield from ((1.1, ast.Tuple(elts, node.ctx), "") for elts in _instead_of_none(node.elts, pool))
+    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
+        yield 1.2, node.value, ""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         for op in COMPARED.get(type(node.ops[0]), ()):
-            cost = 1.0 if STRICT.get(type(node.ops[0])) is op else 1.4
+            cost = 1.0 if STRICT.get(type(node.ops[0])) is op else 1.1
             group = "strict" if cost == 1.0 else "compare"
             yield cost, ast.Compare(node.left, [op()], node.comparators), group
     if isinstance(node, ast.BoolOp):
@@ -224,13 +258,33 @@ def _in_place_of(
         yield from _calls(node, seen)
     if what is None:
         return
-    yield from _others(node, owner, what, pool)
+    if not (isinstance(owner, ast.Attribute) and _in_place(owner.attr)):
+        yield from _others(node, owner, what, pool)
     if what.kind == "integers" and what.shape == () and not isinstance(node, ast.Constant):
         yield from _whole_numbers(node, what, owner, pool)
     if what.kind in ("floats", "complex", "booleans"):
         yield from _inside(node, what, seen)
         yield from _shortened(node, what, pool)
         yield from _wrapped(node, what, owner, called)
+
+
+def _swapped(items: Sequence[Any]) -> Iterator[list[Any]]:
+    """Items with two of them swapped."""
+    for i, j in itertools.combinations(range(len(items)), 2):
+        swapped = list(items)
+        swapped[i], swapped[j] = swapped[j], swapped[i]
+        yield swapped
+
+
+def _instead_of_none(items: Sequence[Any], pool: dict[str, tuple[Any, Seen]]) -> Iterator[list[Any]]:
+    """Items with a variable, or its sum over the first axis, in place of None."""
+    names = [n for n, what in pool.values() if isinstance(n, ast.Name) and what.kind == "floats"]
+    for i, item in enumerate(items):
+        if isinstance(item, ast.Constant) and item.value is None:
+            for name in reversed(names):  # those that are worked out last, and perhaps not used
+                held = copy.deepcopy(name)
+                summed = ast.Call(ast.Attribute(held, "sum", ast.Load()), [ast.Constant(0)], [])
+                yield from ([*items[:i], new, *items[i + 1 :]] for new in (held, summed))
 
 
 def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
@@ -259,6 +313,9 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
         longer = 0.05 * max(_size(other) - _size(node), 0)
         longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)
         yield 1.0 + 0.03 * rank + longer + (0 if simple else 0.5), copy.deepcopy(other), group
+    for other, its in pool.values() if isinstance(node, ast.Name) else ():
+        if isinstance(other, ast.Name) and its.kind == what.kind and its.shape != what.shape:
+            yield OTHER_SHAPE, copy.deepcopy(other), ""
 
 
 def _constants(node: Any, owner: Any) -> Iterator[Change]:
@@ -411,7 +468,7 @@ def _whole_numbers(node: Any, what: Seen, owner: Any, pool: dict[str, tuple[Any,
     if what.number is not None and what.number > 1:
         divisors = [n for n in range(2, what.number) if what.number % n == 0]
         others = dict.fromkeys([*divisors, *range(1, what.number + 3)])
-        yield from ((1.7, ast.Constant(n), "") for n in list(others)[:10] if n != what.number)
+        yield from ((2.3, ast.Constant(n), "") for n in list(others)[:10] if n != what.number)
     for n in (2, 3):
         yield 1.6, ast.BinOp(ast.Constant(n), ast.Mult(), node), ""
     for other, its in pool.values():
@@ -499,10 +556,14 @@ def _calls(node: ast.Call, seen: dict[ast.AST, Seen]) -> Iterator[Change]:
                         else ast.Name(other, ast.Load())
                     )
                     yield 1.2, ast.Call(renamed, node.args, node.keywords), f"{name} {other}"
-    for i, j in itertools.combinations(range(len(node.args)), 2):
-        args = list(node.args)
-        args[i], args[j] = args[j], args[i]
+    for args in _swapped(node.args):
         yield 1.2, ast.Call(func, args, node.keywords), ""
+    if _in_place(name) and isinstance(func, ast.Attribute):
+        new = ast.Attribute(func.value, name[:-1], ast.Load())
+        yield 1.1, ast.Call(new, node.args, node.keywords), f"no {name}"
+    if name == "index_put_":
+        added = ast.keyword("accumulate", ast.Constant(True))
+        yield 1.0, ast.Call(func, node.args, [*node.keywords, added]), ""
     for i in range(len(node.keywords)):
         rest = node.keywords[:i] + node.keywords[i + 1 :]
         yield 1.2, ast.Call(func, node.args, rest), f"no {node.keywords[i].arg}"
@@ -520,14 +581,19 @@ def _reductions(node: ast.Call, value: Any, seen: dict[ast.AST, Seen]) -> Iterat
     """A reduction over an axis instead of over all, or with the axis kept."""
     reduced = value or (node.args[0] if node.args else None)
     given = {k.arg for k in node.keywords} | ({"axis"} if len(node.args) > (0 if value else 1) else set())
-    kept = ast.keyword("keepdims", ast.Constant(True))
-    if "axis" not in given:
+    axis_word, kept_word = ("dim", "keepdim") if _is_tensor(reduced, seen) else ("axis", "keepdims")
+    kept = ast.keyword(kept_word, ast.Constant(True))
+    if not given & {"axis", "dim"}:
         for n in (-1, *range((len(seen[reduced].shape) if reduced in seen else 2) - 1)):
-            axis = ast.keyword("axis", _number(n))
+            axis = ast.keyword(axis_word, _number(n))
             yield 1.2, ast.Call(node.func, node.args, [*node.keywords, axis, kept]), f"over {n}, kept"
             yield 1.3, ast.Call(node.func, node.args, [*node.keywords, axis]), f"over {n}"
-    elif "keepdims" not in given:
+    elif not given & {"keepdims", "keepdim"}:
         yield 1.2, ast.Call(node.func, node.args, [*node.keywords, kept]), "kept"
+
+
+def _is_tensor(node: Any, seen: dict[ast.AST, Seen]) -> bool:
+    return node in seen and seen[node].tensor
 
 
 def _ranges(node: ast.Call) -> Iterator[Change]:
@@ -553,14 +619,15 @@ def _wrapped(node: Any, what: Seen, owner: Any, called: dict[str, Any]) -> Itera
     if outermost or term or isinstance(owner, ast.Call):
         yield 1.2, ast.UnaryOp(ast.USub(), node), ""
     if len(what.shape) >= 2:
-        yield 1.4, ast.Attribute(node, "T", ast.Load()), ""
+        yield 1.4, ast.Attribute(node, "T" if len(what.shape) == 2 else "mT", ast.Load()), ""
     if what.shape:
         yield (
             1.5,
             ast.Subscript(node, ast.Slice(None, None, ast.UnaryOp(ast.USub(), ast.Constant(1))), ast.Load()),
             "",
         )
-        yield 1.3, ast.Call(ast.Attribute(node, "copy", ast.Load()), [], []), "copied"
+        copied = ast.Attribute(node, "clone" if what.tensor else "copy", ast.Load())
+        yield 1.3, ast.Call(copied, [], []), "copied"
     if what.kind == "complex":
         yield 1.0, ast.Call(ast.Attribute(node, "conj", ast.Load()), [], []), "conjugate"
     for func in called.values():
@@ -631,15 +698,20 @@ def _moved_on(node: Any) -> Iterator[Any]:
 # --- statements -------------------------------------------------------------------------------------------
 
 
-def _instead(statement: ast.stmt) -> Iterator[tuple[float, Any]]:
+def _instead(statement: ast.stmt, seen: dict[ast.AST, Seen]) -> Iterator[tuple[float, Any]]:
     """Another kind of assignment, or another condition."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple):
+        for elts in _swapped(statement.targets[0].elts):
+            yield 1.1, ast.Assign([ast.Tuple(elts, ast.Store())], statement.value)
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        yield from _not_in_place(statement.value)
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
         if isinstance(target, ast.Subscript | ast.Name):
             for cost, op in ((1.0, ast.Add()), (1.3, ast.Mult()), (1.2, ast.Sub())):
                 yield cost, ast.AugAssign(target, op, statement.value)
         if isinstance(target, ast.Subscript):
-            yield 1.2, _added_at(target, statement.value)
+            yield 1.2, _added_at(target, statement.value, seen)
     if isinstance(statement, ast.AugAssign):
         target, kind = statement.target, type(statement.op)
         yield 1.0, ast.Assign([target], statement.value)
@@ -647,20 +719,37 @@ def _instead(statement: ast.stmt) -> Iterator[tuple[float, Any]]:
         if kind in opposite:
             yield 1.0, ast.AugAssign(target, opposite[kind](), statement.value)
         if isinstance(target, ast.Subscript) and kind is ast.Add:
-            yield 1.1, _added_at(target, statement.value)
+            yield 1.1, _added_at(target, statement.value, seen)
     if isinstance(statement, ast.If):
         yield 1.2, ast.If(ast.Constant(True), statement.body, statement.orelse)
         yield 1.2, ast.If(ast.Constant(False), statement.body, statement.orelse)
         yield 1.3, ast.If(ast.UnaryOp(ast.Not(), statement.test), statement.body, statement.orelse)
 
 
-def _added_at(target: ast.Subscript, value: Any) -> ast.stmt:
-    at = ast.Attribute(ast.Attribute(ast.Name("np", ast.Load()), "add", ast.Load()), "at", ast.Load())
-    held = copy.deepcopy(target.value)
-    return ast.Expr(ast.Call(at, [held, target.slice, value], []))
+def _not_in_place(call: ast.Call) -> Iterator[tuple[float, Any]]:
+    """An assignment in place of a method that writes to a tensor that others hold too."""
+    func = call.func
+    if isinstance(func, ast.Attribute) and _in_place(func.attr) and isinstance(func.value, ast.Name):
+        plain = ast.Call(ast.Attribute(func.value, func.attr[:-1], ast.Load()), call.args, call.keywords)
+        yield 1.2, ast.Assign([ast.Name(func.value.id, ast.Store())], plain)
 
 
-def _of_blocks(tree: Any) -> Iterator[Edit]:
+def _added_at(target: ast.Subscript, value: Any, seen: dict[ast.AST, Seen]) -> ast.stmt:
+    """An addition that repeated indices make several times."""
+    held, index = copy.deepcopy(target.value), target.slice
+    if not _is_tensor(target.value, seen):
+        at = ast.Attribute(ast.Attribute(ast.Name("np", ast.Load()), "add", ast.Load()), "at", ast.Load())
+        return ast.Expr(ast.Call(at, [held, index, value], []))
+    if isinstance(index, ast.Name):
+        added = ast.Attribute(held, "index_add_", ast.Load())
+        return ast.Expr(ast.Call(added, [ast.Constant(0), index, value], []))
+    indices = index if isinstance(index, ast.Tuple) else ast.Tuple([index], ast.Load())
+    put = ast.Attribute(held, "index_put_", ast.Load())
+    accumulated = ast.keyword("accumulate", ast.Constant(True))
+    return ast.Expr(ast.Call(put, [indices, value], [accumulated]))
+
+
+def _of_blocks(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
     """A statement changed, left out, made earlier or later, or moved out of a loop."""
     for node in ast.walk(tree):
         for name in ("body", "orelse"):
@@ -668,7 +757,7 @@ def _of_blocks(tree: Any) -> Iterator[Edit]:
             if not isinstance(block, list) or not block or not isinstance(block[0], ast.stmt):
                 continue
             for i, statement in enumerate(block):
-                for cost, new in _instead(statement):
+                for cost, new in _instead(statement, seen):
                     yield Edit(cost, ((node, name, i, ast.copy_location(new, statement)),), statement)
                 if isinstance(statement, ast.FunctionDef | ast.Import | ast.ImportFrom | ast.Return):
                     continue

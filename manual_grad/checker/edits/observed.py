@@ -24,12 +24,14 @@ class Seen:
         shape: of the first value.
         marks: a number for each of the first values, equal for equal ones.
         number: the first value, if it is an integer.
+        tensor: whether the first value is a PyTorch tensor.
     """
 
     kind: str
     shape: tuple[int, ...]
     marks: list[float] = field(default_factory=list)
     number: int | None = None
+    tensor: bool = False
 
     def like(self, other: "Seen") -> bool:
         """Whether one could stand in place of the other: the same kind and shape."""
@@ -56,12 +58,13 @@ def is_read(node: ast.AST) -> bool:
 def watched(tree: Any) -> tuple[Any, list[ast.AST]]:
     """A function that shows the value of every expression to ``look(i, value)``, and the expressions.
 
-    What ``look`` returns is what the function goes on with.
+    What ``look`` returns is what the function goes on with, except for variables that are never read.
     """
     nodes, twin = list(ast.walk(tree)), copy.deepcopy(tree)
     index = dict(zip(ast.walk(twin), range(len(nodes)), strict=True))
     for statement in twin.body if isinstance(twin.body, list) else [twin]:
         _watch(statement, index)
+    _show_unread(twin, index)
     return ast.fix_missing_locations(twin), nodes
 
 
@@ -114,10 +117,51 @@ def _watch(node: Any, index: dict[ast.AST, int]) -> None:
                     setattr(node, name, watched)
 
 
+def _show_unread(twin: Any, index: dict[ast.AST, int]) -> None:
+    """Show the variables and parameters that a function never reads, as it may have to."""
+    read = {n.id for n in index if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+    def shown(targets: Sequence[ast.AST]) -> list[ast.stmt]:
+        named = [(n, name_of(n)) for target in targets for n in ast.walk(target) if n in index]
+        return [
+            ast.Expr(
+                ast.Call(ast.Name(NAME, ast.Load()), [ast.Constant(index[n]), ast.Name(name, ast.Load())], [])
+            )
+            for n, name in named
+            if name and name not in read
+        ]
+
+    for node in index:
+        for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
+            if isinstance(block, list):
+                block[:] = [
+                    s
+                    for own in block
+                    for s in (own, *(shown(own.targets) if isinstance(own, ast.Assign) else ()))
+                ]
+    if isinstance(twin, ast.FunctionDef):
+        twin.body[:0] = shown([twin.args])
+
+
+def name_of(node: ast.AST) -> str:
+    """The name of a parameter, or of a variable where it is assigned; "" for anything else."""
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else ""
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTorch tensor, without importing PyTorch."""
+    return hasattr(value, "new_tensor")
+
+
 def as_array(value: Any) -> np.ndarray | None:
     """An array's or a number's values; None for anything else."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
+    if is_tensor(value):
+        try:
+            return _of_tensor(value)
+        except Exception:  # a tensor without numbers in memory may refuse
+            return None
     if not (isinstance(value, int | float | complex | np.generic) or hasattr(value, "shape")):
         return None
     try:
@@ -127,13 +171,19 @@ def as_array(value: Any) -> np.ndarray | None:
     return array if array.dtype.kind in ARRAYS else None
 
 
+def _of_tensor(tensor: Any) -> np.ndarray:
+    """A tensor's numbers, in float32 where NumPy has no such dtype."""
+    narrow = tensor.is_floating_point() and tensor.element_size() < 4
+    return np.asarray((tensor.detach().float() if narrow else tensor.detach()).numpy(force=True))
+
+
 def _first(value: Any) -> Seen:
     array = as_array(value)
     if array is None:
         return Seen(type(value).__name__, ())
     kind = ARRAYS[array.dtype.kind]
     whole = kind == "integers" and not array.ndim
-    return Seen(kind, array.shape, [], int(array) if whole else None)
+    return Seen(kind, array.shape, [], int(array) if whole else None, is_tensor(value))
 
 
 def _mark(value: Any) -> float:

@@ -172,7 +172,17 @@ def _codes_run(call: Callable[[], Any]) -> list[types.CodeType]:
 
 def _is_own(file: str) -> bool:
     """Whether a file is the user's: neither a library nor this package."""
-    return not file.startswith((*LIBRARIES, OWN, "<frozen")) and bool(linecache.getlines(file))
+    if file.startswith((*LIBRARIES, OWN, "<frozen")) or _is_installed(Path(file).parent):
+        return False
+    return bool(linecache.getlines(file))
+
+
+@functools.cache
+def _is_installed(folder: Path) -> bool:
+    """Whether a folder holds installed packages, or lies in one of those, wherever that is on the path."""
+    if folder.name in ("site-packages", "dist-packages") or any(folder.glob("*.dist-info")):
+        return True
+    return (folder / "__init__.py").exists() and _is_installed(folder.parent)
 
 
 def _constants(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -22,12 +22,13 @@ import numpy as np
 from manual_grad.checker.answers import Answer, as_float64, within
 from manual_grad.checker.asking import Question, copies, gradients, like
 from manual_grad.checker.edits.changes import INSERTED, Edit, edits_of, insertions_of, statements, undone
-from manual_grad.checker.edits.observed import Seen, as_array, looking, observed, watched
+from manual_grad.checker.edits.observed import Seen, as_array, is_read, is_tensor, looking, observed, watched
 from manual_grad.checker.edits.running import Running, caches_kept, functions_run
 from manual_grad.checker.edits.standin import StandIn, as_arrays
 from manual_grad.checker.edits.stopping import Watch
 from manual_grad.checker.edits.wording import phrase
 from manual_grad.checker.truth import is_float
+from manual_grad.compare import TOLERANCES
 
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
 ELSEWHERE = 0.2  # what a place counts whose values cannot be varied
@@ -37,7 +38,12 @@ WHOLE = 5.0  # seconds more where the forward function runs too, which JAX may h
 NEAR = {8: 1e-7, 4: 1e-4, 2: 0.05}  # relative to the largest entry, by bytes: what rounding may change
 PATIENCE = 0.2  # seconds that an edited call may take, however fast the original is
 FIRST = 1.0  # seconds that the unedited call may take in NumPy
+ON_CPU = 1e-4  # of the largest entry: as far as another device's results may differ from a CPU's
 Tried = tuple[float, Running, Edit]  # a rank, the smaller the better
+
+
+class AnotherFunction(Exception):
+    """An edited forward function returned something else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +52,8 @@ class Call:
 
     Attributes:
         run: makes the call; the gradient with respect to each leaf.
-        whole: the same from the beginning, with the forward function; it raises if that changes.
+        whole: the same from the beginning, with the forward function; it raises if that changes, or if the
+            call writes to what it is given and did not before.
         right: which leaves of a gradient are right there.
         base: the gradient as it is.
         wrong: the wrong entries of each leaf; None for a leaf of another shape.
@@ -136,9 +143,8 @@ def search_of(question: Question, answers: Sequence[Answer], wrong: Sequence[int
     try:
         ordered = sorted(answers, key=lambda answer: sum(_right(answer)(answer.gots)))
         calls = [_call(question, answer) for answer in ordered]
-        if not all(
-            _equal(call.run(), call.base) for call in calls
-        ):  # they keep values from the forward function
+        kept = all(_equal(call.run(), call.base) for call in calls)
+        if not kept and not question.away:  # they keep values from the forward function
             calls = [replace(call, run=call.whole) for call in calls]
         if not all(_equal(call.run(), call.base) for call in calls):
             return None
@@ -160,28 +166,37 @@ def _call(question: Question, answer: Answer) -> Call:
     cotangent = lambda out: like(answer.cotangent, out)  # noqa: E731
     args = question.args_of(answer.values)
     again = question.rerun(args, cotangent) if question.rerun else None
-    outs = [np.asarray(leaf) for leaf in answer.outs]
+    outs: list[Any] = []
+    writes: set[str] = set()
 
-    def whole() -> list[Any]:
+    def whole(first: bool = False) -> list[Any]:
         def checked(out: Any) -> Any:
-            floats = [leaf for leaf in jax.tree.leaves(out) if is_float(leaf)]
-            if not all(_near(a, b) for a, b in zip(floats, outs, strict=True)):
-                raise ValueError("another function")
+            floats = [as_float64(leaf) for leaf in jax.tree.leaves(out) if is_float(leaf)]
+            outs.extend(floats if first else ())
+            if not _equal(floats, outs):
+                raise AnotherFunction
             return cotangent(out)
 
-        return gradients(question, question.ask(args, checked).got)
+        reply = question.ask(args, checked)
+        writes.update(reply.modified if first else ())
+        if not writes.issuperset(reply.modified):
+            raise AnotherFunction
+        return gradients(question, reply.got)
 
     run = whole
     for copied in (_in_numpy, copies) if again is not None else ():  # JAX's arrays are slow, one by one
         alone = partial(_alone, question, again, copied)
         with contextlib.suppress(Exception):
-            if _equal(alone(), answer.gots):
+            if _equal(alone(), answer.gots, ON_CPU if question.away else 0.0):
                 run = alone
                 break
+    if run is whole and question.away:
+        raise AnotherFunction
+    whole(first=True)
     began = time.monotonic()
-    run()
+    base = run()
     patience = PATIENCE + 10 * (time.monotonic() - began)
-    return Call(run, whole, _right(answer), answer.gots, _wrong_entries(answer), patience, again)
+    return Call(run, whole, _right(answer), base, _wrong_entries(answer), patience, again)
 
 
 def _standing(question: Question, call: Call, standin: StandIn, watch: Watch) -> Call | None:
@@ -237,18 +252,23 @@ def _wrong_entries(answer: Answer) -> list[Any]:
         if got is None or np.shape(got) != want.shape:
             found.append(None)
             continue
-        off = np.abs(as_float64(got) - want)
-        found.append(~(off <= 1e-7 * np.max(np.abs(want), initial=1e-300)) & np.isfinite(want))
+        off, largest = np.abs(as_float64(got) - want), np.max(np.abs(want), initial=1e-300)
+        share = max(1e-7, TOLERANCES.get(np.asarray(got).dtype.name, 0.0))
+        found.append(~(off <= share * largest) & np.isfinite(want))
     return found
 
 
-def _equal(gots: list[Any], others: list[Any]) -> bool:
-    pairs = zip(gots, others, strict=True)
-    return all(
-        (a is None) == (b is None)
-        and (a is None or (np.shape(a) == np.shape(b) and np.allclose(a, b, 1e-6, 1e-12, equal_nan=True)))
-        for a, b in pairs
-    )
+def _equal(gots: list[Any], others: list[Any], share: float = 0.0) -> bool:
+    """Whether two calls have the same results, up to a share of the largest entry."""
+    return len(gots) == len(others) and all(map(partial(_same, share), gots, others))
+
+
+def _same(share: float, a: Any, b: Any) -> bool:
+    if a is None or b is None or np.shape(a) != np.shape(b):
+        return a is b
+    a, b = as_float64(a), as_float64(b)
+    largest = np.max(np.abs(b), where=np.isfinite(b), initial=0.0)
+    return np.allclose(a, b, 1e-6, max(1e-12, share * largest), equal_nan=True)
 
 
 @contextlib.contextmanager
@@ -384,18 +404,23 @@ def _fits(
         if array is None or array.dtype.kind not in "fcb":
             return value
         if array.dtype.kind == "b":
-            return array ^ (rng.random(array.shape) < 0.4)
-        noise = np.asarray(rng.standard_normal(array.shape), array.dtype)
-        noise *= 0.3 * (float(np.max(np.abs(array), initial=0.0)) or 1.0)
-        return value + (value.new_tensor(noise) if hasattr(value, "new_tensor") else noise)
+            noise = rng.random(array.shape) < 0.4
+            return value ^ (value.new_tensor(noise) if is_tensor(value) else noise)
+        size = 0.3 * (float(np.max(np.abs(array), initial=0.0)) or 1.0)
+        noise = np.asarray(size * rng.standard_normal(array.shape), array.dtype)
+        if isinstance(value, float):
+            return value + float(noise)
+        return value + (value.new_tensor(noise) if is_tensor(value) else noise)
 
     found: dict[Any, tuple[float, bool]] = {}
     with looking(shaken):
         for i, node in enumerate(nodes):
-            if node in seen and seen[node].kind in ("floats", "complex", "booleans"):
+            if node in seen and is_read(node) and seen[node].kind in ("floats", "complex", "booleans"):
                 chosen = i
                 try:
                     found[node] = _agreement(call, call.ran(watch))
+                except AnotherFunction:
+                    found[node] = 0.0, False
                 except KeyboardInterrupt:
                     raise
                 except BaseException:  # it may raise anything for other values
