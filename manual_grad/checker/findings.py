@@ -34,12 +34,16 @@ class Finding:
         """Whether there was anything to compare it with."""
         return not math.isnan(self.max_error)
 
+    @property
+    def said(self) -> str:
+        """The diagnosis, and on a line of its own the edit, if it is not a part of that."""
+        apart = self.edit and self.edit not in self.diagnosis
+        return f"{self.diagnosis}\n{self.edit}" if apart else self.diagnosis
+
     def __str__(self) -> str:
         if self.ok:
             return f"{self.name}: right, relative error {self.max_error:.1e}"
-        line = f"{self.name}: {'WRONG' if self.told else 'NOT CHECKED'}, {self.diagnosis}"
-        if self.edit and self.edit not in line:
-            line += f"\n    {self.edit}"
+        line = f"{self.name}: {'WRONG' if self.told else 'NOT CHECKED'}, {self.said}".replace("\n", "\n    ")
         if self.where is None:
             return line
         index, got, expected = self.where

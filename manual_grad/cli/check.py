@@ -167,8 +167,7 @@ def _print_report(console: Console, report: Report) -> None:
             at = f"at [{','.join(map(str, index))}] " if index else ""
             where = f"{at}got {got:.6g}, expected {expected:.6g}"
         word = "wrong" if f.told else "not checked"
-        edit = f"\n{f.edit}" if f.edit not in f.diagnosis else ""
-        verdict = "[green]right[/]" if f.ok else f"[bold red]{word}[/]: {escape(f.diagnosis + edit)}"
+        verdict = "[green]right[/]" if f.ok else f"[bold red]{word}[/]: {escape(f.said)}"
         table.add_row(escape(f.name), f"{f.max_error:.1e}" if f.told else "", escape(where), verdict)
     tables.print_fitted(console, table, ("where",))
     for note in report.notes:

@@ -293,7 +293,7 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
     allowed = ast.Name | ast.Attribute if inner else SMALL
     text, line = ast.unparse(node), getattr(node, "lineno", 0)
     fits = [
-        (t, other)
+        (t, other, its.shape == what.shape)
         for t, (other, its) in pool.items()
         if t != text
         and its.like(what)
@@ -303,14 +303,15 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
     ]
     simple = isinstance(node, ast.Name | ast.Subscript | ast.Attribute)
 
-    def far(item: tuple[str, Any]) -> tuple[Any, ...]:
-        other = item[1]
+    def far(item: tuple[str, Any, bool]) -> tuple[Any, ...]:
+        _, other, same_shape = item
         alike = type(other) is type(node) and ast.unparse(getattr(other, "value", other)) in text
-        return (not alike, type(other) is not type(node), _size(other) > 4, abs(other.lineno - line))
+        near = abs(other.lineno - line)
+        return (not same_shape, not alike, type(other) is not type(node), _size(other) > 4, near)
 
-    for rank, (t, other) in enumerate(sorted(fits, key=far)[:REPLACED_BY]):
+    for rank, (t, other, same_shape) in enumerate(sorted(fits, key=far)[:REPLACED_BY]):
         group = f"{text} -> {t}" if simple else ""
-        longer = 0.05 * max(_size(other) - _size(node), 0)
+        longer = 0.05 * max(_size(other) - _size(node), 0) + 0.1 * (not same_shape)
         longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)
         yield 1.0 + 0.03 * rank + longer + (0 if simple else 0.5), copy.deepcopy(other), group
     for other, its in pool.values() if isinstance(node, ast.Name) else ():

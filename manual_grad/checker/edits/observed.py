@@ -34,8 +34,12 @@ class Seen:
     tensor: bool = False
 
     def like(self, other: "Seen") -> bool:
-        """Whether one could stand in place of the other: the same kind and shape."""
-        return self.kind == other.kind and self.shape == other.shape
+        """Whether one could stand in place of the other: the same kind, and shapes that broadcast."""
+        return (
+            self.kind == other.kind
+            and len(self.shape) == len(other.shape)
+            and all(m == n or 1 in (m, n) for m, n in zip(self.shape, other.shape, strict=True))
+        )
 
     def equals(self, other: "Seen") -> bool:
         """Whether the values are the same."""
