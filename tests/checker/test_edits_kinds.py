@@ -165,6 +165,30 @@ def test_an_inclusive_sum_for_an_exclusive_one():
     assert "- s" in wrong["x"].partition("instead of")[0], wrong
 
 
+def layer_bwd(res, d):
+    x, w = res
+    h = np.maximum(x @ w, 0)
+    dz = d * (x[:, :1] > 0)
+    return dz @ w.T, x.T @ dz + 0 * h.sum()
+
+
+def test_the_mask_of_another_array():
+    args = RNG.normal(size=(4, 3)), RNG.normal(size=(3, 5))
+    wrong = edits(lambda x, w: jnp.maximum(x @ w, 0), layer_bwd, *args)
+    assert "`dz = d * (h > 0)`" in wrong["x"], wrong
+
+
+def rounded_bwd(res, d):
+    (x,) = res
+    at = np.floor(2 * x).astype(int)
+    return (d * (at > 2),)
+
+
+def test_a_value_that_is_rounded():
+    wrong = edits(lambda x: jnp.where(x >= 1, x, 0), rounded_bwd, RNG.uniform(0, 3, size=9))
+    assert "right with" in wrong["x"], wrong
+
+
 def test_nothing_is_edited_afterwards():
     before = {f: f.__code__ for f in (torsion_bwd, lse, chain_bwd, unrolled_bwd)}
     test_the_next_step_is_not_added()

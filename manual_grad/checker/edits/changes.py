@@ -82,6 +82,10 @@ REDUCTIONS = (
     *("any", "all", "cumsum", "logsumexp", "norm"),
 )
 SMALL = ast.Name | ast.Subscript | ast.Attribute | ast.BinOp | ast.Call | ast.UnaryOp
+DISCRETE = (  # small changes of their arguments have no effect
+    *("floor", "ceil", "round", "rint", "trunc", "sign", "argmax", "argmin", "argsort", "searchsorted"),
+    *("astype", "int", "bool", "heaviside", "top_k", "topk", "digitize"),
+)
 NO_VALUE = ("NoneType", "module", "function", "type")
 
 
@@ -544,9 +548,14 @@ def _slices(part: ast.Slice) -> Iterator[tuple[float, ast.Slice]]:
             yield 1.1, ast.Slice(inner, None, step)
 
 
-def _calls(node: ast.Call, seen: dict[ast.AST, Seen]) -> Iterator[Change]:
+def called_name(node: ast.Call) -> str:
+    """The name of the function or the method that is called."""
     func = node.func
-    name = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+
+
+def _calls(node: ast.Call, seen: dict[ast.AST, Seen]) -> Iterator[Change]:
+    func, name = node.func, called_name(node)
     for kind in CALLED:
         if name in kind.split():
             for other in kind.split():

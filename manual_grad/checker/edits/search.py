@@ -21,7 +21,16 @@ import numpy as np
 
 from manual_grad.checker.answers import Answer, as_float64, within
 from manual_grad.checker.asking import Question, copies, gradients, like
-from manual_grad.checker.edits.changes import INSERTED, Edit, edits_of, insertions_of, statements, undone
+from manual_grad.checker.edits.changes import (
+    DISCRETE,
+    INSERTED,
+    Edit,
+    called_name,
+    edits_of,
+    insertions_of,
+    statements,
+    undone,
+)
 from manual_grad.checker.edits.observed import Seen, as_array, is_read, is_tensor, looking, observed, watched
 from manual_grad.checker.edits.running import Running, caches_kept, functions_run
 from manual_grad.checker.edits.standin import StandIn, as_arrays
@@ -404,8 +413,7 @@ def _fits(
         if array is None or array.dtype.kind not in "fcb":
             return value
         if array.dtype.kind == "b":
-            noise = rng.random(array.shape) < 0.4
-            return value ^ (value.new_tensor(noise) if is_tensor(value) else noise)
+            return ~value if is_tensor(value) else ~array
         size = 0.3 * (float(np.max(np.abs(array), initial=0.0)) or 1.0)
         noise = np.asarray(size * rng.standard_normal(array.shape), array.dtype)
         if isinstance(value, float):
@@ -425,6 +433,17 @@ def _fits(
                     raise
                 except BaseException:  # it may raise anything for other values
                     continue
+    return _with_steps(nodes, found)
+
+
+def _with_steps(nodes: Sequence[Any], found: dict[Any, tuple[float, bool]]) -> dict[Any, tuple[float, bool]]:
+    """A value that is compared or rounded affects what the result affects, however little it is varied."""
+    for node in nodes:
+        inner = [n for n in ast.walk(node) if n is not node and n in found]
+        if isinstance(node, ast.Compare) and node in found:
+            found |= dict.fromkeys(inner, found[node])
+        elif isinstance(node, ast.Call) and called_name(node) in DISCRETE:
+            found = {n: fit for n, fit in found.items() if n not in inner}
     return found
 
 
