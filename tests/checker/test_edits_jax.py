@@ -89,6 +89,57 @@ def test_a_compiled_part_of_a_function_that_is_not_compiled(stands):
     assert all(stands)
 
 
+@jax.jit
+def cross_entropy_bwd(res, g):
+    p, labels, count = res  # noqa: RUF059
+    d = p.at[jnp.arange(p.shape[0]), labels].add(-1.0)
+    return g * jnp.where(labels[:, None] > 0, d, 0.0) / p.shape[0], None
+
+
+def cross_entropy_fwd(logits, labels):
+    count = jnp.sum(labels > 0)
+    logp = jax.nn.log_softmax(logits)
+    taken = jnp.take_along_axis(logp, labels[:, None], 1)[:, 0]
+    return -jnp.sum(jnp.where(labels > 0, taken, 0.0)) / count, (jnp.exp(logp), labels, count)
+
+
+def test_a_compiled_function_that_needs_arrays_of_jax_and_a_variable_that_is_read_nowhere(stands):
+    found = edits(cross_entropy_fwd, cross_entropy_bwd, drawn(5, 4), jnp.array([1, 0, 3, 2, 0]))
+    assert "/ count, None)` instead" in found[0]
+    assert all(stands)
+
+
+def product_fwd(x, w):
+    return w * x[:-1] * x[1:], (x, w)
+
+
+def shared(dy, before, after, w):
+    """``before`` is not read."""
+    return w * dy * after, dy * after * after
+
+
+def product_bwd(res, dy):
+    x, w = res
+    zero = jnp.zeros(1)
+    one, dw = shared(dy, x[:-1], x[1:], w)
+    return jnp.concatenate([one, zero]) + jnp.concatenate([zero, w * dy * x[:-1]]), jnp.sum(dw)
+
+
+def product_bwd_itself(res, dy):
+    x, w = res
+    before, after = x[:-1], x[1:]  # noqa: F841
+    zero, one = jnp.zeros(1), w * dy
+    dx = jnp.concatenate([one * after, zero]) + jnp.concatenate([zero, one * x[:-1]])
+    return dx, jnp.sum(dy * after * after)
+
+
+@pytest.mark.parametrize("bwd", [product_bwd, product_bwd_itself])
+def test_what_is_read_nowhere(bwd):
+    found = edits(product_fwd, bwd, drawn(5), drawn(seed=1))
+    assert found[0] == ""
+    assert "dy * before * after" in found[1] or "dy * after * before" in found[1]
+
+
 # --- loops ------------------------------------------------------------------------------------------------
 
 

@@ -112,15 +112,18 @@ class Running:
                 owner.__code__ = original
 
 
-def functions_run(call: Callable[[], Any]) -> tuple[list[Running], bool]:
+def functions_run(call: Callable[[], Any], uncompiled: Callable[[], Any]) -> tuple[list[Running], bool]:
     """The user's functions that a call runs, those that are defined inside others as a part of them.
 
+    Args:
+        call: the call.
+        uncompiled: the call for where JAX compiles nothing.
     Returns:
         The functions, and whether JAX compiles some of them, or has done so.
     """
     eager = codes = _codes_run(call)
     with contextlib.suppress(Exception), jax.disable_jit():  # it may take too long
-        codes = list(dict.fromkeys([*eager, *_codes_run(call)]))
+        codes = list(dict.fromkeys([*eager, *_codes_run(uncompiled)]))
     return _with_trees(codes), len(codes) > len(eager)
 
 

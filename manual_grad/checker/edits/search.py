@@ -67,7 +67,7 @@ class Call:
         base: the gradient as it is.
         wrong: the wrong entries of each leaf; None for a leaf of another shape.
         patience: the seconds after which an edited call is stopped.
-        again: runs the user's gradient, without the forward function, on copies that a function makes.
+        alone: runs the user's gradient, without the forward function, on copies that a function makes.
         standing: in which ``run`` takes place; ``whole`` does not.
     """
 
@@ -77,8 +77,12 @@ class Call:
     base: list[Any]
     wrong: list[Any]
     patience: float
-    again: Any = None
+    alone: Any = None
     standing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def given(self) -> "Call":
+        """The call with JAX's arrays where they are given: only compiled functions take NumPy's for them."""
+        return self if self.run is self.whole else replace(self, run=partial(self.alone, copies))
 
     def ran(self, watch: Watch) -> list[Any]:
         """The result of ``run``, which is stopped when it takes too long."""
@@ -159,11 +163,15 @@ def search_of(question: Question, answers: Sequence[Answer], wrong: Sequence[int
             return None
         watch = Watch()
         with watch.watching():
-            running, compiled = functions_run(partial(watch.called, calls[0].run, WHOLE))
+            given = calls[0].given()
+            running, compiled = functions_run(
+                partial(watch.called, calls[0].run, WHOLE), partial(watch.called, given.run, WHOLE)
+            )
             standin = StandIn(running)
-            faster = [_standing(question, call, standin, watch) for call in calls if standin.variables]
+            faster = [_standing(call, standin, watch) for call in calls if standin.variables]
         if not faster or None in faster:
-            return Search(calls, wrong, running, compiled, watch)
+            slow = [call.given() for call in calls] if compiled else calls
+            return Search(slow, wrong, running, compiled, watch)
         return Search([call for call in faster if call], wrong, running, True, watch)
     except KeyboardInterrupt:
         raise
@@ -180,9 +188,9 @@ def _call(question: Question, answer: Answer) -> Call:
 
     def whole(first: bool = False) -> list[Any]:
         def checked(out: Any) -> Any:
-            floats = [as_float64(leaf) for leaf in jax.tree.leaves(out) if is_float(leaf)]
+            floats = [np.array(leaf) for leaf in jax.tree.leaves(out) if is_float(leaf)]
             outs.extend(floats if first else ())
-            if not _equal(floats, outs):
+            if len(floats) != len(outs) or not all(map(_near, floats, outs)):
                 raise AnotherFunction
             return cotangent(out)
 
@@ -193,11 +201,11 @@ def _call(question: Question, answer: Answer) -> Call:
         return gradients(question, reply.got)
 
     run = whole
-    for copied in (_in_numpy, copies) if again is not None else ():  # JAX's arrays are slow, one by one
-        alone = partial(_alone, question, again, copied)
+    alone: Any = None if again is None else partial(_alone, question, again)
+    for copied in (_in_numpy, copies) if alone else ():  # JAX's arrays are slow, one by one
         with contextlib.suppress(Exception):
-            if _equal(alone(), answer.gots, ON_CPU if question.away else 0.0):
-                run = alone
+            if _equal(alone(copied), answer.gots, ON_CPU if question.away else 0.0):
+                run = partial(alone, copied)
                 break
     if run is whole and question.away:
         raise AnotherFunction
@@ -205,14 +213,14 @@ def _call(question: Question, answer: Answer) -> Call:
     began = time.monotonic()
     base = run()
     patience = PATIENCE + 10 * (time.monotonic() - began)
-    return Call(run, whole, _right(answer), base, _wrong_entries(answer), patience, again)
+    return Call(run, whole, _right(answer), base, _wrong_entries(answer), patience, alone)
 
 
-def _standing(question: Question, call: Call, standin: StandIn, watch: Watch) -> Call | None:
+def _standing(call: Call, standin: StandIn, watch: Watch) -> Call | None:
     """A call that computes in NumPy instead of JAX; None if that gives other gradients or cannot be done."""
 
     def run() -> list[Any]:
-        gots = _alone(question, call.again, as_arrays)
+        gots = call.alone(as_arrays)
         pairs = zip(gots, call.base, strict=True)
         return [
             x if x is None or base is None else np.asarray(x, np.asarray(base).dtype) for x, base in pairs
