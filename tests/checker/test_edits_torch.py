@@ -260,6 +260,43 @@ def test_a_call_is_stopped_whose_exception_was_lost():
     assert len(caught) == 3
 
 
+IN_A_THREAD = """
+import threading
+
+import torch
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        got = []
+
+        def work():
+            n = 0
+            while n < 3:
+                n += 1
+            got.append(n * x * grad)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join()
+        return got[0]
+"""
+
+
+def test_what_runs_in_another_thread_is_not_edited(loaded):
+    """A loop that an edit makes endless could not be stopped there, nor the thread that waits for it."""
+    (finding,) = check_torch(loaded(IN_A_THREAD).Cube, torch.linspace(-1, 2, 5)).findings
+    assert not finding.ok
+    assert not finding.edit
+
+
 def test_values_of_every_kind_of_tensor_are_seen():
     for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool):
         seen = as_array(torch.ones(2, 3, requires_grad=dtype.is_floating_point, dtype=dtype))

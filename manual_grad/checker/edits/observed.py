@@ -4,6 +4,7 @@ import ast
 import builtins
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,10 @@ import numpy as np
 VISITS = 4  # of an expression inside a loop
 NAME = "_manual_grad_seen"  # by which the observed code calls back
 ARRAYS = {"f": "floats", "i": "integers", "u": "integers", "b": "booleans", "c": "complex"}
+
+
+class Elsewhere(Exception):
+    """A function ran in another thread than the call."""
 
 
 @dataclass
@@ -83,11 +88,17 @@ def looking(look: Callable[[int, Any], Any]) -> Iterator[None]:
 
 
 def observed(nodes: Sequence[ast.AST], call: Callable[[], Any]) -> dict[ast.AST, Seen]:
-    """What was seen of each expression in one call of a watched function."""
+    """What was seen of each expression in one call of a watched function.
+
+    Raises:
+        Elsewhere: some of it ran in another thread, where nothing stops an edited loop that does not end.
+    """
     found: dict[ast.AST, Seen] = {}
+    threads = {threading.get_ident()}
 
     def look(i: int, value: Any) -> Any:
         node = nodes[i]
+        threads.add(threading.get_ident())
         if node not in found:
             found[node] = _first(value)
         if len(found[node].marks) < VISITS:
@@ -96,6 +107,8 @@ def observed(nodes: Sequence[ast.AST], call: Callable[[], Any]) -> dict[ast.AST,
 
     with looking(look):
         call()
+    if len(threads) > 1:
+        raise Elsewhere
     return found
 
 

@@ -31,7 +31,16 @@ from manual_grad.checker.edits.changes import (
     statements,
     undone,
 )
-from manual_grad.checker.edits.observed import Seen, as_array, is_read, is_tensor, looking, observed, watched
+from manual_grad.checker.edits.observed import (
+    Elsewhere,
+    Seen,
+    as_array,
+    is_read,
+    is_tensor,
+    looking,
+    observed,
+    watched,
+)
 from manual_grad.checker.edits.running import Running, caches_kept, functions_run
 from manual_grad.checker.edits.standin import StandIn, as_arrays
 from manual_grad.checker.edits.stopping import Watch
@@ -339,8 +348,11 @@ def _ranked(call: Call, functions: Sequence[Running], watch: Watch) -> Iterator[
                 looked.append((running, seen, _fits(nodes, seen, call, watch)))
         except KeyboardInterrupt:
             raise
+        except Elsewhere:
+            return
         except BaseException:  # it does not run in this way
             continue
+    looked.reverse()  # of equal edits that of the backward function, not of the forward function before it
     later = iter(_by_rank(edits_of, looked))
     for tried in later:
         if tried[0] > INSERTED - FITTING:  # no insertion ranks before this
