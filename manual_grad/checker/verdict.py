@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ from manual_grad.checker.answers import (
 )
 from manual_grad.checker.asking import Question, arranged, broadcast, copies, drawn, gradients, scaled
 from manual_grad.checker.diagnosis import OUT_OF_TIME, UNEXPLAINED, diagnose
-from manual_grad.checker.edits.search import Search, search_of
+from manual_grad.checker.edits.search import SLOW, Search, search_of
 from manual_grad.checker.evidence import Evidence, same
 from manual_grad.checker.findings import Finding, Report
 from manual_grad.checker.mistakes.explain import located
@@ -57,6 +58,7 @@ VAGUE = (  # causes that describe the error
     "a path is missing in two places",
     "this is the gradient of another value",
 )
+FURTHER = 5  # points at which an edit that is found is tried again
 WITH_EDIT = 1.5  # seconds to look for the cause in other words, where an edit is known
 UNTOLD = (UNEXPLAINED, OUT_OF_TIME)
 NOTHING = 1e-12  # relative to the terms: a truth below this is negligible
@@ -125,7 +127,7 @@ def verdict(
             answer.wide.extend(filter(None, [in_float64(question, answer)]))
     probes = [] if question.scalar else [*_probes(question, given, rng, notes)]
     used = [off or plain if i in doubtful else plain for i in question.wrt]
-    search = _search(question, used)
+    search = _search(question, given, used, tuple(doubtful))
     findings = []
     soon = replace(question, until=min(question.until, time.monotonic() + WITH_EDIT))
     for leaf, answers in enumerate(used):
@@ -141,7 +143,9 @@ def verdict(
     return Report(tuple(findings), tuple(dict.fromkeys(notes)), points, seed, question.truth)
 
 
-def _search(question: Question, used: Sequence[Sequence[Answer]]) -> Search | None:
+def _search(
+    question: Question, given: Answer, used: Sequence[Sequence[Answer]], doubtful: tuple[int, ...]
+) -> Search | None:
     """The search for an edit of the user's code that makes the wrong leaves right; None if none is wrong."""
     wrong = [
         leaf
@@ -149,11 +153,26 @@ def _search(question: Question, used: Sequence[Sequence[Answer]]) -> Search | No
         if not all(checked(reply, leaf)[0] for answer in answers for reply in answer.replies())
     ]
     search = None
-    if wrong and SEARCHED[0]:
-        search = search_of(question, used[wrong[0]], wrong)
+    half = (time.monotonic() + question.until) / 2  # the rest is for the cause in other words
+    if wrong and SEARCHED[0] and question.until > time.monotonic():
+        further = partial(_further, question, given, doubtful)
+        search = search_of(question, used[wrong[0]], wrong, further, half)
     if search is not None:
-        search.go_on(SEARCHED[0], question.until)
+        search.go_on(SEARCHED[0], half)
     return search
+
+
+def _further(question: Question, given: Answer, doubtful: tuple[int, ...]) -> list[Answer]:
+    """The answers at more points, where an edit must be right too, as many as take little time."""
+    rng = np.random.default_rng(FURTHER)
+    found: list[Answer] = []
+    end = time.monotonic() + SLOW
+    while len(found) < FURTHER and time.monotonic() < end:
+        answer = _near(question, given, rng, doubtful, [])
+        if answer is None:
+            break
+        found.append(answer)
+    return found
 
 
 def _with_edits(question: Question, search: Search | None, findings: list[Finding]) -> list[Finding]:

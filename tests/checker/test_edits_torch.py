@@ -236,9 +236,9 @@ def test_installed_packages_are_never_edited(tmp_path, monkeypatch):
         (folder / "__init__.py").write_text("def f(x):\n    return x\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "code.py").write_text("def f(x):\n    return x\n")
-    assert not running._is_own(str(package / "__init__.py"))
-    assert running._is_own(str(tmp_path / "mine" / "code.py"))
-    assert not running._is_own(torch.nn.functional.__file__)
+    assert not running.is_own(str(package / "__init__.py"))
+    assert running.is_own(str(tmp_path / "mine" / "code.py"))
+    assert not running.is_own(torch.nn.functional.__file__)
 
 
 def test_a_call_is_stopped_whose_exception_was_lost():

@@ -305,6 +305,7 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
         and any(its.marks)
         and isinstance(other, allowed)
     ]
+    fits = [fit for fit in fits if not any(inner is node for inner in ast.walk(fit[1]))]
     simple = isinstance(node, ast.Name | ast.Subscript | ast.Attribute)
 
     def far(item: tuple[str, Any, bool]) -> tuple[Any, ...]:
@@ -348,7 +349,7 @@ def _constants(node: Any, owner: Any) -> Iterator[Change]:
         yield from ((1.5, _number(n), f"{text} to {n}") for n in others if abs(n - value) > 1)
         yield 1.5, ast.Constant(0.5), ""
     if isinstance(value, float):
-        near = [2 * value, value / 2, 1 - value, -value, value**2, 1.0, 0.0, abs(value) ** 0.5, 1e-12]
+        near = [2 * value, value / 2, 1 - value, -value, value * value, 1.0, 0.0, abs(value) ** 0.5, 1e-12]
         near += [1 / value] if value else []
         yield from ((1.1, ast.Constant(n), f"{text} {n}") for n in dict.fromkeys(near) if n != value)
 
@@ -471,8 +472,8 @@ def _whole_numbers(node: Any, what: Seen, owner: Any, pool: dict[str, tuple[Any,
     for step in steps:
         yield 1.1, _plus(node, step), f"{ast.unparse(node)} {step}"
     if what.number is not None and what.number > 1:
-        divisors = [n for n in range(2, what.number) if what.number % n == 0]
-        others = dict.fromkeys([*divisors, *range(1, what.number + 3)])
+        divisors = [n for n in range(2, min(what.number, 1000)) if what.number % n == 0]
+        others = dict.fromkeys([*divisors, *range(1, min(what.number, 10) + 3)])
         yield from ((2.3, ast.Constant(n), "") for n in list(others)[:10] if n != what.number)
     for n in (2, 3):
         yield 1.6, ast.BinOp(ast.Constant(n), ast.Mult(), node), ""

@@ -84,7 +84,12 @@ def looking(look: Callable[[int, Any], Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        builtins.__dict__.pop(NAME, None)
+        unlook()
+
+
+def unlook() -> None:
+    """End that."""
+    builtins.__dict__.pop(NAME, None)
 
 
 def observed(nodes: Sequence[ast.AST], call: Callable[[], Any]) -> dict[ast.AST, Seen]:

@@ -7,11 +7,11 @@ and run again: at the places first whose values affect the wrong entries and no 
 import ast
 import contextlib
 import heapq
-import io
 import itertools
+import os
+import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from manual_grad.checker.answers import Answer, as_float64, within
 from manual_grad.checker.asking import Question, copies, gradients, like
+from manual_grad.checker.edits.apart import apart, kept
 from manual_grad.checker.edits.changes import (
     DISCRETE,
     INSERTED,
@@ -39,9 +40,10 @@ from manual_grad.checker.edits.observed import (
     is_tensor,
     looking,
     observed,
+    unlook,
     watched,
 )
-from manual_grad.checker.edits.running import Running, caches_kept, functions_run
+from manual_grad.checker.edits.running import ALONE, Running, caches_kept, functions_run, is_own
 from manual_grad.checker.edits.standin import StandIn, as_arrays
 from manual_grad.checker.edits.stopping import Watch
 from manual_grad.checker.edits.wording import phrase
@@ -57,7 +59,24 @@ NEAR = {8: 1e-7, 4: 1e-4, 2: 0.05}  # relative to the largest entry, by bytes: w
 PATIENCE = 0.2  # seconds that an edited call may take, however fast the original is
 FIRST = 1.0  # seconds that the unedited call may take in NumPy
 ON_CPU = 1e-4  # of the largest entry: as far as another device's results may differ from a CPU's
+SLOW = 0.25  # seconds of a call that is too slow to be made hundreds of times
+PREPARING = 5.0  # seconds to see what can be edited
+FITTED = 1.0  # seconds to vary the values at the places
+VARIED = ("floats", "complex", "booleans")  # kinds of values
+CHUNK = 0.05  # seconds between two looks at the clock
+UNUSUAL: tuple[type[Exception], ...] = (Exception,)  # code of a form not thought of
 Tried = tuple[float, Running, Edit]  # a rank, the smaller the better
+Called = Callable[[Callable[[], Any], float], Any]  # makes a call, stops it after some seconds, and undoes it
+one_at_a_time = threading.Lock()  # the functions' code is shared by all threads
+
+
+def _after_fork() -> None:
+    global one_at_a_time
+    one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class AnotherFunction(Exception):
@@ -93,10 +112,10 @@ class Call:
         """The call with JAX's arrays where they are given: only compiled functions take NumPy's for them."""
         return self if self.run is self.whole else replace(self, run=partial(self.alone, copies))
 
-    def ran(self, watch: Watch) -> list[Any]:
+    def ran(self, called: "Called") -> list[Any]:
         """The result of ``run``, which is stopped when it takes too long."""
         with self.standing():
-            return watch.called(self.run, self.patience)
+            return called(self.run, self.patience)
 
 
 @dataclass(eq=False)
@@ -107,18 +126,24 @@ class Search:
         calls: the checked function at several points.
         wrong: the leaves that are wrong.
         running: the user's functions that it runs.
-        compiled: whether JAX must be kept from compiling them.
         watch: stops calls that do not end.
+        restore: undoes what calls have changed of the values that the program keeps.
+        further: the checked function at more points, where an edit must be right too.
+        more: those, once they are known.
+        compiled: whether JAX must be kept from compiling them.
         found: for each leaf that an edit makes right: the number of such leaves, the edit's rank, a phrase.
     """
 
     calls: Sequence[Call]
     wrong: Sequence[int]
     running: Sequence[Running]
+    watch: Watch
+    restore: Callable[[], None]
+    further: Callable[[], list[Call]]
     compiled: bool = False
-    watch: Watch = field(default_factory=Watch)
+    more: list[Call] | None = None
     found: dict[int, tuple[int, float, str]] = field(default_factory=dict)
-    to_try: Iterator[Tried] | None = None
+    to_try: Iterator[Tried | None] | None = None
     done: bool = False
 
     def go_on(self, seconds: float, until: float) -> None:
@@ -129,28 +154,68 @@ class Search:
             until: when to stop in any case, on the clock of ``time.monotonic``.
         """
         until = min(until, time.monotonic() + SLOWER * seconds)
-        end = time.thread_time() + seconds
         compiling = jax.disable_jit() if self.compiled else contextlib.nullcontext()
-        with _quietly(), self.watch.watching():
-            with compiling, caches_kept(self.running):
-                self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self.watch))
-                while not self.done and time.thread_time() < end and time.monotonic() < until:
-                    tried = next(self.to_try, None)
-                    if tried is None:
-                        self.done = True
-                    elif self._keep(*tried) == len(self.wrong):
-                        end = min(end, time.thread_time() + AFTER)
-            self.done = self.done or len(self.found) == len(self.wrong)
-            if self.done:  # what the functions keep from their last call is their own again
-                with contextlib.suppress(Exception):
-                    self.calls[0].whole()
+        caches = caches_kept(self.running)
+        with one_at_a_time, apart(), compiling, caches, self.watch.watching(until):
+            try:
+                with contextlib.suppress(*UNUSUAL):
+                    self._go_on(seconds, until)
+                    return
+                self.done = True
+            finally:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Whatever has happened, even in the middle of an edit: leave everything as it was."""
+        for running in self.running:
+            running.restore()
+        unlook()
+        self.restore()
+
+    def _go_on(self, seconds: float, until: float) -> None:
+        end = time.thread_time() + seconds
+        self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self._called))
+        while not self.done and time.thread_time() < end and time.monotonic() < until:
+            try:
+                tried = next(self.to_try)
+            except StopIteration:
+                self.done = True
+            else:
+                if tried is not None and self._keep(*tried) == len(self.wrong):
+                    end = min(end, time.thread_time() + AFTER)
+        self.done = self.done or len(self.found) == len(self.wrong)
+        if self.done:  # what the functions keep from their last call is their own again
+            self._as_it_is(self.calls[0].whole)
+
+    def _called(self, run: Callable[[], Any], seconds: float) -> Any:
+        try:
+            return self.watch.called(run, seconds)
+        finally:
+            self.restore()
+
+    def _as_it_is(self, run: Callable[[], Any]) -> Any:
+        """The result of the code as it is; None if it does not run any more."""
+        try:
+            return self._called(run, PREPARING)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return None
 
     def _keep(self, rank: float, running: Running, edit: Edit) -> int:
         """Try an edit, and keep it for the leaves for which it is the best; how many it makes right."""
-        fixed = _fixed(running, edit, self.calls, self.wrong, self.watch)
+        fixed = _fixed(running, edit, self.calls, self.wrong, self._called)
         key = (-len(fixed), rank)
         better = [i for i in fixed if i not in self.found or key < (-self.found[i][0], self.found[i][1])]
         if better:
+            again = self._as_it_is(partial(self.calls[0].ran, self._called))
+            if again is None or not _equal(again, self.calls[0].base):  # it is not the edit that does it
+                self.done = True
+                return 0
+            if self.more is None:
+                self.more = self._as_it_is(self.further) or []
+            if not set(fixed) <= set(_fixed(running, edit, self.more, self.wrong, self._called)):
+                return 0
             said = phrase(running, edit)
             self.found |= {leaf: (len(fixed), rank, said) for leaf in better}
         return len(fixed)
@@ -160,38 +225,119 @@ class Search:
         return self.found[leaf][2] if leaf in self.found else ""
 
 
-def search_of(question: Question, answers: Sequence[Answer], wrong: Sequence[int]) -> Search | None:
-    """The search for edits, given the answers at several points; None if it is useless."""
+def search_of(
+    question: Question,
+    answers: Sequence[Answer],
+    wrong: Sequence[int],
+    further: Callable[[], list[Answer]],
+    until: float,
+) -> Search | None:
+    """The search for edits, given the answers at several points and at more; None if it is useless."""
+    watch = Watch()
     try:
-        ordered = sorted(answers, key=lambda answer: sum(_right(answer)(answer.gots)))
-        calls = [_call(question, answer) for answer in ordered]
-        kept = all(_equal(call.run(), call.base) for call in calls)
-        if not kept and not question.away:  # they keep values from the forward function
-            calls = [replace(call, run=call.whole) for call in calls]
-        if not all(_equal(call.run(), call.base) for call in calls):
-            return None
-        watch = Watch()
-        with watch.watching():
-            given = calls[0].given()
-            running, compiled = functions_run(
-                partial(watch.called, calls[0].run, WHOLE), partial(watch.called, given.run, WHOLE)
-            )
-            standin = StandIn(running)
-            faster = [_standing(call, standin, watch) for call in calls if standin.variables]
-        if not faster or None in faster:
-            slow = [call.given() for call in calls] if compiled else calls
-            return Search(slow, wrong, running, compiled, watch)
-        return Search([call for call in faster if call], wrong, running, True, watch)
+        with one_at_a_time, apart(), watch.watching(until):
+            return watch.called(partial(_search_of, question, answers, wrong, further, watch), PREPARING)
     except KeyboardInterrupt:
         raise
     except BaseException:  # the user's functions may raise anything
         return None
 
 
+def _search_of(
+    question: Question,
+    answers: Sequence[Answer],
+    wrong: Sequence[int],
+    further: Callable[[], list[Answer]],
+    watch: Watch,
+) -> Search | None:
+    before = kept([question.ask, question.rerun], is_own)
+    try:
+        return _prepared(question, answers, wrong, further, watch, before)
+    finally:
+        before()
+
+
+def _prepared(
+    question: Question,
+    answers: Sequence[Answer],
+    wrong: Sequence[int],
+    further: Callable[[], list[Answer]],
+    watch: Watch,
+    before: Callable[[], None],
+) -> Search | None:
+    ordered = sorted(answers, key=lambda answer: sum(_right(answer)(answer.gots)))
+    calls = [_call(question, ordered[0])]
+    runs = [partial(watch.called, run, FIRST) for run in (calls[0].run, calls[0].given().run)]
+    running, compiled = functions_run(*runs)
+    standin = StandIn(running)
+    alone = bool(standin.variables) and threading.active_count() <= ALONE  # others know JAX by these, too
+    if _is_slow(calls[0]) and not alone:
+        return None
+    calls += [_call(question, answer) for answer in ordered[1:]]
+    given = kept([call.alone and call.alone.args for call in calls], is_own)
+
+    def restore() -> None:
+        given()
+        before()
+
+    alike = all(_equal(call.run(), call.base) for call in calls)
+    if not alike and not question.away:  # they keep values from the forward function
+        calls = [replace(call, run=call.whole) for call in calls]
+    if not all(_equal(call.run(), call.base) for call in calls):
+        return None
+    faster = [_standing(call, standin, watch) for call in calls if alone]
+    if faster and None not in faster:
+        calls, compiled = [call for call in faster if call], True
+    elif compiled:
+        calls = [call.given() for call in calls]
+    more = partial(_more, question, wrong, further)
+    return None if _is_slow(calls[0]) else Search(calls, wrong, running, watch, restore, more, compiled)
+
+
+def _is_slow(call: Call) -> bool:
+    return call.patience > PATIENCE + 10 * SLOW
+
+
 def _call(question: Question, answer: Answer) -> Call:
     cotangent = lambda out: like(answer.cotangent, out)  # noqa: E731
     args = question.args_of(answer.values)
     again = question.rerun(args, cotangent) if question.rerun else None
+    whole = _whole(question, answer)
+    run: Callable[[], list[Any]] = whole
+    alone: Any = None if again is None else partial(_alone, question, again)
+    for copied in (_in_numpy, copies) if alone else ():  # JAX's arrays are slow, one by one
+        with contextlib.suppress(Exception):
+            if _equal(alone(copied), answer.gots, ON_CPU if question.away else 0.0):
+                run = partial(alone, copied)
+                break
+    if run is whole and question.away:
+        raise AnotherFunction
+    whole(first=True)
+    began = time.monotonic()
+    base = run()
+    patience = PATIENCE + 10 * (time.monotonic() - began)
+    return Call(run, whole, _right(answer), base, _wrong_entries(answer), patience, alone)
+
+
+def _more(question: Question, wrong: Sequence[int], further: Callable[[], list[Answer]]) -> list[Call]:
+    """The calls at more points, where what is right elsewhere is right too."""
+    found = []
+    with jax.disable_jit(False):
+        answers = further()
+    for answer in answers:
+        rights = _right(answer)(answer.gots)
+        if all(right for leaf, right in enumerate(rights) if leaf not in wrong):
+            whole = _whole(question, answer)
+            whole(first=True)
+            entries = _wrong_entries(answer)
+            found.append(Call(whole, whole, _right(answer), answer.gots, entries, WHOLE))
+    return found
+
+
+def _whole(question: Question, answer: Answer) -> Callable[..., list[Any]]:
+    """The call from the beginning; the first tells what it returns and writes to as it is."""
+    cotangent = lambda out: like(answer.cotangent, out)  # noqa: E731
+    args = question.args_of(answer.values)
     outs: list[Any] = []
     writes: set[str] = set()
 
@@ -209,20 +355,7 @@ def _call(question: Question, answer: Answer) -> Call:
             raise AnotherFunction
         return gradients(question, reply.got)
 
-    run = whole
-    alone: Any = None if again is None else partial(_alone, question, again)
-    for copied in (_in_numpy, copies) if alone else ():  # JAX's arrays are slow, one by one
-        with contextlib.suppress(Exception):
-            if _equal(alone(copied), answer.gots, ON_CPU if question.away else 0.0):
-                run = partial(alone, copied)
-                break
-    if run is whole and question.away:
-        raise AnotherFunction
-    whole(first=True)
-    began = time.monotonic()
-    base = run()
-    patience = PATIENCE + 10 * (time.monotonic() - began)
-    return Call(run, whole, _right(answer), base, _wrong_entries(answer), patience, alone)
+    return whole
 
 
 def _standing(call: Call, standin: StandIn, watch: Watch) -> Call | None:
@@ -297,25 +430,15 @@ def _same(share: float, a: Any, b: Any) -> bool:
     return np.allclose(a, b, 1e-6, max(1e-12, share * largest), equal_nan=True)
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the output and the warnings of edited functions."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _fixed(
-    running: Running, edit: Edit, calls: Sequence[Call], wrong: Sequence[int], watch: Watch
+    running: Running, edit: Edit, calls: Sequence[Call], wrong: Sequence[int], called: Called
 ) -> list[int]:
     """The wrong leaves that an edit makes right at every point, if it spoils none."""
     undo = edit.made()
     fixed = list(wrong)
-    runs = [partial(call.ran, watch) for call in calls]
+    runs = [partial(call.ran, called) for call in calls]
     runs += [
-        partial(watch.called, call.whole, call.patience + WHOLE)
-        for call in calls
-        if call.whole is not call.run
+        partial(called, call.whole, call.patience + WHOLE) for call in calls if call.whole is not call.run
     ]
     try:
         with running.edited():
@@ -336,38 +459,56 @@ def _fixed(
 # --- which edits first ------------------------------------------------------------------------------------
 
 
-def _ranked(call: Call, functions: Sequence[Running], watch: Watch) -> Iterator[Tried]:
-    """The edits of all functions that a call runs, those at the places that fit the error first."""
-    looked = []
+def _ranked(call: Call, functions: Sequence[Running], called: Called) -> Iterator[Tried | None]:
+    """The edits of all functions that a call runs, those at the places that fit the error first.
+
+    None where there is nothing to try yet, so that time can be looked at.
+    """
+    looked: list[tuple[Running, dict[Any, Seen], dict[Any, tuple[float, bool]]]] = []
+    end = time.thread_time() + FITTED
     for running in functions:
+        yield None
         twin, nodes = watched(running.tree)
         try:
-            with running.edited(twin):
-                with call.standing():
-                    seen = observed(nodes, call.run)
-                looked.append((running, seen, _fits(nodes, seen, call, watch)))
+            with running.edited(twin), call.standing():
+                seen = observed(nodes, partial(called, call.run, SLOWER * call.patience))
         except KeyboardInterrupt:
             raise
         except Elsewhere:
             return
         except BaseException:  # it does not run in this way
             continue
+        fits: dict[Any, tuple[float, bool]] = {}
+        places = [i for i, n in enumerate(nodes) if n in seen and is_read(n) and seen[n].kind in VARIED]
+        while places and time.thread_time() < end:
+            with running.edited(twin):
+                _fit(places, nodes, fits, call, called)
+            yield None
+        looked.append((running, seen, _with_steps(nodes, fits)))
     looked.reverse()  # of equal edits that of the backward function, not of the forward function before it
-    later = iter(_by_rank(edits_of, looked))
+    later = iter((yield from _by_rank(edits_of, looked)))
     for tried in later:
         if tried[0] > INSERTED - FITTING:  # no insertion ranks before this
-            yield from heapq.merge([tried, *later], _by_rank(insertions_of, looked), key=_rank)
+            inserted = yield from _by_rank(insertions_of, looked)
+            yield from heapq.merge([tried, *later], inserted, key=_rank)
             return
         yield tried
-    yield from _by_rank(insertions_of, looked)
+    yield from (yield from _by_rank(insertions_of, looked))
 
 
-def _by_rank(edits: Callable[..., Iterator[Edit]], looked: Sequence[Any]) -> list[Tried]:
-    """Edits, each text once, those first that are often right and whose places fit the error."""
+def _by_rank(
+    edits: Callable[..., Iterator[Edit]], looked: Sequence[Any]
+) -> Generator[None, None, list[Tried]]:
+    """Edits, those first that are often right and whose places fit the error."""
     ranked: list[Tried] = []
     for running, seen, fits in looked:
         around = _of_statements(running.tree, fits)
-        useful = [e for e in edits(running.tree, seen) if e.place is None or fits.get(e.place, (0, True))[1]]
+        useful = []
+        for n, e in enumerate(edits(running.tree, seen)):
+            if e.place is None or fits.get(e.place, (0, True))[1]:
+                useful.append(e)
+            if not n % 100:
+                yield None
         for edit in [*useful, *_together(useful)]:
             fit = fits[edit.place][0] if edit.place in fits else around.get(edit.statement, ELSEWHERE)
             ranked.append((edit.cost - FITTING * fit, running, edit))
@@ -378,10 +519,13 @@ def _rank(tried: Tried) -> float:
     return tried[0]
 
 
-def _once(edits: Iterator[Tried]) -> Iterator[Tried]:
+def _once(edits: Iterator[Tried | None]) -> Iterator[Tried | None]:
     """Each edit once, however often it comes."""
     made: set[str] = set()
     for tried in edits:
+        if tried is None:
+            yield None
+            continue
         text = " ".join(
             f"{id(owner)} {name} {i} {ast.unparse(new) if isinstance(new, ast.AST) else id(new)}"
             for owner, name, i, new in tried[2].parts
@@ -418,12 +562,13 @@ def _together(edits: Sequence[Edit]) -> Iterator[Edit]:
             yield Edit(several[0].cost + 0.05, parts, places[0], also=places[1:])
 
 
-def _fits(
-    nodes: Sequence[Any], seen: dict[Any, Seen], call: Call, watch: Watch
-) -> dict[Any, tuple[float, bool]]:
+def _fit(
+    places: list[int], nodes: Sequence[Any], fits: dict[Any, tuple[float, bool]], call: Call, called: Called
+) -> None:
     """How well the entries that an expression affects agree with the wrong ones: 1 if they are the same.
 
     And whether it affects all wrong entries of some leaf: if not, no value in its place makes a leaf right.
+    Places are taken from the list until it is time to look at the clock.
     """
     rng = np.random.default_rng(0)
     chosen = -1
@@ -440,20 +585,19 @@ def _fits(
             return value + float(noise)
         return value + (value.new_tensor(noise) if is_tensor(value) else noise)
 
-    found: dict[Any, tuple[float, bool]] = {}
+    began = time.monotonic()
     with looking(shaken):
-        for i, node in enumerate(nodes):
-            if node in seen and is_read(node) and seen[node].kind in ("floats", "complex", "booleans"):
-                chosen = i
-                try:
-                    found[node] = _agreement(call, call.ran(watch))
-                except AnotherFunction:
-                    found[node] = 0.0, False
-                except KeyboardInterrupt:
-                    raise
-                except BaseException:  # it may raise anything for other values
-                    continue
-    return _with_steps(nodes, found)
+        while places and time.monotonic() < began + CHUNK:
+            chosen = places.pop(0)
+            rng = np.random.default_rng(chosen)
+            try:
+                fits[nodes[chosen]] = _agreement(call, call.ran(called))
+            except AnotherFunction:
+                fits[nodes[chosen]] = 0.0, False
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # it may raise anything for other values
+                continue
 
 
 def _with_steps(nodes: Sequence[Any], found: dict[Any, tuple[float, bool]]) -> dict[Any, tuple[float, bool]]:
