@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from manual_grad.checker import pytorch
 from manual_grad.checker.edits import running, search, stopping
 from manual_grad.checker.edits.observed import as_array
 from manual_grad.cli import app as cli
@@ -288,6 +289,26 @@ class Cube(torch.autograd.Function):
         thread.join()
         return got[0]
 """
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_on_another_device_only_copies_on_the_cpu_are_edited(loaded, monkeypatch, again):
+    """A wrong index on a GPU ends all work there: without copies that give the same, nothing is edited."""
+    made = pytorch.Question
+
+    def away(*args, **settings):
+        return made(*args, **settings | {"away": True} | ({} if again else {"rerun": None}))
+
+    monkeypatch.setattr(pytorch, "Question", away)
+    module = loaded(SOURCE.replace("dw = x.T.mm(g)", "dw = x.T.mm(grad)"))
+    bad = [finding for finding in checked(module, "Masked").findings if not finding.ok]
+    assert [bool(finding.edit) for finding in bad] == [again]
+
+
+def test_an_edit_that_writes_to_the_cotangent_is_none(loaded):
+    module = loaded(SOURCE.replace("g = grad.clone()", "g = 0.5 * grad"))
+    for finding in checked(module, "Masked").findings:
+        assert "right with `g" in finding.edit
 
 
 def test_what_runs_in_another_thread_is_not_edited(loaded):
