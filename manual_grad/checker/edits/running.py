@@ -125,7 +125,7 @@ def _with_trees(codes: list[types.CodeType]) -> list[Running]:
     inner = {const for code in codes for const in _constants(code)}
     outer = [code for code in codes if code not in inner]
     owners: dict[types.CodeType, list[types.FunctionType]] = {code: [] for code in outer}
-    for holder in gc.get_referrers(*outer) if outer else []:
+    for holder in _holders(outer):
         if isinstance(holder, types.FunctionType) and holder.__code__ in owners:
             owners[holder.__code__].append(holder)
     if any(_is_outside(code) for code in _reached(owners)):
@@ -138,6 +138,18 @@ def _with_trees(codes: list[types.CodeType]) -> list[Running]:
         if tree is not None:
             found.append(Running(code, tree, tuple(functions), copy.deepcopy(tree)))
     return found
+
+
+def _holders(codes: list[types.CodeType]) -> list[Any]:
+    """What refers to code, also where the garbage collector has been told to look no more."""
+    frozen = gc.get_freeze_count()
+    if frozen:
+        gc.unfreeze()
+    try:
+        return gc.get_referrers(*codes) if codes else []
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 @contextlib.contextmanager
