@@ -318,6 +318,7 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
         group = f"{text} -> {t}" if simple else ""
         longer = 0.05 * max(_size(other) - _size(node), 0) + 0.1 * (not same_shape)
         longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)
+        longer += 0.2 * isinstance(getattr(owner, "ctx", None), ast.Store)  # what is written to
         yield 1.0 + 0.03 * rank + longer + (0 if simple else 0.5), copy.deepcopy(other), group
     for other, its in pool.values() if isinstance(node, ast.Name) else ():
         if isinstance(other, ast.Name) and its.kind == what.kind and its.shape != what.shape:
