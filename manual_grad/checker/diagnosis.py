@@ -38,6 +38,8 @@ OUT_OF_TIME = "no known mistake explains it, among those tried in the seconds gi
 PRECISE = 1e-3  # the tolerance up to which two simultaneous mistakes are distinguished from one
 FINITE_AT_LEAST = 3  # the fewest finite entries from which a cause can be told
 JACOBIAN_UP_TO = 256  # the largest output, in entries, whose whole Jacobian is computed
+SEVERAL = 4  # the fewest entries whose ratios tell something
+LARGEST_GROUP = 64  # the largest size of a group that is told from a number that happens to be whole
 MANY_AXES = 7
 FAR_FETCHED = ("scaled by", "divided by", "two places", "used for", "once too often", "is missing in the")
 SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -616,6 +618,43 @@ def off_diagonal_zero(e: Evidence) -> str:
     return "entries left out: zero in some, right in the others"
 
 
+def doubled_off_the_diagonal(e: Evidence) -> str:
+    """A square gradient that is right on the diagonal, and a multiple of it elsewhere."""
+    if e.got.shape != e.want.shape or e.want.ndim < 2 or len({*e.want.shape[-2:]}) != 1:
+        return ""
+    on = np.broadcast_to(np.eye(e.want.shape[-1], dtype=bool), e.want.shape)
+    for factor, said, why in (
+        (2.0, "twice", "A[i, j] and A[j, i] of a symmetric matrix are taken for one variable"),
+        (0.5, "half", "A[i, j] and A[j, i] of a symmetric matrix are not taken for one variable"),
+    ):
+        if not e.same(e.got, e.want) and e.same(e.got, np.where(on, e.want, factor * e.want)):
+            return f"the entries off the diagonal are {said} as large as the right ones: {why}"
+    return ""
+
+
+def whole_multiples(e: Evidence) -> str:
+    """Each entry multiplied, or divided, by an integer of its own: the size of a group.
+
+    >>> point = Point(lambda x: x, jax.tree.structure((0,)), (np.ones(4),), ("x",), (0,), (np.ones(4),))
+    >>> want = np.array([1.0, -2.0, 3.0, 0.5])
+    >>> whole_multiples(Evidence(0, [want * [1, 3, 3, 2]], [want], ["x"], point, 1e-9)).partition(":")[0]
+    'each entry is a whole multiple of the right one'
+    >>> whole_multiples(Evidence(0, [want * [1, 3.1, 3, 2]], [want], ["x"], point, 1e-9))
+    ''
+    """
+    if e.got.shape != e.want.shape or e.want.size < SEVERAL or not np.all(e.got * e.want > 0):
+        return ""
+    for ratio, said in (
+        (e.got / e.want, "a whole multiple of the right one: a sum over a group where its mean belongs"),
+        (e.want / e.got, "a whole part of the right one: a mean over a group where its sum belongs"),
+    ):
+        whole = np.rint(ratio)
+        several = len(np.unique(whole)) > 1 and whole.min() >= 1 and whole.max() <= LARGEST_GROUP
+        if several and np.max(np.abs(ratio - whole)) <= 16 * e.tolerance * whole.max():
+            return f"each entry is {said}, or another count for each"
+    return ""
+
+
 def off_diagonal_of_jacobian(e: Evidence) -> str:
     """The diagonal of the Jacobian times the cotangent."""
     if e.scalar or len(e.point.dout) != 1 or np.shape(e.point.dout[0]) != e.want.shape:
@@ -824,7 +863,7 @@ ELSEWHERE: tuple[tuple[Explanation, ...], ...] = (
         cases_swapped,
     ),
     (order_mistaken,),
-    (jacobian_not_transposed,),
+    (jacobian_not_transposed, doubled_off_the_diagonal),
     (label_not_subtracted, transposed_factor, mistakes_that_explain, cotangent_misused),
     (rows_counted,),
     (spectrum_mistaken, rows_scaled, misplaced),
@@ -861,4 +900,5 @@ TIERS: tuple[tuple[Explanation, ...], ...] = (
     (imprecise,),
     (itself_added,),
     (any_scale, reordered, constant_added),
+    (whole_multiples,),
 )

@@ -16,7 +16,7 @@ def narrowed(evidence: Sequence[Evidence]) -> str:
 
     >>> want = np.arange(1.0, 13).reshape(4, 3)
     >>> _said(want + np.array([[0.0], [0], [1], [0]]), want, 1e-9)
-    ['wrong only at 2 of 4 along axis 0', 'the error is the same along axis 1']
+    ['wrong only at index 2 of axis 0 (0 to 3)', 'the error is the same along axis 1']
     """
     if any(e.got is None or e.got.shape != e.want.shape or e.hidden is not None for e in evidence):
         return ""
@@ -40,13 +40,17 @@ def _places(wrong: np.ndarray, axis: int) -> str:
     bad = np.flatnonzero(wrong.any(tuple(a for a in range(wrong.ndim) if a != axis)))
     if n < 2 or not 0 < len(bad) < n:
         return ""
-    of = f"of {n} along axis {axis}"
+    of = f"of axis {axis} (0 to {n - 1})"
     if len(bad) <= FEW:
-        return f"wrong only at {', '.join(map(str, bad))} {of}"
+        return f"wrong only at {_indices(bad)} {of}"
     right = np.setdiff1d(np.arange(n), bad)
     if len(right) <= FEW:
-        return f"right at {', '.join(map(str, right))} {of}, wrong at the others"
-    return f"wrong at {bad[0]} to {bad[-1]} {of}" if bad[-1] - bad[0] == len(bad) - 1 else ""
+        return f"right only at {_indices(right)} {of}"
+    return f"wrong only at indices {bad[0]} to {bad[-1]} {of}" if bad[-1] - bad[0] == len(bad) - 1 else ""
+
+
+def _indices(found: np.ndarray) -> str:
+    return f"{'index' if len(found) == 1 else 'indices'} {', '.join(map(str, found))}"
 
 
 def _form(error: np.ndarray, largest: float, tolerance: float) -> list[str]:

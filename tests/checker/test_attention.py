@@ -341,3 +341,38 @@ test_the_true_cause_is_named_first = named_first(CASES, in_all=True)
 
 
 test_the_right_gradients_pass = right(RIGHT)
+
+
+# --- a mask where none belongs ----------------------------------------------------------------------------
+
+Q, K, V = RNG.normal(size=(2, 5, 3)), RNG.normal(size=(2, 6, 3)), RNG.normal(size=(2, 6, 4))
+
+
+def full(q, k, v):
+    return jax.nn.softmax(q @ k.swapaxes(1, 2) / np.sqrt(3), -1) @ v
+
+
+def causal(offset, saved, recomputed):
+    def bwd(do, q, k, v):
+        p = softmax(q @ k.swapaxes(1, 2) / np.sqrt(3))
+        dp, delta = do @ v.swapaxes(1, 2), (do * (p @ v)).sum(-1, keepdims=True)
+        p = np.tril(p, offset)
+        p = p if saved else p / p.sum(-1, keepdims=True)
+        ds = p * (dp - ((p * dp).sum(-1, keepdims=True) if recomputed else delta)) / np.sqrt(3)
+        return ds @ k, ds.swapaxes(1, 2) @ q, p.swapaxes(1, 2) @ do
+
+    return bwd
+
+
+test_a_causal_mask_where_none_belongs = named_first(
+    {
+        f"{offset}, {saved}, {recomputed}": (
+            "a causal mask (keys up to the query alone" + (", aligned at the last key)" if offset else ")"),
+            by(full, causal(offset, saved, recomputed), Q, K, V),
+        )
+        for offset in (0, 1)
+        for saved in (True, False)
+        for recomputed in (False, True)
+    },
+    in_all=True,
+)

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from manual_grad.verify import check_grad
-from tests.checker.causes import loss_by, named_first, softmax
+from tests.checker.causes import by, loss_by, named_first, softmax
 
 RNG = np.random.default_rng(91)
 LOOKED_UP = np.array([0, 2, 2, 4, 1])
@@ -682,3 +682,35 @@ def test_integers_may_decide_what_is_computed(array):
     assert check_grad(fn, grad, *args).ok
     report = check_grad(fn, lambda *given: -grad(*given), *args)
     assert report.findings[0].diagnosis == "sign flipped", str(report)
+
+
+# --- symmetric matrices -------------------------------------------------------------------------------
+
+SPREAD = RNG.normal(size=(4, 4))
+POSITIVE = SPREAD @ SPREAD.T + 4 * np.eye(4)
+
+
+def log_det(a):
+    return jnp.log(jnp.linalg.det((a + a.T) / 2))
+
+
+def of_symmetric(off):
+    def bwd(d, a):
+        inverse = np.linalg.inv((a + a.T) / 2)
+        return (d * (off * inverse + (1 - off) * np.diag(np.diag(inverse))),)
+
+    return bwd
+
+
+test_symmetric_matrices = named_first(
+    {
+        "for one variable": (
+            "the entries off the diagonal are twice as large as the right ones",
+            by(log_det, of_symmetric(2.0), POSITIVE),
+        ),
+        "for two": (
+            "the entries off the diagonal are half as large as the right ones",
+            by(log_det, of_symmetric(0.5), POSITIVE),
+        ),
+    }
+)

@@ -172,8 +172,9 @@ def insertions_of(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
         for slot in slots(statement):
             what = seen.get(slot[3])
             if what is not None and what.kind in ("floats", "complex"):
-                for cost, new in _combined(slot[3], what, slot[0], pool):
-                    yield Edit(cost, ((*slot[:3], new),), statement, "", slot[3])
+                for cost, new, group in _combined(slot[3], what, slot[0], pool):
+                    alike = f"{group} {structure(statement)}" if group else ""
+                    yield Edit(cost, ((*slot[:3], new),), statement, alike, slot[3])
 
 
 def edits_of(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
@@ -184,8 +185,28 @@ def edits_of(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
         for slot in slots(statement):
             for cost, new, group in _in_place_of(slot, seen, pool, called):
                 yield Edit(cost, ((*slot[:3], new),), statement, group, slot[3])
+        yield from _of_targets(statement)
     if isinstance(tree, ast.FunctionDef):
         yield from _of_blocks(tree, seen)
+
+
+def structure(statement: Any) -> str:
+    """Equal for statements that differ in their names and numbers only."""
+    return "".join(type(node).__name__[:3] for node in ast.walk(statement))
+
+
+def _of_targets(statement: Any) -> Iterator[Edit]:
+    """All entries along an axis in place of one, where they are assigned."""
+    several = isinstance(statement, ast.Assign)
+    target = statement.targets[0] if several else getattr(statement, "target", None)
+    if not isinstance(target, ast.Subscript) or not isinstance(target.slice, ast.Tuple):
+        return
+    for i, part in enumerate(target.slice.elts):
+        if not isinstance(part, ast.Slice):
+            parts = [*target.slice.elts[:i], ast.Slice(), *target.slice.elts[i + 1 :]]
+            new = ast.Subscript(target.value, ast.Tuple(parts, ast.Load()), ast.Store())
+            where = (statement, "targets", 0) if several else (statement, "target", None)
+            yield Edit(1.4, ((*where, new),), statement)
 
 
 def _pool(tree: Any, seen: dict[ast.AST, Seen]) -> dict[str, tuple[Any, Seen]]:
@@ -657,9 +678,7 @@ def _wrapped(node: Any, what: Seen, owner: Any, called: dict[str, Any]) -> Itera
         yield 1.5, ast.BinOp(half, ast.Mult(), node), f"0.5 * {text}"
 
 
-def _combined(
-    node: Any, what: Seen, owner: Any, pool: dict[str, tuple[Any, Seen]]
-) -> Iterator[tuple[float, Any]]:
+def _combined(node: Any, what: Seen, owner: Any, pool: dict[str, tuple[Any, Seen]]) -> Iterator[Change]:
     """The expression times, divided by, plus or minus another one."""
     outermost = not isinstance(owner, ast.BinOp | ast.UnaryOp | ast.Attribute | ast.Call | ast.Subscript)
     term = isinstance(owner, ast.BinOp) and isinstance(owner.op, ast.Add | ast.Sub)
@@ -669,13 +688,14 @@ def _combined(
     far = 0.0 if outermost or term else 0.2
     for rank, (other, its) in enumerate(_partners(node, what, pool)):
         cost = INSERTED + far + 0.01 * rank
+        text = f" {ast.unparse(other)}" if outermost else ""
         if not factor:  # it is the product that is multiplied
-            yield cost, ast.BinOp(node, ast.Mult(), copy.deepcopy(other))
+            yield cost, ast.BinOp(node, ast.Mult(), copy.deepcopy(other)), text and f"*{text}"
         if not factor and its.kind != "booleans":
-            yield cost + 0.1, ast.BinOp(node, ast.Div(), copy.deepcopy(other))
+            yield cost + 0.1, ast.BinOp(node, ast.Div(), copy.deepcopy(other)), text and f"/{text}"
         if its.kind == what.kind and (outermost or term or factor or its.shape == what.shape):
-            yield cost + 0.05, ast.BinOp(node, ast.Add(), copy.deepcopy(other))
-            yield cost + 0.1, ast.BinOp(node, ast.Sub(), copy.deepcopy(other))
+            yield cost + 0.05, ast.BinOp(node, ast.Add(), copy.deepcopy(other)), ""
+            yield cost + 0.1, ast.BinOp(node, ast.Sub(), copy.deepcopy(other)), ""
 
 
 def _partners(node: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> list[tuple[Any, Seen]]:
@@ -777,6 +797,10 @@ def _of_blocks(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
                     continue
                 rest = block[:i] + block[i + 1 :]
                 yield Edit(1.3, ((node, name, None, rest or [ast.Pass()]),), statement, how="left out")
+                if block[i + 1 :] and structure(block[i + 1]) == structure(statement):
+                    fewer = [*block[:i], *block[i + 2 :]] or [ast.Pass()]
+                    both = (block[i + 1],)
+                    yield Edit(1.4, ((node, name, None, fewer),), statement, how="left out", also=both)
                 for j in range(len(block)):
                     if j != i and abs(j - i) <= 4:
                         moved = [*rest[:j], statement, *rest[j:]]

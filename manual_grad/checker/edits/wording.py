@@ -16,7 +16,8 @@ def phrase(running: Running, edit: Edit) -> str:
     places = dict.fromkeys([edit.statement.lineno, *(statement.lineno for statement in edit.also)])
     where = f"{Path(running.file).name}:{', '.join(map(str, places))}"
     if edit.how == "left out":
-        return f"{where}: right without `{_header(edit.statement)}`"
+        texts = [f"`{_header(statement)}`" for statement in (edit.statement, *edit.also)]
+        return f"{where}: right without {' and '.join(texts)}"
     if edit.how:
         return f"{where}: right with `{_header(edit.statement)}` {edit.how}"
     before = _texts(edit)

@@ -388,6 +388,34 @@ def _without(softmax: Softmax, first: int, last: int, saved: bool, tape: Tape) -
     return np.exp(np.minimum(other - (_rows(tape, softmax).over if saved else own), LARGEST))
 
 
+def causal_where_not(tape: Tape, e: Evidence) -> Iterator[Mistake]:
+    """A causal mask in the backward pass of a softmax that is not masked."""
+    for softmax in softmaxes_of(tape):
+        shape = tape.shape(tape.steps[softmax.at].outs[0])
+        if (
+            len(shape) < 2
+            or softmax.axes != (len(shape) - 1,)
+            or any(masking(tape, e) for e in softmax.chain)
+        ):
+            continue
+        for offset in dict.fromkeys((0, shape[-1] - shape[-2])):
+            corner = ", aligned at the last key" if offset else ""
+            for saved, recomputed in itertools.product((True, False), (False, True)):
+                of = "of all keys" if saved else "of the keys that are left"
+                phrase = (
+                    f"a causal mask (keys up to the query alone{corner}) is applied to the probabilities "
+                    f"in the backward pass, which the forward pass does not mask; their sum is that {of}"
+                )
+                value = partial(_causal, softmax, offset, saved)
+                yield Mistake(phrase, _rebuilt_with(tape, softmax, value, _same, recomputed))
+
+
+def _causal(softmax: Softmax, offset: int, saved: bool, tape: Tape) -> np.ndarray:
+    p = np.tril(_rows(tape, softmax).p, offset)
+    total = 1.0 if saved else p.sum(-1, keepdims=True)
+    return p / np.where(total == 0, 1.0, total)
+
+
 # --- entries counted several times ------------------------------------------------------------------------
 
 

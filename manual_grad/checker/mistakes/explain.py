@@ -16,6 +16,7 @@ import numpy as np
 
 from manual_grad.checker.evidence import Evidence
 from manual_grad.checker.mistakes.attention import (
+    causal_where_not,
     entries_counted,
     rebuilt_without_steps,
     slopes_before_sums,
@@ -494,6 +495,7 @@ ORDER: tuple[tuple[Callable[[Tape, Evidence], Iterator[Mistake]], int], ...] = (
     (normalisers_of_parts, 0),
     (cumulative_sums_mistaken, 0),
     (rebuilt_without_steps, 0),
+    (causal_where_not, 0),
     (statistics_of_others, 0),
     (slopes_before_sums, 0),
     (entries_counted, 0),
