@@ -5,7 +5,7 @@ import builtins
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +206,21 @@ def _first(value: Any) -> Seen:
     kind = ARRAYS[array.dtype.kind]
     whole = kind == "integers" and not array.ndim
     return Seen(kind, array.shape, [], int(array) if whole else None, is_tensor(value))
+
+
+def marks_of(values: Iterable[Any]) -> set[tuple[Any, ...]]:
+    """What the fingerprints of values have in common with those of equal ones."""
+    arrays = (as_array(value) for value in values)
+    return {_key(array.shape, _mark(array)) for array in arrays if array is not None and array.size > 1}
+
+
+def is_one_of(seen: Seen, marks: set[tuple[Any, ...]]) -> bool:
+    """Whether an expression that is evaluated once has one of these values."""
+    return len(seen.marks) == 1 and _key(seen.shape, seen.marks[0]) in marks
+
+
+def _key(shape: tuple[int, ...], mark: float) -> tuple[Any, ...]:
+    return shape, f"{mark:.7g}"
 
 
 def _mark(value: Any) -> float:

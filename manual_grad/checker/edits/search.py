@@ -36,9 +36,11 @@ from manual_grad.checker.edits.observed import (
     Elsewhere,
     Seen,
     as_array,
+    is_one_of,
     is_read,
     is_tensor,
     looking,
+    marks_of,
     observed,
     unlook,
     watched,
@@ -47,7 +49,8 @@ from manual_grad.checker.edits.running import ALONE, Running, caches_kept, funct
 from manual_grad.checker.edits.standin import StandIn, as_arrays
 from manual_grad.checker.edits.stopping import Watch
 from manual_grad.checker.edits.wording import phrase
-from manual_grad.checker.truth import is_float
+from manual_grad.checker.tape import write_down
+from manual_grad.checker.truth import exact, is_float
 from manual_grad.compare import TOLERANCES
 
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
@@ -131,6 +134,7 @@ class Search:
         further: the checked function at more points, where an edit must be right too.
         more: those, once they are known.
         compiled: whether JAX must be kept from compiling them.
+        known: the values of the function's steps, by which one sees what is right.
         found: for each leaf that an edit makes right: the number of such leaves, the edit's rank, a phrase.
     """
 
@@ -141,6 +145,7 @@ class Search:
     restore: Callable[[], None]
     further: Callable[[], list[Call]]
     compiled: bool = False
+    known: Sequence[Any] = ()
     more: list[Call] | None = None
     found: dict[int, tuple[int, float, str]] = field(default_factory=dict)
     to_try: Iterator[Tried | None] | None = None
@@ -174,7 +179,8 @@ class Search:
 
     def _go_on(self, seconds: float, until: float) -> None:
         end = time.thread_time() + seconds
-        self.to_try = self.to_try or _once(_ranked(self.calls[0], self.running, self._called))
+        ranked = _ranked(self.calls[0], self.running, self._called, self.known)
+        self.to_try = self.to_try or _once(ranked)
         while not self.done and time.thread_time() < end and time.monotonic() < until:
             try:
                 tried = next(self.to_try)
@@ -235,8 +241,11 @@ def search_of(
     """The search for edits, given the answers at several points and at more; None if it is useless."""
     watch = Watch()
     try:
+        ordered = sorted(answers, key=lambda answer: sum(_right(answer)(answer.gots)))
+        known = _forward_values(ordered[0])
         with one_at_a_time, apart(), watch.watching(until):
-            return watch.called(partial(_search_of, question, answers, wrong, further, watch), PREPARING)
+            search = watch.called(partial(_search_of, question, ordered, wrong, further, watch), PREPARING)
+            return search and replace(search, known=known)
     except KeyboardInterrupt:
         raise
     except BaseException:  # the user's functions may raise anything
@@ -265,15 +274,14 @@ def _prepared(
     watch: Watch,
     before: Callable[[], None],
 ) -> Search | None:
-    ordered = sorted(answers, key=lambda answer: sum(_right(answer)(answer.gots)))
-    calls = [_call(question, ordered[0])]
+    calls = [_call(question, answers[0])]
     runs = [partial(watch.called, run, FIRST) for run in (calls[0].run, calls[0].given().run)]
     running, compiled = functions_run(*runs)
     standin = StandIn(running)
     alone = bool(standin.variables) and threading.active_count() <= ALONE  # others know JAX by these, too
     if _is_slow(calls[0]) and not alone:
         return None
-    calls += [_call(question, answer) for answer in ordered[1:]]
+    calls += [_call(question, answer) for answer in answers[1:]]
     given = kept([call.alone and call.alone.args for call in calls], is_own)
 
     def restore() -> None:
@@ -292,6 +300,15 @@ def _prepared(
         calls = [call.given() for call in calls]
     more = partial(_more, question, wrong, further)
     return None if _is_slow(calls[0]) else Search(calls, wrong, running, watch, restore, more, compiled)
+
+
+def _forward_values(answer: Answer) -> list[Any]:
+    """The values of the function's steps at a point; none if it cannot be written down."""
+    with contextlib.suppress(Exception), exact():
+        if "tape" not in answer.kept:
+            answer.kept["tape"] = None if answer.point.foreign else write_down(answer.point)
+        return answer.kept["tape"].values
+    return []
 
 
 def _is_slow(call: Call) -> bool:
@@ -459,12 +476,15 @@ def _fixed(
 # --- which edits first ------------------------------------------------------------------------------------
 
 
-def _ranked(call: Call, functions: Sequence[Running], called: Called) -> Iterator[Tried | None]:
+def _ranked(
+    call: Call, functions: Sequence[Running], called: Called, known: Sequence[Any]
+) -> Iterator[Tried | None]:
     """The edits of all functions that a call runs, those at the places that fit the error first.
 
     None where there is nothing to try yet, so that time can be looked at.
     """
     looked: list[tuple[Running, dict[Any, Seen], dict[Any, tuple[float, bool]]]] = []
+    marks = marks_of(known)
     end = time.thread_time() + FITTED
     for running in functions:
         yield None
@@ -486,26 +506,31 @@ def _ranked(call: Call, functions: Sequence[Running], called: Called) -> Iterato
             yield None
         looked.append((running, seen, _with_steps(nodes, fits)))
     looked.reverse()  # of equal edits that of the backward function, not of the forward function before it
-    later = iter((yield from _by_rank(edits_of, looked)))
+    later = iter((yield from _by_rank(edits_of, looked, marks)))
     for tried in later:
         if tried[0] > INSERTED - FITTING:  # no insertion ranks before this
-            inserted = yield from _by_rank(insertions_of, looked)
+            inserted = yield from _by_rank(insertions_of, looked, marks)
             yield from heapq.merge([tried, *later], inserted, key=_rank)
             return
         yield tried
-    yield from (yield from _by_rank(insertions_of, looked))
+    yield from (yield from _by_rank(insertions_of, looked, marks))
 
 
 def _by_rank(
-    edits: Callable[..., Iterator[Edit]], looked: Sequence[Any]
+    edits: Callable[..., Iterator[Edit]], looked: Sequence[Any], marks: set[tuple[Any, ...]]
 ) -> Generator[None, None, list[Tried]]:
-    """Edits, those first that are often right and whose places fit the error."""
+    """Edits, those first that are often right and whose places fit the error.
+
+    An expression that has the value of a step of the function is right: it is used or not, but not edited.
+    """
     ranked: list[Tried] = []
     for running, seen, fits in looked:
         around = _of_statements(running.tree, fits)
+        steps = {n for n in seen if isinstance(n, ast.BinOp | ast.Call) and is_one_of(seen[n], marks)}
+        right = {inner for step in steps for inner in ast.walk(step)}
         useful = []
         for n, e in enumerate(edits(running.tree, seen)):
-            if e.place is None or fits.get(e.place, (0, True))[1]:
+            if e.place is None or (fits.get(e.place, (0, True))[1] and not _spoils(e, right)):
                 useful.append(e)
             if not n % 100:
                 yield None
@@ -513,6 +538,13 @@ def _by_rank(
             fit = fits[edit.place][0] if edit.place in fits else around.get(edit.statement, ELSEWHERE)
             ranked.append((edit.cost - FITTING * fit, running, edit))
     return sorted(ranked, key=_rank)
+
+
+def _spoils(edit: Edit, right: set[Any]) -> bool:
+    """Whether an edit changes an expression that is right, not merely which one is used."""
+    new = edit.parts[0][3]
+    kept = isinstance(new, ast.AST) and any(node in right for node in ast.walk(new))
+    return edit.place in right and (kept or not isinstance(edit.place, ast.BinOp | ast.Call))
 
 
 def _rank(tried: Tried) -> float:
