@@ -336,8 +336,9 @@ INSTEAD = {  # other edits that come to the same
     "a buffer changed too early": "`y *= 1` instead of `y *= 2`",
     "half": "`dx = d * (np.sin(y) / x + 0.5 * (1 / np.sqrt(x) * np.cosh(y)))` instead of "
     "`dx = d * (np.sin(y) / x + 1 / np.sqrt(x) * np.cosh(y))`",
-    "the square's derivative": "`out = 2 * np.einsum('ij,kj->ik', x, y)` instead of "
-    "`out = np.einsum('ij,kj->ik', x, y)`",
+    "the square's derivative": "`g = 2 * (out * d)` instead of `g = out * d`",
+    "the order of a difference": "`dy = -(d * h).sum(axis=0)` instead of `dy = (d * h).sum(axis=0)`",
+    "a sign": "`carry = -(da * y[i])` instead of `carry = da * y[i]`",
 }
 
 

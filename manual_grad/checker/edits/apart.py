@@ -1,5 +1,6 @@
 """What edited code must not change: files, random numbers, output, and the values that a program keeps."""
 
+import builtins
 import collections
 import contextlib
 import functools
@@ -178,6 +179,8 @@ def _held(value: Any, is_own: Callable[[str], bool]) -> tuple[list[Any], list[Ca
         return [value.__func__, value.__self__], []
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()], []
+    if value is builtins.__dict__:  # a module holds it, and edited code is given a name there
+        return [], []
     if isinstance(value, dict):
         return list(value.values()), [functools.partial(_refill, value, dict(value))]
     if isinstance(value, list | set | collections.deque):

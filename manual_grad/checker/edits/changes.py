@@ -147,6 +147,14 @@ def _in_order(node: ast.AST) -> Iterator[ast.AST]:
         yield from _in_order(child)
 
 
+def assigned_in(tree: Any) -> Iterator[Any]:
+    """What is assigned to variables or returned, each part of a tuple by itself."""
+    for statement in statements(tree):
+        if isinstance(statement, ast.Assign | ast.Return) and statement.value is not None:
+            value = statement.value
+            yield from value.elts if isinstance(value, ast.Tuple) else [value]
+
+
 Slot = tuple[Any, str, int | None, Any]
 
 
@@ -215,7 +223,7 @@ def _pool(tree: Any, seen: dict[ast.AST, Seen]) -> dict[str, tuple[Any, Seen]]:
     for place, what in seen.items():
         name = name_of(place)
         node = ast.copy_location(ast.Name(name, ast.Load()), place) if name else place
-        if not isinstance(node, SMALL) or what.kind in NO_VALUE or _size(node) > LARGEST or _writes(node):
+        if not isinstance(node, SMALL) or what.kind in NO_VALUE or size_of(node) > LARGEST or _writes(node):
             continue
         first, its = found.setdefault(ast.unparse(node), (node, what))
         if what.like(its) and not what.equals(its):  # it has been written to
@@ -232,7 +240,8 @@ def _in_place(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _size(node: ast.AST) -> int:
+def size_of(node: ast.AST) -> int:
+    """The number of expressions in an expression."""
     return sum(isinstance(n, ast.expr) for n in ast.walk(node))
 
 
@@ -333,11 +342,11 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
         _, other, same_shape = item
         alike = type(other) is type(node) and ast.unparse(getattr(other, "value", other)) in text
         near = abs(other.lineno - line)
-        return (not same_shape, not alike, type(other) is not type(node), _size(other) > 4, near)
+        return (not same_shape, not alike, type(other) is not type(node), size_of(other) > 4, near)
 
     for rank, (t, other, same_shape) in enumerate(sorted(fits, key=far)[:REPLACED_BY]):
         group = f"{text} -> {t}" if simple else ""
-        longer = 0.05 * max(_size(other) - _size(node), 0) + 0.1 * (not same_shape)
+        longer = 0.05 * max(size_of(other) - size_of(node), 0) + 0.1 * (not same_shape)
         longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)
         longer += 0.2 * isinstance(getattr(owner, "ctx", None), ast.Store)  # what is written to
         yield 1.0 + 0.03 * rank + longer + (0 if simple else 0.5), copy.deepcopy(other), group
@@ -702,7 +711,7 @@ def _partners(node: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]) -> list[
     """The expressions that an expression may be combined with, the nearest first, equal ones once."""
     near = node.lineno
     found: list[tuple[Any, Seen]] = []
-    by_distance = sorted(pool.values(), key=lambda item: (_size(item[0]) > 3, abs(item[0].lineno - near)))
+    by_distance = sorted(pool.values(), key=lambda item: (size_of(item[0]) > 3, abs(item[0].lineno - near)))
     for other, its in by_distance:
         if its.kind not in ("floats", "complex", "booleans", "integers") or not any(its.marks):
             continue

@@ -26,6 +26,7 @@ from manual_grad.checker.edits.changes import (
     DISCRETE,
     INSERTED,
     Edit,
+    assigned_in,
     called_name,
     edits_of,
     insertions_of,
@@ -54,6 +55,9 @@ from manual_grad.checker.truth import exact, is_float
 from manual_grad.compare import TOLERANCES
 
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
+SPOILT = (
+    1.0  # what is added to the cost where a variable with the value of one of the function's steps changes
+)
 ELSEWHERE = 0.2  # what a place counts whose values cannot be varied
 SLOWER = 3  # times as long as that on a busy machine
 AFTER = 0.2  # seconds to look for a simpler edit after the first that makes all leaves right
@@ -521,27 +525,32 @@ def _by_rank(
 ) -> Generator[None, None, list[Tried]]:
     """Edits, those first that are often right and whose places fit the error.
 
-    An expression that has the value of a step of the function is right: it is used or not, but not edited.
+    A variable with the value of a step of the function may be right, and only its use wrong.
     """
     ranked: list[Tried] = []
     for running, seen, fits in looked:
         around = _of_statements(running.tree, fits)
-        steps = {n for n in seen if isinstance(n, ast.BinOp | ast.Call) and is_one_of(seen[n], marks)}
-        right = {inner for step in steps for inner in ast.walk(step)}
+        right = {
+            inner
+            for step in assigned_in(running.tree)
+            if step in seen and isinstance(step, ast.BinOp | ast.Call) and is_one_of(seen[step], marks)
+            for inner in ast.walk(step)
+        }
         useful = []
         for n, e in enumerate(edits(running.tree, seen)):
-            if e.place is None or (fits.get(e.place, (0, True))[1] and not _spoils(e, right)):
+            if e.place is None or fits.get(e.place, (0, True))[1]:
                 useful.append(e)
             if not n % 100:
                 yield None
         for edit in [*useful, *_together(useful)]:
             fit = fits[edit.place][0] if edit.place in fits else around.get(edit.statement, ELSEWHERE)
-            ranked.append((edit.cost - FITTING * fit, running, edit))
+            spoilt = SPOILT if _spoils(edit, right) else 0.0
+            ranked.append((edit.cost + spoilt - FITTING * fit, running, edit))
     return sorted(ranked, key=_rank)
 
 
 def _spoils(edit: Edit, right: set[Any]) -> bool:
-    """Whether an edit changes an expression that is right, not merely which one is used."""
+    """Whether an edit changes an expression that seems right, not merely which one is used."""
     new = edit.parts[0][3]
     kept = isinstance(new, ast.AST) and any(node in right for node in ast.walk(new))
     return edit.place in right and (kept or not isinstance(edit.place, ast.BinOp | ast.Call))
@@ -640,6 +649,8 @@ def _with_steps(nodes: Sequence[Any], found: dict[Any, tuple[float, bool]]) -> d
             found |= dict.fromkeys(inner, found[node])
         elif isinstance(node, ast.Call) and called_name(node) in DISCRETE:
             found = {n: fit for n, fit in found.items() if n not in inner}
+        elif isinstance(node, ast.Call) and node in found:  # a step function of the user's
+            found |= {n: found[node] for n in inner if found[node][1] and not found[n][1]}
     return found
 
 
