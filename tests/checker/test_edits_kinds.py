@@ -189,6 +189,49 @@ def test_a_value_that_is_rounded():
     assert "right with" in wrong["x"], wrong
 
 
+SIDE, UP = 2, 1
+
+
+def padded(x):
+    return jnp.pad(x, ((UP, UP), (SIDE, SIDE))) ** 2
+
+
+def padded_bwd(res, d):
+    (x,) = res
+    up, side = UP, SIDE
+    rows, columns = side + x.shape[0], up + x.shape[1]
+    return (2 * x * d[rows - x.shape[0] : rows, columns - x.shape[1] : columns],)
+
+
+def test_two_variables_in_each_others_place():
+    wrong = edits(padded, padded_bwd, RNG.normal(size=(4, 5)))
+    said = wrong["x"].partition("instead of")[0]
+    assert "SIDE, UP" in said or "up + x.shape[0], side + x.shape[1]" in said, wrong
+
+
+BLOCK = 3
+
+
+def scaled(x, w):
+    return x * w
+
+
+def in_blocks(res, d):
+    x, w = res
+    count = len(x)
+    blocks = count // BLOCK
+    parts = np.zeros((blocks, len(w)))
+    for i in range(blocks):
+        rows = slice(i * BLOCK, (i + 1) * BLOCK)
+        parts[i] = (d[rows] * x[rows]).sum(0)
+    return d * w, parts.sum(0)
+
+
+def test_the_number_of_blocks_is_a_place_that_fits():
+    wrong = edits(scaled, in_blocks, RNG.normal(size=(11, 4)), RNG.normal(size=4))
+    assert "`blocks = " in wrong["w"], wrong
+
+
 def test_nothing_is_edited_afterwards():
     before = {f: f.__code__ for f in (torsion_bwd, lse, chain_bwd, unrolled_bwd)}
     test_the_next_step_is_not_added()

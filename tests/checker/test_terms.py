@@ -714,3 +714,33 @@ test_symmetric_matrices = named_first(
         ),
     }
 )
+
+
+# --- of causes with the same gradient, the likelier one ---------------------------------------------------
+
+
+def affine(x, w, b):
+    return x * w + b
+
+
+def without_the_last_block(d, x, w, b):
+    return d * w, (d * x)[:9].sum(0), d[:9].sum(0)
+
+
+def penalised(x, y):
+    return (x**2 + 0.3 * (jnp.exp(y - x) - (y - x) - 1)).sum()
+
+
+test_the_likelier_cause = named_first(
+    {
+        "rows dropped, not shifted": (
+            "samples dropped: the last 2 of 11",
+            by(affine, without_the_last_block, *(RNG.normal(size=n) for n in ((11, 4), 4, 4))),
+        ),
+        "a term treated as a constant": (
+            "a path is missing",
+            by(penalised, lambda d, x, y: (d * 2 * x, None), *RNG.normal(size=(2, 5)), argnums=0),
+        ),
+    },
+    in_all=True,
+)

@@ -196,6 +196,25 @@ def edits_of(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
         yield from _of_targets(statement)
     if isinstance(tree, ast.FunctionDef):
         yield from _of_blocks(tree, seen)
+        yield from _exchanged(tree, seen)
+
+
+def _exchanged(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
+    """Two variables in each other's place, in one statement or in two like ones that follow each other."""
+    simple = [
+        s for s in statements(tree) if isinstance(s, ast.Assign | ast.AugAssign | ast.Return | ast.Expr)
+    ]
+    read = {s: [x for x in slots(s) if isinstance(x[3], ast.Name) and x[3] in seen] for s in simple}
+    pairs = [(s, t) for s, t in itertools.pairwise(simple) if structure(s) == structure(t)]
+    for several in [*((s,) for s in simple), *pairs]:
+        found = [(s, slot) for s in several for slot in read[s]]
+        kinds = {slot[3].id: seen[slot[3]] for _, slot in found}
+        for a, b in itertools.combinations(kinds, 2):
+            if kinds[a].like(kinds[b]) and not kinds[a].equals(kinds[b]):
+                other = {a: b, b: a}
+                changed = [(s, slot) for s, slot in found if slot[3].id in other]
+                parts = tuple((*slot[:3], ast.Name(other[slot[3].id], ast.Load())) for _, slot in changed)
+                yield Edit(1.2, parts, changed[0][0], also=tuple(s for s, _ in changed[1:]))
 
 
 def structure(statement: Any) -> str:
@@ -345,6 +364,8 @@ def _others(node: Any, owner: Any, what: Seen, pool: dict[str, tuple[Any, Seen]]
         return (not same_shape, not alike, type(other) is not type(node), size_of(other) > 4, near)
 
     for rank, (t, other, same_shape) in enumerate(sorted(fits, key=far)[:REPLACED_BY]):
+        if isinstance(owner, ast.BinOp) and t in (ast.unparse(owner.left), ast.unparse(owner.right)):
+            continue  # the other operand
         group = f"{text} -> {t}" if simple else ""
         longer = 0.05 * max(size_of(other) - size_of(node), 0) + 0.1 * (not same_shape)
         longer += 0.2 * isinstance(other, ast.BinOp | ast.UnaryOp)

@@ -577,11 +577,21 @@ def _once(edits: Iterator[Tried | None]) -> Iterator[Tried | None]:
 
 
 def _of_statements(tree: Any, fits: dict[Any, tuple[float, bool]]) -> dict[Any, float]:
-    """The best fit of the expressions in each statement and in those inside it."""
-    return {
-        statement: max((fits[node][0] for node in ast.walk(statement) if node in fits), default=ELSEWHERE)
-        for statement in statements(tree)
-    }
+    """The best fit of the expressions in each statement and in those inside it.
+
+    Where none can be varied, as in one that computes a size, the best of the statements that use its result.
+    """
+    known: dict[Any, float] = {}
+    used: dict[str, float] = {}
+    for statement in reversed(statements(tree)):
+        inside = [*ast.walk(statement)]
+        own = [fits[node][0] for node in inside if node in fits]
+        names = {node.id: node.ctx for node in inside if isinstance(node, ast.Name)}
+        made = [used[name] for name in names if isinstance(names[name], ast.Store) and name in used]
+        known[statement] = max(own or made, default=ELSEWHERE)
+        for name in names:
+            used[name] = max(used.get(name, 0.0), known[statement])
+    return known
 
 
 def _together(edits: Sequence[Edit]) -> Iterator[Edit]:
