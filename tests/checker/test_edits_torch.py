@@ -200,7 +200,8 @@ def test_mistakes_in_one_place_are_named_with_their_line(loaded, name, right, wr
     line = SOURCE[:at].count("\n") + 1
     bad = [finding for finding in checked(module, name, dtype).findings if not finding.ok]
     assert bad
-    assert all(f".py:{line}: right with" in finding.edit for finding in bad)
+    there = f".py:{line}: right with", "= ctx.saved_tensors`"  # what is saved, or how it is taken out again
+    assert all(any(text in finding.edit for text in there) for finding in bad), [f.edit for f in bad]
 
 
 def test_functions_are_as_they_were_afterwards(loaded):

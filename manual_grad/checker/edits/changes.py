@@ -214,7 +214,7 @@ def _exchanged(tree: Any, seen: dict[ast.AST, Seen]) -> Iterator[Edit]:
                 other = {a: b, b: a}
                 changed = [(s, slot) for s, slot in found if slot[3].id in other]
                 parts = tuple((*slot[:3], ast.Name(other[slot[3].id], ast.Load())) for _, slot in changed)
-                yield Edit(1.2, parts, changed[0][0], also=tuple(s for s, _ in changed[1:]))
+                yield Edit(1.45, parts, changed[0][0], also=tuple(s for s, _ in changed[1:]))
 
 
 def structure(statement: Any) -> str:
