@@ -37,13 +37,9 @@ RIGHT = "`dx = (1 - t * t) * y` instead of `dx = (1 + t * t) * y`"
 
 
 @pytest.fixture(autouse=True)
-def only_edits(monkeypatch):
-    """No cause in other words is looked for, which takes time, and errors of the search are raised."""
+def not_for_long(monkeypatch, only_edits):
+    """One search, so that its limits can be seen."""
     monkeypatch.setattr(verdict, "SEARCHED", (6.0, 0.1, 0.1))
-    monkeypatch.setattr(verdict, "diagnose", lambda evidence: verdict.UNEXPLAINED)
-    monkeypatch.setattr(verdict, "narrowed", lambda evidence: "")
-    monkeypatch.setattr(verdict, "located", lambda evidence: "")
-    monkeypatch.setattr(search, "UNUSUAL", ())
 
 
 @pytest.fixture
@@ -531,7 +527,10 @@ def test_a_huge_function(module, monkeypatch, tries):
     assert time.monotonic() - began < 1.5 * 3 + 4
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(),
+    reason="no /proc/self/statm here: the memory of edited code is limited on Linux only",
+)
 def test_memory(module, tries):
     made = module(
         "def grad(x, y):\n n = len(x)\n big = 4 * 10**9\n t = np.tanh(x)\n"

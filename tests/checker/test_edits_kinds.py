@@ -198,15 +198,14 @@ def padded(x):
 
 def padded_bwd(res, d):
     (x,) = res
-    up, side = UP, SIDE
-    rows, columns = side + x.shape[0], up + x.shape[1]
+    rows, columns = SIDE + x.shape[0], UP + x.shape[1]
     return (2 * x * d[rows - x.shape[0] : rows, columns - x.shape[1] : columns],)
 
 
 def test_two_variables_in_each_others_place():
     wrong = edits(padded, padded_bwd, RNG.normal(size=(4, 5)))
     said = wrong["x"].partition("instead of")[0]
-    assert "SIDE, UP" in said or "up + x.shape[0], side + x.shape[1]" in said, wrong
+    assert "UP + x.shape[0], SIDE + x.shape[1]" in said, wrong
 
 
 BLOCK = 3
