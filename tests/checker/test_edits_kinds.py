@@ -1,11 +1,13 @@
 """Mistakes of one place in networks by hand, each named by the edit that makes the gradient right."""
 
+import ast
 import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manual_grad.checker.edits import search
 from manual_grad.verify import check_vjp
 
 RNG = np.random.default_rng(0)
@@ -229,6 +231,31 @@ def in_blocks(res, d):
 def test_the_number_of_blocks_is_a_place_that_fits():
     wrong = edits(scaled, in_blocks, RNG.normal(size=(11, 4)), RNG.normal(size=4))
     assert "`blocks = " in wrong["w"], wrong
+
+
+def test_a_size_fits_as_well_as_what_uses_it():
+    tree = ast.parse("def f(x):\n    n = len(x) // 2\n    m = len(x)\n    y = x[:n]\n    return y").body[0]
+    size, unused, use, _ = tree.body
+    found = search._of_statements(tree, {use.value: (0.9, True)})
+    assert (found[size], found[use], found[unused]) == (0.9, 0.9, search.ELSEWHERE)
+
+
+SCALE, ALPHA, BETA = 1.05, 1.67, 1.05 * 1.67
+
+
+def selu(x):
+    return jnp.where(x > 0, SCALE * x, SCALE * ALPHA * (jnp.exp(jnp.minimum(x, 0)) - 1))
+
+
+def selu_bwd(res, d):
+    (x,) = res
+    out = np.where(x > 0, SCALE * x, BETA * (np.exp(np.minimum(x, 0.0)) - 1.0))
+    return (d * np.where(out > 0, SCALE, SCALE * (out + ALPHA)),)
+
+
+def test_a_value_that_is_right_is_not_the_place():
+    wrong = edits(selu, selu_bwd, RNG.normal(size=9))
+    assert "out / SCALE + ALPHA" in wrong["x"].partition("instead of")[0], wrong
 
 
 def test_nothing_is_edited_afterwards():

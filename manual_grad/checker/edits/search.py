@@ -55,9 +55,7 @@ from manual_grad.checker.truth import exact, is_float
 from manual_grad.compare import TOLERANCES
 
 FITTING = 1.2  # what a place that affects all the wrong entries and no others counts, in costs of edits
-SPOILT = (
-    1.0  # what is added to the cost where a variable with the value of one of the function's steps changes
-)
+SPOILT = 1.0  # added to the cost where a variable that has the value of a step of the function changes
 ELSEWHERE = 0.2  # what a place counts whose values cannot be varied
 SLOWER = 3  # times as long as that on a busy machine
 AFTER = 0.2  # seconds to look for a simpler edit after the first that makes all leaves right
